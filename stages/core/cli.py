@@ -1,0 +1,98 @@
+"""What all six commands share: arguments, logging, one line for a fault, and the exit code that says its kind."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from .device import device
+from .faults import ConfigFault, Fault
+from .params import Params, load
+from .process import guard
+from .runs import find_run, find_sequence
+
+log = logging.getLogger("palimpsest")
+EXIT_CODES = (
+    "exit codes: 0 done, 2 params.yaml or arguments, 3 photos, weights or artifacts, 4 machine, "
+    "75 stopped and saved, 70 bug"
+)
+
+
+def main(
+    doc: str | None,
+    work: Callable[[Params, Any, argparse.Namespace], None],
+    key: Literal["run", "sequence"] | None,
+    task: bool = True,
+    base: bool = False,
+) -> NoReturn:
+    """Runs one stage as a command and exits.
+
+    Args:
+        key: what the first argument names, if there is one; `work` gets it as its second argument.
+        task: whether there is a --task.
+        base: whether --base may stand for it, with a sequence as the first argument.
+    """
+    parser = argparse.ArgumentParser(
+        description=doc, epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    if key is not None:
+        example = "DOMAIN/ORDER/STRATEGY/SEED" if key == "run" else "DOMAIN/ORDER"
+        parser.add_argument(
+            "key", metavar=key.upper(), help=f"{example}" + (", or DOMAIN/ORDER with --base" if base else "")
+        )
+    if task and key is not None:
+        which = parser.add_mutually_exclusive_group(required=True)
+        which.add_argument("--task", metavar="NN", help="position in the sequence, 01 for the first")
+        if base:
+            which.add_argument("--base", action="store_true", help="the base model before any task, on all tasks")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    args = parser.parse_args()
+    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
+    sys.exit(_run(lambda: _begin(work, key, args), args.debug))
+
+
+def _begin(work: Callable[[Params, Any, argparse.Namespace], None], key: str | None, args: argparse.Namespace) -> None:
+    guard()
+    device()
+    params = load()
+    chosen = None
+    if key is not None:
+        by_sequence = key == "sequence" or getattr(args, "base", False)
+        chosen = (find_sequence if by_sequence else find_run)(params, args.key)
+    position = getattr(args, "task", None)
+    known = [task.index for task in params.tasks]
+    if position is not None and position not in known:
+        raise ConfigFault(f"--task {position}: params.yaml lists {known[0]} to {known[-1]}.")
+    work(params, chosen, args)
+
+
+def _run(work: Callable[[], None], debug: bool) -> int:
+    try:
+        work()
+    except Fault as fault:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {fault}", file=sys.stderr)
+        return fault.code
+    except KeyboardInterrupt:
+        print("error: interrupted. Run the same command again to go on.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        _report_bug(error, debug)
+        return 70
+    return 0
+
+
+def _report_bug(error: Exception, debug: bool) -> None:
+    path = Path(".cache", "crash.log")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(traceback.format_exception(error)), "utf-8")
+    if debug or os.environ.get("CI"):
+        traceback.print_exc()
+    print(f"error: {type(error).__name__}: {error}. This is a bug; the traceback is in {path}.", file=sys.stderr)

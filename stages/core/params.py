@@ -1,0 +1,241 @@
+"""params.yaml, read once into frozen models. Everything that changes a result is in it; nothing else is."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints, ValidationError, model_validator
+
+from .dataset import Concept, Dataset, datasets
+from .family import Family, families
+from .faults import ConfigFault, nearest
+from .metric import Metric, metrics
+from .reading import Document, read_yaml
+from .registry import explain, foremost
+from .strategy import Strategy, strategies
+from .strict import Strict
+
+PARAMS = Path("params.yaml")
+# What becomes part of a path or of a stage's name.
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_]*$", max_length=64)]
+Position = Annotated[str, StringConstraints(pattern=r"^\d\d$")]
+Options = dict[str, Any]
+
+
+class Task(Strict):
+    """A position in the sequence. `sees` says whose prompts are sampled after it: data/NN for those learnt so far, data
+    for all, also those not yet learnt."""
+
+    index: Position
+    previous: Position
+    sees: str
+
+    @model_validator(mode="after")
+    def _sees_itself_or_all(self) -> Task:
+        if self.sees not in ("data", f"data/{self.index}"):
+            raise ValueError(f"must be data/{self.index} or data")
+        return self
+
+
+class Named(Strict):
+    """A plug-in and its options."""
+
+    name: str
+    options: Options = Field(default_factory=dict)
+
+
+class Prepare(Strict):
+    resolution: int = Field(ge=8, le=4096)  # pixels, square
+    max_megapixels: float = Field(64, gt=0)
+    max_megabytes: float = Field(256, gt=0)
+    first_frame: bool = False  # take the first picture of an animation instead of refusing it
+
+
+class Train(Strict):
+    rank: int = Field(ge=1, le=4096)
+    alpha: float = Field(gt=0)  # the adapter's shift is alpha / rank * B A
+    steps: int = Field(ge=1)
+    batch: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(1e-4, ge=0)
+    epsilon: float = Field(1e-8, gt=0)
+    clip_norm: float = Field(1.0, gt=0)
+    reinit: Literal["shared", "per_task"]  # does every task draw the same A, as published, or its own?
+    checkpoint_every: int = Field(ge=1)  # steps
+
+
+class Sample(Strict):
+    images: int = Field(ge=1)  # noises per prompt; the same ones for every prompt, task and strategy
+    batch: int = Field(ge=1)  # pictures at a time; how they are grouped can change the last bit of a picture
+    steps: int = Field(ge=1, le=1000)
+    guidance: float = Field(ge=1)
+    scheduler: Literal["euler", "dpmpp"] = "euler"
+    seed: int = Field(ge=0)
+
+
+class Score(Strict):
+    judges: str  # the folder of their weights: DVC watches it
+    metrics: dict[Name, Options] = Field(min_length=1)
+
+
+class Report(Strict):
+    bootstrap: int = Field(ge=100)  # resamples behind an interval
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    identity: Name  # the metric by which a picture's concept is recognised among all
+    seed: int = Field(0, ge=0)
+    paper: bool = False  # show the numbers known from the paper beside ours
+
+
+class Params(Strict):
+    """One study."""
+
+    study: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
+    source: str  # the folder that the dataset reads: DVC watches it
+    domains: tuple[Name, ...] = Field(min_length=1)
+    strategies: tuple[Name, ...] = Field(min_length=1)
+    orders: tuple[Name, ...] = Field(min_length=1)
+    seeds: tuple[int, ...] = Field(min_length=1)
+    tasks: tuple[Task, ...] = Field(min_length=1)
+    sequences: dict[Name, dict[Name, dict[str, str]]]
+    dataset: Named
+    base: Named
+    prepare: Prepare
+    train: Train
+    strategy: dict[Name, Options]  # options by strategy
+    sample: Sample
+    score: Score
+    report: Report
+
+    @cached_property
+    def data(self) -> Dataset:
+        return datasets.make(self.dataset.name, {"root": self.source, **self.dataset.options}, "dataset: ")
+
+    @cached_property
+    def family(self) -> Family:
+        return families.make(self.base.name, self.base.options, "base: ")
+
+    def rule(self, strategy: str) -> Strategy:
+        """The strategy of this name with its options."""
+        return strategies.make(strategy, self.strategy.get(strategy), f"strategy.{strategy}: ")
+
+    @cached_property
+    def judges(self) -> dict[str, Metric]:
+        """The metrics; their paths start from the judges' folder."""
+        made = {}
+        for name, options in self.score.metrics.items():
+            path = {"path": f"{self.score.judges}/{options['path']}"} if "path" in options else {}
+            made[name] = metrics.make(name, options | path, f"score.metrics.{name}: ")
+        return made
+
+    def task(self, index: str) -> Task:
+        return next(task for task in self.tasks if task.index == index)
+
+    def sequence(self, domain: str, order: str) -> dict[str, str]:
+        """The concepts of one order: position, as "01" -> concept.
+
+        Raises:
+            ConfigFault: params.yaml has no such domain or order, or its sequence has gaps.
+        """
+        try:
+            listed = self.sequences[domain][order]
+        except KeyError:
+            raise ConfigFault(
+                f"sequences: there is no {domain}.{order}. {nearest(order, self.sequences.get(domain, {}))}"
+            ) from None
+        wanted = [f"t{task.index}" for task in self.tasks]
+        missing = [key for key in wanted if key not in listed]
+        if missing:
+            raise ConfigFault(f"sequences.{domain}.{order}: no concept for {', '.join(missing)}, which tasks lists.")
+        return {task.index: listed[f"t{task.index}"] for task in self.tasks}
+
+    def concepts(self, domain: str, order: str) -> dict[str, Concept]:
+        """The same, as concepts."""
+        return {index: self.data.concept(domain, name) for index, name in self.sequence(domain, order).items()}
+
+
+def load(path: Path = PARAMS) -> Params:
+    """The parameters, checked against every rule that needs no photo and no weights.
+
+    Raises:
+        ConfigFault: the file is not there, is not plain YAML 1.2, or breaks a rule; the message has file:line.
+    """
+    document = read_yaml(path)
+    try:
+        params = Params.model_validate_json(json.dumps(document.tree))
+    except ValidationError as error:
+        keys = tuple(foremost(error)["loc"])
+        raise ConfigFault(f"{document.where(keys)}: {_complaint(error, keys)}") from None
+    try:
+        _cross_check(params)
+    except ConfigFault as fault:
+        raise ConfigFault(f"{document.where(_guess(str(fault), document))}: {fault}") from None
+    return params
+
+
+def _complaint(error: ValidationError, keys: tuple[Any, ...]) -> str:
+    """The complaint with the known keys of the section that it is about."""
+    model: type[Strict] = Params
+    for key in keys[:-1]:
+        field = model.model_fields.get(str(key))
+        kind = field.annotation if field else None
+        if isinstance(kind, type) and issubclass(kind, Strict):
+            model = kind
+    return explain(error, model)
+
+
+def _guess(message: str, document: Document) -> tuple[Any, ...]:
+    """The keys that a message begins with, as in 'strategy.magmax: ...'."""
+    head = re.match(r"[a-z_0-9.]+(?=: )", message)
+    return tuple(head.group().split(".")) if head else ()
+
+
+def _cross_check(params: Params) -> None:
+    previous = "00"
+    for task in params.tasks:
+        if task.previous != previous or int(task.index) != int(previous) + 1:
+            expected = f"{int(previous) + 1:02d} after {previous}"
+            raise ConfigFault(f"tasks: position {task.index} follows {task.previous}, expected {expected}.")
+        previous = task.index
+    for name in {*params.strategies, *params.strategy}:
+        params.rule(name)
+    identity = params.report.identity
+    if identity not in params.judges:
+        raise ConfigFault(f"report.identity: '{identity}' is not in score.metrics. {nearest(identity, params.judges)}")
+    known = params.data.domains()
+    for domain in params.domains:
+        if domain not in known:
+            raise ConfigFault(f"domains: dataset {params.dataset.name} has no '{domain}'. {nearest(domain, known)}")
+        for order in params.orders:
+            listed = list(params.sequence(domain, order).values())
+            for name in listed:
+                if name not in known[domain]:
+                    raise ConfigFault(
+                        f"sequences.{domain}.{order}: no concept '{name}'. {nearest(name, known[domain])}"
+                    )
+            doubled = {name for name in listed if listed.count(name) > 1}
+            if doubled:
+                raise ConfigFault(f"sequences.{domain}.{order}: {', '.join(sorted(doubled))} stands at two positions.")
+            _check_tokens(params, domain, order)
+    _check_rank(params)
+
+
+def _check_tokens(params: Params, domain: str, order: str) -> None:
+    tokens: dict[str, str] = {}
+    for concept in params.concepts(domain, order).values():
+        other = tokens.setdefault(concept.token, concept.name)
+        if other != concept.name:
+            raise ConfigFault(
+                f"sequences.{domain}.{order}: {other} and {concept.name} share the token '{concept.token}'. "
+                "Give one of them another."
+            )
+
+
+def _check_rank(params: Params) -> None:
+    narrow = min((min(shape), name) for name, shape in params.family.shapes().items())
+    if params.train.rank > narrow[0]:
+        raise ConfigFault(f"train.rank: {params.train.rank} is more than {narrow[1]} is wide ({narrow[0]}).")

@@ -1,0 +1,204 @@
+"""Photos as training pictures: one size, no metadata; and the folder with the data of a concept, written and read."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from . import artifact
+from .dataset import Concept, Picture
+from .decoding import decode, read_file
+from .faults import InputFault
+
+if TYPE_CHECKING:
+    from .params import Prepare
+
+# dHash of 12x12 bits, and how many may differ between pictures that look the same. By the usual 8x8 bits four poses of
+# one cartoon are the same; by these they differ by 11 or more, a photo saved again much smaller hardly by 7.
+GRID, ALIKE = 12, 7
+ROLES = ("training", "references")
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A training picture, and what had to be done to its source to get it."""
+
+    image: Image.Image
+    notes: tuple[str, ...]
+    sha256: str  # of the source
+    look: int
+
+
+def open_photo(source: Path | bytes, limits: Prepare) -> Photo:
+    """One photo, brought to the study's resolution.
+
+    Raises:
+        InputFault: it cannot be used; the message says why, without the name of the file.
+    """
+    data = source if isinstance(source, bytes) else read_file(source, limits.max_megabytes)
+    image, notes = decode(data, limits)
+    square, more = fit(image, limits.resolution)
+    return Photo(square, (*notes, *more), hashlib.sha256(data).hexdigest(), look(image))
+
+
+def take(picture: Picture, limits: Prepare) -> Photo:
+    """A picture of a dataset, from its file or drawn.
+
+    Raises:
+        InputFault: as open_photo.
+    """
+    if isinstance(picture.origin, Path):
+        return open_photo(picture.origin, limits)
+    drawn = picture.origin()
+    image, notes = fit(drawn, limits.resolution)
+    return Photo(image, tuple(notes), hashlib.sha256(drawn.tobytes()).hexdigest(), look(drawn))
+
+
+def fit(image: Image.Image, resolution: int) -> tuple[Image.Image, list[str]]:
+    """The central square of an RGB picture at this resolution, and what was done."""
+    notes = []
+    width, height = image.size
+    if width != height:
+        notes.append(f"{width}x{height} cropped to its central square")
+    if min(width, height) < resolution:
+        notes.append(f"enlarged from {min(width, height)} pixels")
+    square = ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS)
+    # A new picture from nothing but pixels: resizing carries EXIF and profile along.
+    return Image.frombytes("RGB", square.size, square.tobytes()), notes
+
+
+def to_png(image: Image.Image) -> bytes:
+    """PNG of one form only: equal pixels are equal bytes."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=6)
+    return buffer.getvalue()
+
+
+def look(image: Image.Image) -> int:
+    """dHash: bits that say where it gets brighter to the right, about the same for pictures that look the same."""
+    grey = np.asarray(ImageOps.fit(image, (GRID + 1, GRID), Image.Resampling.BOX).convert("L")).astype(int)
+    return int.from_bytes(np.packbits(grey[:, 1:] > grey[:, :-1]).tobytes(), "big")
+
+
+class Seen:
+    """The files so far, to tell when a photo comes twice."""
+
+    def __init__(self) -> None:
+        self._files: list[tuple[str, str, int]] = []
+
+    def add(self, label: str, sha256: str, seen: int) -> None:
+        self._files.append((label, sha256, seen))
+
+    def twins(self, photo: Photo) -> list[str]:
+        """Which of them are this one, said as notes."""
+        found = []
+        for label, sha256, seen in self._files:
+            if sha256 == photo.sha256:
+                found.append(f"the same file as {label}")
+            elif (seen ^ photo.look).bit_count() <= ALIKE:
+                found.append(f"looks the same as {label}")
+        return found
+
+
+def recall(concepts: Iterable[Concept], limits: Prepare) -> Seen:
+    """The files of the tasks before; one that cannot be read is the fault of its own task."""
+    seen = Seen()
+    for concept in concepts:
+        for picture in dict.fromkeys((*concept.training, *concept.references)):
+            if isinstance(picture.origin, Path):
+                with suppress(InputFault):
+                    data = read_file(picture.origin, limits.max_megabytes)
+                    image, _ = decode(data, limits)
+                    seen.add(f"{concept.name}/{picture.name}", hashlib.sha256(data).hexdigest(), look(image))
+    return seen
+
+
+@dataclass(frozen=True)
+class Developed:
+    """What `develop` has written: entries for the manifest by role, and warnings that are not part of it."""
+
+    pictures: dict[str, list[dict[str, Any]]]
+    warnings: list[str]
+
+
+def develop(concept: Concept, limits: Prepare, folder: Path, before: Seen) -> Developed:
+    """Writes the concept's pictures into the folder as PNG files; a picture with two roles is stored once.
+
+    Twins within the concept are noted in their entries. Those among the tasks before are only warned of: a concept's
+    manifest must not depend on what else is in the sequence.
+
+    Raises:
+        InputFault: some photos cannot be used; all of them are listed, one per line.
+    """
+    files = {picture: f"training/{number:02d}.png" for number, picture in enumerate(concept.training)}
+    for number, picture in enumerate(concept.references):
+        files.setdefault(picture, f"references/{number:02d}.png")
+    entries: dict[Picture, dict[str, Any]] = {}
+    complaints, warnings, here = [], [], Seen()
+    for picture, file in files.items():
+        try:
+            photo = take(picture, limits)
+        except InputFault as fault:
+            complaints.append(f"{picture.origin if isinstance(picture.origin, Path) else picture.name}: {fault}")
+            continue
+        (folder / file).parent.mkdir(exist_ok=True)
+        (folder / file).write_bytes(to_png(photo.image))
+        remarks = _remarks(concept, picture)
+        abroad: list[str] = []
+        if isinstance(picture.origin, Path):  # what is drawn is known to differ
+            remarks += here.twins(photo)
+            abroad = before.twins(photo)
+            here.add(picture.name, photo.sha256, photo.look)
+        entries[picture] = _entry(picture, file, photo, remarks)
+        warnings += [f"{picture.name}: {note}" for note in remarks + abroad]
+    if complaints:
+        raise InputFault("\n".join(complaints))
+    return Developed({role: [entries[p] for p in getattr(concept, role)] for role in ROLES}, warnings)
+
+
+def _remarks(concept: Concept, picture: Picture) -> list[str]:
+    lacking = picture.caption is not None and concept.token not in picture.caption
+    return [f"its caption lacks the token '{concept.token}'"] if lacking else []
+
+
+def _entry(picture: Picture, file: str, photo: Photo, remarks: list[str]) -> dict[str, Any]:
+    return {
+        "file": file,
+        "name": picture.name,
+        "caption": picture.caption,
+        "source": picture.source,
+        "licence": picture.licence,
+        "notes": [*photo.notes, *remarks],
+        "sha256_of_source": photo.sha256,
+    }
+
+
+def read_data(folder: Path) -> tuple[dict[str, Any], list[Image.Image], list[Image.Image]]:
+    """What prepare wrote: its facts, the training pictures and the reference pictures.
+
+    Raises:
+        InputFault: the folder is missing, incomplete or damaged.
+    """
+    facts = artifact.read(folder, "data")
+    try:
+        training, references = (
+            [_read_png(folder, e["file"], facts) for e in facts["pictures"][role]] for role in ROLES
+        )
+    except (KeyError, TypeError, OSError, ValueError):
+        raise InputFault(f"{folder}: the manifest and the pictures do not belong together. {artifact.REMEDY}") from None
+    return facts, training, references
+
+
+def _read_png(folder: Path, file: str, facts: dict[str, Any]) -> Image.Image:
+    if file not in facts["files"]:
+        raise ValueError(file)
+    with Image.open(folder / file, formats=("PNG",)) as image:
+        return image.convert("RGB")

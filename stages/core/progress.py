@@ -1,0 +1,28 @@
+"""Progress with the time left: a bar on a terminal, a line now and then elsewhere."""
+
+import logging
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+log = logging.getLogger("palimpsest")
+T = TypeVar("T")
+EVERY_SECONDS = 30.0
+
+
+def track(items: Iterable[T], total: int, what: str, done: int = 0) -> Iterator[T]:
+    """Passes the items on; `done` of `total` were finished before."""
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        yield from tqdm(items, what, total, initial=done, leave=False, dynamic_ncols=True)
+        return
+    began = said = time.monotonic()
+    for count, item in enumerate(items, done + 1):
+        yield item
+        now = time.monotonic()
+        if now - said > EVERY_SECONDS:
+            left = (now - began) / (count - done) * (total - count)
+            log.info("%s: %d of %d, %.0f s left", what, count, total, left)
+            said = now

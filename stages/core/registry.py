@@ -1,0 +1,78 @@
+"""Finds plug-ins by looking into their folder: a new file with a decorated class is all it takes to add one."""
+
+import importlib
+import importlib.util
+import pkgutil
+import reprlib
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from pydantic import ValidationError
+
+from .faults import ConfigFault, nearest
+from .strict import Strict
+
+T = TypeVar("T", bound=Strict)
+
+
+class Registry(Generic[T]):
+    """The plug-ins of one kind, by name; the modules of `package` are imported on first use."""
+
+    def __init__(self, kind: str, package: str) -> None:
+        self.kind, self.package = kind, package
+        self._classes: dict[str, type[T]] = {}
+        self._complete = False
+
+    def register(self, name: str) -> Callable[[type[T]], type[T]]:
+        def keep(cls: type[T]) -> type[T]:
+            self._classes[name] = cls
+            return cls
+
+        return keep
+
+    @property
+    def classes(self) -> dict[str, type[T]]:
+        """All of them, sorted by name."""
+        if not self._complete:
+            package = importlib.import_module(self.package)
+            for module in pkgutil.iter_modules(package.__path__):
+                importlib.import_module(f"{self.package}.{module.name}")
+            self._complete = True
+        return dict(sorted(self._classes.items()))
+
+    def _find(self, name: str) -> bool:
+        """Looks first into the file of that name, so that one plug-in is used without importing all."""
+        if name not in self._classes and name.isidentifier() and importlib.util.find_spec(f"{self.package}.{name}"):
+            importlib.import_module(f"{self.package}.{name}")
+        return name in self._classes or name in self.classes
+
+    def make(self, name: str, options: dict[str, Any] | None = None, where: str = "") -> T:
+        """The plug-in called `name` with these options.
+
+        Raises:
+            ConfigFault: there is none of that name, or an option is unknown, missing or out of range.
+        """
+        if not self._find(name):
+            raise ConfigFault(f"{where}no {self.kind} is called '{name}'. {nearest(name, self.classes)}")
+        cls = self._classes[name]
+        try:
+            return cls(**(options or {}))
+        except ValidationError as error:
+            raise ConfigFault(f"{where}{self.kind} {name}: {explain(error, cls)}") from None
+
+
+def foremost(error: ValidationError) -> Any:
+    """The complaint to begin with: an unknown key often explains why another is missing."""
+    complaints = error.errors(include_url=False)
+    return next((c for c in complaints if c["type"] == "extra_forbidden"), complaints[0])
+
+
+def explain(error: ValidationError, cls: type[Strict]) -> str:
+    """One complaint of pydantic in one line, with the known keys where a key is unknown."""
+    first = foremost(error)
+    path = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"unknown key '{path}'. {nearest(str(first['loc'][-1]), cls.model_fields)}"
+    if first["type"] == "missing":
+        return f"'{path}' is missing."
+    return f"{path}: {first['msg']}, found {reprlib.repr(first['input'])}."

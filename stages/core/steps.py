@@ -1,0 +1,121 @@
+"""What one task does between reading and writing: the parts of the stages that are worth calling from elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping
+from collections.abc import Sequence as Several
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from . import artifact
+from .adapters import delta_fingerprint, fingerprint, flat, fresh_adapter
+from .encodings import encode_images, encode_prompts
+from .faults import InputFault
+from .params import Params
+from .runs import Run, Sequence
+from .seeds import generator
+from .strategy import State
+from .training import Losses, Training
+from .weights import Adapter
+
+log = logging.getLogger("palimpsest")
+CHECKPOINTS = Path(".checkpoints")
+IMAGES = Path(".cache/images")
+
+
+def provenance(params: Params, run: Run | Sequence) -> dict[str, Any]:
+    """What the manifests of a run's folders have in common; for a sequence, those of its base model."""
+    sequence = run.sequence if isinstance(run, Run) else run
+    facts: dict[str, Any] = {
+        "study": params.study,
+        "domain": sequence.domain,
+        "order": sequence.order,
+        "family": params.base.name,
+        "base": params.family.fingerprint,
+    }
+    if isinstance(run, Run):
+        options = params.rule(run.strategy).model_dump(mode="json")
+        facts |= {"strategy": {"name": run.strategy, "options": options}, "seed": run.seed}
+    return facts
+
+
+def seen(
+    params: Params, run: Run | Sequence, task: str | None, learnt: Several[Mapping[str, Any]]
+) -> dict[int, Mapping[str, Any]]:
+    """The concepts, by position, whose prompts are sampled: those learnt so far, or all of the sequence."""
+    if isinstance(run, Run) and task is not None and params.task(task).sees != "data":
+        return dict(enumerate(learnt, 1))
+    sequence = run.sequence if isinstance(run, Run) else run
+    return {int(t.index): artifact.read(sequence.data(t.index), "data")["concept"] for t in params.tasks}
+
+
+def train(
+    params: Params, run: Run, index: str, state: State, data: Mapping[str, Any], pictures: Several[Image.Image]
+) -> tuple[Adapter, Losses]:
+    """Trains one task's adapter from the state before it."""
+    family, options, strategy = params.family, params.train, params.rule(run.strategy)
+    words = (run.seed, run.sequence.order, index)
+    drawn = (run.seed, "fresh") if options.reinit == "shared" else (*words, "fresh")
+    fresh = fresh_adapter(family.shapes(), options.rank, options.alpha, generator(*drawn))
+    start, frozen = strategy.start(state, fresh), strategy.frozen(state)
+    captions = [entry["caption"] or data["concept"]["training_prompt"] for entry in data["pictures"]["training"]]
+    spoken = sorted(set(captions))
+    inputs = [
+        family.fingerprint,
+        options.model_dump(mode="json"),
+        words,
+        captions,
+        [hashlib.sha256(picture.tobytes()).hexdigest() for picture in pictures],
+        [start.scale, fingerprint(flat(start)), delta_fingerprint(frozen) if frozen and frozen.modules else None],
+    ]
+    training = Training(family.learner(frozen, start), options, words, CHECKPOINTS / artifact.digest(inputs)[:32])
+    # Before the first merge all strategies stand at the same place: what one has trained there, the others reuse.
+    first = not state.delta.modules
+    images, prompts = encode_images(family, pictures), encode_prompts(family, spoken)
+    adapter, losses = training.run(images, prompts, [spoken.index(caption) for caption in captions], keep=first)
+    if not first:
+        training.forget()
+    return adapter, losses
+
+
+def sample(params: Params, state: State, groups: Several[Several[str]]) -> Iterator[list[Path]]:
+    """For each group of prompts (those of one concept) the PNG files of its pictures.
+
+    They come in the order of the prompts: all noises of the first, then of the second. What has been sampled before
+    from the same model is not sampled again, so that a killed stage goes on where it was.
+    """
+    family, options = params.family, params.sample
+    model = artifact.digest([family.fingerprint, delta_fingerprint(state.delta), options.model_dump(mode="json")])
+    noise = None
+    for prompts in groups:
+        folder = IMAGES / model[:16] / artifact.digest(list(prompts))[:32]
+        if not _sampled(folder):
+            if noise is None:
+                family.shift(state.delta)
+                noise = torch.randn(
+                    (options.images, *family.noise_shape()), generator=generator(options.seed, "sample")
+                )
+            rows = encode_prompts(family, [prompt for prompt in prompts for _ in range(options.images)])
+            noises, made = noise.repeat(len(prompts), 1, 1, 1), []
+            for at in range(0, len(noises), options.batch):
+                part = {name: value[at : at + options.batch] for name, value in rows.items()}
+                made += family.sample(
+                    part, noises[at : at + options.batch], options.steps, options.guidance, options.scheduler
+                )
+            with artifact.publish(folder, "pictures", {"prompts": list(prompts)}) as draft:
+                for number, image in enumerate(made):
+                    image.save(draft / f"{number:04d}.png")
+        yield artifact.files_of(folder)
+
+
+def _sampled(folder: Path) -> bool:
+    try:
+        artifact.read(folder, "pictures")
+    except InputFault:
+        return False
+    return True

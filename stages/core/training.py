@@ -1,0 +1,150 @@
+"""The training loop: any step can be the last before a crash, and the bytes at the end are the same.
+
+Whatever is random is a function of the seed, the task and the step, so that going on from a checkpoint needs no state
+of any generator: adapter, optimiser and losses are all there is.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from . import artifact
+from .adapters import load_tensors
+from .family import Encodings, Learner
+from .faults import InputFault, Preempted
+from .params import Train
+from .process import StopRequest, lock
+from .progress import track
+from .seeds import generator, seed
+from .weights import Adapter
+
+log = logging.getLogger("palimpsest")
+KEPT = 2  # checkpoints: the newest, and one more in case the newest turns out to be damaged
+
+
+@dataclass
+class Losses:
+    loss: list[float] = field(default_factory=list)
+    gradient_norm: list[float] = field(default_factory=list)
+
+
+def batch_rows(words: Sequence[object], count: int, batch: int, step: int) -> list[int]:
+    """Which of `count` pictures step `step` sees: all once, in a new order, before any is seen again."""
+    rows = []
+    for place in range(step * batch, (step + 1) * batch):
+        order = torch.randperm(count, generator=generator(*words, "epoch", place // count))
+        rows.append(int(order[place % count]))
+    return rows
+
+
+class Training:
+    """One adapter in training, with its checkpoints in `folder`, whose name stands for everything that matters."""
+
+    def __init__(self, learner: Learner, options: Train, words: Sequence[object], folder: Path) -> None:
+        self.learner, self.options, self.words, self.folder = learner, options, words, folder
+        self.parameters = learner.parameters()
+        self.optimiser = torch.optim.AdamW(
+            self.parameters, options.learning_rate, options.betas, options.epsilon, options.weight_decay
+        )
+        self.losses, self.step = Losses(), 0
+
+    def run(self, images: Encodings, prompts: Encodings, captions: Sequence[int], keep: bool) -> tuple[Adapter, Losses]:
+        """Trains to the last step and returns the adapter.
+
+        Args:
+            captions: for each picture the row of `prompts` that describes it.
+            keep: leave the finished adapter in the folder for another run that starts from the same place.
+
+        Raises:
+            InputFault: the loss or the gradient is not finite; no step is taken with it and no checkpoint written.
+            Preempted: SIGTERM came; a checkpoint has been written.
+        """
+        with lock(self.folder.parent / f"{self.folder.name}.lock", wait=True), StopRequest() as stop:
+            self._resume()
+            steps = range(self.step, self.options.steps)
+            for _ in track(steps, self.options.steps, "train", self.step):
+                self._one_step(images, prompts, captions)
+                if stop.came and self.step < self.options.steps:
+                    self._save()
+                    reached = f"step {self.step} of {self.options.steps}"
+                    raise Preempted(f"stopped after {reached}, which is saved. Run it again to go on.")
+                if self.step % self.options.checkpoint_every == 0 or (keep and self.step == self.options.steps):
+                    self._save()
+            return self.learner.adapter(), self.losses
+
+    def forget(self) -> None:
+        """Removes the checkpoints."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.with_name(f"{self.folder.name}.lock").unlink(missing_ok=True)
+
+    def _one_step(self, images: Encodings, prompts: Encodings, captions: Sequence[int]) -> None:
+        rows = batch_rows(self.words, len(captions), self.options.batch, self.step)
+        seeds = [seed(*self.words, "step", self.step, row) for row in range(len(rows))]
+        said = [captions[row] for row in rows]
+        loss = self.learner.loss(
+            {name: value[rows] for name, value in images.items()},
+            {name: value[said] for name, value in prompts.items()},
+            seeds,
+        )
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.options.clip_norm)
+        value, size = float(loss.detach()), float(norm)
+        if not (math.isfinite(value) and math.isfinite(size)):
+            found = f"loss {value:g}, gradient {size:g}"
+            raise InputFault(
+                f"training diverged at step {self.step + 1}: {found}. Lower train.learning_rate; nothing was spoilt."
+            )
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.losses.loss.append(value)
+        self.losses.gradient_norm.append(size)
+        self.step += 1
+
+    def _save(self) -> None:
+        tensors: dict[str, Tensor] = {
+            "losses": torch.tensor([self.losses.loss, self.losses.gradient_norm], dtype=torch.float64)
+        }
+        for i, parameter in enumerate(self.parameters):
+            moments = self.optimiser.state[parameter]
+            tensors |= {
+                f"{i}.weight": parameter.detach().cpu(),
+                f"{i}.first": moments["exp_avg"].cpu(),
+                f"{i}.second": moments["exp_avg_sq"].cpu(),
+            }
+        with artifact.publish(self.folder / f"{self.step:08d}", "checkpoint", {"step": self.step}) as draft:
+            save_file(tensors, draft / "training.safetensors")
+        for old in sorted(self.folder.glob("[0-9]*"))[:-KEPT]:
+            shutil.rmtree(old)
+
+    def _resume(self) -> None:
+        for checkpoint in sorted(self.folder.glob("[0-9]*"), reverse=True):
+            try:
+                self.step = artifact.read(checkpoint, "checkpoint")["step"]
+                tensors = load_tensors(checkpoint / "training.safetensors")
+            except InputFault as fault:
+                log.warning("%s The one before it is used.", fault)
+                shutil.rmtree(checkpoint)
+                continue
+            self._restore(tensors)
+            log.info("going on after step %d of %d", self.step, self.options.steps)
+            return
+
+    @torch.no_grad()
+    def _restore(self, tensors: dict[str, Tensor]) -> None:
+        self.losses = Losses(*(row.tolist() for row in tensors["losses"]))
+        for i, parameter in enumerate(self.parameters):
+            parameter.copy_(tensors[f"{i}.weight"])
+            self.optimiser.state[parameter] = {
+                "step": torch.tensor(float(self.step)),
+                "exp_avg": tensors[f"{i}.first"].to(parameter.device),
+                "exp_avg_sq": tensors[f"{i}.second"].to(parameter.device),
+            }

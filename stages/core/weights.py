@@ -1,0 +1,164 @@
+"""The algebra of adapters and shifts of weights.
+
+An adapter is a low-rank shift of several matrices of the base, as it is trained. A delta is any shift of them: a sum of
+adapters kept as its terms, which is exact and small, or dense matrices where an operation leaves the low-rank world.
+All sums are done in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+Matrices = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """LoRA of several modules (Hu et al., arXiv 2106.09685): module m is shifted by scale * b[m] @ a[m].
+
+    a: module -> [rank, in], b: module -> [out, rank], both float32.
+    """
+
+    a: Matrices
+    b: Matrices
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.a.keys() != self.b.keys():
+            raise ValueError(
+                f"an adapter needs both halves of every module: {sorted(self.a.keys() ^ self.b.keys())[:3]}"
+            )
+        for name in self.a:
+            if self.a[name].shape[0] != self.b[name].shape[1]:
+                raise ValueError(f"{name}: ranks {self.a[name].shape[0]} and {self.b[name].shape[1]} differ")
+
+    def module(self, name: str) -> Tensor:
+        """The shift of one module, [out, in]."""
+        return self.scale * (self.b[name].float() @ self.a[name].float())
+
+    @property
+    def delta(self) -> Delta:
+        return Delta((self,))
+
+
+@dataclass(frozen=True, eq=False)
+class Delta:
+    """A shift of the base: the sum of its terms, and of dense matrices where there are any. Delta() is zero."""
+
+    terms: tuple[Adapter, ...] = ()
+    dense: Matrices = field(default_factory=dict)
+
+    @property
+    def modules(self) -> list[str]:
+        """The names of the modules that it shifts, sorted."""
+        return sorted({*self.dense, *(name for term in self.terms for name in term.a)})
+
+    def module(self, name: str) -> Tensor | None:
+        """The shift of one module, [out, in] float32, or None where it is zero."""
+        parts = [term.module(name) for term in self.terms if name in term.a]
+        if name in self.dense:
+            parts.insert(0, self.dense[name].float())
+        return torch.stack(parts).sum(0) if parts else None
+
+    def rows(self, name: str) -> Tensor:
+        """Rows [k, in] that span the row space of the shift of one module, read off its factors where it has them."""
+        parts = [term.a[name].float() for term in self.terms if name in term.a]
+        return torch.cat([*parts, self.dense[name].float()] if name in self.dense else parts)
+
+    def matrices(self) -> Iterator[tuple[str, Tensor]]:
+        """All shifts one after another, so that never more than one is in memory."""
+        for name in self.modules:
+            shift = self.module(name)
+            assert shift is not None
+            yield name, shift
+
+    def __add__(self, other: Delta) -> Delta:
+        both = self.dense.keys() & other.dense.keys()
+        dense = {**self.dense, **other.dense} | {name: self.dense[name] + other.dense[name] for name in both}
+        return Delta(self.terms + other.terms, dense)
+
+    def __mul__(self, factor: float) -> Delta:
+        terms = tuple(replace(term, scale=term.scale * factor) for term in self.terms)
+        return Delta(terms, {name: shift * factor for name, shift in self.dense.items()})
+
+    __rmul__ = __mul__
+
+    def __sub__(self, other: Delta) -> Delta:
+        return self + other * -1.0
+
+
+def add_factors(old: Adapter, new: Adapter) -> Adapter:
+    """(A1 + A2, B1 + B2), as the paper's code merges two adapters: their product has the cross terms B1 A2 + B2 A1.
+
+    Raises:
+        ValueError: the two differ in modules, ranks or scale, so that factors cannot be added.
+    """
+    if old.a.keys() != new.a.keys() or old.scale != new.scale:
+        raise ValueError("factors can be added only between adapters of the same modules and scale")
+    return Adapter({n: old.a[n] + new.a[n] for n in new.a}, {n: old.b[n] + new.b[n] for n in new.b}, new.scale)
+
+
+def larger(old: Tensor, new: Tensor, threshold: float = 1.0) -> Tensor:
+    """Entry by entry the one of larger magnitude; a tie goes to the new one (MagMax, arXiv 2407.06322).
+
+    With a threshold c the new entry is taken where |new| >= c |old|.
+    """
+    return torch.where(new.abs() >= threshold * old.abs(), new, old)
+
+
+def select(old: Delta, new: Delta, threshold: float = 1.0) -> Delta:
+    """`larger` over all modules of two deltas, dense; a module that only one of them shifts is compared with zero."""
+    dense = {}
+    for name in sorted({*old.modules, *new.modules}):
+        shifts = [delta.module(name) for delta in (old, new)]
+        zero = torch.zeros_like(next(shift for shift in shifts if shift is not None))
+        a, b = (zero if shift is None else shift for shift in shifts)
+        dense[name] = larger(a, b, threshold)
+    return Delta(dense=dense)
+
+
+def orthogonal_columns(a: Tensor, unit: bool = True) -> Tensor:
+    """For each column of `a` [rank, n] a vector of unit length that is orthogonal to it, [rank, n].
+
+    It is the last right-singular vector of the column taken as a 1 x rank matrix, which is what the paper's code
+    computes one SVD at a time. LAPACK gets there with one Householder reflection, so it has a closed form: with column
+    v and beta = -sign(v0) |v|, w = v / (v0 - beta) but w0 = 1, tau = (beta - v0) / beta, it is e_last - tau w_last w.
+
+    Args:
+        unit: keep the length 1, as published; otherwise give each column the length of the one that it replaces.
+    """
+    v = a.double()
+    rank = v.shape[0]
+    last = torch.zeros_like(v)
+    last[-1] = 1.0
+    if rank == 1:  # nothing is orthogonal to a number: LAPACK's vector is 1, and so is this one
+        result = last
+    else:
+        norm = v.norm(dim=0)
+        beta = -torch.where(v[0] < 0, -1.0, 1.0) * norm
+        safe = torch.where(norm > 0, v[0] - beta, torch.ones_like(norm))
+        w = v / safe
+        w[0] = 1.0
+        tau = torch.where(norm > 0, (beta - v[0]) / torch.where(norm > 0, beta, torch.ones_like(beta)), 0.0)
+        result = last - tau * w[-1] * w
+    return (result if unit else result * v.norm(dim=0)).to(a.dtype)
+
+
+def orthogonal_rows(fresh: Tensor, before: Tensor) -> Tensor:
+    """The rows of `fresh` [rank, n] with everything taken out that lies in the row space of `before` [k, n].
+
+    Each row keeps its length, so that only the direction is compared with a plain draw. Where `before` spans the whole
+    space nothing is left to be orthogonal to, and `fresh` comes back as it was.
+    """
+    _, sizes, directions = torch.linalg.svd(before.double(), full_matrices=False)
+    q = directions[sizes > 1e-7 * sizes.max()].T
+    rest: Tensor = fresh.double() - (fresh.double() @ q) @ q.T
+    length = rest.norm(dim=1, keepdim=True)
+    if q.shape[1] >= fresh.shape[1] or bool((length < 1e-6).any()):
+        return fresh
+    stretched: Tensor = rest / length * fresh.double().norm(dim=1, keepdim=True)
+    return stretched.to(fresh.dtype)

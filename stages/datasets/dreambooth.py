@@ -1,0 +1,136 @@
+"""The ten DreamBooth subjects of the paper, chosen, named, ordered and prompted as its reference code does."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+from stages.core.dataset import Concept, Dataset, Picture, datasets, fill
+from stages.core.decoding import list_folder
+from stages.core.faults import ConfigFault, nearest
+
+CHOICE = 42  # the seed with which the reference code chooses ten classes, and a subject of each
+# The reference's rare words, in the order in which the chosen subjects get them.
+TOKENS = ("sks", "zwz", "sbu", "uwu", "pdw", "twt", "zsn", "ofl", "psq", "cws")
+TRAINING = "a photo of {}"
+PROMPTS = (
+    "a {} in a purple wizard outfit",
+    "a {} in a police outfit",
+    "a {} wearing a santa hat",
+    "a {} in a jail",
+    "a {} looking into a mirror",
+)
+CLASSES, CREDITS = "prompts_and_classes.txt", "references_and_licenses.txt"
+HOME = "https://github.com/google/dreambooth"
+OF_UNSPLASH, OF_AUTHORS = "Unsplash License (https://unsplash.com/license)", "CC-BY-4.0"
+
+
+@datasets.register("dreambooth")
+class DreamBooth(Dataset):
+    """The folder `dataset` of github.com/google/dreambooth, or that much of it as holds the ten subjects."""
+
+    root: str
+
+    def domains(self) -> dict[str, list[str]]:
+        return {"objects": list(self._chosen)}
+
+    def concept(self, domain: str, name: str) -> Concept:
+        known = self.domains()
+        if domain not in known:
+            raise ConfigFault(f"dataset dreambooth has no domain '{domain}'. {nearest(domain, known)}")
+        if name not in known[domain]:
+            raise ConfigFault(f"dataset dreambooth has no concept '{name}'. {nearest(name, known[domain])}")
+        token, noun = self._chosen[name]
+        training = self._pictures(name)
+        words = f"{token} {noun}"
+        return Concept(
+            name=name,
+            token=token,
+            noun=noun,
+            training_prompt=fill(TRAINING, words),
+            prompts=tuple(fill(prompt, words) for prompt in PROMPTS),
+            plain_prompts=tuple(fill(prompt, noun) for prompt in PROMPTS),
+            training=training,
+            references=training,
+        )
+
+    @cached_property
+    def _chosen(self) -> dict[str, tuple[str, str]]:
+        """The subjects with their words: name -> token, noun."""
+        classes = read_classes(self._text(CLASSES))
+        if len(set(classes.values())) < len(TOKENS):
+            raise ConfigFault(f"{Path(self.root, CLASSES)}: lists fewer than {len(TOKENS)} classes. {REMEDY}")
+        return {name: (token, noun) for token, (name, noun) in zip(TOKENS, choose(classes), strict=True)}
+
+    @cached_property
+    def _credits(self) -> dict[str, tuple[str, dict[str, str]]]:
+        return read_credits(self._text(CREDITS), read_classes(self._text(CLASSES)))
+
+    def _text(self, name: str) -> str:
+        path = Path(self.root, name)
+        try:
+            return path.read_text("utf-8", errors="replace")
+        except (OSError, ValueError):
+            raise ConfigFault(f"source: {path} is not there. {REMEDY}") from None
+
+    def _pictures(self, name: str) -> tuple[Picture, ...]:
+        folder = Path(self.root, name)
+        files = list_folder(folder, Path(self.root)) if folder.is_dir() else []
+        # By suffix, as the reference does it.
+        photos = [path for path in files if path.suffix == ".jpg"]
+        if not photos:
+            raise ConfigFault(f"source: {folder} holds no .jpg files. {REMEDY}")
+        credit, by_photo = self._credits.get(name, ("", {}))
+        return tuple(_picture(path, credit, by_photo.get(path.stem, "")) for path in photos)
+
+
+REMEDY = f"Get {HOME} and name its folder 'dataset' as source in params.yaml."
+
+
+def choose(classes: dict[str, str]) -> list[tuple[str, str]]:
+    """Ten subjects with their classes, out of all that the dataset lists, in the order in which they get tokens."""
+    subjects: dict[str, list[str]] = {}
+    for subject, kind in classes.items():
+        subjects.setdefault(kind, []).append(subject)
+    rng = random.Random(CHOICE)
+    kinds = rng.sample(sorted(subjects), len(TOKENS))
+    return [(rng.choice(sorted(subjects[kind])), kind) for kind in kinds]
+
+
+def in_order(concepts: Sequence[str], order: int) -> list[str]:
+    """The reference's order of this seed; it takes 0, 5, 10 and 42."""
+    shuffled = list(concepts)
+    random.Random(order).shuffle(shuffled)
+    return shuffled
+
+
+def read_classes(text: str) -> dict[str, str]:
+    """subject -> class, from the table at the top of the prompts' file."""
+    table = text.partition("subject_name,class")[2].partition("Prompts")[0]
+    return dict(re.findall(r"^(\w+),([\w ]+?)\s*$", table, re.MULTILINE))
+
+
+def read_credits(text: str, subjects: dict[str, str]) -> dict[str, tuple[str, dict[str, str]]]:
+    """subject -> whom its photos are owed to, and what is said of single photos by number."""
+    found: dict[str, tuple[str, dict[str, str]]] = {}
+    name = None
+    for line in (line.strip() for line in text.splitlines()):
+        head, colon, rest = (part.strip() for part in line.partition(":"))
+        if colon and head in subjects:
+            name = head
+            found[name] = (rest.rstrip("."), {})
+        elif line == "Licenses":
+            break
+        elif name and colon and re.fullmatch(r"\d\d", head):
+            found[name][1][head] = rest
+        elif name and line:
+            found[name] = (f"{found[name][0]} {line.strip('()')}".strip(), found[name][1])
+    return found
+
+
+def _picture(path: Path, credit: str, own: str) -> Picture:
+    source = ", ".join(filter(None, (own, credit, f"DreamBooth dataset ({HOME})")))
+    return Picture(path.name, path, source=source, licence=OF_UNSPLASH if "unsplash.com" in source else OF_AUTHORS)

@@ -1,0 +1,235 @@
+"""A user's own pictures: a folder per concept, or a folder per domain with those in it.
+
+    root/mug/01.jpg                      a picture to learn
+    root/mug/01.txt                      its caption, where {} or [trigger] stands for the concept
+    root/mug/references/01.jpg           pictures to compare with; without them, those that are learnt
+    root/mug/concept.yaml                token, noun, training_prompt, prompts, source, licence: each may be left out
+
+Captions and concept.yaml are never needed: the noun is the folder's name, and the token is made from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, ValidationError
+
+from stages.core.dataset import Concept, Dataset, Picture, datasets, fill
+from stages.core.decoding import list_folder, read_file
+from stages.core.faults import ConfigFault, InputFault, nearest
+from stages.core.reading import read_yaml
+from stages.core.registry import explain
+from stages.core.strict import Strict
+
+DOMAIN, REFERENCES, ABOUT = "objects", "references", "concept.yaml"
+TEXTS = (".txt", ".md")
+ABOUT_THE_FOLDER = ("readme", "license", "licence", "credits")  # texts that are no captions
+EVERYDAY = (
+    "a photo of a {} on the beach",
+    "a photo of a {} in the forest",
+    "a photo of a {} at night",
+    "a photo of a {} in the snow",
+    "a photo of a {} in a meadow",
+)
+LONGEST, LONGEST_ID = 10_000, 40  # characters
+RARE = "bcdfgjkpqvwxz"  # without vowels, four of them are a word in no language
+# Marks that change the direction of writing: what is read is not what a text encoder gets.
+TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def legible(text: str) -> str:
+    """
+    Raises:
+        ValueError: a text encoder or a reader would be misled by it.
+    """
+    if len(text) > LONGEST:
+        raise ValueError(f"has {len(text)} characters, at most {LONGEST} are allowed")
+    for letter in text:
+        if unicodedata.category(letter) in ("Cc", "Cs") or letter in TURNING:
+            raise ValueError(f"holds U+{ord(letter):04X}, which cannot be seen. Remove it")
+    return text
+
+
+def with_place(template: str) -> str:
+    if "{}" not in template:
+        raise ValueError("has no {} where the concept is to stand")
+    return template
+
+
+Line = Annotated[str, AfterValidator(legible)]
+Template = Annotated[Line, AfterValidator(with_place)]
+Word = Annotated[Line, Field(pattern=r"^\S+$", max_length=50)]
+
+
+class About(Strict):
+    """What concept.yaml may say."""
+
+    token: Word | None = None
+    noun: Line | None = None  # '' for a style
+    training_prompt: Template | None = None
+    prompts: list[Template] | None = Field(None, min_length=1)
+    source: Line = ""
+    licence: Line = ""
+
+
+@datasets.register("folder")
+class Folder(Dataset):
+    """Concepts are called as their folders; where such a name is not plain, by what is left of it and a short hash."""
+
+    root: str
+    tokens: dict[str, Word] = Field({})  # by concept; the others get one made from their name
+    training: Template = "a photo of a {}"  # the prompt of pictures without a caption
+    templates: list[Template] = Field(list(EVERYDAY), min_length=1)  # of the prompts that are sampled
+
+    def domains(self) -> dict[str, list[str]]:
+        found = {domain: list(concepts) for domain, concepts in self._folders.items()}
+        known = [name for names in found.values() for name in names]
+        for name in self.tokens:
+            if name not in known:
+                raise ConfigFault(f"dataset: tokens: no concept is called '{name}'. {nearest(name, known)}")
+        return found
+
+    def concept(self, domain: str, name: str) -> Concept:
+        if domain not in self._folders:
+            raise ConfigFault(f"{self.root}: has no domain '{domain}'. {nearest(domain, self._folders)}")
+        if name not in self._folders[domain]:
+            raise ConfigFault(f"{self.root}: has no concept '{name}'. {nearest(name, self._folders[domain])}")
+        folder = self._folders[domain][name]
+        about = read_about(folder / ABOUT)
+        token = about.token or self.tokens.get(name) or rare_word(name)
+        noun = noun_of(folder) if about.noun is None else about.noun
+        words = f"{token} {noun}".strip()
+        templates = about.prompts or self.templates
+        training = self._pictures(folder, words, about)
+        return Concept(
+            name=name,
+            token=token,
+            noun=noun,
+            training_prompt=fill(about.training_prompt or self.training, words),
+            prompts=tuple(fill(template, words) for template in templates),
+            plain_prompts=tuple(" ".join(fill(template, noun).split()) for template in templates),
+            training=training,
+            references=self._pictures(folder / REFERENCES, words, about)
+            if (folder / REFERENCES).exists()
+            else training,
+        )
+
+    @cached_property
+    def _folders(self) -> dict[str, dict[str, Path]]:
+        """The concepts' folders, by domain and concept."""
+        root = Path(self.root)
+        if not root.is_dir():
+            raise ConfigFault(f"source: {root} is no folder. Make it, with one folder per concept in it.")
+        folders = self._subfolders(root)
+        if any(self._is_concept(folder) for folder in folders):
+            return {DOMAIN: by_id(folders)}
+        return {domain: by_id(self._subfolders(folder)) for domain, folder in by_id(folders).items()}
+
+    def _subfolders(self, folder: Path) -> list[Path]:
+        entries = list_folder(folder, Path(self.root))
+        for path in entries:
+            if not path.is_dir() and path.suffix.lower() not in TEXTS:
+                raise ConfigFault(f"{path}: lies beside the concepts' folders. Put it into one of them, or remove it.")
+        folders = [path for path in entries if path.is_dir()]
+        if not folders:
+            raise ConfigFault(f"{folder}: holds no concepts. Make a folder per concept and put its pictures there.")
+        return folders
+
+    def _is_concept(self, folder: Path) -> bool:
+        entries = list_folder(folder, Path(self.root))
+        return any(path.name == REFERENCES or not (path.is_dir() or path.suffix.lower() in TEXTS) for path in entries)
+
+    def _pictures(self, folder: Path, words: str, about: About) -> tuple[Picture, ...]:
+        entries = [path for path in list_folder(folder, Path(self.root)) if path.name not in (ABOUT, REFERENCES)]
+        captions = {path.stem: path for path in entries if path.suffix.lower() == ".txt"}
+        # Whatever else is there is taken for a picture, so that one that cannot be read is refused, not overlooked.
+        photos = [path for path in entries if path.suffix.lower() not in TEXTS]
+        if not photos:
+            raise InputFault(f"{folder}: has no pictures. Put some there, or remove the folder.")
+        complaints = [f"{path}: is a folder. Only '{REFERENCES}' may be one." for path in photos if path.is_dir()]
+        stems = {path.stem for path in photos} | {*ABOUT_THE_FOLDER}
+        for stem, path in captions.items():
+            if stem not in stems and stem.lower() not in stems:
+                complaints.append(f"{path}: the caption of no picture. Name it like its picture, or remove it.")
+        if complaints:
+            raise InputFault("\n".join(complaints))
+        texts = {stem: read_caption(path, words) for stem, path in captions.items()}
+        return tuple(Picture(p.name, p, texts.get(p.stem), about.source, about.licence) for p in photos)
+
+
+def by_id(folders: list[Path]) -> dict[str, Path]:
+    """
+    Raises:
+        ConfigFault: two names differ only in how their letters are encoded.
+    """
+    found: dict[str, Path] = {}
+    for folder in folders:
+        other = found.setdefault(identify(folder.name), folder)
+        if other is not folder:
+            raise ConfigFault(f"{folder}: has the same name as {other}. Rename one of them.")
+    return found
+
+
+def identify(name: str) -> str:
+    """What a folder's concept is called in params.yaml and in paths: letters a-z, digits and _."""
+    whole = unicodedata.normalize("NFC", name)
+    ascii_only = unicodedata.normalize("NFKD", whole).encode("ascii", "ignore").decode().lower()
+    plain = re.sub(r"[^a-z0-9]+", "_", ascii_only).strip("_")[:LONGEST_ID]
+    if plain == whole:
+        return plain
+    return f"{plain or 'concept'}_{hashlib.sha256(whole.encode()).hexdigest()[:6]}"
+
+
+def noun_of(folder: Path) -> str:
+    """
+    Raises:
+        ConfigFault: the name is not fit for a prompt.
+    """
+    try:
+        return legible(" ".join(re.sub("[_-]", " ", folder.name).split()))
+    except ValueError as error:
+        raise ConfigFault(f"{folder}: its name {error}, or give a noun in {ABOUT}.") from None
+
+
+def rare_word(name: str) -> str:
+    """A token that depends on nothing but the name, so that a folder that is added changes none of the others."""
+    number = int.from_bytes(hashlib.sha256(f"token {name}".encode()).digest(), "big")
+    return "".join(RARE[number // len(RARE) ** place % len(RARE)] for place in range(4))
+
+
+def read_about(path: Path) -> About:
+    """
+    Raises:
+        ConfigFault: the file is there, but is not YAML or breaks a rule.
+    """
+    if not path.exists():
+        return About()
+    if not path.is_file():
+        raise ConfigFault(f"{path}: is no regular file. Remove it.")
+    document = read_yaml(path)
+    try:
+        return About.model_validate_json(json.dumps(document.tree))
+    except ValidationError as error:
+        raise ConfigFault(f"{document.where(error.errors()[0]['loc'])}: {explain(error, About)}") from None
+
+
+def read_caption(path: Path, words: str) -> str:
+    """
+    Raises:
+        InputFault: it is not UTF-8, too long, or holds what cannot be seen.
+    """
+    try:
+        text = read_file(path, 1).decode("utf-8-sig")
+        return fill(legible(" ".join(text.split())).replace("[trigger]", "{}"), words)
+    except InputFault as fault:
+        raise InputFault(f"{path}: {fault}") from None
+    except UnicodeDecodeError:
+        raise InputFault(f"{path}: is not UTF-8. Save it again as such.") from None
+    except ValueError as error:
+        raise InputFault(f"{path}: {error}.") from None

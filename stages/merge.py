@@ -1,0 +1,33 @@
+"""Makes the state after one task. Reads the state before and the task's adapter; writes state and merge check."""
+
+import argparse
+
+from stages.core import artifact
+from stages.core.adapters import load_adapter, load_state, save_state
+from stages.core.audit import check, facts
+from stages.core.cli import main
+from stages.core.params import Params
+from stages.core.runs import Run, before
+from stages.core.steps import provenance
+from stages.core.weights import Delta
+
+
+def merge(params: Params, run: Run, args: argparse.Namespace) -> None:
+    index: str = args.task
+    previous, trained = run.at(before(index)) / "state", run.at(index) / "adapter"
+    earlier, manifest = artifact.read(previous, "state"), artifact.read(trained, "adapter")
+    shapes, strategy = params.family.shapes(), params.rule(run.strategy)
+    old = load_state(previous, earlier, shapes)
+    adapter = load_adapter(trained / "adapter.safetensors", manifest["scale"], shapes)
+    new = strategy.merge(old, adapter)
+    found = check(old, (strategy.frozen(old) or Delta()) + adapter.delta, new, params.family.weight)
+    tasks = [*earlier["tasks"], manifest["concept"]]
+    common = provenance(params, run) | {"position": int(index), "tasks": tasks}
+    parents = {"state": previous, "adapter": trained}
+    with artifact.publish(run.at(index) / "state", "state", common, parents) as draft:
+        common |= save_state(draft, new)
+        (draft / "check.json").write_text(artifact.to_json(facts(found)), "utf-8")
+
+
+if __name__ == "__main__":
+    main(__doc__, merge, "run")

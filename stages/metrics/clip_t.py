@@ -1,0 +1,40 @@
+"""CLIP-T: how well a picture fits its prompt, as in DreamBooth (arXiv 2208.12242, section 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stages.core.device import device
+from stages.core.metric import metrics
+
+from .clip_i import ClipI, load, source
+from .weights import BATCH
+
+if TYPE_CHECKING:
+    import open_clip
+
+
+@lru_cache
+def tokenizer(path: str, architecture: str) -> open_clip.tokenizer.HFTokenizer | open_clip.SimpleTokenizer:
+    import open_clip
+
+    return open_clip.get_tokenizer(source(path, architecture))
+
+
+@metrics.register("clip_t")
+class ClipT(ClipI):
+    """As clip_i, which shares its vectors of pictures, but compared with the prompt."""
+
+    @torch.inference_mode()
+    def embed_text(self, prompts: Sequence[str]) -> Tensor:
+        model, _ = load(self.path, self.architecture)
+        ids = tokenizer(self.path, self.architecture)(list(prompts))
+        return F.normalize(
+            torch.cat([model.encode_text(part.to(device())) for part in ids.split(BATCH)]).float(), dim=1
+        ).cpu()

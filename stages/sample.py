@@ -1,0 +1,42 @@
+"""Samples the model after one task on the prompts of the tasks learnt so far, or the base on those of all tasks.
+
+Reads the state (the data, for the base); writes images.
+"""
+
+import argparse
+from typing import Any
+
+from stages.core import artifact
+from stages.core.adapters import load_state
+from stages.core.cli import main
+from stages.core.params import Params
+from stages.core.progress import track
+from stages.core.runs import Run, Sequence
+from stages.core.steps import provenance, seen
+from stages.core.steps import sample as sample_prompts
+from stages.core.strategy import State
+
+
+def sample(params: Params, run: Run | Sequence, args: argparse.Namespace) -> None:
+    task: str | None = getattr(args, "task", None)
+    state, learnt, parents, folder = State(), [], {}, run.base if isinstance(run, Sequence) else run.at(task or "")
+    if isinstance(run, Run):
+        parents = {"state": folder / "state"}
+        manifest = artifact.read(parents["state"], "state")
+        state, learnt = load_state(parents["state"], manifest, params.family.shapes()), manifest["tasks"]
+    tasks = seen(params, run, task, learnt)
+    facts: dict[str, Any] = provenance(params, run) | {
+        "sample": params.sample.model_dump(mode="json"),
+        "tasks": {f"{place:02d}": {"name": c["name"], "prompts": c["prompts"]} for place, c in tasks.items()},
+    }
+    with artifact.publish(folder / "images", "images", facts, parents) as draft:
+        made = sample_prompts(params, state, [concept["prompts"] for concept in tasks.values()])
+        for place, files in zip(tasks, track(made, len(tasks), "sample"), strict=True):
+            (draft / f"{place:02d}").mkdir()
+            for number, file in enumerate(files):
+                name = "{:02d}-{:02d}.png".format(*divmod(number, params.sample.images))
+                (draft / f"{place:02d}" / name).write_bytes(file.read_bytes())
+
+
+if __name__ == "__main__":
+    main(__doc__, sample, "run", base=True)

@@ -1,0 +1,33 @@
+"""Scores the images after one task. Reads images, data and the scores before; writes scores, embeddings and references.
+
+The references of a task are embedded once, when it is learnt, and handed on from task to task.
+"""
+
+import argparse
+
+from stages.core import artifact, tables
+from stages.core.cli import main
+from stages.core.params import Params
+from stages.core.runs import Run, Sequence
+from stages.core.scoring import Scorer, references_for
+from stages.core.steps import provenance
+
+
+def score(params: Params, run: Run | Sequence, args: argparse.Namespace) -> None:
+    task: str | None = getattr(args, "task", None)
+    folder = run.at(task or "") if isinstance(run, Run) else run.base
+    images = artifact.read(folder / "images", "images")
+    scorer = Scorer(params.judges, *references_for(params, run, task))
+    scorer.score(folder / "images", int(task or 0), images["tasks"])
+    facts = provenance(params, run) | {"encoders": scorer.encoders}
+    with artifact.publish(folder / "scores", "scores", facts, {"images": folder / "images"}) as draft:
+        for name, schema, rows in (
+            ("scores", tables.SCORES, scorer.scores),
+            ("embeddings", tables.EMBEDDINGS, scorer.embeddings),
+            ("references", tables.REFERENCES, scorer.references),
+        ):
+            tables.write(draft / f"{name}.parquet", schema, rows)
+
+
+if __name__ == "__main__":
+    main(__doc__, score, "run", base=True)

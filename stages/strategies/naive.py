@@ -1,0 +1,16 @@
+from stages.core.strategy import State, Strategy, strategies
+from stages.core.weights import Adapter, Delta
+
+
+@strategies.register("naive")
+class Naive(Strategy):
+    """One adapter for all tasks: each task goes on training what the last one left (arXiv 2410.04891, "naive")."""
+
+    def start(self, state: State, fresh: Adapter) -> Adapter:
+        return state.adapter or fresh
+
+    def frozen(self, state: State) -> Delta | None:
+        return None
+
+    def merge(self, state: State, adapter: Adapter) -> State:
+        return State(adapter.delta, adapter)

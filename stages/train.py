@@ -1,0 +1,36 @@
+"""Trains the adapter of one task. Reads data and the state before; writes the adapter and its losses."""
+
+import argparse
+from typing import Any
+
+from stages.core import artifact, tables
+from stages.core.adapters import load_state, save_adapter
+from stages.core.cli import main
+from stages.core.params import Params
+from stages.core.photos import read_data
+from stages.core.runs import Run, before
+from stages.core.steps import provenance
+from stages.core.steps import train as train_adapter
+
+
+def train(params: Params, run: Run, args: argparse.Namespace) -> None:
+    index: str = args.task
+    source, previous = run.sequence.data(index), run.at(before(index)) / "state"
+    data, pictures, _ = read_data(source)
+    state = load_state(previous, artifact.read(previous, "state"), params.family.shapes())
+    adapter, losses = train_adapter(params, run, index, state, data, pictures)
+    facts = provenance(params, run) | {
+        "position": int(index),
+        "concept": data["concept"],
+        "train": params.train.model_dump(mode="json"),
+        "scale": adapter.scale,
+    }
+    with artifact.publish(run.at(index) / "adapter", "adapter", facts, {"data": source, "state": previous}) as draft:
+        save_adapter(draft / "adapter.safetensors", adapter)
+        steps = list(range(1, len(losses.loss) + 1))
+        columns: dict[str, list[Any]] = {"step": steps, "loss": losses.loss, "gradient_norm": losses.gradient_norm}
+        tables.write(draft / "losses.parquet", tables.LOSSES, columns)
+
+
+if __name__ == "__main__":
+    main(__doc__, train, "run")
