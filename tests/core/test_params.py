@@ -1,0 +1,97 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from stages.core.faults import ConfigFault
+from stages.core.params import load
+
+PARAMS = Path("params.yaml").read_text("utf-8")
+
+
+def fault(tmp_path, old: str, new: str) -> str:
+    assert old in PARAMS, old
+    path = tmp_path / "params.yaml"
+    path.write_text(PARAMS.replace(old, new, 1), "utf-8")
+    with pytest.raises(ConfigFault) as caught:
+        load(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert re.match(rf"{re.escape(str(path))}:\d+: ", message), message
+    return message.removeprefix(str(path))
+
+
+def line_of(text: str) -> int:
+    return PARAMS[: PARAMS.index(text)].count("\n") + 1
+
+
+def test_the_projects_own_parameters_are_sound():
+    params = load()
+    assert [task.index for task in params.tasks] == [f"{i:02d}" for i in range(1, len(params.tasks) + 1)]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("  rank: 8", "  rnak: 8", r"unknown key 'train.rnak'. Did you mean 'rank'\?"),
+        ("  rank: 8", "  rank: 0", "train.rank: .* greater than or equal to 1, found 0"),
+        ("  rank: 8", "  rank: 4.5", "train.rank: .* valid integer, found 4.5"),
+        ("  rank: 8", "  rank: '8'", "train.rank: .* valid integer, found '8'"),
+        ("  rank: 8", "  rank: 100", "train.rank: 100 is more than .* is wide"),
+        ("  rank: 8\n", "  rank: 8\n  rank: 4\n", 'found duplicate key "rank"'),
+        ("  learning_rate: ", "  learning_rate: -", "train.learning_rate: .* greater than 0"),
+        ("reinit: shared", "reinit: shred", "train.reinit: .*'shared' or 'per_task'"),
+        ("strategies: [naive,", "strategies: [naife,", "no strategy is called 'naife'. Did you mean 'naive'"),
+        (
+            "  magmax: {scale: 1.0",
+            "  magmax: {scael: 1.0",
+            "strategy.magmax: strategy magmax: unknown key 'scael'. Did you mean 'scale'",
+        ),
+        ("    dino: {path", "    dyno: {path", "no metric is called 'dyno'. Did you mean 'dino'"),
+        ("identity: dino", "identity: dine", "'dine' is not in score.metrics. Did you mean 'dino'"),
+        ("domains: [objects]", "domains: [objets]", "has no 'objets'. Did you mean 'objects'"),
+        ("name: toy\n  options: {}", "name: toi\n  options: {}", "no dataset is called 'toi'. Did you mean 'toy'"),
+        ("t01: ofl_triangle", "t01: ofl_triangel", "no concept 'ofl_triangel'. Did you mean 'ofl_triangle'"),
+        ("t01: ofl_triangle", "t01: psq_diamond", "psq_diamond stands at two positions"),
+        ("      t10: zsn_ring\n", "", "no concept for t10"),
+        ("index: '02', previous: '01'", "index: '02', previous: '03'", "position 02 follows 03, expected 02 after 01"),
+        ("sees: data/02", "sees: data/03", "must be data/02 or data"),
+        ("seeds: [0]", "seeds: &s [0]", "anchors and aliases"),
+        ("seeds: [0]", "seeds: !!python/object/apply:os.system ['true']", "tags such as"),
+        ("seeds: [0]", "seeds: [0", "expected"),
+        ("seeds: [0]", "seeds: [.nan]", "seeds.0: .* integer"),
+        ("study: toy-objects", "study: ../escape", "study: .*pattern"),
+        ("study: toy-objects", "study: 2026-01-01", "values are not allowed here. Quote it"),
+        ("sample:\n", "smaple:\n", "unknown key 'smaple'. Did you mean 'sample'|'sample' is missing"),
+    ],
+)
+def test_a_mistake_is_one_line_with_file_line_and_remedy(tmp_path, old, new, said):
+    assert re.search(said, fault(tmp_path, old, new))
+
+
+def test_the_line_is_that_of_the_mistake(tmp_path):
+    assert fault(tmp_path, "  rank: 8", "  rank: 0").startswith(f":{line_of('  rank: 8')}:")
+    assert fault(tmp_path, "t01: ofl_triangle", "t01: nothing").startswith(
+        f":{line_of('    ' + chr(39) + '0' + chr(39))}:"
+    )
+
+
+def test_scientific_notation_is_a_number(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(re.sub(r"learning_rate: \S+", "learning_rate: 1e-4", PARAMS), "utf-8")
+    assert load(path).train.learning_rate == 1e-4
+
+
+def test_a_missing_file_says_what_to_do(tmp_path):
+    with pytest.raises(ConfigFault, match="No such file"):
+        load(tmp_path / "params.yaml")
+
+
+def test_an_alias_bomb_is_refused_at_once(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(
+        "a: &a [x, x]\n"
+        + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [*{chr(97 + i)}, *{chr(97 + i)}]\n" for i in range(20))
+    )
+    with pytest.raises(ConfigFault, match="anchors"):
+        load(path)

@@ -1,0 +1,151 @@
+"""The loop on a learner so small that thousands of steps take a second; the real one runs in the tests of the flows."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from stages.core.adapters import fingerprint, flat
+from stages.core.family import Learner
+from stages.core.faults import InputFault, Preempted
+from stages.core.params import Train
+from stages.core.seeds import generator
+from stages.core.training import Training, batch_rows
+from stages.core.weights import Adapter
+
+OPTIONS = Train(rank=2, alpha=2, steps=40, batch=2, learning_rate=0.01, reinit="shared", checkpoint_every=7)
+IMAGES = {"moments": torch.randn(5, 4, generator=torch.Generator().manual_seed(0))}
+PROMPTS = {"text": torch.ones(1, 1)}
+
+
+class Small(Learner):
+    def __init__(self, spoil_at: int = -1, slow: float = 0.0) -> None:
+        g = torch.Generator().manual_seed(1)
+        self.a, self.b = nn.Parameter(torch.randn(2, 4, generator=g)), nn.Parameter(torch.zeros(3, 2))
+        self.spoil_at, self.slow, self.seen = spoil_at, slow, 0
+
+    def parameters(self):
+        return [self.a, self.b]
+
+    def loss(self, images, prompts, seeds):
+        self.seen += 1
+        time.sleep(self.slow)
+        noise = torch.stack([torch.randn(3, generator=generator(word)) for word in seeds])
+        loss = (images["moments"] @ self.a.T @ self.b.T - noise).square().mean()
+        return loss * float("nan") if self.seen == self.spoil_at else loss
+
+    def adapter(self):
+        return Adapter({"m": self.a.detach().clone()}, {"m": self.b.detach().clone()})
+
+
+def train(folder: Path, learner: Small | None = None, options: Train = OPTIONS, keep: bool = True):
+    training = Training(learner or Small(), options, (0, "0", "01"), folder)
+    adapter, losses = training.run(IMAGES, PROMPTS, [0] * 5, keep)
+    return fingerprint(flat(adapter)), losses
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("whole") / "run")
+
+
+def test_every_picture_is_seen_once_before_any_is_seen_again():
+    for batch in (1, 2, 3, 8):
+        rows = [row for step in range(30) for row in batch_rows((0,), 5, batch, step)]
+        for epoch in range(len(rows) // 5):
+            assert sorted(rows[epoch * 5 : epoch * 5 + 5]) == [0, 1, 2, 3, 4]
+
+
+def test_it_learns_something(whole):
+    assert whole[1].loss[-1] < whole[1].loss[0] * 1.5
+    assert len(whole[1].loss) == OPTIONS.steps
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("at", [1, 6, 7, 8, 13, 14, 20, 33, 39])
+def test_stopped_anywhere_and_begun_again_it_ends_with_the_same_bytes(tmp_path, whole, at, monkeypatch):
+    class Dies(Small):
+        def loss(self, images, prompts, seeds):
+            if self.seen == at:
+                raise Stop
+            return super().loss(images, prompts, seeds)
+
+    with pytest.raises(Stop):
+        train(tmp_path / "run", Dies())
+    again = Small()
+    assert train(tmp_path / "run", again) == whole
+    assert again.seen <= OPTIONS.steps - (at // OPTIONS.checkpoint_every) * OPTIONS.checkpoint_every
+
+
+def test_a_finished_training_is_not_repeated(tmp_path, whole):
+    train(tmp_path / "run")
+    again = Small()
+    assert train(tmp_path / "run", again) == whole
+    assert again.seen == 0
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, whole):
+    train(tmp_path / "run")
+    newest = max((tmp_path / "run").glob("[0-9]*")) / "training.safetensors"
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)
+    assert train(tmp_path / "run") == whole
+
+
+@pytest.mark.parametrize("at", [1, 9, 21])
+def test_nan_stops_before_the_step_that_would_spread_it(tmp_path, whole, at):
+    with pytest.raises(InputFault, match=f"diverged at step {at}"):
+        train(tmp_path / "run", Small(spoil_at=at))
+    assert train(tmp_path / "run") == whole  # nothing of it was kept
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from tests.core.test_training import Small, train
+try:
+    print(train(Path(sys.argv[1]), Small(slow=0.02))[0])
+except BaseException as error:
+    print(type(error).__name__); raise
+"""
+
+
+def start(folder: Path) -> subprocess.Popen:
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(folder)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": "."},
+    )
+    while not list(folder.glob("[0-9]*")) and process.poll() is None:
+        time.sleep(0.01)
+    return process
+
+
+def test_kill_9_and_again(tmp_path, whole):
+    process = start(tmp_path / "run")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert train(tmp_path / "run") == whole
+
+
+def test_sigterm_saves_and_says_so(tmp_path, whole):
+    process = start(tmp_path / "run")
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert Preempted.__name__ in out
+    assert train(tmp_path / "run") == whole
+
+
+def test_preempted_means_run_me_again():
+    assert Preempted.code == 75

@@ -1,0 +1,278 @@
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from stages.core.dataset import datasets
+from stages.core.faults import ConfigFault, Fault, InputFault
+from stages.datasets.folder import identify, legible, rare_word
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    for concept, names in {"mug": ("1.PNG", "2.jpg"), "my-dog": ("a b.webp", "-c.png")}.items():
+        (tmp_path / "photos" / concept).mkdir(parents=True)
+        for name in names:
+            Image.new("RGB", (8, 8)).save(tmp_path / "photos" / concept / name)
+    return tmp_path / "photos"
+
+
+def folder(root: Path, **options):
+    return datasets.make("folder", {"root": str(root), **options})
+
+
+def picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8)).save(path)
+
+
+def fault_of(root: Path, concept: str = "mug", domain: str = "objects", **options) -> str:
+    with pytest.raises(Fault) as caught:
+        folder(root, **options).concept(domain, concept)
+    assert "Traceback" not in str(caught.value)
+    return str(caught.value)
+
+
+# --- what is found ---------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_a_concept(root):
+    dataset = folder(root)
+    assert list(dataset.domains()) == ["objects"]
+    mug = dataset.concept("objects", "mug")
+    assert [p.name for p in mug.training] == ["1.PNG", "2.jpg"]
+    assert mug.references == mug.training
+    assert (mug.noun, mug.token) == ("mug", rare_word("mug"))
+    assert mug.training_prompt == f"a photo of a {mug.token} mug"
+    assert mug.prompts[0] == f"a photo of a {mug.token} mug on the beach"
+    assert mug.plain_prompts[0] == "a photo of a mug on the beach"
+
+
+def test_names_that_are_not_plain_get_an_id_that_is(root):
+    _, dog = folder(root).domains()["objects"]
+    assert dog == identify("my-dog")
+    assert dog.startswith("my_dog_")
+    concept = folder(root).concept("objects", dog)
+    assert concept.noun == "my dog"
+    assert [p.name for p in concept.training] == ["-c.png", "a b.webp"]
+
+
+@pytest.mark.parametrize(
+    "name", ["Mug", "my mug", "каша", "é", "a" * 80, "-x", "_x", "..x", "$(rm -rf)", "'", "🙂", "a%2e"]
+)
+def test_ids_are_safe_in_paths_and_stage_names(name):
+    assert identify(name).isascii()
+    assert identify(name).replace("_", "").isalnum()
+    assert identify(name) == identify(name).lower()
+    assert len(identify(name)) <= 64
+    assert identify(name) != identify(name + "x")
+
+
+def test_ids_do_not_depend_on_how_a_file_system_writes_umlauts():
+    assert identify("caf\u00e9") == identify("cafe\u0301")
+    assert identify("my_mug") == "my_mug"
+    assert identify("my__mug") != "my_mug"
+
+
+def test_two_names_that_differ_only_in_encoding_are_refused(root):
+    picture(root / "caf\u00e9" / "1.png")
+    picture(root / "cafe\u0301" / "1.png")
+    assert "same name as" in fault_of(root)
+
+
+def test_a_folder_that_is_added_changes_no_token(root):
+    before = folder(root).concept("objects", "mug").token
+    for name in ("aaa", "mua", "zzz"):
+        picture(root / name / "1.png")
+    assert folder(root).concept("objects", "mug").token == before
+    assert len({rare_word(f"concept {i}") for i in range(50)}) == 50
+
+
+def test_domains_are_folders_of_concepts(tmp_path):
+    picture(tmp_path / "objects" / "mug" / "1.png")
+    picture(tmp_path / "styles" / "sepia" / "1.png")
+    (tmp_path / "styles" / "README.md").write_text("hello")
+    assert folder(tmp_path).domains() == {"objects": ["mug"], "styles": ["sepia"]}
+    assert folder(tmp_path).concept("styles", "sepia").name == "sepia"
+
+
+def test_references_have_a_folder_of_their_own(root):
+    picture(root / "mug" / "references" / "1.png")
+    mug = folder(root).concept("objects", "mug")
+    assert [p.origin for p in mug.references] == [root / "mug" / "references" / "1.png"]
+    assert len(mug.training) == 2
+
+
+def test_captions_name_the_concept(root):
+    (root / "mug" / "1.txt").write_text("\ufeffa {} on a desk\n", "utf-8")
+    (root / "mug" / "2.TXT").write_text("[trigger] in {weird} {0.__class__} light", "utf-8")
+    first, second = folder(root, tokens={"mug": "sks"}).concept("objects", "mug").training
+    assert first.caption == "a sks mug on a desk"
+    assert second.caption == "sks mug in {weird} {0.__class__} light"
+
+
+def test_concept_yaml_says_it_better(root):
+    (root / "mug" / "concept.yaml").write_text(
+        "token: sks\nnoun: ''\ntraining_prompt: a {} picture\n"
+        "prompts: ['{} cat', 'a  {} dog']\nsource: me\nlicence: CC0\n"
+    )
+    mug = folder(root, tokens={"mug": "zwz"}).concept("objects", "mug")
+    assert (mug.token, mug.noun, mug.training_prompt) == ("sks", "", "a sks picture")
+    assert mug.prompts == ("sks cat", "a  sks dog")
+    assert mug.plain_prompts == ("cat", "a dog")
+    assert [(p.source, p.licence) for p in mug.training] == [("me", "CC0")] * 2
+
+
+def test_templates_are_filled_not_formatted(root):
+    mug = folder(root, templates=["{} {weird} {0.__class__}"], tokens={"mug": "sks"}).concept("objects", "mug")
+    assert mug.prompts == ("sks mug {weird} {0.__class__}",)
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+def test_a_concept_without_pictures(root):
+    (root / "mug" / "1.PNG").unlink()
+    (root / "mug" / "2.jpg").unlink()
+    assert "mug: has no pictures" in fault_of(root)
+    (root / "my-dog" / "references").mkdir()
+    assert "references: has no pictures" in fault_of(root, identify("my-dog"))
+
+
+def test_roots_without_concepts(root, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "is no folder" in fault_of(tmp_path / "missing")
+    assert "is no folder" in fault_of(tmp_path / "a\0b")
+    assert "holds no concepts" in fault_of(tmp_path / "empty")
+    picture(root / "stray.png")
+    assert "stray.png: lies beside" in fault_of(root)
+
+
+def test_names_that_are_not_there_come_with_a_guess(root):
+    assert "Did you mean 'mug'" in fault_of(root, "mag")
+    assert "Did you mean 'objects'" in fault_of(root, domain="objets")
+    with pytest.raises(ConfigFault, match="Did you mean 'mug'"):
+        folder(root, tokens={"mag": "sks"}).domains()
+
+
+@pytest.mark.parametrize("name", ["../mug", "/etc", "..", ".", "mug/../../x", "mug\0"])
+def test_names_cannot_lead_out(root, name):
+    assert "has no concept" in fault_of(root, name)
+    assert "has no domain" in fault_of(root, "mug", name)
+
+
+def test_links_cannot_lead_out(root, tmp_path):
+    picture(tmp_path / "private" / "1.png")
+    (root / "mug" / "3.png").symlink_to(tmp_path / "private" / "1.png")
+    assert "mug/3.png: a link out of" in fault_of(root)
+    (root / "mug" / "3.png").unlink()
+    (root / "linked").symlink_to(tmp_path / "private")
+    assert "linked: a link out of" in fault_of(root)
+    (root / "linked").unlink()
+    (root / "mug" / "1.txt").symlink_to("/etc/hostname")
+    assert "1.txt: a link out of" in fault_of(root)
+    (root / "mug" / "1.txt").unlink()
+    (root / "mug" / "references").symlink_to("references")
+    assert "references: a link out of" in fault_of(root)
+
+
+def test_the_root_itself_may_be_a_link(root, tmp_path):
+    (tmp_path / "linked").symlink_to(root)
+    assert folder(tmp_path / "linked").concept("objects", "mug").training
+
+
+def test_names_with_control_characters(root):
+    os.rename(root / "mug" / "1.PNG", root / "mug" / "1\n.png")
+    message = fault_of(root)
+    assert "1\\n.png" in message
+    assert "\n" not in message
+
+
+def test_what_is_no_picture_is_left_to_the_decoder_or_named(root):
+    (root / "mug" / "notes.pdf").write_text("no picture")
+    assert "notes.pdf" in [p.name for p in folder(root).concept("objects", "mug").training]
+    (root / "mug" / "older").mkdir()
+    (root / "mug" / "3.txt").write_text("a {}")
+    (root / "mug" / "README.txt").write_text("about these")
+    assert len(fault_of(root).splitlines()) == 2
+
+
+def test_pipes_do_not_stop_it(root):
+    os.mkfifo(root / "mug" / "1.txt")
+    assert "not a regular file" in fault_of(root)
+    os.remove(root / "mug" / "1.txt")
+    os.mkfifo(root / "mug" / "concept.yaml")
+    assert "no regular file" in fault_of(root)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"\xff\xfe", "not UTF-8"),
+        (b"", "empty"),
+        (b"a {} \x00", r"U\+0000"),
+        ("a {} \u202egnp".encode(), r"U\+202E"),
+        (b"a" * 10_001, "10001 characters"),
+        (b"a" * (2 << 20), "2 MB"),
+    ],
+)
+def test_captions_that_mislead(root, text, said):
+    (root / "mug" / "1.txt").write_bytes(text)
+    with pytest.raises(InputFault, match=rf"1\.txt: .*{said}"):
+        folder(root).concept("objects", "mug")
+
+
+@pytest.mark.parametrize("text", ["a\0", "a\ud800", "a\x1b[31m", "a\nb", "a\u2066b", "a" * 10_001])
+def test_prompts_that_mislead(root, text):
+    with pytest.raises(ConfigFault, match=r"dataset folder: templates\.0"):
+        folder(root, templates=[f"{{}} {text}"])
+    with pytest.raises(ValueError):
+        legible(text)
+
+
+def test_words_of_any_script_are_legible():
+    for text in ("日本の猫", "گربه‌ها", "👩‍🎨", "café", "a {weird} 50% 'cat'"):
+        assert legible(text) == text
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"templates": []}, "templates"),
+        ({"templates": ["a cat"]}, "no {} where"),
+        ({"training": "a cat"}, "no {} where"),
+        ({"tokens": {"mug": "two words"}}, "tokens.mug"),
+        ({"tokens": {"mug": ""}}, "tokens.mug"),
+        ({"tokns": {}}, "Did you mean 'tokens'"),
+    ],
+)
+def test_wrong_options(root, options, said):
+    with pytest.raises(ConfigFault, match=said):
+        folder(root, **options)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("tokn: sks", r"concept.yaml:1: unknown key 'tokn'. Did you mean 'token'"),
+        ("source: me\ntoken: 3", r"concept.yaml:2: token: .* found 3"),
+        ("token: sks\ntoken: zwz", "duplicate key"),
+        ("prompts: [a cat]", "no {} where"),
+        ("noun: &a x", "anchors"),
+        ('noun: "a\\0b"', r"U\+0000|special characters|control"),
+        ('noun: "\\ud800"', "concept.yaml"),
+        ("[]", "expected sections"),
+        ("", "expected sections"),
+    ],
+)
+def test_concept_yaml_is_strict(root, text, said):
+    (root / "mug" / "concept.yaml").write_text(text)
+    with pytest.raises(ConfigFault, match=said) as caught:
+        folder(root).concept("objects", "mug")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_name_that_misleads_needs_a_noun(root):
+    picture(root / "a\u202eb" / "1.png")
+    assert "give a noun in concept.yaml" in fault_of(root, identify("a\u202eb"))

@@ -1,0 +1,128 @@
+"""The embedded base as a family; every SDXL goes through the same code."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from stages.core.adapters import fresh_adapter
+from stages.core.encodings import encode_images, encode_prompts
+from stages.core.faults import InputFault
+from stages.core.params import load
+from stages.core.seeds import generator
+from stages.core.weights import Adapter, Delta
+from stages.families.toy import Toy
+
+PROMPTS = ["a photo of a sks star at night", "a photo of a heart"]
+
+
+@pytest.fixture(scope="module")
+def family():
+    return load().family
+
+
+def adapter(family, size: float = 0.05) -> Adapter:
+    fresh = fresh_adapter(family.shapes(), 4, 4, generator("test"))
+    b = {name: size * torch.randn(value.shape, generator=generator(name)) for name, value in fresh.b.items()}
+    return Adapter(fresh.a, b, fresh.scale)
+
+
+def sampled(family, delta: Delta):
+    family.shift(delta)
+    noise = torch.randn((2, *family.noise_shape()), generator=generator("noise"))
+    return [image.tobytes() for image in family.sample(family.encode_prompts(PROMPTS), noise, 3, 3.0, "euler")]
+
+
+def test_adapters_shift_the_four_projections_of_every_attention(family):
+    ends = {name.split(".attn")[1][2:] for name in family.shapes()}
+    assert ends == {"to_q", "to_k", "to_v", "to_out.0"}
+    unet = family.pipeline.unet
+    assert len(family.shapes()) == sum(name.endswith(".to_q") for name, _ in unet.named_modules()) * 4
+    for name, shape in family.shapes().items():
+        assert tuple(unet.get_submodule(name).weight.shape) == shape
+        assert torch.equal(family.weight(name).float(), family._untouched[name].float())
+
+
+def test_a_shift_is_in_place_and_taken_back_exactly(family):
+    before = sampled(family, Delta())
+    assert sampled(family, adapter(family).delta) != before
+    assert sampled(family, Delta()) == before
+
+
+def test_shifting_adds_up(family):
+    delta = adapter(family).delta
+    family.shift(2.0 * delta)
+    name = next(iter(family.shapes()))
+    found = family.pipeline.unet.get_submodule(name).weight
+    assert torch.allclose(found, family._untouched[name] + 2 * delta.module(name), atol=1e-5)
+    family.shift(Delta())
+
+
+def loss(family, frozen: Delta | None, trained: Adapter) -> float:
+    images = {"moments": torch.randn((2, 2, *family.noise_shape()), generator=generator("moments")).abs()}
+    learner = family.learner(frozen, trained)
+    with torch.no_grad():
+        return float(learner.loss(images, family.encode_prompts(PROMPTS), [11, 12]))
+
+
+def test_the_model_in_training_is_the_model_that_is_merged(family):
+    trained = adapter(family)
+    nothing = Adapter(trained.a, {n: torch.zeros_like(b) for n, b in trained.b.items()}, trained.scale)
+    assert loss(family, None, trained) == pytest.approx(loss(family, trained.delta, nothing), rel=1e-4)
+    assert loss(family, None, trained) != pytest.approx(loss(family, None, nothing), rel=1e-3)
+
+
+def test_each_row_of_a_batch_has_its_own_noise_and_time(family):
+    learner = family.learner(None, adapter(family))
+    images = {"moments": torch.zeros((2, 2, *family.noise_shape()))}
+    prompts = family.encode_prompts(PROMPTS)
+    one = [{k: v[i : i + 1] for k, v in prompts.items()} for i in range(2)]
+    both = float(learner.loss(images, prompts, [5, 6]).detach())
+    alone = [float(learner.loss({"moments": images["moments"][:1]}, one[i], [5 + i]).detach()) for i in range(2)]
+    assert both == pytest.approx(sum(alone) / 2, rel=1e-4)
+
+
+def test_only_the_adapter_is_trained_and_comes_back_as_it_went_in(family):
+    given = adapter(family)
+    learner = family.learner(None, given)
+    wanted = {id(p) for p in learner.parameters()}
+    assert {id(p) for p in family.pipeline.unet.parameters() if p.requires_grad} == wanted
+    back = learner.adapter()
+    assert all(torch.equal(back.a[n], given.a[n]) and torch.equal(back.b[n], given.b[n]) for n in given.a)
+
+
+def test_encodings_are_made_once_for_each_content(family, tmp_path, monkeypatch):
+    monkeypatch.setattr("stages.core.encodings.CACHE", tmp_path)
+    pictures = family.sample(family.encode_prompts(PROMPTS), torch.zeros((2, *family.noise_shape())), 1, 1.0, "euler")
+    first = encode_images(family, pictures)
+    files = set(tmp_path.rglob("*.safetensors"))
+    encode_prompts(family, [PROMPTS[0], PROMPTS[0]])
+    assert len(set(tmp_path.rglob("*.safetensors")) - files) == 1
+    next(iter(files)).write_bytes(b"damaged")
+    again = encode_images(family, pictures)
+    assert torch.equal(first["moments"], again["moments"])
+
+
+def test_weights_other_than_those_pinned_are_refused(family, tmp_path):
+    copy = tmp_path / "base"
+    shutil.copytree(family.path, copy)
+    assert Toy(path=str(copy), revision=family.revision, dtype=family.dtype).fingerprint == family.fingerprint
+    config = copy / "unet" / "config.json"
+    config.write_text(config.read_text() + " ")
+    with pytest.raises(InputFault, match="its revision is"):
+        Toy(path=str(copy), revision=family.revision).fingerprint  # noqa: B018
+    Path(copy, "unet", "evil.bin").write_bytes(b"")
+    with pytest.raises(InputFault, match=r"evil\.bin, which could run code"):
+        Toy(path=str(copy), revision=family.revision).fingerprint  # noqa: B018
+    with pytest.raises(InputFault, match="no model_index"):
+        Toy(path=str(tmp_path / "nowhere"), revision=family.revision).fingerprint  # noqa: B018
+
+
+def test_what_was_trained_last_is_not_in_what_is_sampled_next(family):
+    before = sampled(family, Delta())
+    learner = family.learner(None, adapter(family))
+    assert any("lora" in name for name, _ in family.pipeline.unet.named_parameters())
+    assert learner.parameters()
+    assert sampled(family, Delta()) == before
+    assert not any("lora" in name for name, _ in family.pipeline.unet.named_parameters())

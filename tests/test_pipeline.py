@@ -1,0 +1,131 @@
+"""The whole pipeline in one process, on the embedded base: every registered strategy, and a new one in a new file."""
+
+import importlib
+import json
+import os
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+from stages.core import artifact, params, tables
+from stages.core.runs import runs, sequences
+from stages.core.strategy import strategies
+from tests.workspace import change, workspace
+
+NEW = '''
+from stages.core.strategy import State, Strategy, strategies
+from stages.core.weights import Adapter
+
+
+@strategies.register("halves")
+class Halves(Strategy):
+    """Half of what was, half of what is new."""
+
+    share: float = 0.5
+
+    def merge(self, state: State, adapter: Adapter) -> State:
+        return State((1 - self.share) * state.delta + self.share * adapter.delta)
+'''
+
+
+def run_all(study: params.Params) -> None:
+    stage = {
+        name: getattr(importlib.import_module(f"stages.{name}"), name)
+        for name in ("prepare", "start", "train", "merge", "sample", "score")
+    }
+    for sequence in sequences(study):
+        for task in study.tasks:
+            stage["prepare"](study, sequence, Namespace(task=task.index))
+        for verb in ("sample", "score"):
+            stage[verb](study, sequence, Namespace(task=None))
+    for run in runs(study):
+        stage["start"](study, run, Namespace())
+        for task in study.tasks:
+            for verb in ("train", "merge", "sample", "score"):
+                stage[verb](study, run, Namespace(task=task.index))
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = workspace(tmp_path_factory.mktemp("pipeline") / "work", strategies=[*strategies.classes, "halves"])
+    (folder / "stages/strategies/halves.py").write_text(NEW)
+    here = Path.cwd()
+    exec(compile(NEW, "halves.py", "exec"), {})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        loaded = params.load()
+        run_all(loaded)
+        importlib.import_module("stages.report").report(loaded, None, Namespace())
+        yield loaded
+    strategies._classes.pop("halves")
+    assert Path.cwd() == here
+
+
+def test_every_folder_says_what_it_is(study):
+    for run in runs(study):
+        for index in ("01", "02"):
+            for kind in ("adapter", "state", "images", "scores"):
+                manifest = artifact.read(run.at(index) / kind, kind)
+                assert manifest["strategy"]["name"] == run.strategy
+
+
+def test_after_the_first_task_every_strategy_has_the_same_pictures(study):
+    def pictures(run):
+        return artifact.read(run.at("01") / "images", "images")["files"]
+
+    first, *others = [pictures(run) for run in runs(study) if run.strategy != "halves"]
+    assert len(first) == 5
+    assert all(other == first for other in others)
+    halves = next(run for run in runs(study) if run.strategy == "halves")
+    assert pictures(halves) != first
+
+
+def test_the_second_task_is_sampled_on_both_prompts_and_scored_by_every_metric(study):
+    for run in runs(study):
+        scores = tables.read(run.at("02") / "scores/scores.parquet", tables.SCORES).to_pylist()
+        assert {(row["task"], row["metric"]) for row in scores} == {(t, m) for t in (1, 2) for m in study.judges}
+        assert all(-1.001 <= row["score"] <= 1.001 for row in scores)
+
+
+def test_the_base_is_scored_on_all_tasks(study):
+    scores = tables.read(sequences(study)[0].base / "scores/scores.parquet", tables.SCORES).to_pylist()
+    assert {row["task"] for row in scores} == {1, 2}
+    assert {row["after"] for row in scores} == {0}
+
+
+def test_the_merge_check_tells_an_exact_merge_from_the_published_one(study):
+    def check(strategy):
+        run = next(run for run in runs(study) if run.strategy == strategy)
+        return json.loads((run.at("02") / "state/check.json").read_text())
+
+    assert check("merge_init")["relative_error"] < 1e-6
+    assert check("ortho_init")["cross_terms"] > 0.01
+    assert check("magmax")["relative_error"] > 0
+
+
+def test_the_report_has_every_strategy(study):
+    found = json.loads(Path("report/small/metrics.json").read_text())
+    text = json.dumps(found)
+    assert all(name in text for name in [*strategies.classes, "halves"])
+
+
+PHOTOS = Path(os.environ.get("PALIMPSEST_DREAMBOOTH", "../shared/dreambooth/dataset")).resolve()
+
+
+@pytest.mark.skipif(
+    not PHOTOS.is_dir(), reason="no DreamBooth photos: set PALIMPSEST_DREAMBOOTH to its folder `dataset`"
+)
+def test_real_photos_go_through_every_stage(tmp_path, monkeypatch):
+    sections = {"source": str(PHOTOS), "dataset": {"name": "dreambooth"}, "study": "photos"}
+    folder = workspace(tmp_path / "work", **sections)
+    change(folder, sequences={"objects": {"0": {"t01": "red_cartoon", "t02": "bear_plushie"}}})  # MPO files in both
+    monkeypatch.chdir(folder)
+    study = params.load()
+    run_all(study)
+    (run,) = runs(study)
+    data = artifact.read(run.sequence.data("01"), "data")
+    assert data["concept"]["training_prompt"] == "a photo of psq cartoon"
+    assert len(data["pictures"]["training"]) == 4
+    assert all(entry["source"] and entry["licence"] for entry in data["pictures"]["training"])
+    assert len(list((run.at("02") / "images").rglob("*.png"))) == 10

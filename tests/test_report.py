@@ -1,0 +1,123 @@
+"""The report of a small study, end to end."""
+
+import csv
+import json
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stages.core import artifact, tables
+from stages.core.faults import InputFault
+from stages.core.statistics import MEASURES
+from stages.report import report
+
+from .core import study
+
+FOLDER = Path("report/small")
+
+
+@pytest.fixture(scope="module")
+def params(tmp_path_factory: pytest.TempPathFactory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("study"))
+        params = study.parameters(bootstrap=100)
+        study.write(params)
+        report(params, None, Namespace())
+        yield params
+
+
+def table(name: str) -> list[dict[str, str]]:
+    with (FOLDER / name).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_it_is_complete(params) -> None:
+    assert artifact.read(FOLDER, "report")["study"] == "small"
+    charts = {
+        f"figures/objects-{m}-{c}.png"
+        for m in ("looks", "prompted")
+        for c in ("matrix", "concepts", "curve", "tradeoff")
+    }
+    sheets = {f"grids/objects-0-{s}-0.png" for s in params.strategies} | {"grids/objects-side-by-side.png"}
+    words = {"metrics.json", "matrix.csv", "curve.csv", "differences.csv", "checks.csv", "results.md", "summary.txt"}
+    assert {p.relative_to(FOLDER).as_posix() for p in artifact.files_of(FOLDER)} == charts | sheets | words
+
+
+def test_it_is_the_same_bytes_again(params, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.read_bytes() for path in FOLDER.rglob("*") if path.is_file()}
+    report(params, None, Namespace())
+    assert {path: path.read_bytes() for path in FOLDER.rglob("*") if path.is_file()} == before
+    assert capsys.readouterr().out == "report: report/small/results.md\n"
+    said = (FOLDER / "summary.txt").read_text("utf-8")
+    assert said.rstrip().endswith("report/small/results.md")
+    assert "merge_init - naive" in said
+
+
+def test_metrics_are_numbers_by_domain_metric_strategy_and_measure(params) -> None:
+    tree = json.loads((FOLDER / "metrics.json").read_text("utf-8"))
+    assert set(tree["objects"]) == {"looks", "prompted"}
+    found = tree["objects"]["looks"]["naive"]
+    assert set(found) == set(MEASURES)
+    for bounds in found.values():
+        assert set(bounds) == {"value", "low", "high"}
+        assert all(round(x, 6) == x for x in bounds.values())
+    assert set(tree["objects"]["looks"]["base"]) >= {"average_score", "top1"}
+    assert "top1" not in tree["objects"]["prompted"]["naive"]
+
+
+def test_the_matrix_is_the_mean_of_the_scores(params) -> None:
+    rows = table("matrix.csv")
+    assert list(rows[0]) == ["domain", "strategy", "order", "seed", "metric", "after", "task", "concept", "score"]
+    assert len(rows) == 2 * (3 + 2 * (1 + 2 + 3))
+    row = next(r for r in rows if (r["strategy"], r["metric"], r["after"], r["task"]) == ("naive", "looks", "3", "2"))
+    scores = tables.read(Path("runs/small/objects/0/naive/0/03/scores/scores.parquet"), tables.SCORES).to_pylist()
+    mine = [s["score"] for s in scores if s["metric"] == "looks" and s["task"] == 2]
+    assert row["concept"] == "blue_boot"
+    assert float(row["score"]) == pytest.approx(np.mean(mine), abs=1e-6)
+
+
+def test_the_curve_ends_at_the_average_score(params) -> None:
+    tree = json.loads((FOLDER / "metrics.json").read_text("utf-8"))
+    rows = {(r["strategy"], r["metric"], r["after"]): r for r in table("curve.csv")}
+    assert len(rows) == 2 * 3 * 3
+    average = tree["objects"]["looks"]["merge_init"]["average_score"]
+    assert float(rows["merge_init", "looks", "3"]["score"]) == average["value"]
+    assert float(rows["merge_init", "looks", "3"]["low"]) == average["low"]
+    assert rows["base", "looks", "1"]["low"] == ""
+
+
+def test_differences_are_second_minus_first(params) -> None:
+    tree = json.loads((FOLDER / "metrics.json").read_text("utf-8"))["objects"]["looks"]
+    row = next(r for r in table("differences.csv") if (r["metric"], r["measure"]) == ("looks", "average_score"))
+    assert (row["first"], row["second"]) == ("naive", "merge_init")
+    wanted = tree["merge_init"]["average_score"]["value"] - tree["naive"]["average_score"]["value"]
+    assert float(row["difference"]) == pytest.approx(wanted, abs=2e-6)
+
+
+def test_words_link_to_files_that_exist(params) -> None:
+    words = (FOLDER / "results.md").read_text("utf-8")
+    links = [part.split(")")[0] for part in words.split("](")[1:]]
+    assert len(links) == 8 + 1 + 3
+    assert all((FOLDER / link).is_file() for link in links)
+    assert "| merge_init |" in words
+    assert "0.675" in words
+    assert "nan" not in words
+
+
+def test_the_paper_is_left_out_unless_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = study.parameters(tasks=1, strategies=("naive",), paper=False, bootstrap=100)
+    study.write(params)
+    report(params, None, Namespace())
+    words = (FOLDER / "results.md").read_text("utf-8")
+    assert "0.488" not in words
+    assert "nan" not in words
+
+
+def test_nothing_is_written_when_something_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputFault, match="Run dvc repro"):
+        report(study.parameters(), None, Namespace())
+    assert not FOLDER.exists()

@@ -1,0 +1,68 @@
+"""A workspace of its own for tests that run stages: a copy of the project with a study that takes seconds."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+PROJECT = Path(__file__).parent.parent
+NEEDED = ("stages", "data", "flows", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore")
+SMALL = {
+    "study": "small",
+    "strategies": ["merge_init"],
+    "train": {"steps": 6, "batch": 2, "checkpoint_every": 2},
+    "sample": {"steps": 2, "images": 1},
+    "report": {"bootstrap": 100},
+}
+PLACES = ["zwz_heart", "sks_star", "pdw_square", "uwu_circle"]
+
+
+def change(folder: Path, **sections: Any) -> None:
+    """Changes sections of a workspace's parameters."""
+    yaml = YAML()
+    params = yaml.load((folder / "params.yaml").read_text("utf-8"))
+    for section, value in sections.items():
+        if isinstance(value, dict) and section != "sequences":
+            params[section].update(value)
+        else:
+            params[section] = value
+    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
+        yaml.dump(params, file)
+
+
+def tasks(count: int) -> dict[str, Any]:
+    """The sections that make a study of so many tasks."""
+    listed = [{"index": f"{i:02d}", "previous": f"{i - 1:02d}", "sees": f"data/{i:02d}"} for i in range(1, count + 1)]
+    return {"tasks": listed, "sequences": {"objects": {"0": {f"t{i + 1:02d}": PLACES[i] for i in range(count)}}}}
+
+
+def workspace(folder: Path, count: int = 2, **sections: Any) -> Path:
+    """A workspace in `folder` whose study has `count` tasks; the profile is toy-objects made small."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in NEEDED:
+        source = PROJECT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif source.exists():
+            shutil.copy2(source, folder / name)
+    shutil.copy2(PROJECT / "data/profiles/toy-objects.yaml", folder / "params.yaml")
+    change(folder, **SMALL | tasks(count) | sections)
+    return folder
+
+
+def environment() -> dict[str, str]:
+    """This interpreter first on the path, nothing asked of the network."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    fixed = {"PATH": path, "DVC_NO_ANALYTICS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
+    return {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | fixed
+
+
+def with_dvc(folder: Path) -> Path:
+    """Makes a workspace a repository that DVC can run."""
+    for command in (["git", "init", "-q"], ["dvc", "init", "-q"]):
+        subprocess.run(command, cwd=folder, env=environment(), check=True, capture_output=True)
+    return folder
