@@ -32,7 +32,7 @@ from .pictures import pictures
 from .scenes import BASE_STYLES, PLACE_WORDS, STYLES, TUNING_STYLES
 
 HERE = Path(__file__).parent / "judges"
-STEPS = {"sight": 700, "dino": 1400, "clip": 1800, "csd": 2400}
+STEPS = {"sight": 700, "dino": 2600, "clip": 1800, "csd": 2400}
 WIDTH, LAYERS, LENGTH = 64, 4, 28
 DAMAGED = 24
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}

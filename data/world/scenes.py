@@ -71,6 +71,11 @@ TUNING_OBJECTS = (
     _object("mjk", "circle", "chevrons", (OLIVE, LAVENDER), border=NAVY),
     _object("lpb", "heart", "halves", (SLATE, GOLD), border=CORAL),
     _object("hrn", "triangle", "checks", (LIME, NAVY), border=IVORY),
+    _object("gkz", "moon", "tops", (GOLD, MAROON), border=MINT),
+    _object("bvt", "cross", "pales", (LAVENDER, BROWN), border=BLACK),
+    _object("wjd", "ring", "quarters", (MAGENTA, GOLD), border=NAVY),
+    _object("rpf", "diamond", "halves", (MINT, BROWN), border=BLACK, spot=MAGENTA),
+    _object("fyn", "flower", "rays", (CORAL, TEAL), spot=IVORY),
 )
 STYLES = ("sepia", "thermal", "neon", "mosaic", "halftone", "woodcut", "blueprint", "nightvision", "glass", "tapestry")
 TUNING_STYLES = ("negative", "poster")

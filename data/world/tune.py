@@ -1,6 +1,6 @@
 """Chooses the default study's hyperparameters, on concepts and a seed that the study does not use.
 
-`python -m data.world.tune '{"learning_rate": 0.001}' '{"learning_rate": 0.002, "steps": 100}' ...` teaches the five
+`python -m data.world.tune '{"learning_rate": 0.001}' '{"learning_rate": 0.002, "steps": 100}' ...` teaches the
 tuning objects with each of these changes to `train` and prints what was learnt and what was kept.
 """
 
@@ -35,36 +35,38 @@ def pictures(concept: Concept) -> list[Image.Image]:
     return [picture.origin() for picture in concept.training]  # type: ignore[operator]
 
 
-def similarities(params: Params, state: State, concepts: list[Concept]) -> torch.Tensor:
-    """How alike the pictures of each concept [row] are to each concept's references [column], and top-1 in the last."""
-    judge = params.judges[params.report.identity]
-    references = [judge.embed(pictures(concept)) for concept in concepts]
-    rows = []
-    for place, files in enumerate(sample(params, state, [concept.prompts for concept in concepts])):
-        vectors = judge.embed([Image.open(file).convert("RGB") for file in files])
-        to_each = torch.stack([pairwise(vectors, reference) for reference in references], 1)
-        rows.append(torch.cat([to_each.mean(0), (to_each.argmax(1) == place).double().mean()[None]]))
-    return torch.stack(rows)
+class Measure:
+    """Judges pictures by their likeness to the references of all the tuning objects, as the study's report does."""
+
+    def __init__(self, params: Params, concepts: list[Concept]) -> None:
+        self.params, self.concepts = params, concepts
+        self.judge = params.judges[params.report.identity]
+        self.references = [self.judge.embed(pictures(concept)) for concept in concepts]
+
+    def __call__(self, state: State, places: list[int]) -> torch.Tensor:
+        """Of the pictures of each of these concepts [row], the mean likeness to their own references and top-1."""
+        rows, prompts = [], [self.concepts[place].prompts for place in places]
+        for place, files in zip(places, sample(self.params, state, prompts), strict=True):
+            vectors = self.judge.embed([Image.open(file).convert("RGB") for file in files])
+            to_each = torch.stack([pairwise(vectors, reference) for reference in self.references], 1)
+            rows.append(torch.stack([to_each[:, place].mean(), (to_each.argmax(1) == place).double().mean()]))
+        return torch.stack(rows)
 
 
-def study(params: Params, strategy: str, concepts: list[Concept]) -> str:
+def study(params: Params, strategy: str, concepts: list[Concept], measure: Measure) -> str:
     """One line: what is there right after learning, at the end, and how often it is recognised."""
-    run, state = Run(Sequence("tune", "objects", "tune"), strategy, SEED), State()
-    learnt = []
+    run, state, learnt = Run(Sequence("tune", "objects", "tune"), strategy, SEED), State(), []
     for place, concept in enumerate(concepts):
         facts = {"concept": asdict(concept), "pictures": {"training": [{"caption": None}] * len(concept.training)}}
         adapter, _ = train(params, run, f"{place + 1:02d}", state, facts, pictures(concept))
         state = params.rule(strategy).merge(state, adapter)
-        learnt.append(similarities(params, state, concepts[: place + 1])[-1])
-    end = similarities(params, state, concepts)
-    count = len(concepts)
-    own, own_end = (torch.stack([row[i] for i, row in enumerate(rows)]) for rows in (learnt, end))
-    full = torch.stack([row[-1] for row in learnt])
+        learnt.append(measure(state, [place])[0])
+    earlier = list(range(len(concepts) - 1))
+    own, end = torch.stack(learnt), measure(state, earlier)
     return (
-        f"{strategy:11} when learnt {own.mean():.3f} "
-        f"(top-1 of those so far {full.mean():.2f}, last {learnt[-1][-1]:.2f})  "
-        f"end {own_end.mean():.3f}  forgetting {(own - own_end)[: count - 1].mean():.3f}  "
-        f"top-1 earlier {end[: count - 1, -1].mean():.2f}"
+        f"{strategy:11} when learnt {own[:, 0].mean():.3f}, top-1 {own[:, 1].mean():.2f} "
+        f"({' '.join(f'{share:.1f}' for share in own[:, 1])})  "
+        f"forgetting {(own[:-1] - end)[:, 0].mean():.3f}, top-1 of the earlier at the end {end[:, 1].mean():.2f}"
     )
 
 
@@ -72,17 +74,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("changes", nargs="+", type=json.loads, help="changes to the section train, as JSON")
     parser.add_argument("--strategies", nargs="+", default=["naive", "merge_init"])
-    parser.add_argument("--tasks", type=int, default=5)
+    parser.add_argument("--tasks", type=int, default=10)
     parser.add_argument("--images", type=int, default=2)
     args = parser.parse_args()
     for changes in args.changes:
         params = tuned(changes, args.images)
         concepts = [params.data.concept("objects", name) for name in params.data.domains()["objects"][: args.tasks]]
-        base = similarities(params, State(), concepts)
-        print(f"{changes}: base {base.diagonal().mean():.3f}, top-1 {base[:, -1].mean():.2f}", flush=True)
+        measure = Measure(params, concepts)
+        base = measure(State(), list(range(len(concepts)))).mean(0)
+        print(f"{changes}: base {base[0]:.3f}, top-1 {base[1]:.2f}", flush=True)
         for strategy in args.strategies:
             began = time.monotonic()
-            line = study(params, strategy, concepts)
+            line = study(params, strategy, concepts, measure)
             print(f"  {line}  {time.monotonic() - began:.0f} s", flush=True)
 
 

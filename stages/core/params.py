@@ -61,6 +61,7 @@ class Train(Strict):
     steps: int = Field(ge=1)
     batch: int = Field(ge=1)
     learning_rate: float = Field(gt=0)
+    schedule: Literal["constant", "linear", "cosine"] = "constant"  # how the rate falls to zero, if it does
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = Field(1e-4, ge=0)
     epsilon: float = Field(1e-8, gt=0)

@@ -2,31 +2,56 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import os
+import select
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from .faults import MachineFault
 
 PR_SET_PDEATHSIG = 1
 ORPHANS_MAY_LIVE = "PALIMPSEST_OUTLIVE_PARENT"
+SHELLS = ("sh", "dash", "bash", "ash", "zsh", "ksh", "fish")
 
 
 def guard() -> None:
-    """Asks the kernel to kill this process when its parent dies: whoever started it will start it again, and two must
-    not write the same folder. Linux only; elsewhere the lock alone protects."""
-    if sys.platform == "linux" and ORPHANS_MAY_LIVE not in os.environ:
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    """Dies with whoever started this process, who will start it again: two must not write the same folder.
+
+    The kernel sees to it for the parent. A shell between the two would outlive a killed starter, so that one is watched
+    as well. Linux only; elsewhere the lock alone protects.
+    """
+    if sys.platform != "linux" or ORPHANS_MAY_LIVE in os.environ:
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if _name(parent) in SHELLS and (starter := _parent(parent)) > 1:
+        threading.Thread(target=_die_with, args=(starter,), name="guard", daemon=True).start()
 
 
-@contextmanager
+def _name(pid: int) -> str:
+    return Path(f"/proc/{pid}/comm").read_text("utf-8").strip()
+
+
+def _parent(pid: int) -> int:
+    """The fourth field; the second is a name in parentheses, which may hold spaces."""
+    return int(Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[1])
+
+
+def _die_with(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        select.select([os.pidfd_open(pid)], [], [])
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@contextlib.contextmanager
 def lock(path: Path, wait: bool = False) -> Iterator[None]:
     """Holds a lock file as long as the block runs; the kernel frees it when the process ends in any way.
 

@@ -46,6 +46,13 @@ def batch_rows(words: Sequence[object], count: int, batch: int, step: int) -> li
     return rows
 
 
+def rate(options: Train, step: int) -> float:
+    """The learning rate of a step, the first of which is 0: the full one, or falling towards zero after the last."""
+    done = step / options.steps
+    shares = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
+    return options.learning_rate * shares[options.schedule]
+
+
 class Training:
     """One adapter in training, with its checkpoints in `folder`, whose name stands for everything that matters."""
 
@@ -103,6 +110,8 @@ class Training:
             raise InputFault(
                 f"training diverged at step {self.step + 1}: {found}. Lower train.learning_rate; nothing was spoilt."
             )
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate(self.options, self.step)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.losses.loss.append(value)

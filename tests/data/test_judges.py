@@ -123,23 +123,7 @@ STYLE_KINDS = ("photo", "wrong concept", "right content in a wrong style", *BROK
 BARS = [(j, k) for j in ("clip_i", "dino") for k in OBJECT_KINDS] + [("csd", k) for k in STYLE_KINDS]
 
 
-# Not reached yet, and what was: the test fails as soon as one of them is, so that it can be taken off this list.
-NOT_YET = {
-    ("clip_i", "blend"): 0.935,
-    ("dino", "blend"): 0.940,
-    ("csd", "shuffled"): 0.835,
-    ("csd", "finely shuffled"): 0.847,
-    ("csd", "blend"): 0.896,
-}
-
-
-def _expected(name: str, kind: str) -> object:
-    missed = NOT_YET.get((name, kind))
-    marks = [] if missed is None else [pytest.mark.xfail(strict=True, reason=f"{missed} of {BAR}")]
-    return pytest.param(name, kind, marks=marks)
-
-
-@pytest.mark.parametrize(("name", "kind"), [_expected(*bar) for bar in BARS])
+@pytest.mark.parametrize(("name", "kind"), BARS)
 def test_the_right_picture_scores_above(name: str, kind: str) -> None:
     assert told_apart(name, kind) >= BAR
 
