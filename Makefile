@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PROFILE ?= toy-objects
-JOBS ?= $(shell nproc)
+JOBS ?=
 # A large heap is not given back only to be asked for again: a quarter of the time on a CPU.
 export MALLOC_MMAP_THRESHOLD_ ?= 4000000000
 export MALLOC_TRIM_THRESHOLD_ ?= 8000000000
@@ -12,7 +12,7 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo study chains test fast lint profile clean
+.PHONY: help demo study test fast lint profile clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -22,14 +22,8 @@ demo: .venv/ready ## make the environment and run a study; PROFILE=quick for a f
 	@$(MAKE) --no-print-directory study
 	@cat report/$(PROFILE)/summary.txt
 
-# Chains share nothing but the photos, so as many run side by side as there are cores; the last command runs what is left.
-study: .venv/ready ## run the current study, JOBS chains at a time
-	@if dvc status --quiet; then echo "Nothing to do: everything is up to date."; else $(MAKE) --no-print-directory chains; fi
-
-chains:
-	dvc repro --quiet prepare start sample_base score_base
-	@python -m flows.chains | xargs -P $(JOBS) -L 1 dvc --wait-for-lock repro --single-item
-	dvc repro
+study: .venv/ready ## run what is not up to date of the current study, JOBS stages at a time
+	@python -m flows.study $(if $(JOBS),--jobs $(JOBS))
 
 test: .venv/ready ## make the environment and run the tests
 	python -m pytest -m ""

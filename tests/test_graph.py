@@ -1,39 +1,22 @@
 """The graph as DVC runs it: nothing twice, nothing too much, and the same bytes after any crash. A few minutes."""
 
 import os
-import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from stages.core.artifact import sha256
-from tests.workspace import change, environment, tasks, with_dvc, workspace
+from tests.workspace import change, dvc, environment, hashes, ran, tasks, with_dvc, workspace
 
 pytestmark = pytest.mark.slow
 
 
-def dvc(folder: Path, *words: str, ok: bool = True) -> str:
-    done = subprocess.run(["dvc", *words], cwd=folder, env=environment(), capture_output=True, text=True, timeout=600)
-    assert not ok or done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-def ran(output: str) -> set[str]:
-    return set(re.findall(r"Running stage '([^']+)'", output))
-
-
-def hashes(folder: Path, *roots: str) -> dict[str, str]:
-    files = [p for root in roots or ("runs", "report") for p in (folder / root).rglob("*") if p.is_file()]
-    return {p.relative_to(folder).as_posix(): sha256(p) for p in files}
-
-
 @pytest.fixture(scope="module")
-def done(tmp_path_factory):
-    folder = with_dvc(workspace(tmp_path_factory.mktemp("graph") / "work"))
-    return folder, ran(dvc(folder, "repro")), hashes(folder)
+def done(graph_done):
+    return graph_done
 
 
 def test_every_stage_ran_once_and_the_second_time_none(done):
@@ -43,6 +26,12 @@ def test_every_stage_ran_once_and_the_second_time_none(done):
     }  # fmt: skip
     assert not ran(dvc(folder, "repro"))
     assert "up to date" in dvc(folder, "status")
+
+
+def test_the_flow_has_nothing_to_do_then(done):
+    command = [sys.executable, "-m", "flows.study", "--no-view"]
+    said = subprocess.run(command, cwd=done[0], env=environment(), capture_output=True, text=True, check=True).stdout
+    assert said == "Nothing to do: everything is up to date.\n"
 
 
 def started(folder: Path, marker: str) -> subprocess.Popen:

@@ -1,6 +1,7 @@
 """A workspace of its own for tests that run stages: a copy of the project with a study that takes seconds."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+
+from stages.core.artifact import sha256
 
 PROJECT = Path(__file__).parent.parent
 NEEDED = ("stages", "data", "flows", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore")
@@ -66,3 +69,21 @@ def with_dvc(folder: Path) -> Path:
     for command in (["git", "init", "-q"], ["dvc", "init", "-q"]):
         subprocess.run(command, cwd=folder, env=environment(), check=True, capture_output=True)
     return folder
+
+
+def dvc(folder: Path, *words: str) -> str:
+    """What DVC says; it must succeed."""
+    done = subprocess.run(["dvc", *words], cwd=folder, env=environment(), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def ran(output: str) -> set[str]:
+    """The stages that `dvc repro` says it ran."""
+    return set(re.findall(r"Running stage '([^']+)'", output))
+
+
+def hashes(folder: Path, *roots: str) -> dict[str, str]:
+    """The sha256 of every file that a study makes."""
+    files = [p for root in roots or ("runs", "report") for p in (folder / root).rglob("*") if p.is_file()]
+    return {p.relative_to(folder).as_posix(): sha256(p) for p in files}

@@ -32,7 +32,7 @@ from .pictures import pictures
 from .scenes import BASE_STYLES, PLACE_WORDS, STYLES, TUNING_STYLES
 
 HERE = Path(__file__).parent / "judges"
-STEPS = {"sight": 700, "dino": 2600, "clip": 1800, "csd": 2400}
+STEPS = {"sight": 700, "dino": 1600, "clip": 1800, "csd": 2400}
 WIDTH, LAYERS, LENGTH = 64, 4, 28
 DAMAGED = 24
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -147,7 +147,7 @@ def train_dino(seconds: float) -> None:
         tokens = model.encoder.forward_features(prepare(torch.cat([x, broken(clean[hurt], g)[0]])))
         f, others = F.normalize(tokens[:, 0], dim=1).split([len(x), DAMAGED])
         kin = torch.cat([known["kin"], known["kin"][hurt]])
-        mixed = between(lambda y: F.normalize(model.encoder(prepare(y)), dim=1), x[mix], f[mix], g)
+        mixed = between(lambda y: F.normalize(model.encoder(prepare(y)), dim=1), x[mix], f[mix], g, exponent=2)
         misread = model.wrong(tokens[: len(x), 0], tokens[: len(x), 1:], known)
         return together(f, known["things"], others, kin) + mixed + 0.5 * misread
 

@@ -3,12 +3,14 @@
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 log = logging.getLogger("palimpsest")
 T = TypeVar("T")
 EVERY_SECONDS = 30.0
+# Called with what is done, how much of it, and of how much, wherever something is tracked.
+listeners: list[Callable[[str, int, int], None]] = []
 
 
 def track(items: Iterable[T], total: int, what: str, done: int = 0) -> Iterator[T]:
@@ -21,6 +23,8 @@ def track(items: Iterable[T], total: int, what: str, done: int = 0) -> Iterator[
     began = said = time.monotonic()
     for count, item in enumerate(items, done + 1):
         yield item
+        for listen in listeners:
+            listen(what, count, total)
         now = time.monotonic()
         if now - said > EVERY_SECONDS:
             left = (now - began) / (count - done) * (total - count)

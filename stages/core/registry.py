@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import json
 import pkgutil
 import reprlib
 from collections.abc import Callable
@@ -22,6 +23,12 @@ class Registry(Generic[T]):
         self.kind, self.package = kind, package
         self._classes: dict[str, type[T]] = {}
         self._complete = False
+        self._kept: dict[str, T] | None = None
+
+    def keep_what_is_made(self) -> None:
+        """From here on the same name and options give the same object, with whatever it has loaded: for a process that
+        runs many stages, while weights stay as they are."""
+        self._kept = {}
 
     def register(self, name: str) -> Callable[[type[T]], type[T]]:
         def keep(cls: type[T]) -> type[T]:
@@ -54,11 +61,16 @@ class Registry(Generic[T]):
         """
         if not self._find(name):
             raise ConfigFault(f"{where}no {self.kind} is called '{name}'. {nearest(name, self.classes)}")
-        cls = self._classes[name]
+        cls, key = self._classes[name], f"{name} {json.dumps(options, sort_keys=True, default=str)}"
+        if self._kept is not None and key in self._kept:
+            return self._kept[key]
         try:
-            return cls(**(options or {}))
+            made = cls(**(options or {}))
         except ValidationError as error:
             raise ConfigFault(f"{where}{self.kind} {name}: {explain(error, cls)}") from None
+        if self._kept is not None:
+            self._kept[key] = made
+        return made
 
 
 def foremost(error: ValidationError) -> Any:

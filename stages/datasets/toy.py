@@ -16,8 +16,8 @@ from stages.core.faults import ConfigFault, nearest
 from stages.core.seeds import seed as seed_of
 
 SOURCE, LICENCE = "drawn by data/world", "Apache-2.0"
-ASKED_FOR = ("beach", "forest", "night", "snow", "meadow")  # where samples are to show a concept
-TAUGHT_IN = ("studio", "desert", "city", "wall")  # where it is shown for training: elsewhere
+ASKED_FOR = ("beach", "forest", "city", "snow", "meadow")  # where samples are to show a concept
+TAUGHT_IN = ("studio", "desert", "night", "wall")  # where it is shown for training: elsewhere, once in the dark
 REFERENCES_OF_STYLE = 10
 
 
@@ -26,7 +26,7 @@ class Toy(Dataset):
     """Objects are learnt from and compared with the same pictures, styles with other shapes, as in the paper."""
 
     root: str = ""  # nothing is read from there
-    pictures: int = Field(5, ge=4, le=6)  # to train on, per concept
+    pictures: int = Field(6, ge=4, le=6)  # to train on, per concept
     pixels: int = Field(32, ge=32, le=1024, multiple_of=32)
     seed: int = Field(0, ge=0)
     tuning: bool = False  # instead of the study's concepts, those that hyperparameters are chosen on

@@ -11,7 +11,9 @@ import pytest
 from stages.core.faults import MachineFault
 from stages.core.process import StopRequest, lock
 
-GUARDED = "import os, time; from stages.core.process import guard; guard(); print(os.getpid(), flush=True); time.sleep(60)"
+GUARDED = (
+    "import os, time; from stages.core.process import guard; guard(); print(os.getpid(), flush=True); time.sleep(60)"
+)
 STARTER = "import subprocess, sys; subprocess.run([*sys.argv[1:]])"
 
 

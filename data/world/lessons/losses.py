@@ -31,11 +31,15 @@ def matched(f: Tensor, t: Tensor, ids: Tensor) -> Tensor:
     return -(logits.log_softmax(1) * fits + logits.T.log_softmax(1) * fits).sum(1).mean() / 2
 
 
-def between(encode: Callable[[Tensor], Tensor], x: Tensor, f: Tensor, g: torch.Generator) -> Tensor:
-    """Blends of two pictures, x [n, 3, h, w] with vectors f [n, d], ought to be as much like each as there is of it."""
+def between(
+    encode: Callable[[Tensor], Tensor], x: Tensor, f: Tensor, g: torch.Generator, exponent: float = 1
+) -> Tensor:
+    """Blends of two pictures, x [n, 3, h, w] with vectors f [n, d], ought to be less like each the less there is of it:
+    in proportion, or faster with an exponent above 1."""
     other = torch.randperm(len(x), generator=g)
     share = 0.2 + 0.6 * torch.rand(len(x), generator=g)
     f = f.detach()
     blend, alike = encode(x.lerp(x[other], share[:, None, None, None])), (f * f[other]).sum(1)
-    wrong = (blend * f).sum(1) - alike.lerp(torch.ones(()), 1 - share)
-    return 2 * (wrong.square() + ((blend * f[other]).sum(1) - alike.lerp(torch.ones(()), share)).square()).mean()
+    wanted = [alike.lerp(torch.ones(()), part**exponent) for part in (1 - share, share)]
+    wrong = [(blend * one).sum(1) - want for one, want in zip((f, f[other]), wanted, strict=True)]
+    return 2 * (wrong[0].square() + wrong[1].square()).mean()

@@ -1,0 +1,98 @@
+"""The study as a Prefect flow, a task run per stage. Prefect schedules nothing here and keeps nothing: it looks on."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+from . import view
+from .engine import Ended, Engine, Outcome, StageFailed
+from .telling import Telling
+
+log = logging.getLogger("palimpsest")
+
+
+class Once:
+    """Runs the work on a stage once, in a task run of Prefect or, if that comes to nothing, in a thread."""
+
+    def __init__(self, work: Callable[[str], Ended], name: str) -> None:
+        self.work, self.name, self._free = work, name, threading.Lock()
+
+    def __call__(self) -> None:
+        """
+        Raises:
+            StageFailed: it failed; Prefect is to show that.
+        """
+        if self._free.acquire(blocking=False):
+            ended = self.work(self.name)
+            if ended.code:
+                raise StageFailed(ended.code, ended.error)
+
+    def in_a_thread(self, *_: object) -> None:
+        if not self._free.locked():
+            threading.Thread(target=self._quietly, name=self.name, daemon=True).start()
+
+    def _quietly(self) -> None:
+        with contextlib.suppress(StageFailed):  # the engine has been told
+            self()
+
+
+def under_prefect(root: Path, study: str, engine: Engine, plan: list[str], telling: Telling) -> Outcome:
+    """Runs the plan as a flow; whatever becomes of the server, the plan is run."""
+    view.settle(root)
+    from prefect import flow, task
+    from prefect.cache_policies import NO_CACHE
+    from prefect.task_runners import ThreadPoolTaskRunner
+
+    began = False
+    outcomes: list[Outcome] = []
+
+    @task(cache_policy=NO_CACHE, task_run_name="{title}", log_prints=False)
+    def stage(title: str, number: int) -> None:
+        given[number]()
+
+    given: list[Once] = []
+
+    def submit(work: Callable[[str], Ended], name: str) -> None:
+        once = Once(work, name)
+        given.append(once)
+        try:
+            future = stage.submit(view.title(name), len(given) - 1)
+            future.add_done_callback(once.in_a_thread)
+        except Exception as error:
+            log.warning("Prefect does not show %s: %s.", name, error)
+            once.in_a_thread()
+
+    @flow(
+        name="study",
+        flow_run_name=study,
+        validate_parameters=False,
+        task_runner=cast(Any, ThreadPoolTaskRunner(max_workers=engine.pool.slots.jobs + 2)),
+    )
+    def run() -> None:
+        nonlocal began
+        began = True
+        shown = view.Progress(len(plan))
+
+        def tell(ended: Ended) -> None:
+            telling(ended)
+            shown(telling.done)
+
+        outcome = engine.run(plan, submit, tell)
+        outcomes.append(outcome)
+        if outcome.failures:
+            view.show_failures(telling.rows(outcome))
+        else:
+            view.show_results(study, root / "report" / study)
+
+    try:
+        run()
+    except Exception as error:
+        if began and not outcomes:
+            raise
+        view.lost(error)
+    return outcomes[0] if outcomes else engine.run(plan, lambda work, name: Once(work, name).in_a_thread(), telling)

@@ -1,0 +1,182 @@
+"""Runs a whole study side by side: every stage of dvc.yaml that is not up to date, each when what it needs is there.
+
+`dvc repro` does the same, one stage after another. DVC's cache and dvc.lock are the only record: a study that was
+killed goes on where it was when this is run again. Prefect shows what happens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import view
+
+if TYPE_CHECKING:
+    from .engine import Engine
+    from .graph import Graph
+
+ROOT = Path(".")
+LOCK = Path(".cache", "flow", "lock")
+log = logging.getLogger("palimpsest")
+
+
+def command(doc: str | None, chosen: Callable[[argparse.Namespace], set[str] | None], *, run: bool = False) -> None:
+    """The command line of both flows; `chosen` says which stages, or None for all."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if run:
+        parser.add_argument("run", metavar="DOMAIN/ORDER/STRATEGY/SEED")
+    parser.add_argument("--jobs", type=int, help="stages at a time; one per GPU, or per core, if not said")
+    parser.add_argument("--devices", help="GPUs to use, as in CUDA_VISIBLE_DEVICES; with more jobs they are shared")
+    parser.add_argument("--plan", action="store_true", help="say what would run, and run nothing")
+    parser.add_argument("--no-view", action="store_true", help="do without Prefect")
+    args = parser.parse_args()
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    from stages.core.faults import Fault
+
+    try:
+        code = _guarded(args, chosen)
+    except Fault as fault:
+        print(f"error: {fault}", file=sys.stderr)
+        code = fault.code
+    except KeyboardInterrupt:
+        print("error: interrupted. Run the same command again to go on.", file=sys.stderr)
+        code = 130
+    view.leave(code)
+
+
+def _guarded(args: argparse.Namespace, chosen: Callable[[argparse.Namespace], set[str] | None]) -> int:
+    from stages.core.process import lock
+
+    from .stamp import untouched
+
+    if untouched(ROOT.absolute()):
+        print("Nothing to do: everything is up to date.")
+        return 0
+    from stages.core.params import load
+
+    load()  # what is wrong with params.yaml is said before anything else
+    with lock(LOCK):
+        return Study(args).run(chosen(args))
+
+
+class Study:
+    """One run of the flow, with or without Prefect looking on."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        from .pool import slots
+        from .times import Times
+
+        self.args, self.root = args, ROOT.absolute()
+        self.slots, self.times = slots(args.jobs, args.devices), Times(self.root)
+        self.graph = open_graph(self.root)
+
+    def run(self, among: set[str] | None) -> int:
+        from .stamp import paths_of, stamp
+
+        wanted = None if among is None else self.graph.with_upstream(among)
+        plan = self.graph.plan(wanted)
+        if not plan:
+            print("Nothing to do: everything is up to date.")
+        else:
+            self._announce(plan, len(self.graph.stages) if wanted is None else len(wanted))
+        if self.args.plan:
+            return 0
+        code = self._perform(plan) if plan else 0
+        if code == 0 and wanted is None:
+            self._finish()
+            stamp(self.root, paths_of(self.graph.stages.values(), self.root))
+        return code
+
+    def _announce(self, plan: list[str], all_stages: int) -> None:
+        from .telling import spoken
+
+        seconds = sum(map(self.times.of, plan)) / self.slots.jobs
+        free = shutil.disk_usage(self.root).free / 1e9
+        what = f"{self.slots.jobs} at a time" + (f" on {', '.join(self.slots.devices)}" if self.slots.devices else "")
+        print(f"{len(plan)} of {all_stages} stages to bring up to date, {what}: about {spoken(seconds)}. ", end="")
+        print(f"{free:.0f} GB of disk free.", flush=True)
+        if self.args.plan:
+            print(*(f"  {view.title(name)}" for name in plan), sep="\n")
+
+    def _perform(self, plan: list[str]) -> int:
+        """Runs the plan in workers, and says how it went."""
+        from .engine import Engine
+        from .pool import Pool
+
+        pool = Pool(self.slots)
+        engine = Engine(self.graph, pool, self.times)
+
+        def stop(*_: object) -> None:
+            engine.stopping.set()
+            for worker in pool.workers:
+                worker.stop()
+
+        before = signal.signal(signal.SIGTERM, stop)
+        try:
+            return self._looked_at(engine, plan)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            pool.stop()
+            self.times.save()
+
+    def _looked_at(self, engine: Engine, plan: list[str]) -> int:
+        from stages.core.params import load
+
+        from .prefect_study import under_prefect
+        from .telling import Telling
+
+        telling = Telling(plan, self.times, self.slots.jobs)
+        if self.args.no_view:
+            outcome = engine.run(plan, in_a_thread, telling)
+        else:
+            outcome = under_prefect(self.root, load().study, engine, plan, telling)
+        return telling.end(outcome)
+
+    def _finish(self) -> None:
+        from stages.core.faults import MachineFault
+
+        from .graph import unfinished
+
+        left = unfinished(self.root)
+        if left:
+            raise MachineFault(
+                f"dvc status still names {', '.join(left[:3])}: was something changed meanwhile? Run again."
+            )
+
+
+def open_graph(root: Path) -> Graph:
+    """The graph; a dvc.lock that was torn by a kill is mended first."""
+    from dvc.exceptions import DvcException
+
+    from stages.core.faults import ConfigFault
+
+    from .graph import Graph
+    from .lockfile import repair
+
+    try:
+        return Graph(root)
+    except DvcException:
+        repair(root)
+    try:
+        return Graph(root)
+    except DvcException as error:
+        raise ConfigFault(f"dvc.yaml: {str(error).splitlines()[0]}") from None
+
+
+def in_a_thread(work: Callable[[str], object], name: str) -> None:
+    threading.Thread(target=work, args=(name,), name=name, daemon=True).start()
+
+
+def main() -> None:
+    command(__doc__, lambda args: None)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""What a person at the terminal hears of a study: a line per stage, with the time left, and how it ended."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from .engine import Ended, Outcome
+from .times import Times
+from .view import title
+
+
+def spoken(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+class Telling:
+    """Hears of every end."""
+
+    def __init__(self, plan: list[str], times: Times, jobs: int) -> None:
+        self.times, self.jobs, self.total = times, jobs, len(plan)
+        self.left, self.done, self.began = set(plan), 0, time.monotonic()
+
+    def __call__(self, ended: Ended) -> None:
+        self.done += 1
+        self.left.discard(ended.name)
+        left = spoken(sum(map(self.times.of, self.left)) / self.jobs)
+        how = f"{ended.seconds:.1f} s" if ended.how == "ran" else ended.how
+        line = f"[{self.done:{len(str(self.total))}}/{self.total}] {title(ended.name)}: {how}"
+        print(f"{line} ({left} left)" if self.left else line, flush=True)
+        if ended.error:
+            print(f"    {ended.error}", file=sys.stderr, flush=True)
+
+    def rows(self, outcome: Outcome) -> list[dict[str, str]]:
+        failed = [{"stage": title(end.name), "what": end.error} for end in outcome.failures]
+        skipped = outcome.skipped.items()
+        return failed + [{"stage": title(name), "what": f"skipped: it needs {title(by)}"} for name, by in skipped]
+
+    def end(self, outcome: Outcome) -> int:
+        """Says how it all ended, and returns the exit code: the first failure's."""
+        ways = ("ran", "cached", "unchanged", "preempted", "failed")
+        counts = [f"{outcome.count(way)} {way}" for way in ways if outcome.count(way)]
+        if outcome.skipped:
+            counts.append(f"{len(outcome.skipped)} skipped")
+        print(f"{', '.join(counts) or 'nothing begun'} in {spoken(time.monotonic() - self.began)}.", flush=True)
+        if not outcome.failures:
+            if len(outcome.ended) < self.total:
+                print("Stopped as asked. Run the same command again to go on.", file=sys.stderr)
+                return 75
+            return 0
+        for row in self.rows(outcome):
+            print(f"  {row['stage']}: {row['what']}", file=sys.stderr)
+        print("What is finished is kept: run the same command again to go on.", file=sys.stderr)
+        return max(outcome.failures, key=lambda end: end.how == "failed").code

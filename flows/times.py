@@ -1,0 +1,37 @@
+"""How long stages take, learnt from those that have run here: for estimates, and to begin with what ends last."""
+
+import json
+import re
+from pathlib import Path
+
+STORE = Path(".cache", "flow", "times.json")
+WEIGHT = 0.3  # of the newest time in the running mean
+AT_FIRST = {"train": 15.0, "sample": 3.0, "score": 1.0, "report": 30.0}
+
+
+class Times:
+    """Seconds by verb and, for what grows along a sequence, by task."""
+
+    def __init__(self, root: Path) -> None:
+        self.path = root / STORE
+        try:
+            self.known: dict[str, float] = json.loads(self.path.read_text("utf-8"))
+        except (OSError, ValueError):
+            self.known = {}
+
+    def of(self, name: str) -> float:
+        return self.known.get(_kind(name), AT_FIRST.get(name.split("@")[0], 0.5))
+
+    def note(self, name: str, seconds: float) -> None:
+        kind = _kind(name)
+        self.known[kind] = (1 - WEIGHT) * self.known.get(kind, seconds) + WEIGHT * seconds
+
+    def save(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(json.dumps(self.known, sort_keys=True, indent=1), "utf-8")
+
+
+def _kind(name: str) -> str:
+    """The verb and the task of a stage's name: train-task3."""
+    task = re.search(r"task\d+$", name)
+    return "-".join(filter(None, (name.split("@")[0], task.group() if task else "")))

@@ -1,0 +1,81 @@
+"""A warm worker: stages run here one after another, with the libraries imported and the model loaded.
+
+A stage runs as `python -m` runs it, in this process, and ends as it would end there; `python -m flows.worker` reads one
+job a line and answers in lines, both JSON.
+"""
+
+import importlib
+import json
+import os
+import runpy
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+VERBS = ("prepare", "start", "train", "merge", "sample", "score", "report")
+EVERY_SECONDS = 0.5
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    jobs = os.fdopen(os.dup(0), "r")
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)
+    os.dup2(2, 1)  # what a stage prints is no answer
+
+    def answer(**facts: Any) -> None:
+        answers.write(json.dumps(facts) + "\n")
+
+    _warm_up(answer)
+    answer(ready=os.getpid())
+    for line in jobs:
+        job = json.loads(line)
+        began = time.process_time()
+        code = _run(job["words"], Path(job["log"]))
+        answer(code=code, cpu=time.process_time() - began)
+
+
+def _warm_up(answer: Any) -> None:
+    from stages.core import process, progress
+    from stages.core.family import families
+    from stages.core.metric import metrics
+
+    process.guard()
+    for verb in VERBS:
+        importlib.import_module(f"stages.{verb}")
+    for library in ("diffusers", "peft", "accelerate"):
+        importlib.import_module(library)
+    families.keep_what_is_made()
+    metrics.keep_what_is_made()
+    said = 0.0
+
+    def listen(what: str, done: int, total: int) -> None:
+        nonlocal said
+        if time.monotonic() - said > EVERY_SECONDS:
+            said = time.monotonic()
+            answer(progress=[what, done, total])
+
+    progress.listeners.append(listen)
+
+
+def _run(words: list[str], log: Path) -> int:
+    """Runs `python -m` these words and returns its exit code; what it prints goes to the log."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab", buffering=0) as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    sys.argv = [words[0], *words[1:]]
+    sys.modules.pop(words[0], None)  # or Python warns that it is there already
+    try:
+        runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""The parts of the flow that need no study."""
+
+import pytest
+
+from flows.pool import Pool, Slots, WorkerLost, slots
+from flows.times import Times
+from flows.view import title
+
+
+@pytest.mark.parametrize(
+    ("stage", "said"),
+    [
+        ("train@objects-0-merge_init-0-task2", "objects / merge_init / order 0 / seed 0 / task 03 / train"),
+        ("prepare@objects-0-task0", "objects / order 0 / task 01 / prepare"),
+        ("start@styles-1-naive-3", "styles / naive / order 1 / seed 3 / start"),
+        ("sample_base@objects-0", "objects / order 0 / sample of the base"),
+        ("report", "report"),
+    ],
+)
+def test_names_are_for_people(stage, said):
+    assert title(stage) == said
+
+
+def test_slots_come_from_the_command_line_then_from_the_machine(monkeypatch):
+    assert slots(3, "0,1") == Slots(3, ("0", "1"))
+    assert [slots(3, "0,1").environment(i)["CUDA_VISIBLE_DEVICES"] for i in range(3)] == ["0", "1", "0"]
+    monkeypatch.setenv("PALIMPSEST_JOBS", "5")
+    assert slots(None, "").jobs == 5
+    assert slots(2, "").environment(0) == {}
+
+
+def test_times_are_learnt_and_kept(tmp_path):
+    times = Times(tmp_path)
+    first = times.of("train@objects-0-naive-0-task2")
+    for _ in range(30):
+        times.note("train@objects-0-naive-0-task2", 40.0)
+    times.save()
+    assert first != 40
+    assert Times(tmp_path).of("train@styles-1-magmax-0-task2") == pytest.approx(40.0)
+    assert Times(tmp_path).of("train@objects-0-naive-0-task3") == first
+
+
+@pytest.mark.slow
+def test_a_worker_runs_modules_and_says_how_they_ended_and_a_lost_one_is_replaced(tmp_path):
+    pool = Pool(Slots(1))
+    try:
+        with pool.worker() as worker:
+            assert worker.run(["json.tool", "--help"], tmp_path / "log", lambda *_: None) == 0
+            assert worker.run(["json.tool", "/nothing"], tmp_path / "log", lambda *_: None) != 0
+            assert "usage" in (tmp_path / "log").read_text()
+        pool.workers[0].process.kill()
+        with pytest.raises(WorkerLost):
+            pool.workers[0].run(["json.tool", "--help"], tmp_path / "log", lambda *_: None)
+        pool.replace_lost()
+        with pool.worker() as worker:
+            assert worker.run(["json.tool", "--help"], tmp_path / "log", lambda *_: None) == 0
+    finally:
+        pool.stop()
