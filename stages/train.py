@@ -25,6 +25,8 @@ def train(params: Params, run: Run, args: argparse.Namespace) -> None:
         "train": params.train.model_dump(mode="json"),
         "scale": adapter.scale,
     }
+    if losses.micro_batch:
+        facts["micro_batch"] = losses.micro_batch
     with artifact.publish(run.at(index) / "adapter", "adapter", facts, {"data": source, "state": previous}) as draft:
         save_adapter(draft / "adapter.safetensors", adapter)
         steps = list(range(1, len(losses.loss) + 1))

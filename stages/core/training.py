@@ -20,7 +20,7 @@ from torch import Tensor
 from . import artifact
 from .adapters import load_tensors
 from .family import Encodings, Learner
-from .faults import InputFault, Preempted
+from .faults import InputFault, MachineFault, Preempted
 from .params import Train
 from .process import StopRequest, lock
 from .progress import track
@@ -35,6 +35,7 @@ KEPT = 2  # checkpoints: the newest, and one more in case the newest turns out t
 class Losses:
     loss: list[float] = field(default_factory=list)
     gradient_norm: list[float] = field(default_factory=list)
+    micro_batch: int | None = None  # pictures at a time, where memory did not do for the whole batch
 
 
 def batch_rows(words: Sequence[object], count: int, batch: int, step: int) -> list[int]:
@@ -73,6 +74,7 @@ class Training:
 
         Raises:
             InputFault: the loss or the gradient is not finite; no step is taken with it and no checkpoint written.
+            MachineFault: the memory does not do for one picture.
             Preempted: SIGTERM came; a checkpoint has been written.
         """
         with lock(self.folder.parent / f"{self.folder.name}.lock", wait=True), StopRequest() as stop:
@@ -94,17 +96,8 @@ class Training:
         self.folder.with_name(f"{self.folder.name}.lock").unlink(missing_ok=True)
 
     def _one_step(self, images: Encodings, prompts: Encodings, captions: Sequence[int]) -> None:
-        rows = batch_rows(self.words, len(captions), self.options.batch, self.step)
-        seeds = [seed(*self.words, "step", self.step, row) for row in range(len(rows))]
-        said = [captions[row] for row in rows]
-        loss = self.learner.loss(
-            {name: value[rows] for name, value in images.items()},
-            {name: value[said] for name, value in prompts.items()},
-            seeds,
-        )
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.options.clip_norm)
-        value, size = float(loss.detach()), float(norm)
+        value = self._gradient(images, prompts, captions)
+        size = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.options.clip_norm))
         if not (math.isfinite(value) and math.isfinite(size)):
             found = f"loss {value:g}, gradient {size:g}"
             raise InputFault(
@@ -118,6 +111,36 @@ class Training:
         self.losses.gradient_norm.append(size)
         self.step += 1
 
+    def _gradient(self, images: Encodings, prompts: Encodings, captions: Sequence[int]) -> float:
+        """The batch's loss, and its gradient in the parameters; in parts, where memory does not do for all of it."""
+        rows = batch_rows(self.words, len(captions), self.options.batch, self.step)
+        seeds = [seed(*self.words, "step", self.step, row) for row in range(len(rows))]
+        while True:
+            size, total = self.losses.micro_batch or len(rows), 0.0
+            try:
+                for at in range(0, len(rows), size):
+                    some = rows[at : at + size]
+                    said = [captions[row] for row in some]
+                    loss = self.learner.loss(
+                        {name: value[some] for name, value in images.items()},
+                        {name: value[said] for name, value in prompts.items()},
+                        seeds[at : at + size],
+                    ) * (len(some) / len(rows))
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    total += float(loss.detach())
+                return total
+            except torch.OutOfMemoryError:
+                self._take_less(size)
+
+    def _take_less(self, size: int) -> None:
+        """Half as many pictures at a time from here on; the gradient is that of the whole batch still."""
+        self.optimiser.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+        if size == 1:
+            raise MachineFault("out of memory with one picture at a time. Lower train.rank or the resolution.")
+        self.losses.micro_batch = (size + 1) // 2
+        log.warning("out of memory: %d pictures at a time from step %d on", self.losses.micro_batch, self.step + 1)
+
     def _save(self) -> None:
         tensors: dict[str, Tensor] = {
             "losses": torch.tensor([self.losses.loss, self.losses.gradient_norm], dtype=torch.float64)
@@ -129,7 +152,8 @@ class Training:
                 f"{i}.first": moments["exp_avg"].cpu(),
                 f"{i}.second": moments["exp_avg_sq"].cpu(),
             }
-        with artifact.publish(self.folder / f"{self.step:08d}", "checkpoint", {"step": self.step}) as draft:
+        facts = {"step": self.step, "micro_batch": self.losses.micro_batch}
+        with artifact.publish(self.folder / f"{self.step:08d}", "checkpoint", facts) as draft:
             save_file(tensors, draft / "training.safetensors")
         for old in sorted(self.folder.glob("[0-9]*"))[:-KEPT]:
             shutil.rmtree(old)
@@ -137,13 +161,15 @@ class Training:
     def _resume(self) -> None:
         for checkpoint in sorted(self.folder.glob("[0-9]*"), reverse=True):
             try:
-                self.step = artifact.read(checkpoint, "checkpoint")["step"]
+                facts = artifact.read(checkpoint, "checkpoint")
                 tensors = load_tensors(checkpoint / "training.safetensors")
             except InputFault as fault:
                 log.warning("%s The one before it is used.", fault)
                 shutil.rmtree(checkpoint)
                 continue
+            self.step = facts["step"]
             self._restore(tensors)
+            self.losses.micro_batch = facts["micro_batch"]
             log.info("going on after step %d of %d", self.step, self.options.steps)
             return
 

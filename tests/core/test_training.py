@@ -13,10 +13,10 @@ from torch import nn
 
 from stages.core.adapters import fingerprint, flat
 from stages.core.family import Learner
-from stages.core.faults import InputFault, Preempted
+from stages.core.faults import InputFault, MachineFault, Preempted
 from stages.core.params import Train
 from stages.core.seeds import generator
-from stages.core.training import Training, batch_rows
+from stages.core.training import Training, batch_rows, rate
 from stages.core.weights import Adapter
 
 OPTIONS = Train(rank=2, alpha=2, steps=40, batch=2, learning_rate=0.01, reinit="shared", checkpoint_every=7)
@@ -149,3 +149,52 @@ def test_sigterm_saves_and_says_so(tmp_path, whole):
 
 def test_preempted_means_run_me_again():
     assert Preempted.code == 75
+
+
+class Crowded(Small):
+    """Memory for two pictures, from the step on at which there is no more for all."""
+
+    def __init__(self, from_step: int) -> None:
+        super().__init__()
+        self.from_step = from_step
+
+    def loss(self, images, prompts, seeds):
+        if self.seen >= self.from_step and len(seeds) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().loss(images, prompts, seeds)
+
+
+@pytest.mark.parametrize("from_step", [0, 20])
+def test_out_of_memory_halves_what_is_computed_at_a_time_and_nothing_else(tmp_path, from_step):
+    options = OPTIONS.model_copy(update={"batch": 5})
+    adapters, losses = [], []
+    for i, learner in enumerate((Small(), Crowded(from_step))):
+        training = Training(learner, options, (0, "0", "01"), tmp_path / str(i))
+        adapter, told = training.run(IMAGES, PROMPTS, [0] * 5, keep=True)
+        adapters.append(adapter)
+        losses.append(told)
+    assert losses[0].micro_batch is None
+    assert losses[1].micro_batch == 2
+    assert losses[1].loss == pytest.approx(losses[0].loss, rel=1e-4)
+    torch.testing.assert_close(adapters[1].b, adapters[0].b, rtol=1e-3, atol=1e-5)
+    again = Training(Crowded(0), options, (0, "0", "01"), tmp_path / "1")
+    assert again.run(IMAGES, PROMPTS, [0] * 5, keep=True)[1].micro_batch == 2  # a checkpoint remembers
+
+
+def test_no_memory_for_one_picture_is_said(tmp_path):
+    class Full(Small):
+        def loss(self, images, prompts, seeds):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(MachineFault, match="out of memory with one picture at a time"):
+        train(tmp_path / "run", Full())
+
+
+@pytest.mark.parametrize(
+    ("schedule", "at_quarters"),
+    [("constant", [1, 1, 1, 1]), ("linear", [1, 0.75, 0.5, 0.25]), ("cosine", [1, 0.8536, 0.5, 0.1464])],
+)
+def test_the_learning_rate_falls_as_asked(schedule, at_quarters):
+    options = OPTIONS.model_copy(update={"schedule": schedule})
+    found = [rate(options, step) / options.learning_rate for step in (0, 10, 20, 30)]
+    assert found == pytest.approx(at_quarters, abs=1e-4)
