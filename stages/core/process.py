@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from .faults import MachineFault
 
@@ -58,20 +59,30 @@ def lock(path: Path, wait: bool = False) -> Iterator[None]:
     Raises:
         MachineFault: another process holds it and `wait` is False; the message says who.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            file.seek(0)
-            raise MachineFault(
-                f"{path}: held by {file.read().strip() or 'another process'}. Wait for it to end."
-            ) from None
+    with _taken(path, wait) as file:
         file.seek(0)
         file.truncate()
         file.write(f"pid {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
         file.flush()
         yield
+
+
+def _taken(path: Path, wait: bool) -> IO[str]:
+    """The lock file, locked. Who held it may have removed it: then it is another file by now, and that one counts."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        file = path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            file.close()
+            raise MachineFault(f"{path}: held by {holder}. Wait for it to end.") from None
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                return file
+        file.close()
 
 
 class StopRequest:

@@ -6,6 +6,7 @@ of any generator: adapter, optimiser and losses are all there is.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import shutil
@@ -77,7 +78,7 @@ class Training:
             MachineFault: the memory does not do for one picture.
             Preempted: SIGTERM came; a checkpoint has been written.
         """
-        with lock(self.folder.parent / f"{self.folder.name}.lock", wait=True), StopRequest() as stop:
+        with lock(self._lockfile, wait=True), StopRequest() as stop:
             self._resume()
             steps = range(self.step, self.options.steps)
             for _ in track(steps, self.options.steps, "train", self.step):
@@ -91,9 +92,14 @@ class Training:
             return self.learner.adapter(), self.losses
 
     def forget(self) -> None:
-        """Removes the checkpoints."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.with_name(f"{self.folder.name}.lock").unlink(missing_ok=True)
+        """Removes the checkpoints, unless another run has begun to go on from them, which removes them in its turn."""
+        with contextlib.suppress(MachineFault), lock(self._lockfile):
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self._lockfile.unlink(missing_ok=True)
+
+    @property
+    def _lockfile(self) -> Path:
+        return self.folder.with_name(f"{self.folder.name}.lock")
 
     def _one_step(self, images: Encodings, prompts: Encodings, captions: Sequence[int]) -> None:
         value = self._gradient(images, prompts, captions)

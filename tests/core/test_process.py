@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -52,6 +53,24 @@ def test_a_lock_is_held_by_one_and_says_by_whom(tmp_path):
         pass
     with lock(tmp_path / "a" / "lock"):
         pass
+
+
+def test_a_lock_file_that_its_holder_removes_excludes_the_next_two_from_each_other(tmp_path):
+    path, order = tmp_path / "lock", []
+
+    def work(name):
+        with lock(path, wait=True):
+            order.append(f"{name} in")
+            time.sleep(0.1)
+            order.append(f"{name} out")
+            path.unlink()
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [word.split()[1] for word in order] == ["in", "out"] * 4
 
 
 def test_a_request_to_stop_is_noted_and_nothing_else_happens():

@@ -198,3 +198,21 @@ def test_the_learning_rate_falls_as_asked(schedule, at_quarters):
     options = OPTIONS.model_copy(update={"schedule": schedule})
     found = [rate(options, step) / options.learning_rate for step in (0, 10, 20, 30)]
     assert found == pytest.approx(at_quarters, abs=1e-4)
+
+
+TWO = """
+import sys
+from pathlib import Path
+from tests.core.test_training import *
+training = Training(Small(slow=0.01), OPTIONS, (0, "0", "01"), Path(sys.argv[1]))
+adapter, _ = training.run(IMAGES, PROMPTS, [0] * 5, keep=False)
+training.forget()
+print(fingerprint(flat(adapter)))
+"""
+
+
+def test_two_that_start_from_the_same_place_do_not_take_the_checkpoints_from_each_other(tmp_path, whole):
+    command = [sys.executable, "-c", TWO, str(tmp_path / "run")]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate()[0].strip() for process in both] == [whole[0]] * 2
+    assert not (tmp_path / "run").exists()
