@@ -104,6 +104,8 @@ class Pool:
     @contextmanager
     def worker(self) -> Iterator[Worker]:
         one = self._free.get()
+        while one.process.poll() is not None:  # killed while it had nothing to do
+            one = self._free.get()
         try:
             yield one
         finally:

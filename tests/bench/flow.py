@@ -35,14 +35,20 @@ def main() -> None:
         for peer, command in PEERS.items():
             with tempfile.TemporaryDirectory() as folder:
                 train = {"steps": args.steps, "batch": 4, "checkpoint_every": 50}
-                chosen = {"strategies": STRATEGIES[: args.strategies], "train": train, "sample": {"images": 2, "steps": 12}}
+                chosen = {
+                    "strategies": STRATEGIES[: args.strategies],
+                    "train": train,
+                    "sample": {"images": 2, "steps": 12},
+                }
                 work = with_dvc(workspace(Path(folder, "work"), args.tasks, **chosen))
                 times[peer], made[peer] = timed(command, work), hashes(work)
                 again.append((peer, timed(command, work)))
         ratio = times["dvc repro"] / times["the flow"]
         ratios.append(ratio)
         same = "the same bytes" if made["dvc repro"] == made["the flow"] else "NOT THE SAME BYTES"
-        print(f"round {number + 1}: " + ", ".join(f"{p} {s:.0f} s" for p, s in times.items()) + f": {ratio:.2f}x, {same}")
+        print(
+            f"round {number + 1}: " + ", ".join(f"{p} {s:.0f} s" for p, s in times.items()) + f": {ratio:.2f}x, {same}"
+        )
     print(f"median {statistics.median(ratios):.2f}x, {min(ratios):.2f}x to {max(ratios):.2f}x")
     for peer in PEERS:
         print(f"nothing to do: {peer} {statistics.median(s for p, s in again if p == peer):.2f} s")

@@ -33,12 +33,12 @@ def test_the_projects_own_parameters_are_sound():
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("  rank: 4", "  rnak: 8", r"unknown key 'train.rnak'. Did you mean 'rank'\?"),
-        ("  rank: 4", "  rank: 0", "train.rank: .* greater than or equal to 1, found 0"),
-        ("  rank: 4", "  rank: 4.5", "train.rank: .* valid integer, found 4.5"),
-        ("  rank: 4", "  rank: '8'", "train.rank: .* valid integer, found '8'"),
-        ("  rank: 4", "  rank: 100", "train.rank: 100 is more than .* is wide"),
-        ("  rank: 4\n", "  rank: 4\n  rank: 8\n", 'found duplicate key "rank"'),
+        ("  rank: 16", "  rnak: 8", r"unknown key 'train.rnak'. Did you mean 'rank'\?"),
+        ("  rank: 16", "  rank: 0", "train.rank: .* greater than or equal to 1, found 0"),
+        ("  rank: 16", "  rank: 4.5", "train.rank: .* valid integer, found 4.5"),
+        ("  rank: 16", "  rank: '8'", "train.rank: .* valid integer, found '8'"),
+        ("  rank: 16", "  rank: 100", "train.rank: 100 is more than .* is wide"),
+        ("  rank: 16\n", "  rank: 16\n  rank: 8\n", 'found duplicate key "rank"'),
         ("  learning_rate: ", "  learning_rate: -", "train.learning_rate: .* greater than 0"),
         ("reinit: shared", "reinit: shred", "train.reinit: .*'shared' or 'per_task'"),
         ("strategies: [naive,", "strategies: [naife,", "no strategy is called 'naife'. Did you mean 'naive'"),
@@ -70,7 +70,7 @@ def test_a_mistake_is_one_line_with_file_line_and_remedy(tmp_path, old, new, sai
 
 
 def test_the_line_is_that_of_the_mistake(tmp_path):
-    assert fault(tmp_path, "  rank: 4", "  rank: 0").startswith(f":{line_of('  rank: 4')}:")
+    assert fault(tmp_path, "  rank: 16", "  rank: 0").startswith(f":{line_of('  rank: 16')}:")
     assert fault(tmp_path, "t01: ofl_triangle", "t01: nothing").startswith(
         f":{line_of('    ' + chr(39) + '0' + chr(39))}:"
     )

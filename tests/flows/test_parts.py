@@ -52,6 +52,8 @@ def test_a_worker_runs_modules_and_says_how_they_ended_and_a_lost_one_is_replace
         with pytest.raises(WorkerLost):
             pool.workers[0].run(["json.tool", "--help"], tmp_path / "log", lambda *_: None)
         pool.replace_lost()
+        pool.replace_lost()
+        assert len(pool.workers) == 1
         with pool.worker() as worker:
             assert worker.run(["json.tool", "--help"], tmp_path / "log", lambda *_: None) == 0
     finally:
