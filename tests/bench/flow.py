@@ -1,7 +1,7 @@
 """The flow beside `dvc repro`: python -m tests.bench.flow [--rounds 3] [--tasks 3] [--strategies 4] [--steps 60]
 
-Both run the same small study from nothing, in turn, in workspaces of their own; printed are the times, the ratio with its
-spread over the rounds, whether the bytes are the same, and how long each takes to find nothing to do.
+Both run the same small study from nothing, in turn, in workspaces of their own; printed are the times, the ratio with
+its spread over the rounds, whether the bytes are the same, and how long each takes to find nothing to do.
 """
 
 import argparse
