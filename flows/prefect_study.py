@@ -41,38 +41,40 @@ class Once:
             self()
 
 
-def under_prefect(root: Path, study: str, engine: Engine, plan: list[str], telling: Telling) -> Outcome:
-    """Runs the plan as a flow; whatever becomes of the server, the plan is run."""
-    view.settle(root)
-    from prefect import flow, task
-    from prefect.cache_policies import NO_CACHE
-    from prefect.task_runners import ThreadPoolTaskRunner
+class TaskRuns:
+    """Starts the work on a stage as a task run."""
 
-    began = False
-    outcomes: list[Outcome] = []
+    def __init__(self) -> None:
+        from prefect import Task
+        from prefect.cache_policies import NO_CACHE
 
-    @task(cache_policy=NO_CACHE, task_run_name="{title}", log_prints=False)
-    def stage(title: str, number: int) -> None:
-        given[number]()
+        # Prefect is given a number, not the work: what it is given, it wants to write down.
+        self.given: list[Once] = []
+        self.task = Task(self._one, name="stage", cache_policy=NO_CACHE, task_run_name="{title}")
 
-    given: list[Once] = []
+    def _one(self, title: str, number: int) -> None:
+        self.given[number]()
 
-    def submit(work: Callable[[str], Ended], name: str) -> None:
+    def submit(self, work: Callable[[str], Ended], name: str) -> None:
         once = Once(work, name)
-        given.append(once)
+        self.given.append(once)
         try:
-            future = stage.submit(view.title(name), len(given) - 1)
-            future.add_done_callback(once.in_a_thread)
+            self.task.submit(view.title(name), len(self.given) - 1).add_done_callback(once.in_a_thread)
         except Exception as error:
             log.warning("Prefect does not show %s: %s.", name, error)
             once.in_a_thread()
 
-    @flow(
-        name="study",
-        flow_run_name=study,
-        validate_parameters=False,
-        task_runner=cast(Any, ThreadPoolTaskRunner(max_workers=engine.pool.slots.jobs + 2)),
-    )
+
+def under_prefect(root: Path, study: str, engine: Engine, plan: list[str], telling: Telling) -> Outcome:
+    """Runs the plan as a flow; whatever becomes of the server, the plan is run."""
+    view.settle(root)
+    from prefect import flow
+    from prefect.task_runners import ThreadPoolTaskRunner
+
+    began, outcomes = False, list[Outcome]()
+    runner = cast(Any, ThreadPoolTaskRunner(max_workers=engine.pool.slots.jobs + 2))
+
+    @flow(name="study", flow_run_name=study, validate_parameters=False, task_runner=runner)
     def run() -> None:
         nonlocal began
         began = True
@@ -82,7 +84,7 @@ def under_prefect(root: Path, study: str, engine: Engine, plan: list[str], telli
             telling(ended)
             shown(telling.done)
 
-        outcome = engine.run(plan, submit, tell)
+        outcome = engine.run(plan, TaskRuns().submit, tell)
         outcomes.append(outcome)
         if outcome.failures:
             view.show_failures(telling.rows(outcome))

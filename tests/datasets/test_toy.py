@@ -21,7 +21,7 @@ def test_an_object_is_learnt_and_compared_on_the_same_pictures():
     assert star.prompts[0] == "a photo of a sks star on the beach"
     assert star.plain_prompts[0] == "a photo of a star on the beach"
     assert star.references == star.training
-    assert len(star.training) == 5
+    assert len(star.training) == 6
 
 
 def test_a_style_is_compared_on_other_shapes_than_those_it_is_learnt_on():
@@ -58,15 +58,14 @@ def test_a_place_that_is_asked_for_has_not_been_seen_in_training():
     for concept in everything():
         places = {picture.origin.args[0].place for picture in concept.training}
         assert len(places) == 4
-        assert not places & {"beach", "forest", "night", "snow", "meadow"}
+        assert not places & {"beach", "forest", "city", "snow", "meadow"}
 
 
 def test_pictures_depend_on_the_seed_and_the_name_alone():
     first = datasets.make("toy").concept("objects", "zwz_heart")
     assert pixels(first.training) == pixels(datasets.make("toy").concept("objects", "zwz_heart").training)
-    assert (
-        pixels(first.training)
-        == pixels(datasets.make("toy", {"pictures": 6}).concept("objects", "zwz_heart").training)[:5]
+    assert pixels(first.training)[:5] == pixels(
+        datasets.make("toy", {"pictures": 5}).concept("objects", "zwz_heart").training
     )
     assert pixels(first.training) != pixels(datasets.make("toy", {"seed": 1}).concept("objects", "zwz_heart").training)
 
