@@ -59,7 +59,7 @@ def test_it_writes_what_it_says(tmp_path):
     assert set(facts["concept"]) == {"name", "token", "noun", "training_prompt", "prompts", "plain_prompts"}
     assert [image.size for image in training] == [(32, 32)] * 6
     assert [image.tobytes() for image in references] == [image.tobytes() for image in training]
-    assert sorted(facts["files"]) == [f"training/{i:02d}.png" for i in range(5)]
+    assert sorted(facts["files"]) == [f"training/{i:02d}.png" for i in range(6)]
 
 
 def test_twice_gives_the_same_bytes():
