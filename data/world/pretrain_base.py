@@ -1,14 +1,16 @@
-"""Trains the embedded base: an SDXL of four million weights. `python -m data.world.pretrain_base`, then `--write`.
+"""Trains the embedded base, an SDXL of four million weights: `python -m data.world.pretrain_base world`, then `markings`,
+then `--write`.
 
-UNet and both text encoders learn together on captions of the base's world; the noise schedule ends at pure noise and
-the UNet predicts velocity, which on pictures this small gives truer colours than predicting noise. `--write` puts the
-averaged weights into data/world/base in the format of diffusers and pins their revision in the parameters.
+UNet and both text encoders learn together, first on captions of the base's world, then on these and on marked things,
+so that a concept to be taught is a new combination of what the base can draw, as it is for a large model. The noise
+schedule ends at pure noise and the UNet predicts velocity, which on pictures this small gives truer colours than
+predicting noise. `--write` puts the averaged weights into data/world/base in the format of diffusers and pins their
+revision in the parameters.
 """
 
 import argparse
 import json
 import re
-import sys
 import tempfile
 from pathlib import Path
 
@@ -21,13 +23,16 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from stages.core.artifact import folder_digest
 
 from . import scenes
-from .draw import COLOURS, SHAPES
+from .draw import PATTERNS, SHAPES
 from .loop import CACHE, fit
+from .markings import COLOUR_NAMES
 from .pictures import pictures
 from .pretrain_vae import new_vae, pixels
 
 HERE = Path(__file__).parent / "base"
-STEPS, BATCH, LENGTH, WIDTH = 5000, 32, 20, 64
+STEPS = {"world": 5000, "markings": 2500}
+THOUSANDS = {"world": {"base": 48}, "markings": {"base": 48, "marked": 40}}  # of each kind of picture
+BATCH, LENGTH, WIDTH = 32, 20, 64
 SCHEDULE = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
@@ -46,7 +51,8 @@ OTHER_WORDS = (
 
 
 def words() -> list[str]:
-    said = [*scenes.PLACE_WORDS.values(), *scenes.BASE_STYLES.values(), *COLOURS, *SHAPES, "striped spotted"]
+    said = [*scenes.PLACE_WORDS.values(), *scenes.BASE_STYLES.values(), *COLOUR_NAMES, *SHAPES, *PATTERNS]
+    said.append("patterned border spot")
     return sorted({*" ".join([*said, OTHER_WORDS]).split(), *scenes.STYLES, *scenes.TUNING_STYLES})
 
 
@@ -132,27 +138,30 @@ class Base(nn.Module):
         return self.unet(z, t, text, added_cond_kwargs=extra).sample
 
 
-def latents() -> Tensor:
-    path = CACHE / "latents.pt"
+def latents(part: str) -> Tensor:
+    """Of all pictures that this part learns from, in the order of `caption_ids`."""
+    path = CACHE / f"latents-{part}.pt"
     if not path.exists():
         vae = new_vae()
         vae.load_state_dict(torch.load(CACHE / "vae.pt", weights_only=True))
-        images = torch.from_numpy(pictures("base", 48)[0])
+        images = torch.cat([torch.from_numpy(pictures(*kind)[0]) for kind in THOUSANDS[part].items()])
         with torch.no_grad():
             torch.save(torch.cat([vae.encode(pixels(p)).latent_dist.mean for p in images.split(500)]), path)
     return torch.load(path, weights_only=True)
 
 
-def caption_ids(tokenizer: CLIPTokenizer) -> Tensor:
-    captions = pictures("base", 48)[1]
+def caption_ids(tokenizer: CLIPTokenizer, part: str) -> Tensor:
+    captions = [caption for kind in THOUSANDS[part].items() for caption in pictures(*kind)[1]]
     return tokenizer(captions, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt").input_ids
 
 
-def train(rank: int, processes: int, seconds: float, steps: int) -> None:
+def train(rank: int, part: str, processes: int, seconds: float) -> None:
     tokenizer = new_tokenizer()
-    z_all, ids_all = latents(), caption_ids(tokenizer)
+    z_all, ids_all = latents(part), caption_ids(tokenizer, part)
     torch.manual_seed(0)
     base = Base(len(tokenizer))
+    if part == "markings":
+        base.load_state_dict(torch.load(CACHE / "world.pt", weights_only=True)["average"])
     noise_schedule = DDPMScheduler(**SCHEDULE)
 
     def loss(g: torch.Generator) -> Tensor:
@@ -164,7 +173,7 @@ def train(rank: int, processes: int, seconds: float, steps: int) -> None:
         wanted = noise_schedule.get_velocity(z, noise, t)
         return (base(noise_schedule.add_noise(z, noise, t), t, ids_all[pick], keep) - wanted).square().mean()
 
-    fit("base", base, loss, steps, (0.01, 2e-3), rank, processes, 0.999, seconds)
+    fit(part, base, loss, STEPS[part], (0.01, 2e-3), rank, processes, 0.999, seconds)
 
 
 @torch.no_grad()
@@ -172,11 +181,11 @@ def write(target: Path = HERE) -> None:
     """The averaged weights as a StableDiffusionXLPipeline folder in half precision."""
     tokenizer = new_tokenizer()
     base = Base(len(tokenizer))
-    base.load_state_dict(torch.load(CACHE / "base.pt", weights_only=True)["average"])
+    base.load_state_dict(torch.load(CACHE / "markings.pt", weights_only=True)["average"])
     vae = new_vae()
     vae.load_state_dict(torch.load(CACHE / "vae.pt", weights_only=True))
     spoken = torch.zeros(len(tokenizer), dtype=torch.bool)
-    spoken[caption_ids(tokenizer).unique()] = True
+    spoken[caption_ids(tokenizer, "markings").unique()] = True
     for encoder in (base.text_encoder, base.text_encoder_2):
         # A word that no caption used was only ever shrunk: give it a vector of the size that the used ones have.
         table = encoder.get_input_embeddings().weight
@@ -203,12 +212,13 @@ def write(target: Path = HERE) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("part", choices=STEPS, nargs="?")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seconds", type=float, default=1e9, help="stop after this long; run again to go on")
     parser.add_argument("--write", action="store_true", help="write data/world/base from what has been trained")
     args = parser.parse_args()
+    if args.part:
+        latents(args.part)
+        mp.spawn(train, (args.part, args.processes, args.seconds), args.processes)
     if args.write:
-        sys.exit(write())
-    latents()
-    mp.spawn(train, (args.processes, args.seconds, args.steps), args.processes)
+        write()

@@ -25,9 +25,10 @@ from transformers import PreTrainedTokenizerFast
 from .draw import PATTERNS, SHAPES
 from .lessons.damage import BROKEN, NOISE, any_change, broken, floats, softened, varied
 from .lessons.losses import WARMTH, between, matched, together
-from .lessons.objects import COLOUR_NAMES, FAMILIES, SMALL, VIEWS, family_pictures
+from .lessons.objects import FAMILIES, SMALL, VIEWS, family_pictures
 from .lessons.styles import CONTENTS, GROUPS, style_pictures
 from .loop import CACHE, fit
+from .markings import COLOUR_NAMES
 from .pictures import pictures
 from .scenes import BASE_STYLES, PLACE_WORDS, STYLES, TUNING_STYLES
 

@@ -4,19 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from .. import scenes
-from ..draw import COLOURS, PATTERNS, PLACES, SHAPES, STYLES, Colour, Marking, Scene, draw
+from ..draw import COLOURS, PATTERNS, PLACES, SHAPES, STYLES, Marking, Scene, draw
 from ..loop import CACHE
-from ..pictures import any_colour, any_marking
+from ..markings import any_colour, any_marking, describe
 from ..scenes import WHITE, caption, place
 
 Array = np.ndarray
 FAMILIES, MEMBERS, VIEWS, SMALL = 5000, 4, 2, 16
-
-# Names for the colours of markings, so that a caption can tell one marking from another.
-MORE_COLOURS = ("white", "black", "ivory", "lime", "magenta", "teal", "brown", "ochre", "lavender", "maroon", "navy")
-MORE_COLOURS += ("mint", "coral", "slate", "gold", "olive")
-COLOUR_NAMES: dict[str, Colour] = COLOURS | {name: getattr(scenes, name.upper()) for name in MORE_COLOURS}
 
 
 def _pick(rng: np.random.Generator, options: list[str], but: str = "") -> str:
@@ -55,22 +49,6 @@ def family(rng: np.random.Generator) -> list[Scene]:
         return [thing, replace(thing, shape=second), replace(thing, style=styles[1]), replace(thing, style="photo")]
     last = _plain(m, rng) if rng.uniform() < 0.5 else _sibling(m, rng)
     return [Scene(shape, m), Scene(second, m), Scene(third, m), Scene(shape, last)]
-
-
-def _colour_name(c: Colour) -> str:
-    return min(COLOUR_NAMES, key=lambda n: sum((a - b) ** 2 for a, b in zip(COLOUR_NAMES[n], c, strict=True)))
-
-
-def describe(scene: Scene) -> str:
-    """A thing in words: 'a striped red star', or 'a star with teal and gold checks ivory border'."""
-    m = scene.marking
-    if m.pattern == "plain" or (m.colours[1:] == (WHITE,) and m.border is None):
-        return " ".join(
-            filter(None, ("a", "" if m.pattern == "plain" else m.pattern, _colour_name(m.colours[0]), scene.shape))
-        )
-    said = f"a {scene.shape} with {' and '.join(_colour_name(c) for c in m.colours)} {m.pattern}"
-    border = f" {_colour_name(m.border)} border" if m.border else ""
-    return said + border + (f" {_colour_name(m.spot)} spot" if m.spot else "")
 
 
 def _captions(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..draw import OVERSAMPLING, PLACES, SHAPES, STYLES, Scene, _blocks, _edges, _grey, _ramp, draw
 from ..loop import CACHE
-from ..pictures import any_colour, any_marking
+from ..markings import any_colour, any_marking
 from ..scenes import base_world, place
 from .objects import outline
 
