@@ -1,5 +1,6 @@
-"""Trains the embedded base, an SDXL of four million weights: `python -m data.world.pretrain_base world`, then `markings`,
-then `--write`.
+"""Trains the embedded base, an SDXL of four million weights.
+
+`python -m data.world.pretrain_base world`, then `... markings`, then `... --write`.
 
 UNet and both text encoders learn together, first on captions of the base's world, then on these and on marked things,
 so that a concept to be taught is a new combination of what the base can draw, as it is for a large model. The noise
