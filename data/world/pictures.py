@@ -44,7 +44,7 @@ CHUNKS = {"base": _base_chunk, "marked": _marked_chunk, "any": _any_chunk}
 
 
 def pictures(kind: str, thousands: int) -> tuple[Array, list[str]]:
-    """`thousands` * 1000 pictures [n, 32, 32, 3] uint8 with captions: of the "base" world, "marked" things, "any" scenes."""
+    """`thousands` * 1000 pictures [n, 32, 32, 3] uint8 with captions: "base" world, "marked" things, "any" scenes."""
     path = CACHE / f"{kind}-{thousands}.npz"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

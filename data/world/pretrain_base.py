@@ -13,6 +13,7 @@ import argparse
 import json
 import re
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -66,9 +67,10 @@ def new_tokenizer() -> CLIPTokenizer:
     for word in words():
         parts = [*word[:-1], word[-1] + "</w>"]
         while len(parts) > 1:
-            known = next((i for i in range(len(parts) - 1) if (parts[i], parts[i + 1]) in merges), None)
-            i = 0 if known is None else known
-            if known is None:
+            # As the tokenizer will: of the merges that apply, the oldest; a new one only where none does.
+            known = [(merges.index(pair), i) for i, pair in enumerate(pairwise(parts)) if pair in merges]
+            i = min(known)[1] if known else 0
+            if not known:
                 merges.append((parts[0], parts[1]))
             parts[i : i + 2] = [parts[i] + parts[i + 1]]
     tokens = [*letters, *(c + "</w>" for c in letters), *dict.fromkeys(a + b for a, b in merges)]

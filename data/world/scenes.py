@@ -1,8 +1,8 @@
 """What the embedded world holds: its captions, the base's pictures, and the concepts that are taught to it.
 
-The base sees ten shapes in eight colours, plain, striped or spotted with white, in nine places and four styles. A
-concept is something it has never seen: an object (one of its shapes with markings of colours that it does not know) or
-a style.
+The base sees ten shapes in eight colours, plain, striped or spotted with white, in nine places and four styles, and
+markings at large (see markings.py). A concept is something it has never seen: an object (a shape with a pattern that it
+has not seen on this shape, of colours of its own) or a style.
 """
 
 from collections.abc import Iterator
