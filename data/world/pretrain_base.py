@@ -32,7 +32,7 @@ from .pictures import pictures
 from .pretrain_vae import new_vae, pixels
 
 HERE = Path(__file__).parent / "base"
-STEPS = {"world": 5000, "markings": 2500}
+STEPS = {"world": 5000, "markings": 2400}
 THOUSANDS = {"world": {"base": 48}, "markings": {"base": 48, "marked": 40}}  # of each kind of picture
 BATCH, LENGTH, WIDTH = 32, 20, 64
 SCHEDULE = {
