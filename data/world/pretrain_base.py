@@ -1,6 +1,6 @@
 """Trains the embedded base, an SDXL of four million weights.
 
-`python -m data.world.pretrain_base world`, then `... markings`, then `... --write`.
+`python -m data.world.pretrain_base world`, then `... markings`, `... details`, `... --write`.
 
 UNet and both text encoders learn together, first on captions of the base's world, then on these and on marked things,
 so that a concept to be taught is a new combination of what the base can draw, as it is for a large model. The noise
@@ -32,8 +32,15 @@ from .pictures import pictures
 from .pretrain_vae import new_vae, pixels
 
 HERE = Path(__file__).parent / "base"
-STEPS = {"world": 5000, "markings": 2400}
-THOUSANDS = {"world": {"base": 48}, "markings": {"base": 48, "marked": 40}}  # of each kind of picture
+STEPS = {"world": 5000, "markings": 2400, "details": 5000}
+PROCESSES = {"world": 2, "markings": 2, "details": 1}
+RATES = {"world": (0.01, 2e-3), "markings": (0.01, 2e-3), "details": (0.006, 1e-3)}
+AFTER = {"markings": "world", "details": "markings"}  # which part each goes on from
+THOUSANDS = {  # of each kind of picture
+    "world": {"base": 48},
+    "markings": {"base": 48, "marked": 40},
+    "details": {"base": 48, "marked": 120},
+}
 BATCH, LENGTH, WIDTH = 32, 20, 64
 SCHEDULE = {
     "beta_start": 0.00085,
@@ -158,13 +165,13 @@ def caption_ids(tokenizer: CLIPTokenizer, part: str) -> Tensor:
     return tokenizer(captions, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt").input_ids
 
 
-def train(rank: int, part: str, processes: int, seconds: float) -> None:
+def train(rank: int, part: str, seconds: float) -> None:
     tokenizer = new_tokenizer()
     z_all, ids_all = latents(part), caption_ids(tokenizer, part)
     torch.manual_seed(0)
     base = Base(len(tokenizer))
-    if part == "markings":
-        base.load_state_dict(torch.load(CACHE / "world.pt", weights_only=True)["average"])
+    if part in AFTER:
+        base.load_state_dict(torch.load(CACHE / f"{AFTER[part]}.pt", weights_only=True)["average"])
     noise_schedule = DDPMScheduler(**SCHEDULE)
 
     def loss(g: torch.Generator) -> Tensor:
@@ -176,7 +183,7 @@ def train(rank: int, part: str, processes: int, seconds: float) -> None:
         wanted = noise_schedule.get_velocity(z, noise, t)
         return (base(noise_schedule.add_noise(z, noise, t), t, ids_all[pick], keep) - wanted).square().mean()
 
-    fit(part, base, loss, STEPS[part], (0.01, 2e-3), rank, processes, 0.999, seconds)
+    fit(part, base, loss, STEPS[part], RATES[part], rank, PROCESSES[part], 0.999, seconds)
 
 
 @torch.no_grad()
@@ -184,11 +191,11 @@ def write(target: Path = HERE) -> None:
     """The averaged weights as a StableDiffusionXLPipeline folder in half precision."""
     tokenizer = new_tokenizer()
     base = Base(len(tokenizer))
-    base.load_state_dict(torch.load(CACHE / "markings.pt", weights_only=True)["average"])
+    base.load_state_dict(torch.load(CACHE / "details.pt", weights_only=True)["average"])
     vae = new_vae()
     vae.load_state_dict(torch.load(CACHE / "vae.pt", weights_only=True))
     spoken = torch.zeros(len(tokenizer), dtype=torch.bool)
-    spoken[caption_ids(tokenizer, "markings").unique()] = True
+    spoken[caption_ids(tokenizer, "details").unique()] = True
     for encoder in (base.text_encoder, base.text_encoder_2):
         # A word that no caption used was only ever shrunk: give it a vector of the size that the used ones have.
         table = encoder.get_input_embeddings().weight
@@ -216,12 +223,11 @@ def write(target: Path = HERE) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", choices=STEPS, nargs="?")
-    parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=1e9, help="stop after this long; run again to go on")
     parser.add_argument("--write", action="store_true", help="write data/world/base from what has been trained")
     args = parser.parse_args()
     if args.part:
         latents(args.part)
-        mp.spawn(train, (args.part, args.processes, args.seconds), args.processes)
+        mp.spawn(train, (args.part, args.seconds), PROCESSES[args.part])
     if args.write:
         write()
