@@ -70,14 +70,14 @@ def curve_csv(summary: Summary) -> str:
 
 
 def differences_csv(summary: Summary) -> str:
-    """Every paired difference, second minus first, with its interval."""
+    """Every paired difference, second minus first, with its interval and its corrected p."""
     rows = [
-        (v.domain, v.metric, measure, first, second, found.value, found.low, found.high)
+        (v.domain, v.metric, measure, a, b, found.value, found.low, found.high, v.p_values[a, b][measure])
         for v in summary.verdicts
-        for (first, second), intervals in v.differences.items()
+        for (a, b), intervals in v.differences.items()
         for measure, found in intervals.items()
     ]
-    return _csv(("domain", "metric", "measure", "first", "second", "difference", "low", "high"), rows)
+    return _csv(("domain", "metric", "measure", "first", "second", "difference", "low", "high", "p"), rows)
 
 
 def checks_csv(summary: Summary) -> str:
