@@ -65,7 +65,7 @@ def conclusions(summary: Summary) -> list[str]:
     """What the intervals allow to be said, and what they do not."""
     params = summary.params
     orders, seeds = len(params.orders), len(params.seeds)
-    runs = f"{_count(orders * seeds, 'run')} per strategy ({_count(orders, 'order')} x {_count(seeds, 'seed')}). "
+    runs = f"{counted(orders * seeds, 'run')} per strategy ({counted(orders, 'order')} x {counted(seeds, 'seed')}). "
     if orders * seeds == 1:
         runs += (
             "The intervals speak about other concepts, prompts and noises, but not about other orders or trainings. "
@@ -91,7 +91,7 @@ def conclusions(summary: Summary) -> list[str]:
     return lines
 
 
-def _count(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
@@ -262,11 +262,12 @@ def ordered(summary: Summary) -> list[Verdict]:
     return sorted(summary.verdicts, key=lambda v: (domains.index(v.domain), v.metric != first))
 
 
-def markdown(summary: Summary, files: Sequence[str]) -> str:
+def markdown(summary: Summary, files: Sequence[str], more: Sequence[str] = ()) -> str:
     """results.md.
 
     Args:
         files: the figures and grids that there are, relative to it.
+        more: parts that others have to say, before the glossary.
     """
     parts = [f"# {summary.params.study}", *(f"- {line}" for line in conclusions(summary))]
     domain = ""
@@ -283,6 +284,7 @@ def markdown(summary: Summary, files: Sequence[str]) -> str:
             parts += ["Paired differences, bold where the interval excludes 0:", in_markdown(differences(verdict))]
         parts += _pictures(files, f"figures/{domain}-{verdict.metric}-")
         parts += ["<details><summary>All measures</summary>", in_markdown(everything(verdict)), "</details>"]
+    parts += more
     glossary = [f"- **{title}**: {meaning}" for title, meaning in GLOSSARY.values()]
     sheets = [f"- [{file.removeprefix('grids/')}]({file})" for file in files if file.startswith("grids/")]
     parts += ["## Pictures", "\n".join(sheets), "## Words", GLOSSARY_HEAD, "\n".join(glossary)]
