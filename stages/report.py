@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from stages.core import artifact, exports, figures, grids, text
+from stages.core import artifact, exports, figures, grids, judgements, said, text
 from stages.core.cli import main
 from stages.core.params import Params
 from stages.core.statistics import summarise
@@ -12,7 +12,7 @@ ROOT = Path("report")
 
 
 def report(params: Params, key: None, args: argparse.Namespace) -> None:
-    summary = summarise(params)
+    summary, asked = summarise(params), judgements.people(params.study, params.report.confidence)
     folder = ROOT / params.study
     with artifact.publish(folder, "report", {"study": params.study}) as draft:
         drawn = []
@@ -21,14 +21,15 @@ def report(params: Params, key: None, args: argparse.Namespace) -> None:
         for verdict in summary.verdicts:
             drawn += figures.draw_all(verdict, draft / "figures")
         drawn += grids.draw_all(params, draft / "grids")
+        names = [path.relative_to(draft).as_posix() for path in drawn]
         written = {
-            "metrics.json": artifact.to_json(exports.metrics(summary)),
+            "metrics.json": artifact.to_json(exports.metrics(summary, asked)),
             "matrix.csv": exports.matrix_csv(summary),
             "curve.csv": exports.curve_csv(summary),
             "differences.csv": exports.differences_csv(summary),
             "checks.csv": exports.checks_csv(summary),
             "summary.txt": f"{text.terminal(summary)}\n\nreport: {folder}/results.md\n",
-            "results.md": text.markdown(summary, [path.relative_to(draft).as_posix() for path in drawn]),
+            "results.md": text.markdown(summary, names, said.in_markdown(asked)),
         }
         for name, content in written.items():
             (draft / name).write_text(content, "utf-8", newline="\n")

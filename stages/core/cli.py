@@ -54,7 +54,7 @@ def main(
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args()
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
-    sys.exit(_run(lambda: _begin(work, key, args), args.debug))
+    sys.exit(run(lambda: _begin(work, key, args), args.debug))
 
 
 def _begin(work: Callable[[Params, Any, argparse.Namespace], None], key: str | None, args: argparse.Namespace) -> None:
@@ -72,7 +72,8 @@ def _begin(work: Callable[[Params, Any, argparse.Namespace], None], key: str | N
     work(params, chosen, args)
 
 
-def _run(work: Callable[[], None], debug: bool) -> int:
+def run(work: Callable[[], None], debug: bool = False) -> int:
+    """Does the work and returns the exit code; a fault becomes one line."""
     try:
         work()
     except Fault as fault:

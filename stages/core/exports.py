@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from .judgements import People
 from .statistics import Interval, Summary, Verdict
 
 
-def metrics(summary: Summary) -> dict[str, Any]:
-    """For `dvc metrics show`: domain, metric, strategy, measure, and of each its value, low and high."""
+def metrics(summary: Summary, asked: People | None = None) -> dict[str, Any]:
+    """For `dvc metrics show`: domain, metric, strategy, measure, and of each its value, low and high; and, where people
+    were asked, by question the strategies' places, the raters' agreement and that of the metrics with them."""
     tree: dict[str, Any] = {}
     for verdict in summary.verdicts:
         by_strategy = {**verdict.strategies, "base": verdict.base}
         leaf = {name: {m: _bounds(found) for m, found in intervals.items()} for name, intervals in by_strategy.items()}
         tree.setdefault(verdict.domain, {})[verdict.metric] = leaf
+    for opinion in asked.opinions if asked else []:
+        tree.setdefault("people", {})[opinion.question] = {
+            "choices": opinion.choices,
+            "alpha": None if math.isnan(opinion.alpha) else rounded(opinion.alpha),
+            "preferred": {name: _bounds(found) for name, found in opinion.scale.items()},
+            "agreement": {name: _bounds(found) for name, found in opinion.metrics.items()},
+        }
     return tree
 
 
@@ -70,14 +80,14 @@ def curve_csv(summary: Summary) -> str:
 
 
 def differences_csv(summary: Summary) -> str:
-    """Every paired difference, second minus first, with its interval."""
+    """Every paired difference, second minus first, with its interval and its corrected p."""
     rows = [
-        (v.domain, v.metric, measure, first, second, found.value, found.low, found.high)
+        (v.domain, v.metric, measure, a, b, found.value, found.low, found.high, v.p_values[a, b][measure])
         for v in summary.verdicts
-        for (first, second), intervals in v.differences.items()
+        for (a, b), intervals in v.differences.items()
         for measure, found in intervals.items()
     ]
-    return _csv(("domain", "metric", "measure", "first", "second", "difference", "low", "high"), rows)
+    return _csv(("domain", "metric", "measure", "first", "second", "difference", "low", "high", "p"), rows)
 
 
 def checks_csv(summary: Summary) -> str:

@@ -23,6 +23,8 @@ from itertools import combinations
 import numpy as np
 
 from .params import Params, Report
+from .permutation import compare
+from .position import Effects, separate
 from .results import MARGIN, OWN, TOP1, Results, load, merge_checks
 from .transfer import Array, Transfer
 
@@ -82,6 +84,8 @@ class Verdict:
     strategies: dict[str, Intervals]
     base: Intervals
     differences: dict[tuple[str, str], Intervals]  # (a, b) -> b minus a; first those against the first strategy
+    p_values: dict[tuple[str, str], dict[str, float]]  # of the same pairs, corrected: see permutation.py
+    effects: dict[str, Effects] | None  # of place and concept on what is lost; None where the orders do not tell
     curves: dict[str, list[Interval]]  # mean score of the tasks learnt so far, after task 1..T
     base_curve: list[float]  # the base model on the same tasks
     matrices: dict[str, Transfer]  # R, mean over runs by position
@@ -152,10 +156,11 @@ def resample(values: Array, results: Results, draws: Draws) -> Transfer:
 def judge(results: Results, report: Report) -> list[Verdict]:
     """Every metric of one domain."""
     draws = draw(results, report)
-    return [_verdict(results, metric, draws, report.confidence) for metric in results.measured]
+    return [_verdict(results, metric, draws, report) for metric in results.measured]
 
 
-def _verdict(results: Results, metric: str, draws: Draws, confidence: float) -> Verdict:
+def _verdict(results: Results, metric: str, draws: Draws, report: Report) -> Verdict:
+    confidence = report.confidence
     tasks = draws.concepts[:, results.concepts][:, None]  # [b, 1, run, task]
     samples: dict[str, Array] = {}  # measure -> [b, strategy]
     base: dict[str, Array] = {}
@@ -179,6 +184,8 @@ def _verdict(results: Results, metric: str, draws: Draws, confidence: float) -> 
             (first, second): _intervals({m: x[:, b] - x[:, a] for m, x in samples.items()}, confidence)
             for (a, first), (b, second) in combinations(names, 2)
         },
+        p_values=compare(results, metric, MEASURES, report.seed),
+        effects=separate(results, metric),
         curves={name: [interval(curves[:, s, i], confidence) for i in after] for s, name in names},
         base_curve=[float(x) for x in base_curve],
         matrices={name: Transfer(cells[s].mean(0)) for s, name in names},

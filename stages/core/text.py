@@ -65,15 +65,15 @@ def conclusions(summary: Summary) -> list[str]:
     """What the intervals allow to be said, and what they do not."""
     params = summary.params
     orders, seeds = len(params.orders), len(params.seeds)
-    runs = f"{_count(orders * seeds, 'run')} per strategy ({_count(orders, 'order')} x {_count(seeds, 'seed')}). "
+    runs = f"{counted(orders * seeds, 'run')} per strategy ({counted(orders, 'order')} x {counted(seeds, 'seed')}). "
     if orders * seeds == 1:
         runs += (
             "The intervals speak about other concepts, prompts and noises, but not about other orders or trainings. "
         )
     level = f"{100 * params.report.confidence:g}%"
     lines = [
-        f"{runs}Intervals are {level} percentile intervals of {params.report.bootstrap} paired resamples, not "
-        "corrected for the number of comparisons.",
+        f"{runs}Intervals are {level} percentile intervals of {params.report.bootstrap} paired resamples, each for "
+        "itself; p is of a paired permutation test over concepts, corrected for the number of pairs (Holm).",
         "Between neighbours in a ranking, > and < mean that the interval of their paired difference excludes 0, ~ that "
         "it does not.",
     ]
@@ -81,13 +81,17 @@ def conclusions(summary: Summary) -> list[str]:
         head = f"{verdict.domain} by {verdict.metric}:"
         lines.append(f"{head} average score {_ranking(verdict, 'average_score', True)}.")
         lines.append(f"{head} forgetting {_ranking(verdict, 'forgetting', False)}.")
+        if verdict.differences:
+            lines.append(f"{head} {_told_apart(verdict, 1 - params.report.confidence)}")
         lines.append(f"{head} {_over_base(verdict)}")
         if "top1_earlier" in verdict.base:
             lines.append(f"{head} {_recognised(verdict)}")
+        if len(verdict.labels) > 1:
+            lines.append(f"{head} {_places(verdict)}")
     return lines
 
 
-def _count(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
@@ -101,6 +105,31 @@ def _ranking(verdict: Verdict, measure: str, high_is_best: bool) -> str:
         apart = verdict.differences[pair][measure].excludes_zero
         text += f" {('>' if high_is_best else '<') if apart else '~'} {worse} {values[worse]:.2f}"
     return text
+
+
+def _told_apart(verdict: Verdict, level: float) -> str:
+    """Which pairs differ, by a test that allows for how many are asked."""
+    said = []
+    for measure in ("average_score", "forgetting"):
+        found = [
+            f"{b} {'above' if verdict.differences[a, b][measure].value > 0 else 'below'} {a} (p {p[measure]:.2g})"
+            for (a, b), p in verdict.p_values.items()
+            if p[measure] <= level
+        ]
+        said.append(f"in {GLOSSARY[measure][0]} {', '.join(found) if found else 'no two strategies'}")
+    return f"told apart by the permutation test at {level:.2g}: {'; '.join(said)}."
+
+
+def _places(verdict: Verdict) -> str:
+    """What being learnt early does, if the orders can tell."""
+    if verdict.effects is None:
+        return (
+            "what a place in the sequence does cannot be told apart from what its concept does: "
+            "that takes more orders, in which concepts change places."
+        )
+    early = {name: found.places[: len(found.places) // 2].mean() for name, found in verdict.effects.items()}
+    lost = ", ".join(f"{name} {value:+.2f}" for name, value in early.items())
+    return f"concepts of the first half lose so much more than the mean, whichever concepts they are: {lost}."
 
 
 def _over_base(verdict: Verdict) -> str:
@@ -233,11 +262,12 @@ def ordered(summary: Summary) -> list[Verdict]:
     return sorted(summary.verdicts, key=lambda v: (domains.index(v.domain), v.metric != first))
 
 
-def markdown(summary: Summary, files: Sequence[str]) -> str:
+def markdown(summary: Summary, files: Sequence[str], more: Sequence[str] = ()) -> str:
     """results.md.
 
     Args:
         files: the figures and grids that there are, relative to it.
+        more: parts that others have to say, before the glossary.
     """
     parts = [f"# {summary.params.study}", *(f"- {line}" for line in conclusions(summary))]
     domain = ""
@@ -254,6 +284,7 @@ def markdown(summary: Summary, files: Sequence[str]) -> str:
             parts += ["Paired differences, bold where the interval excludes 0:", in_markdown(differences(verdict))]
         parts += _pictures(files, f"figures/{domain}-{verdict.metric}-")
         parts += ["<details><summary>All measures</summary>", in_markdown(everything(verdict)), "</details>"]
+    parts += more
     glossary = [f"- **{title}**: {meaning}" for title, meaning in GLOSSARY.values()]
     sheets = [f"- [{file.removeprefix('grids/')}]({file})" for file in files if file.startswith("grids/")]
     parts += ["## Pictures", "\n".join(sheets), "## Words", GLOSSARY_HEAD, "\n".join(glossary)]

@@ -157,6 +157,13 @@ def mean(values: Array, weights: Array | None = None) -> Array:
         return np.asarray((values * weights).sum(-1) / np.where(total > 0, total, np.nan))
 
 
+def known_mean(values: Array, axis: int) -> Array:
+    """The mean over what is known along one axis; NaN where nothing is."""
+    known = ~np.isnan(values)
+    total = known.sum(axis)
+    return np.asarray(np.where(total > 0, np.nansum(values, axis) / np.maximum(total, 1), np.nan))
+
+
 def _earlier(values: Array, weights: Array | None) -> tuple[Array, Array | None]:
     return values[..., :-1], _first(weights, values.shape[-1] - 1)
 

@@ -112,6 +112,8 @@ def _data(folder: Path, name: str, prompts: int) -> None:
             "name": name,
             "token": "sks",
             "prompts": [f"a photo of sks {name} in place {k}" for k in range(prompts)],
+            "noun": "thing",
+            "plain_prompts": [f"a photo of a thing in place {k}" for k in range(prompts)],
         },
         "pictures": {"training": [entry], "references": [entry]},
     }

@@ -1,0 +1,59 @@
+"""Asks people which pictures are right: `make` writes a page to hand out, `read` takes the files that come back."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from stages.core import artifact, judgements, said, trials
+from stages.core.cli import log, run
+from stages.core.params import load
+
+PAGES = Path("people")
+
+
+def make(args: argparse.Namespace) -> None:
+    params = load()
+    page, key = trials.make(params, args.comparisons, args.each)
+    folder = judgements.ROOT / params.study
+    judgements.refuse_another_page(folder, key)
+    target = args.to or PAGES / f"{params.study}.html"
+    for path, content in ((target, page), (folder / judgements.KEY, artifact.to_json(key))):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, "utf-8", newline="\n")
+    needed, pairs = trials.choices_needed(args.preference), len(params.strategies) * (len(params.strategies) - 1) // 2
+    raters = -(-needed * pairs // (args.each - args.each // trials.CATCH_EVERY))
+    print(f"{target}: {len(key['comparisons'])} comparisons, {len(page) / 1e6:.1f} MB. Hand out this file alone.")
+    print(
+        f"To show a preference of {args.preference:.0%} between two strategies takes {needed} choices, so about ",
+        end="",
+    )
+    print(f"{raters} people who each see {args.each}. What they save goes to: palimpsest study read FILE ...")
+
+
+def read(args: argparse.Namespace) -> None:
+    params = load()
+    folder = judgements.ROOT / params.study
+    kept = judgements.keep(args.files, folder)
+    print(f"{kept} of {len(args.files)} files are new and kept in {folder}.")
+    found = judgements.people(params.study, params.report.confidence)
+    if found:
+        print(said.in_words(found))
+    log.info("Run the study again and the report shows this too.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    first = verbs.add_parser("make", help="write the page, and the key that stays here")
+    first.add_argument("--to", type=Path, help=f"where the page goes; {PAGES}/<study>.html if not said")
+    first.add_argument("--comparisons", type=int, default=120, help="per domain (120)")
+    first.add_argument("--each", type=int, default=40, help="what one person is shown (40)")
+    first.add_argument("--preference", type=float, default=0.6, help="to be found, for the number of people (0.6)")
+    second = verbs.add_parser("read", help="check and keep files of answers, and say what they say")
+    second.add_argument("files", type=Path, nargs="+")
+    args = parser.parse_args()
+    sys.exit(run(lambda: {"make": make, "read": read}[args.verb](args)))
+
+
+if __name__ == "__main__":
+    main()
