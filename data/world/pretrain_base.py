@@ -32,7 +32,7 @@ from .pictures import pictures
 from .pretrain_vae import new_vae, pixels
 
 HERE = Path(__file__).parent / "base"
-STEPS = {"world": 5000, "markings": 2400, "details": 5000}
+STEPS = {"world": 5000, "markings": 2400, "details": 3600}
 PROCESSES = {"world": 2, "markings": 2, "details": 1}
 RATES = {"world": (0.01, 2e-3), "markings": (0.01, 2e-3), "details": (0.006, 1e-3)}
 AFTER = {"markings": "world", "details": "markings"}  # which part each goes on from
