@@ -1,0 +1,287 @@
+"""A Prefect server of this workspace's own with its deployments, and a worker that runs them: one command for all.
+
+The server listens on this machine alone, asks for a password that only this user can read, and answers no other site's
+pages. Everything ends with Ctrl-C; runs that are going on save first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from . import view
+
+HOST, PORT = "127.0.0.1", 4200
+KEPT = view.HOME / "client.env"  # readable by this user alone
+POOLS: dict[str, int | None] = {"workspace": 1, "chains": None}  # runs at a time
+HEARTBEAT = 30  # seconds between two signs of life of a run
+ZOMBIES, SILENCE = "Crash zombie flows", timedelta(seconds=3 * HEARTBEAT)
+SLOWEST_START, LONGEST_SAVE = 180.0, 60.0  # seconds
+
+
+@dataclass(frozen=True)
+class Access:
+    """Where a server is, and what it wants to hear."""
+
+    url: str
+    password: str
+
+    @property
+    def page(self) -> str:
+        return self.url.removesuffix("/api")
+
+
+def access(root: Path, port: int = PORT) -> Access:
+    """The workspace's own server: the password is drawn once and kept in a file that only this user can read."""
+    path = root / KEPT
+    kept = _read(path)
+    found = Access(f"http://{HOST}:{port}/api", kept.password if kept else f"palimpsest:{secrets.token_urlsafe(24)}")
+    if kept != found:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(".tmp")
+        draft.unlink(missing_ok=True)
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(f"export PREFECT_API_URL={found.url}\nexport PREFECT_API_AUTH_STRING={found.password}\n")
+        draft.replace(path)
+    return found
+
+
+def _read(path: Path) -> Access | None:
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except OSError:
+        return None
+    said = dict(line.removeprefix("export ").split("=", 1) for line in lines if "=" in line)
+    if not {"PREFECT_API_URL", "PREFECT_API_AUTH_STRING"} <= said.keys():
+        return None
+    return Access(said["PREFECT_API_URL"], said["PREFECT_API_AUTH_STRING"])
+
+
+def connect(root: Path) -> str:
+    """Settings of a client, to stand before Prefect is imported; returns the address.
+
+    The environment says which server; if it does not, it is the workspace's own.
+    """
+    if "PREFECT_API_URL" not in os.environ:
+        os.environ.update(client_settings(root, _read(root / KEPT) or access(root)))
+    view.settle(root)
+    return os.environ["PREFECT_API_URL"]
+
+
+def client_settings(root: Path, to: Access) -> dict[str, str]:
+    password = {"PREFECT_API_AUTH_STRING": to.password} if to.password else {}
+    return (
+        view.SETTINGS
+        | password
+        | {
+            "PREFECT_API_URL": to.url,
+            "PREFECT_HOME": str(root / view.HOME),
+            "PREFECT_LOGGING_LEVEL": "INFO",
+            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT),
+            "PALIMPSEST_WORKSPACE": str(root),
+        }
+    )
+
+
+def server_settings(root: Path, to: Access) -> dict[str, str]:
+    return view.SETTINGS | {
+        "PREFECT_HOME": str(root / view.HOME),
+        "PREFECT_API_URL": to.url,
+        "PREFECT_SERVER_API_AUTH_STRING": to.password,
+        "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": to.page,
+        "PREFECT_SERVER_UI_API_URL": to.url,
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+    }
+
+
+def prefect(*words: str, settings: Mapping[str, str], **options: Any) -> subprocess.Popen[Any]:
+    """A command of Prefect's as a process that dies with this one and does not hear the terminal's Ctrl-C."""
+    from stages.core.process import guard
+
+    command = [sys.executable, "-m", "prefect", *words]
+    return subprocess.Popen(
+        command,
+        env=os.environ | settings,
+        start_new_session=True,
+        preexec_fn=guard,
+        stdin=subprocess.DEVNULL,
+        **options,
+    )
+
+
+def start_server(root: Path, to: Access, log: Path) -> subprocess.Popen[Any]:
+    """
+    Raises:
+        MachineFault: the port is taken, or the server does not come up.
+    """
+    from stages.core.faults import MachineFault
+
+    port = to.page.rpartition(":")[2]
+    with socket.socket() as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((HOST, int(port)))
+        except OSError:
+            raise MachineFault(f"port {port} is taken: is a server running already? Or give another: --port") from None
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as file:
+        settings = server_settings(root, to)
+        words = ("server", "start", "--host", HOST, "--port", port)
+        server = prefect(*words, settings=settings, stdout=file, stderr=subprocess.STDOUT)
+    until = time.monotonic() + SLOWEST_START
+    while not _answers(to):
+        if server.poll() is not None or time.monotonic() > until:
+            server.terminate()
+            raise MachineFault(f"the Prefect server did not start; what it said is in {log}.")
+        time.sleep(0.3)
+    return server
+
+
+def _answers(to: Access) -> bool:
+    try:
+        with urllib.request.urlopen(f"{to.url}/health", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+
+
+def set_up(root: Path, to: Access, silence: timedelta = SILENCE) -> None:
+    """Makes the work pools, the automation and the deployments, or brings them to what they should be.
+
+    Raises:
+        MachineFault: `prefect deploy` failed.
+    """
+    from stages.core.faults import MachineFault
+
+    os.environ.update(client_settings(root, to))
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.workers.process import ProcessWorker
+
+    template = ProcessWorker.get_default_base_job_template()
+    with get_client(sync_client=True) as client:
+        for name, limit in POOLS.items():
+            pool = WorkPoolCreate(name=name, type="process", base_job_template=template, concurrency_limit=limit)
+            client.create_work_pool(pool, overwrite=True)
+        crash_zombies(client, silence)
+    deploy = prefect("--no-prompt", "deploy", "--all", settings={}, cwd=root, stdout=subprocess.PIPE, text=True)
+    said, _ = deploy.communicate()
+    if deploy.returncode:
+        raise MachineFault(f"prefect deploy --all ended with {deploy.returncode}: {said.strip().splitlines()[-1:]}")
+
+
+def crash_zombies(client: Any, silence: timedelta) -> None:
+    """An automation that takes a run for crashed once it has been silent for so long: its machine is gone."""
+    from prefect.client.schemas.objects import StateType
+    from prefect.events.actions import ChangeFlowRunState
+    from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+    from prefect.events.schemas.events import ResourceSpecification
+
+    life = "prefect.flow-run.heartbeat"
+    ends = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
+    trigger = EventTrigger(
+        after={life},
+        expect={life} | ends,
+        match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
+        for_each={"prefect.resource.id"},
+        posture=Posture.Proactive,
+        threshold=1,
+        within=silence,
+    )
+    message = f"No sign of life for {silence.total_seconds():.0f} s: the machine or the process is gone. Run it again."
+    wanted = AutomationCore(
+        name=ZOMBIES,
+        description="A run whose machine went away says nothing any more.",
+        trigger=trigger,
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=message)],
+    )
+    known = client.read_automations_by_name(ZOMBIES)
+    if known:
+        client.update_automation(known[0].id, wanted)
+    else:
+        client.create_automation(wanted)
+
+
+def start_worker(pool: str, root: Path, settings: Mapping[str, str], **options: Any) -> subprocess.Popen[Any]:
+    """A worker that runs what the pool has, one run at a time, in this workspace."""
+    name = f"{socket.gethostname()}:{root}".replace("/", "_")
+    words = ("worker", "start", "--pool", pool, "--type", "process", "--limit", "1", "--name", name)
+    return prefect(*words, settings=settings, cwd=root, **options)
+
+
+def stop(process: subprocess.Popen[Any]) -> None:
+    """Asks a process to end, and waits as long as saving takes."""
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(LONGEST_SAVE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+def serve(root: Path, port: int) -> None:
+    to, log = access(root, port), root / view.HOME / "server.log"
+    print(f"Starting a Prefect server; what it says goes to {log}.", flush=True)
+    server = start_server(root, to, log)
+    try:
+        set_up(root, to)
+        worker = start_worker("workspace", root, client_settings(root, to))
+        print(f"{to.page} is ready. The password stands in {KEPT}; `. {KEPT}` lets other commands in.", flush=True)
+        try:
+            worker.wait()
+        finally:
+            stop(worker)
+    finally:
+        stop(server)
+
+
+def work(root: Path) -> None:
+    connect(root)
+    to = Access(os.environ["PREFECT_API_URL"], os.environ.get("PREFECT_API_AUTH_STRING", ""))
+    settings = client_settings(root, to)
+    worker = start_worker("chains", root, settings)
+    try:
+        worker.wait()
+    finally:
+        stop(worker)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--port", type=int, default=PORT)
+    text = "start no server: only a worker for `python -m flows.machines`, on the server that PREFECT_API_URL names"
+    parser.add_argument("--worker", action="store_true", help=text)
+    args = parser.parse_args()
+    from stages.core.faults import Fault
+
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        work(Path.cwd()) if args.worker else serve(Path.cwd(), args.port)
+    except Fault as fault:
+        print(f"error: {fault}", file=sys.stderr)
+        sys.exit(fault.code)
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
