@@ -29,7 +29,7 @@ KEPT = view.HOME / "client.env"  # readable by this user alone
 POOLS: dict[str, int | None] = {"workspace": 1, "chains": None}  # runs at a time
 HEARTBEAT = 30  # seconds between two signs of life of a run
 ZOMBIES, SILENCE = "Crash zombie flows", timedelta(seconds=3 * HEARTBEAT)
-SLOWEST_START, LONGEST_SAVE = 180.0, 60.0  # seconds
+SLOWEST_START, LONGEST_SAVE = 600.0, 60.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class Access:
 
 def access(root: Path, port: int = PORT) -> Access:
     """The workspace's own server: the password is drawn once and kept in a file that only this user can read."""
-    path = root / KEPT
-    kept = _read(path)
-    found = Access(f"http://{HOST}:{port}/api", kept.password if kept else f"palimpsest:{secrets.token_urlsafe(24)}")
-    if kept != found:
+    path, before = root / KEPT, kept(root)
+    password = before.password if before else f"palimpsest:{secrets.token_urlsafe(24)}"
+    found = Access(f"http://{HOST}:{port}/api", password)
+    if found != before:
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_suffix(".tmp")
         draft.unlink(missing_ok=True)
@@ -59,9 +59,10 @@ def access(root: Path, port: int = PORT) -> Access:
     return found
 
 
-def _read(path: Path) -> Access | None:
+def kept(root: Path) -> Access | None:
+    """What the file holds of an earlier start; None, if there was none."""
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = (root / KEPT).read_text("utf-8").splitlines()
     except OSError:
         return None
     said = dict(line.removeprefix("export ").split("=", 1) for line in lines if "=" in line)
@@ -74,9 +75,17 @@ def connect(root: Path) -> str:
     """Settings of a client, to stand before Prefect is imported; returns the address.
 
     The environment says which server; if it does not, it is the workspace's own.
+
+    Raises:
+        MachineFault: it has none.
     """
+    from stages.core.faults import MachineFault
+
     if "PREFECT_API_URL" not in os.environ:
-        os.environ.update(client_settings(root, _read(root / KEPT) or access(root)))
+        own = kept(root)
+        if own is None:
+            raise MachineFault("no Prefect server is known: start one with `make serve`, or set PREFECT_API_URL.")
+        os.environ.update(client_settings(root, own))
     view.settle(root)
     return os.environ["PREFECT_API_URL"]
 
