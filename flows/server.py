@@ -7,6 +7,7 @@ pages. Everything ends with Ctrl-C; runs that are going on save first.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import secrets
 import signal
@@ -29,7 +30,7 @@ KEPT = view.HOME / "client.env"  # readable by this user alone
 POOLS: dict[str, int | None] = {"workspace": 1, "chains": None}  # runs at a time
 HEARTBEAT = 30  # seconds between two signs of life of a run
 ZOMBIES, SILENCE = "Crash zombie flows", timedelta(seconds=3 * HEARTBEAT)
-SLOWEST_START, LONGEST_SAVE = 600.0, 60.0  # seconds
+SLOWEST_START, LONGEST_SAVE, PAUSE = 600.0, 60.0, 2.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -236,39 +237,62 @@ def start_worker(pool: str, root: Path, settings: Mapping[str, str], **options: 
 
 
 def stop(process: subprocess.Popen[Any]) -> None:
-    """Asks a process to end, and waits as long as saving takes."""
-    process.send_signal(signal.SIGINT)
+    """Asks a server or a worker to end, and a worker's runs to save; waits as long as that takes."""
+    if process.poll() is not None:
+        return
+    process.send_signal(signal.SIGINT)  # a worker takes no more, and waits for its runs
+    for child in children(process.pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGTERM)
     try:
         process.wait(LONGEST_SAVE)
     except subprocess.TimeoutExpired:
         process.kill()
 
 
+def children(parent: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if int(entry.read_text("utf-8").rpartition(")")[2].split()[1]) == parent:
+                found.append(int(entry.parent.name))
+    return found
+
+
 def serve(root: Path, port: int) -> None:
+    """Keeps a server and a worker running until it is interrupted; one that is lost is started again."""
     to, log = access(root, port), root / view.HOME / "server.log"
     print(f"Starting a Prefect server; what it says goes to {log}.", flush=True)
-    server = start_server(root, to, log)
+    running: list[subprocess.Popen[Any]] = [start_server(root, to, log)]
     try:
         set_up(root, to)
-        worker = start_worker("workspace", root, client_settings(root, to))
+        running.append(start_worker("workspace", root, client_settings(root, to)))
         print(f"{to.page} is ready. The password stands in {KEPT}; `. {KEPT}` lets other commands in.", flush=True)
+        while True:
+            time.sleep(PAUSE)
+            if running[0].poll() is not None:
+                print("The server was lost and is started again.", flush=True)
+                running[0] = start_server(root, to, log)
+            if running[1].poll() is not None:
+                print("The worker was lost and is started again.", flush=True)
+                running[1] = start_worker("workspace", root, client_settings(root, to))
+    finally:
+        for process in reversed(running):
+            stop(process)
+
+
+def work(root: Path) -> None:
+    """Keeps a worker of the pool `chains` running."""
+    connect(root)
+    to = Access(os.environ["PREFECT_API_URL"], os.environ.get("PREFECT_API_AUTH_STRING", ""))
+    while True:
+        worker = start_worker("chains", root, client_settings(root, to))
         try:
             worker.wait()
         finally:
             stop(worker)
-    finally:
-        stop(server)
-
-
-def work(root: Path) -> None:
-    connect(root)
-    to = Access(os.environ["PREFECT_API_URL"], os.environ.get("PREFECT_API_AUTH_STRING", ""))
-    settings = client_settings(root, to)
-    worker = start_worker("chains", root, settings)
-    try:
-        worker.wait()
-    finally:
-        stop(worker)
+        print(f"The worker ended with {worker.returncode} and is started again.", flush=True)
+        time.sleep(PAUSE)
 
 
 def main() -> None:

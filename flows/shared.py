@@ -90,12 +90,12 @@ class SharedGraph(Graph):
         try:
             with self._turn:
                 entry = self.entries.of(stage)
-                objects = [] if entry is None else list(stage.get_used_objs().values())
-            if entry is None or entry in self.entries.there:
-                return True
-            for some in objects:
-                if self.repo.cloud.push(some).failed:
-                    return False
+                if entry is None or entry in self.entries.there:
+                    return True
+                self.repo.stage_cache.save(stage)  # nothing, unless the cache is newer than the stage
+                objects = list(stage.get_used_objs().values())
+            if any(self.repo.cloud.push(some).failed for some in objects):
+                return False
             self.entries.give(entry)
         except Exception as error:
             log.warning("%s: the remote did not take it: %s.", name, _first_line(error))
@@ -140,8 +140,6 @@ class Entries:
             raise MachineFault(f"the remote {self.remote.path}: cannot be read: {_first_line(error)}.") from None
 
     def give(self, entry: str) -> None:
-        if not os.path.exists(os.path.join(self.here.path, entry)):
-            return  # made before this cache was
         self._copy(entry, self.here, self.remote)
         with self._writing:
             self.there.add(entry)

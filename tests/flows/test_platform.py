@@ -139,8 +139,7 @@ def test_a_run_whose_machine_is_gone_is_taken_for_crashed_and_one_with_wrong_par
     crash_zombies(client, timedelta(seconds=5))
     made = run_deployment("study/study", parameters={"jobs": 1}, timeout=0, as_subflow=False)
     wait_for(lambda: processes(folder, "flows.worker"))
-    kill(processes(folder, "worker", "start"))
-    kill(processes(folder, "prefect.engine") + processes(folder, "_workspace"))
+    kill(processes(folder, "worker", "start") + processes(folder, "prefect.engine"))
     state = wait_for(lambda: (now := client.read_flow_run(made.id).state).is_final() and now)
     assert state.is_crashed()
     assert "No sign of life" in state.message
