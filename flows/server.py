@@ -19,7 +19,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,7 @@ from . import view
 
 HOST, PORT = "127.0.0.1", 4200
 KEPT = view.HOME / "client.env"  # readable by this user alone
-POOLS: dict[str, int | None] = {"workspace": 1, "chains": None}  # runs at a time
 HEARTBEAT = 30  # seconds between two signs of life of a run
-ZOMBIES, SILENCE = "Crash zombie flows", timedelta(seconds=3 * HEARTBEAT)
 SLOWEST_START, LONGEST_SAVE, PAUSE = 600.0, 60.0, 2.0  # seconds
 
 
@@ -172,63 +169,6 @@ def _answers(to: Access) -> bool:
         return False
 
 
-def set_up(root: Path, to: Access, silence: timedelta = SILENCE) -> None:
-    """Makes the work pools, the automation and the deployments, or brings them to what they should be.
-
-    Raises:
-        MachineFault: `prefect deploy` failed.
-    """
-    from stages.core.faults import MachineFault
-
-    os.environ.update(client_settings(root, to))
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.actions import WorkPoolCreate
-    from prefect.workers.process import ProcessWorker
-
-    template = ProcessWorker.get_default_base_job_template()
-    with get_client(sync_client=True) as client:
-        for name, limit in POOLS.items():
-            pool = WorkPoolCreate(name=name, type="process", base_job_template=template, concurrency_limit=limit)
-            client.create_work_pool(pool, overwrite=True)
-        crash_zombies(client, silence)
-    deploy = prefect("--no-prompt", "deploy", "--all", settings={}, cwd=root, stdout=subprocess.PIPE, text=True)
-    said, _ = deploy.communicate()
-    if deploy.returncode:
-        raise MachineFault(f"prefect deploy --all ended with {deploy.returncode}: {said.strip().splitlines()[-1:]}")
-
-
-def crash_zombies(client: Any, silence: timedelta) -> None:
-    """An automation that takes a run for crashed once it has been silent for so long: its machine is gone."""
-    from prefect.client.schemas.objects import StateType
-    from prefect.events.actions import ChangeFlowRunState
-    from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
-    from prefect.events.schemas.events import ResourceSpecification
-
-    life = "prefect.flow-run.heartbeat"
-    ends = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
-    trigger = EventTrigger(
-        after={life},
-        expect={life} | ends,
-        match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
-        for_each={"prefect.resource.id"},
-        posture=Posture.Proactive,
-        threshold=1,
-        within=silence,
-    )
-    message = f"No sign of life for {silence.total_seconds():.0f} s: the machine or the process is gone. Run it again."
-    wanted = AutomationCore(
-        name=ZOMBIES,
-        description="A run whose machine went away says nothing any more.",
-        trigger=trigger,
-        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=message)],
-    )
-    known = client.read_automations_by_name(ZOMBIES)
-    if known:
-        client.update_automation(known[0].id, wanted)
-    else:
-        client.create_automation(wanted)
-
-
 def start_worker(pool: str, root: Path, settings: Mapping[str, str], **options: Any) -> subprocess.Popen[Any]:
     """A worker that runs what the pool has, one run at a time, in this workspace."""
     name = f"{socket.gethostname()}:{root}".replace("/", "_")
@@ -261,11 +201,14 @@ def children(parent: int) -> list[int]:
 
 def serve(root: Path, port: int) -> None:
     """Keeps a server and a worker running until it is interrupted; one that is lost is started again."""
+    from .deployments import set_up
+
     to, log = access(root, port), root / view.HOME / "server.log"
     print(f"Starting a Prefect server; what it says goes to {log}.", flush=True)
     running: list[subprocess.Popen[Any]] = [start_server(root, to, log)]
     try:
-        set_up(root, to)
+        os.environ.update(client_settings(root, to))
+        set_up(root)
         running.append(start_worker("workspace", root, client_settings(root, to)))
         print(f"{to.page} is ready. The password stands in {KEPT}; `. {KEPT}` lets other commands in.", flush=True)
         while True:
