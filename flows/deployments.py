@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from .server import HEARTBEAT, prefect
+from .server import HEARTBEAT, WORKSPACE, prefect
 
 POOLS: dict[str, int | None] = {"workspace": 1, "chains": None}  # runs at a time
 ZOMBIES, SILENCE = "Crash zombie flows", timedelta(seconds=3 * HEARTBEAT)
@@ -33,6 +34,7 @@ def set_up(root: Path) -> None:
             pool = WorkPoolCreate(name=name, type="process", base_job_template=template, concurrency_limit=limit)
             client.create_work_pool(pool, overwrite=True)
         crash_zombies(client, SILENCE)
+    os.environ.pop(WORKSPACE, None)  # that of each worker is wanted, not that of here
     deploy = prefect("--no-prompt", "deploy", "--all", settings={}, cwd=root, stdout=subprocess.PIPE, text=True)
     said, _ = deploy.communicate()
     if deploy.returncode:

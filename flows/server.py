@@ -26,6 +26,7 @@ from . import view
 
 HOST, PORT = "127.0.0.1", 4200
 KEPT = view.HOME / "client.env"  # readable by this user alone
+WORKSPACE = "PALIMPSEST_WORKSPACE"  # where a worker runs deployments: prefect.yaml asks for it
 HEARTBEAT = 30  # seconds between two signs of life of a run
 SLOWEST_START, LONGEST_SAVE, PAUSE = 600.0, 60.0, 2.0  # seconds
 
@@ -85,6 +86,7 @@ def connect(root: Path) -> str:
             raise MachineFault("no Prefect server is known: start one with `make serve`, or set PREFECT_API_URL.")
         os.environ.update(client_settings(root, own))
     view.settle(root)
+    (root / view.HOME).mkdir(parents=True, exist_ok=True)
     return os.environ["PREFECT_API_URL"]
 
 
@@ -98,7 +100,6 @@ def client_settings(root: Path, to: Access) -> dict[str, str]:
             "PREFECT_HOME": str(root / view.HOME),
             "PREFECT_LOGGING_LEVEL": "INFO",
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT),
-            "PALIMPSEST_WORKSPACE": str(root),
         }
     )
 
@@ -173,7 +174,7 @@ def start_worker(pool: str, root: Path, settings: Mapping[str, str], **options: 
     """A worker that runs what the pool has, one run at a time, in this workspace."""
     name = f"{socket.gethostname()}:{root}".replace("/", "_")
     words = ("worker", "start", "--pool", pool, "--type", "process", "--limit", "1", "--name", name)
-    return prefect(*words, settings=settings, cwd=root, **options)
+    return prefect(*words, settings={**settings, WORKSPACE: str(root)}, cwd=root, **options)
 
 
 def stop(process: subprocess.Popen[Any]) -> None:

@@ -130,9 +130,10 @@ def test_a_run_whose_machine_is_gone_is_taken_for_crashed(place, client):
 
     folder, _ = place
     change(folder, train={"steps": 100_000})
-    crash_zombies(client, timedelta(seconds=5))
+    crash_zombies(client, timedelta(seconds=40))
     made = run_deployment("study/study", parameters={"jobs": 1}, timeout=0, as_subflow=False)
     wait_for(lambda: processes(folder, "flows.worker"))
+    assert client.read_flow_run(made.id).state.is_running()
     kill(processes(folder, "worker", "start") + processes(folder, "prefect.engine"))
     state = wait_for(lambda: (now := client.read_flow_run(made.id).state).is_final() and now)
     assert state.is_crashed()
