@@ -3,7 +3,7 @@
 DVC's own code does every step (is it changed? is it in the run-cache? hash it, cache it, write it down), in one process
 that has read dvc.yaml once. The commands are handed out, so that they run side by side where they cost least. What is
 used of DVC beyond its documented interface stands in this file alone: Repo.index.graph, the steps of Stage.run, and
-ProjectFile.dump_stages.
+ProjectFile.dump_stages; and in shared.py what concerns a remote.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ from typing import Any
 from . import view
 
 HOST, PORT = "127.0.0.1", 4200
-KEPT = view.HOME / "client.env"  # readable by this user alone
+HOME = Path(".cache", "server")  # apart from that of the temporary servers: two must not share a database
+KEPT = HOME / "client.env"  # readable by this user alone
 WORKSPACE = "PALIMPSEST_WORKSPACE"  # where a worker runs deployments: prefect.yaml asks for it
 HEARTBEAT = 30  # seconds between two signs of life of a run
 SLOWEST_START, LONGEST_SAVE, PAUSE = 600.0, 60.0, 2.0  # seconds
@@ -86,7 +87,7 @@ def connect(root: Path) -> str:
             raise MachineFault("no Prefect server is known: start one with `make serve`, or set PREFECT_API_URL.")
         os.environ.update(client_settings(root, own))
     view.settle(root)
-    (root / view.HOME).mkdir(parents=True, exist_ok=True)
+    (root / HOME).mkdir(parents=True, exist_ok=True)
     return os.environ["PREFECT_API_URL"]
 
 
@@ -97,7 +98,7 @@ def client_settings(root: Path, to: Access) -> dict[str, str]:
         | password
         | {
             "PREFECT_API_URL": to.url,
-            "PREFECT_HOME": str(root / view.HOME),
+            "PREFECT_HOME": str(root / HOME),
             "PREFECT_LOGGING_LEVEL": "INFO",
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT),
         }
@@ -106,7 +107,7 @@ def client_settings(root: Path, to: Access) -> dict[str, str]:
 
 def server_settings(root: Path, to: Access) -> dict[str, str]:
     return view.SETTINGS | {
-        "PREFECT_HOME": str(root / view.HOME),
+        "PREFECT_HOME": str(root / HOME),
         "PREFECT_API_URL": to.url,
         "PREFECT_SERVER_API_AUTH_STRING": to.password,
         "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
@@ -204,7 +205,7 @@ def serve(root: Path, port: int) -> None:
     """Keeps a server and a worker running until it is interrupted; one that is lost is started again."""
     from .deployments import set_up
 
-    to, log = access(root, port), root / view.HOME / "server.log"
+    to, log = access(root, port), root / HOME / "server.log"
     print(f"Starting a Prefect server; what it says goes to {log}.", flush=True)
     running: list[subprocess.Popen[Any]] = [start_server(root, to, log)]
     try:

@@ -90,6 +90,8 @@ def test_deployments_pools_and_automation_are_there_once_also_after_a_second_tim
     assert [found[name].global_concurrency_limit.limit for name in ("study", "add-concepts")] == [1, 1]
     assert client.read_work_pool("workspace").concurrency_limit == 1
     assert [known.name for known in client.read_automations_by_name(ZOMBIES)] == [ZOMBIES]
+    planned = wait_for(lambda: [run for run in client.read_flow_runs() if run.auto_scheduled])
+    assert {(run.deployment_id, run.expected_start_time.hour) for run in planned} == {(found["add-concepts"].id, 3)}
 
 
 def run_of(client, deployment: str, **parameters):
