@@ -12,7 +12,9 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo study test fast lint profile clean
+PORT ?= 4200
+
+.PHONY: help demo study serve worker test fast lint profile clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -24,6 +26,12 @@ demo: .venv/ready ## make the environment and run a study; PROFILE=quick for a f
 
 study: .venv/ready ## run what is not up to date of the current study, JOBS stages at a time
 	@python -m flows.study $(if $(JOBS),--jobs $(JOBS))
+
+serve: .venv/ready ## a Prefect server on this machine, with its pages, its deployments and a worker; PORT=4200
+	@python -m flows.server --port $(PORT)
+
+worker: .venv/ready ## run what `python -m flows.machines` hands out, on the server that PREFECT_API_URL names
+	@python -m flows.server --worker
 
 test: .venv/ready ## make the environment and run the tests
 	python -m pytest -m ""

@@ -3,7 +3,7 @@
 DVC's own code does every step (is it changed? is it in the run-cache? hash it, cache it, write it down), in one process
 that has read dvc.yaml once. The commands are handed out, so that they run side by side where they cost least. What is
 used of DVC beyond its documented interface stands in this file alone: Repo.index.graph, the steps of Stage.run, and
-ProjectFile.dump_stages.
+ProjectFile.dump_stages; and in shared.py what concerns a remote.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import networkx as nx
@@ -73,7 +73,7 @@ class Graph:
                 return "unchanged"
             stage.remove_outs(ignore_remove=False, force=False)
             try:
-                self.repo.stage_cache.restore(stage)
+                self.restore(stage)
                 how = "cached"
             except RunCacheNotFoundError:
                 stage.save_deps()
@@ -87,6 +87,17 @@ class Graph:
             if time.monotonic() > self._write_after:
                 self._write()
         return how
+
+    def restore(self, stage: PipelineStage) -> None:
+        """Puts a stage's outputs in place from the run-cache.
+
+        Raises:
+            RunCacheNotFoundError: it does not have them.
+        """
+        self.repo.stage_cache.restore(stage)
+
+    def give(self, names: Iterable[str]) -> None:
+        """Shares these stages with others; this graph shares nothing."""
 
     def write(self) -> None:
         """Writes what has been finished to dvc.lock; until then it is in the run-cache, where a rerun finds it."""

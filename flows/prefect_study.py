@@ -66,15 +66,15 @@ class TaskRuns:
 
 
 def under_prefect(root: Path, study: str, engine: Engine, plan: list[str], telling: Telling) -> Outcome:
-    """Runs the plan as a flow; whatever becomes of the server, the plan is run."""
+    """Runs the plan as a flow, or within the flow that is running; whatever becomes of the server, the plan is run."""
     view.settle(root)
     from prefect import flow
+    from prefect.context import FlowRunContext
     from prefect.task_runners import ThreadPoolTaskRunner
 
     began, outcomes = False, list[Outcome]()
     runner = cast(Any, ThreadPoolTaskRunner(max_workers=engine.pool.slots.jobs + 2))
 
-    @flow(name="study", flow_run_name=study, validate_parameters=False, task_runner=runner)
     def run() -> None:
         nonlocal began
         began = True
@@ -91,6 +91,8 @@ def under_prefect(root: Path, study: str, engine: Engine, plan: list[str], telli
         else:
             view.show_results(study, root / "report" / study)
 
+    if FlowRunContext.get() is None:
+        run = flow(name="study", flow_run_name=study, validate_parameters=False, task_runner=runner)(run)
     try:
         run()
     except Exception as error:

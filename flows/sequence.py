@@ -2,19 +2,33 @@
 
 import argparse
 
-from .study import command
+from .study import command, perform
 
 
-def chosen(args: argparse.Namespace) -> set[str]:
-    """The last stages of the run; the others are upstream of them."""
+def last_stages(key: str) -> set[str]:
+    """Those of a run, or with DOMAIN/ORDER alone those of the base model on that sequence.
+
+    Raises:
+        ConfigFault: params.yaml has no such run or sequence.
+    """
     from stages.core.params import load
-    from stages.core.runs import find_run
+    from stages.core.runs import find_run, find_sequence
 
     params = load()
-    run = find_run(params, args.run)
-    key = f"{run.sequence.domain}-{run.sequence.order}-{run.strategy}-{run.seed}"
-    return {f"{verb}@{key}-task{len(params.tasks) - 1}" for verb in ("sample", "score")}
+    if key.count("/") == 1:
+        sequence = find_sequence(params, key)
+        return {f"{verb}_base@{sequence.domain}-{sequence.order}" for verb in ("sample", "score")}
+    run = find_run(params, key)
+    name = f"{run.sequence.domain}-{run.sequence.order}-{run.strategy}-{run.seed}"
+    return {f"{verb}@{name}-task{len(params.tasks) - 1}" for verb in ("sample", "score")}
+
+
+def main() -> None:
+    def options(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("run", metavar="DOMAIN/ORDER/STRATEGY/SEED", help="or DOMAIN/ORDER: the base model on it")
+
+    command(__doc__, lambda args: perform(args, lambda args: last_stages(args.run)), options)
 
 
 if __name__ == "__main__":
-    command(__doc__, chosen, run=True)
+    main()

@@ -22,26 +22,43 @@ if TYPE_CHECKING:
     from .engine import Engine
     from .graph import Graph
 
+Chosen = Callable[[argparse.Namespace], set[str] | None]
+First = Callable[[argparse.Namespace], object]
 ROOT = Path(".")
 LOCK = Path(".cache", "flow", "lock")
 log = logging.getLogger("palimpsest")
 
 
-def command(doc: str | None, chosen: Callable[[argparse.Namespace], set[str] | None], *, run: bool = False) -> None:
-    """The command line of both flows; `chosen` says which stages, or None for all."""
+def nothing(_: object) -> None:
+    return None
+
+
+def command(
+    doc: str | None,
+    work: Callable[[argparse.Namespace], int],
+    options: Callable[[argparse.ArgumentParser], object] = nothing,
+) -> None:
+    """The command line of every flow.
+
+    Args:
+        work: does what it says, and returns the exit code.
+        options: adds what only this flow has.
+    """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    if run:
-        parser.add_argument("run", metavar="DOMAIN/ORDER/STRATEGY/SEED")
+    options(parser)
     parser.add_argument("--jobs", type=int, help="stages at a time; one per GPU, or per core, if not said")
     parser.add_argument("--devices", help="GPUs to use, as in CUDA_VISIBLE_DEVICES; with more jobs they are shared")
     parser.add_argument("--plan", action="store_true", help="say what would run, and run nothing")
+    parser.add_argument(
+        "--share", action="store_true", help="take what DVC's remote has, and give it what is made here"
+    )
     parser.add_argument("--no-view", action="store_true", help="do without Prefect")
     args = parser.parse_args()
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     from stages.core.faults import Fault
 
     try:
-        code = _guarded(args, chosen)
+        code = work(args)
     except Fault as fault:
         print(f"error: {fault}", file=sys.stderr)
         code = fault.code
@@ -51,18 +68,28 @@ def command(doc: str | None, chosen: Callable[[argparse.Namespace], set[str] | N
     view.leave(code)
 
 
-def _guarded(args: argparse.Namespace, chosen: Callable[[argparse.Namespace], set[str] | None]) -> int:
+def perform(args: argparse.Namespace, chosen: Chosen, first: First = nothing) -> int:
+    """Brings stages up to date, alone in this workspace, and returns the exit code.
+
+    Args:
+        chosen: says which stages, or None for all; what they need is upstream of them.
+        first: is done before the study is looked at.
+
+    Raises:
+        Fault: it cannot begin.
+    """
     from stages.core.process import lock
 
     from .stamp import untouched
 
-    if untouched(ROOT.absolute()):
-        print("Nothing to do: everything is up to date.")
-        return 0
-    from stages.core.params import load
-
-    load()  # what is wrong with params.yaml is said before anything else
     with lock(LOCK):
+        first(args)
+        if not args.share and untouched(ROOT.absolute()):
+            print("Nothing to do: everything is up to date.")
+            return 0
+        from stages.core.params import load
+
+        load()  # what is wrong with params.yaml is said before anything else
         return Study(args).run(chosen(args))
 
 
@@ -75,7 +102,7 @@ class Study:
 
         self.args, self.root = args, ROOT.absolute()
         self.slots, self.times = slots(args.jobs, args.devices), Times(self.root)
-        self.graph = open_graph(self.root)
+        self.graph = open_graph(self.root, share=args.share)
 
     def run(self, among: set[str] | None) -> int:
         from .stamp import paths_of, stamp
@@ -89,6 +116,7 @@ class Study:
         if self.args.plan:
             return 0
         code = self._perform(plan) if plan else 0
+        self.graph.give(self.graph.stages if wanted is None else wanted)
         if code == 0 and wanted is None:
             self._finish()
             stamp(self.root, paths_of(self.graph.stages.values(), self.root))
@@ -151,7 +179,7 @@ class Study:
             )
 
 
-def open_graph(root: Path) -> Graph:
+def open_graph(root: Path, share: bool = False) -> Graph:
     """The graph; a dvc.lock that was torn by a kill is mended first."""
     from dvc.exceptions import DvcException
 
@@ -159,13 +187,15 @@ def open_graph(root: Path) -> Graph:
 
     from .graph import Graph
     from .lockfile import repair
+    from .shared import SharedGraph
 
+    kind = SharedGraph if share else Graph
     try:
-        return Graph(root)
+        return kind(root)
     except DvcException:
         repair(root)
     try:
-        return Graph(root)
+        return kind(root)
     except DvcException as error:
         raise ConfigFault(f"dvc.yaml: {str(error).splitlines()[0]}") from None
 
@@ -175,7 +205,7 @@ def in_a_thread(work: Callable[[str], object], name: str) -> None:
 
 
 def main() -> None:
-    command(__doc__, lambda args: None)
+    command(__doc__, lambda args: perform(args, nothing))
 
 
 if __name__ == "__main__":

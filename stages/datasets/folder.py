@@ -100,7 +100,15 @@ class Folder(Dataset):
             raise ConfigFault(f"{self.root}: has no domain '{domain}'. {nearest(domain, self._folders)}")
         if name not in self._folders[domain]:
             raise ConfigFault(f"{self.root}: has no concept '{name}'. {nearest(name, self._folders[domain])}")
-        folder = self._folders[domain][name]
+        return self.read(self._folders[domain][name], name)
+
+    def read(self, folder: Path, name: str) -> Concept:
+        """The concept that lies in this folder, which need not be one of the dataset's yet.
+
+        Raises:
+            ConfigFault: concept.yaml breaks a rule.
+            InputFault: it has no pictures, or things that are none.
+        """
         about = read_about(folder / ABOUT)
         token = about.token or self.tokens.get(name) or rare_word(name)
         noun = noun_of(folder) if about.noun is None else about.noun
@@ -119,6 +127,10 @@ class Folder(Dataset):
             if (folder / REFERENCES).exists()
             else training,
         )
+
+    def place(self, domain: str) -> Path:
+        """The folder that the concepts' folders of a domain lie in."""
+        return next(iter(self._folders[domain].values())).parent
 
     @cached_property
     def _folders(self) -> dict[str, dict[str, Path]]:

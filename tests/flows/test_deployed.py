@@ -1,0 +1,30 @@
+"""How a deployed run says that it ended, without a server."""
+
+import pytest
+
+from flows.deployed import carry_out
+from stages.core.faults import ConfigFault, MachineFault
+
+SETTINGS = {"jobs": 1, "devices": None, "share": False}
+
+
+@pytest.mark.parametrize(
+    ("what", "type_", "message"),
+    [
+        (ConfigFault("train.rank: is wrong."), "FAILED", "train.rank: is wrong."),
+        (MachineFault("lock: held by pid 1."), "CRASHED", "lock: held by pid 1."),
+        (3, "FAILED", "Ended with 3"),
+        (75, "CRASHED", "Ended with 75"),
+        (0, "COMPLETED", "Everything is up to date."),
+    ],
+)
+def test_failed_is_the_fault_of_the_study_and_crashed_that_of_the_machine(monkeypatch, what, type_, message):
+    def perform(args, chosen, first):
+        if isinstance(what, Exception):
+            raise what
+        return what
+
+    monkeypatch.setattr("flows.deployed.perform", perform)
+    state = carry_out(lambda _: None, **SETTINGS)
+    assert state.type.value == type_
+    assert state.message.startswith(message)
