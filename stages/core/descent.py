@@ -62,9 +62,8 @@ class Descent:
         self._gradients = [torch.zeros_like(parameter) for parameter in self.parameters]
         for parameter, gradient in zip(self.parameters, self._gradients, strict=True):
             parameter.grad = gradient  # added to and emptied in place from here on
-        recorded = on.type == "cuda" and not options.checkpointing  # which asks for the generators' state midway
-        self._gradient = Replay(self._add_gradient, self._rehearse if recorded else None)
-        self._update = Replay(self._apply, self._rehearse if recorded else None)
+        rehearse = self._rehearse if recordable(on, options) else None
+        self._gradient, self._update = Replay(self._add_gradient, rehearse), Replay(self._apply, rehearse)
 
     def gradient(self, inputs: Encodings) -> None:
         """Adds these rows' loss and gradient to the step's."""
@@ -141,6 +140,11 @@ class Descent:
         finally:
             for value, before in zip(touched, kept, strict=True):
                 value.copy_(before)
+
+
+def recordable(on: torch.device, options: Train) -> bool:
+    """Whether CUDA graphs can be made: checkpointing asks for the state of generators midway, which they forbid."""
+    return on.type == "cuda" and not options.checkpointing
 
 
 class Replay:

@@ -76,8 +76,7 @@ class SdxlLearner(Learner):
             "time_ids": torch.cat(frames).float(),
         }
         said = [row.prompt for row in rows]
-        of_prompts = {name: value[said] for name, value in self.prompts.items()}
-        return {name: value.to(device(), non_blocking=True) for name, value in made.items()} | of_prompts
+        return {name: sent(value) for name, value in made.items()} | {n: v[said] for n, v in self.prompts.items()}
 
     def _draw(self, row: Row) -> tuple[Tensor, Tensor, Tensor]:
         """A latent from the posterior of the picture, its noise and its time, all from the row's seed."""
@@ -102,6 +101,8 @@ class SdxlLearner(Learner):
             added_cond_kwargs={"text_embeds": inputs["pooled"], "time_ids": inputs["time_ids"]},
             return_dict=False,
         )[0]
+        if not self.options.checkpointing:
+            self.layers.end()
         errors = nn.functional.mse_loss(found.float(), inputs["wanted"], reduction="none").mean((1, 2, 3))
         return (errors * inputs["weight"]).sum()
 
@@ -115,6 +116,11 @@ class SdxlLearner(Learner):
         finally:
             self.family.shift(self.frozen)
             self._install()
+
+
+def sent(value: Tensor) -> Tensor:
+    """On the device, without waiting for what it does at the moment: from memory that stays where it is."""
+    return value.pin_memory().to(device(), non_blocking=True) if device().type == "cuda" else value.to(device())
 
 
 def min_snr(snr: Tensor, gamma: float, epsilon: bool) -> Tensor:

@@ -47,6 +47,9 @@ class Layers(ABC):
     def begin(self, inputs: Encodings) -> None:  # noqa: B027
         """Called before each forward pass."""
 
+    def end(self) -> None:  # noqa: B027
+        """Called after it, where nothing of it is computed again: lets go of what `begin` made for this pass."""
+
     @abstractmethod
     def adapter(self) -> Adapter:
         """The adapter as it is now, float32 on the CPU."""
@@ -164,6 +167,10 @@ class Grouped(Layers):
             downs, ups = a.view(-1, each * self.rank, inside).unbind(), b.view(-1, each, out, self.rank).unbind()
             for name, down, up in zip(group.attentions, downs, ups, strict=True):
                 self.projected[name].trained[group.role] = (down, up.transpose(1, 2), self.scale)
+
+    def end(self) -> None:
+        for projected in self.projected.values():
+            projected.trained, projected.spoken = {}, None
 
     def _speak(self, group: Group, text: Tensor, constant: Tensor, a: Tensor, b: Tensor) -> None:
         """Keys and values of the prompts [n, length, channels] for all cross-attentions of a group."""

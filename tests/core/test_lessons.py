@@ -1,5 +1,5 @@
-"""One task on the embedded base, with the options that the paper does not have: each does something, and what only looks
-on changes nothing."""
+"""One task on the embedded base with options that the paper does not have: each does something, what only looks on
+changes nothing."""
 
 import json
 from pathlib import Path

@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import nn
 
+from stages.core import descent
 from stages.core.adapters import fingerprint, flat
-from stages.core.family import Learner
+from stages.core.family import Learner, Row
 from stages.core.faults import InputFault, MachineFault, Preempted
 from stages.core.params import Train
 from stages.core.seeds import generator
@@ -161,6 +162,44 @@ def test_sigterm_saves_and_says_so(tmp_path, whole):
 
 def test_preempted_means_run_me_again():
     assert Preempted.code == 75
+
+
+def test_what_is_rehearsed_before_it_is_recorded_leaves_no_trace(tmp_path, whole, monkeypatch):
+    def recorded(self, function, rehearse):
+        rehearse(lambda: [function() for _ in range(3)])
+        return function
+
+    monkeypatch.setattr(descent, "recordable", lambda *_: True)
+    monkeypatch.setattr(descent.Replay, "_recorded", recorded)
+    assert train(tmp_path / "run") == whole
+
+
+def test_a_step_that_cannot_be_recorded_is_called(tmp_path, whole, monkeypatch, caplog):
+    def fails(self, function, rehearse):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(descent, "recordable", lambda *_: True)
+    monkeypatch.setattr(descent.Replay, "_recorded", fails)
+    assert train(tmp_path / "run") == whole
+    assert caplog.text.count("operation not permitted") == 2  # the gradient and the update
+
+
+def test_the_update_is_that_of_adamw_after_clipping():
+    one, other = Small(), Small()
+    one.study(MATERIAL.images, MATERIAL.prompts)
+    inputs = one.inputs([Row(i, 0, i, 0.5) for i in range(2)])
+    steps = descent.Descent(one, OPTIONS, 9)
+    peer = torch.optim.AdamW(other.parameters(), 0.01, OPTIONS.betas, OPTIONS.epsilon, OPTIONS.weight_decay)
+    for _ in range(5):
+        steps.gradient(inputs)
+        steps.update(0.01)
+        other.loss(inputs).backward()
+        norm = torch.nn.utils.clip_grad_norm_(other.parameters(), OPTIONS.clip_norm)
+        peer.step()
+        peer.zero_grad()
+    for mine, theirs in zip(one.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-7)
+    assert steps.read()[-1].gradient_norm == pytest.approx(float(norm))
 
 
 class Crowded(Small):
