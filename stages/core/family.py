@@ -24,9 +24,7 @@ class Teaching(Strict):
 
     layers: Literal["grouped", "peft"] = "grouped"  # LoRA in few large operations, or one layer of peft per matrix
     snr_gamma: float | None = Field(None, gt=0)  # min-SNR weighting of the loss (arXiv 2303.09556); 5 in the paper
-    checkpointing: bool = (
-        False  # compute activations again rather than keep them: less memory, more time
-    )
+    checkpointing: bool = False  # compute activations again rather than keep them: less memory, more time
 
 
 @dataclass(frozen=True)

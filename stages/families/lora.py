@@ -164,9 +164,12 @@ class Grouped(Layers):
                 self._speak(group, text, inputs[f"{CROSS}.{number}"], a, b)
                 continue
             each = len(group.each)
-            downs, ups = a.view(-1, each * self.rank, inside).unbind(), b.view(-1, each, out, self.rank).unbind()
-            for name, down, up in zip(group.attentions, downs, ups, strict=True):
-                self.projected[name].trained[group.role] = (down, up.transpose(1, 2), self.scale)
+            downs, ups = (
+                a.view(-1, each * self.rank, inside).unbind(),
+                b if each == 1 else b.view(-1, each, *b.shape[1:]),
+            )
+            for name, down, up in zip(group.attentions, downs, ups.unbind(), strict=True):
+                self.projected[name].trained[group.role] = (down, up.mT, self.scale)
 
     def end(self) -> None:
         for projected in self.projected.values():
@@ -212,21 +215,21 @@ class Projected:
             projected: Sequence[Tensor] = self._project(x, "qkv").unbind()
         else:
             assert self.spoken is not None
-            projected = (self._project(x, "q")[0], *self.spoken)
+            projected = (self._project(x, "q"), *self.spoken)
         q, k, v = (part.view(rows, -1, self.heads, part.shape[-1] // self.heads) for part in projected)
         seen = functional.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
-        y = self._project(seen.transpose(1, 2).reshape(len(x), -1), "out", self.bias)[0]
+        y = self._project(seen.transpose(1, 2).reshape(len(x), -1), "out", self.bias)
         return y.view(rows, length, -1)
 
     def _project(self, x: Tensor, role: str, bias: Tensor | None = None) -> Tensor:
-        """W x + scale B A x for the matrices of a role, [matrices, rows, out]."""
+        """W x + scale B A x, [rows, out]; [matrices, rows, out] where a role has several matrices."""
         down, up, scale = self.trained[role]
+        still, inner = functional.linear(x, self.frozen[role], bias), functional.linear(x, down)
+        if up.ndim == 2:
+            return torch.addmm(still, inner, up, alpha=scale)
         count, rank, out = up.shape
-        still = functional.linear(x, self.frozen[role], bias)
-        if count == 1:
-            return torch.addmm(still, functional.linear(x, down), up[0], alpha=scale)[None]
-        inner = functional.linear(x, down).view(-1, count, rank).transpose(0, 1)
-        return torch.baddbmm(still.view(-1, count, out).transpose(0, 1), inner, up, alpha=scale)
+        still, inner = still.view(-1, count, out).transpose(0, 1), inner.view(-1, count, rank).transpose(0, 1)
+        return torch.baddbmm(still, inner, up, alpha=scale)
 
 
 def _attentions(unet: UNet2DConditionModel) -> dict[str, Any]:
