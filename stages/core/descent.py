@@ -90,6 +90,11 @@ class Descent:
         return notes
 
     @property
+    def sums(self) -> list[Tensor]:
+        """What a step adds up: the gradients and the loss."""
+        return [*self._gradients, self._loss]
+
+    @property
     def full(self) -> bool:
         return self._noted == len(self._notes)
 

@@ -82,6 +82,7 @@ class Train(Teaching):
     checkpoint_every: int = Field(ge=1)  # steps
     conditioning: Literal["square", "source"] = "square"  # SDXL is told one size for all, or each photo's size and crop
     prior: Prior | None = None
+    processes: int = Field(1, ge=1, le=64)  # GPUs that share a step's pictures; more than `batch` are of no use
 
 
 class Watch(Strict):

@@ -21,6 +21,7 @@ from .params import Params, Prior
 from .runs import Run, Sequence
 from .seeds import generator, seed
 from .strategy import State
+from .team import team
 from .training import Losses, Training
 from .watching import Observer, Previews, unharmed
 from .weights import Adapter, Delta
@@ -71,9 +72,11 @@ def train(
     drawn = (run.seed, "fresh") if options.reinit == "shared" else (*words, "fresh")
     fresh = fresh_adapter(family.shapes(), options.rank, options.alpha, generator(*drawn))
     start, frozen = strategy.start(state, fresh), strategy.frozen(state)
-    lessons = taught(params, data, pictures)
-    if options.prior:
-        lessons += of_the_class(params, options.prior, data["concept"])
+    with team().leader_first():
+        lessons = taught(params, data, pictures)
+        if options.prior:
+            lessons += of_the_class(params, options.prior, data["concept"])
+        material = encoded(family, lessons, len(pictures))
     inputs = [
         family.fingerprint,
         options.model_dump(mode="json"),
@@ -82,7 +85,6 @@ def train(
         [hashlib.sha256(lesson.image.tobytes()).hexdigest() for lesson in lessons],
         [start.scale, fingerprint(flat(start)), delta_fingerprint(frozen) if frozen and frozen.modules else None],
     ]
-    material = encoded(family, lessons, len(pictures))
     learner = family.learner(frozen, start, options)
     training = Training(learner, options, words, CHECKPOINTS / artifact.digest(inputs)[:32])
     # Before the first merge all strategies stand at the same place: what one has trained there, the others reuse.

@@ -12,6 +12,7 @@ import logging
 import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from .params import Train
 from .process import StopRequest, lock
 from .progress import track
 from .seeds import generator, seed
+from .team import team
 from .weights import Adapter
 
 log = logging.getLogger("palimpsest")
@@ -73,7 +75,7 @@ class Training:
     def __init__(self, learner: Learner, options: Train, words: Sequence[object], folder: Path) -> None:
         self.learner, self.options, self.words, self.folder = learner, options, words, folder
         self.descent = Descent(learner, options, READ_EVERY)
-        self.losses, self.step = Losses(), 0
+        self.losses, self.step, self.team = Losses(), 0, team()
 
     def run(
         self, material: Material, keep: bool, observe: Callable[[int, Losses], None] | None = None
@@ -90,15 +92,16 @@ class Training:
             MachineFault: the memory does not do for one picture.
             Preempted: SIGTERM came; a checkpoint has been written.
         """
-        with lock(self._lockfile, wait=True), StopRequest() as stop:
-            self._resume()
+        with self._alone(), StopRequest() as stop:
+            with self.team.leader_first():
+                self._resume()
             if self.step < self.options.steps:
                 self.learner.study(material.images, material.prompts)
-            look = observe or (lambda step, losses: None)
+            look = observe if observe and self.team.leads else (lambda step, losses: None)
             look(self.step, self.losses)
             for _ in track(range(self.step, self.options.steps), self.options.steps, "train", self.step):
                 self._one_step(material)
-                if stop.came and self.step < self.options.steps:
+                if self._stops(stop) and self.step < self.options.steps:
                     self._save()
                     reached = f"step {self.step} of {self.options.steps}"
                     raise Preempted(f"stopped after {reached}, which is saved. Run it again to go on.")
@@ -108,8 +111,17 @@ class Training:
             self._read()
             return self.learner.adapter(), self.losses
 
+    def _alone(self) -> AbstractContextManager[None]:
+        return lock(self._lockfile, wait=True) if self.team.leads else contextlib.nullcontext()
+
+    def _stops(self, stop: StopRequest) -> bool:
+        """Whether a stop was asked for; processes that share a training agree on it now and then."""
+        return stop.came if self.team.size == 1 else self.step % READ_EVERY == 0 and self.team.any(stop.came)
+
     def forget(self) -> None:
         """Removes the checkpoints, unless another run has begun to go on from them, which removes them in its turn."""
+        if not self.team.leads:
+            return
         with contextlib.suppress(MachineFault), lock(self._lockfile):
             shutil.rmtree(self.folder, ignore_errors=True)
             self._lockfile.unlink(missing_ok=True)
@@ -119,15 +131,16 @@ class Training:
         return self.folder.with_name(f"{self.folder.name}.lock")
 
     def _one_step(self, material: Material) -> None:
-        rows = self._rows(material)
+        rows = self.team.share(self._rows(material))
         while True:
-            size = self.losses.micro_batch or len(rows)
+            size = self.losses.micro_batch or max(len(rows), 1)
             try:
                 for part in alike(rows, material.images, size):
                     self.descent.gradient(self.learner.inputs(part))
                 break
             except torch.OutOfMemoryError:
                 self._take_less(size)
+        self.team.add_up(self.descent.sums)
         self.descent.update(rate(self.options, self.step))
         self.step += 1
         if self.descent.full or self.step == self.options.steps:
@@ -166,6 +179,8 @@ class Training:
 
     def _save(self) -> None:
         self._read()
+        if not self.team.leads:
+            return
         told = torch.tensor([self.losses.loss, self.losses.gradient_norm], dtype=torch.float64)
         facts = {"step": self.step, "micro_batch": self.losses.micro_batch}
         with artifact.publish(self.folder / f"{self.step:08d}", "checkpoint", facts) as draft:

@@ -10,6 +10,7 @@ from typing import Any
 
 from stages.core.params import Params
 from stages.core.runs import Run
+from stages.core.team import team
 from stages.core.training import Losses
 from stages.core.watching import Observer
 
@@ -20,7 +21,7 @@ FOLDER = Path("trackers")  # kept out of git and of DVC
 @contextmanager
 def tracking(params: Params, run: Run, index: str) -> Iterator[Observer | None]:
     """Who is to be told the losses of one task, if `watch.tracker` asks for someone; a missing one costs a warning."""
-    opened = _open(params, run, index) if params.watch.tracker else None
+    opened = _open(params, run, index) if team().leads and params.watch.tracker else None
     try:
         yield Tracker(opened) if opened else None
     finally:
