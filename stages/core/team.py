@@ -121,9 +121,9 @@ def assemble(processes: int, command: Sequence[str]) -> None:
         signal.signal(signal.SIGTERM, before)
         for member in members:
             member.kill()
-    codes = [code for member in members if (code := member.wait()) > 0] or [-member.returncode for member in members]
-    if codes[0]:
-        raise _fault(codes[0])
+    codes = [member.wait() for member in members]
+    if any(codes):  # the one that said why rather than one that was killed for it
+        raise _fault(max(codes) if max(codes) > 0 else -min(codes))
 
 
 def _fault(code: int) -> Fault:

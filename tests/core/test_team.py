@@ -13,6 +13,7 @@ from stages.core.training import Training
 from tests.core.test_training import MATERIAL, OPTIONS, Small
 
 SHARED = """
+import sys
 from pathlib import Path
 from tests.core.test_team import work
 work(Path(sys.argv[1]))
