@@ -11,14 +11,22 @@ from stages.core.photos import read_data
 from stages.core.runs import Run, before
 from stages.core.steps import provenance
 from stages.core.steps import train as train_adapter
+from stages.core.team import assemble, assembled, team
+from stages.families.trackers import tracking
 
 
 def train(params: Params, run: Run, args: argparse.Namespace) -> None:
     index: str = args.task
+    if not assembled(params.train.processes):
+        assemble(params.train.processes, ["-m", "stages.train", str(run), "--task", index])
+        return
     source, previous = run.sequence.data(index), run.at(before(index)) / "state"
     data, pictures, _ = read_data(source)
     state = load_state(previous, artifact.read(previous, "state"), params.family.shapes())
-    adapter, losses = train_adapter(params, run, index, state, data, pictures)
+    with tracking(params, run, index) as track:
+        adapter, losses = train_adapter(params, run, index, state, data, pictures, track)
+    if not team().leads:
+        return
     facts = provenance(params, run) | {
         "position": int(index),
         "concept": data["concept"],

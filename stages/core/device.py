@@ -21,4 +21,9 @@ def device() -> torch.device:
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.set_num_threads(int(os.environ.get("PALIMPSEST_THREADS", "1")))
-    return torch.device(os.environ.get("PALIMPSEST_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu"))
+    chosen = os.environ.get("PALIMPSEST_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    member = os.environ.get("LOCAL_RANK")  # of several processes for one training, each with a GPU of its own
+    if member is not None and chosen.startswith("cuda"):
+        torch.cuda.set_device(int(member))
+        chosen = "cuda"
+    return torch.device(chosen)

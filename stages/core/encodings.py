@@ -39,14 +39,15 @@ def _stack(rows: Sequence[Encodings]) -> dict[str, Tensor]:
     return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 
 
-def encode_images(family: Family, images: Sequence[Image.Image]) -> dict[str, Tensor]:
-    """One row per picture; the key is the pixels and the base, so that no changed picture meets an old encoding."""
+def encode_images(family: Family, images: Sequence[Image.Image]) -> list[Encodings]:
+    """One of a single row per picture, since their sizes may differ; the key is the pixels and the base, so that no
+    changed picture meets an old encoding."""
     rows = []
     for image in images:
         pixels = hashlib.sha256(image.tobytes()).hexdigest()
         key = digest(["image", family.fingerprint, image.size, image.mode, pixels])
         rows.append(_cached(key, lambda image=image: family.encode_images([image])))  # type: ignore[misc]
-    return _stack(rows)
+    return rows
 
 
 def encode_prompts(family: Family, prompts: Sequence[str]) -> dict[str, Tensor]:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal
 
 from PIL import Image
+from pydantic import Field
 from torch import Tensor, nn
 
 from .registry import Registry
@@ -13,6 +17,24 @@ from .strict import Strict
 from .weights import Adapter, Delta
 
 Encodings = Mapping[str, Tensor]
+
+
+class Teaching(Strict):
+    """What a family must know of how it is taught: options that the section `train` of params.yaml has among others."""
+
+    layers: Literal["grouped", "peft"] = "grouped"  # LoRA in few large operations, or one layer of peft per matrix
+    snr_gamma: float | None = Field(None, gt=0)  # min-SNR weighting of the loss (arXiv 2303.09556); 5 in the paper
+    checkpointing: bool = False  # compute activations again rather than keep them: less memory, more time
+
+
+@dataclass(frozen=True)
+class Row:
+    """One picture's part in a step."""
+
+    image: int  # which of the pictures
+    prompt: int  # which of the prompts describes it
+    seed: int  # of its noise, its time and its draw from the posterior
+    weight: float  # of its error in the loss
 
 
 class Family(Strict, ABC):
@@ -44,7 +66,7 @@ class Family(Strict, ABC):
         """What training and sampling need of prompts, computed once."""
 
     @abstractmethod
-    def learner(self, frozen: Delta | None, adapter: Adapter) -> Learner:
+    def learner(self, frozen: Delta | None, adapter: Adapter, options: Teaching | None = None) -> Learner:
         """The base, shifted by `frozen` and carrying the adapter, ready to be trained."""
 
     @abstractmethod
@@ -68,17 +90,36 @@ class Family(Strict, ABC):
 class Learner(ABC):
     """A model in training. Only the adapter's matrices are trained."""
 
+    magnify = 1.0  # by which a loss is multiplied, lest its gradient vanish in the number format; a power of two
+
     @abstractmethod
     def parameters(self) -> list[nn.Parameter]:
         """What the optimiser trains, in a stable order."""
 
     @abstractmethod
-    def loss(self, images: Encodings, prompts: Encodings, seeds: Sequence[int]) -> Tensor:
-        """The loss on a batch; each row's noise, time and posterior draw come from its own seed."""
+    def study(self, images: Sequence[Encodings], prompts: Encodings) -> None:
+        """What it is to learn from, before the first step: what stays the same in every step is computed here.
+
+        Args:
+            images: one per picture, each of one row; pictures of different sizes have encodings of different shapes.
+            prompts: one row per prompt.
+        """
+
+    @abstractmethod
+    def inputs(self, rows: Sequence[Row]) -> Encodings:
+        """All that a step needs of these pictures, which are of one size, with their noise drawn from their seeds."""
+
+    @abstractmethod
+    def loss(self, inputs: Encodings) -> Tensor:
+        """The sum of the rows' weighted errors: a function of tensors of fixed shapes, so that it can be recorded."""
 
     @abstractmethod
     def adapter(self) -> Adapter:
         """The adapter as it is now, float32 on the CPU."""
+
+    @abstractmethod
+    def aside(self) -> AbstractContextManager[None]:
+        """Within the block the family is free for other uses, such as sampling; afterwards training goes on."""
 
 
 families: Registry[Family] = Registry("family", "stages.families")

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from . import artifact
 from .faults import InputFault
@@ -132,7 +132,7 @@ def cell_of(picture: Image.Image) -> int:
 
 def _fit(picture: Image.Image, cell: int) -> Image.Image:
     smaller = max(picture.size) < cell
-    return picture.resize((cell, cell), Image.Resampling.NEAREST if smaller else Image.Resampling.LANCZOS)
+    return ImageOps.fit(picture, (cell, cell), Image.Resampling.NEAREST if smaller else Image.Resampling.LANCZOS)
 
 
 def wrap(text: str, size: int, width: int) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from .dataset import Concept, Dataset, datasets
-from .family import Family, families
+from .family import Family, Teaching, families
 from .faults import ConfigFault, nearest
 from .metric import Metric, metrics
 from .reading import Document, read_yaml
@@ -50,12 +50,24 @@ class Named(Strict):
 
 class Prepare(Strict):
     resolution: int = Field(ge=8, le=4096)  # pixels, square
+    buckets: bool = False  # keep a training photo's shape, as far as sides of whole `bucket` pixels let; not enlarged
+    bucket: int = Field(64, ge=8, multiple_of=8)  # pixels that a bucket's sides are multiples of
     max_megapixels: float = Field(64, gt=0)
     max_megabytes: float = Field(256, gt=0)
     first_frame: bool = False  # take the first picture of an animation instead of refusing it
 
 
-class Train(Strict):
+class Prior(Strict):
+    """Prior preservation (DreamBooth, arXiv 2208.12242): pictures of the class that the base itself makes are learnt
+    along, so that the class does not turn into the one thing that is taught."""
+
+    images: int = Field(100, ge=1)  # pictures of the class, made once for each base and prompt
+    weight: float = Field(1.0, gt=0)  # of their loss
+    batch: int = Field(1, ge=1)  # of them in a step, beside the others
+    prompt: str | None = None  # {} stands for the class; without it, the training prompt without the token
+
+
+class Train(Teaching):
     rank: int = Field(ge=1, le=4096)
     alpha: float = Field(gt=0)  # the adapter's shift is alpha / rank * B A
     steps: int = Field(ge=1)
@@ -68,6 +80,17 @@ class Train(Strict):
     clip_norm: float = Field(1.0, gt=0)
     reinit: Literal["shared", "per_task"]  # does every task draw the same A, as published, or its own?
     checkpoint_every: int = Field(ge=1)  # steps
+    conditioning: Literal["square", "source"] = "square"  # SDXL is told one size for all, or each photo's size and crop
+    prior: Prior | None = None
+    processes: int = Field(1, ge=1, le=64)  # GPUs that share a step's pictures; more than `batch` are of no use
+
+
+class Watch(Strict):
+    """What is looked at while training goes on. Nothing in here changes a result, or can stop a training."""
+
+    previews_every: int = Field(0, ge=0)  # steps between pictures in previews/, from step 0 on; 0: none
+    previews: int = Field(2, ge=1)  # of the concept's prompts, how many are sampled
+    tracker: Literal["tensorboard", "wandb"] | None = None  # losses go there as well, through accelerate
 
 
 class Sample(Strict):
@@ -111,6 +134,7 @@ class Params(Strict):
     sample: Sample
     score: Score
     report: Report
+    watch: Watch = Watch()
 
     @cached_property
     def data(self) -> Dataset:

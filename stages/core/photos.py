@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ class Photo:
     notes: tuple[str, ...]
     sha256: str  # of the source
     look: int
+    frame: tuple[int, ...]  # height and width of the source, corner of the crop after resizing, height and width now
 
 
 def open_photo(source: Path | bytes, limits: Prepare) -> Photo:
@@ -45,8 +47,8 @@ def open_photo(source: Path | bytes, limits: Prepare) -> Photo:
     """
     data = source if isinstance(source, bytes) else read_file(source, limits.max_megabytes)
     image, notes = decode(data, limits)
-    square, more = fit(image, limits.resolution)
-    return Photo(square, (*notes, *more), hashlib.sha256(data).hexdigest(), look(image))
+    fitted, more, frame = fit(image, limits)
+    return Photo(fitted, (*notes, *more), hashlib.sha256(data).hexdigest(), look(image), frame)
 
 
 def take(picture: Picture, limits: Prepare) -> Photo:
@@ -58,21 +60,45 @@ def take(picture: Picture, limits: Prepare) -> Photo:
     if isinstance(picture.origin, Path):
         return open_photo(picture.origin, limits)
     drawn = picture.origin()
-    image, notes = fit(drawn, limits.resolution)
-    return Photo(image, tuple(notes), hashlib.sha256(drawn.tobytes()).hexdigest(), look(drawn))
+    image, notes, frame = fit(drawn, limits)
+    return Photo(image, tuple(notes), hashlib.sha256(drawn.tobytes()).hexdigest(), look(drawn), frame)
 
 
-def fit(image: Image.Image, resolution: int) -> tuple[Image.Image, list[str]]:
-    """The central square of an RGB picture at this resolution, and what was done."""
-    notes = []
+def fit(image: Image.Image, limits: Prepare) -> tuple[Image.Image, list[str], tuple[int, ...]]:
+    """The middle of an RGB picture at the study's size, what was done, and the frame as in `Photo`.
+
+    Raises:
+        InputFault: it is smaller than the smallest bucket.
+    """
     width, height = image.size
-    if width != height:
-        notes.append(f"{width}x{height} cropped to its central square")
-    if min(width, height) < resolution:
+    wide, high = bucket(width, height, limits) if limits.buckets else (limits.resolution, limits.resolution)
+    notes, scale = [], max(wide / width, high / height)
+    if width * high != height * wide:
+        notes.append(f"{width}x{height} cropped to its central " + ("square" if wide == high else f"{wide}x{high}"))
+    if scale > 1:
         notes.append(f"enlarged from {min(width, height)} pixels")
-    square = ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS)
+    corner = (round((height * scale - high) / 2), round((width * scale - wide) / 2))
+    fitted = ImageOps.fit(image, (wide, high), Image.Resampling.LANCZOS)
     # A new picture from nothing but pixels: resizing carries EXIF and profile along.
-    return Image.frombytes("RGB", square.size, square.tobytes()), notes
+    plain = Image.frombytes("RGB", fitted.size, fitted.tobytes())
+    return plain, notes, (height, width, *corner, high, wide)
+
+
+def bucket(width: int, height: int, limits: Prepare) -> tuple[int, int]:
+    """The size in which a photo keeps its shape but for the rest of a bucket's side, with no more pixels than the
+    resolution's square has, and not enlarged.
+
+    Raises:
+        InputFault: it is smaller than the smallest bucket.
+    """
+    side = limits.bucket
+    shrunk = min(1.0, limits.resolution / math.sqrt(width * height))
+    wide, high = (int(length * shrunk + 1e-9) // side * side for length in (width, height))
+    if not wide or not high:
+        raise InputFault(
+            f"{width}x{height} is less than a bucket of {side} pixels. Lower prepare.bucket or leave it out."
+        )
+    return wide, high
 
 
 def to_png(image: Image.Image) -> bytes:
@@ -178,6 +204,7 @@ def _entry(picture: Picture, file: str, photo: Photo, remarks: list[str]) -> dic
         "licence": picture.licence,
         "notes": [*photo.notes, *remarks],
         "sha256_of_source": photo.sha256,
+        "frame": list(photo.frame),
     }
 
 

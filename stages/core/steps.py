@@ -14,14 +14,17 @@ from PIL import Image
 
 from . import artifact
 from .adapters import delta_fingerprint, fingerprint, flat, fresh_adapter
-from .encodings import encode_images, encode_prompts
+from .encodings import encode_prompts
 from .faults import InputFault
-from .params import Params
+from .lessons import Lesson, class_prompt, encoded, taught
+from .params import Params, Prior
 from .runs import Run, Sequence
-from .seeds import generator
+from .seeds import generator, seed
 from .strategy import State
+from .team import team
 from .training import Losses, Training
-from .weights import Adapter
+from .watching import Observer, Previews, unharmed
+from .weights import Adapter, Delta
 
 log = logging.getLogger("palimpsest")
 CHECKPOINTS = Path(".checkpoints")
@@ -55,32 +58,52 @@ def seen(
 
 
 def train(
-    params: Params, run: Run, index: str, state: State, data: Mapping[str, Any], pictures: Several[Image.Image]
+    params: Params,
+    run: Run,
+    index: str,
+    state: State,
+    data: Mapping[str, Any],
+    pictures: Several[Image.Image],
+    track: Observer | None = None,
 ) -> tuple[Adapter, Losses]:
-    """Trains one task's adapter from the state before it."""
+    """Trains one task's adapter from the state before it; `track` is told how the losses go."""
     family, options, strategy = params.family, params.train, params.rule(run.strategy)
     words = (run.seed, run.sequence.order, index)
     drawn = (run.seed, "fresh") if options.reinit == "shared" else (*words, "fresh")
     fresh = fresh_adapter(family.shapes(), options.rank, options.alpha, generator(*drawn))
     start, frozen = strategy.start(state, fresh), strategy.frozen(state)
-    captions = [entry["caption"] or data["concept"]["training_prompt"] for entry in data["pictures"]["training"]]
-    spoken = sorted(set(captions))
+    with team().leader_first():
+        lessons = taught(params, data, pictures)
+        if options.prior:
+            lessons += of_the_class(params, options.prior, data["concept"])
+        material = encoded(family, lessons, len(pictures))
     inputs = [
         family.fingerprint,
         options.model_dump(mode="json"),
         words,
-        captions,
-        [hashlib.sha256(picture.tobytes()).hexdigest() for picture in pictures],
+        [[lesson.caption, lesson.frame] for lesson in lessons],
+        [hashlib.sha256(lesson.image.tobytes()).hexdigest() for lesson in lessons],
         [start.scale, fingerprint(flat(start)), delta_fingerprint(frozen) if frozen and frozen.modules else None],
     ]
-    training = Training(family.learner(frozen, start), options, words, CHECKPOINTS / artifact.digest(inputs)[:32])
+    learner = family.learner(frozen, start, options)
+    training = Training(learner, options, words, CHECKPOINTS / artifact.digest(inputs)[:32])
     # Before the first merge all strategies stand at the same place: what one has trained there, the others reuse.
     first = not state.delta.modules
-    images, prompts = encode_images(family, pictures), encode_prompts(family, spoken)
-    adapter, losses = training.run(images, prompts, [spoken.index(caption) for caption in captions], keep=first)
+    observers = [Previews(params, run, index, learner, frozen or Delta(), data["concept"]["prompts"])]
+    adapter, losses = training.run(material, first, unharmed([*observers, *([track] if track else [])]))
     if not first:
         training.forget()
     return adapter, losses
+
+
+def of_the_class(params: Params, options: Prior, concept: Mapping[str, Any]) -> list[Lesson]:
+    """Pictures of the concept's class as the base makes them, made once and kept with what else has been sampled."""
+    prompt = class_prompt(options, concept)
+    params.family  # noqa: B018 - loaded here, the copy below shares it
+    drawn = {"images": options.images, "seed": seed(params.sample.seed, "class")}
+    of_class = params.model_copy(update={"sample": params.sample.model_copy(update=drawn)})
+    (files,) = sample(of_class, State(), [[prompt]])
+    return [Lesson(Image.open(file).convert("RGB"), prompt, None) for file in files]
 
 
 def sample(params: Params, state: State, groups: Several[Several[str]]) -> Iterator[list[Path]]:

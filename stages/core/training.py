@@ -1,7 +1,8 @@
 """The training loop: any step can be the last before a crash, and the bytes at the end are the same.
 
 Whatever is random is a function of the seed, the task and the step, so that going on from a checkpoint needs no state
-of any generator: adapter, optimiser and losses are all there is.
+of any generator: adapter, optimiser and losses are all there is. How steps went is read from the device now and then
+(see descent.py), and always before anything is saved.
 """
 
 from __future__ import annotations
@@ -10,26 +11,39 @@ import contextlib
 import logging
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
 from . import artifact
 from .adapters import load_tensors
-from .family import Encodings, Learner
+from .descent import Descent
+from .family import Encodings, Learner, Row
 from .faults import InputFault, MachineFault, Preempted
 from .params import Train
 from .process import StopRequest, lock
 from .progress import track
 from .seeds import generator, seed
+from .team import team
 from .weights import Adapter
 
 log = logging.getLogger("palimpsest")
+READ_EVERY = 25  # steps: how often a GPU is asked how they went, which makes it wait
 KEPT = 2  # checkpoints: the newest, and one more in case the newest turns out to be damaged
+
+
+@dataclass(frozen=True)
+class Material:
+    """What is learnt from: encodings of pictures and of prompts."""
+
+    images: Sequence[Encodings]
+    prompts: Encodings
+    captions: Sequence[int]  # for each picture the row of `prompts` that describes it
+    taught: int  # how many of the pictures show the concept; the others show its class
 
 
 @dataclass
@@ -60,39 +74,54 @@ class Training:
 
     def __init__(self, learner: Learner, options: Train, words: Sequence[object], folder: Path) -> None:
         self.learner, self.options, self.words, self.folder = learner, options, words, folder
-        self.parameters = learner.parameters()
-        self.optimiser = torch.optim.AdamW(
-            self.parameters, options.learning_rate, options.betas, options.epsilon, options.weight_decay
-        )
-        self.losses, self.step = Losses(), 0
+        self.descent = Descent(learner, options, READ_EVERY)
+        self.losses, self.step, self.team = Losses(), 0, team()
 
-    def run(self, images: Encodings, prompts: Encodings, captions: Sequence[int], keep: bool) -> tuple[Adapter, Losses]:
+    def run(
+        self, material: Material, keep: bool, observe: Callable[[int, Losses], None] | None = None
+    ) -> tuple[Adapter, Losses]:
         """Trains to the last step and returns the adapter.
 
         Args:
-            captions: for each picture the row of `prompts` that describes it.
             keep: leave the finished adapter in the folder for another run that starts from the same place.
+            observe: called with the number of steps done, before the first and after each, and with what is known of
+                the losses so far.
 
         Raises:
             InputFault: the loss or the gradient is not finite; no step is taken with it and no checkpoint written.
             MachineFault: the memory does not do for one picture.
             Preempted: SIGTERM came; a checkpoint has been written.
         """
-        with lock(self._lockfile, wait=True), StopRequest() as stop:
-            self._resume()
-            steps = range(self.step, self.options.steps)
-            for _ in track(steps, self.options.steps, "train", self.step):
-                self._one_step(images, prompts, captions)
-                if stop.came and self.step < self.options.steps:
+        with self._alone(), StopRequest() as stop:
+            with self.team.leader_first():
+                self._resume()
+            if self.step < self.options.steps:
+                self.learner.study(material.images, material.prompts)
+            look = observe if observe and self.team.leads else (lambda step, losses: None)
+            look(self.step, self.losses)
+            for _ in track(range(self.step, self.options.steps), self.options.steps, "train", self.step):
+                self._one_step(material)
+                if self._stops(stop) and self.step < self.options.steps:
                     self._save()
                     reached = f"step {self.step} of {self.options.steps}"
                     raise Preempted(f"stopped after {reached}, which is saved. Run it again to go on.")
                 if self.step % self.options.checkpoint_every == 0 or (keep and self.step == self.options.steps):
                     self._save()
+                look(self.step, self.losses)
+            self._read()
             return self.learner.adapter(), self.losses
+
+    def _alone(self) -> AbstractContextManager[None]:
+        return lock(self._lockfile, wait=True) if self.team.leads else contextlib.nullcontext()
+
+    def _stops(self, stop: StopRequest) -> bool:
+        """Whether a stop was asked for; processes that share a training agree on it now and then."""
+        return stop.came if self.team.size == 1 else self.step % READ_EVERY == 0 and self.team.any(stop.came)
 
     def forget(self) -> None:
         """Removes the checkpoints, unless another run has begun to go on from them, which removes them in its turn."""
+        if not self.team.leads:
+            return
         with contextlib.suppress(MachineFault), lock(self._lockfile):
             shutil.rmtree(self.folder, ignore_errors=True)
             self._lockfile.unlink(missing_ok=True)
@@ -101,46 +130,47 @@ class Training:
     def _lockfile(self) -> Path:
         return self.folder.with_name(f"{self.folder.name}.lock")
 
-    def _one_step(self, images: Encodings, prompts: Encodings, captions: Sequence[int]) -> None:
-        value = self._gradient(images, prompts, captions)
-        size = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.options.clip_norm))
-        if not (math.isfinite(value) and math.isfinite(size)):
-            found = f"loss {value:g}, gradient {size:g}"
-            raise InputFault(
-                f"training diverged at step {self.step + 1}: {found}. Lower train.learning_rate; nothing was spoilt."
-            )
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate(self.options, self.step)
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
-        self.losses.loss.append(value)
-        self.losses.gradient_norm.append(size)
-        self.step += 1
-
-    def _gradient(self, images: Encodings, prompts: Encodings, captions: Sequence[int]) -> float:
-        """The batch's loss, and its gradient in the parameters; in parts, where memory does not do for all of it."""
-        rows = batch_rows(self.words, len(captions), self.options.batch, self.step)
-        seeds = [seed(*self.words, "step", self.step, row) for row in range(len(rows))]
+    def _one_step(self, material: Material) -> None:
+        rows = self.team.share(self._rows(material))
         while True:
-            size, total = self.losses.micro_batch or len(rows), 0.0
+            size = self.losses.micro_batch or max(len(rows), 1)
             try:
-                for at in range(0, len(rows), size):
-                    some = rows[at : at + size]
-                    said = [captions[row] for row in some]
-                    loss = self.learner.loss(
-                        {name: value[some] for name, value in images.items()},
-                        {name: value[said] for name, value in prompts.items()},
-                        seeds[at : at + size],
-                    ) * (len(some) / len(rows))
-                    loss.backward()  # type: ignore[no-untyped-call]
-                    total += float(loss.detach())
-                return total
+                for part in alike(rows, material.images, size):
+                    self.descent.gradient(self.learner.inputs(part))
+                break
             except torch.OutOfMemoryError:
                 self._take_less(size)
+        self.team.add_up(self.descent.sums)
+        self.descent.update(rate(self.options, self.step))
+        self.step += 1
+        if self.descent.full or self.step == self.options.steps:
+            self._read()
+
+    def _rows(self, material: Material) -> list[Row]:
+        """The pictures of this step: some of the concept, and some of its class where that is to be preserved."""
+        prior, taught = self.options.prior, material.taught
+        some = [(i, 1 / self.options.batch) for i in batch_rows(self.words, taught, self.options.batch, self.step)]
+        if prior:
+            others = batch_rows((*self.words, "prior"), len(material.images) - taught, prior.batch, self.step)
+            some += [(taught + i, prior.weight / prior.batch) for i in others]
+        return [
+            Row(image, material.captions[image], seed(*self.words, "step", self.step, number), weight)
+            for number, (image, weight) in enumerate(some)
+        ]
+
+    def _read(self) -> None:
+        for note in self.descent.read():
+            if not note.finite:
+                at, found = len(self.losses.loss) + 1, f"loss {note.loss:g}, gradient {note.gradient_norm:g}"
+                raise InputFault(
+                    f"training diverged at step {at}: {found}. Lower train.learning_rate; nothing was spoilt."
+                )
+            self.losses.loss.append(note.loss)
+            self.losses.gradient_norm.append(note.gradient_norm)
 
     def _take_less(self, size: int) -> None:
         """Half as many pictures at a time from here on; the gradient is that of the whole batch still."""
-        self.optimiser.zero_grad(set_to_none=True)
+        self.descent.drop()
         torch.cuda.empty_cache()
         if size == 1:
             raise MachineFault("out of memory with one picture at a time. Lower train.rank or the resolution.")
@@ -148,19 +178,13 @@ class Training:
         log.warning("out of memory: %d pictures at a time from step %d on", self.losses.micro_batch, self.step + 1)
 
     def _save(self) -> None:
-        tensors: dict[str, Tensor] = {
-            "losses": torch.tensor([self.losses.loss, self.losses.gradient_norm], dtype=torch.float64)
-        }
-        for i, parameter in enumerate(self.parameters):
-            moments = self.optimiser.state[parameter]
-            tensors |= {
-                f"{i}.weight": parameter.detach().cpu(),
-                f"{i}.first": moments["exp_avg"].cpu(),
-                f"{i}.second": moments["exp_avg_sq"].cpu(),
-            }
+        self._read()
+        if not self.team.leads:
+            return
+        told = torch.tensor([self.losses.loss, self.losses.gradient_norm], dtype=torch.float64)
         facts = {"step": self.step, "micro_batch": self.losses.micro_batch}
         with artifact.publish(self.folder / f"{self.step:08d}", "checkpoint", facts) as draft:
-            save_file(tensors, draft / "training.safetensors")
+            save_file({"losses": told} | self.descent.state(), draft / "training.safetensors")
         for old in sorted(self.folder.glob("[0-9]*"))[:-KEPT]:
             shutil.rmtree(old)
 
@@ -174,18 +198,18 @@ class Training:
                 shutil.rmtree(checkpoint)
                 continue
             self.step = facts["step"]
-            self._restore(tensors)
-            self.losses.micro_batch = facts["micro_batch"]
+            loss, norm = tensors["losses"].tolist()
+            self.losses = Losses(loss, norm, facts["micro_batch"])
+            self.descent.restore(tensors, self.step)
             log.info("going on after step %d of %d", self.step, self.options.steps)
             return
 
-    @torch.no_grad()
-    def _restore(self, tensors: dict[str, Tensor]) -> None:
-        self.losses = Losses(*(row.tolist() for row in tensors["losses"]))
-        for i, parameter in enumerate(self.parameters):
-            parameter.copy_(tensors[f"{i}.weight"])
-            self.optimiser.state[parameter] = {
-                "step": torch.tensor(float(self.step)),
-                "exp_avg": tensors[f"{i}.first"].to(parameter.device),
-                "exp_avg_sq": tensors[f"{i}.second"].to(parameter.device),
-            }
+
+def alike(rows: Sequence[Row], images: Sequence[Encodings], size: int) -> Iterator[list[Row]]:
+    """The rows in parts of at most so many, each of pictures of one size."""
+    by_shape: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        by_shape.setdefault(tuple(value.shape for value in images[row.image].values()), []).append(row)
+    for some in by_shape.values():
+        for at in range(0, len(some), size):
+            yield some[at : at + size]

@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import torch
 from PIL import Image
 from pydantic import Field, StringConstraints
-from torch import Tensor, nn
+from torch import Tensor
 
 from stages.core.artifact import digest, folder_digest
 from stages.core.device import device
-from stages.core.family import Encodings, Family, Learner, families
+from stages.core.family import Encodings, Family, Learner, Teaching, families
 from stages.core.faults import InputFault
-from stages.core.seeds import generator
 from stages.core.weights import Adapter, Delta
 
+from . import lora
+from .learner import SdxlLearner
+
 if TYPE_CHECKING:
-    from diffusers import DDPMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+    from diffusers import StableDiffusionXLPipeline
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")  # the attention projections, as the paper trains them
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -102,7 +104,20 @@ class Sdxl(Family):
         for model in (pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
             model.requires_grad_(False).eval()
         pipeline.vae.to(torch.float32)
-        return pipeline.to(device())
+        pipeline.unet.to(device())
+        return pipeline
+
+    def bring(self, *parts: str) -> None:
+        """Moves these parts of the pipeline to the device, where they stay until training leaves them."""
+        for part in parts:
+            getattr(self.pipeline, part).to(device())
+
+    def leave(self, *parts: str) -> None:
+        """Moves everything but these parts of the pipeline off the device."""
+        if device().type != "cpu":
+            for part in {"unet", "vae", "text_encoder", "text_encoder_2"} - {*parts}:
+                getattr(self.pipeline, part).to("cpu")
+            torch.cuda.empty_cache()
 
     @cached_property
     def _untouched(self) -> dict[str, Tensor]:
@@ -111,8 +126,7 @@ class Sdxl(Family):
 
     def shift(self, delta: Delta) -> None:
         unet = self.pipeline.unet.eval()
-        if getattr(unet, "peft_config", None):  # what was trained last is still in it
-            unet.unload_lora()
+        lora.remove(unet)  # what was trained last is still in it
         with torch.no_grad():
             for name, base in self._untouched.items():
                 weight, shift = unet.get_submodule(name).weight, delta.module(name)
@@ -120,6 +134,7 @@ class Sdxl(Family):
 
     @torch.no_grad()
     def encode_images(self, images: Sequence[Image.Image]) -> Encodings:
+        self.bring("vae")
         vae, moments = self.pipeline.vae, []
         for image in images:
             pixels = self.pipeline.image_processor.preprocess(image).to(vae.device)
@@ -129,14 +144,14 @@ class Sdxl(Family):
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Encodings:
+        self.bring("text_encoder", "text_encoder_2")
         text, _, pooled, _ = self.pipeline.encode_prompt(
             list(prompts), device=device(), do_classifier_free_guidance=False
         )
         return {"text": text.float().cpu(), "pooled": pooled.float().cpu()}
 
-    def learner(self, frozen: Delta | None, adapter: Adapter) -> Learner:
-        self.shift(frozen or Delta())
-        return SdxlLearner(self, adapter)
+    def learner(self, frozen: Delta | None, adapter: Adapter, options: Teaching | None = None) -> Learner:
+        return SdxlLearner(self, frozen or Delta(), adapter, options or Teaching())
 
     def noise_shape(self) -> tuple[int, int, int]:
         side = self.pixels // self.pipeline.vae_scale_factor
@@ -155,6 +170,7 @@ class Sdxl(Family):
         from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler
 
         kinds: dict[str, Any] = {"euler": EulerDiscreteScheduler, "dpmpp": DPMSolverMultistepScheduler}
+        self.bring("vae")
         pipeline = self.pipeline
         pipeline.scheduler = kinds[scheduler].from_config(pipeline.scheduler.config)
         many = {key: value.to(device(), pipeline.unet.dtype) for key, value in prompts.items()}
@@ -170,62 +186,3 @@ class Sdxl(Family):
             guidance_scale=guidance,
         ).images
         return images
-
-
-class SdxlLearner(Learner):
-    """The UNet with a LoRA of peft on its attention projections."""
-
-    def __init__(self, family: Sdxl, adapter: Adapter) -> None:
-        from accelerate import Accelerator
-        from diffusers import DDPMScheduler
-        from peft import LoraConfig
-
-        self.family, self.scale = family, adapter.scale
-        self.unet: UNet2DConditionModel = family.pipeline.unet
-        rank = next(iter(adapter.a.values())).shape[0]
-        self.unet.add_adapter(
-            LoraConfig(
-                r=rank, lora_alpha=adapter.scale * rank, target_modules=sorted(adapter.a), init_lora_weights=False
-            )
-        )
-        self.names = sorted(adapter.a)
-        with torch.no_grad():
-            for name, a, b in zip(self.names, self._factors("lora_A"), self._factors("lora_B"), strict=True):
-                for parameter, value in ((a, adapter.a[name]), (b, adapter.b[name])):
-                    parameter.data = value.float().clone().to(device())
-        self.schedule: DDPMScheduler = DDPMScheduler.from_config(family.pipeline.scheduler.config)
-        precision = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[family.dtype]
-        self.accelerator = Accelerator(mixed_precision=precision, cpu=device().type == "cpu")
-        self.unet.train()
-
-    def _factors(self, half: str) -> list[nn.Parameter]:
-        return [getattr(self.unet.get_submodule(name), half)["default"].weight for name in self.names]
-
-    def parameters(self) -> list[nn.Parameter]:
-        return [*self._factors("lora_A"), *self._factors("lora_B")]
-
-    def loss(self, images: Encodings, prompts: Encodings, seeds: Sequence[int]) -> Tensor:
-        """Mean squared error of the noise or velocity that the model predicts (epsilon as the paper trains SDXL)."""
-        latents, noise, times = [], [], []
-        for moments, word in zip(images["moments"], seeds, strict=True):
-            g = generator(word)
-            mean, std = moments
-            latents.append(mean + std * torch.randn(mean.shape, generator=g))
-            noise.append(torch.randn(mean.shape, generator=g))
-            times.append(torch.randint(self.schedule.config.num_train_timesteps, (), generator=g))
-        clean = torch.stack(latents).to(device()) * self.family.pipeline.vae.config.scaling_factor
-        noises, steps = torch.stack(noise).to(device()), torch.stack(times).to(device())
-        wanted = (
-            noises
-            if self.schedule.config.prediction_type == "epsilon"
-            else self.schedule.get_velocity(clean, noises, steps)
-        )
-        extra = {"text_embeds": prompts["pooled"].to(device()), "time_ids": self.family.time_ids(len(seeds))}
-        with self.accelerator.autocast():
-            noisy = self.schedule.add_noise(clean, noises, steps)
-            found = self.unet(noisy, steps, prompts["text"].to(device()), added_cond_kwargs=extra).sample
-        return nn.functional.mse_loss(found.float(), wanted.float())
-
-    def adapter(self) -> Adapter:
-        a, b = ([p.detach().float().cpu().clone() for p in self._factors(half)] for half in ("lora_A", "lora_B"))
-        return Adapter(dict(zip(self.names, a, strict=True)), dict(zip(self.names, b, strict=True)), self.scale)

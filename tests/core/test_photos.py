@@ -6,13 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from stages.core import artifact
 from stages.core.dataset import Concept, Picture
 from stages.core.faults import InputFault
 from stages.core.params import Prepare
-from stages.core.photos import Seen, develop, fit, open_photo, read_data, recall, to_png
+from stages.core.photos import Seen, bucket, develop, fit, open_photo, read_data, recall, to_png
 
 LIMITS = Prepare(resolution=32)
 
@@ -36,15 +38,41 @@ def concept(training: list[Path], references: list[Path] | None = None, **captio
 def test_the_central_square_is_taken():
     wide = Image.new("RGB", (96, 32), "red")
     wide.paste("blue", (32, 0, 64, 32))
-    image, notes = fit(wide, 16)
+    image, notes, frame = fit(wide, Prepare(resolution=16))
     assert image.size == (16, 16)
     assert image.getpixel((8, 8)) == (0, 0, 255)
     assert notes == ["96x32 cropped to its central square"]
-    assert fit(wide.transpose(Image.Transpose.ROTATE_90), 16)[0].getpixel((8, 8)) == (0, 0, 255)
+    assert frame == (32, 96, 0, 16, 16, 16)
+    assert fit(wide.transpose(Image.Transpose.ROTATE_90), Prepare(resolution=16))[0].getpixel((8, 8)) == (0, 0, 255)
 
 
 def test_a_small_photo_is_enlarged_with_a_note():
-    assert fit(Image.new("RGB", (20, 20)), 32)[1] == ["enlarged from 20 pixels"]
+    assert fit(Image.new("RGB", (20, 20)), LIMITS)[1] == ["enlarged from 20 pixels"]
+
+
+@given(st.integers(16, 300), st.integers(16, 300))
+def test_a_bucket_keeps_the_shape_and_enlarges_nothing(width, height):
+    limits = Prepare(resolution=64, buckets=True, bucket=8)
+    try:
+        wide, high = bucket(width, height, limits)
+    except InputFault:  # so long and thin that less than a side of a bucket is left
+        assert max(width, height) > 16 * min(width, height)
+        return
+    assert wide % 8 == high % 8 == 0
+    assert wide * high <= 64 * 64
+    assert wide <= width
+    assert high <= height
+    scale = max(wide / width, high / height)
+    assert max(width * scale - wide, height * scale - high) < 8 * max(width / height, height / width)
+
+
+def test_a_photo_in_a_bucket_says_its_frame():
+    image, notes, frame = fit(noise(width=100, height=50), Prepare(resolution=32, buckets=True, bucket=8))
+    assert image.size == (40, 16)
+    assert frame == (50, 100, 2, 0, 16, 40)
+    assert notes == ["100x50 cropped to its central 40x16"]
+    with pytest.raises(InputFault, match="30x20 is less than a bucket of 64 pixels"):
+        fit(noise(width=30, height=20), Prepare(resolution=1024, buckets=True))
 
 
 def test_a_photo_of_the_right_size_keeps_its_pixels(tmp_path):
@@ -164,8 +192,8 @@ def data(tmp_path) -> Path:
 def test_what_is_written_is_read(data):
     facts, training, references = read_data(data)
     assert facts["position"] == 1
-    assert [image.tobytes() for image in training] == [fit(noise(i), 32)[0].tobytes() for i in (0, 1)]
-    assert [image.tobytes() for image in references] == [fit(noise(i), 32)[0].tobytes() for i in (1, 2)]
+    assert [image.tobytes() for image in training] == [fit(noise(i), LIMITS)[0].tobytes() for i in (0, 1)]
+    assert [image.tobytes() for image in references] == [fit(noise(i), LIMITS)[0].tobytes() for i in (1, 2)]
     assert [entry["file"] for entry in facts["pictures"]["references"]] == ["training/01.png", "references/01.png"]
 
 

@@ -5,23 +5,25 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from stages.core import descent
 from stages.core.adapters import fingerprint, flat
-from stages.core.family import Learner
+from stages.core.family import Learner, Row
 from stages.core.faults import InputFault, MachineFault, Preempted
 from stages.core.params import Train
 from stages.core.seeds import generator
-from stages.core.training import Training, batch_rows, rate
+from stages.core.training import Material, Training, batch_rows, rate
 from stages.core.weights import Adapter
 
 OPTIONS = Train(rank=2, alpha=2, steps=40, batch=2, learning_rate=0.01, reinit="shared", checkpoint_every=7)
-IMAGES = {"moments": torch.randn(5, 4, generator=torch.Generator().manual_seed(0))}
-PROMPTS = {"text": torch.ones(1, 1)}
+MOMENTS = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+MATERIAL = Material([{"moments": row[None]} for row in MOMENTS], {"text": torch.ones(1, 1)}, [0] * 5, 5)
 
 
 class Small(Learner):
@@ -33,12 +35,23 @@ class Small(Learner):
     def parameters(self):
         return [self.a, self.b]
 
-    def loss(self, images, prompts, seeds):
+    def study(self, images, prompts):
+        self.images = images
+
+    def inputs(self, rows):
+        noise = torch.stack([torch.randn(3, generator=generator(row.seed)) for row in rows])
+        moments = torch.cat([self.images[row.image]["moments"] for row in rows])
+        return {"moments": moments, "noise": noise, "weight": torch.tensor([row.weight for row in rows])}
+
+    def loss(self, inputs):
         self.seen += 1
         time.sleep(self.slow)
-        noise = torch.stack([torch.randn(3, generator=generator(word)) for word in seeds])
-        loss = (images["moments"] @ self.a.T @ self.b.T - noise).square().mean()
+        errors = (inputs["moments"] @ self.a.T @ self.b.T - inputs["noise"]).square().mean(1)
+        loss = (errors * inputs["weight"]).sum()
         return loss * float("nan") if self.seen == self.spoil_at else loss
+
+    def aside(self):
+        return nullcontext()
 
     def adapter(self):
         return Adapter({"m": self.a.detach().clone()}, {"m": self.b.detach().clone()})
@@ -46,7 +59,7 @@ class Small(Learner):
 
 def train(folder: Path, learner: Small | None = None, options: Train = OPTIONS, keep: bool = True):
     training = Training(learner or Small(), options, (0, "0", "01"), folder)
-    adapter, losses = training.run(IMAGES, PROMPTS, [0] * 5, keep)
+    adapter, losses = training.run(MATERIAL, keep)
     return fingerprint(flat(adapter)), losses
 
 
@@ -74,10 +87,10 @@ class Stop(Exception):
 @pytest.mark.parametrize("at", [1, 6, 7, 8, 13, 14, 20, 33, 39])
 def test_stopped_anywhere_and_begun_again_it_ends_with_the_same_bytes(tmp_path, whole, at, monkeypatch):
     class Dies(Small):
-        def loss(self, images, prompts, seeds):
+        def loss(self, inputs):
             if self.seen == at:
                 raise Stop
-            return super().loss(images, prompts, seeds)
+            return super().loss(inputs)
 
     with pytest.raises(Stop):
         train(tmp_path / "run", Dies())
@@ -102,7 +115,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, whole):
     assert train(tmp_path / "run") == whole
 
 
-@pytest.mark.parametrize("at", [1, 9, 21])
+@pytest.mark.parametrize("at", [1, 9, 26])
 def test_nan_stops_before_the_step_that_would_spread_it(tmp_path, whole, at):
     with pytest.raises(InputFault, match=f"diverged at step {at}"):
         train(tmp_path / "run", Small(spoil_at=at))
@@ -151,6 +164,44 @@ def test_preempted_means_run_me_again():
     assert Preempted.code == 75
 
 
+def test_what_is_rehearsed_before_it_is_recorded_leaves_no_trace(tmp_path, whole, monkeypatch):
+    def recorded(self, function, rehearse):
+        rehearse(lambda: [function() for _ in range(3)])
+        return function
+
+    monkeypatch.setattr(descent, "recordable", lambda *_: True)
+    monkeypatch.setattr(descent.Replay, "_recorded", recorded)
+    assert train(tmp_path / "run") == whole
+
+
+def test_a_step_that_cannot_be_recorded_is_called(tmp_path, whole, monkeypatch, caplog):
+    def fails(self, function, rehearse):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(descent, "recordable", lambda *_: True)
+    monkeypatch.setattr(descent.Replay, "_recorded", fails)
+    assert train(tmp_path / "run") == whole
+    assert caplog.text.count("operation not permitted") == 2  # the gradient and the update
+
+
+def test_the_update_is_that_of_adamw_after_clipping():
+    one, other = Small(), Small()
+    one.study(MATERIAL.images, MATERIAL.prompts)
+    inputs = one.inputs([Row(i, 0, i, 0.5) for i in range(2)])
+    steps = descent.Descent(one, OPTIONS, 9)
+    peer = torch.optim.AdamW(other.parameters(), 0.01, OPTIONS.betas, OPTIONS.epsilon, OPTIONS.weight_decay)
+    for _ in range(5):
+        steps.gradient(inputs)
+        steps.update(0.01)
+        other.loss(inputs).backward()
+        norm = torch.nn.utils.clip_grad_norm_(other.parameters(), OPTIONS.clip_norm)
+        peer.step()
+        peer.zero_grad()
+    for mine, theirs in zip(one.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-7)
+    assert steps.read()[-1].gradient_norm == pytest.approx(float(norm))
+
+
 class Crowded(Small):
     """Memory for two pictures, from the step on at which there is no more for all."""
 
@@ -158,10 +209,10 @@ class Crowded(Small):
         super().__init__()
         self.from_step = from_step
 
-    def loss(self, images, prompts, seeds):
-        if self.seen >= self.from_step and len(seeds) > 2:
+    def loss(self, inputs):
+        if self.seen >= self.from_step and len(inputs["weight"]) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return super().loss(images, prompts, seeds)
+        return super().loss(inputs)
 
 
 @pytest.mark.parametrize("from_step", [0, 20])
@@ -170,7 +221,7 @@ def test_out_of_memory_halves_what_is_computed_at_a_time_and_nothing_else(tmp_pa
     adapters, losses = [], []
     for i, learner in enumerate((Small(), Crowded(from_step))):
         training = Training(learner, options, (0, "0", "01"), tmp_path / str(i))
-        adapter, told = training.run(IMAGES, PROMPTS, [0] * 5, keep=True)
+        adapter, told = training.run(MATERIAL, keep=True)
         adapters.append(adapter)
         losses.append(told)
     assert losses[0].micro_batch is None
@@ -178,12 +229,12 @@ def test_out_of_memory_halves_what_is_computed_at_a_time_and_nothing_else(tmp_pa
     assert losses[1].loss == pytest.approx(losses[0].loss, rel=1e-4)
     torch.testing.assert_close(adapters[1].b, adapters[0].b, rtol=1e-3, atol=1e-5)
     again = Training(Crowded(0), options, (0, "0", "01"), tmp_path / "1")
-    assert again.run(IMAGES, PROMPTS, [0] * 5, keep=True)[1].micro_batch == 2  # a checkpoint remembers
+    assert again.run(MATERIAL, keep=True)[1].micro_batch == 2  # a checkpoint remembers
 
 
 def test_no_memory_for_one_picture_is_said(tmp_path):
     class Full(Small):
-        def loss(self, images, prompts, seeds):
+        def loss(self, inputs):
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(MachineFault, match="out of memory with one picture at a time"):
@@ -205,7 +256,7 @@ import sys
 from pathlib import Path
 from tests.core.test_training import *
 training = Training(Small(slow=0.01), OPTIONS, (0, "0", "01"), Path(sys.argv[1]))
-adapter, _ = training.run(IMAGES, PROMPTS, [0] * 5, keep=False)
+adapter, _ = training.run(MATERIAL, keep=False)
 training.forget()
 print(fingerprint(flat(adapter)))
 """

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from stages.core.adapters import fresh_adapter
+from stages.core.adapters import flat, fresh_adapter
 from stages.core.encodings import encode_images, encode_prompts
+from stages.core.family import Row, Teaching
 from stages.core.faults import InputFault
 from stages.core.params import load
 from stages.core.seeds import generator
@@ -60,10 +61,11 @@ def test_shifting_adds_up(family):
 
 
 def loss(family, frozen: Delta | None, trained: Adapter) -> float:
-    images = {"moments": torch.randn((2, 2, *family.noise_shape()), generator=generator("moments")).abs()}
+    images = torch.randn((2, 2, *family.noise_shape()), generator=generator("moments")).abs()
     learner = family.learner(frozen, trained)
+    learner.study([{"moments": row[None]} for row in images], family.encode_prompts(PROMPTS))
     with torch.no_grad():
-        return float(learner.loss(images, family.encode_prompts(PROMPTS), [11, 12]))
+        return float(learner.loss(learner.inputs([Row(i, i, 11 + i, 0.5) for i in range(2)])))
 
 
 def test_the_model_in_training_is_the_model_that_is_merged(family):
@@ -75,19 +77,17 @@ def test_the_model_in_training_is_the_model_that_is_merged(family):
 
 def test_each_row_of_a_batch_has_its_own_noise_and_time(family):
     learner = family.learner(None, adapter(family))
-    images = {"moments": torch.zeros((2, 2, *family.noise_shape()))}
-    prompts = family.encode_prompts(PROMPTS)
-    one = [{k: v[i : i + 1] for k, v in prompts.items()} for i in range(2)]
-    both = float(learner.loss(images, prompts, [5, 6]).detach())
-    alone = [float(learner.loss({"moments": images["moments"][:1]}, one[i], [5 + i]).detach()) for i in range(2)]
-    assert both == pytest.approx(sum(alone) / 2, rel=1e-4)
+    learner.study([{"moments": torch.zeros((1, 2, *family.noise_shape()))}] * 2, family.encode_prompts(PROMPTS))
+    rows = [Row(i, i, 5 + i, 0.5) for i in range(2)]
+    both, *alone = (float(learner.loss(learner.inputs(some)).detach()) for some in (rows, rows[:1], rows[1:]))
+    assert both == pytest.approx(sum(alone), rel=1e-4)
 
 
 def test_only_the_adapter_is_trained_and_comes_back_as_it_went_in(family):
     given = adapter(family)
     learner = family.learner(None, given)
-    wanted = {id(p) for p in learner.parameters()}
-    assert {id(p) for p in family.pipeline.unet.parameters() if p.requires_grad} == wanted
+    assert not [name for name, p in family.pipeline.unet.named_parameters() if p.requires_grad]
+    assert sum(p.numel() for p in learner.parameters()) == sum(t.numel() for t in flat(given).values())
     back = learner.adapter()
     assert all(torch.equal(back.a[n], given.a[n]) and torch.equal(back.b[n], given.b[n]) for n in given.a)
 
@@ -101,7 +101,7 @@ def test_encodings_are_made_once_for_each_content(family, tmp_path, monkeypatch)
     assert len(set(tmp_path.rglob("*.safetensors")) - files) == 1
     next(iter(files)).write_bytes(b"damaged")
     again = encode_images(family, pictures)
-    assert torch.equal(first["moments"], again["moments"])
+    assert all(torch.equal(old["moments"], new["moments"]) for old, new in zip(first, again, strict=True))
 
 
 def test_weights_other_than_those_pinned_are_refused(family, tmp_path):
@@ -119,10 +119,11 @@ def test_weights_other_than_those_pinned_are_refused(family, tmp_path):
         Toy(path=str(tmp_path / "nowhere"), revision=family.revision).fingerprint  # noqa: B018
 
 
-def test_what_was_trained_last_is_not_in_what_is_sampled_next(family):
+@pytest.mark.parametrize("layers", ["grouped", "peft"])
+def test_what_was_trained_last_is_not_in_what_is_sampled_next(family, layers):
     before = sampled(family, Delta())
-    learner = family.learner(None, adapter(family))
-    assert any("lora" in name for name, _ in family.pipeline.unet.named_parameters())
+    learner = family.learner(None, adapter(family), Teaching(layers=layers))
     assert learner.parameters()
     assert sampled(family, Delta()) == before
     assert not any("lora" in name for name, _ in family.pipeline.unet.named_parameters())
+    assert not [m for m in family.pipeline.unet.modules() if "forward" in m.__dict__]

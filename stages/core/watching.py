@@ -1,0 +1,65 @@
+"""What is looked at while training goes on: sample pictures now and then, and losses as they come.
+
+None of it is part of a result, changes one, or can stop a training: what goes wrong here is said once and left out.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from .encodings import encode_prompts
+from .family import Learner
+from .params import Params
+from .runs import Run
+from .seeds import generator
+from .training import Losses
+from .weights import Delta
+
+log = logging.getLogger("palimpsest")
+PREVIEWS = Path("previews")  # kept out of git and of DVC
+Observer = Callable[[int, Losses], None]  # told the steps done, and the losses as far as they are known
+
+
+class Previews:
+    """Pictures of the concept's prompts, always from the same noises, every so many steps from step 0 on."""
+
+    def __init__(
+        self, params: Params, run: Run, index: str, learner: Learner, frozen: Delta, prompts: Sequence[str]
+    ) -> None:
+        self.params, self.learner, self.frozen = params, learner, frozen
+        self.prompts = list(prompts)[: params.watch.previews]
+        self.folder = PREVIEWS / params.study / str(run) / index
+
+    def __call__(self, step: int, losses: Losses) -> None:
+        every = self.params.watch.previews_every
+        if not every or step % every:
+            return
+        family, options = self.params.family, self.params.sample
+        shape = (len(self.prompts), *family.noise_shape())
+        noise = torch.randn(shape, generator=generator(options.seed, "sample"))
+        rows = encode_prompts(family, self.prompts)
+        with self.learner.aside():
+            family.shift(self.frozen + self.learner.adapter().delta)
+            pictures = family.sample(rows, noise, options.steps, options.guidance, options.scheduler)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for number, picture in enumerate(pictures):
+            picture.save(self.folder / f"{step:06d}-{number:02d}.png")
+
+
+def unharmed(observers: Sequence[Observer]) -> Observer:
+    """All of them as one that never raises: who fails is named and not asked again."""
+    left = list(observers)
+
+    def observe(step: int, losses: Losses) -> None:
+        for observer in list(left):
+            try:
+                observer(step, losses)
+            except Exception as error:
+                log.warning("%s: %s. Training goes on without.", type(observer).__name__, error)
+                left.remove(observer)
+
+    return observe

@@ -1,0 +1,141 @@
+"""One task on the embedded base with options that the paper does not have: each does something, what only looks on
+changes nothing."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+
+from stages.core import watching
+from stages.core.adapters import fingerprint, flat
+from stages.core.family import Row
+from stages.core.lessons import class_prompt
+from stages.core.params import Params, Prior, Watch, load
+from stages.core.runs import Run, Sequence
+from stages.core.steps import train
+from stages.core.strategy import State
+from stages.core.training import alike
+from stages.families import trackers
+
+RUN = Run(Sequence("small", "objects", "0"), "naive", 0)
+CONCEPT = {
+    "noun": "star",
+    "token": "sks",
+    "training_prompt": "a photo of a sks star",
+    "prompts": ["a photo of a sks star at night", "a photo of a sks star in snow"],
+}
+
+
+@pytest.fixture(scope="module")
+def project():
+    return load(), Path.cwd()
+
+
+@pytest.fixture
+def params(project, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").symlink_to(project[1] / "data")
+    return project[0]
+
+
+def changed(params: Params, **sections) -> Params:
+    tree = params.model_dump(mode="json")
+    tree["train"] |= {"rank": 4, "steps": 4, "batch": 2}
+    tree["sample"] |= {"steps": 2}
+    for section, value in sections.items():
+        tree[section] |= value
+    made = Params.model_validate_json(json.dumps(tree))
+    made.__dict__["family"] = params.family  # loaded once
+    return made
+
+
+def learnt(params: Params, *sizes: tuple[int, int], track=None):
+    """The adapter's fingerprint and the losses, after a task of pictures of these sizes."""
+    sizes = sizes or ((32, 32),) * 3
+    pixels = [torch.randint(0, 256, (h, w, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(i))
+              for i, (w, h) in enumerate(sizes)]  # fmt: skip
+    frames = [(2 * h, 2 * w, 0, 0, h, w) for w, h in sizes]
+    data = {"concept": CONCEPT, "pictures": {"training": [{"caption": None, "frame": frame} for frame in frames]}}
+    pictures = [Image.fromarray(value.numpy()) for value in pixels]
+    adapter, losses = train(params, RUN, "01", State(), data, pictures, track)
+    assert all(torch.isfinite(value).all() for value in flat(adapter).values())
+    return fingerprint(flat(adapter)), losses
+
+
+def test_the_class_is_named_by_the_prompt_without_the_token():
+    assert class_prompt(Prior(), CONCEPT) == "a photo of a star"
+    assert class_prompt(Prior(prompt="one {}"), CONCEPT) == "one star"
+
+
+def test_the_class_is_preserved_with_pictures_made_once(params, monkeypatch):
+    plain = learnt(changed(params))
+    prior = changed(params, train={"prior": {"images": 2, "weight": 0.5}})
+    once = learnt(prior)
+    assert once != plain
+    made = [path for path in Path(".cache/images").rglob("*.png")]
+    assert len(made) == 2
+
+    def samples(*_, **__):
+        raise AssertionError("sampled again")
+
+    monkeypatch.setattr(type(params.family), "sample", samples)
+    assert learnt(changed(params, train={"prior": {"images": 2, "weight": 0.5}, "checkpoint_every": 3})) == once
+
+
+def test_pictures_of_several_sizes_are_learnt_together_each_with_its_frame(params):
+    buckets = changed(params, prepare={"buckets": True, "bucket": 8})
+    both = learnt(buckets, (32, 32), (40, 24), (24, 40))
+    assert len(both[1].loss) == 4
+    assert learnt(changed(params), (32, 32)) != learnt(changed(params, train={"conditioning": "source"}), (32, 32))
+
+
+def test_rows_of_a_step_are_computed_size_by_size():
+    images = [{"moments": torch.zeros(1, 2, 4, *size)} for size in ((4, 4), (2, 8), (4, 4), (4, 4))]
+    rows = [Row(i, 0, i, 0.25) for i in range(4)]
+    assert [[row.image for row in part] for part in alike(rows, images, 2)] == [[0, 2], [3], [1]]
+
+
+def test_previews_come_from_step_0_on_and_change_nothing(params):
+    plain = learnt(changed(params))
+    previewed = changed(params, watch={"previews_every": 2}, train={"checkpoint_every": 3})
+    assert learnt(previewed) == plain
+    found = sorted(path.name for path in Path("previews/toy-objects/objects/0/naive/0/01").iterdir())
+    assert found == [f"{step:06d}-{number:02d}.png" for step in (0, 2, 4) for number in (0, 1)]
+
+
+def test_what_goes_wrong_in_watching_is_said_once_and_left_out(caplog):
+    seen = []
+
+    def breaks(step, losses):
+        raise OSError("no space left")
+
+    observe = watching.unharmed([breaks, lambda step, losses: seen.append(step)])
+    for step in range(3):
+        observe(step, None)
+    assert seen == [0, 1, 2]
+    assert caplog.text.count("no space left") == 1
+
+
+def test_a_tracker_gets_every_loss_once(monkeypatch, params):
+    logged, ended = [], []
+    accelerator = SimpleNamespace(
+        log=lambda values, step: logged.append((step, values["loss"])), end_training=lambda: ended.append(True)
+    )
+    monkeypatch.setattr(trackers, "_open", lambda *_: accelerator)
+    tracked = params.model_copy(update={"watch": Watch(tracker="tensorboard")})
+    with trackers.tracking(tracked, RUN, "01") as track:
+        _, losses = learnt(changed(params), track=track)
+    assert logged == list(enumerate(losses.loss, 1))
+    assert ended == [True]
+
+
+def test_a_tracker_that_is_not_there_costs_a_warning(monkeypatch, params, caplog):
+    monkeypatch.setattr("accelerate.Accelerator.trackers", [], raising=False)
+    monkeypatch.setattr("accelerate.accelerator.filter_trackers", lambda *_: [])
+    tracked = params.model_copy(update={"watch": Watch(tracker="wandb")})
+    with trackers.tracking(tracked, RUN, "01") as track:
+        assert track is None
+    assert "wandb" in caplog.text
