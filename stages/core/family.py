@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 from PIL import Image
 from torch import Tensor, nn
@@ -15,8 +17,20 @@ from .weights import Adapter, Delta
 Encodings = Mapping[str, Tensor]
 
 
+@dataclass(frozen=True)
+class KnownAs:
+    """What other programs call a kind of base: for adapters that are handed on to them, or come from them."""
+
+    architecture: str = "unknown"  # as in modelspec.architecture, without its /lora
+    version: str = "unknown"  # as in kohya's ss_base_model_version
+    licence: str = ""  # of the base's own weights
+    ldm_blocks: bool = False  # does kohya name this kind's blocks as LDM does (input_blocks), not as diffusers?
+
+
 class Family(Strict, ABC):
     """Its fields are its options in params.yaml: where the weights are, which revision, which number format."""
+
+    known_as: ClassVar[KnownAs] = KnownAs()
 
     @property
     @abstractmethod
