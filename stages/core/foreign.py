@@ -1,4 +1,4 @@
-"""Adapters that other programs trained: from their names and their ways to give the scale to ours, or refused with counts.
+"""Adapters that other programs trained, with their names and scales brought to ours; or refused, with counts.
 
 What is accepted shifts exactly the modules that adapters of this base shift; anything else would be half an adapter, or
 another model's.
@@ -62,7 +62,7 @@ def _check_base(path: Path, metadata: Mapping[str, str], base: KnownAs) -> None:
     for key, wanted in (("modelspec.architecture", base.architecture), ("ss_base_model_version", base.version)):
         found = metadata.get(key, wanted).removesuffix("/lora")
         if found != wanted:
-            raise InputFault(f"{path}: made for '{found}' ({key}), this study's base is '{wanted}'.")
+            raise InputFault(f"{path}: made for {found[:80]!r} ({key}), this study's base is '{wanted}'.")
 
 
 def _aliases(shapes: Shapes) -> Iterator[tuple[str, str, str]]:
@@ -110,7 +110,7 @@ def _check_keys(path: Path, halves: Mapping[str, object], strange: list[str], sh
     counts = f"expected {len(shapes)} modules with down and up, found {len(halves)}"
     if not count:
         raise InputFault(f"{path}: holds no tensors; {counts}.")
-    more = f", and {len(strange)} tensors of other names, such as {strange[0]}" if strange else ""
+    more = f", and {len(strange)} tensors of other names, such as {strange[0][:120]}" if strange else ""
     missing = next((module for module in shapes if module not in halves), "")
     lacking = f"; {missing} is missing" if missing and halves else ""
     raise InputFault(

@@ -72,7 +72,7 @@ def kohya_names(modules: Iterable[str], ldm: bool) -> dict[str, str]:
 
 
 def as_diffusers(adapter: Adapter) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors, and the metadata by which diffusers sets up peft: without it, it would guess the same from the shapes."""
+    """Tensors, and the metadata from which diffusers sets up peft; without it, it reads the same off the shapes."""
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, dict[str, int]] = {}
     for module, a in adapter.a.items():

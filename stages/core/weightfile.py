@@ -75,7 +75,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a file that nobody vouches for. Its header is believed only as far as the file bears it out.
+    """Tensors and metadata of a file that nobody vouches for.
 
     Raises:
         InputFault: it is a pickle, no safetensors, truncated, lies about its size, or holds anything but finite floats.
@@ -117,11 +117,12 @@ def read_header(path: Path) -> tuple[Header, dict[str, str]]:
         metadata = tree.pop("__metadata__", {})
         if not all(isinstance(value, str) for value in metadata.values()) or len(tree) > MAX_TENSORS:
             raise ValueError("metadata other than strings, or too many tensors")
+        if not all(name.isprintable() for name in tree):
+            raise ValueError("names with control characters")
         _check_extents(tree, status.st_size - 8 - length)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputFault(
-            f"{path}: its safetensors header is wrong: {str(error).splitlines()[0]}. Copy it again."
-        ) from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise InputFault(f"{path}: its safetensors header is wrong: {reason}. Copy it again.") from None
     return tree, metadata
 
 

@@ -1,0 +1,139 @@
+"""A shift of weights into a file for other programs, with what was lost on the way, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from . import weightfile
+from .artifact import put
+from .card import MARK, card, metadata
+from .factors import cast, concatenate, relative_error, truncated
+from .faults import ConfigFault, InputFault
+from .formats import Format, as_diffusers, as_kohya, dense_as_kohya, ranks
+from .origin import Origin
+from .params import Params
+from .weights import Adapter, Delta
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+LIMIT = 0.1  # of the relative error of a truncation, in its worst layer: above it the export must be asked for again
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+    rank: str  # "full" for whole matrices
+    errors: dict[str, float]  # by module: |written - shift| / |shift|
+
+    def summary(self) -> str:
+        worst = max(self.errors, key=lambda name: self.errors[name])
+        mean = sum(self.errors.values()) / len(self.errors)
+        return f"relative error mean {mean:.2g}, worst {self.errors[worst]:.2g} ({worst})"
+
+
+def pack(delta: Delta, form: Format, dtype: torch.dtype, rank: int | None, ldm: bool) -> Packed:
+    """
+    Args:
+        rank: make it an adapter of this rank, the closest; None for all of it.
+
+    Raises:
+        ConfigFault: the format cannot hold all of it.
+        InputFault: there is nothing to hand on, or it does not fit the number format.
+    """
+    if not delta.modules:
+        raise InputFault("this shifts nothing: there is no adapter to hand on.")
+    extra: dict[str, str] = {}
+    if delta.dense and rank is None:
+        if form == "diffusers":
+            raise ConfigFault(
+                "this state is dense, which diffusers cannot load. "
+                "Give --rank N for the closest adapter of rank N, or --format kohya for all of it."
+            )
+        matrices = {name: shift.to(dtype) for name, shift in delta.matrices()}
+        errors = {name: relative_error(delta, name, matrix) for name, matrix in matrices.items()}
+        tensors, shown = dense_as_kohya(matrices, ldm), "full"
+    else:
+        adapter = cast(_factors(delta, rank), dtype)
+        errors = {name: relative_error(delta, name, (a, adapter.b[name])) for name, a in adapter.a.items()}
+        shown = ranks(adapter)
+        tensors, extra = as_diffusers(adapter) if form == "diffusers" else (as_kohya(adapter, ldm), {})
+    for name, value in tensors.items():
+        if not bool(value.isfinite().all()):
+            raise InputFault(f"{name} is too large for {dtype}. Use --dtype bf16 or fp32.")
+    return Packed(tensors, extra, shown, errors)
+
+
+def _factors(delta: Delta, rank: int | None) -> Adapter:
+    """A rank that is no less than all that there is loses nothing, so that nothing needs to be decomposed."""
+    exact = None if delta.dense else concatenate(delta)
+    if exact is not None and (rank is None or max(a.shape[0] for a in exact.a.values()) <= rank):
+        return exact
+    assert rank is not None
+    thin = [min(shift.shape) for shift in delta.dense.values()]
+    narrow = min([*thin, *(min(a.shape[1], t.b[n].shape[0]) for t in delta.terms for n, a in t.a.items())])
+    if not 1 <= rank <= narrow:
+        raise ConfigFault(f"--rank {rank}: this base has layers of width {narrow}; give 1 to {narrow}.")
+    return truncated(delta, rank)
+
+
+def check_truncation(packed: Packed, accepted: bool) -> None:
+    """
+    Raises:
+        InputFault: a layer loses more than LIMIT, and that was not accepted.
+    """
+    worst = max(packed.errors.values())
+    if worst > LIMIT and not accepted:
+        raise InputFault(
+            f"at rank {packed.rank} too much is lost: {packed.summary()}, over {LIMIT:g}. "
+            "Raise --rank, leave it out for all of it, or give --accept-error."
+        )
+
+
+def places(target: Path, name: str, form: Format) -> tuple[Path, Path, Path]:
+    """Where weights, card and picture go: into a folder, or beside a file of which the others take the name."""
+    if target.suffix == ".safetensors":
+        return target, target.with_suffix(".md"), target.with_suffix(".png")
+    file = "pytorch_lora_weights.safetensors" if form == "diffusers" else f"{name}.safetensors"
+    return target / file, target / "README.md", target / "grid.png"
+
+
+def write(params: Params, origin: Origin, packed: Packed, form: Format, dtype: str, target: Path) -> Path:
+    """Weights, card and picture, each whole or not at all; what someone else put there is not overwritten.
+
+    Raises:
+        ConfigFault: something else is there.
+        MachineFault: the disk is full or the folder cannot be written.
+    """
+    weights, readme, picture = places(target, origin.name, form)
+    for path in _not_ours(weights, readme, picture):
+        raise ConfigFault(f"{path}: is there already and was not exported from here. Give another --to.")
+    hashed = weightfile.content_hash(packed.tensors)
+    notes = metadata(params, origin, packed.rank, hashed) | packed.metadata
+    weightfile.write(weights, packed.tensors, notes)
+    if origin.picture:
+        put(picture, [origin.picture.read_bytes()])
+    holds = f"{form}, {dtype}, rank {packed.rank}; {packed.summary()}; content sha256 {hashed}."
+    text = card(params, origin, weights.name, form, holds, picture.name if origin.picture else None)
+    put(readme, [text.encode()])
+    return weights
+
+
+def _not_ours(weights: Path, readme: Path, picture: Path) -> Iterator[Path]:
+    if weights.exists() and MARK not in _metadata(weights):
+        yield weights
+    if picture.exists() and not weights.exists():
+        yield picture
+    if readme.exists() and "- palimpsest\n" not in readme.read_text("utf-8", errors="replace"):
+        yield readme
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    try:
+        return weightfile.read_header(path)[1]
+    except InputFault:
+        return {}
