@@ -13,7 +13,7 @@ import logging
 from pathlib import Path
 
 from stages.core.cli import main
-from stages.core.exporting import DTYPES, LIMIT, check_truncation, pack, write
+from stages.core.exporting import DTYPES, LIMIT, ROUGH, check_truncation, pack, write
 from stages.core.origin import find
 from stages.core.params import Params
 
@@ -39,6 +39,8 @@ def export(params: Params, key: None, args: argparse.Namespace) -> None:
         log.info("%-90s %.3g", name, error)
     if args.rank is not None:
         check_truncation(packed, args.accept_error)
+    elif packed.worst > ROUGH:
+        log.warning("in %s small numbers are rounded off; --dtype fp32 holds them", args.dtype)
     path = write(params, origin, packed, args.format, args.dtype, args.to)
     size = path.stat().st_size / 1e6
     print(f"{path}: {args.format}, {args.dtype}, rank {packed.rank}, {size:.1f} MB; {packed.summary()}")

@@ -11,17 +11,22 @@ from unittest.mock import patch
 import pytest
 import torch
 
+import stages.export as command
 from stages.adopt import adopt
 from stages.core import artifact, params
 from stages.core.adapters import load_adapter, save_adapter
+from stages.core.card import card
+from stages.core.cli import main
 from stages.core.faults import ConfigFault, InputFault, MachineFault
 from stages.core.origin import find
 from stages.core.runs import runs, sequences
 from stages.core.seeds import generator
-from stages.core.steps import provenance
+from stages.core.steps import provenance, sample
+from stages.core.strategy import State
 from stages.core.weights import Adapter, Delta
 from stages.export import export
 from stages.merge import merge
+from stages.paint import paint
 from stages.prepare import prepare
 from stages.start import start
 from tests.core.readers import comfyui, ldm_names, opened
@@ -67,7 +72,7 @@ def exported(study, run, to, **options):
 
 def apart(found, delta):
     assert sorted(found) == delta.modules
-    return max(float((found[n].float() - shift).norm() / shift.norm()) for n, shift in delta.matrices())
+    return max(float((found[n].detach().float() - shift).norm() / shift.norm()) for n, shift in delta.matrices())
 
 
 SUM, DENSE = "objects/0/merge_init/0", "objects/0/magmax/0"
@@ -121,26 +126,30 @@ def test_it_tells_what_it_is(study, tmp_path):
     assert notes["ss_base_model_version"] == "palimpsest_toy"
     assert notes["ss_network_dim"] == notes["ss_network_alpha"] == "8"
     assert {float(value) for name, value in file.items() if name.endswith(".alpha")} == {8.0}
-    assert json.loads(notes["ss_tag_frequency"])["zwz_heart"] == {"a photo of zwz heart": 6}
+    assert json.loads(notes["ss_tag_frequency"])["zwz_heart"] == {"a photo of a zwz heart": 6}
     assert "base model: Apache-2.0; pictures: " in notes["modelspec.license"]
     assert not re.search(r"20\d\d-\d\d", json.dumps(notes))
     card = path.with_name("README.md").read_text()
-    for said in ("zwz heart", "a photo of sks star", study.base.options["revision"], r"merge\_init", "content sha256"):
+    for said in (
+        "zwz heart",
+        "a photo of a sks star",
+        study.base.options["revision"],
+        r"merge\_init",
+        "content sha256",
+    ):
         assert said in card
 
 
 def test_text_from_photos_cannot_become_markup(study, tmp_path):
-    with patch("stages.core.origin.artifact.read", side_effect=lambda f, k: _credited(artifact.read, f, k)):
+    with patch("stages.core.origin.artifact.read", side_effect=_credited):
         origin = find(study, SUM, "01", "state")
-    from stages.core.card import card
-
     text = card(study, origin, "a`b.safetensors", "diffusers", "it", None)
     assert r"Ann \| &lt;b\>Bee&lt;/b\>" in text
     assert "<b>" not in text.split("```")[0] + text.split("```")[2]
     assert text.count("```") == 2
 
 
-def _credited(read, folder, kind, original=artifact.read):
+def _credited(folder, kind, original=artifact.read):
     facts = original(folder, kind)
     if kind == "data":
         for entry in facts["pictures"]["training"]:
@@ -186,12 +195,10 @@ def test_what_others_put_there_stays(study, tmp_path):
     assert (tmp_path / "base.safetensors").read_bytes() == b"precious"
 
 
-def test_a_full_disk_is_said_before_anything_is_written(study, tmp_path):
-    full = shutil._ntuple_diskusage(10, 10, 0)
-    with (
-        patch.object(artifact.shutil, "disk_usage", return_value=full),
-        pytest.raises(MachineFault, match="0 MB are free"),
-    ):
+def test_a_full_disk_is_said_before_anything_is_written(study, tmp_path, monkeypatch):
+    full = Namespace(total=10, used=10, free=0)
+    monkeypatch.setattr(artifact.shutil, "disk_usage", lambda path: full)
+    with pytest.raises(MachineFault, match="0 MB are free"):
         exported(study, SUM, tmp_path / "here")
     assert not list(tmp_path.rglob("*.safetensors*"))
 
@@ -200,16 +207,14 @@ def test_a_full_disk_is_said_before_anything_is_written(study, tmp_path):
     ("options", "fault", "said"),
     [
         ({"task": None}, ConfigFault, "after which task"),
-        ({"key": "objects/0/naiv/0"}, ConfigFault, "Did you mean|There is"),
-        ({"key": DENSE, "format": "diffusers"}, ConfigFault, "--rank N"),
-        ({"key": DENSE, "rank": 1}, InputFault, "too much is lost"),
+        ({"run": "objects/0/naiv/0"}, ConfigFault, "Did you mean|There is"),
+        ({"run": DENSE, "format": "diffusers"}, ConfigFault, "--rank N"),
+        ({"run": DENSE, "rank": 1}, InputFault, "too much is lost"),
     ],
 )
 def test_what_cannot_be_is_refused(study, tmp_path, options, fault, said):
     with pytest.raises(fault, match=said):
-        exported(
-            study, **{"run": SUM, "to": tmp_path / "here"} | {"run" if k == "key" else k: v for k, v in options.items()}
-        )
+        exported(study, **{"run": SUM, "to": tmp_path / "here"} | options)
     assert not (tmp_path / "here").exists()
 
 
@@ -231,12 +236,21 @@ def test_what_was_exported_can_be_adopted_and_exported_again(study, tmp_path, fo
 
 
 def test_a_command_answers_in_one_line(study, tmp_path, monkeypatch, capsys):
-    import stages.export as command
-    from stages.core.cli import main
-
     monkeypatch.setattr(sys, "argv", ["export", SUM, "--task", "02", "--to", str(tmp_path / "x"), "--rank", "0"])
     monkeypatch.setattr("stages.core.cli.guard", lambda: None)
     with pytest.raises(SystemExit) as caught:
         main(command.__doc__, command.export, None, more=command.arguments)
     assert caught.value.code == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith("error: --rank 0: this base has layers of width")
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: --rank 0: at least 1")
+
+
+def test_pictures_are_those_that_the_study_would_sample(study, tmp_path):
+    words = ["a photo of a sks star", "a heart"]
+    args = Namespace(key=SUM, task="02", what="state", prompt=words, to=tmp_path / "painted")
+    paint(study, None, args)
+    painted = sorted(args.to.iterdir())
+    assert [path.name for path in painted] == ["00-00.png", "01-00.png"]
+    (files,) = sample(study, State(find(study, SUM, "02", "state").delta), [words[:1]])
+    assert files[0].read_bytes() == painted[0].read_bytes() != painted[1].read_bytes()
+    with pytest.raises(ConfigFault, match=r"00-00\.png: is there already"):
+        paint(study, None, args)

@@ -12,14 +12,16 @@ from torch import Tensor
 from . import weightfile
 from .artifact import put
 from .card import MARK, card, metadata
-from .factors import cast, concatenate, relative_error, truncated
+from .factors import Pair, join, relative_error, truncate
 from .faults import ConfigFault, InputFault
-from .formats import Format, as_diffusers, as_kohya, dense_as_kohya, ranks
+from .formats import Format, as_diffusers, as_kohya, ranks
 from .origin import Origin
 from .params import Params
+from .progress import track
 from .weights import Adapter, Delta
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+ROUGH = 2e-3  # of the relative error of rounding; half of it is usual, more is of numbers too small for the format
 LIMIT = 0.1  # of the relative error of a truncation, in its worst layer: above it the export must be asked for again
 
 
@@ -30,6 +32,10 @@ class Packed:
     rank: str  # "full" for whole matrices
     errors: dict[str, float]  # by module: |written - shift| / |shift|
 
+    @property
+    def worst(self) -> float:
+        return max(self.errors.values())
+
     def summary(self) -> str:
         worst = max(self.errors, key=lambda name: self.errors[name])
         mean = sum(self.errors.values()) / len(self.errors)
@@ -39,46 +45,55 @@ class Packed:
 def pack(delta: Delta, form: Format, dtype: torch.dtype, rank: int | None, ldm: bool) -> Packed:
     """
     Args:
-        rank: make it an adapter of this rank, the closest; None for all of it.
+        rank: make it an adapter of this rank at most, the closest; None for all of it.
 
     Raises:
-        ConfigFault: the format cannot hold all of it.
+        ConfigFault: the format cannot hold all of it, or the rank is none.
         InputFault: there is nothing to hand on, or it does not fit the number format.
     """
+    if rank is not None and rank < 1:
+        raise ConfigFault(f"--rank {rank}: at least 1, or leave it out for all of it.")
     if not delta.modules:
         raise InputFault("this shifts nothing: there is no adapter to hand on.")
-    extra: dict[str, str] = {}
-    if delta.dense and rank is None:
-        if form == "diffusers":
-            raise ConfigFault(
-                "this state is dense, which diffusers cannot load. "
-                "Give --rank N for the closest adapter of rank N, or --format kohya for all of it."
-            )
-        matrices = {name: shift.to(dtype) for name, shift in delta.matrices()}
-        errors = {name: relative_error(delta, name, matrix) for name, matrix in matrices.items()}
-        tensors, shown = dense_as_kohya(matrices, ldm), "full"
-    else:
-        adapter = cast(_factors(delta, rank), dtype)
-        errors = {name: relative_error(delta, name, (a, adapter.b[name])) for name, a in adapter.a.items()}
-        shown = ranks(adapter)
-        tensors, extra = as_diffusers(adapter) if form == "diffusers" else (as_kohya(adapter, ldm), {})
-    for name, value in tensors.items():
-        if not bool(value.isfinite().all()):
-            raise InputFault(f"{name} is too large for {dtype}. Use --dtype bf16 or fp32.")
-    return Packed(tensors, extra, shown, errors)
+    if delta.dense and rank is None and form == "diffusers":
+        raise ConfigFault(
+            "this state is dense, which diffusers cannot load. "
+            "Give --rank N for the closest adapter of rank N, or --format kohya for all of it."
+        )
+    matrices: dict[str, Tensor] = {}
+    pairs: dict[str, Pair] = {}
+    errors = {}
+    for name in track(delta.modules, len(delta.modules), "export"):
+        if name in delta.dense and rank is None:
+            shift = delta.module(name)
+            assert shift is not None
+            matrices[name] = _fits(name, dtype, shift.to(dtype))
+            errors[name] = relative_error(delta, name, matrices[name])
+        else:
+            a, b = _factors(delta, name, rank)
+            pairs[name] = _fits(name, dtype, a.to(dtype)), _fits(name, dtype, b.to(dtype))
+            errors[name] = relative_error(delta, name, pairs[name])
+    adapter = Adapter({name: a for name, (a, _) in pairs.items()}, {name: b for name, (_, b) in pairs.items()})
+    shown = ranks(adapter) if not matrices else "full"
+    if form == "diffusers":
+        return Packed(*as_diffusers(adapter), shown, errors)
+    return Packed(as_kohya(adapter, matrices, ldm), {}, shown, errors)
 
 
-def _factors(delta: Delta, rank: int | None) -> Adapter:
+def _fits(name: str, dtype: torch.dtype, value: Tensor) -> Tensor:
+    if not bool(value.isfinite().all()):
+        raise InputFault(f"{name} is too large for {dtype}. Use --dtype bf16 or fp32.")
+    return value
+
+
+def _factors(delta: Delta, name: str, rank: int | None) -> Pair:
     """A rank that is no less than all that there is loses nothing, so that nothing needs to be decomposed."""
-    exact = None if delta.dense else concatenate(delta)
-    if exact is not None and (rank is None or max(a.shape[0] for a in exact.a.values()) <= rank):
-        return exact
+    if name not in delta.dense:
+        a, b = join(delta, name)
+        if rank is None or a.shape[0] <= rank:
+            return a, b
     assert rank is not None
-    thin = [min(shift.shape) for shift in delta.dense.values()]
-    narrow = min([*thin, *(min(a.shape[1], t.b[n].shape[0]) for t in delta.terms for n, a in t.a.items())])
-    if not 1 <= rank <= narrow:
-        raise ConfigFault(f"--rank {rank}: this base has layers of width {narrow}; give 1 to {narrow}.")
-    return truncated(delta, rank)
+    return truncate(delta, name, rank)
 
 
 def check_truncation(packed: Packed, accepted: bool) -> None:
@@ -86,8 +101,7 @@ def check_truncation(packed: Packed, accepted: bool) -> None:
     Raises:
         InputFault: a layer loses more than LIMIT, and that was not accepted.
     """
-    worst = max(packed.errors.values())
-    if worst > LIMIT and not accepted:
+    if packed.worst > LIMIT and not accepted:
         raise InputFault(
             f"at rank {packed.rank} too much is lost: {packed.summary()}, over {LIMIT:g}. "
             "Raise --rank, leave it out for all of it, or give --accept-error."

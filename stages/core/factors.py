@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
 from .device import device
-from .weights import Adapter, Delta
+from .weights import Delta
 
 Pair = tuple[Tensor, Tensor]  # A [rank, in] and B [out, rank]
 
 
-def concatenate(delta: Delta) -> Adapter:
-    """The sum of the terms as one adapter of scale 1: ranks add up, nothing is lost.
+def join(delta: Delta, name: str) -> Pair:
+    """The sum of the terms of one module as one pair: their ranks one after another, and nothing is lost.
 
     sum_t s_t B_t A_t = [s_1 B_1 ... s_T B_T] [A_1; ...; A_T]
 
     Raises:
-        ValueError: the delta has a dense part, which no factors hold exactly.
+        ValueError: the module has a dense part, which no factors hold exactly.
     """
-    if delta.dense:
-        raise ValueError("a dense shift has no exact factors")
-    a, b = {}, {}
-    for name in delta.modules:
-        a[name], b[name] = balance(*_stacked(delta, name))
-    return Adapter(a, b)
+    if name in delta.dense:
+        raise ValueError(f"{name}: a dense shift has no exact factors")
+    return balance(*_stacked(delta, name))
 
 
 def _stacked(delta: Delta, name: str) -> Pair:
@@ -80,20 +75,6 @@ def _core(delta: Delta, name: str) -> tuple[Tensor | None, Tensor, Tensor | None
     shift = delta.module(name)
     assert shift is not None
     return None, shift.to(where, torch.float64), None
-
-
-def truncated(delta: Delta, rank: int) -> Adapter:
-    """The closest adapter of this rank, module by module."""
-    pairs = {name: truncate(delta, name, rank) for name in delta.modules}
-    return Adapter({n: a for n, (a, _) in pairs.items()}, {n: b for n, (_, b) in pairs.items()})
-
-
-def cast(adapter: Adapter, dtype: torch.dtype) -> Adapter:
-    return replace(
-        adapter,
-        a={name: value.to(dtype) for name, value in adapter.a.items()},
-        b={name: value.to(dtype) for name, value in adapter.b.items()},
-    )
 
 
 def relative_error(delta: Delta, name: str, written: Tensor | Pair) -> float:

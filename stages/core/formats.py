@@ -99,19 +99,18 @@ def _peft_config(ranks: Mapping[str, int]) -> dict[str, object]:
     }
 
 
-def as_kohya(adapter: Adapter, ldm: bool) -> dict[str, Tensor]:
+def as_kohya(adapter: Adapter, dense: Matrices, ldm: bool) -> dict[str, Tensor]:
+    """Pairs of factors, and whole matrices of other modules, which ComfyUI and A1111 add as they are."""
     tensors = {}
-    for module, name in kohya_names(adapter.a, ldm).items():
+    for module, name in kohya_names([*adapter.a, *dense], ldm).items():
+        if module in dense:
+            tensors[f"{name}.diff"] = dense[module]
+            continue
         tensors[f"{name}.lora_down.weight"] = adapter.a[module]
         tensors[f"{name}.lora_up.weight"] = adapter.b[module]
         # float32, since bfloat16 does not hold every rank above 256
         tensors[f"{name}.alpha"] = torch.tensor(float(adapter.a[module].shape[0]))
     return tensors
-
-
-def dense_as_kohya(matrices: Matrices, ldm: bool) -> dict[str, Tensor]:
-    """Whole matrices, which ComfyUI and A1111 add as they are. diffusers has nothing that would read them."""
-    return {f"{name}.diff": matrices[module] for module, name in kohya_names(matrices, ldm).items()}
 
 
 def ranks(adapter: Adapter) -> str:

@@ -10,7 +10,7 @@ from hypothesis import strategies as some
 
 from stages.core import weightfile
 from stages.core.exporting import DTYPES, LIMIT, Packed, check_truncation, pack
-from stages.core.factors import balance, concatenate, truncate
+from stages.core.factors import balance, join, truncate
 from stages.core.faults import ConfigFault, InputFault
 from stages.core.formats import kohya_names, ldm_name
 from stages.core.weights import Adapter, Delta
@@ -110,14 +110,24 @@ def test_a_truncation_that_loses_too_much_is_refused_with_its_error():
     check_truncation(Packed({}, {}, "1", {"m": LIMIT}), accepted=False)
 
 
-@pytest.mark.parametrize("rank", [0, -1, 6])
+@pytest.mark.parametrize("rank", [0, -1])
 def test_a_rank_that_cannot_be_is_refused(rank):
-    with pytest.raises(ConfigFault, match=rf"--rank {rank}: .*width 5; give 1 to 5"):
+    with pytest.raises(ConfigFault, match=rf"--rank {rank}: at least 1"):
         pack(dense(1), "kohya", torch.float16, rank, True)
 
 
 def test_a_rank_above_all_that_there_is_loses_nothing():
     assert pack(adapter(0, 2).delta, "kohya", torch.float32, 4, True).rank == "2"
+    whole = pack(dense(1), "diffusers", torch.float32, 99, True)
+    assert apart(diffusers(whole.tensors, whole.metadata, MODULES), dense(1)) < 1e-6
+
+
+def test_a_state_that_is_dense_in_part_is_written_in_part_as_factors():
+    some_dense = {name: shift for name, shift in dense(2).dense.items() if name in MODULES[:2]}
+    mixed = Delta(adapter(0, 2, modules=MODULES[2:]).delta.terms, some_dense)
+    packed = pack(mixed, "kohya", torch.float32, None, True)
+    assert len(packed.tensors) == 2 + 3 * 4
+    assert apart(comfyui(packed.tensors, NAMES), mixed) < 1e-6
 
 
 def test_what_does_not_fit_the_numbers_is_refused():
@@ -143,7 +153,7 @@ def test_balancing_changes_no_bit_of_the_product(seed, power):
 
 def test_adapters_of_different_modules_add_up_to_several_ranks():
     delta = adapter(0, 2).delta + adapter(1, 3, modules=MODULES[:2]).delta
-    assert {a.shape[0] for a in concatenate(delta).a.values()} == {2, 5}
+    assert {join(delta, name)[0].shape[0] for name in delta.modules} == {2, 5}
     packed = pack(delta, "diffusers", torch.float32, None, True)
     assert packed.rank == "Dynamic"
     assert apart(diffusers(packed.tensors, packed.metadata, MODULES), delta) < 1e-6

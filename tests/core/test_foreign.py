@@ -150,7 +150,7 @@ def lying(**entry) -> bytes:
     ("name", "data", "said"),
     [
         ("a.ckpt", sound(), r"\.ckpt files can run code"),
-        ("a.safetensors", b"PK\x03\x04" + bytes(60), "a pickle by its first bytes"),
+        ("a.safetensors", b"PK\x03\x04" + bytes(60), "a pickle, whatever its name says"),
         ("a.safetensors", b"\x80\x02}q\x00." + bytes(60), "a pickle"),
         ("a.safetensors", b"", "no safetensors, or cut off: 0 bytes"),
         ("a.safetensors", sound()[:20], "no safetensors, or cut off: 20 bytes"),
