@@ -14,6 +14,7 @@ from pathlib import Path
 
 from stages.core.cli import main
 from stages.core.exporting import DTYPES, LIMIT, ROUGH, check_truncation, pack, write
+from stages.core.formats import layers_per_block
 from stages.core.origin import find
 from stages.core.params import Params
 
@@ -34,7 +35,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def export(params: Params, key: None, args: argparse.Namespace) -> None:
     origin = find(params, args.key, args.task, args.what)
-    packed = pack(origin.delta, args.format, DTYPES[args.dtype], args.rank, params.family.known_as.ldm_blocks)
+    layers = layers_per_block(params.family.shapes()) if params.family.known_as.ldm_blocks else None
+    packed = pack(origin.delta, args.format, DTYPES[args.dtype], args.rank, layers)
     for name, error in sorted(packed.errors.items()) if args.verbose else ():
         log.info("%-90s %.3g", name, error)
     if args.rank is not None:

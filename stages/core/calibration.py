@@ -123,9 +123,10 @@ def _train(params: Params, measured: int) -> tuple[float, Cost]:
     short = params.train.model_copy(update={"steps": total, "checkpoint_every": total + 1})
     concept = next(iter(params.concepts(params.domains[0], params.orders[0]).values()))
     side = params.prepare.resolution
+    told = ("name", "token", "noun", "training_prompt", "prompts", "plain_prompts")
     data = {
-        "concept": {"training_prompt": concept.training_prompt},
-        "pictures": {"training": [{"caption": None}]},
+        "concept": {key: getattr(concept, key) for key in told},
+        "pictures": {"training": [{"caption": None, "frame": [side, side, 0, 0, side, side]}]},
     }
     # A state that is not empty, so that the checkpoints are removed when the task is done.
     state = State(_adapter(params, "before").delta)

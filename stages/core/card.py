@@ -14,6 +14,7 @@ from .origin import Origin
 from .params import Params
 from .text import in_markdown
 
+FULL = "full"  # in place of a rank, of whole matrices
 MARK = "palimpsest.run"  # the key by which a file is known as written here
 
 
@@ -30,8 +31,8 @@ def metadata(params: Params, origin: Origin, rank: str, hashed: str) -> dict[str
         "ss_base_model_version": known.version,
         "ss_sd_model_name": PurePath(str(params.base.options.get("path", params.base.name))).name,
         "ss_network_module": "networks.lora",
-        "ss_network_dim": rank,
-        "ss_network_alpha": rank,
+        "ss_network_dim": rank if rank != FULL else None,
+        "ss_network_alpha": rank if rank != FULL else None,
         "ss_output_name": origin.name,
         "ss_tag_frequency": json.dumps(prompts, sort_keys=True),
         "ss_resolution": f"({params.prepare.resolution}, {params.prepare.resolution})",
@@ -85,7 +86,7 @@ def card(params: Params, origin: Origin, file: str, form: Format, holds: str, pi
     """
     parts = [_front(params, origin), f"# {plain(origin.title)}"]
     parts += [f"![What is left of each concept after each task](<{picture}>)"] if picture else []
-    parts += [_about(origin), f"## File\n\n{plain(file)}: {holds}", _usage(params, origin, file, form)]
+    parts += [_about(origin), f"## File\n\n{plain(file)}: {plain(holds)}", _usage(params, origin, file, form)]
     if origin.data:
         parts += ["## Trigger words", in_markdown(_words(origin)), "Prompts that it was sampled with:"]
         parts += ["\n".join(f"- {plain(p)}" for d in origin.data for p in d["concept"]["prompts"])]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import weightfile
 from .artifact import put
-from .card import MARK, card, metadata
+from .card import FULL, MARK, card, metadata
 from .factors import Pair, join, relative_error, truncate
 from .faults import ConfigFault, InputFault
 from .formats import Format, as_diffusers, as_kohya, ranks
@@ -29,7 +29,7 @@ LIMIT = 0.1  # of the relative error of a truncation, in its worst layer: above 
 class Packed:
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
-    rank: str  # "full" for whole matrices
+    rank: str  # FULL for whole matrices
     errors: dict[str, float]  # by module: |written - shift| / |shift|
 
     @property
@@ -42,10 +42,11 @@ class Packed:
         return f"relative error mean {mean:.2g}, worst {self.errors[worst]:.2g} ({worst})"
 
 
-def pack(delta: Delta, form: Format, dtype: torch.dtype, rank: int | None, ldm: bool) -> Packed:
+def pack(delta: Delta, form: Format, dtype: torch.dtype, rank: int | None, layers: int | None) -> Packed:
     """
     Args:
         rank: make it an adapter of this rank at most, the closest; None for all of it.
+        layers: as in `kohya_names`.
 
     Raises:
         ConfigFault: the format cannot hold all of it, or the rank is none.
@@ -74,10 +75,10 @@ def pack(delta: Delta, form: Format, dtype: torch.dtype, rank: int | None, ldm: 
             pairs[name] = _fits(name, dtype, a.to(dtype)), _fits(name, dtype, b.to(dtype))
             errors[name] = relative_error(delta, name, pairs[name])
     adapter = Adapter({name: a for name, (a, _) in pairs.items()}, {name: b for name, (_, b) in pairs.items()})
-    shown = ranks(adapter) if not matrices else "full"
+    shown = ranks(adapter) if not matrices else FULL
     if form == "diffusers":
         return Packed(*as_diffusers(adapter), shown, errors)
-    return Packed(as_kohya(adapter, matrices, ldm), {}, shown, errors)
+    return Packed(as_kohya(adapter, matrices, layers), {}, shown, errors)
 
 
 def _fits(name: str, dtype: torch.dtype, value: Tensor) -> Tensor:

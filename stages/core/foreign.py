@@ -19,7 +19,7 @@ from torch import Tensor
 from . import weightfile
 from .family import KnownAs
 from .faults import InputFault
-from .formats import kohya_names, part
+from .formats import kohya_names, layers_per_block, part
 from .weights import Adapter
 
 DOWN = (".lora_A.weight", ".lora_A.default.weight", ".lora.down.weight", ".lora_down.weight")
@@ -67,8 +67,8 @@ def _check_base(path: Path, metadata: Mapping[str, str], base: KnownAs) -> None:
 
 def _aliases(shapes: Shapes) -> Iterator[tuple[str, str, str]]:
     """Every name under which some program writes a module: name, module, format."""
-    for ldm in (True, False):
-        for module, name in kohya_names(shapes, ldm).items():
+    for layers in (layers_per_block(shapes), None):
+        for module, name in kohya_names(shapes, layers).items():
             yield name, module, "kohya"
     for module in shapes:
         model, inner = part(module)

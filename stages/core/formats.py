@@ -58,15 +58,17 @@ def ldm_name(module: str, layers: int) -> str:
     return BLOCK.sub(place, module, count=1)
 
 
-def kohya_names(modules: Iterable[str], ldm: bool) -> dict[str, str]:
-    """module -> the name that kohya's format has for it."""
-    modules = list(modules)
-    layers = layers_per_block(modules)
+def kohya_names(modules: Iterable[str], layers: int | None) -> dict[str, str]:
+    """module -> the name that kohya's format has for it.
+
+    Args:
+        layers: `layers_per_block` of the whole base, for names as in LDM; None for names as in diffusers.
+    """
     names = {}
     for module in modules:
         model, inner = part(module)
         prefix = TEXT.get(model, "lora_unet_")
-        inner = ldm_name(inner, layers) if ldm and model == "unet" else inner
+        inner = ldm_name(inner, layers) if layers is not None and model == "unet" else inner
         names[module] = prefix + inner.replace(".", "_")
     return names
 
@@ -99,10 +101,10 @@ def _peft_config(ranks: Mapping[str, int]) -> dict[str, object]:
     }
 
 
-def as_kohya(adapter: Adapter, dense: Matrices, ldm: bool) -> dict[str, Tensor]:
+def as_kohya(adapter: Adapter, dense: Matrices, layers: int | None) -> dict[str, Tensor]:
     """Pairs of factors, and whole matrices of other modules, which ComfyUI and A1111 add as they are."""
     tensors = {}
-    for module, name in kohya_names([*adapter.a, *dense], ldm).items():
+    for module, name in kohya_names([*adapter.a, *dense], layers).items():
         if module in dense:
             tensors[f"{name}.diff"] = dense[module]
             continue

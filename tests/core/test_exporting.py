@@ -48,14 +48,14 @@ def apart(found: dict[str, torch.Tensor], delta: Delta) -> float:
     size=some.sampled_from([1e-5, 1e-2, 1.0, 30.0]),
     seed=some.integers(0, 2**31),
     dtype=some.sampled_from(["fp16", "fp32"]),
-    ldm=some.booleans(),
+    layers=some.sampled_from([1, None]),
 )
-def test_sums_come_back_through_both_formats(tmp_path_factory, ranks, scale, size, seed, dtype, ldm):
+def test_sums_come_back_through_both_formats(tmp_path_factory, ranks, scale, size, seed, dtype, layers):
     delta = sum((adapter(seed + k, r, scale, size).delta for k, r in enumerate(ranks)), Delta())
     folder = tmp_path_factory.getbasetemp() / "exported"
     folder.mkdir(exist_ok=True)
     for form, read in (("kohya", comfyui), ("diffusers", diffusers)):
-        packed = pack(delta, form, DTYPES[dtype], None, ldm)
+        packed = pack(delta, form, DTYPES[dtype], None, layers)
         weightfile.write(folder / "a.safetensors", packed.tensors, packed.metadata)
         file, metadata = opened(folder / "a.safetensors")
         found = read(file, NAMES) if form == "kohya" else read(file, metadata, MODULES)
@@ -66,11 +66,11 @@ def test_sums_come_back_through_both_formats(tmp_path_factory, ranks, scale, siz
 
 @pytest.mark.parametrize("dtype", ["fp16", "fp32"])
 def test_dense_states_come_back_whole(dtype):
-    packed = pack(dense(3), "kohya", DTYPES[dtype], None, True)
+    packed = pack(dense(3), "kohya", DTYPES[dtype], None, 1)
     assert apart(comfyui(packed.tensors, NAMES), dense(3)) <= TOLERANCE[dtype]
     assert packed.rank == "full"
     with pytest.raises(ConfigFault, match=r"diffusers cannot load.*--rank N.*--format kohya"):
-        pack(dense(3), "diffusers", DTYPES[dtype], None, True)
+        pack(dense(3), "diffusers", DTYPES[dtype], None, 1)
 
 
 def test_blocks_are_called_what_kohya_calls_those_of_sdxl():
@@ -83,7 +83,7 @@ def test_blocks_are_called_what_kohya_calls_those_of_sdxl():
     }
     inner = ".transformer_blocks.9.attn2.to_out.0"
     assert {name: ldm_name(name + inner, 2).removesuffix(inner) for name in known} == known
-    names = kohya_names(["text_encoder_2.encoder.q_proj", *(name + inner for name in known)], ldm=True)
+    names = kohya_names(["text_encoder_2.encoder.q_proj", *(name + inner for name in known)], 2)
     assert next(iter(names.values())) == "lora_te2_encoder_q_proj"
     assert list(names.values())[-1] == "lora_unet_output_blocks_3_1_transformer_blocks_9_attn2_to_out_0"
 
@@ -92,18 +92,18 @@ def test_blocks_are_called_what_kohya_calls_those_of_sdxl():
 @settings(max_examples=30, deadline=None)
 def test_a_truncation_is_the_best_there_is(seed, rank, kind):
     delta = dense(seed) if kind == "dense" else adapter(seed, 2, 0.5).delta + adapter(seed + 1, 3).delta
-    packed = pack(delta, "kohya", torch.float32, rank, False)
+    packed = pack(delta, "kohya", torch.float32, rank, None)
     for name, shift in delta.matrices():
         sizes = np.linalg.svd(shift.double().numpy(), compute_uv=False)
         best = np.sqrt((sizes[rank:] ** 2).sum() / (sizes**2).sum())
         assert packed.errors[name] == pytest.approx(best, rel=1e-3, abs=1e-6)
-        assert packed.tensors[f"{kohya_names(MODULES, False)[name]}.lora_down.weight"].shape[0] == min(
+        assert packed.tensors[f"{kohya_names(MODULES, None)[name]}.lora_down.weight"].shape[0] == min(
             rank, *shift.shape
         )
 
 
 def test_a_truncation_that_loses_too_much_is_refused_with_its_error():
-    lossy = pack(dense(1), "diffusers", torch.float16, 1, True)
+    lossy = pack(dense(1), "diffusers", torch.float16, 1, 1)
     with pytest.raises(InputFault, match=rf"at rank 1 too much is lost: .*worst .*over {LIMIT:g}.*--accept-error"):
         check_truncation(lossy, accepted=False)
     check_truncation(lossy, accepted=True)
@@ -113,28 +113,28 @@ def test_a_truncation_that_loses_too_much_is_refused_with_its_error():
 @pytest.mark.parametrize("rank", [0, -1])
 def test_a_rank_that_cannot_be_is_refused(rank):
     with pytest.raises(ConfigFault, match=rf"--rank {rank}: at least 1"):
-        pack(dense(1), "kohya", torch.float16, rank, True)
+        pack(dense(1), "kohya", torch.float16, rank, 1)
 
 
 def test_a_rank_above_all_that_there_is_loses_nothing():
-    assert pack(adapter(0, 2).delta, "kohya", torch.float32, 4, True).rank == "2"
-    whole = pack(dense(1), "diffusers", torch.float32, 99, True)
+    assert pack(adapter(0, 2).delta, "kohya", torch.float32, 4, 1).rank == "2"
+    whole = pack(dense(1), "diffusers", torch.float32, 99, 1)
     assert apart(diffusers(whole.tensors, whole.metadata, MODULES), dense(1)) < 1e-6
 
 
 def test_a_state_that_is_dense_in_part_is_written_in_part_as_factors():
     some_dense = {name: shift for name, shift in dense(2).dense.items() if name in MODULES[:2]}
     mixed = Delta(adapter(0, 2, modules=MODULES[2:]).delta.terms, some_dense)
-    packed = pack(mixed, "kohya", torch.float32, None, True)
+    packed = pack(mixed, "kohya", torch.float32, None, 1)
     assert len(packed.tensors) == 2 + 3 * 4
     assert apart(comfyui(packed.tensors, NAMES), mixed) < 1e-6
 
 
 def test_what_does_not_fit_the_numbers_is_refused():
     with pytest.raises(InputFault, match=r"is too large for torch\.float16"):
-        pack(adapter(0, 2, size=1e10).delta, "kohya", torch.float16, None, True)
+        pack(adapter(0, 2, size=1e10).delta, "kohya", torch.float16, None, 1)
     with pytest.raises(InputFault, match="shifts nothing"):
-        pack(Delta(), "kohya", torch.float16, None, True)
+        pack(Delta(), "kohya", torch.float16, None, 1)
 
 
 @given(seed=some.integers(0, 10**6), power=some.integers(-30, 30))
@@ -154,7 +154,7 @@ def test_balancing_changes_no_bit_of_the_product(seed, power):
 def test_adapters_of_different_modules_add_up_to_several_ranks():
     delta = adapter(0, 2).delta + adapter(1, 3, modules=MODULES[:2]).delta
     assert {join(delta, name)[0].shape[0] for name in delta.modules} == {2, 5}
-    packed = pack(delta, "diffusers", torch.float32, None, True)
+    packed = pack(delta, "diffusers", torch.float32, None, 1)
     assert packed.rank == "Dynamic"
     assert apart(diffusers(packed.tensors, packed.metadata, MODULES), delta) < 1e-6
 
@@ -166,7 +166,7 @@ def test_thin_sums_are_not_multiplied_out():
 
 
 def test_equal_content_is_equal_bytes(tmp_path):
-    packed = pack(adapter(1, 2).delta, "kohya", torch.float16, None, True)
+    packed = pack(adapter(1, 2).delta, "kohya", torch.float16, None, 1)
     notes = {f"ss_{k}": str(k) for k in range(20)}
     for name, some_order in (("a", packed.tensors), ("b", dict(reversed(packed.tensors.items())))):
         weightfile.write(tmp_path / name, some_order, notes if name == "a" else dict(reversed(notes.items())))

@@ -28,7 +28,7 @@ def written(path, tensors, metadata=None):
 
 def kohya(alpha=2.0, ldm=True, rank=4):
     tensors, made = {}, adapter(5, rank)
-    for module, name in kohya_names(MODULES, ldm).items():
+    for module, name in kohya_names(MODULES, 1 if ldm else None).items():
         tensors |= {f"{name}.lora_down.weight": made.a[module], f"{name}.lora_up.weight": made.b[module]}
         tensors |= {f"{name}.alpha": torch.tensor(alpha)} if alpha is not None else {}
     return tensors
@@ -80,7 +80,7 @@ def test_peft_needs_its_settings_beside_it(tmp_path):
 
 def test_ranks_and_scales_that_differ_are_brought_to_one(tmp_path):
     tensors = kohya(2.0)
-    first = kohya_names(MODULES, True)[MODULES[0]]
+    first = kohya_names(MODULES, 1)[MODULES[0]]
     tensors[f"{first}.lora_down.weight"] = tensors[f"{first}.lora_down.weight"][:1]
     tensors[f"{first}.lora_up.weight"] = tensors[f"{first}.lora_up.weight"][:, :1]
     found = adopt(written(tmp_path / "a.safetensors", tensors), SHAPES, BASE).adapter
@@ -90,7 +90,7 @@ def test_ranks_and_scales_that_differ_are_brought_to_one(tmp_path):
     assert torch.allclose(found.module(MODULES[1]), adapter(5, 4, 0.5).module(MODULES[1]))
 
 
-KEY = f"{kohya_names(MODULES, True)[MODULES[0]]}.lora_down.weight"
+KEY = f"{kohya_names(MODULES, 1)[MODULES[0]]}.lora_down.weight"
 
 
 @pytest.mark.parametrize(
