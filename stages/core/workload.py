@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -16,6 +15,7 @@ from .adapters import delta_fingerprint, fingerprint, flat
 from .dataset import Concept
 from .params import Params
 from .runs import Sequence, sequences
+from .seeds import generator
 from .strategy import State, Strategy
 from .weights import Adapter
 
@@ -47,7 +47,7 @@ def count(params: Params) -> Workload:
     shapes, tasks, strategies = params.family.shapes(), len(params.tasks), len(params.strategies)
     chains = len(sequences(params)) * len(params.seeds)
     traces = [trace(params.rule(name), tasks) for name in params.strategies]
-    started, merged = ({t[key] for t in traces} for key in ("start", "first"))
+    started, merged = {t.start for t in traces}, {t.first for t in traces}
     adapters = chains * strategies * tasks
     trained = chains * (len(started) + strategies * (tasks - 1))
     written, sampled = _images(params, len(merged))
@@ -62,35 +62,46 @@ def count(params: Params) -> Workload:
         images=written,
         sampled=sampled,
         references=_references(params, strategies),
-        kept_adapters=chains * (len(started) + sum(t["files"] - 1 for t in traces)),
-        placed_adapters=chains * sum(t["placed"] for t in traces),
-        dense_states=chains * sum(t["dense"] for t in traces),
+        kept_adapters=chains * len(frozenset[str]().union(*(t.files for t in traces))),
+        placed_adapters=chains * sum(t.placed for t in traces),
+        dense_states=chains * sum(t.dense for t in traces),
         adapter_bytes=own,
         dense_bytes=matrix,
     )
 
 
-def trace(strategy: Strategy, tasks: int) -> dict[str, Any]:
-    """What a strategy starts from, and what it leaves behind over a run: found out by running it on tiny adapters."""
-    state, files, placed, dense, first = State(), set[str](), 0, 0, ""
-    fresh = _probe(0, zero=True)
-    frozen = strategy.frozen(state)
-    start = fingerprint(flat(strategy.start(state, fresh))) + str(frozen.modules if frozen else [])
+@dataclass(frozen=True)
+class Trace:
+    """What one strategy leaves behind over a run."""
+
+    start: str  # names where its first task starts
+    first: str  # names its model after the first task
+    files: frozenset[str]  # names of the adapter files that it writes
+    placed: int  # of them in all folders together
+    dense: int  # states
+
+
+def trace(strategy: Strategy, tasks: int) -> Trace:
+    """Found out by running the strategy on tiny adapters. Tasks that start from the same place end at the same."""
+    state, files, placed, dense = State(), set[str](), 0, 0
+    starts, firsts = [], []
     for task in range(1, tasks + 1):
-        trained = _probe(task)
+        frozen = strategy.frozen(state)
+        held = delta_fingerprint(frozen) if frozen and frozen.modules else ""
+        starts.append(fingerprint(flat(strategy.start(state, _probe("fresh")))) + held)
+        trained = _probe(f"{task} {starts[-1]}")
         state = strategy.merge(state, trained)
         kept = {fingerprint(flat(a)) for a in (*state.delta.terms, *([state.adapter] if state.adapter else []))}
         files |= kept | {fingerprint(flat(trained))}
         placed += 1 + len(kept)
         dense += bool(state.delta.dense)
-        first = first or delta_fingerprint(state.delta)
-    return {"start": start, "first": first, "files": len(files), "placed": placed, "dense": dense}
+        firsts.append(delta_fingerprint(state.delta))
+    return Trace(starts[0], firsts[0], frozenset(files), placed, dense)
 
 
-def _probe(task: int, zero: bool = False) -> Adapter:
-    g = torch.Generator().manual_seed(task)
-    a, b = torch.randn(2, 3, generator=g), torch.randn(3, 2, generator=g)
-    return Adapter({"m": a}, {"m": torch.zeros_like(b) if zero else b})
+def _probe(word: str) -> Adapter:
+    g = generator("probe", word)
+    return Adapter({"m": torch.randn(2, 3, generator=g)}, {"m": torch.randn(3, 2, generator=g)})
 
 
 def _images(params: Params, first_models: int) -> tuple[int, int]:
