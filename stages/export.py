@@ -28,7 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("kohya", "diffusers"), default="kohya")
     parser.add_argument("--dtype", choices=tuple(DTYPES), default="fp16")
     parser.add_argument("--rank", type=int, metavar="N", help="the closest adapter of this rank instead of all of it")
-    parser.add_argument("--accept-error", action="store_true", help=f"also if a layer loses more than {LIMIT:.0%}")
+    parser.add_argument("--accept-error", action="store_true", help=f"also if a layer loses over {LIMIT:g} of itself")
     parser.add_argument("--to", required=True, type=Path, metavar="PLACE", help="NAME.safetensors, or a folder")
     parser.add_argument("--verbose", action="store_true", help="the error of every layer")
 

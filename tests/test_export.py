@@ -1,5 +1,6 @@
 """Export and adoption as commands, on a run of the embedded base; diffusers itself is one of the readers."""
 
+import importlib
 import json
 import re
 import shutil
@@ -254,3 +255,15 @@ def test_pictures_are_those_that_the_study_would_sample(study, tmp_path):
     assert files[0].read_bytes() == painted[0].read_bytes() != painted[1].read_bytes()
     with pytest.raises(ConfigFault, match=r"00-00\.png: is there already"):
         paint(study, None, args)
+
+
+@pytest.mark.parametrize("name", ["export", "adopt", "paint", "forecast"])
+def test_every_command_explains_itself(name, monkeypatch, capsys):
+    module = importlib.import_module(f"stages.{name}")
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit) as caught:
+        main(module.__doc__, getattr(module, name), None, more=module.arguments)
+    assert caught.value.code == 0
+    said = capsys.readouterr().out
+    assert "exit codes: 0 done" in said
+    assert f"python -m stages.{name} " in said
