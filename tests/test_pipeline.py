@@ -11,6 +11,7 @@ import pytest
 from stages.core import artifact, params, tables
 from stages.core.runs import runs, sequences
 from stages.core.strategy import strategies
+from stages.core.workload import count
 from tests.workspace import change, workspace
 
 NEW = '''
@@ -129,3 +130,18 @@ def test_real_photos_go_through_every_stage(tmp_path, monkeypatch):
     assert len(data["pictures"]["training"]) == 4
     assert all(entry["source"] and entry["licence"] for entry in data["pictures"]["training"])
     assert len(list((run.at("02") / "images").rglob("*.png"))) == 10
+
+
+def test_the_forecast_has_counted_what_was_made(study):
+    work = count(study)
+    adapters = list(Path("runs").rglob("adapter*.safetensors"))
+    assert work.images == len(list(Path("runs").rglob("images/*/*.png")))
+    assert work.sampled == len(list(Path(".cache/images").rglob("*.png")))
+    assert work.placed_adapters == len(adapters)
+    assert work.kept_adapters == len({artifact.sha256(path) for path in adapters})
+    shared = len(list(Path(".checkpoints").glob("*/00000006")))  # first tasks, kept for those that start alike
+    assert work.adapters - work.trained == work.runs - shared == 4
+    assert work.dense_states == len(list(Path("runs").rglob("dense.safetensors")))
+    assert work.adapter_bytes == pytest.approx(adapters[0].stat().st_size, rel=0.05)
+    references = [p for p in Path("runs").rglob("scores/references.parquet") if p.parent.parent.name in ("01", "base")]
+    assert work.references > sum(tables.read(p, tables.REFERENCES).num_rows for p in references) / len(study.judges)

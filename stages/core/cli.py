@@ -30,6 +30,7 @@ def main(
     key: Literal["run", "sequence"] | None,
     task: bool = True,
     base: bool = False,
+    more: Callable[[argparse.ArgumentParser], None] | None = None,
 ) -> NoReturn:
     """Runs one stage as a command and exits.
 
@@ -37,6 +38,7 @@ def main(
         key: what the first argument names, if there is one; `work` gets it as its second argument.
         task: whether there is a --task.
         base: whether --base may stand for it, with a sequence as the first argument.
+        more: adds the arguments that only this command has.
     """
     parser = argparse.ArgumentParser(
         description=doc, epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -51,6 +53,8 @@ def main(
         which.add_argument("--task", metavar="NN", help="position in the sequence, 01 for the first")
         if base:
             which.add_argument("--base", action="store_true", help="the base model before any task, on all tasks")
+    if more is not None:
+        more(parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args()
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ruamel.yaml import YAML
 
 from .faults import ConfigFault, nearest
-from .params import PARAMS
+from .params import PARAMS, Params, load
 from .reading import read_yaml
 
 FOLDER = Path("data/profiles")
@@ -60,6 +61,18 @@ def _changed(old: Any, new: Any, section: str) -> Any:
         old.update(new)
         return old
     return new
+
+
+def params(name: str) -> Params:
+    """The parameters of a profile, as if it were the current study.
+
+    Raises:
+        ConfigFault: as `text`, or the profile breaks a rule.
+    """
+    with TemporaryDirectory() as folder:
+        path = Path(folder, f"{name}.yaml")
+        path.write_text(text(name), "utf-8")
+        return load(path)
 
 
 def use(name: str, force: bool = False) -> bool:

@@ -18,7 +18,10 @@ def track(items: Iterable[T], total: int, what: str, done: int = 0) -> Iterator[
     if sys.stderr.isatty():
         from tqdm import tqdm
 
-        yield from tqdm(items, what, total, initial=done, leave=False, dynamic_ncols=True)
+        for count, item in enumerate(tqdm(items, what, total, initial=done, leave=False, dynamic_ncols=True), done + 1):
+            yield item
+            for listen in listeners:
+                listen(what, count, total)
         return
     began = said = time.monotonic()
     for count, item in enumerate(items, done + 1):

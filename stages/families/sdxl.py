@@ -7,7 +7,7 @@ import struct
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
 from PIL import Image
@@ -16,7 +16,11 @@ from torch import Tensor
 
 from stages.core.artifact import digest, folder_digest
 from stages.core.device import device
+<<<<<<< HEAD
 from stages.core.family import Encodings, Family, Learner, Teaching, families
+=======
+from stages.core.family import Encodings, Family, KnownAs, Learner, families
+>>>>>>> wt-f
 from stages.core.faults import InputFault
 from stages.core.weights import Adapter, Delta
 
@@ -33,6 +37,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 @families.register("sdxl")
 class Sdxl(Family):
     """The base stays as it is on disk; adapters shift the attention projections of its UNet."""
+
+    known_as: ClassVar = KnownAs("stable-diffusion-xl-v1-base", "sdxl_base_v1-0", "openrail++", ldm_blocks=True)
 
     path: str  # a folder in the format of diffusers, with a model_index.json
     revision: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]  # sha256 over its files: see `fingerprint`

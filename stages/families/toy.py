@@ -1,6 +1,8 @@
+from typing import ClassVar
+
 from pydantic import Field
 
-from stages.core.family import families
+from stages.core.family import KnownAs, families
 
 from .sdxl import Sdxl
 
@@ -8,6 +10,8 @@ from .sdxl import Sdxl
 @families.register("toy")
 class Toy(Sdxl):
     """The base of the embedded world: SDXL's architecture at a six-hundredth of its size, for 32-pixel pictures."""
+
+    known_as: ClassVar = KnownAs("palimpsest-toy", "palimpsest_toy", "Apache-2.0", ldm_blocks=True)
 
     path: str = "data/world/base"
     pixels: int = Field(32, ge=8)

@@ -1,0 +1,56 @@
+"""Takes in an adapter that was trained elsewhere: `python -m stages.adopt my_lora.safetensors --to adapters/my_lora`.
+
+reads   a LoRA in the format of kohya, diffusers or peft, trained for the kind of base that params.yaml names
+writes  an adapter as stages.train would have left it: adapter.safetensors and its manifest
+
+The file is trusted with nothing: no pickle, finite floats only, and exactly the modules and shapes of this base. What
+is written can be exported in any format: `python -m stages.export adapters/my_lora --format diffusers --to ...`.
+"""
+
+import argparse
+import logging
+from pathlib import Path
+
+from stages.core import artifact
+from stages.core.adapters import save_adapter
+from stages.core.cli import main
+from stages.core.faults import ConfigFault
+from stages.core.foreign import adopt as read_foreign
+from stages.core.params import Params
+
+log = logging.getLogger("palimpsest")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE", help="a .safetensors file")
+    parser.add_argument("--to", required=True, type=Path, metavar="FOLDER", help="a new folder, or one written by this")
+    parser.add_argument("--alpha", type=float, help="for a peft file that has lost its adapter_config.json")
+
+
+def adopt(params: Params, key: None, args: argparse.Namespace) -> None:
+    if args.to.exists() and not (args.to.is_dir() and artifact.read(args.to, "adapter").get("adopted")):
+        raise ConfigFault(f"{args.to}: is there already and holds something else. Give another --to.")
+    found = read_foreign(args.file, params.family.shapes(), params.family.known_as, args.alpha)
+    facts = {
+        "family": params.base.name,
+        "base": params.family.fingerprint,
+        "scale": found.adapter.scale,
+        "adopted": {
+            "file": args.file.name,
+            "sha256": artifact.sha256(args.file),
+            "format": found.format,
+            "metadata": dict(found.metadata),
+        },
+    }
+    for warning in found.warnings:
+        log.warning("%s: %s", args.file, warning)
+    with artifact.publish(args.to, "adapter", facts) as draft:
+        save_adapter(draft / "adapter.safetensors", found.adapter)
+    rank = next(iter(found.adapter.a.values())).shape[0]
+    print(
+        f"{args.to}: {len(found.adapter.a)} modules of rank {rank}, scale {found.adapter.scale:g}, from {found.format}"
+    )
+
+
+if __name__ == "__main__":
+    main(__doc__, adopt, None, more=arguments)

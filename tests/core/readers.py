@@ -1,0 +1,71 @@
+"""How other programs read the files that are handed to them, written anew from their documented rules."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+
+def opened(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    with safe_open(path, "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+
+
+def ldm_names(levels: int, layers: int, modules: list[str]) -> dict[str, str]:
+    """ComfyUI's way to the names of an LDM UNet: it walks both models side by side and writes down what meets."""
+    blocks, n = {}, 0
+    for level in range(levels):
+        n = 1 + (layers + 1) * level
+        for layer in range(layers):
+            blocks[f"down_blocks.{level}.attentions.{layer}."] = f"input_blocks.{n}.1."
+            n += 1
+    blocks["mid_block.attentions.0."] = "middle_block.1."
+    for level in range(levels):
+        n = (layers + 1) * level
+        for layer in range(layers + 1):
+            blocks[f"up_blocks.{level}.attentions.{layer}."] = f"output_blocks.{n}.1."
+            n += 1
+    return {
+        name: there + name[len(here) :]
+        for name in modules
+        for here, there in blocks.items()
+        if name[: len(here)] == here
+    }
+
+
+def comfyui(file: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
+    """What ComfyUI adds to each weight at strength 1: `.diff` as it is, or alpha / rank * up @ down.
+
+    Without an alpha the scale is 1. A key that nothing asks for is an error here; there it is a warning.
+    """
+    left, found = set(file), {}
+    for module, ldm in names.items():
+        for known in (f"lora_unet_{ldm.replace('.', '_')}", f"lora_unet_{module.replace('.', '_')}"):
+            if (key := f"{known}.diff") in file:
+                found[module] = file[key].float()
+                left.discard(key)
+            if (key := f"{known}.lora_up.weight") in file:
+                up, down = file[key].float(), file[f"{known}.lora_down.weight"].float()
+                alpha = file.get(f"{known}.alpha")
+                scale = 1.0 if alpha is None else alpha.item() / down.shape[0]
+                found[module] = scale * torch.mm(up.flatten(1), down.flatten(1))
+                left -= {key, f"{known}.lora_down.weight", f"{known}.alpha"}
+    assert not left, f"lora key not loaded: {sorted(left)[:3]}"
+    return found
+
+
+def diffusers(file: dict[str, Tensor], metadata: dict[str, str], modules: list[str]) -> dict[str, Tensor]:
+    """lora_alpha / r * up @ down, as peft has it under diffusers' settings in the file."""
+    config = json.loads(metadata["lora_adapter_metadata"])
+    assert sorted(config["unet.target_modules"]) == sorted(modules)
+    found = {}
+    for module in modules:
+        up, down = (file[f"unet.{module}.lora.{half}.weight"].float() for half in ("up", "down"))
+        rank = config["unet.rank_pattern"].get(f"^{module}$", config["unet.r"])
+        alpha = config["unet.alpha_pattern"].get(f"^{module}$", config["unet.lora_alpha"])
+        assert rank == down.shape[0]
+        found[module] = alpha / rank * up @ down
+    assert len(file) == 2 * len(modules)
+    return found
