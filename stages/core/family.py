@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-<<<<<<< HEAD
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal
-=======
-from dataclasses import dataclass
-from typing import ClassVar
->>>>>>> wt-f
+from typing import ClassVar, Literal
 
 from PIL import Image
 from pydantic import Field
@@ -24,7 +19,6 @@ from .weights import Adapter, Delta
 Encodings = Mapping[str, Tensor]
 
 
-<<<<<<< HEAD
 class Teaching(Strict):
     """What a family must know of how it is taught: options that the section `train` of params.yaml has among others."""
 
@@ -41,7 +35,8 @@ class Row:
     prompt: int  # which of the prompts describes it
     seed: int  # of its noise, its time and its draw from the posterior
     weight: float  # of its error in the loss
-=======
+
+
 @dataclass(frozen=True)
 class KnownAs:
     """What other programs call a kind of base: for adapters that are handed on to them, or come from them."""
@@ -50,7 +45,6 @@ class KnownAs:
     version: str = "unknown"  # as in kohya's ss_base_model_version
     licence: str = ""  # of the base's own weights
     ldm_blocks: bool = False  # does kohya name this kind's blocks as LDM does (input_blocks), not as diffusers?
->>>>>>> wt-f
 
 
 class Family(Strict, ABC):

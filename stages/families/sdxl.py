@@ -16,11 +16,7 @@ from torch import Tensor
 
 from stages.core.artifact import digest, folder_digest
 from stages.core.device import device
-<<<<<<< HEAD
-from stages.core.family import Encodings, Family, Learner, Teaching, families
-=======
-from stages.core.family import Encodings, Family, KnownAs, Learner, families
->>>>>>> wt-f
+from stages.core.family import Encodings, Family, KnownAs, Learner, Teaching, families
 from stages.core.faults import InputFault
 from stages.core.weights import Adapter, Delta
 
