@@ -1,9 +1,15 @@
 """Which device, and how exactly it computes: a matter of the machine, never of the parameters."""
 
 import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from typing import TypeVar
 
 import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @cache
@@ -22,3 +28,17 @@ def device() -> torch.device:
     torch.backends.cudnn.allow_tf32 = False
     torch.set_num_threads(int(os.environ.get("PALIMPSEST_THREADS", "1")))
     return torch.device(os.environ.get("PALIMPSEST_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def hands() -> int:
+    """How many pictures to read, resize or write at once, which changes none of them: a core each beside a GPU, which
+    must not wait for them; on a CPU as many as it may compute with, for the others have work of their own."""
+    return min(8, os.cpu_count() or 1) if device().type == "cuda" else torch.get_num_threads()
+
+
+def side_by_side(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """What `work` makes of each item, in their order, in `hands` threads."""
+    if hands() == 1:
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(hands()) as pool:
+        return list(pool.map(work, items))

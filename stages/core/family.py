@@ -49,11 +49,17 @@ class Family(Strict, ABC):
 
     @abstractmethod
     def sample(
-        self, prompts: Encodings, noise: Tensor, steps: int, guidance: float, scheduler: str
+        self,
+        prompts: Encodings,
+        noise: Tensor,
+        steps: int,
+        guidance: float,
+        scheduler: str,
+        batch: int | None = None,
     ) -> list[Image.Image]:
         """Pictures from the model that `shift` made.
 
-        One per row of `noise` [n, channels, height, width] and of `prompts`.
+        One per row of `noise` [n, channels, height, width] and of `prompts`, `batch` of them at a time; None: all.
         """
 
     @abstractmethod

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 Matrices = Mapping[str, Tensor]
+ALL = slice(None)
+BLOCK = 1 << 17  # entries of a matrix that are compared at a time: half a megabyte, which stays in a core's cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,9 +38,9 @@ class Adapter:
             if self.a[name].shape[0] != self.b[name].shape[1]:
                 raise ValueError(f"{name}: ranks {self.a[name].shape[0]} and {self.b[name].shape[1]} differ")
 
-    def module(self, name: str) -> Tensor:
-        """The shift of one module, [out, in]."""
-        return self.scale * (self.b[name].float() @ self.a[name].float())
+    def module(self, name: str, on: torch.device | None = None, rows: slice = ALL) -> Tensor:
+        """The shift of one module, [out, in] float32, or some of its rows; computed `on` a device, or where it lies."""
+        return self.scale * (self.b[name][rows].to(on, torch.float32) @ self.a[name].to(on, torch.float32))
 
     @property
     def delta(self) -> Delta:
@@ -57,12 +59,14 @@ class Delta:
         """The names of the modules that it shifts, sorted."""
         return sorted({*self.dense, *(name for term in self.terms for name in term.a)})
 
-    def module(self, name: str) -> Tensor | None:
-        """The shift of one module, [out, in] float32, or None where it is zero."""
-        parts = [term.module(name) for term in self.terms if name in term.a]
+    def module(self, name: str, on: torch.device | None = None, rows: slice = ALL) -> Tensor | None:
+        """The shift of one module, [out, in] float32, or some of its rows; None where it is zero."""
+        parts = [term.module(name, on, rows) for term in self.terms if name in term.a]
         if name in self.dense:
-            parts.insert(0, self.dense[name].float())
-        return torch.stack(parts).sum(0) if parts else None
+            parts.insert(0, self.dense[name][rows].to(on, torch.float32))
+        if len(parts) < 2:
+            return parts[0] if parts else None
+        return torch.stack(parts).sum(0)
 
     def rows(self, name: str) -> Tensor:
         """Rows [k, in] that span the row space of the shift of one module, read off its factors where it has them."""
@@ -111,14 +115,29 @@ def larger(old: Tensor, new: Tensor, threshold: float = 1.0) -> Tensor:
 
 
 def select(old: Delta, new: Delta, threshold: float = 1.0) -> Delta:
-    """`larger` over all modules of two deltas, dense; a module that only one of them shifts is compared with zero."""
+    """`larger` over all modules of two deltas, dense; a module that only one of them shifts is compared with zero.
+
+    Some rows at a time, so that beside what comes out there is never more than a cache's worth in memory: the product
+    of an adapter's factors never exists as a whole.
+    """
     dense = {}
     for name in sorted({*old.modules, *new.modules}):
-        shifts = [delta.module(name) for delta in (old, new)]
-        zero = torch.zeros_like(next(shift for shift in shifts if shift is not None))
-        a, b = (zero if shift is None else shift for shift in shifts)
-        dense[name] = larger(a, b, threshold)
+        height, width = _shape(new if name in new.modules else old, name)
+        chosen = torch.empty((height, width))
+        for at in range(0, height, step := max(1, BLOCK // width)):
+            rows = slice(at, at + step)
+            a, b = (delta.module(name, rows=rows) for delta in (old, new))
+            both = [shift for shift in (a, b) if shift is not None]  # against a shift of zero any other is the larger
+            chosen[rows] = larger(both[0], both[1], threshold) if len(both) == 2 else both[0]
+        dense[name] = chosen
     return Delta(dense=dense)
+
+
+def _shape(delta: Delta, name: str) -> tuple[int, int]:
+    if name in delta.dense:
+        return delta.dense[name].shape[0], delta.dense[name].shape[1]
+    term = next(term for term in delta.terms if name in term.a)
+    return term.b[name].shape[0], term.a[name].shape[1]
 
 
 def orthogonal_columns(a: Tensor, unit: bool = True) -> Tensor:
