@@ -27,6 +27,11 @@ class Family(Strict, ABC):
             InputFault: the weights are missing, or are not those of the pinned revision.
         """
 
+    @property
+    def number_format(self) -> str:
+        """What sampling computes in, by its name in torch: how much of a small shift survives depends on it."""
+        return "float32"
+
     @abstractmethod
     def shapes(self) -> dict[str, tuple[int, int]]:
         """The modules that adapters shift: name -> (out, in)."""

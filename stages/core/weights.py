@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from .device import device
+
 Matrices = Mapping[str, Tensor]
 ALL = slice(None)
 BLOCK = 1 << 17  # entries of a matrix that are compared at a time: half a megabyte, which stays in a core's cache
@@ -126,7 +128,7 @@ def select(old: Delta, new: Delta, threshold: float = 1.0) -> Delta:
         chosen = torch.empty((height, width))
         for at in range(0, height, step := max(1, BLOCK // width)):
             rows = slice(at, at + step)
-            a, b = (delta.module(name, rows=rows) for delta in (old, new))
+            a, b = (delta.module(name, device(), rows) for delta in (old, new))
             both = [shift for shift in (a, b) if shift is not None]  # against a shift of zero any other is the larger
             chosen[rows] = larger(both[0], both[1], threshold) if len(both) == 2 else both[0]
         dense[name] = chosen
@@ -145,26 +147,21 @@ def orthogonal_columns(a: Tensor, unit: bool = True) -> Tensor:
 
     It is the last right-singular vector of the column taken as a 1 x rank matrix, which is what the paper's code
     computes one SVD at a time. LAPACK gets there with one Householder reflection, so it has a closed form: with column
-    v and beta = -sign(v0) |v|, w = v / (v0 - beta) but w0 = 1, tau = (beta - v0) / beta, it is e_last - tau w_last w.
+    v, beta = -sign(v0) |v| and u = v but u0 = v0 - beta, it is e_last + v_last / (beta u0) u.
 
     Args:
         unit: keep the length 1, as published; otherwise give each column the length of the one that it replaces.
     """
-    v = a.double()
-    rank = v.shape[0]
-    last = torch.zeros_like(v)
-    last[-1] = 1.0
+    rank = a.shape[0]
+    norm = a.square().sum(0, dtype=torch.float64).sqrt()
     if rank == 1:  # nothing is orthogonal to a number: LAPACK's vector is 1, and so is this one
-        result = last
+        result = torch.ones_like(a)
     else:
-        norm = v.norm(dim=0)
-        beta = -torch.where(v[0] < 0, -1.0, 1.0) * norm
-        safe = torch.where(norm > 0, v[0] - beta, torch.ones_like(norm))
-        w = v / safe
-        w[0] = 1.0
-        tau = torch.where(norm > 0, (beta - v[0]) / torch.where(norm > 0, beta, torch.ones_like(beta)), 0.0)
-        result = last - tau * w[-1] * w
-    return (result if unit else result * v.norm(dim=0)).to(a.dtype)
+        beta = torch.where(norm > 0, -torch.copysign(norm, a[0].double()), 1.0)
+        result = a * (a[-1] / (beta * (a[0] - beta))).to(a.dtype)
+        result[0] = a[-1] / beta
+        result[-1] += 1.0
+    return result if unit else result * norm.to(a.dtype)
 
 
 def orthogonal_rows(fresh: Tensor, before: Tensor) -> Tensor:

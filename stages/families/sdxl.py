@@ -60,6 +60,10 @@ class Sdxl(Family):
         faster = [f"{key} {value}" for key in ("decoder_dtype", "compile") if (value := self._chosen(key)) is not None]
         return digest([found, self.dtype, self.pixels, *faster])
 
+    @property
+    def number_format(self) -> str:
+        return self.dtype
+
     def _chosen(self, key: str) -> object:
         """The value of an option where it is not the usual one."""
         value: object = getattr(self, key)
