@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
@@ -129,7 +130,8 @@ def spectral_norm(matrix: Tensor, steps: int = 64) -> float:
         if float(v.norm()) <= 1e-12 * float(images[-1].norm()):
             break
     small = torch.stack(basis) @ torch.stack(images).T
-    return float(torch.linalg.eigvalsh((small + small.T) / 2)[-1]) ** 0.5
+    largest = float(torch.linalg.eigvalsh((small + small.T) / 2)[-1])
+    return math.sqrt(largest)
 
 
 def _square(value: Tensor) -> float:

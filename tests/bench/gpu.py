@@ -42,6 +42,7 @@ from .standin import Standin
 # TFLOP at full size (counted with torch's FlopCounterMode): a training step from cached latents without checkpointing;
 # a picture of 50 steps with guidance, and its decoding.
 STEP, PICTURE, STEPS = 14.557, 686.6, 50
+PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 PROMPT = "a photo of a sks star"
 TARGETS = {"step": 0.045, "picture": 1.35, "swap": 0.05, "merge": 1.0, "memory": 24.0}
 
@@ -94,14 +95,14 @@ def slopes(peers: Mapping[str, Peer], seconds: float) -> dict[str, tuple[list[fl
     return found
 
 
-def told(times: Mapping[str, list[float]], floor: float, target: float) -> None:
+def told(times: Mapping[str, list[float]], floor: float | None, aim: str) -> None:
     """Each peer beside ours, which comes first: the ratio with its spread over blocks, and the share of the floor."""
     ours = next(iter(times.values()))
     for name, taken in times.items():
         middle, low, high = ratio(taken, ours)
-        share = f"{floor / statistics.median(taken):.0%} of the floor"
-        beside = f"{middle:.2f}x ours [{low:.2f}, {high:.2f}]" if taken is not ours else f"aimed at {short(target)}"
-        print(f"  {name:38} {short(statistics.median(taken)):>9}  {share:18} {beside}, {len(taken)} blocks")
+        share = f", the floor is {floor / statistics.median(taken):.0%} of it" if floor else ""
+        beside = aim if taken is ours else f", {middle:.2f}x ours [{low:.2f}, {high:.2f}]"
+        print(f"  {name:30} {short(statistics.median(taken)):>9}{share}{beside}, {len(taken)} blocks")
 
 
 class Bench:
@@ -122,6 +123,15 @@ class Bench:
     @staticmethod
     def name() -> str:
         return torch.cuda.get_device_name() if device().type == "cuda" else "a CPU"
+
+    def floor(self, tera: float) -> float | None:
+        """Seconds that so many TFLOP take at the speed that was measured; only known at full size."""
+        return tera / self.speed if self.full else None
+
+    def aim(self, what: str) -> str:
+        if not self.full:
+            return ""
+        return f", aimed at {TARGETS[what]:g} GiB" if what == "memory" else f", aimed at {short(TARGETS[what])}"
 
     def adapter(self, word: object) -> Adapter:
         fresh = fresh_adapter(self.family.shapes(), self.rank, self.rank, generator("bench", word))
@@ -163,7 +173,7 @@ class Bench:
             torch.cuda.reset_peak_memory_stats()
             ours(low)
             most = torch.cuda.max_memory_allocated() / 2**30
-            print(f"  most memory held: {most:.1f} GiB, aimed at {TARGETS['memory']:g}")
+            print(f"  most memory held: {most:.1f} GiB{self.aim('memory')}")
         pipeline, peers = self.family.pipeline, {"ours": Peer(ours, low, 65 if self.full else 10)}
         self.family.shift(Delta())
         pixels = 2 * torch.rand((1, 3, self.family.pixels, self.family.pixels), device=device()) - 1
@@ -175,7 +185,7 @@ class Bench:
             peers[name] = Peer(loops[-1].steps, 2, 8 if self.full else 4)
         found = slopes(peers, seconds)
         print(f"  ours, the first time: {short(once)} for {low} steps")
-        told({name: each for name, (each, _) in found.items()}, STEP / self.speed if self.full else 0, TARGETS["step"])
+        told({name: each for name, (each, _) in found.items()}, self.floor(STEP), self.aim("step"))
 
     def sampling(self, seconds: float) -> None:
         count = 8
@@ -199,7 +209,7 @@ class Bench:
             some = min(batch, count)  # a whole batch of each, for what is left over would be slower
 
             def work(steps: int, way: Any = way, some: int = some) -> object:
-                return images(pipelines[way], family.encode_prompts, [PROMPT] * some, noise[:some], steps, some)
+                return images(pipelines[way], [PROMPT] * some, noise[:some], steps, some)
 
             work(1)
             peers[name] = Peer(work, low, high)
@@ -210,12 +220,12 @@ class Bench:
             name: [(STEPS * step + rest) / sizes.get(name, BEST.batch) for step, rest in zip(*parts, strict=True)]
             for name, parts in found.items()
         }
-        told(each, PICTURE / self.speed if self.full else 0, TARGETS["picture"])
+        told(each, self.floor(PICTURE), self.aim("picture"))
 
     def peer_pipeline(self, dtype: torch.dtype) -> Any:
         """Another one of diffusers' pipelines with the same weights in their own place."""
         own = self.family.pipeline
-        copies = {name: copy.deepcopy(getattr(own, name)).to(dtype=dtype) for name in ("unet", "vae")}
+        copies = {name: copy.deepcopy(getattr(own, name)).to(dtype=dtype) for name in PARTS}
         parts = dict(own.components) | copies
         pipeline = type(own)(**parts, add_watermarker=False)
         pipeline.set_progress_bar_config(disable=True)
@@ -234,14 +244,14 @@ class Bench:
         stored = {name: value.cpu() for name, value in unet.state_dict().items()}
         loads = [synced(lambda: unet.load_state_dict(stored)) for _ in range(3)]
         print(
-            f"swap to a sum of {len(sums.terms)} adapters: {short(statistics.median(swaps))}, aimed at "
-            f"{short(TARGETS['swap'])}; {'in place' if in_place else 'NOT IN PLACE'}; copying the whole UNet from "
+            f"swap to a sum of {len(sums.terms)} adapters: {short(statistics.median(swaps))}"
+            f"{self.aim('swap')}; {'in place' if in_place else 'NOT IN PLACE'}; copying the whole UNet from "
             f"memory: {short(statistics.median(loads))}"
         )
         old = select(Delta(), self.adapter("old").delta)
         new = self.adapter("new").delta
         merges = [synced(lambda: select(old, new)) for _ in range(2)]
-        print(f"merge by magnitude: {short(statistics.median(merges))}, aimed at {short(TARGETS['merge'])}")
+        print(f"merge by magnitude: {short(statistics.median(merges))}{self.aim('merge')}")
 
 
 def main() -> None:

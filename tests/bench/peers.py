@@ -1,6 +1,5 @@
 """SDXL as others train and sample it, for benchmarks: the paper's published loop, and diffusers' script at its best."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from stages.families.sdxl import TARGETS
 
-Encode = Callable[[list[str]], dict[str, Tensor]]
+from .standin import encoded
 
 
 @dataclass(frozen=True)
@@ -29,13 +28,14 @@ REFERENCE = Way(torch.float32, batch=5, checkpointing=True)
 BEST = Way(torch.bfloat16, batch=8, fused=True, tf32=True)
 
 
-def images(
-    pipeline: Any, encode: Encode, prompts: list[str], noise: Tensor, steps: int, batch: int
-) -> list[Image.Image]:
+def images(pipeline: Any, prompts: list[str], noise: Tensor, steps: int, batch: int) -> list[Image.Image]:
     """The pipeline's own call, `batch` pictures at a time, whose prompts are encoded each time."""
     made: list[Image.Image] = []
     for at in range(0, len(prompts), batch):
-        here = {k: v.to(pipeline.unet.device, pipeline.unet.dtype) for k, v in encode(prompts[at : at + batch]).items()}
+        here = {
+            k: v.to(pipeline.unet.device, pipeline.unet.dtype)
+            for k, v in encoded(pipeline, prompts[at : at + batch]).items()
+        }
         made += pipeline(
             prompt_embeds=here["text"],
             pooled_prompt_embeds=here["pooled"],

@@ -2,13 +2,16 @@
 
 The reference's way: a script for each state that loads the pipeline from disk in float32 and draws five pictures at a
 time, whose prompts it encodes each time. Ours: the model stays, its weights are swapped, prompts are encoded once for a
-study, a batch is one prompt's noises (or all that fit). The model is the embedded base: SDXL's architecture, 32 pixels.
+study, a batch is one prompt's noises, or all that fit. The model has SDXL's layers, all its 70 transformer blocks, so
+narrow that the number of operations is what costs. With --base it is the embedded base instead, where on a CPU
+arithmetic is what costs, which is the same for both.
 """
 
 import argparse
 import tempfile
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,14 +19,41 @@ from PIL import Image
 
 from stages.core import encodings
 from stages.core.adapters import fresh_adapter
+from stages.core.artifact import folder_digest
 from stages.core.device import device
 from stages.core.params import load
 from stages.core.seeds import generator
 from stages.core.weights import Adapter, Delta
+from stages.families.sdxl import Sdxl
 
 from .blocks import interleaved, report
 
+DOWN = ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D")
 PROMPTS = ("in a purple outfit", "in a police outfit", "wearing a santa hat", "in a jail", "looking into a mirror")
+
+
+def layered(folder: str) -> Sdxl:
+    """SDXL's layers at a fortieth of their width, with the embedded base's encoders and autoencoder; on disk."""
+    from diffusers import UNet2DConditionModel
+
+    pipeline = load().family.pipeline
+    kept = ("in_channels", "out_channels", "sample_size", "cross_attention_dim", "addition_embed_type")
+    kept += ("addition_time_embed_dim", "projection_class_embeddings_input_dim")
+    torch.manual_seed(0)
+    pipeline.register_modules(
+        unet=UNet2DConditionModel(
+            down_block_types=DOWN,
+            up_block_types=tuple(name.replace("Down", "Up") for name in reversed(DOWN)),
+            transformer_layers_per_block=(1, 2, 10),
+            block_out_channels=(8, 16, 32),
+            attention_head_dim=(1, 2, 4),
+            norm_num_groups=8,
+            use_linear_projection=True,
+            **{name: pipeline.unet.config[name] for name in kept},
+        )
+    )
+    pipeline.save_pretrained(folder)
+    return Sdxl(path=folder, revision=folder_digest(Path(folder)), pixels=32)
 
 
 def state(family) -> Delta:
@@ -66,9 +96,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("blocks", 5), ("steps", 50), ("images", 8)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--base", action="store_true", help="the embedded base instead of SDXL's layers")
     args = parser.parse_args()
     device()
-    family = load().family
+    with tempfile.TemporaryDirectory() as folder:
+        compare(load().family if args.base else layered(folder), args)
+
+
+def compare(family: Sdxl, args: argparse.Namespace) -> None:
     delta = state(family)
     prompts = [f"a photo of a sks star {words}" for words in PROMPTS for _ in range(args.images)]
     noise = torch.randn((args.images, *family.noise_shape()), generator=generator("noise")).repeat(

@@ -142,13 +142,17 @@ class Standin(Sdxl):
     def weight(self, name: str) -> Tensor:
         return self.pipeline.unet.get_submodule(name).weight.detach().cpu().clone()
 
-    @torch.no_grad()
     def encode_prompts(self, prompts: Any) -> dict[str, Tensor]:
-        """Through both text encoders, from tokens drawn by the prompt's letters instead of a vocabulary."""
-        drawn = [torch.randint(0, VOCABULARY - 1, (TOKENS,), generator=generator(prompt)) for prompt in prompts]
-        ids = torch.stack(drawn).to(device())
-        ids[:, -1] = VOCABULARY - 1
-        models = (self.pipeline.text_encoder.to(device()), self.pipeline.text_encoder_2.to(device()))
-        one, two = (model(ids, output_hidden_states=True) for model in models)
-        text = torch.cat([one.hidden_states[-2], two.hidden_states[-2]], dim=-1)
-        return {"text": text.float().cpu(), "pooled": two.text_embeds.float().cpu()}
+        return encoded(self.pipeline, prompts)
+
+
+@torch.no_grad()
+def encoded(pipeline: Any, prompts: Any) -> dict[str, Tensor]:
+    """Through both text encoders, from tokens drawn by the prompt's letters instead of a vocabulary."""
+    drawn = [torch.randint(0, VOCABULARY - 1, (TOKENS,), generator=generator(prompt)) for prompt in prompts]
+    ids = torch.stack(drawn).to(device())
+    ids[:, -1] = VOCABULARY - 1
+    models = (pipeline.text_encoder.to(device()), pipeline.text_encoder_2.to(device()))
+    one, two = (model(ids, output_hidden_states=True) for model in models)
+    text = torch.cat([one.hidden_states[-2], two.hidden_states[-2]], dim=-1)
+    return {"text": text.float().cpu(), "pooled": two.text_embeds.float().cpu()}

@@ -8,11 +8,9 @@ from tests.bench.acceptance import judge, scores
 
 def sampled(shift: float = 0.0, noise: float = 0.0, images: int = 400, seeds: int = 2, between: float = 0.05):
     """Scores of three states in two ways, whose seeds differ by `between`: (exact, faster)."""
-    rng = random.Random(0)
+    rng, run = random.Random(0), ("objects", "0", "some")
     exact = {
-        ("objects", "0", "some", str(seed), f"{state:02d}", "1", "0", str(number)): 0.5
-        + seed * between
-        + rng.gauss(0, 0.1)
+        (*run, str(seed), f"{state:02d}", "1", "0", str(number)): 0.5 + seed * between + rng.gauss(0, 0.1)
         for seed in range(seeds)
         for state in (1, 2, 3)
         for number in range(images)
