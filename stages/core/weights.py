@@ -163,12 +163,13 @@ def orthogonal_columns(a: Tensor, unit: bool = True) -> Tensor:
         unit: keep the length 1, as published; otherwise give each column the length of the one that it replaces.
     """
     rank = a.shape[0]
-    norm = a.square().sum(0, dtype=torch.float64).sqrt()
+    room = a.square()  # and then what comes out: to ask for memory takes longer than to compute
+    norm = room.sum(0, dtype=torch.float64).sqrt()
     if rank == 1:  # nothing is orthogonal to a number: LAPACK's vector is 1, and so is this one
         result = torch.ones_like(a)
     else:
         beta = torch.where(norm > 0, -torch.copysign(norm, a[0].double()), 1.0)
-        result = a * (a[-1] / (beta * (a[0] - beta))).to(a.dtype)
+        result = torch.mul(a, (a[-1] / (beta * (a[0] - beta))).to(a.dtype), out=room)
         result[0] = a[-1] / beta
         result[-1] += 1.0
     return result if unit else result * norm.to(a.dtype)

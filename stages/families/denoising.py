@@ -166,6 +166,7 @@ class Denoiser:
         Raises:
             InputFault: numbers have left the range of a half-precision format.
         """
+        self.vae.to(self.unet.device)  # training may have sent it away
         parts = [slice(at, at + batch) for at in range(0, len(noise), batch)]
         # All that is copied to the device is copied before the first step: a copy waits for the steps before it.
         batches = [self.prepare(prompts.part(rows), noise[rows], settings) for rows in parts]

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 
 from stages.core import steps as stage_steps
@@ -260,6 +261,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=540, help="for everything; at least one block is run of each")
     parser.add_argument("--no-compile", dest="compile", action="store_false", help="ours without torch.compile")
     args = parser.parse_args()
+    diffusers_logging.set_verbosity_error()
     params_at = Path("params.yaml").resolve().parent
     with tempfile.TemporaryDirectory() as folder:
         for name in ("params.yaml", "data"):
