@@ -1,15 +1,18 @@
 """Makes the state after one task. Reads the state before and the task's adapter; writes state and merge check."""
 
 import argparse
+import logging
 
 from stages.core import artifact
 from stages.core.adapters import load_adapter, load_state, save_state
-from stages.core.audit import check, facts
+from stages.core.audit import check, facts, too_coarse
 from stages.core.cli import main
 from stages.core.params import Params
 from stages.core.runs import Run, before
 from stages.core.steps import provenance
 from stages.core.weights import Delta
+
+log = logging.getLogger("palimpsest")
 
 
 def merge(params: Params, run: Run, args: argparse.Namespace) -> None:
@@ -21,6 +24,8 @@ def merge(params: Params, run: Run, args: argparse.Namespace) -> None:
     adapter = load_adapter(trained / "adapter.safetensors", manifest["scale"], shapes)
     new = strategy.merge(old, adapter)
     found = check(old, (strategy.frozen(old) or Delta()) + adapter.delta, new, params.family.weight)
+    if warning := too_coarse(found, params.family.number_format):
+        log.warning("%s, task %s: %s", run, index, warning)
     tasks = [*earlier["tasks"], manifest["concept"]]
     common = provenance(params, run) | {"position": int(index), "tasks": tasks}
     parents = {"state": previous, "adapter": trained}

@@ -26,7 +26,7 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         value = tensors[name].detach().cpu().contiguous()
         hasher.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-        hasher.update(value.view(torch.uint8).numpy().tobytes() if value.ndim else value.numpy().tobytes())
+        hasher.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return hasher.hexdigest()
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,11 +16,28 @@ from .faults import InputFault, MachineFault
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
+LARGE = 1 << 20  # bytes: what is smaller is hashed faster than it is worth to remember
+SETTLED = 100_000_000  # nanoseconds, many ticks of any file system's clock
+_hashed: dict[tuple[int, ...], str] = {}
 
 
 def sha256(path: Path) -> str:
+    """The sha256 of a file's content.
+
+    A stage meets the same adapter of hundreds of megabytes again and again, so that a process remembers large files for
+    as long as nothing about them changes. One that was written just now is not remembered: it could be written again
+    within the same tick of the clock.
+    """
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        status = os.fstat(file.fileno())
+        key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        if key in _hashed:
+            return _hashed[key]
+        settled = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > SETTLED
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if settled and status.st_size >= LARGE:
+        _hashed[key] = found
+    return found
 
 
 def to_json(value: Any) -> str:

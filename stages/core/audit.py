@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
+from .device import device
+from .seeds import generator
 from .strategy import State
 from .weights import Delta
+
+FORMATS = ("bfloat16", "float16", "float32")  # the fastest first; of the two halves the one with the larger range
+SURVIVING = 0.9  # of a shift, at least, for its pictures to be taken for those of the model that was trained
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ def check(before: State, trained: Delta, after: State, weight: Callable[[str], T
     lost = dict.fromkeys(("float32", "bfloat16", "float16"), 0.0)
     ranks, conflicts, entries = [], 0, 0
     for name in sorted({*after.delta.modules, *trained.modules}):
-        base = weight(name).float()
+        base = weight(name).float().to(device())
         merged, final, old = (_module(delta, name, base) for delta in (after.delta, trained, before.delta))
         own = final - old
         for key, value in (
@@ -53,7 +59,7 @@ def check(before: State, trained: Delta, after: State, weight: Callable[[str], T
         conflicts += int((moved & (own.sign() != old.sign())).sum())
         entries += int(moved.sum())
         if merged.any():
-            ranks.append(_square(merged) / float(torch.linalg.matrix_norm(merged, 2)) ** 2)
+            ranks.append(_square(merged) / spectral_norm(merged) ** 2)
         for key in lost:
             rounded = (base + merged).to(getattr(torch, key)).float() - base.to(getattr(torch, key)).float()
             lost[key] += _square(rounded - merged)
@@ -69,6 +75,17 @@ def check(before: State, trained: Delta, after: State, weight: Callable[[str], T
     )
 
 
+def too_coarse(found: Check, number_format: str) -> str | None:
+    """What to say of a number format that loses more than a tenth of the shift; None where it does not."""
+    if found.survival[number_format] >= SURVIVING:
+        return None
+    better = next((name for name in FORMATS if found.survival[name] >= SURVIVING), FORMATS[-1])
+    return (
+        f"only {found.survival[number_format]:.0%} of the shift survives in {number_format}; pictures show no more. "
+        f"Set base.options.dtype to {better}, in which {found.survival[better]:.0%} does."
+    )
+
+
 def facts(found: Check) -> dict[str, object]:
     """The check as JSON, rounded to what is stable."""
 
@@ -79,7 +96,7 @@ def facts(found: Check) -> dict[str, object]:
 
 
 def _module(delta: Delta, name: str, like: Tensor) -> Tensor:
-    shift = delta.module(name)
+    shift = delta.module(name, like.device)
     return torch.zeros_like(like) if shift is None else shift
 
 
@@ -89,6 +106,32 @@ def _cross(before: State, after: State, trained: Delta, merged: Tensor, final: T
     if before.adapter is None or carried is None or any(carried is term for term in trained.terms):
         return torch.zeros_like(merged)
     return merged - final
+
+
+def spectral_norm(matrix: Tensor, steps: int = 64) -> float:
+    """The largest singular value of a matrix [out, in].
+
+    From all of them where it is small; otherwise by the Lanczos method from a fixed start, which never finds too much.
+    What it misses is below the sixth digit where the largest stands out, and below a part in a thousand where no value
+    does (Kuczynski and Wozniakowski 1992, on the Lanczos method with a random start).
+    """
+    if min(matrix.shape) <= 4 * steps:
+        return float(torch.linalg.matrix_norm(matrix, 2))
+    m = matrix.double()
+    v = torch.randn(m.shape[1], generator=generator("spectral norm"), dtype=torch.float64).to(m.device)
+    basis, images = [], []
+    for _ in range(steps):
+        v = v / v.norm()
+        basis.append(v)
+        images.append(m.T @ (m @ v))
+        known = torch.stack(basis)
+        v = images[-1] - known.T @ (known @ images[-1])
+        v = v - known.T @ (known @ v)  # twice, for once leaves roundings that grow
+        if float(v.norm()) <= 1e-12 * float(images[-1].norm()):
+            break
+    small = torch.stack(basis) @ torch.stack(images).T
+    largest = float(torch.linalg.eigvalsh((small + small.T) / 2)[-1])
+    return math.sqrt(largest)
 
 
 def _square(value: Tensor) -> float:

@@ -1,9 +1,15 @@
 """Which device, and how exactly it computes: a matter of the machine, never of the parameters."""
 
 import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from typing import TypeVar
 
 import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @cache
@@ -27,3 +33,17 @@ def device() -> torch.device:
         torch.cuda.set_device(int(member))
         chosen = "cuda"
     return torch.device(chosen)
+
+
+def hands() -> int:
+    """How many pictures to read, resize or write at once, which changes none of them: a core each beside a GPU, which
+    must not wait for them; on a CPU as many as it may compute with, for the others have work of their own."""
+    return min(8, os.cpu_count() or 1) if device().type == "cuda" else torch.get_num_threads()
+
+
+def side_by_side(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """What `work` makes of each item, in their order, in `hands` threads."""
+    if hands() == 1:
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(hands()) as pool:
+        return list(pool.map(work, items))

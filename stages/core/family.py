@@ -61,6 +61,11 @@ class Family(Strict, ABC):
             InputFault: the weights are missing, or are not those of the pinned revision.
         """
 
+    @property
+    def number_format(self) -> str:
+        """What sampling computes in, by its name in torch: how much of a small shift survives depends on it."""
+        return "float32"
+
     @abstractmethod
     def shapes(self) -> dict[str, tuple[int, int]]:
         """The modules that adapters shift: name -> (out, in)."""
@@ -83,11 +88,17 @@ class Family(Strict, ABC):
 
     @abstractmethod
     def sample(
-        self, prompts: Encodings, noise: Tensor, steps: int, guidance: float, scheduler: str
+        self,
+        prompts: Encodings,
+        noise: Tensor,
+        steps: int,
+        guidance: float,
+        scheduler: str,
+        batch: int | None = None,
     ) -> list[Image.Image]:
         """Pictures from the model that `shift` made.
 
-        One per row of `noise` [n, channels, height, width] and of `prompts`.
+        One per row of `noise` [n, channels, height, width] and of `prompts`, `batch` of them at a time; None: all.
         """
 
     @abstractmethod

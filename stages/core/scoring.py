@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from . import artifact, tables
+from .device import side_by_side
 from .metric import Metric, pairwise
 from .params import Params
 from .photos import read_data
@@ -50,7 +51,7 @@ class Scorer:
             files = sorted((folder / f"{int(place):02d}").glob("*.png"))
             numbers = [tuple(int(part) for part in path.stem.split("-")) for path in files]
             cells = [(after, int(place), task["name"], prompt, noise) for prompt, noise in numbers]
-            pictures = [_open(path) for path in files]
+            pictures = side_by_side(_open, files)
             found = {encoder: _embed(metric, pictures) for encoder, metric in self.by_encoder.items()}
             for encoder, vectors in found.items():
                 for cell, vector in zip(cells, vectors, strict=True):

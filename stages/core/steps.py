@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Several
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 
 from . import artifact
 from .adapters import delta_fingerprint, fingerprint, flat, fresh_adapter
+from .device import side_by_side
 from .encodings import encode_prompts
 from .faults import InputFault
 from .lessons import Lesson, class_prompt, encoded, taught
@@ -110,30 +112,38 @@ def sample(params: Params, state: State, groups: Several[Several[str]]) -> Itera
     """For each group of prompts (those of one concept) the PNG files of its pictures.
 
     They come in the order of the prompts: all noises of the first, then of the second. What has been sampled before
-    from the same model is not sampled again, so that a killed stage goes on where it was.
+    from the same model is not sampled again, so that a killed stage goes on where it was. While one group is written,
+    the next is sampled: a large PNG takes nearly as long as a GPU needs for the picture.
     """
     family, options = params.family, params.sample
     model = artifact.digest([family.fingerprint, delta_fingerprint(state.delta), options.model_dump(mode="json")])
     noise = None
-    for prompts in groups:
-        folder = IMAGES / model[:16] / artifact.digest(list(prompts))[:32]
-        if not _sampled(folder):
-            if noise is None:
-                family.shift(state.delta)
-                noise = torch.randn(
-                    (options.images, *family.noise_shape()), generator=generator(options.seed, "sample")
-                )
-            rows = encode_prompts(family, [prompt for prompt in prompts for _ in range(options.images)])
-            noises, made = noise.repeat(len(prompts), 1, 1, 1), []
-            for at in range(0, len(noises), options.batch):
-                part = {name: value[at : at + options.batch] for name, value in rows.items()}
-                made += family.sample(
-                    part, noises[at : at + options.batch], options.steps, options.guidance, options.scheduler
-                )
-            with artifact.publish(folder, "pictures", {"prompts": list(prompts)}) as draft:
-                for number, image in enumerate(made):
-                    image.save(draft / f"{number:04d}.png")
-        yield artifact.files_of(folder)
+    with ThreadPoolExecutor(1) as writer:
+        written: list[Future[list[Path]]] = []
+        for prompts in groups:
+            folder = IMAGES / model[:16] / artifact.digest(list(prompts))[:32]
+            made: list[Image.Image] = []
+            if not _sampled(folder):
+                if noise is None:
+                    family.shift(state.delta)
+                    noise = torch.randn(
+                        (options.images, *family.noise_shape()), generator=generator(options.seed, "sample")
+                    )
+                rows = encode_prompts(family, [prompt for prompt in prompts for _ in range(options.images)])
+                noises = noise.repeat(len(prompts), 1, 1, 1)
+                made = family.sample(rows, noises, options.steps, options.guidance, options.scheduler, options.batch)
+            written.append(writer.submit(_written, folder, prompts, made))
+            if len(written) > 1:
+                yield written.pop(0).result()
+        yield from (pictures.result() for pictures in written)
+
+
+def _written(folder: Path, prompts: Several[str], made: Several[Image.Image]) -> list[Path]:
+    """The files of a group, once those that were just made are published."""
+    if made:
+        with artifact.publish(folder, "pictures", {"prompts": list(prompts)}) as draft:
+            side_by_side(lambda numbered: numbered[1].save(draft / f"{numbered[0]:04d}.png"), enumerate(made))
+    return artifact.files_of(folder)
 
 
 def _sampled(folder: Path) -> bool:

@@ -13,7 +13,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from .device import device
+
 Matrices = Mapping[str, Tensor]
+ALL = slice(None)
+BLOCK = 1 << 20  # entries of a matrix that are made at a time when two deltas are compared: four megabytes
+CACHED = 1 << 16  # entries: three such pieces, and what comes of them, fit into a core's cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,9 +41,10 @@ class Adapter:
             if self.a[name].shape[0] != self.b[name].shape[1]:
                 raise ValueError(f"{name}: ranks {self.a[name].shape[0]} and {self.b[name].shape[1]} differ")
 
-    def module(self, name: str) -> Tensor:
-        """The shift of one module, [out, in]."""
-        return self.scale * (self.b[name].float() @ self.a[name].float())
+    def module(self, name: str, on: torch.device | None = None, rows: slice = ALL) -> Tensor:
+        """The shift of one module, [out, in] float32, or some of its rows; computed `on` a device, or where it lies."""
+        product = self.b[name][rows].to(on, torch.float32) @ self.a[name].to(on, torch.float32)
+        return product if self.scale == 1.0 else self.scale * product
 
     @property
     def delta(self) -> Delta:
@@ -57,12 +63,14 @@ class Delta:
         """The names of the modules that it shifts, sorted."""
         return sorted({*self.dense, *(name for term in self.terms for name in term.a)})
 
-    def module(self, name: str) -> Tensor | None:
-        """The shift of one module, [out, in] float32, or None where it is zero."""
-        parts = [term.module(name) for term in self.terms if name in term.a]
+    def module(self, name: str, on: torch.device | None = None, rows: slice = ALL) -> Tensor | None:
+        """The shift of one module, [out, in] float32, or some of its rows; None where it is zero."""
+        parts = [term.module(name, on, rows) for term in self.terms if name in term.a]
         if name in self.dense:
-            parts.insert(0, self.dense[name].float())
-        return torch.stack(parts).sum(0) if parts else None
+            parts.insert(0, self.dense[name][rows].to(on, torch.float32))
+        if len(parts) < 2:
+            return parts[0] if parts else None
+        return torch.stack(parts).sum(0)
 
     def rows(self, name: str) -> Tensor:
         """Rows [k, in] that span the row space of the shift of one module, read off its factors where it has them."""
@@ -105,20 +113,43 @@ def add_factors(old: Adapter, new: Adapter) -> Adapter:
 def larger(old: Tensor, new: Tensor, threshold: float = 1.0) -> Tensor:
     """Entry by entry the one of larger magnitude; a tie goes to the new one (MagMax, arXiv 2407.06322).
 
-    With a threshold c the new entry is taken where |new| >= c |old|.
+    With a threshold c the new entry is taken where |new| >= c |old|. A few entries at a time, so that what is compared
+    stays in a core's cache.
     """
-    return torch.where(new.abs() >= threshold * old.abs(), new, old)
+    chosen = torch.empty_like(new, memory_format=torch.contiguous_format)
+    if new.is_cuda:
+        return torch.where(new.abs() >= threshold * old.abs(), new, old, out=chosen)
+    flat = [matrix.reshape(-1) for matrix in (old, new, chosen)]
+    for at in range(0, new.numel(), CACHED):
+        a, b, out = (matrix[at : at + CACHED] for matrix in flat)
+        least = a.abs() if threshold == 1.0 else threshold * a.abs()
+        torch.where(b.abs() >= least, b, a, out=out)
+    return chosen
 
 
 def select(old: Delta, new: Delta, threshold: float = 1.0) -> Delta:
-    """`larger` over all modules of two deltas, dense; a module that only one of them shifts is compared with zero."""
+    """`larger` over all modules of two deltas, dense; a module that only one of them shifts is compared with zero.
+
+    Some rows at a time, so that beside what comes out there are never more than a few megabytes in memory.
+    """
     dense = {}
     for name in sorted({*old.modules, *new.modules}):
-        shifts = [delta.module(name) for delta in (old, new)]
-        zero = torch.zeros_like(next(shift for shift in shifts if shift is not None))
-        a, b = (zero if shift is None else shift for shift in shifts)
-        dense[name] = larger(a, b, threshold)
+        height, width = _shape(new if name in new.modules else old, name)
+        chosen = torch.empty((height, width))
+        for at in range(0, height, step := max(1, BLOCK // width)):
+            rows = slice(at, at + step)
+            a, b = (delta.module(name, device(), rows) for delta in (old, new))
+            both = [shift for shift in (a, b) if shift is not None]  # against a shift of zero any other is the larger
+            chosen[rows] = larger(both[0], both[1], threshold) if len(both) == 2 else both[0]
+        dense[name] = chosen
     return Delta(dense=dense)
+
+
+def _shape(delta: Delta, name: str) -> tuple[int, int]:
+    if name in delta.dense:
+        return delta.dense[name].shape[0], delta.dense[name].shape[1]
+    term = next(term for term in delta.terms if name in term.a)
+    return term.b[name].shape[0], term.a[name].shape[1]
 
 
 def orthogonal_columns(a: Tensor, unit: bool = True) -> Tensor:
@@ -126,26 +157,22 @@ def orthogonal_columns(a: Tensor, unit: bool = True) -> Tensor:
 
     It is the last right-singular vector of the column taken as a 1 x rank matrix, which is what the paper's code
     computes one SVD at a time. LAPACK gets there with one Householder reflection, so it has a closed form: with column
-    v and beta = -sign(v0) |v|, w = v / (v0 - beta) but w0 = 1, tau = (beta - v0) / beta, it is e_last - tau w_last w.
+    v, beta = -sign(v0) |v| and u = v but u0 = v0 - beta, it is e_last + v_last / (beta u0) u.
 
     Args:
         unit: keep the length 1, as published; otherwise give each column the length of the one that it replaces.
     """
-    v = a.double()
-    rank = v.shape[0]
-    last = torch.zeros_like(v)
-    last[-1] = 1.0
+    rank = a.shape[0]
+    room = a.square()  # and then what comes out: to ask for memory takes longer than to compute
+    norm = room.sum(0, dtype=torch.float64).sqrt()
     if rank == 1:  # nothing is orthogonal to a number: LAPACK's vector is 1, and so is this one
-        result = last
+        result = torch.ones_like(a)
     else:
-        norm = v.norm(dim=0)
-        beta = -torch.where(v[0] < 0, -1.0, 1.0) * norm
-        safe = torch.where(norm > 0, v[0] - beta, torch.ones_like(norm))
-        w = v / safe
-        w[0] = 1.0
-        tau = torch.where(norm > 0, (beta - v[0]) / torch.where(norm > 0, beta, torch.ones_like(beta)), 0.0)
-        result = last - tau * w[-1] * w
-    return (result if unit else result * v.norm(dim=0)).to(a.dtype)
+        beta = torch.where(norm > 0, -torch.copysign(norm, a[0].double()), 1.0)
+        result = torch.mul(a, (a[-1] / (beta * (a[0] - beta))).to(a.dtype), out=room)
+        result[0] = a[-1] / beta
+        result[-1] += 1.0
+    return result if unit else result * norm.to(a.dtype)
 
 
 def orthogonal_rows(fresh: Tensor, before: Tensor) -> Tensor:

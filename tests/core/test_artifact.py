@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import signal
@@ -125,3 +126,20 @@ def test_json_has_one_form():
     assert json.loads(artifact.to_json({"x": [1, 2]})) == {"x": [1, 2]}
     with pytest.raises(ValueError, match="JSON"):
         artifact.to_json(float("nan"))
+
+
+def test_a_large_file_is_hashed_once_and_again_when_it_changes(tmp_path, monkeypatch):
+    path = tmp_path / "large"
+    path.write_bytes(b"a" * artifact.LARGE)
+    just_written = artifact.sha256(path)
+    reads, real = [], hashlib.file_digest
+    monkeypatch.setattr(artifact.hashlib, "file_digest", lambda *given: reads.append(1) or real(*given))
+    assert artifact.sha256(path) == just_written
+    assert len(reads) == 1  # it could still be written within the same tick, so that it was not remembered
+    time.sleep(2.5 * artifact.SETTLED / 1e9)
+    assert [artifact.sha256(path) for _ in range(3)] == 3 * [just_written]
+    assert len(reads) == 2
+    before = path.stat()
+    path.write_bytes(b"b" * artifact.LARGE)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert artifact.sha256(path) == real(path.open("rb"), "sha256").hexdigest() != just_written

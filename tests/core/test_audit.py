@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from stages.core.audit import check, facts
+from stages.core.audit import check, facts, spectral_norm, too_coarse
 from stages.core.strategy import State, strategies
 from stages.core.weights import Adapter, Delta
 
@@ -72,3 +72,26 @@ def test_a_small_shift_survives_float16_better_than_bfloat16():
 
 def test_nothing_merged_is_nothing_to_report():
     assert facts(check(State(), Delta(), State(), weight))["norm"] == 0
+
+
+def test_a_number_format_that_loses_the_shift_is_named_with_one_that_does_not():
+    found = audit("merge_init", size=0.002)
+    said = too_coarse(found, "bfloat16")
+    assert said is not None
+    assert f"only {found.survival['bfloat16']:.0%}" in said
+    named = said.split("base.options.dtype to ")[1].split(",")[0]
+    assert too_coarse(found, named) is None
+    assert too_coarse(found, "float32") is None
+    assert too_coarse(audit("merge_init", size=10.0), "bfloat16") is None
+
+
+@pytest.mark.parametrize("kind", ["low rank", "flat"])
+def test_the_largest_singular_value_of_a_large_matrix_is_found(kind):
+    g = torch.Generator().manual_seed(0)
+    matrix = torch.randn(400, 300, generator=g)
+    if kind == "low rank":
+        matrix = torch.randn(400, 8, generator=g) @ torch.randn(8, 300, generator=g)
+    exact = float(torch.linalg.matrix_norm(matrix.double(), 2))
+    assert spectral_norm(matrix) == pytest.approx(exact, rel=1e-9 if kind == "low rank" else 1e-4)
+    assert spectral_norm(matrix) <= exact * (1 + 1e-12)
+    assert spectral_norm(matrix.T.contiguous()) == pytest.approx(exact, rel=1e-4)

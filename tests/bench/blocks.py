@@ -1,0 +1,60 @@
+"""Peers side by side: in turn in one process, medians, ratios with their spread. Times are of one thread, wall and CPU;
+on a machine that others use too, the CPU's ratio is the one to read."""
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Times:
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+    def add(self, work: Callable[[], object]) -> None:
+        wall, cpu = time.perf_counter(), time.process_time()
+        work()
+        self.wall.append(time.perf_counter() - wall)
+        self.cpu.append(time.process_time() - cpu)
+
+    def __str__(self) -> str:
+        return f"{short(statistics.median(self.wall))} ({short(statistics.median(self.cpu))} CPU)"
+
+
+def interleaved(peers: Mapping[str, Callable[[], object]], blocks: int, warm: int = 1) -> dict[str, Times]:
+    """Times of every peer: A B C A B C ..., after `warm` rounds that do not count."""
+    times = {name: Times() for name in peers}
+    for number in range(warm + blocks):
+        for name, work in peers.items():
+            if number < warm:
+                work()
+            else:
+                times[name].add(work)
+    return times
+
+
+def ratio(slow: list[float], fast: list[float], draws: int = 2000) -> tuple[float, float, float]:
+    """Median over median, and the middle 95 % of it over bootstrap resamples of the blocks."""
+    rng = random.Random(0)
+    found = sorted(
+        statistics.median(rng.choices(slow, k=len(slow))) / statistics.median(rng.choices(fast, k=len(fast)))
+        for _ in range(draws)
+    )
+    return statistics.median(slow) / statistics.median(fast), found[int(0.025 * draws)], found[int(0.975 * draws)]
+
+
+def report(times: Mapping[str, Times], ours: str) -> None:
+    """Every peer's time, and how many times longer than ours it takes."""
+    for name, taken in times.items():
+        line = f"  {name:34} {taken}"
+        if name != ours:
+            for kind in ("wall", "cpu"):
+                middle, low, high = ratio(getattr(taken, kind), getattr(times[ours], kind))
+                line += f"   {kind} {middle:.2f}x [{low:.2f}, {high:.2f}]"
+        print(line)
+
+
+def short(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"

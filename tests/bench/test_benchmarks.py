@@ -1,0 +1,35 @@
+"""The benchmarks run, and their peers agree, which each of them checks before it takes a time."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.workspace import environment
+
+
+def told(*words: str) -> str:
+    done = subprocess.run([sys.executable, "-m", *words], env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_merging_beside_the_published_way():
+    said = told("tests.bench.merging", "--blocks", "1", "--scale", "2000", "--columns", "8")
+    assert said.count("one SVD per column") == 3
+    assert "whole state dicts" in said
+
+
+@pytest.mark.slow
+def test_scoring_and_sampling_beside_the_reference():
+    assert "scores differ by" in told("tests.bench.scoring", "--blocks", "1", "--images", "4", "--references", "2")
+    assert "of 255" in told("tests.bench.sampling", "--blocks", "1", "--images", "1", "--steps", "2")
+
+
+@pytest.mark.slow
+def test_the_gpu_benchmark_at_a_hundredth_of_the_size():
+    said = told("tests.bench.gpu", "--size", "hundredth", "--seconds", "1")
+    assert "in place;" in said
+    assert "NOT IN PLACE" not in said
+    for peer in ("the reference's loop", "the reference's way", "diffusers, eight at a time", "ours"):
+        assert peer in said

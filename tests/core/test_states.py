@@ -1,0 +1,62 @@
+"""A state made again from the adapters of its run is the state that was published."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from stages.core import artifact
+from stages.core.adapters import delta_fingerprint, save_adapter, save_state
+from stages.core.faults import InputFault
+from stages.core.runs import Run, Sequence
+from stages.core.states import merged_again, state_after
+from stages.core.strategy import State, strategies
+from stages.core.weights import Adapter
+
+SHAPES = {"one": (6, 4), "two": (3, 5)}
+
+
+def adapter(seed: int) -> Adapter:
+    g = torch.Generator().manual_seed(seed)
+    a = {n: torch.randn(2, columns, generator=g) for n, (_, columns) in SHAPES.items()}
+    return Adapter(a, {n: torch.randn(rows, 2, generator=g) for n, (rows, _) in SHAPES.items()}, 0.5)
+
+
+@pytest.fixture(params=sorted(strategies.classes))
+def finished(request, tmp_path, monkeypatch):
+    """A run of three tasks as the stages leave it; what `state_after` needs of the parameters."""
+    monkeypatch.chdir(tmp_path)
+    strategy = strategies.make(request.param, {})
+    tasks = [SimpleNamespace(index=f"{number:02d}") for number in (1, 2, 3)]
+    params = SimpleNamespace(
+        family=SimpleNamespace(shapes=lambda: SHAPES), tasks=tasks, rule=lambda name: strategies.make(name, {})
+    )
+    run, state = Run(Sequence("study", "objects", "0"), request.param, 0), State()
+    for task in tasks:
+        trained = adapter(int(task.index))
+        with artifact.publish(run.at(task.index) / "adapter", "adapter", {"scale": trained.scale}) as draft:
+            save_adapter(draft / "adapter.safetensors", trained)
+        state, facts = strategy.merge(state, trained), {}
+        with artifact.publish(run.at(task.index) / "state", "state", facts) as draft:
+            facts |= save_state(draft, state)
+    return params, run
+
+
+@pytest.mark.parametrize("index", ["00", "01", "03"])
+def test_states_come_back_from_their_adapters_to_the_bit(finished, index):
+    params, run = finished
+    again = merged_again(params, run, index)
+    if index == "00":
+        assert not again.delta.modules
+        return
+    stored = state_after(params, run, index)
+    assert delta_fingerprint(again.delta) == delta_fingerprint(stored.delta)
+    (run.at(index) / "state" / artifact.MANIFEST).unlink()
+    assert delta_fingerprint(state_after(params, run, index).delta) == delta_fingerprint(stored.delta)
+
+
+def test_a_missing_adapter_is_named(finished):
+    params, run = finished
+    (run.at("02") / "adapter" / artifact.MANIFEST).unlink()
+    with pytest.raises(InputFault, match="02/adapter"):
+        merged_again(params, run, "03")
