@@ -36,23 +36,14 @@ class Sdxl(Family):
     revision: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]  # sha256 over its files: see `fingerprint`
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of the frozen weights, in training and in sampling
     pixels: int = Field(1024, ge=8)  # the size that prompts are conditioned on and pictures are sampled at
+    vae: str = ""  # a folder with another autoencoder than the base's own, and its revision
+    vae_revision: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")] = ""
+    gradient_checkpointing: bool = False  # compute again what the backward pass needs instead of keeping it
 
     @cached_property
     def fingerprint(self) -> str:
-        root = Path(self.path)
-        if not (root / "model_index.json").is_file():
-            raise InputFault(
-                f"{root}: no model_index.json here. base.options.path must be a model in the format of diffusers."
-            )
-        pickles = [p.name for p in root.rglob("*") if p.suffix in {".bin", ".pt", ".pth", ".ckpt"}]
-        if pickles:
-            raise InputFault(f"{root}: holds {pickles[0]}, which could run code. Only safetensors are read; remove it.")
-        found = folder_digest(root)
-        if found != self.revision:
-            raise InputFault(
-                f"{root}: its revision is {found}, params.yaml pins {self.revision}. Restore it or pin the new one."
-            )
-        return digest([found, self.dtype, self.pixels])
+        found = [pinned(Path(self.path), "model_index.json", self.revision), self.dtype, self.pixels]
+        return digest(found + ([pinned(Path(self.vae), "config.json", self.vae_revision)] if self.vae else []))
 
     @cached_property
     def _headers(self) -> dict[str, tuple[Path, list[int]]]:
@@ -87,7 +78,7 @@ class Sdxl(Family):
     @cached_property
     def pipeline(self) -> StableDiffusionXLPipeline:
         """The whole model, loaded once; the autoencoder in float32, for it overflows in half precision."""
-        from diffusers import StableDiffusionXLPipeline
+        from diffusers import AutoencoderKL, StableDiffusionXLPipeline
         from diffusers.utils import logging as diffusers_logging
         from transformers.utils import logging as transformers_logging
 
@@ -95,13 +86,17 @@ class Sdxl(Family):
         for noisy in (diffusers_logging, transformers_logging):
             noisy.set_verbosity_error()
             noisy.disable_progress_bar()
+        how = {"use_safetensors": True, "local_files_only": True}
+        parts = {"vae": AutoencoderKL.from_pretrained(self.vae, dtype=torch.float32, **how)} if self.vae else {}
         pipeline = StableDiffusionXLPipeline.from_pretrained(
-            self.path, dtype=DTYPES[self.dtype], use_safetensors=True, local_files_only=True, add_watermarker=False
+            self.path, dtype=DTYPES[self.dtype], add_watermarker=False, **how, **parts
         )
         pipeline.set_progress_bar_config(disable=True)
         for model in (pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
             model.requires_grad_(False).eval()
         pipeline.vae.to(torch.float32)
+        if self.gradient_checkpointing:
+            pipeline.unet.enable_gradient_checkpointing()  # of effect in training only
         return pipeline.to(device())
 
     @cached_property
@@ -170,6 +165,27 @@ class Sdxl(Family):
             guidance_scale=guidance,
         ).images
         return images
+
+
+def pinned(root: Path, marker: str, revision: str) -> str:
+    """The sha256 over a model's files, once it has been found to be the one that is pinned.
+
+    Raises:
+        InputFault: it is missing, is another one, or holds files that could run code.
+    """
+    if not (root / marker).is_file():
+        raise InputFault(
+            f"{root}: no {marker} here. Name a model in the format of diffusers, or fetch it: python -m stages.fetch."
+        )
+    pickles = [p.name for p in root.rglob("*") if p.suffix in {".bin", ".pt", ".pth", ".ckpt"}]
+    if pickles:
+        raise InputFault(f"{root}: holds {pickles[0]}, which could run code. Only safetensors are read; remove it.")
+    found = folder_digest(root)
+    if found != revision:
+        raise InputFault(
+            f"{root}: its revision is {found}, params.yaml pins {revision}. Restore it or pin the new one."
+        )
+    return found
 
 
 class SdxlLearner(Learner):
