@@ -8,6 +8,7 @@ import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ tiny:
 class Hub(BaseHTTPRequestHandler):
     """As much of a hub as its client asks for: the commit of a repository, and files at a commit."""
 
-    files: dict[str, bytes] = {}
+    files: ClassVar[dict[str, bytes]]
     cut: int | None = None  # after so many bytes the connection breaks
     asked = 0
 

@@ -9,13 +9,17 @@ from stages.datasets.dreambooth import in_order
 from stages.datasets.unlearn_canvas import LEFT_OUT, STYLES, choose
 
 # What the reference code chooses (arXiv 2410.04891), from the 60 styles and from the 50.
-FROM_60 = (
-    "Byzantine Palette_Knife Ink_Art Blossom_Season Artist_Sketch Winter Dadaism Dapple Meteor_Shower Pastel".split()
-)
-FROM_50 = (
-    "Cartoon Rust Meteor_Shower Blossom_Season Artist_Sketch Winter Defoliation Early_Autumn Pastel Sketch".split()
-)
-SHOWN = "Butterfly Architectures Flowers Flame Statues Birds Human Bears Horses Towers".split()
+FROM_60 = [
+    "Byzantine", "Palette_Knife", "Ink_Art", "Blossom_Season", "Artist_Sketch",
+    "Winter", "Dadaism", "Dapple", "Meteor_Shower", "Pastel",
+]  # fmt: skip
+FROM_50 = [
+    "Cartoon", "Rust", "Meteor_Shower", "Blossom_Season", "Artist_Sketch",
+    "Winter", "Defoliation", "Early_Autumn", "Pastel", "Sketch",
+]  # fmt: skip
+SHOWN = [
+    "Butterfly", "Architectures", "Flowers", "Flame", "Statues", "Birds", "Human", "Bears", "Horses", "Towers",
+]  # fmt: skip
 NUMBERS = [
     [19, 17, 13, 15, 9], [12, 11, 20, 9, 2], [2, 17, 10, 4, 12], [20, 11, 7, 18, 2], [8, 15, 11, 10, 16],
     [18, 11, 16, 12, 20], [17, 4, 2, 14, 7], [2, 15, 17, 11, 14], [7, 16, 14, 4, 20], [17, 7, 16, 19, 10],
