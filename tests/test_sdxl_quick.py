@@ -29,7 +29,7 @@ SMALL_JUDGES = {
 def study(standin, tmp_path_factory):
     """The profile as it is, but for its sizes, its number of steps, and where photos and weights lie."""
     folder = workspace(tmp_path_factory.mktemp("quick") / "work")
-    (folder / "params.yaml").write_text(profiles.text("sdxl-quick", "16"), "utf-8")
+    (folder / "params.yaml").write_text(profiles.text("sdxl-quick"), "utf-8")
     change(
         folder,
         source=str(PHOTOS),

@@ -64,9 +64,9 @@ def text(name: str, memory: str | None = None) -> str:
     return out.getvalue()
 
 
-def tree(name: str) -> Any:
+def tree(name: str, memory: str | None = None) -> Any:
     """The same as plain dicts and lists."""
-    return YAML(typ="safe").load(text(name))
+    return YAML(typ="safe").load(text(name, memory))
 
 
 def _changed(old: Any, new: Any, section: str) -> Any:
