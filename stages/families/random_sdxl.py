@@ -59,7 +59,7 @@ def write(folder: Path, scale: str = "hundredth", seed: int = 0, told: Callable[
 
     size = SCALES[scale]
     with torch.device("meta"):
-        parts = {
+        parts: dict[str, Any] = {
             "unet": _unet(size),
             "vae": _vae(size),
             "text_encoder": _text_encoder(size, 0),
