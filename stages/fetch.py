@@ -20,7 +20,7 @@ def work(args: argparse.Namespace) -> None:
     elif not names:
         print("\n".join(models.describe(name, model) for name, model in lock.items()))
     for name in names:
-        hub.consider(name, models.find(lock, name), args.pin, args.folder is not None)
+        hub.consider(name, models.find(lock, name), args.pin)
     for name in names:
         bring(name, models.find(lock, name), args)
 
@@ -34,7 +34,7 @@ def bring(name: str, model: models.Model, args: argparse.Namespace) -> None:
             revision = hub.newest(model, args.hub)
         get = hub.from_hub(model.model_copy(update={"revision": revision}), args.hub)
     found = hub.fetch(name, model, get)
-    if args.pin:
+    if args.pin and (revision, found) != (model.revision, model.files):
         models.pin(name, revision, found)
     print(f"{name} is in {models.FOLDER / name}, its revision is {models.content(found)}.")
 

@@ -16,27 +16,20 @@ log = logging.getLogger("palimpsest")
 Get = Callable[[str, Path], Path]  # fetches a file of the model into a folder, and says where it is
 
 
-def consider(name: str, model: Model, trust: bool, by_hand: bool) -> None:
+def consider(name: str, model: Model, trust: bool) -> None:
     """What can be said before anything is fetched.
 
     Raises:
         ConfigFault: the lock has no sha256 of a file, and what comes is not to be taken on trust.
-        InputFault: the model is not published as safetensors.
         MachineFault: the disk is too full.
     """
-    lacking = models.lacking(name, model)
-    if model.converted and lacking and not by_hand:
-        raise InputFault(
-            f"{name}: is published as a pickle, which is not fetched. Get it from {model.repo} at revision "
-            f"{model.revision}, then run {model.converted}"
-        )
     unknown = [file for file, pin in model.files.items() if pin.sha256 is None]
-    if unknown and not trust:
+    if unknown and not trust and not model.converted:
         raise ConfigFault(
             f"{models.LOCK}: {name} has no sha256 for {unknown[0]} yet. Give --pin (make weights PIN=1) to record what "
             "comes this time; from then on it is compared."
         )
-    needed = sum(model.files[file].size or 0 for file in lacking)
+    needed = sum(model.files[file].size or 0 for file in models.lacking(name, model))
     models.FOLDER.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(models.FOLDER).free
     if needed > free:
@@ -104,6 +97,11 @@ def from_hub(model: Model, endpoint: str | None) -> Get:
     def get(file: str, into: Path) -> Path:
         from huggingface_hub import hf_hub_download
 
+        if model.converted:
+            raise InputFault(
+                f"{model.repo}: publishes a pickle, which is not fetched. Get it at revision {model.revision} by other "
+                f"means, then run {model.converted}"
+            )
         place = f"{model.repo}/{file}"
         return Path(
             _ask(place, hf_hub_download, model.repo, file, revision=model.revision, local_dir=into, endpoint=endpoint)
