@@ -28,8 +28,8 @@ def work(args: argparse.Namespace) -> None:
     shutil.rmtree(draft, ignore_errors=True)  # by one that was killed
     revision = write(draft, args.scale, args.seed, lambda line: print(line, flush=True))
     draft.rename(folder)
-    print(f"In params.yaml, base: {{name: sdxl, options: {{path: {folder}, revision: {revision}}}}}")
-    print(f"With pixels: {SCALES[args.scale].pixels} it is as fast as it can be.")
+    options = f"{{path: {folder}, revision: {revision}, pixels: {SCALES[args.scale].pixels}}}"
+    print(f"In params.yaml: base: {{name: sdxl, options: {options}}}")
 
 
 def main() -> int:
