@@ -3,6 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 PROFILE ?= toy-objects
 JOBS ?=
+MEMORY ?=
+PIN ?=
+FROM ?=
 # A large heap is not given back only to be asked for again: a quarter of the time on a CPU.
 export MALLOC_MMAP_THRESHOLD_ ?= 4000000000
 export MALLOC_TRIM_THRESHOLD_ ?= 8000000000
@@ -14,13 +17,13 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 PORT ?= 4200
 
-.PHONY: help demo study serve worker test fast lint profile clean
+.PHONY: help demo study serve worker test fast lint profile weights clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
-demo: .venv/ready ## make the environment and run a study; PROFILE=quick for a first look
-	@python -m stages.profile use $(PROFILE)
+demo: .venv/ready ## make the environment and run a study; PROFILE=quick for a first look, MEMORY=24 for a GPU of 24 GB
+	@python -m stages.profile use $(PROFILE) $(if $(MEMORY),--memory $(MEMORY))
 	@$(MAKE) --no-print-directory study
 	@cat report/$(PROFILE)/summary.txt
 
@@ -43,7 +46,10 @@ lint: .venv/ready ## style, types, and which part may import which
 	ruff check . && ruff format --check . && mypy && lint-imports
 
 profile: .venv/ready ## make another profile the current one: make profile NAME=quick
-	python -m stages.profile use $(NAME)
+	python -m stages.profile use $(NAME) $(if $(MEMORY),--memory $(MEMORY))
+
+weights: .venv/ready ## fetch the weights that a profile needs: make weights PROFILE=sdxl-quick
+	HF_HUB_OFFLINE=0 python -m stages.fetch --for $(PROFILE) $(if $(PIN),--pin) $(if $(FROM),--from $(FROM))
 
 clean: ## forget every result, cache and checkpoint of this workspace
 	rm -rf runs $(filter-out report/toy-objects,$(wildcard report/*)) .cache .checkpoints .dvc/cache .dvc/tmp

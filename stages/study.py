@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from stages.core import artifact, judgements, said, trials
-from stages.core.cli import log, run
+from stages.core.cli import attempt, log
 from stages.core.params import load
 
 PAGES = Path("people")
@@ -52,7 +52,7 @@ def main() -> None:
     second = verbs.add_parser("read", help="check and keep files of answers, and say what they say")
     second.add_argument("files", type=Path, nargs="+")
     args = parser.parse_args()
-    sys.exit(run(lambda: {"make": make, "read": read}[args.verb](args)))
+    sys.exit(attempt(lambda: {"make": make, "read": read}[args.verb](args)))
 
 
 if __name__ == "__main__":

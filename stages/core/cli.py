@@ -57,8 +57,12 @@ def main(
         more(parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args()
+    show_log()
+    sys.exit(attempt(lambda: _begin(work, key, args), args.debug))
+
+
+def show_log() -> None:
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
-    sys.exit(run(lambda: _begin(work, key, args), args.debug))
 
 
 def _begin(work: Callable[[Params, Any, argparse.Namespace], None], key: str | None, args: argparse.Namespace) -> None:
@@ -76,8 +80,8 @@ def _begin(work: Callable[[Params, Any, argparse.Namespace], None], key: str | N
     work(params, chosen, args)
 
 
-def run(work: Callable[[], None], debug: bool = False) -> int:
-    """Does the work and returns the exit code; a fault becomes one line."""
+def attempt(work: Callable[[], None], debug: bool = False) -> int:
+    """Does the work of a command and says its exit code; a fault becomes one line on stderr."""
     try:
         work()
     except Fault as fault:

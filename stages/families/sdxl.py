@@ -44,24 +44,15 @@ class Sdxl(Family):
     # Sampling that is faster and rounds otherwise. SDXL's own decoder overflows in float16, the repaired one does not.
     decoder_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     compile: bool = False  # torch.compile and channels_last, on a GPU only: minutes once for each shape, then faster
+    vae: str = ""  # a folder with another autoencoder than the base's own, and its revision
+    vae_revision: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")] = ""
 
     @cached_property
     def fingerprint(self) -> str:
-        root = Path(self.path)
-        if not (root / "model_index.json").is_file():
-            raise InputFault(
-                f"{root}: no model_index.json here. base.options.path must be a model in the format of diffusers."
-            )
-        pickles = [p.name for p in root.rglob("*") if p.suffix in {".bin", ".pt", ".pth", ".ckpt"}]
-        if pickles:
-            raise InputFault(f"{root}: holds {pickles[0]}, which could run code. Only safetensors are read; remove it.")
-        found = folder_digest(root)
-        if found != self.revision:
-            raise InputFault(
-                f"{root}: its revision is {found}, params.yaml pins {self.revision}. Restore it or pin the new one."
-            )
-        faster = [f"{key} {value}" for key in ("decoder_dtype", "compile") if (value := self._chosen(key)) is not None]
-        return digest([found, self.dtype, self.pixels, *faster])
+        found = [pinned(Path(self.path), "model_index.json", self.revision), self.dtype, self.pixels]
+        found += [pinned(Path(self.vae), "config.json", self.vae_revision)] if self.vae else []
+        found += [f"{key} {value}" for key in ("decoder_dtype", "compile") if (value := self._chosen(key)) is not None]
+        return digest(found)
 
     @property
     def number_format(self) -> str:
@@ -105,7 +96,7 @@ class Sdxl(Family):
     @cached_property
     def pipeline(self) -> StableDiffusionXLPipeline:
         """The whole model, loaded once; the autoencoder in float32, for it overflows in half precision."""
-        from diffusers import StableDiffusionXLPipeline
+        from diffusers import AutoencoderKL, StableDiffusionXLPipeline
         from diffusers.utils import logging as diffusers_logging
         from transformers.utils import logging as transformers_logging
 
@@ -113,8 +104,10 @@ class Sdxl(Family):
         for noisy in (diffusers_logging, transformers_logging):
             noisy.set_verbosity_error()
             noisy.disable_progress_bar()
+        how = {"use_safetensors": True, "local_files_only": True}
+        parts = {"vae": AutoencoderKL.from_pretrained(self.vae, dtype=torch.float32, **how)} if self.vae else {}
         pipeline = StableDiffusionXLPipeline.from_pretrained(
-            self.path, dtype=DTYPES[self.dtype], use_safetensors=True, local_files_only=True, add_watermarker=False
+            self.path, dtype=DTYPES[self.dtype], add_watermarker=False, **how, **parts
         )
         pipeline.set_progress_bar_config(disable=True)
         for model in (pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
@@ -209,3 +202,24 @@ class Sdxl(Family):
             {"text_embeds": torch.zeros_like(prompts["pooled"]), "time_ids": ids},
         )
         return self.denoiser.pictures(told, noise, Settings(steps, guidance, scheduler), batch or len(noise))
+
+
+def pinned(root: Path, marker: str, revision: str) -> str:
+    """The sha256 over a model's files, once it has been found to be the one that is pinned.
+
+    Raises:
+        InputFault: it is missing, is another one, or holds files that could run code.
+    """
+    if not (root / marker).is_file():
+        raise InputFault(
+            f"{root}: no {marker} here. Name a model in the format of diffusers, or fetch it: python -m stages.fetch."
+        )
+    pickles = [p.name for p in root.rglob("*") if p.suffix in {".bin", ".pt", ".pth", ".ckpt"}]
+    if pickles:
+        raise InputFault(f"{root}: holds {pickles[0]}, which could run code. Only safetensors are read; remove it.")
+    found = folder_digest(root)
+    if found != revision:
+        raise InputFault(
+            f"{root}: its revision is {found}, params.yaml pins {revision}. Restore it or pin the new one."
+        )
+    return found

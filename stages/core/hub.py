@@ -1,0 +1,145 @@
+"""Fetches the files that the lock pins, from a hub or a folder; what is there already is checked, not fetched again."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from . import models
+from .faults import ConfigFault, InputFault, MachineFault
+from .models import File, Model
+
+log = logging.getLogger("palimpsest")
+Get = Callable[[str, Path], Path]  # fetches a file of the model into a folder, and says where it is
+
+
+def consider(name: str, model: Model, trust: bool) -> None:
+    """What can be said before anything is fetched.
+
+    Raises:
+        ConfigFault: the lock has no sha256 of a file, and what comes is not to be taken on trust.
+        MachineFault: the disk is too full.
+    """
+    unknown = [file for file, pin in model.files.items() if pin.sha256 is None]
+    if unknown and not trust and not model.converted:
+        raise ConfigFault(
+            f"{models.LOCK}: {name} has no sha256 for {unknown[0]} yet. Give --pin (make weights PIN=1) to record what "
+            "comes this time; from then on it is compared."
+        )
+    needed = sum(model.files[file].size or 0 for file in models.lacking(name, model))
+    models.FOLDER.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(models.FOLDER).free
+    if needed > free:
+        raise MachineFault(f"{name}: needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free in {models.FOLDER}.")
+
+
+def fetch(name: str, model: Model, get: Get) -> dict[str, File]:
+    """Brings the files of a model into its folder, each of them once it has been checked.
+
+    Raises:
+        InputFault: a file is not what is pinned, or could run code.
+        MachineFault: the hub cannot be reached, or the disk is full.
+    """
+    here, partial, found = models.FOLDER / name, models.FOLDER / f".{name.replace('/', '-')}.partial", {}
+    for file, pin in model.files.items():
+        target = here / file
+        if target.is_file():
+            try:
+                found[file] = models.inspect(target, str(target), pin)
+                continue
+            except InputFault as fault:
+                log.warning("%s Fetching it again.", fault)
+                target.unlink()
+        found[file] = _bring(file, get, partial, target, pin)
+        log.info(
+            "%s/%s: %.1f MB, as pinned" if pin.sha256 else "%s/%s: %.1f MB", name, file, target.stat().st_size / 1e6
+        )
+    shutil.rmtree(partial, ignore_errors=True)
+    return found
+
+
+def _bring(file: str, get: Get, partial: Path, target: Path, pin: File) -> File:
+    partial.mkdir(parents=True, exist_ok=True)
+    try:
+        came = get(file, partial)
+        try:
+            checked = models.inspect(came, file, pin)
+        except InputFault:
+            shutil.rmtree(partial)  # with what the hub's client remembers of it, which would give it out again
+            raise
+        target.parent.mkdir(parents=True, exist_ok=True)
+        came.replace(target)
+    except OSError as error:
+        raise MachineFault(f"{target}: cannot be written: {error.strerror or error}.") from None
+    return checked
+
+
+def from_folder(folder: Path) -> Get:
+    """Copies of files that somebody has brought here."""
+
+    def get(file: str, into: Path) -> Path:
+        source = folder / file
+        if not source.is_file():
+            raise InputFault(f"{source}: there is no such file. --from names the folder that holds the model's files.")
+        copy = into / Path(file).name
+        shutil.copyfile(source, copy)
+        return copy
+
+    return get
+
+
+def from_hub(model: Model, endpoint: str | None) -> Get:
+    """Downloads, which go on where they were cut off."""
+
+    def get(file: str, into: Path) -> Path:
+        from huggingface_hub import hf_hub_download
+
+        if model.converted:
+            raise InputFault(
+                f"{model.repo}: publishes a pickle, which is not fetched. Get it at revision {model.revision} by other "
+                f"means, then run {model.converted}"
+            )
+        place = f"{model.repo}/{file}"
+        return Path(
+            _ask(place, hf_hub_download, model.repo, file, revision=model.revision, local_dir=into, endpoint=endpoint)
+        )
+
+    return get
+
+
+def newest(model: Model, endpoint: str | None) -> str:
+    """The commit that the hub's main branch is at."""
+    from huggingface_hub import HfApi
+
+    return str(_ask(model.repo, HfApi(endpoint=endpoint).model_info, model.repo).sha)
+
+
+def _ask(place: str, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """
+    Raises:
+        InputFault: the hub has no such thing, or does not give it to everyone.
+        MachineFault: the hub cannot be reached, or breaks off.
+    """
+    from httpx2 import HTTPError
+    from huggingface_hub import logging as hub_logging
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call] # what goes wrong is said below, once
+    elsewhere = "or bring the files here by other means and give --from FOLDER"
+    try:
+        return call(*args, **options)
+    except OfflineModeIsEnabled:
+        raise MachineFault(f"{place}: HF_HUB_OFFLINE is set. Unset it, {elsewhere}.") from None
+    except HfHubHTTPError as error:
+        code = getattr(error.response, "status_code", "no status")
+        if code in (401, 403):
+            raise InputFault(f"{place}: the hub asks for a login. Accept its licence, log in, {elsewhere}.") from None
+        if code == 404:
+            raise InputFault(f"{place}: the hub has no such file at that revision. Mend {models.LOCK}.") from None
+        raise MachineFault(f"{place}: the hub answers {code}. Try again later, {elsewhere}.") from None
+    except (HTTPError, OSError) as error:
+        reason = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
+        raise MachineFault(f"{place}: cannot be fetched: {reason.rstrip('.')}. Try again, {elsewhere}.") from None

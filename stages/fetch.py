@@ -1,0 +1,60 @@
+"""Fetches the weights that data/models.yaml pins, before anything runs: `python -m stages.fetch --for sdxl-quick`.
+
+Only safetensors, JSON and text are taken; every file is compared with its sha256; what is here is not fetched again.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from stages.core import hub, models, profiles
+from stages.core.cli import EXIT_CODES, attempt, show_log
+
+
+def work(args: argparse.Namespace) -> None:
+    lock, names = models.read_lock(), list(args.names)
+    if args.profile:
+        names += models.wanted(profiles.tree(args.profile), lock)
+        print(f"{args.profile} needs {', '.join(names) or 'no weights from outside'}.")
+    elif not names:
+        print("\n".join(models.describe(name, model) for name, model in lock.items()))
+    for name in names:
+        hub.consider(name, models.find(lock, name), args.pin)
+    for name in names:
+        bring(name, models.find(lock, name), args)
+
+
+def bring(name: str, model: models.Model, args: argparse.Namespace) -> None:
+    revision = model.revision
+    if args.folder:
+        get = hub.from_folder(args.folder / name if len(args.names) != 1 else args.folder)
+    else:
+        if args.pin and revision is None:
+            revision = hub.newest(model, args.hub)
+        get = hub.from_hub(model.model_copy(update={"revision": revision}), args.hub)
+    found = hub.fetch(name, model, get)
+    if args.pin and (revision, found) != (model.revision, model.files):
+        models.pin(name, revision, found)
+    print(f"{name} is in {models.FOLDER / name}, its revision is {models.content(found)}.")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="MODEL", help="models of data/models.yaml; without any, a list of them"
+    )
+    parser.add_argument("--for", dest="profile", metavar="PROFILE", help="all that this profile needs")
+    parser.add_argument("--from", dest="folder", type=Path, metavar="FOLDER", help="take the files from this folder")
+    parser.add_argument("--hub", default=os.environ.get("HF_ENDPOINT"), metavar="URL", help="another hub, or a mirror")
+    parser.add_argument("--pin", action="store_true", help="record commits, sizes and hashes that are not known yet")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    args = parser.parse_args()
+    show_log()
+    return attempt(lambda: work(args), args.debug)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,24 @@
+from pathlib import Path
+
+import pytest
+
+from stages.core import models, profiles
+
+LOCK = models.read_lock()
+
+
+def test_every_model_of_the_lock_has_a_licence_and_a_source():
+    assert all(model.licence and model.repo for model in LOCK.values())
+
+
+@pytest.mark.parametrize("name", [name for name in profiles.names() if models.wanted(profiles.tree(name), LOCK)])
+def test_a_profile_pins_the_weights_that_the_lock_pins(name):
+    options = profiles.tree(name)["base"]["options"]
+    for folder, revision in (("path", "revision"), ("vae", "vae_revision")):
+        model = LOCK[Path(options[folder]).relative_to(models.FOLDER).as_posix()]
+        assert options[revision] == models.content(model.files)
+
+
+def test_the_papers_study_needs_its_base_its_autoencoder_and_its_three_judges():
+    assert len(models.wanted(profiles.tree("sdxl-objects"), LOCK)) == 5
+    assert models.wanted(profiles.tree("toy-objects"), LOCK) == []

@@ -1,0 +1,50 @@
+import json
+
+import pytest
+
+from stages.core import params, profiles
+from stages.core.faults import ConfigFault
+
+SDXL = [name for name in profiles.names() if profiles.tree(name)["base"]["name"] == "sdxl"]
+
+
+@pytest.mark.parametrize("memory", [None, *profiles.presets()])
+@pytest.mark.parametrize("name", profiles.names())
+def test_every_profile_with_every_preset_breaks_no_rule(name, memory):
+    """Rules that need photos or weights are left out: neither is here."""
+    params.Params.model_validate_json(json.dumps(profiles.tree(name, memory)))
+
+
+@pytest.mark.parametrize("name", SDXL)
+def test_a_preset_changes_how_and_not_what(name):
+    plain = profiles.tree(name)
+    for memory in profiles.presets():
+        small = profiles.tree(name, memory)
+        changed = {section for section in plain if plain[section] != small[section]}
+        assert changed <= {"base", "sample", "train"}
+        for key in ("path", "revision", "vae"):
+            assert small["base"]["options"][key] == plain["base"]["options"][key]
+        for key in ("images", "steps", "guidance", "seed"):
+            assert small["sample"][key] == plain["sample"][key]
+        for key in ("rank", "steps", "batch", "learning_rate"):
+            assert small["train"][key] == plain["train"][key]
+
+
+def test_less_memory_is_never_used_for_more_pictures_at_a_time():
+    batches = [profiles.tree("sdxl-objects", memory)["sample"]["batch"] for memory in profiles.presets()]
+    assert batches == sorted(batches)
+
+
+def test_an_unknown_preset_is_said():
+    with pytest.raises(ConfigFault, match=r"no preset for 7 GB\. There is: 12, 16, 24, 80"):
+        profiles.text("sdxl-objects", "7")
+
+
+def test_a_preset_in_use_counts_as_no_change_of_ones_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(profiles, "PARAMS", tmp_path / "params.yaml")
+    assert profiles.use("sdxl-quick", memory="24")
+    assert not profiles.use("sdxl-quick", memory="24")
+    assert profiles.use("quick")
+    (tmp_path / "params.yaml").write_text("study: mine\n")
+    with pytest.raises(ConfigFault, match="changes that no profile has"):
+        profiles.use("sdxl-quick", memory="24")

@@ -1,0 +1,261 @@
+"""The judges against the code that the paper ran them with, on random weights: transformers for CLIP and DINO, and for
+CSD the arithmetic of its own model, from a checkpoint of the published layout."""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+    ViTConfig,
+    ViTModel,
+)
+
+from stages.core.faults import InputFault
+from stages.core.metric import metrics
+from stages.metrics import clip_i, csd
+from stages.metrics.csd_checkpoint import ARCHITECTURE, convert
+
+WIDTH, LAYERS, HEADS, OUT, PIXELS, PATCH = 32, 2, 2, 24, 32, 8
+TOWER = {
+    "embed_dim": OUT,
+    "quick_gelu": True,
+    "vision_cfg": {"image_size": PIXELS, "patch_size": PATCH, "width": WIDTH, "layers": LAYERS, "head_width": 16},
+    "text_cfg": {"context_length": 16, "vocab_size": 100, "width": 16, "heads": 2, "layers": 1},
+}
+SMALL = "ViT-small-for-tests"
+BLOCK = {
+    "self_attn.out_proj": "attn.out_proj",
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def architecture(tmp_path_factory):
+    """A small tower under a name of its own, as open_clip's architectures have one."""
+    path = tmp_path_factory.mktemp("architectures") / f"{SMALL}.json"
+    path.write_text(json.dumps(TOWER))
+    open_clip.add_model_config(path)
+
+
+@pytest.fixture
+def photos() -> list[Image.Image]:
+    rng = np.random.default_rng(0)
+    coarse = [Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)) for _ in range(3)]
+    return [
+        image.resize(size, Image.Resampling.BICUBIC)
+        for image, size in zip(coarse, ((50, 40), (32, 32), (40, 71)), strict=True)
+    ]
+
+
+def joined(weights: dict[str, Tensor], names: list[str], end: str) -> Tensor:
+    return torch.cat([weights[f"{name}.{end}"] for name in names])
+
+
+def as_open_clip(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """transformers' names of CLIP's picture tower in open_clip's."""
+    model = {key.removeprefix("vision_model."): value for key, value in weights.items()}
+    named = {
+        "class_embedding": model["embeddings.class_embedding"],
+        "conv1.weight": model["embeddings.patch_embedding.weight"],
+        "positional_embedding": model["embeddings.position_embedding.weight"],
+        "proj": model["visual_projection.weight"].T.contiguous(),
+    }
+    for end in ("weight", "bias"):
+        named |= {f"ln_pre.{end}": model[f"pre_layrnorm.{end}"], f"ln_post.{end}": model[f"post_layernorm.{end}"]}
+        for i in range(LAYERS):
+            old, new = f"encoder.layers.{i}", f"transformer.resblocks.{i}"
+            named |= {f"{new}.{theirs}.{end}": model[f"{old}.{ours}.{end}"] for ours, theirs in BLOCK.items()}
+            three = [f"{old}.self_attn.{part}_proj" for part in "qkv"]
+            named[f"{new}.attn.in_proj_{end}"] = joined(model, three, end)
+    return {f"visual.{key}": value for key, value in named.items()}
+
+
+def test_clip_i_is_the_vector_of_transformers(tmp_path: Path, photos: list[Image.Image]) -> None:
+    torch.manual_seed(0)
+    config = CLIPVisionConfig(
+        hidden_size=WIDTH, intermediate_size=4 * WIDTH, projection_dim=OUT, num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS, image_size=PIXELS, patch_size=PATCH, hidden_act="quick_gelu",
+    )  # fmt: skip
+    theirs = CLIPVisionModelWithProjection(config).eval()
+    blank = open_clip.create_model(SMALL, pretrained=None)
+    save_file(blank.state_dict() | as_open_clip(theirs.state_dict()), tmp_path / "clip.safetensors")
+    found = metrics.make("clip_i", {"path": str(tmp_path / "clip.safetensors"), "architecture": SMALL}).embed(photos)
+    prepare = CLIPImageProcessorPil(size={"shortest_edge": PIXELS}, crop_size={"height": PIXELS, "width": PIXELS})
+    with torch.no_grad():
+        wanted = F.normalize(theirs(**prepare(photos, return_tensors="pt")).image_embeds, dim=1)
+    assert torch.allclose(found, wanted, atol=2e-6)
+
+
+def test_dino_is_the_class_token_of_transformers(tmp_path: Path, photos: list[Image.Image]) -> None:
+    torch.manual_seed(0)
+    config = ViTConfig(
+        hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
+        image_size=PIXELS, patch_size=PATCH, layer_norm_eps=1e-6,
+    )  # fmt: skip
+    theirs = ViTModel(config, add_pooling_layer=False).eval()
+    torch.nn.init.normal_(theirs.embeddings.cls_token)
+    weights = {key.removeprefix("vit."): value for key, value in theirs.state_dict().items()}
+    named = {
+        "cls_token": weights["embeddings.cls_token"],
+        "pos_embed": weights["embeddings.position_embeddings"],
+    }
+    for end in ("weight", "bias"):
+        named[f"patch_embed.proj.{end}"] = weights[f"embeddings.patch_embeddings.projection.{end}"]
+        named[f"norm.{end}"] = weights[f"layernorm.{end}"]
+        for i in range(LAYERS):
+            three, others = parts_of_vit(weights, i)
+            named[f"blocks.{i}.attn.qkv.{end}"] = joined(weights, three, end)
+            named |= {f"blocks.{i}.{new}.{end}": weights[f"{old}.{end}"] for new, old in others.items()}
+    folder = tmp_path / "dino"
+    folder.mkdir()
+    args = {"img_size": PIXELS, "patch_size": PATCH, "embed_dim": WIDTH, "depth": LAYERS, "num_heads": HEADS}
+    (folder / "config.json").write_text(
+        json.dumps(
+            {
+                "architecture": "vit_small_patch16_224",
+                "num_classes": 0,
+                "model_args": args,
+                "pretrained_cfg": {"input_size": [3, PIXELS, PIXELS]},
+            }
+        )
+    )
+    save_file({key: value.contiguous() for key, value in named.items()}, folder / "model.safetensors")
+    metric = metrics.make("dino", {"path": str(folder), "resize": 37})
+    from stages.metrics.dino import preparation
+
+    pixels = torch.stack([preparation(37, PIXELS)(photo) for photo in photos])
+    with torch.no_grad():
+        wanted = F.normalize(theirs(pixels).last_hidden_state[:, 0], dim=1)
+    assert torch.allclose(metric.embed(photos), wanted, atol=2e-6)
+
+
+def parts_of_vit(weights: dict[str, Tensor], i: int) -> tuple[list[str], dict[str, str]]:
+    """A block's query, key and value as this version of transformers calls them; and the others by timm's names."""
+    names = sorted({key.rsplit(".", 1)[0] for key in weights if f"layers.{i}." in key or f"layer.{i}." in key})
+
+    def one(*ends: str) -> str:
+        return next(name for name in names if name.endswith(ends))
+
+    three = [one(f".{long}", f".{short}_proj") for long, short in (("query", "q"), ("key", "k"), ("value", "v"))]
+    others = {
+        "attn.proj": one("attention.output.dense", "attention.o_proj", ".out_proj"),
+        "norm1": one("layernorm_before"),
+        "norm2": one("layernorm_after"),
+        "mlp.fc1": one("intermediate.dense", "mlp.fc1"),
+        "mlp.fc2": next(n for n in names if n.endswith(("output.dense", "mlp.fc2")) and "attention" not in n),
+    }
+    return three, others
+
+
+# --- CSD ------------------------------------------------------------------------------------------------------------
+
+
+def published(prefix: str = "module.") -> dict[str, Tensor]:
+    """Random weights under the names of the published checkpoint."""
+    torch.manual_seed(0)
+    visual = open_clip.create_model(SMALL, pretrained=None).visual
+    weights = {f"{prefix}backbone.{k}": v.clone() for k, v in visual.state_dict().items() if k != "proj"}
+    heads = {f"{prefix}last_layer_{what}": torch.randn(WIDTH, OUT) for what in ("style", "content")}
+    return weights | heads
+
+
+def checkpoint(path: Path, weights: dict[str, Tensor]) -> Path:
+    """As CSD's training saves it: the optimisers and the arguments of the run are in it too."""
+    run = argparse.Namespace(arch="vit_large", lr=np.float64(1e-3), eval_k=[1, 5])
+    state = {"state": {}, "param_groups": [{"lr": np.float64(0.1)}]}
+    torch.save({"model_state_dict": weights, "opt_bb": state, "opt_proj": state, "iter": 7, "args": run}, path)
+    return path
+
+
+def style_vector(weights: dict[str, Tensor], pixels: Tensor) -> Tensor:
+    """What CSD's model computes: OpenAI's tower without projection, times the style head, to length 1."""
+    w = {key.removeprefix("module.").removeprefix("backbone."): value for key, value in weights.items()}
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        return F.layer_norm(x, (WIDTH,), w[f"{name}.weight"], w[f"{name}.bias"])
+
+    x = F.conv2d(pixels, w["conv1.weight"], stride=PATCH).flatten(2).transpose(1, 2)
+    x = torch.cat([w["class_embedding"].expand(len(x), 1, -1), x], 1) + w["positional_embedding"]
+    x = norm(x, "ln_pre")
+    for i in range(LAYERS):
+        at = f"transformer.resblocks.{i}"
+        q, k, v = (
+            F.linear(norm(x, f"{at}.ln_1"), w[f"{at}.attn.in_proj_weight"], w[f"{at}.attn.in_proj_bias"])
+            .view(len(x), -1, 3 * HEADS, WIDTH // HEADS)
+            .transpose(1, 2)
+            .chunk(3, 1)
+        )
+        mixed = (q @ k.transpose(-1, -2) / (WIDTH // HEADS) ** 0.5).softmax(-1) @ v
+        mixed = mixed.transpose(1, 2).flatten(2)
+        x = x + F.linear(mixed, w[f"{at}.attn.out_proj.weight"], w[f"{at}.attn.out_proj.bias"])
+        wide = F.linear(norm(x, f"{at}.ln_2"), w[f"{at}.mlp.c_fc.weight"], w[f"{at}.mlp.c_fc.bias"])
+        wide = wide * torch.sigmoid(1.702 * wide)  # the quick GELU
+        x = x + F.linear(wide, w[f"{at}.mlp.c_proj.weight"], w[f"{at}.mlp.c_proj.bias"])
+    return F.normalize(norm(x[:, 0], "ln_post") @ w["last_layer_style"], dim=1)
+
+
+def test_csd_converted_from_its_checkpoint_is_what_its_own_model_computes(
+    tmp_path: Path, photos: list[Image.Image]
+) -> None:
+    weights = published()
+    first = convert(checkpoint(tmp_path / "checkpoint.pth", weights), tmp_path / "csd.safetensors", SMALL)
+    assert convert(checkpoint(tmp_path / "again.pth", published("")), tmp_path / "again.safetensors", SMALL) == first
+    assert not any("content" in key for key in load_file(tmp_path / "csd.safetensors"))
+    found = metrics.make("csd", {"path": str(tmp_path / "csd.safetensors"), "architecture": SMALL}).embed(photos)
+    _, prepare = clip_i.blank("", SMALL)
+    pixels = torch.stack([prepare(photo) for photo in photos])
+    assert torch.allclose(found, style_vector(weights, pixels), atol=2e-6)
+
+
+def test_a_checkpoint_with_a_weight_too_few_or_too_many_is_refused(tmp_path: Path) -> None:
+    weights = published()
+    head = "module.last_layer_style"
+    for wrong, said in (
+        ({k: v for k, v in weights.items() if k != head}, "1 weights .* missing and 0 unexpected, such as last_layer"),
+        (weights | {"module.more": torch.zeros(1)}, "0 weights .* missing and 1 unexpected, such as more"),
+        (weights | {head: torch.zeros(2, 2)}, r"last_layer_style is \(2, 2\)"),
+    ):
+        with pytest.raises(InputFault, match=said):
+            convert(checkpoint(tmp_path / "wrong.pth", wrong), tmp_path / "csd.safetensors", SMALL)
+        assert not (tmp_path / "csd.safetensors").exists()
+
+
+class Runs:
+    def __reduce__(self) -> tuple:
+        return Path.touch, (Path("ran"),)
+
+
+def test_code_in_a_checkpoint_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model_state_dict": published(), "args": Runs()}, "evil.pth")
+    with pytest.raises(InputFault, match="cannot be read without running code") as fault:
+        convert(Path("evil.pth"), Path("csd.safetensors"), SMALL)
+    assert "\n" not in str(fault.value)
+    assert not Path("ran").exists()
+    Path("cut.pth").write_bytes(Path("evil.pth").read_bytes()[:1000])
+    with pytest.raises(InputFault, match="or is damaged"):
+        convert(Path("cut.pth"), Path("csd.safetensors"), SMALL)
+
+
+def test_at_full_size_the_names_are_those_of_the_published_checkpoint() -> None:
+    """295 weights of the backbone, those of OpenAI's ViT-L/14, and heads of 1024 x 768; nothing is allocated."""
+    with torch.device("meta"):
+        visual = open_clip.CLIP(**open_clip.get_model_config(ARCHITECTURE) | {"text_cfg": csd.NO_TEXT}).visual
+    shapes = {key: tuple(value.shape) for key, value in visual.state_dict().items()}
+    assert shapes.pop("proj") == (1024, 768)
+    assert len(shapes) == 295
+    assert all(isinstance(block.mlp.gelu, open_clip.transformer.QuickGELU) for block in visual.transformer.resblocks)

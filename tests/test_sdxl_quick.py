@@ -1,0 +1,82 @@
+"""The profile sdxl-quick from photos to report, on an SDXL of random weights and a hundredth of the size."""
+
+import importlib
+import json
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+from stages.core import artifact, params, profiles, tables
+from stages.core.artifact import folder_digest
+from stages.core.runs import runs
+from tests.test_pipeline import PHOTOS, run_all
+from tests.workspace import change, workspace
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not PHOTOS.is_dir(), reason="no DreamBooth photos: set PALIMPSEST_DREAMBOOTH to its folder `dataset`"
+    ),
+]
+SMALL_JUDGES = {
+    "judges": "data/world/judges",
+    "metrics": {"dino": {"path": "dino", "resize": 32}, "csd": {"path": "csd"}},
+}
+
+
+@pytest.fixture(scope="module")
+def study(standin, tmp_path_factory):
+    """The profile as it is, but for its sizes, its number of steps, and where photos and weights lie."""
+    folder = workspace(tmp_path_factory.mktemp("quick") / "work")
+    (folder / "params.yaml").write_text(profiles.text("sdxl-quick"), "utf-8")
+    change(
+        folder,
+        source=str(PHOTOS),
+        prepare={"resolution": 64},
+        train={"steps": 2, "checkpoint_every": 2},
+        sample={"images": 1, "batch": 5, "steps": 2},
+        score=SMALL_JUDGES,
+        report={"bootstrap": 100},
+    )
+    tree = profiles.tree("sdxl-quick")
+    vae = standin.path / "vae"
+    options = {
+        "path": str(standin.path),
+        "revision": standin.revision,
+        "vae": str(vae),
+        "vae_revision": folder_digest(vae),
+    }
+    change(folder, base={"options": tree["base"]["options"] | options | {"pixels": 64}})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        loaded = params.load()
+        run_all(loaded)
+        importlib.import_module("stages.report").report(loaded, None, Namespace())
+        yield loaded
+
+
+def test_every_task_of_every_strategy_leaves_scored_pictures(study):
+    assert [run.strategy for run in runs(study)] == ["naive", "merge_init"]
+    for run in runs(study):
+        for index in ("01", "02", "03"):
+            assert artifact.read(run.at(index) / "state", "state")["family"] == "sdxl"
+            pictures = artifact.read(run.at(index) / "images", "images")["files"]
+            assert len(pictures) == 5 * int(index)
+        scores = tables.read(run.at("03") / "scores/scores.parquet", tables.SCORES).to_pylist()
+        assert {(row["task"], row["metric"]) for row in scores} == {(t, m) for t in (1, 2, 3) for m in ("dino", "csd")}
+
+
+def test_what_is_learnt_is_the_papers(study):
+    run = runs(study)[0]
+    data = artifact.read(run.sequence.data("01"), "data")["concept"]
+    assert (data["training_prompt"], data["prompts"][3]) == ("a photo of ofl bowl", "a ofl bowl in a jail")
+    adapter = artifact.read(run.at("01") / "adapter", "adapter")
+    assert (adapter["train"]["rank"], adapter["scale"], adapter["train"]["learning_rate"]) == (64, 1.0, 1e-5)
+    assert len(study.family.shapes()) == 560
+
+
+def test_the_report_is_written(study):
+    found = json.loads(Path("report/sdxl-quick/metrics.json").read_text("utf-8"))
+    assert found
+    assert Path("report/sdxl-quick/summary.txt").read_text("utf-8")
