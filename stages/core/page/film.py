@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from .. import artifact
 from ..figures import words
 from ..grids import milestones
 from ..params import Params
 from ..results import OWN, TOP1, Results
-from ..runs import Run, runs
 from ..runs import Sequence as Line
+from ..runs import runs
 from ..statistics import Summary
 from .sprites import Album, Cell, Plan, Sheet, plan, sheet
 
@@ -116,7 +115,7 @@ class _Cutter:
 
     def _pairs(self, task: str) -> list[tuple[int, int]]:
         """The (prompt, noise) of one task's pictures, in the order that scores have, too."""
-        names = [name for name in self.album.files(self.base, "images") if name.startswith(f"{task}/")]
+        names = [name for name in self.album.facts(self.base, "images")["files"] if name.startswith(f"{task}/")]
         return sorted((int(prompt), int(noise)) for prompt, noise in (name[3:-4].split("-") for name in names))
 
     def _plan(self) -> Plan:
@@ -127,7 +126,7 @@ class _Cutter:
         return plan(sample, count * len(self.params.domains), self.params.sample.images, prompts)
 
     def _strip(self, task: str) -> Strip:
-        manifest = artifact.read(self.line.data(task), "data")
+        manifest = self.album.facts(self.line.data(task), "data")
         kept = {k: pair for k, pair in enumerate(self.pairs[task]) if pair[1] < self.shown.noises}
         photos = [
             self.album.open(Cell(self.line.data(task), entry["file"]), "data")

@@ -16,6 +16,7 @@ from ..figures import words
 from ..metric import Metric
 from ..statistics import Interval, Summary, Verdict
 from . import background, charts, film, headline
+from . import damage as spared
 from .sprites import Album
 from .svg import draw
 
@@ -199,6 +200,10 @@ def _panels(material: Material, panel: Callable[[Verdict], Context]) -> Context:
     }
 
 
+def damage(material: Material) -> Context:
+    return spared.damage(material.summary, material.album, material.roll)
+
+
 def geometry(material: Material) -> Context | None:
     return background.geometry(material.summary)
 
@@ -227,6 +232,7 @@ SECTIONS: Sequence[tuple[str, str, Callable[[Material], Context | None]]] = (
     ("tradeoff", "Learning against keeping", tradeoff),
     ("harm", "Who harmed whom", harm),
     ("fidelity", "Does it still follow the prompt?", fidelity),
+    ("damage", "Damage to the base model", damage),
     ("geometry", "Geometry of what was learnt", geometry),
     ("losses", "Training losses", losses),
     ("numbers", "All measures", numbers),

@@ -11,6 +11,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -94,15 +95,16 @@ class Album:
     """The pictures of published folders, each folder compared with its manifest once."""
 
     def __init__(self) -> None:
-        self._known: dict[Path, frozenset[str]] = {}
+        self._known: dict[Path, dict[str, Any]] = {}
 
-    def files(self, folder: Path, kind: str) -> frozenset[str]:
-        """
+    def facts(self, folder: Path, kind: str) -> dict[str, Any]:
+        """The manifest.
+
         Raises:
             InputFault: the folder is missing or damaged.
         """
         if folder not in self._known:
-            self._known[folder] = frozenset(artifact.read(folder, kind)["files"])
+            self._known[folder] = artifact.read(folder, kind)
         return self._known[folder]
 
     def open(self, cell: Cell, kind: str = "images") -> Image.Image:
@@ -111,7 +113,7 @@ class Album:
             InputFault: it is missing or damaged.
         """
         path = cell.folder / cell.file
-        if cell.file not in self.files(cell.folder, kind):
+        if cell.file not in self.facts(cell.folder, kind)["files"]:
             raise InputFault(f"{path}: missing. {artifact.REMEDY}")
         try:
             with Image.open(path, formats=("PNG",)) as image:
