@@ -125,9 +125,12 @@ class _Cutter:
         prompts = max(len({prompt for prompt, _ in pairs}) for pairs in self.pairs.values())
         return plan(sample, count * len(self.params.domains), self.params.sample.images, prompts)
 
+    def _is_shown(self, pair: tuple[int, int]) -> bool:
+        return pair[0] < self.shown.prompts and pair[1] < self.shown.noises
+
     def _strip(self, task: str) -> Strip:
         manifest = self.album.facts(self.line.data(task), "data")
-        kept = {k: pair for k, pair in enumerate(self.pairs[task]) if pair[1] < self.shown.noises}
+        kept = {k: pair for k, pair in enumerate(self.pairs[task]) if self._is_shown(pair)}
         photos = [
             self.album.open(Cell(self.line.data(task), entry["file"]), "data")
             for entry in manifest["pictures"]["references"]

@@ -1,7 +1,7 @@
 """The pictures of a page: every picture of a concept by one strategy in one sheet, embedded once, as small as need be.
 
 Small pictures stay as they are, losslessly. Large ones become thumbnails; where even these are too many, fewer noises
-of every prompt are shown. What was left out is said in the page.
+of every prompt are shown, then fewer prompts. What was left out is said in the page.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ..faults import InputFault
 BUDGET = 8_000_000  # bytes of all pictures before base64: about 10.7 MB of the page
 LOSSLESS = 64  # pixels: up to here a picture is kept as it is
 SIDES = (256, 192, 160, 128, 96, 64)  # of thumbnails, the best first
+MIDDLING = 128  # pixels
 QUALITY = 78
 LONGEST = 16_383  # pixels of a WebP's side
 
@@ -31,8 +32,9 @@ class Plan:
 
     side: int  # pixels
     lossless: bool
+    prompts: int  # of each concept
     noises: int  # of each prompt
-    of: int  # noises that there are
+    left_out: bool  # whether there are more
 
 
 @dataclass(frozen=True)
@@ -61,16 +63,17 @@ def plan(sample: Image.Image, cells: int, noises: int, prompts: int) -> Plan:
     """
     own = max(sample.size)
     sides = [own] if own <= LOSSLESS else [side for side in SIDES if side <= own]
-    # All noises at a middling size are worth more than one noise at the best.
-    for least in dict.fromkeys((noises, max(1, noises // 2), 1)):
+    kept = [(prompts, noises), (prompts, max(1, noises // 2)), (prompts, 1), (max(1, prompts // 2), 1), (1, 1)]
+    lossless = own <= LOSSLESS
+    sizes = {side: len(encode([sample], 1, side, lossless)) for side in sides}
+    for shown, each in dict.fromkeys(kept):
         for side in sides:
-            if side < 128 <= own and least > 1:
+            # All pictures at a middling size are worth more than few at the best, but not when nothing can be seen.
+            if side < MIDDLING <= own and (shown, each) != (1, 1):
                 continue
-            each = len(encode([sample], 1, side, own <= LOSSLESS))
-            fits = prompts * least * side <= LONGEST
-            if fits and each * cells * prompts * least <= BUDGET:
-                return Plan(side, own <= LOSSLESS, least, noises)
-    return Plan(sides[-1], own <= LOSSLESS, 1, noises)
+            if shown * each * side <= LONGEST and sizes[side] * cells * shown * each <= BUDGET:
+                return Plan(side, lossless, shown, each, (shown, each) != (prompts, noises))
+    return Plan(sides[-1], lossless, 1, 1, prompts * noises > 1)
 
 
 def sheet(pictures: Sequence[Image.Image], columns: int, shown: Plan) -> Sheet:
