@@ -1,10 +1,11 @@
-"""Tells what a study has shown. Reads all its scores, pictures and merge checks; writes report/<study>."""
+"""Tells what a study has shown. Reads all its scores, pictures, losses and merge checks; writes report/<study>."""
 
 import argparse
 from pathlib import Path
 
 from stages.core import artifact, exports, figures, grids, judgements, said, text
 from stages.core.cli import main
+from stages.core.page.render import page
 from stages.core.params import Params
 from stages.core.statistics import summarise
 
@@ -28,12 +29,13 @@ def report(params: Params, key: None, args: argparse.Namespace) -> None:
             "curve.csv": exports.curve_csv(summary),
             "differences.csv": exports.differences_csv(summary),
             "checks.csv": exports.checks_csv(summary),
-            "summary.txt": f"{text.terminal(summary)}\n\nreport: {folder}/results.md\n",
+            "summary.txt": f"{text.terminal(summary)}\n\nreport: {folder}/report.html\n",
+            "report.html": page(summary),
             "results.md": text.markdown(summary, names, said.in_markdown(asked)),
         }
         for name, content in written.items():
             (draft / name).write_text(content, "utf-8", newline="\n")
-    print(f"report: {folder}/results.md")
+    print(f"report: {folder}/report.html")
 
 
 if __name__ == "__main__":

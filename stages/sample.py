@@ -4,6 +4,7 @@ Reads the state (the data, for the base); writes images.
 """
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from stages.core import artifact
@@ -26,16 +27,28 @@ def sample(params: Params, run: Run | Sequence, args: argparse.Namespace) -> Non
         state, learnt = load_state(parents["state"], manifest, params.family.shapes()), manifest["tasks"]
     tasks = seen(params, run, task, learnt)
     facts: dict[str, Any] = provenance(params, run) | {
-        "sample": params.sample.model_dump(mode="json"),
+        "sample": params.sample.model_dump(mode="json", exclude={"plain"}),
         "tasks": {f"{place:02d}": {"name": c["name"], "prompts": c["prompts"]} for place, c in tasks.items()},
     }
+    count = params.sample.plain
+    if count:
+        named = {f"{place:02d}": {"name": c["name"], "prompts": c["plain_prompts"]} for place, c in tasks.items()}
+        facts["plain"] = {"images": count, "tasks": named}
     with artifact.publish(folder / "images", "images", facts, parents) as draft:
-        made = sample_prompts(params, state, [concept["prompts"] for concept in tasks.values()])
-        for place, files in zip(tasks, track(made, len(tasks), "sample"), strict=True):
-            (draft / f"{place:02d}").mkdir()
-            for number, file in enumerate(files):
-                name = "{:02d}-{:02d}.png".format(*divmod(number, params.sample.images))
-                (draft / f"{place:02d}" / name).write_bytes(file.read_bytes())
+        write(params, state, facts["tasks"], draft)
+        if count:
+            fewer = params.sample.model_copy(update={"images": count})
+            write(params.model_copy(update={"sample": fewer}), state, facts["plain"]["tasks"], draft / "plain")
+
+
+def write(params: Params, state: State, tasks: dict[str, Any], folder: Path) -> None:
+    """A folder of pictures for each task: <prompt>-<noise>.png."""
+    made = sample_prompts(params, state, [task["prompts"] for task in tasks.values()])
+    for place, files in zip(tasks, track(made, len(tasks), "sample"), strict=True):
+        (folder / place).mkdir(parents=True)
+        for number, file in enumerate(files):
+            name = "{:02d}-{:02d}.png".format(*divmod(number, params.sample.images))
+            (folder / place / name).write_bytes(file.read_bytes())
 
 
 if __name__ == "__main__":

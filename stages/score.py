@@ -19,13 +19,18 @@ def score(params: Params, run: Run | Sequence, args: argparse.Namespace) -> None
     images = artifact.read(folder / "images", "images")
     scorer = Scorer(params.judges, *references_for(params, run, task))
     scorer.score(folder / "images", int(task or 0), images["tasks"])
+    written = {
+        "scores": (tables.SCORES, scorer.scores),
+        "embeddings": (tables.EMBEDDINGS, scorer.embeddings),
+        "references": (tables.REFERENCES, scorer.references),
+    }
+    if "plain" in images:
+        plain = Scorer(params.judges, scorer.references, {})
+        plain.score(folder / "images" / "plain", int(task or 0), images["plain"]["tasks"])
+        written |= {"plain-scores": (tables.SCORES, plain.scores)}
     facts = provenance(params, run) | {"encoders": scorer.encoders}
     with artifact.publish(folder / "scores", "scores", facts, {"images": folder / "images"}) as draft:
-        for name, schema, rows in (
-            ("scores", tables.SCORES, scorer.scores),
-            ("embeddings", tables.EMBEDDINGS, scorer.embeddings),
-            ("references", tables.REFERENCES, scorer.references),
-        ):
+        for name, (schema, rows) in written.items():
             tables.write(draft / f"{name}.parquet", schema, rows)
 
 

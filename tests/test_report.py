@@ -42,6 +42,7 @@ def test_it_is_complete(params) -> None:
     }
     sheets = {f"grids/objects-0-{s}-0.png" for s in params.strategies} | {"grids/objects-side-by-side.png"}
     words = {"metrics.json", "matrix.csv", "curve.csv", "differences.csv", "checks.csv", "results.md", "summary.txt"}
+    words |= {"report.html"}
     assert {p.relative_to(FOLDER).as_posix() for p in artifact.files_of(FOLDER)} == charts | sheets | words
 
 
@@ -49,9 +50,9 @@ def test_it_is_the_same_bytes_again(params, capsys: pytest.CaptureFixture[str]) 
     before = {path: path.read_bytes() for path in FOLDER.rglob("*") if path.is_file()}
     report(params, None, Namespace())
     assert {path: path.read_bytes() for path in FOLDER.rglob("*") if path.is_file()} == before
-    assert capsys.readouterr().out == "report: report/small/results.md\n"
+    assert capsys.readouterr().out == "report: report/small/report.html\n"
     said = (FOLDER / "summary.txt").read_text("utf-8")
-    assert said.rstrip().endswith("report/small/results.md")
+    assert said.rstrip().endswith("report/small/report.html")
     assert "merge_init - naive" in said
 
 

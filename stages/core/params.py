@@ -95,6 +95,7 @@ class Watch(Strict):
 
 class Sample(Strict):
     images: int = Field(ge=1)  # noises per prompt; the same ones for every prompt, task and strategy
+    plain: int = Field(0, ge=0)  # noises per prompt without the token, for what becomes of the class; 0: none
     batch: int = Field(ge=1)  # pictures at a time; how they are grouped can change the last bit of a picture
     steps: int = Field(ge=1, le=1000)
     guidance: float = Field(ge=1)

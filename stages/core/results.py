@@ -63,14 +63,20 @@ class Results:
 class _Lesson:
     """What the folders of one sequence are read with."""
 
+    plain: bool  # of the prompts without the token
     names: tuple[str, ...]  # by position
     encoders: Mapping[str, str | None]  # by metric; None for one that compares with the prompt
     pictures: list[Codes] = field(default_factory=list)  # by position: the sorted (prompt, noise) that a cell has
     references: dict[str, Array] = field(default_factory=dict)  # encoder -> mean reference vectors [T, d]
 
+    @property
+    def scores(self) -> str:
+        """The table of a folder of scores that is read."""
+        return "plain-scores.parquet" if self.plain else "scores.parquet"
 
-def load(params: Params, domain: str) -> Results:
-    """One domain of the study.
+
+def load(params: Params, domain: str, plain: bool = False) -> Results:
+    """One domain of the study; `plain`: of the prompts without the token, for which there are only scores.
 
     Raises:
         InputFault: scores are missing, a file is damaged, or one belongs to other parameters than these.
@@ -78,7 +84,7 @@ def load(params: Params, domain: str) -> Results:
     chains = [run for run in runs(params) if run.sequence.domain == domain]
     lines = {s.order: s for s in sequences(params) if s.domain == domain}
     _need_folders(chains, lines.values(), [task.index for task in params.tasks])
-    lessons = {order: _lesson(params, line) for order, line in lines.items()}
+    lessons = {order: _lesson(params, line, plain) for order, line in lines.items()}
     pairs = tuple((order, seed) for order in params.orders for seed in params.seeds)
     names = tuple(dict.fromkeys(name for lesson in lessons.values() for name in lesson.names))
     concepts = np.array([[names.index(n) for n in lessons[order].names] for order, _ in pairs])
@@ -94,11 +100,11 @@ def load(params: Params, domain: str) -> Results:
 def _gather(
     params: Params, chains: list[Run], lessons: dict[str, _Lesson], pairs: tuple[tuple[str, int], ...], width: int
 ) -> dict[str, dict[str, Array]]:
-    count = len(params.tasks)
+    count, plain = len(params.tasks), next(iter(lessons.values())).plain
     shape = (len(params.strategies), len(pairs), count + 1, count, width)
     measured: dict[str, dict[str, Array]] = {}
     for metric, encoder in next(iter(lessons.values())).encoders.items():
-        measures = (OWN, MARGIN, TOP1) if encoder and count > 1 else (OWN,)
+        measures = (OWN, MARGIN, TOP1) if encoder and count > 1 and not plain else (OWN,)
         measured[metric] = {measure: np.full(shape, np.nan) for measure in measures}
 
     def put(place: tuple[Any, ...], folder: Path, after: int, lesson: _Lesson) -> None:
@@ -117,23 +123,24 @@ def _gather(
     return measured
 
 
-def _lesson(params: Params, line: Sequence) -> _Lesson:
+def _lesson(params: Params, line: Sequence, plain: bool) -> _Lesson:
     """Names, pictures and references, as the scores of the base know them: it is scored on all tasks."""
     folder = line.base / "scores"
     used = artifact.read(folder, "scores")["encoders"]
     visual = {name for name, judge in params.judges.items() if type(judge).embed_text is Metric.embed_text}
     kinds = {name: used.get(name) if name in visual else None for name in params.judges}
-    lesson = _Lesson(tuple(params.sequence(line.domain, line.order).values()), kinds)
-    rows = _columns(folder / "scores.parquet", SCORES, lesson, 0)
+    lesson = _Lesson(plain, tuple(params.sequence(line.domain, line.order).values()), kinds)
+    rows = _columns(folder / lesson.scores, SCORES, lesson, 0)
     codes = _codes(rows)
     for task, name in enumerate(lesson.names, 1):
         own = np.unique(codes[rows["task"] == task])
         noises = len(set(own & 0xFFFF))
-        if noises != params.sample.images:
-            raise InputFault(
-                f"{folder}: {name} has {noises} noises, sample.images asks for {params.sample.images}. {RERUN}"
-            )
+        key = "plain" if plain else "images"
+        if noises != (asked := getattr(params.sample, key)):
+            raise InputFault(f"{folder}: {name} has {noises} noises, sample.{key} asks for {asked}. {RERUN}")
         lesson.pictures.append(own)
+    if plain:
+        return lesson
     references = _columns(folder / "references.parquet", REFERENCES, lesson)
     for encoder in sorted({e for e in kinds.values() if e}):
         chosen = references["encoder"] == encoder
@@ -147,11 +154,13 @@ def _lesson(params: Params, line: Sequence) -> _Lesson:
 def _read(folder: Path, after: int, lesson: _Lesson, width: int) -> dict[tuple[str, str], Array]:
     """One folder of scores: (metric, measure) -> [T, picture]."""
     artifact.read(folder, "scores")
-    rows = _columns(folder / "scores.parquet", SCORES, lesson, after)
+    rows = _columns(folder / lesson.scores, SCORES, lesson, after)
     blocks = {}
     for metric in lesson.encoders:
         chosen = {name: column[rows["metric"] == metric] for name, column in rows.items()}
         blocks[metric, OWN] = _block(folder, chosen, chosen["score"], lesson, width)
+    if lesson.plain:
+        return blocks
     vectors = _columns(folder / "embeddings.parquet", EMBEDDINGS, lesson, after)
     for metric, encoder in lesson.encoders.items():
         if encoder is None:

@@ -17,7 +17,7 @@ estimate: its interval can lie a little high.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 
 import numpy as np
@@ -100,6 +100,7 @@ class Summary:
     verdicts: list[Verdict]
     results: list[Results]
     checks: list[dict[str, str | float]]
+    plain: list[Verdict] = field(default_factory=list)  # of the prompts without the token, where they were sampled
 
 
 def summarise(params: Params) -> Summary:
@@ -109,7 +110,9 @@ def summarise(params: Params) -> Summary:
     """
     results = [load(params, domain) for domain in params.domains]
     verdicts = [verdict for part in results for verdict in judge(part, params.report)]
-    return Summary(params, verdicts, results, merge_checks(params))
+    plain = [load(params, domain, plain=True) for domain in params.domains] if params.sample.plain else []
+    spared = [verdict for part in plain for verdict in judge(part, params.report)]
+    return Summary(params, verdicts, results, merge_checks(params), spared)
 
 
 @dataclass(frozen=True, eq=False)

@@ -134,6 +134,18 @@ class Transfer:
         base = self.base()
         return np.stack([mean(base[..., :i], _first(weights, i)) for i in range(1, self.tasks + 1)], -1)
 
+    # Who harmed whom: [..., T, T].
+
+    def change(self) -> Array:
+        """R[i, j] - R[i - 1, j] for i > j: what learning task i did to an earlier task j; row i - 1, column j - 1.
+
+        NaN for i <= j. The columns sum up to backward transfer: R[T, j] - R[j, j] = sum_{i>j} of the changes.
+        """
+        self.best()  # refuses a matrix with a gap among these very cells
+        earlier = np.tril(np.ones((self.tasks, self.tasks), bool), -1)
+        steps = self.scores[..., 1:, :] - self.scores[..., :-1, :]
+        return np.asarray(np.where(earlier, steps, np.nan))
+
     def _checked(self, values: Array, cell: Callable[[int], tuple[int, int]]) -> Array:
         if np.isnan(values).any():
             unknown = np.isnan(values).reshape(-1, self.tasks).any(0)

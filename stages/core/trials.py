@@ -32,7 +32,7 @@ from .runs import Run
 from .runs import Sequence as Order
 from .seeds import seed
 
-TEMPLATES = Path(__file__).parent / "page"
+TEMPLATES = Path(__file__).parent / "page" / "templates"
 SHOWN = 512  # pixels: larger pictures are made this small, to keep the page small
 REFERENCES = 4  # photos beside a comparison
 CATCH_EVERY = 8  # one comparison in so many has a known answer

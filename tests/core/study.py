@@ -15,6 +15,9 @@ from stages.core.params import Params, Report, Sample, Task
 from stages.core.runs import runs, sequences
 
 SIZE = 16
+STEPS = 40
+OWNED = {"source": "Ada <ada@example.org>", "licence": "CC-BY-4.0"}
+WORDING = "a photo of sks {} in place {}"
 NAMES = ("red_mug", "blue_boot", "green_bear", "old_lamp", "tin_can")
 KEPT = {"naive": 0.1, "merge_init": 0.6, "magmax": 0.5}  # of a concept, by each task after it
 
@@ -47,6 +50,7 @@ def parameters(
     sees_all: bool = False,
     bootstrap: int = 200,
     paper: bool = True,
+    plain: int = 0,
 ) -> Params:
     """The parameters that a report reads; they need no plug-in."""
     positions = [f"{i:02d}" for i in range(1, tasks + 1)]
@@ -62,24 +66,24 @@ def parameters(
             Task(index=i, previous=f"{int(i) - 1:02d}", sees="data" if sees_all else f"data/{i}") for i in positions
         ),
         sequences={"objects": {o: {f"t{i}": n for i, n in zip(positions, t, strict=False)} for o, t in turns.items()}},
-        sample=Sample.model_construct(images=noises),
+        sample=Sample.model_construct(images=noises, plain=plain),
         report=Report(bootstrap=bootstrap, identity="looks", paper=paper),
     )
     params.__dict__["judges"] = {"looks": Looks(), "prompted": Prompted()}
     return params
 
 
-def write(params: Params, prompts: int = 2) -> None:
-    """The study in the current folder: data, images, scores, and a merge check for every state."""
+def write(params: Params, prompts: int = 2, wording: str = WORDING) -> None:
+    """The study in the current folder: data, images, scores, losses, and a merge check for every state."""
     with patch.object(artifact, "sync"):  # nothing here has to survive a power cut
-        _write(params, prompts)
+        _write(params, prompts, wording)
 
 
-def _write(params: Params, prompts: int) -> None:
+def _write(params: Params, prompts: int, wording: str) -> None:
     for sequence in sequences(params):
         names = list(params.sequence(sequence.domain, sequence.order).values())
         for number, name in enumerate(names, 1):
-            _data(sequence.data(f"{number:02d}"), name, prompts)
+            _data(sequence.data(f"{number:02d}"), name, prompts, wording)
         _after(params, sequence.base, names, 0, len(names), "", prompts, sequence.order)
     for run in runs(params):
         names = list(params.sequence(run.sequence.domain, run.sequence.order).values())
@@ -90,6 +94,10 @@ def _write(params: Params, prompts: int) -> None:
             with artifact.publish(folder / "state", "state", {}) as draft:
                 facts = {"relative_error": 0.1 * number, "survival": {"float16": 0.9}}
                 (draft / "check.json").write_text(json.dumps(facts), "utf-8")
+            with artifact.publish(folder / "adapter", "adapter", {}) as draft:
+                loss = [1 / (1 + step) for step in range(STEPS)]
+                columns = {"step": list(range(1, STEPS + 1)), "loss": loss, "gradient_norm": loss}
+                tables.write(draft / "losses.parquet", tables.LOSSES, columns)
 
 
 def colour(name: str) -> np.ndarray:
@@ -105,14 +113,15 @@ def direction(name: str, count: int = 8) -> np.ndarray:
     return vector / np.linalg.norm(vector)
 
 
-def _data(folder: Path, name: str, prompts: int) -> None:
-    entry = {"file": "training/00.png", "name": "a.png", "caption": "", "source": "", "licence": "", "notes": []}
+def _data(folder: Path, name: str, prompts: int, wording: str) -> None:
+    entry = {"file": "training/00.png", "name": "a.png", "caption": "", "notes": [], **OWNED}
     facts = {
         "concept": {
             "name": name,
             "token": "sks",
-            "prompts": [f"a photo of sks {name} in place {k}" for k in range(prompts)],
             "noun": "thing",
+            "training_prompt": f"a photo of sks {name}",
+            "prompts": [wording.format(name, k) for k in range(prompts)],
             "plain_prompts": [f"a photo of a thing in place {k}" for k in range(prompts)],
         },
         "pictures": {"training": [entry], "references": [entry]},
@@ -129,6 +138,13 @@ def _after(
     scores = {name: [] for name in tables.SCORES.names}
     embeddings = {name: [] for name in tables.EMBEDDINGS.names}
     facts = {"tasks": {str(t): {"name": names[t - 1]} for t in range(1, seen + 1)}}
+    plain = {name: [] for name in tables.SCORES.names}
+    if params.sample.plain:
+        words = {
+            f"{t:02d}": {"prompts": [f"a photo of a thing in place {k}" for k in range(prompts)]}
+            for t in range(1, seen + 1)
+        }
+        facts["plain"] = {"images": params.sample.plain, "tasks": words}
     with artifact.publish(folder / "images", "images", facts) as draft:
         for task in range(1, seen + 1):
             name = names[task - 1]
@@ -147,6 +163,14 @@ def _after(
                     _append(scores, (*cell, "prompted", 0.3 + 0.01 * rng.normal()))
                     picture = Image.fromarray(_pixels(name, last if after else None, kept, prompt, noise, rng))
                     picture.save(draft / f"{task:02d}" / f"{prompt:02d}-{noise:02d}.png")
+            for prompt, noise in np.ndindex(prompts, params.sample.plain):
+                rng = np.random.default_rng([task, prompt, noise, *strategy.encode(), after, 7])
+                cell = (after, task, name, prompt, noise)
+                _append(plain, (*cell, "looks", 0.1 + 0.05 * after + 0.01 * rng.normal()))
+                _append(plain, (*cell, "prompted", 0.5 - 0.1 * after + 0.01 * rng.normal()))
+                (draft / "plain" / f"{task:02d}").mkdir(parents=True, exist_ok=True)
+                picture = Image.fromarray(_pixels(name, None, 0.1 * after, prompt, noise, rng))
+                picture.save(draft / "plain" / f"{task:02d}" / f"{prompt:02d}-{noise:02d}.png")
     known = names if after == 0 else names[:after]
     references = {
         "task": list(range(1, len(known) + 1)),
@@ -160,6 +184,8 @@ def _after(
         tables.write(draft / "scores.parquet", tables.SCORES, scores)
         tables.write(draft / "embeddings.parquet", tables.EMBEDDINGS, embeddings)
         tables.write(draft / "references.parquet", tables.REFERENCES, references)
+        if params.sample.plain:
+            tables.write(draft / "plain-scores.parquet", tables.SCORES, plain)
 
 
 def _pixels(name: str, last: str | None, kept: float, prompt: int, noise: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,0 +1,194 @@
+"""The filmstrip: what one prompt and one noise give after every task, for all strategies, beside the references.
+
+Shown is the first order and seed of each domain. Nothing is picked by hand.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..figures import words
+from ..grids import milestones
+from ..params import Params
+from ..results import OWN, TOP1, Results
+from ..runs import Sequence as Line
+from ..runs import runs
+from ..statistics import Summary
+from .sprites import Album, Cell, Plan, Sheet, plan, sheet
+
+
+@dataclass
+class Roll:
+    """All sheets of a page; each is a class of its style sheet."""
+
+    sheets: list[Sheet] = field(default_factory=list)
+
+    def add(self, one: Sheet) -> str:
+        self.sheets.append(one)
+        return f"p{len(self.sheets) - 1}"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture of the strip: where it is, and what it scored by metric, for every (prompt, noise)."""
+
+    after: int
+    sheet: str  # the class of its sheet
+    row: int
+    scores: Mapping[str, list[float]]
+    own: list[int]  # 1 where it resembles its own concept most of all; empty where that is not known
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One concept."""
+
+    task: int
+    name: str
+    prompts: list[str]
+    noises: int
+    references: str
+    reference_count: int
+    base: Frame
+    rows: dict[str, list[Frame]]  # by strategy
+
+
+@dataclass(frozen=True)
+class Film:
+    """One domain."""
+
+    domain: str
+    order: str
+    seed: int
+    shown: Plan
+    strips: list[Strip]
+    metrics: list[str]
+
+    def data(self) -> list[dict[str, Any]]:
+        """What the page's script needs to change the scores."""
+        return [
+            {
+                "scores": {metric: self._scores(strip, metric) for metric in self.metrics},
+                "own": [strip.base.own, *([f.own for f in row] for row in strip.rows.values())],
+            }
+            for strip in self.strips
+        ]
+
+    @staticmethod
+    def _scores(strip: Strip, metric: str) -> list[Any]:
+        return [strip.base.scores[metric], *([f.scores[metric] for f in row] for row in strip.rows.values())]
+
+    def highlights(self, strip: Strip) -> list[int]:
+        """After which tasks a concept is shown on the first screen."""
+        return milestones(strip.task, len(self.strips))
+
+
+def films(summary: Summary, album: Album, roll: Roll) -> list[Film]:
+    """
+    Raises:
+        InputFault: pictures are missing or damaged.
+    """
+    return [_Cutter(summary.params, results, album, roll).film() for results in summary.results]
+
+
+class _Cutter:
+    """Makes the film of one domain."""
+
+    def __init__(self, params: Params, results: Results, album: Album, roll: Roll) -> None:
+        self.params, self.results, self.album, self.roll = params, results, album, roll
+        self.order, self.seed = results.runs[0]
+        self.line = Line(params.study, results.domain, self.order)
+        self.chains = [run for run in runs(params) if run.sequence == self.line and run.seed == self.seed]
+        self.base = self.line.base / "images"
+        self.pairs = {task.index: self._pairs(task.index) for task in params.tasks}
+        self.shown = self._plan()
+
+    def film(self) -> Film:
+        strips = [self._strip(task.index) for task in self.params.tasks]
+        return Film(self.results.domain, self.order, self.seed, self.shown, strips, list(self.results.measured))
+
+    def _pairs(self, task: str) -> list[tuple[int, int]]:
+        """The (prompt, noise) of one task's pictures, in the order that scores have, too."""
+        names = [name for name in self.album.facts(self.base, "images")["files"] if name.startswith(f"{task}/")]
+        return sorted((int(prompt), int(noise)) for prompt, noise in (name[3:-4].split("-") for name in names))
+
+    def _plan(self) -> Plan:
+        first = self.params.tasks[0].index
+        sample = self.album.open(Cell(self.base, _file(first, *self.pairs[first][0])))
+        count = sum(1 + len(self.chains) * len(after_which(self.params, task)) for task in self.pairs)
+        prompts = max(len({prompt for prompt, _ in pairs}) for pairs in self.pairs.values())
+        return plan(sample, count * len(self.params.domains), self.params.sample.images, prompts)
+
+    def _is_shown(self, pair: tuple[int, int]) -> bool:
+        return pair[0] < self.shown.prompts and pair[1] < self.shown.noises
+
+    def _strip(self, task: str) -> Strip:
+        manifest = self.album.facts(self.line.data(task), "data")
+        kept = {k: pair for k, pair in enumerate(self.pairs[task]) if self._is_shown(pair)}
+        photos = [
+            self.album.open(Cell(self.line.data(task), entry["file"]), "data")
+            for entry in manifest["pictures"]["references"]
+        ]
+        afters = [(int(index), index) for index in after_which(self.params, task)]
+        return Strip(
+            task=int(task),
+            name=words(manifest["concept"]["name"]),
+            prompts=[manifest["concept"]["prompts"][p] for p in sorted({prompt for prompt, _ in kept.values()})],
+            noises=self.shown.noises,
+            references=self.roll.add(sheet(photos, len(photos), self.shown)),
+            reference_count=len(photos),
+            base=self._frames(task, kept, 0, [(0, self.base)])[0],
+            rows={
+                run.strategy: self._frames(task, kept, s, [(after, run.at(i) / "images") for after, i in afters])
+                for s, run in enumerate(self.chains)
+            },
+        )
+
+    def _frames(
+        self, task: str, kept: Mapping[int, tuple[int, int]], strategy: int, folders: Sequence[tuple[int, Path]]
+    ) -> list[Frame]:
+        files = [_file(task, *pair) for pair in kept.values()]
+        pictures = [self.album.open(Cell(folder, file)) for _, folder in folders for file in files]
+        name = self.roll.add(sheet(pictures, len(files), self.shown))
+        identity, column = self.params.report.identity, int(task) - 1
+        return [
+            Frame(after, name, row, *_known(self.results, identity, (strategy, 0, after, column), list(kept)))
+            for row, (after, _) in enumerate(folders)
+        ]
+
+
+def after_which(params: Params, task: str) -> list[str]:
+    """The tasks after which there are pictures of this one."""
+    return [t.index for t in params.tasks if t.sees == "data" or t.index >= task]
+
+
+def _file(task: str, prompt: int, noise: int) -> str:
+    return f"{task}/{prompt:02d}-{noise:02d}.png"
+
+
+def _known(
+    results: Results, identity: str, place: tuple[int, ...], chosen: Sequence[int]
+) -> tuple[dict[str, list[float]], list[int]]:
+    """Scores by metric, and whether the own concept is the most similar of all by the metric of identity."""
+    scores = {
+        metric: [_short(x) for x in measures[OWN][place][chosen]] for metric, measures in results.measured.items()
+    }
+    told = results.measured[identity].get(TOP1)
+    return scores, [] if told is None else [int(x) for x in np.nan_to_num(told[place][chosen])]
+
+
+def _short(value: float) -> float:
+    return round(float(value), 3) + 0.0 if math.isfinite(value) else 0.0
+
+
+def hero(film: Film) -> Iterator[tuple[str, list[Frame]]]:
+    """The first concept's frames on the first screen, by strategy."""
+    strip = film.strips[0]
+    for strategy, row in strip.rows.items():
+        yield strategy, [frame for frame in row if frame.after in film.highlights(strip)]

@@ -1,0 +1,163 @@
+"""The page in a browser, opened from disk: it asks for nothing, answers to clicks and keys, and can be read by all."""
+
+import json
+import re
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+from stages.core.page import render
+from stages.core.statistics import summarise
+from tests.core import study
+from tests.core.test_page import HOSTILE, STRATEGIES
+
+pytestmark = pytest.mark.slow
+
+DESKTOP, PHONE = {"width": 1366, "height": 860}, {"width": 390, "height": 844}
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("study")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        params = study.parameters(strategies=STRATEGIES, bootstrap=100, plain=1)
+        study.write(params, wording=HOSTILE)
+        (folder / "report.html").write_text(render.page(summarise(params)), "utf-8")
+    return folder / "report.html"
+
+
+@pytest.fixture
+def opened(browser, file):
+    """Opens the page; whatever it asks for or complains of fails the test."""
+    contexts, trouble = [], []
+
+    def open_it(**options):
+        context = browser.new_context(**{"viewport": DESKTOP} | options)
+        context.set_default_timeout(180_000)  # a busy machine is not a fault of the page
+        contexts.append(context)
+        page = context.new_page()
+        page.on("request", lambda r: trouble.append(r.url) if not r.url.startswith(("data:", file.as_uri())) else None)
+        page.on("console", lambda message: trouble.append(message.text))
+        page.on("pageerror", lambda error: trouble.append(str(error)))
+        page.on("dialog", lambda dialog: (trouble.append(dialog.message), dialog.dismiss()))
+        page.goto(file.as_uri())
+        return page
+
+    yield open_it
+    for context in contexts:
+        context.close()
+    assert trouble == []
+
+
+def values(page) -> list[str]:
+    return [
+        text.replace("\u2212", "-").removesuffix(" \u2713")
+        for text in page.locator(".reel .value:visible").all_inner_texts()
+    ]
+
+
+def wanted(page, concept: int, pick: int, metric: str = "looks") -> list[str]:
+    scores = json.loads(page.locator("#films").text_content())[0][concept]["scores"][metric]
+    return [f"{x:.2f}" for x in (scores[0][pick], *(frame[pick] for row in scores[1:] for frame in row))]
+
+
+def test_the_filmstrip_answers_to_clicks(opened) -> None:
+    page = opened()
+    assert values(page) == wanted(page, 0, 0)
+    picture = page.locator(".reel:visible .strip .pic").first
+    before = picture.evaluate("e => getComputedStyle(e).backgroundPosition")
+    page.locator(".noises label").nth(1).click()
+    assert values(page) == wanted(page, 0, 1)
+    assert picture.evaluate("e => getComputedStyle(e).backgroundPosition") != before
+    page.locator(".reel:visible .prompts label").nth(1).click()
+    assert values(page) == wanted(page, 0, 3)
+    page.locator(".concepts label", has_text="blue boot").click()
+    assert values(page) == wanted(page, 1, 1)
+    assert page.locator(".reel:visible").count() == 1
+    assert "score" in page.locator(".reel:visible .strip .pic").first.get_attribute("aria-label")
+
+
+def test_the_filmstrip_answers_to_keys(opened) -> None:
+    page = opened()
+    page.locator(".concepts input").first.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Tab")
+    page.keyboard.press("ArrowRight")
+    assert values(page) == wanted(page, 1, 1)
+    page.locator("#metrics input").first.focus()
+    page.keyboard.press("ArrowRight")
+    assert values(page) == wanted(page, 1, 1, "prompted")
+    assert page.locator(".panel[data-metric=prompted]").first.is_visible()
+    assert page.locator(".panel[data-metric=looks]:visible").count() == 0
+
+
+def test_marks_of_charts_say_what_they_stand_for(opened) -> None:
+    page = opened()
+    chart = page.locator("#heatmaps .chart:visible").first
+    mark = chart.locator("[data-tip]").nth(4)
+    mark.scroll_into_view_if_needed()
+    mark.hover()
+    assert page.locator("#tip").inner_text() == mark.get_attribute("data-tip")
+    assert re.search(r": -?\d\.\d{4}$", mark.get_attribute("data-tip"))
+    chart.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#tip").inner_text() == chart.locator("[data-tip]").nth(1).get_attribute("data-tip")
+    page.keyboard.press("Escape")
+    assert page.locator("#tip").is_hidden()
+
+
+def test_hostile_prompts_stay_text(opened) -> None:
+    page = opened()
+    assert HOSTILE.format("red_mug", 0) in page.locator(".hero").inner_text()
+    assert page.locator("img, [onerror]").count() == 0
+    assert page.locator("script").count() == 3
+
+
+def test_without_javascript_everything_is_there(opened) -> None:
+    page = opened(java_script_enabled=False)
+    assert page.locator(".reel:visible").count() == 3
+    assert page.locator("#curves .panel:visible").count() == 2
+    assert page.locator("#curves svg:visible").count() == 2 * (1 + 3)
+    assert page.locator(".controls:visible, #metrics:visible").count() == 0
+
+
+def test_nothing_is_wider_than_a_phone(opened) -> None:
+    page = opened(viewport=PHONE)
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+
+def test_on_paper_there_are_no_controls(opened) -> None:
+    page = opened()
+    page.emulate_media(media="print")
+    assert page.locator(".bar:visible, .contents:visible, .controls:visible").count() == 0
+    assert page.locator(".strip .pic:visible").count() > 5
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_axe_finds_nothing_serious(opened, scheme, size) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    page = opened(viewport=size, color_scheme=scheme, bypass_csp=True)
+    found = axe.run(page).response["violations"]
+    told = [(v["id"], v["impact"], [n["html"][:200] for n in v["nodes"][:3]]) for v in found]
+    assert [finding for finding in told if finding[1] in ("serious", "critical")] == []
+
+
+def test_the_first_screen_is_there_within_a_second(browser, file, tmp_path) -> None:
+    """Beyond what an empty page takes on this machine, busy as it may be; the middle one of three."""
+    empty = tmp_path / "empty.html"
+    empty.write_text("<!doctype html><title>empty</title><p>empty", "utf-8")
+    first = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
+
+    def paint(path: Path) -> float:
+        page = browser.new_page(viewport=DESKTOP)
+        page.goto(path.as_uri())
+        page.wait_for_function(first)
+        milliseconds = float(page.evaluate(first))
+        page.close()
+        return milliseconds
+
+    assert median(paint(file) - paint(empty) for _ in range(3)) < 1000
