@@ -6,14 +6,9 @@ import sys
 import time
 
 from .engine import Ended, Outcome
-from .times import Times
+from .journal import Journal
+from .times import Times, spoken
 from .view import title
-
-
-def spoken(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 class Telling:
@@ -22,11 +17,19 @@ class Telling:
     def __init__(self, plan: list[str], times: Times, jobs: int) -> None:
         self.times, self.jobs, self.total = times, jobs, len(plan)
         self.left, self.done, self.began = set(plan), 0, time.monotonic()
+        self.journal = Journal(time.strftime("%Y-%m-%d %H:%M:%S"), 0, self.total, self._seconds_left())
+        self.journal.write(now=True)
+
+    def _seconds_left(self) -> float:
+        return sum(map(self.times.of, self.left)) / self.jobs
 
     def __call__(self, ended: Ended) -> None:
         self.done += 1
         self.left.discard(ended.name)
-        left = spoken(sum(map(self.times.of, self.left)) / self.jobs)
+        seconds_left = self._seconds_left()
+        self.journal.done, self.journal.left_seconds, self.journal.last = self.done, seconds_left, title(ended.name)
+        self.journal.write()
+        left = spoken(seconds_left)
         how = f"{ended.seconds:.1f} s" if ended.how == "ran" else ended.how
         line = f"[{self.done:{len(str(self.total))}}/{self.total}] {title(ended.name)}: {how}"
         print(f"{line} ({left} left)" if self.left else line, flush=True)
@@ -40,6 +43,12 @@ class Telling:
 
     def end(self, outcome: Outcome) -> int:
         """Says how it all ended, and returns the exit code: the first failure's."""
+        code = self._say(outcome)
+        self.journal.code, self.journal.failures = code, self.rows(outcome)
+        self.journal.write(now=True)
+        return code
+
+    def _say(self, outcome: Outcome) -> int:
         ways = ("ran", "cached", "unchanged", "preempted", "failed")
         counts = [f"{outcome.count(way)} {way}" for way in ways if outcome.count(way)]
         if outcome.skipped:

@@ -9,8 +9,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from .faults import ConfigFault, nearest
-from .params import PARAMS
-from .reading import read_yaml
+from .reading import PARAMS, read_yaml
 
 FOLDER = Path("data/profiles")
 COMPLETE = "toy-objects"

@@ -1,0 +1,75 @@
+"""What the flow at work here has done so far and how it ended, for whoever asks meanwhile or afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import socket
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+JOURNAL = Path(".cache", "flow", "journal.json")
+EVERY_SECONDS = 1.0
+
+
+@dataclass
+class Journal:
+    """One run of the flow."""
+
+    began: str = ""  # local time
+    done: int = 0
+    total: int = 0
+    left_seconds: float = 0.0
+    last: str = ""  # the stage that ended last
+    code: int | None = None  # None as long as it runs, and if it was killed
+    failures: list[dict[str, str]] = field(default_factory=list)  # stage, what
+
+    def __post_init__(self) -> None:
+        self._written = 0.0
+
+    def write(self, now: bool = False) -> None:
+        """Once a second at most, unless `now`. A disk that is full is for others to complain about."""
+        if not now and time.monotonic() - self._written < EVERY_SECONDS:
+            return
+        self._written = time.monotonic()
+        draft = JOURNAL.with_suffix(".tmp")
+        with contextlib.suppress(OSError):
+            JOURNAL.parent.mkdir(parents=True, exist_ok=True)
+            draft.write_text(json.dumps(asdict(self), indent=1), "utf-8")
+            os.replace(draft, JOURNAL)
+
+
+def read() -> Journal | None:
+    try:
+        return Journal(**json.loads(JOURNAL.read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds the flow's lock."""
+
+    pid: int
+    host: str
+    since: str
+
+
+def holder(lock: Path) -> Holder | None:
+    """Read without touching the lock; None if nobody, as far as can be seen from here."""
+    try:
+        found = re.fullmatch(r"pid (\d+) on (\S+) since (.+)", lock.read_text("utf-8").strip())
+    except OSError:
+        return None
+    if not found:
+        return None
+    one = Holder(int(found[1]), found[2], found[3])
+    if one.host != socket.gethostname():
+        return one
+    with contextlib.suppress(OSError):
+        command = Path(f"/proc/{one.pid}/cmdline").read_bytes()
+        return one if b"flows" in command or b"palimpsest" in command else None
+    return None
