@@ -12,18 +12,18 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo study test fast lint profile clean
+.PHONY: help demo study test fast lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 demo: .venv/ready ## make the environment and run a study; PROFILE=quick for a first look
-	@python -m stages.profile use $(PROFILE)
+	@palimpsest profile use $(PROFILE)
 	@$(MAKE) --no-print-directory study
-	@cat report/$(PROFILE)/summary.txt
+	@palimpsest report
 
 study: .venv/ready ## run what is not up to date of the current study, JOBS stages at a time
-	@python -m flows.study $(if $(JOBS),--jobs $(JOBS))
+	@palimpsest run $(if $(JOBS),--jobs $(JOBS))
 
 test: .venv/ready ## make the environment and run the tests
 	python -m pytest -m ""
@@ -34,14 +34,12 @@ fast: .venv/ready ## the tests that take less than two minutes together
 lint: .venv/ready ## style, types, and which part may import which
 	ruff check . && ruff format --check . && mypy && lint-imports
 
-profile: .venv/ready ## make another profile the current one: make profile NAME=quick
-	python -m stages.profile use $(NAME)
-
 clean: ## forget every result, cache and checkpoint of this workspace
 	rm -rf runs $(filter-out report/toy-objects,$(wildcard report/*)) .cache .checkpoints .dvc/cache .dvc/tmp
 
-.venv/ready: requirements.lock
+.venv/ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip sync --quiet --python $(BIN)/python --compile-bytecode requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from stages.core.ending import EXIT_CODES, ended
+from stages.core.ending import EXIT_CODES, attempt
 
 NAME = "palimpsest"
 # Commands that are a module's own, with its arguments: they are there when the module is.
@@ -26,6 +26,7 @@ MODULES = {
     "standin": "stages.standin",
     "study": "stages.study",
 }
+ONLINE = ("fetch",)  # what may ask a model hub
 # What a run wants of its surroundings; what is set already stays. A large heap is not given back only to be asked for
 # again: a quarter of the time on a CPU.
 SURROUNDINGS = {
@@ -268,6 +269,8 @@ def _settle() -> None:
 
 def _module(command: str, module: str, words: list[str]) -> None:
     """Runs `python -m module` with these words, in this process, under the command's name."""
+    if command in ONLINE:
+        os.environ["HF_HUB_OFFLINE"] = "0"
     _settle()
     sys.argv = [f"{NAME} {command}", *words]
     runpy.run_module(module, run_name="__main__", alter_sys=False)
@@ -316,7 +319,7 @@ def _work() -> int:
 def main() -> None:
     _hand_over()
     work: Callable[[], int] = _work
-    sys.exit(ended(work, debug="--debug" in sys.argv))
+    sys.exit(attempt(work, debug="--debug" in sys.argv))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from stages.core.reading import PARAMS
 from . import editing, screen
 from .standing import Key, Standing, standings
 from .status import LOCK
-from .times import spoken
+from .telling import spoken
 
 if TYPE_CHECKING:
     from stages.core.params import Params

@@ -12,7 +12,8 @@ import networkx as nx
 
 from . import screen
 from .graph import Graph
-from .times import Times, spoken
+from .telling import spoken
+from .times import Times
 
 if TYPE_CHECKING:
     from dvc.stage import PipelineStage

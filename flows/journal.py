@@ -22,7 +22,7 @@ class Journal:
     began: str = ""  # local time
     done: int = 0
     total: int = 0
-    left_seconds: float = 0.0
+    left: str = ""  # the time, as it was said
     last: str = ""  # the stage that ended last
     code: int | None = None  # None as long as it runs, and if it was killed
     failures: list[dict[str, str]] = field(default_factory=list)  # stage, what
@@ -30,10 +30,24 @@ class Journal:
     def __post_init__(self) -> None:
         self._written = 0.0
 
-    def write(self, now: bool = False) -> None:
-        """Once a second at most, unless `now`. A disk that is full is for others to complain about."""
-        if not now and time.monotonic() - self._written < EVERY_SECONDS:
-            return
+    @classmethod
+    def begin(cls, total: int) -> Journal:
+        journal = cls(time.strftime("%Y-%m-%d %H:%M:%S"), total=total)
+        journal._write()
+        return journal
+
+    def note(self, done: int, last: str, left: str) -> None:
+        """A stage has ended. Written down once a second at most."""
+        self.done, self.last, self.left = done, last, left
+        if time.monotonic() - self._written > EVERY_SECONDS:
+            self._write()
+
+    def end(self, code: int, failures: list[dict[str, str]]) -> None:
+        self.code, self.failures = code, failures
+        self._write()
+
+    def _write(self) -> None:
+        """A disk that is full is for others to complain about."""
         self._written = time.monotonic()
         draft = JOURNAL.with_suffix(".tmp")
         with contextlib.suppress(OSError):

@@ -22,6 +22,7 @@ CODE = (
 )
 PHOTOS = Path("data", "photos")
 OWN, DOMAIN = "own", "objects"
+DVC_CONFIG = "[core]\n    analytics = false\n    check_update = false\n    autostage = false\n"
 ABOUT_PHOTOS = "One folder of photos per concept goes here, for instance my_dog with five photos of one dog.\n"
 
 
@@ -49,8 +50,8 @@ def make(folder: Path, profile: str, photos: Path | None) -> list[str]:
     (folder / PHOTOS / "README.txt").write_text(ABOUT_PHOTOS, "utf-8")
     for words in (["git", "init", "-q"], ["dvc", "init", "-q"]):
         _call(folder, words)
-    for setting in ("core.analytics", "core.check_update", "core.autostage"):
-        _call(folder, ["dvc", "config", "-q", setting, "false"])
+    (folder / ".dvc/config").write_text(DVC_CONFIG, "utf-8")
+    shutil.copytree(HOME / ".dvc/plots", folder / ".dvc/plots")
     return names
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from . import editing, journal, screen
-from .times import spoken
 
 RUNS, REPORT, LOCK = Path("runs"), Path("report"), Path(".cache", "flow", "lock")
 VERBS = ("adapter", "state", "images", "scores")  # what a task leaves behind, in the order of the stages
@@ -63,7 +62,7 @@ def _flow(running: dict[str, Any] | None, last: dict[str, Any] | None) -> None:
     if running:
         print(f"Running: pid {running['pid']} on {running['host']} since {running['since']}.")
         if last and last["code"] is None:
-            print(f"  {last['done']} of {last['total']} stages, about {spoken(last['left_seconds'])} left. ", end="")
+            print(f"  {last['done']} of {last['total']} stages, {last['left'] or 'unknown'} left. ", end="")
             print(f"Last: {last['last']}." if last["last"] else "")
         return
     print("Nothing is running.")

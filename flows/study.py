@@ -95,7 +95,7 @@ class Study:
         return code
 
     def _announce(self, plan: list[str], all_stages: int) -> None:
-        from .times import spoken
+        from .telling import spoken
 
         seconds = sum(map(self.times.of, plan)) / self.slots.jobs
         free = shutil.disk_usage(self.root).free / 1e9

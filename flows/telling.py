@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import TYPE_CHECKING
 
-from .engine import Ended, Outcome
 from .journal import Journal
-from .times import Times, spoken
+from .times import Times
 from .view import title
+
+if TYPE_CHECKING:
+    from .engine import Ended, Outcome
+
+
+def spoken(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 class Telling:
@@ -17,22 +26,16 @@ class Telling:
     def __init__(self, plan: list[str], times: Times, jobs: int) -> None:
         self.times, self.jobs, self.total = times, jobs, len(plan)
         self.left, self.done, self.began = set(plan), 0, time.monotonic()
-        self.journal = Journal(time.strftime("%Y-%m-%d %H:%M:%S"), 0, self.total, self._seconds_left())
-        self.journal.write(now=True)
-
-    def _seconds_left(self) -> float:
-        return sum(map(self.times.of, self.left)) / self.jobs
+        self.journal = Journal.begin(self.total)
 
     def __call__(self, ended: Ended) -> None:
         self.done += 1
         self.left.discard(ended.name)
-        seconds_left = self._seconds_left()
-        self.journal.done, self.journal.left_seconds, self.journal.last = self.done, seconds_left, title(ended.name)
-        self.journal.write()
-        left = spoken(seconds_left)
+        left = spoken(sum(map(self.times.of, self.left)) / self.jobs)
         how = f"{ended.seconds:.1f} s" if ended.how == "ran" else ended.how
         line = f"[{self.done:{len(str(self.total))}}/{self.total}] {title(ended.name)}: {how}"
         print(f"{line} ({left} left)" if self.left else line, flush=True)
+        self.journal.note(self.done, title(ended.name), left)
         if ended.error:
             print(f"    {ended.error}", file=sys.stderr, flush=True)
 
@@ -44,8 +47,7 @@ class Telling:
     def end(self, outcome: Outcome) -> int:
         """Says how it all ended, and returns the exit code: the first failure's."""
         code = self._say(outcome)
-        self.journal.code, self.journal.failures = code, self.rows(outcome)
-        self.journal.write(now=True)
+        self.journal.end(code, self.rows(outcome))
         return code
 
     def _say(self, outcome: Outcome) -> int:

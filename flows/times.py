@@ -9,12 +9,6 @@ WEIGHT = 0.3  # of the newest time in the running mean
 AT_FIRST = {"train": 15.0, "sample": 3.0, "score": 1.0, "report": 30.0}
 
 
-def spoken(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
 class Times:
     """Seconds by verb and, for what grows along a sequence, by task."""
 

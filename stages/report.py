@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from stages.core import artifact, exports, figures, grids, text
+from stages.core import artifact, exports, figures, gathering, grids, tables, text
 from stages.core.cli import main
 from stages.core.params import Params
 from stages.core.statistics import summarise
@@ -23,6 +23,7 @@ def report(params: Params, key: None, args: argparse.Namespace) -> None:
         drawn += grids.draw_all(params, draft / "grids")
         written = {
             "metrics.json": artifact.to_json(exports.metrics(summary)),
+            "headline.json": artifact.to_json(exports.headline(summary)),
             "matrix.csv": exports.matrix_csv(summary),
             "curve.csv": exports.curve_csv(summary),
             "differences.csv": exports.differences_csv(summary),
@@ -30,6 +31,7 @@ def report(params: Params, key: None, args: argparse.Namespace) -> None:
             "summary.txt": f"{text.terminal(summary)}\n\nreport: {folder}/results.md\n",
             "results.md": text.markdown(summary, [path.relative_to(draft).as_posix() for path in drawn]),
         }
+        tables.write_table(draft / "scores.parquet", gathering.all_scores(params))
         for name, content in written.items():
             (draft / name).write_text(content, "utf-8", newline="\n")
     print(f"report: {folder}/results.md")

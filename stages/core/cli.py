@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Literal, NoReturn
 
 from .device import device
-from .ending import EXIT_CODES, ended
+from .ending import EXIT_CODES, attempt
 from .faults import ConfigFault
 from .params import Params, load
 from .process import guard
@@ -48,7 +48,7 @@ def main(
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args()
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
-    sys.exit(ended(lambda: _begin(work, key, args), args.debug))
+    sys.exit(attempt(lambda: _begin(work, key, args), args.debug))
 
 
 def _begin(work: Callable[[Params, Any, argparse.Namespace], None], key: str | None, args: argparse.Namespace) -> None:

@@ -17,7 +17,7 @@ EXIT_CODES = (
 INTERRUPTED = 130
 
 
-def ended(work: Callable[[], int | None], debug: bool = False) -> int:
+def attempt(work: Callable[[], int | None], debug: bool = False) -> int:
     """Does the work and returns the exit code: its own, or that of what it raised, which is told in one line."""
     try:
         return work() or 0
