@@ -20,7 +20,7 @@ help: ## this list
 demo: .venv/ready ## make the environment and run a study; PROFILE=quick for a first look
 	@palimpsest profile use $(PROFILE)
 	@$(MAKE) --no-print-directory study
-	@palimpsest report
+	@palimpsest report --no-open
 
 study: .venv/ready ## run what is not up to date of the current study, JOBS stages at a time
 	@palimpsest run $(if $(JOBS),--jobs $(JOBS))

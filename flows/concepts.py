@@ -187,6 +187,7 @@ def _bring_photos(source: Path, concept: str, fresh: bool) -> _Undo:
 
 def _run() -> int:
     """The study, in a process of its own; a request to stop is handed on, and it saves."""
+    sys.stdout.flush()
     process = subprocess.Popen([sys.executable, "-m", "flows.study"])
     before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:

@@ -22,6 +22,7 @@ NAME = re.compile("[a-z0-9][a-z0-9_]*")  # what a concept may be called
 def _yaml() -> YAML:
     yaml = YAML(typ="rt")
     yaml.width = 120
+    yaml.preserve_quotes = True
     yaml.indent(mapping=2, sequence=2, offset=0)
     return yaml
 

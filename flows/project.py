@@ -17,12 +17,24 @@ from . import editing
 HOME = Path(__file__).resolve().parent.parent  # where this code lies
 CODE = (
     *("flows", "stages", "data/__init__.py", "data/world", "data/profiles", "data/paper.csv", "data/README.md"),
-    *("dvc.yaml", "prefect.yaml", "Makefile", "pyproject.toml", "requirements.lock", "README.md", "LICENSE"),
+    *("dvc.yaml", "prefect.yaml", "Makefile", "pyproject.toml", "requirements.lock", "LICENSE"),
     *(".gitignore", ".dvcignore"),
 )
 PHOTOS = Path("data", "photos")
 OWN, DOMAIN = "own", "objects"
 DVC_CONFIG = "[core]\n    analytics = false\n    check_update = false\n    autostage = false\n"
+ABOUT = """# {name}
+
+A study with Palimpsest, made from the profile `{profile}`. `params.yaml` holds every number of it, `data/photos` its
+photos.
+`stages` and `flows` are the code that runs it, so that it stays what it is.
+
+```
+palimpsest plan      # what would run, why, and for how long
+palimpsest run       # goes on where it was
+palimpsest report    # what came of it
+```
+"""
 ABOUT_PHOTOS = "One folder of photos per concept goes here, for instance my_dog with five photos of one dog.\n"
 
 
@@ -48,6 +60,7 @@ def make(folder: Path, profile: str, photos: Path | None) -> list[str]:
         raise MachineFault(f"{folder}: cannot be written: {error}.") from None
     _choose(folder, profile, names)
     (folder / PHOTOS / "README.txt").write_text(ABOUT_PHOTOS, "utf-8")
+    (folder / "README.md").write_text(ABOUT.format(name=folder.resolve().name, profile=profile), "utf-8")
     for words in (["git", "init", "-q"], ["dvc", "init", "-q"]):
         _call(folder, words)
     (folder / ".dvc/config").write_text(DVC_CONFIG, "utf-8")
