@@ -1,4 +1,4 @@
-"""The pages in docs/: every command in them is run as it stands there, on a study that takes seconds; and links lead somewhere.
+"""The pages in docs/: every command in them is run as it stands there, on a small study; and links lead somewhere.
 
 A block of `console` is run, one that begins with "# not run by the tests: ..." is not; what a block of another language
 whose first line names a file holds is written to that file.
