@@ -22,6 +22,7 @@ MODULES = {
     "export": "stages.export",
     "import": "stages.adopt",
     "forecast": "stages.forecast",
+    "paint": "stages.paint",
     "fetch": "stages.fetch",
     "standin": "stages.standin",
     "study": "stages.study",
@@ -49,6 +50,7 @@ concept = typer.Typer(help="The concepts: list, add, redo, remove.", no_args_is_
 profile = typer.Typer(help="Studies to start from: list, show, use.", no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="for programs")]
+Names = Annotated[list[str], typer.Argument(metavar="NAME", help="one, or with several domains DOMAIN/NAME of each")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="do not ask")]
 Run = Annotated[bool, typer.Option(help="run the study afterwards")]
 
@@ -114,8 +116,10 @@ def plan(json: Json = False) -> None:
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def run(
     context: typer.Context,
-    only: Annotated[str, typer.Argument(metavar="[RUN]", autocompletion=_runs, help="one run: objects/0/naive/0")] = "",
-    jobs: Annotated[int, typer.Option(min=0, help="stages at a time; 0: one per GPU, or per core")] = 0,
+    only: Annotated[str, typer.Argument(metavar="RUN", autocompletion=_runs, help="DOMAIN/ORDER/STRATEGY/SEED")] = "",
+    jobs: Annotated[
+        int, typer.Option(min=0, metavar="N", show_default=False, help="stages at a time; one per GPU or core")
+    ] = 0,
     devices: Annotated[str, typer.Option(help="GPUs to use, as in CUDA_VISIBLE_DEVICES")] = "",
     no_view: Annotated[bool, typer.Option("--no-view", help="do without Prefect")] = False,
 ) -> None:
@@ -166,7 +170,7 @@ def doctor(json: Json = False) -> None:
 
 @concept.command("list")
 def concept_list(json: Json = False) -> None:
-    """The concepts in the order they are learnt, and how well each stands."""
+    """In what order they are learnt; how well each stands."""
     from . import concepts, screen
 
     rows = concepts.listed()
@@ -177,8 +181,8 @@ Photos = Annotated[Path | None, typer.Option(help="a folder with its photos, to 
 
 
 @concept.command("add")
-def concept_add(names: list[str], photos: Photos = None, yes: Yes = False, run: Run = True) -> None:
-    """Learns one more concept, after all others. NAMES: one, or with several domains one as DOMAIN/NAME of each."""
+def concept_add(names: Names, photos: Photos = None, yes: Yes = False, run: Run = True) -> None:
+    """Learns one more, after all others."""
     from . import concepts, editing
 
     tree = editing.tree()
@@ -189,7 +193,7 @@ def concept_add(names: list[str], photos: Photos = None, yes: Yes = False, run: 
 
 @concept.command("redo")
 def concept_redo(name: str, photos: Photos = None, yes: Yes = False, run: Run = True) -> None:
-    """Learns a concept again in its place, from other photos; and all that were learnt after it."""
+    """Learns one again, from other photos."""
     from . import concepts, editing
 
     domain, known = editing.domain_of(name)
@@ -198,8 +202,8 @@ def concept_redo(name: str, photos: Photos = None, yes: Yes = False, run: Run = 
 
 
 @concept.command("remove")
-def concept_remove(names: list[str], yes: Yes = False, run: Run = True) -> None:
-    """Forgets a concept; those after it move up and are learnt again. Its photos stay where they are."""
+def concept_remove(names: Names, yes: Yes = False, run: Run = True) -> None:
+    """Forgets one. Those after it move up and are learnt again; its photos stay."""
     from . import concepts, editing
 
     found = editing.by_domain(names, editing.tree()["domains"])

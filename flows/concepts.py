@@ -61,7 +61,7 @@ def show_list(rows: list[dict[str, Any]]) -> None:
     screen.table(("", "concept", "in prompts", "photos", *strategies), lines)
     if strategies:
         print(f"Scores: {rows[0]['metric']} when learnt → now.")
-    screen.next_steps("palimpsest concept add NAME [PHOTOS]   learn one more; --help on each of add, redo and remove")
+    screen.next_steps("palimpsest concept add NAME --photos FOLDER", "palimpsest concept --help")
 
 
 def _both(found: Mapping[str, float] | None) -> str:

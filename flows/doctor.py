@@ -102,7 +102,8 @@ def _weights() -> Iterator[str]:
     if not Path("params.yaml").exists():
         return
     params = load()
-    yield f"base {params.base.name}: {params.family.fingerprint[:12]}, as pinned"
+    assert params.family.fingerprint  # its files are compared with the pinned revision
+    yield f"base {params.base.name}: as pinned, {str(params.base.options.get('revision', ''))[:12]}"
     missing = [str(path) for path in (Path(params.score.judges),) if not path.exists()]
     if missing:
         raise InputFault(f"{missing[0]}: the judges' weights are not there. score.judges in params.yaml says where.")

@@ -20,7 +20,7 @@ def table(head: Sequence[str], rows: Rows, title: str = "") -> None:
         return
     if title:
         print(title)
-    for row in [list(head), *texts]:
+    for row in [list(head)] * any(head) + texts:
         widths = [max(len(line[i]) for line in [list(head), *texts]) for i in range(len(head))]
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
@@ -31,14 +31,30 @@ def _drawn(head: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> No
     from rich.markup import escape
     from rich.table import Table
 
+    console = Console(highlight=False)
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    if len(head) > FOLDS and sum(widths) + GAP * len(head) > console.width:
+        _one_below_another(head, rows, title)
+        return
     drawn = Table(box=box.SIMPLE_HEAD, title=escape(title), title_justify="left", title_style="bold", pad_edge=False)
+    drawn.show_header = any(head)
     for name in head:
         drawn.add_column(escape(name), header_style="bold", overflow="fold")
     for row in rows:
         drawn.add_row(*(_coloured(cell) for cell in row))
-    Console(highlight=False).print(drawn)
+    console.print(drawn)
 
 
+def _one_below_another(head: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
+    """For a narrow terminal: what would be columns are lines."""
+    print(f"\n{title}" if title else "")
+    for row in rows:
+        print("  ".join(row[:2]))
+        for name, cell in list(zip(head, row, strict=True))[2:]:
+            print(f"    {name:{max(map(len, head))}}  {cell}")
+
+
+FOLDS, GAP = 3, 3  # a table of so many columns folds well; between two columns
 COLOURS = {"ok": "green", "note": "yellow", "wrong": "bold red", "new": "green", "learnt again": "yellow"}
 
 
