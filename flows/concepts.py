@@ -17,7 +17,7 @@ from stages.core.reading import PARAMS
 
 from . import editing, screen
 from .standing import Key, Standing, standings
-from .status import LOCK
+from .status import LOCK, RUNS
 from .telling import spoken
 
 if TYPE_CHECKING:
@@ -129,16 +129,36 @@ class Change:
         """The change, undone if anything is raised."""
         text = PARAMS.read_text("utf-8")
         undo = _bring_photos(*self.photos, fresh=self.fresh) if self.photos else None
+        aside: dict[Path, Path] = {}
         try:
             editing.replace(self.edit(text))
+            aside = _set_aside()
             yield
         except BaseException:
             editing.replace(text)
+            for folder, kept in aside.items():
+                kept.rename(folder)
+                kept.parent.rmdir()
             if undo:
                 undo()
             raise
+        for kept in aside.values():
+            shutil.rmtree(kept.parent)
         if undo and undo.old:
             shutil.rmtree(undo.old, ignore_errors=True)
+
+
+def _set_aside() -> dict[Path, Path]:
+    """Takes the photos of positions that are no more out of the study, where the base model would still be asked for
+    them: folder -> where it is now. DVC's cache keeps them."""
+    tree = editing.tree()
+    known = {str(task["index"]) for task in tree["tasks"]}
+    moved = {}
+    for folder in (RUNS / str(tree["study"])).glob("*/*/data/*"):
+        if folder.name not in known:
+            kept = Path(tempfile.mkdtemp(dir=LOCK.parent)) / folder.name
+            moved[folder] = folder.rename(kept)
+    return moved
 
 
 class Declined(Exception):
