@@ -17,18 +17,18 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 PORT ?= 4200
 
-.PHONY: help demo study serve worker test fast lint profile weights clean
+.PHONY: help demo study serve worker test fast lint weights clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 demo: .venv/ready ## make the environment and run a study; PROFILE=quick for a first look, MEMORY=24 for a GPU of 24 GB
-	@python -m stages.profile use $(PROFILE) $(if $(MEMORY),--memory $(MEMORY))
+	@palimpsest profile use $(PROFILE) $(if $(MEMORY),--memory $(MEMORY))
 	@$(MAKE) --no-print-directory study
-	@cat report/$(PROFILE)/summary.txt
+	@palimpsest report --no-open
 
 study: .venv/ready ## run what is not up to date of the current study, JOBS stages at a time
-	@python -m flows.study $(if $(JOBS),--jobs $(JOBS))
+	@palimpsest run $(if $(JOBS),--jobs $(JOBS))
 
 serve: .venv/ready ## a Prefect server on this machine, with its pages, its deployments and a worker; PORT=4200
 	@python -m flows.server --port $(PORT)
@@ -45,17 +45,15 @@ fast: .venv/ready ## the tests that take less than two minutes together
 lint: .venv/ready ## style, types, and which part may import which
 	ruff check . && ruff format --check . && mypy && lint-imports
 
-profile: .venv/ready ## make another profile the current one: make profile NAME=quick
-	python -m stages.profile use $(NAME) $(if $(MEMORY),--memory $(MEMORY))
-
 weights: .venv/ready ## fetch the weights that a profile needs: make weights PROFILE=sdxl-quick
 	HF_HUB_OFFLINE=0 python -m stages.fetch --for $(PROFILE) $(if $(PIN),--pin) $(if $(FROM),--from $(FROM))
 
 clean: ## forget every result, cache and checkpoint of this workspace
 	rm -rf runs $(filter-out report/toy-objects,$(wildcard report/*)) .cache .checkpoints .dvc/cache .dvc/tmp
 
-.venv/ready: requirements.lock
+.venv/ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip sync --quiet --python $(BIN)/python --compile-bytecode requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@

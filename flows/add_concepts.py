@@ -146,7 +146,7 @@ def _leave(entry: Path, why: str, only_look: bool) -> None:
 
 def _add(params: Params, entry: Path, only_look: bool) -> str:
     from stages.core.appending import with_task
-    from stages.core.params import PARAMS
+    from stages.core.reading import PARAMS
     from stages.datasets.folder import Folder, identify
 
     domain, name = params.domains[0], identify(entry.name)

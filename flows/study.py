@@ -157,14 +157,16 @@ class Study:
     def _looked_at(self, engine: Engine, plan: list[str]) -> int:
         from stages.core.params import load
 
+        from .bars import bars
         from .prefect_study import under_prefect
         from .telling import Telling
 
         telling = Telling(plan, self.times, self.slots.jobs)
-        if self.args.no_view:
-            outcome = engine.run(plan, in_a_thread, telling)
-        else:
-            outcome = under_prefect(self.root, load().study, engine, plan, telling)
+        with bars(engine.progress):
+            if self.args.no_view:
+                outcome = engine.run(plan, in_a_thread, telling)
+            else:
+                outcome = under_prefect(self.root, load().study, engine, plan, telling)
         return telling.end(outcome)
 
     def _finish(self) -> None:

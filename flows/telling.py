@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import TYPE_CHECKING
 
-from .engine import Ended, Outcome
+from .journal import Journal
 from .times import Times
 from .view import title
+
+if TYPE_CHECKING:
+    from .engine import Ended, Outcome
 
 
 def spoken(seconds: float) -> str:
@@ -22,6 +26,7 @@ class Telling:
     def __init__(self, plan: list[str], times: Times, jobs: int) -> None:
         self.times, self.jobs, self.total = times, jobs, len(plan)
         self.left, self.done, self.began = set(plan), 0, time.monotonic()
+        self.journal = Journal.begin(self.total)
 
     def __call__(self, ended: Ended) -> None:
         self.done += 1
@@ -30,6 +35,7 @@ class Telling:
         how = f"{ended.seconds:.1f} s" if ended.how == "ran" else ended.how
         line = f"[{self.done:{len(str(self.total))}}/{self.total}] {title(ended.name)}: {how}"
         print(f"{line} ({left} left)" if self.left else line, flush=True)
+        self.journal.note(self.done, title(ended.name), left)
         if ended.error:
             print(f"    {ended.error}", file=sys.stderr, flush=True)
 
@@ -40,6 +46,11 @@ class Telling:
 
     def end(self, outcome: Outcome) -> int:
         """Says how it all ended, and returns the exit code: the first failure's."""
+        code = self._say(outcome)
+        self.journal.end(code, self.rows(outcome))
+        return code
+
+    def _say(self, outcome: Outcome) -> int:
         ways = ("ran", "cached", "unchanged", "preempted", "failed")
         counts = [f"{outcome.count(way)} {way}" for way in ways if outcome.count(way)]
         if outcome.skipped:

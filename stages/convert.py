@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stages.core import models
 from stages.core.artifact import sha256
-from stages.core.cli import EXIT_CODES, attempt
+from stages.core.ending import EXIT_CODES, attempt
 from stages.core.faults import InputFault
 
 NAME, FILE = "judges/csd-vit-l-14", "model.safetensors"

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 from stages.core import hub, models, profiles
-from stages.core.cli import EXIT_CODES, attempt, show_log
+from stages.core.cli import show_log
+from stages.core.ending import EXIT_CODES, attempt
 
 
 def work(args: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from stages.core import artifact, exports, figures, grids, judgements, said, text
+from stages.core import artifact, exports, figures, gathering, grids, judgements, said, tables, text
 from stages.core.cli import main
 from stages.core.page.render import page
 from stages.core.params import Params
@@ -25,6 +25,7 @@ def report(params: Params, key: None, args: argparse.Namespace) -> None:
         names = [path.relative_to(draft).as_posix() for path in drawn]
         written = {
             "metrics.json": artifact.to_json(exports.metrics(summary, asked)),
+            "headline.json": artifact.to_json(exports.headline(summary)),
             "matrix.csv": exports.matrix_csv(summary),
             "curve.csv": exports.curve_csv(summary),
             "differences.csv": exports.differences_csv(summary),
@@ -33,6 +34,7 @@ def report(params: Params, key: None, args: argparse.Namespace) -> None:
             "report.html": page(summary),
             "results.md": text.markdown(summary, names, said.in_markdown(asked)),
         }
+        tables.write_table(draft / "scores.parquet", gathering.all_scores(params))
         for name, content in written.items():
             (draft / name).write_text(content, "utf-8", newline="\n")
     print(f"report: {folder}/report.html")

@@ -9,7 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from stages.core.cli import EXIT_CODES, attempt
+from stages.core.ending import EXIT_CODES, attempt
 from stages.core.faults import ConfigFault, MachineFault
 from stages.families.random_sdxl import SCALES, write
 

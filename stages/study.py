@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 from stages.core import artifact, judgements, said, trials
-from stages.core.cli import attempt, log
+from stages.core.cli import log
+from stages.core.ending import attempt
 from stages.core.params import load
 
 PAGES = Path("people")

@@ -42,7 +42,7 @@ def test_it_is_complete(params) -> None:
     }
     sheets = {f"grids/objects-0-{s}-0.png" for s in params.strategies} | {"grids/objects-side-by-side.png"}
     words = {"metrics.json", "matrix.csv", "curve.csv", "differences.csv", "checks.csv", "results.md", "summary.txt"}
-    words |= {"report.html"}
+    words |= {"report.html", "headline.json", "scores.parquet"}
     assert {p.relative_to(FOLDER).as_posix() for p in artifact.files_of(FOLDER)} == charts | sheets | words
 
 
@@ -54,6 +54,26 @@ def test_it_is_the_same_bytes_again(params, capsys: pytest.CaptureFixture[str]) 
     said = (FOLDER / "summary.txt").read_text("utf-8")
     assert said.rstrip().endswith("report/small/report.html")
     assert "merge_init - naive" in said
+
+
+def test_the_headline_is_a_few_of_the_metrics(params) -> None:
+    short, whole = (json.loads((FOLDER / name).read_text("utf-8")) for name in ("headline.json", "metrics.json"))
+    assert set(short["objects"]) == {*params.strategies, "base"}
+    for strategy, measures in short["objects"].items():
+        for measure, value in measures.items():
+            assert whole["objects"][params.report.identity][strategy][measure]["value"] == value
+
+
+def test_all_scores_are_in_one_table_that_the_matrix_is_the_mean_of(params) -> None:
+    scores = tables.read(FOLDER / "scores.parquet", tables.ALL_SCORES)
+    keys = ["domain", "order", "strategy", "seed", "metric", "after", "task"]
+    means = {
+        tuple(str(row[key] if row[key] is not None else "") for key in keys): row["score_mean"]
+        for row in scores.group_by(keys).aggregate([("score", "mean")]).to_pylist()
+    }
+    cells = {tuple(row[key] for key in keys): float(row["score"]) for row in table("matrix.csv")}
+    assert means.keys() == cells.keys()
+    assert all(means[key] == pytest.approx(cells[key], abs=1e-6) for key in cells)
 
 
 def test_metrics_are_numbers_by_domain_metric_strategy_and_measure(params) -> None:

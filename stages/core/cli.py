@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
-import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from .device import device
-from .faults import ConfigFault, Fault
+from .ending import EXIT_CODES, attempt
+from .faults import ConfigFault
 from .params import Params, load
 from .process import guard
 from .runs import find_run, find_sequence
 
 log = logging.getLogger("palimpsest")
-EXIT_CODES = (
-    "exit codes: 0 done, 2 params.yaml or arguments, 3 photos, weights or artifacts, 4 machine, "
-    "75 stopped and saved, 70 bug"
-)
 
 
 def main(
@@ -78,30 +72,3 @@ def _begin(work: Callable[[Params, Any, argparse.Namespace], None], key: str | N
     if position is not None and position not in known:
         raise ConfigFault(f"--task {position}: params.yaml lists {known[0]} to {known[-1]}.")
     work(params, chosen, args)
-
-
-def attempt(work: Callable[[], None], debug: bool = False) -> int:
-    """Does the work of a command and says its exit code; a fault becomes one line on stderr."""
-    try:
-        work()
-    except Fault as fault:
-        if debug:
-            traceback.print_exc()
-        print(f"error: {fault}", file=sys.stderr)
-        return fault.code
-    except KeyboardInterrupt:
-        print("error: interrupted. Run the same command again to go on.", file=sys.stderr)
-        return 130
-    except Exception as error:
-        _report_bug(error, debug)
-        return 70
-    return 0
-
-
-def _report_bug(error: Exception, debug: bool) -> None:
-    path = Path(".cache", "crash.log")
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("".join(traceback.format_exception(error)), "utf-8")
-    if debug or os.environ.get("CI"):
-        traceback.print_exc()
-    print(f"error: {type(error).__name__}: {error}. This is a bug; the traceback is in {path}.", file=sys.stderr)

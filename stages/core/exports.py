@@ -11,9 +11,24 @@ from typing import Any
 from .judgements import People
 from .statistics import Interval, Summary, Verdict
 
+HEADLINE = ("average_score", "forgetting", "top1_earlier")
+
+
+def headline(summary: Summary) -> dict[str, Any]:
+    """For `dvc metrics show` and `dvc exp show`: domain, strategy and a few measures, by the metric of identity."""
+    tree: dict[str, Any] = {}
+    for verdict in summary.verdicts:
+        if verdict.metric == summary.params.report.identity:
+            by_strategy = {**verdict.strategies, "base": verdict.base}
+            tree[verdict.domain] = {
+                name: {measure: rounded(found[measure].value) for measure in HEADLINE if measure in found}
+                for name, found in by_strategy.items()
+            }
+    return tree
+
 
 def metrics(summary: Summary, asked: People | None = None) -> dict[str, Any]:
-    """For `dvc metrics show`: domain, metric, strategy, measure, and of each its value, low and high; and, where people
+    """Domain, metric, strategy, measure, and of each its value, low and high; and, where people
     were asked, by question the strategies' places, the raters' agreement and that of the metrics with them."""
     tree: dict[str, Any] = {}
     for verdict in summary.verdicts:

@@ -14,12 +14,11 @@ from .dataset import Concept, Dataset, datasets
 from .family import Family, Teaching, families
 from .faults import ConfigFault, nearest
 from .metric import Metric, metrics
-from .reading import Document, read_yaml
+from .reading import PARAMS, Document, read_yaml
 from .registry import explain, foremost
 from .strategy import Strategy, strategies
 from .strict import Strict
 
-PARAMS = Path("params.yaml")
 # What becomes part of a path or of a stage's name.
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_]*$", max_length=64)]
 Position = Annotated[str, StringConstraints(pattern=r"^\d\d$")]

@@ -14,8 +14,8 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from .faults import ConfigFault, nearest
-from .params import PARAMS, Params, load
-from .reading import read_yaml
+from .params import Params, load
+from .reading import PARAMS, read_yaml
 
 FOLDER = Path("data/profiles")
 COMPLETE = "toy-objects"

@@ -13,6 +13,7 @@ from ruamel.yaml.events import AliasEvent, CollectionStartEvent, ScalarEvent
 
 from .faults import ConfigFault
 
+PARAMS = Path("params.yaml")
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 20
 
@@ -44,7 +45,7 @@ def read_yaml(path: Path) -> Document:
         text = path.read_bytes()[: MAX_BYTES + 1].decode("utf-8")
     except OSError as error:
         raise ConfigFault(
-            f"{path}: {error.strerror}. Run this where params.yaml is, or write one: make profile."
+            f"{path}: {error.strerror}. Run this where params.yaml is, or write one: palimpsest profile use NAME."
         ) from None
     except UnicodeDecodeError as error:
         raise ConfigFault(f"{path}: not UTF-8 at byte {error.start}.") from None

@@ -32,6 +32,14 @@ REFERENCES = pa.schema(
         ("vector", pa.list_(pa.float32())),
     ]
 )
+# All scores of a study with the run that each is from; the base model has no seed.
+PLACE = [
+    pa.field("domain", pa.string()),
+    pa.field("order", pa.string()),
+    pa.field("strategy", pa.string()),
+    pa.field("seed", pa.int32()),
+]
+ALL_SCORES = pa.schema([*PLACE, *SCORES])
 LOSSES = pa.schema([("step", pa.int32()), ("loss", pa.float32()), ("gradient_norm", pa.float32())])
 
 
@@ -44,6 +52,10 @@ def write(path: Path, schema: pa.Schema, columns: Mapping[str, Sequence[Any]]) -
     if set(columns) != set(schema.names):
         raise ValueError(f"{path.name}: columns {sorted(columns)}, expected {schema.names}")
     table = pa.table({name: pa.array(columns[name], schema.field(name).type) for name in schema.names}, schema)
+    write_table(path, table)
+
+
+def write_table(path: Path, table: pa.Table) -> None:
     pq.write_table(table, path, compression="zstd", store_schema=False)
 
 

@@ -1,0 +1,48 @@
+"""What is running now, at the bottom of a terminal: a bar for each stage that says how far it is."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from .view import title
+
+EVERY_SECONDS = 0.5
+
+
+@contextmanager
+def bars(running: Mapping[str, tuple[int, int]]) -> Iterator[None]:
+    """Draws `running`, stage -> (done, of how many), as it changes; what is printed goes above. In a pipe, nothing."""
+    if not sys.stdout.isatty():
+        yield
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
+    over = threading.Event()
+    with Progress(*columns, transient=True) as progress:
+        drawer = threading.Thread(target=_draw, args=(progress, running, over), name="bars", daemon=True)
+        drawer.start()
+        try:
+            yield
+        finally:
+            over.set()
+            drawer.join()
+
+
+def _draw(progress: object, running: Mapping[str, tuple[int, int]], over: threading.Event) -> None:
+    from rich.markup import escape
+    from rich.progress import Progress, TaskID
+
+    assert isinstance(progress, Progress)
+    drawn: dict[str, TaskID] = {}
+    while not over.wait(EVERY_SECONDS):
+        now = dict(running)
+        for name, (done, total) in now.items():
+            if name not in drawn:
+                drawn[name] = progress.add_task(escape(title(name)), total=total)
+            progress.update(drawn[name], completed=done, total=total)
+        for name in set(drawn) - set(now):
+            progress.remove_task(drawn.pop(name))

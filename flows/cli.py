@@ -1,0 +1,335 @@
+"""The command line `palimpsest`. Nothing slow is imported before a command needs it."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import importlib.util
+import os
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stages.core.ending import EXIT_CODES, attempt
+
+NAME = "palimpsest"
+# Commands that are a module's own, with its arguments: they are there when the module is.
+MODULES = {
+    "export": "stages.export",
+    "import": "stages.adopt",
+    "forecast": "stages.forecast",
+    "paint": "stages.paint",
+    "fetch": "stages.fetch",
+    "standin": "stages.standin",
+    "study": "stages.study",
+}
+ONLINE = ("fetch",)  # what may ask a model hub
+# What a run wants of its surroundings; what is set already stays. A large heap is not given back only to be asked for
+# again: a quarter of the time on a CPU.
+SURROUNDINGS = {
+    "MALLOC_MMAP_THRESHOLD_": "4000000000",
+    "MALLOC_TRIM_THRESHOLD_": "8000000000",
+    "DVC_NO_ANALYTICS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+
+app = typer.Typer(
+    name=NAME,
+    help="Teaches an image generator one concept after another, and measures how much of the earlier ones still shows.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+concept = typer.Typer(help="The concepts: list, add, redo, remove.", no_args_is_help=True)
+profile = typer.Typer(help="Studies to start from: list, show, use.", no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="for programs")]
+Names = Annotated[list[str], typer.Argument(metavar="NAME", help="one, or with several domains DOMAIN/NAME of each")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="do not ask")]
+Run = Annotated[bool, typer.Option(help="run the study afterwards")]
+
+
+def _profiles() -> list[str]:
+    return sorted(path.stem for path in Path("data/profiles").glob("*.yaml"))
+
+
+def _runs() -> list[str]:
+    from .status import look
+
+    return [str(run["run"]) for run in look()["runs"]]
+
+
+Memory = Annotated[str | None, typer.Option(metavar="GB", help="settings for a GPU of so much memory: 12, 16, 24, 80")]
+ProfileName = Annotated[str, typer.Argument(autocompletion=_profiles)]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        try:
+            print(f"{NAME} {importlib.metadata.version(NAME)}")
+        except importlib.metadata.PackageNotFoundError:
+            print(f"{NAME}, run from {Path(__file__).resolve().parent.parent}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="say which")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="show the traceback of an error")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def init(
+    folder: Path,
+    profile: Annotated[str, typer.Option(help="what to start from: palimpsest profile list")] = "",
+    photos: Annotated[Path | None, typer.Option(help="a folder that holds a folder of photos per concept")] = None,
+) -> None:
+    """Makes a new project: a folder for a study."""
+    from . import project, screen
+
+    chosen = profile or (project.OWN if photos else "toy-objects")
+    names = project.make(folder, chosen, photos)
+    print(f"{folder}: a project from profile {chosen}, with the code that runs it.")
+    if names:
+        print(f"It learns, in this order: {', '.join(names)}.")
+    elif chosen == project.OWN:
+        here = folder / project.PHOTOS
+        print(f"Put a folder of photos per concept into {here}, and name them in {folder}/params.yaml under sequences.")
+    screen.next_steps(f"cd {folder}", "palimpsest plan     what would run, and for how long", "palimpsest run")
+
+
+@app.command()
+def plan(json: Json = False) -> None:
+    """What would run, why, and for how long."""
+    from . import foresight
+
+    foresight.show(json)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def run(
+    context: typer.Context,
+    only: Annotated[str, typer.Argument(metavar="RUN", autocompletion=_runs, help="DOMAIN/ORDER/STRATEGY/SEED")] = "",
+    jobs: Annotated[
+        int, typer.Option(min=0, metavar="N", show_default=False, help="stages at a time; one per GPU or core")
+    ] = 0,
+    devices: Annotated[str, typer.Option(help="GPUs to use, as in CUDA_VISIBLE_DEVICES")] = "",
+    no_view: Annotated[bool, typer.Option("--no-view", help="do without Prefect")] = False,
+) -> None:
+    """Runs what is not up to date. Killed, it goes on where it was."""
+    words = [only] if only else []
+    words += [f"--jobs={jobs}"] if jobs else []
+    words += [f"--devices={devices}"] if devices else []
+    words += ["--no-view"] if no_view else []
+    _module("run", "flows.sequence" if only else "flows.study", [*words, *context.args])
+
+
+@app.command()
+def status(json: Json = False) -> None:
+    """What is done, running and left; the last errors."""
+    from . import screen
+    from . import status as found
+
+    facts = found.look()
+    screen.as_json(facts) if json else found.show(facts)
+
+
+@app.command()
+def report(json: Json = False, browser: Annotated[bool, typer.Option("--open/--no-open")] = True) -> None:
+    """The result: its table, and the page opened."""
+    from . import result
+
+    result.show(json, browser)
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Is this machine fit for it? GPU, disk, weights."""
+    from dataclasses import asdict
+
+    from . import screen
+    from .doctor import examine
+
+    findings = list(examine())
+    if json:
+        screen.as_json([asdict(one) for one in findings])
+    else:
+        screen.table(("", "", ""), [(one.how, one.what, one.said) for one in findings])
+    if code := max(one.code for one in findings):
+        raise typer.Exit(code)
+    if not json:
+        screen.next_steps("palimpsest plan")
+
+
+@concept.command("list")
+def concept_list(json: Json = False) -> None:
+    """In what order they are learnt; how well each stands."""
+    from . import concepts, screen
+
+    rows = concepts.listed()
+    screen.as_json(rows) if json else concepts.show_list(rows)
+
+
+Photos = Annotated[Path | None, typer.Option(help="a folder with its photos, to be copied into the project")]
+
+
+@concept.command("add")
+def concept_add(names: Names, photos: Photos = None, yes: Yes = False, run: Run = True) -> None:
+    """Learns one more, after all others."""
+    from . import concepts, editing
+
+    tree = editing.tree()
+    found = editing.by_domain(names, tree["domains"])
+    _change(concepts.Change(lambda text: editing.with_concept(text, found), f"Added {', '.join(found.values())}",
+                            _photos(photos, found)), yes, run)  # fmt: skip
+
+
+@concept.command("redo")
+def concept_redo(name: str, photos: Photos = None, yes: Yes = False, run: Run = True) -> None:
+    """Learns one again, from other photos."""
+    from . import concepts, editing
+
+    domain, known = editing.domain_of(name)
+    found = {domain: known}
+    _change(concepts.Change(lambda text: text, f"Took up {known} anew", _photos(photos, found), fresh=False), yes, run)
+
+
+@concept.command("remove")
+def concept_remove(names: Names, yes: Yes = False, run: Run = True) -> None:
+    """Forgets one. Those after it move up and are learnt again; its photos stay."""
+    from . import concepts, editing
+
+    found = editing.by_domain(names, editing.tree()["domains"])
+    gone = ", ".join(found.values())
+    _change(concepts.Change(lambda text: editing.without_concept(text, found), f"Removed {gone}"), yes, run)
+
+
+def _photos(folder: Path | None, concepts: dict[str, str]) -> tuple[Path, str] | None:
+    domain, name = next(iter(concepts.items()))
+    return None if folder is None else (folder, f"{domain}/{name}")
+
+
+def _change(change: object, yes: bool, run: bool) -> None:
+    from .concepts import Change
+
+    assert isinstance(change, Change)
+    _settle()
+    raise typer.Exit(change.carry_out(yes, run))
+
+
+@profile.command("list")
+def profile_list(json: Json = False) -> None:
+    """What there is."""
+    from stages.core import profiles
+
+    from . import screen
+
+    rows = [(name, profiles.summary(name)) for name in profiles.names()]
+    if json:
+        screen.as_json(dict(rows))
+    else:
+        screen.table(("profile", "what it is"), rows)
+        screen.next_steps("palimpsest profile use NAME")
+
+
+@profile.command("show")
+def profile_show(name: ProfileName, memory: Memory = None) -> None:
+    """Prints one as params.yaml would hold it."""
+    from stages.core import profiles
+
+    print(profiles.text(name, memory), end="")
+
+
+@profile.command("use")
+def profile_use(
+    name: ProfileName,
+    memory: Memory = None,
+    force: Annotated[bool, typer.Option("--force", help="drop changes to params.yaml that no profile has")] = False,
+) -> None:
+    """Writes one to params.yaml. The results of others stay."""
+    from stages.core import models, profiles
+
+    from . import screen
+
+    changed = profiles.use(name, force, memory)
+    chosen = name + (f" for {memory} GB" if memory else "")
+    print(f"params.yaml is now {chosen}." if changed else f"params.yaml is {chosen} already.")
+    lock = models.read_lock()
+    needed = [model for model in models.wanted(profiles.tree(name), lock) if models.lacking(model, lock[model])]
+    screen.next_steps(*([f"make weights PROFILE={name}"] if needed else []), "palimpsest plan", "palimpsest run")
+
+
+app.add_typer(concept, name="concept")
+app.add_typer(profile, name="profile")
+
+
+def _settle() -> None:
+    for name, value in SURROUNDINGS.items():
+        os.environ.setdefault(name, value)
+
+
+def _module(command: str, module: str, words: list[str]) -> None:
+    """Runs `python -m module` with these words, in this process, under the command's name."""
+    if command in ONLINE:
+        os.environ["HF_HUB_OFFLINE"] = "0"
+    _settle()
+    sys.argv = [f"{NAME} {command}", *words]
+    runpy.run_module(module, run_name="__main__", alter_sys=False)
+
+
+def _add(command: str, module: str) -> None:
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.origin:
+        return
+    doc = ast.get_docstring(ast.parse(Path(spec.origin).read_text("utf-8"))) or ""
+
+    def forward(context: typer.Context) -> None:
+        _module(command, module, context.args)
+
+    app.command(
+        command,
+        help=doc.split("\n\n")[0].split(": `python")[0].split(". ")[0].replace("\n", " ").rstrip(".") + ".",
+        add_help_option=False,
+        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    )(forward)
+
+
+for _command, _source in MODULES.items():
+    _add(_command, _source)
+
+
+def _hand_over() -> None:
+    """A project has its own copy of the code: what is run there is that."""
+    there = Path("flows", "cli.py")
+    if there.is_file() and there.resolve() != Path(__file__).resolve():
+        os.execv(sys.executable, [sys.executable, "-m", "flows.cli", *sys.argv[1:]])
+
+
+def _work() -> int:
+    try:
+        return int(app(prog_name=NAME, standalone_mode=False) or 0)
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    except typer.TyperException as error:
+        from stages.core.faults import ConfigFault
+
+        said = error.format_message()
+        raise ConfigFault(f"{said.rstrip('.')}. --help says what there is.") from None
+
+
+def main() -> None:
+    _hand_over()
+    work: Callable[[], int] = _work
+    sys.exit(attempt(work, debug="--debug" in sys.argv))
+
+
+if __name__ == "__main__":
+    main()

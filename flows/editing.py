@@ -1,0 +1,162 @@
+"""Changes the sequence in params.yaml and leaves everything else as it was written, comments too."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+
+from stages.core.faults import ConfigFault, nearest
+from stages.core.reading import PARAMS, read_yaml
+
+MOST = 99  # positions have two digits
+NAME = re.compile("[a-z0-9][a-z0-9_]*")  # what a concept may be called
+
+
+def _yaml() -> YAML:
+    yaml = YAML(typ="rt")
+    yaml.width = 120
+    yaml.preserve_quotes = True
+    yaml.indent(mapping=2, sequence=2, offset=0)
+    return yaml
+
+
+def _dumped(yaml: YAML, tree: Any) -> str:
+    out = io.StringIO()
+    yaml.dump(tree, out)
+    return out.getvalue()
+
+
+def replace(text: str, path: Path = PARAMS) -> None:
+    """Writes a file at once or not at all."""
+    draft = path.with_name(path.name + ".tmp")
+    draft.write_text(text, "utf-8")
+    os.replace(draft, path)
+
+
+def by_domain(names: list[str], domains: list[str]) -> dict[str, str]:
+    """CONCEPT, or DOMAIN/CONCEPT where there are several domains: all of them share their positions.
+
+    Raises:
+        ConfigFault: a domain is not there, or not every domain has one concept.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        domain, slash, concept = name.rpartition("/")
+        domain = domain if slash else domains[0]
+        if domain not in domains:
+            raise ConfigFault(f"{name}: there is no domain '{domain}'. {nearest(domain, domains)}")
+        if domain in found:
+            raise ConfigFault(f"{name}: one concept at a time; {found[domain]} was given too.")
+        found[domain] = concept
+    missing = [domain for domain in domains if domain not in found]
+    if missing:
+        raise ConfigFault(f"{', '.join(missing)}: positions are shared by all domains. Name one as DOMAIN/CONCEPT too.")
+    return found
+
+
+def domain_of(name: str) -> tuple[str, str]:
+    """The domain of a concept of the sequence, and its name.
+
+    Raises:
+        ConfigFault: it is in none.
+    """
+    domain, _, concept = name.rpartition("/")
+    known = {
+        one: {name for listed in orders.values() for name in listed.values()}
+        for one, orders in tree()["sequences"].items()
+        if not domain or one == domain
+    }
+    for one, names in known.items():
+        if concept in names:
+            return one, concept
+    raise ConfigFault(f"no concept '{name}' is in the sequence. {nearest(concept, set().union(*known.values()))}")
+
+
+def with_concept(text: str, concepts: Mapping[str, str]) -> str:
+    """params.yaml with one more position, at the end of every order.
+
+    Raises:
+        ConfigFault: a concept stands in the sequence already, or there are 99.
+    """
+    yaml = _yaml()
+    tree = yaml.load(text)
+    tasks = tree["tasks"]
+    if len(tasks) == MOST:
+        raise ConfigFault(f"tasks: there are {MOST} already, which is as many as positions can be told apart.")
+    last = f"{len(tasks):02d}"
+    index = f"{len(tasks) + 1:02d}"
+    task = CommentedMap(index=index, previous=last, sees="data" if tasks[-1]["sees"] == "data" else f"data/{index}")
+    task.fa.set_flow_style()
+    tasks.append(task)
+    for domain, concept in concepts.items():
+        for order, listed in tree["sequences"][domain].items():
+            if concept in listed.values():
+                raise ConfigFault(f"sequences.{domain}.{order}: '{concept}' is there already.")
+            listed[f"t{index}"] = concept
+    return _dumped(yaml, tree)
+
+
+def without_concept(text: str, concepts: Mapping[str, str]) -> str:
+    """params.yaml without a concept: those after it move up by one position.
+
+    Raises:
+        ConfigFault: an order does not have it, or nothing would be left.
+    """
+    yaml = _yaml()
+    tree = yaml.load(text)
+    tasks = tree["tasks"]
+    if len(tasks) == 1:
+        raise ConfigFault("tasks: this is the only concept. A study needs one: add another first.")
+    tasks.pop()
+    for domain, concept in concepts.items():
+        for listed in tree["sequences"][domain].values():
+            keys, names = list(listed), list(listed.values())
+            if concept not in names:
+                raise ConfigFault(f"{domain}: no concept '{concept}' is in the sequence. {nearest(concept, names)}")
+            names.remove(concept)
+            for key, name in zip(keys, names, strict=False):
+                listed[key] = name
+            del listed[keys[-1]]
+    return _dumped(yaml, tree)
+
+
+def sequence_of(names: list[str], domain: str) -> tuple[list[CommentedMap], dict[str, Any]]:
+    """`tasks` and `sequences` of a study that learns these in this order."""
+    tasks = []
+    for i in range(1, len(names) + 1):
+        task = CommentedMap(index=f"{i:02d}", previous=f"{i - 1:02d}", sees=f"data/{i:02d}")
+        task.fa.set_flow_style()
+        tasks.append(task)
+    return tasks, {domain: {"0": {f"t{i:02d}": name for i, name in enumerate(names, 1)}}}
+
+
+def with_sequence(text: str, names: list[str], domain: str) -> str:
+    """params.yaml with another sequence altogether."""
+    yaml = _yaml()
+    tree = yaml.load(text)
+    tree["tasks"], tree["sequences"] = sequence_of(names, domain)
+    return _dumped(yaml, tree)
+
+
+def tree(path: Path = PARAMS) -> dict[str, Any]:
+    """params.yaml as it is written, with none of its rules checked but that it is YAML: fast.
+
+    Raises:
+        ConfigFault: there is none, or a section that every study has is missing.
+    """
+    if not path.exists():
+        raise ConfigFault("there is no params.yaml here: this is no project. Make one: palimpsest init my-study.")
+    found: dict[str, Any] = read_yaml(path).tree
+    missing = [
+        key for key in ("study", "domains", "orders", "strategies", "seeds", "tasks", "sequences") if not found.get(key)
+    ]
+    if missing:
+        raise ConfigFault(f"{path}: '{missing[0]}' is missing. Which profiles there are: palimpsest profile list.")
+    return found

@@ -1,0 +1,167 @@
+"""What a run would do and why, before it does: which stages, for which concepts, for how long."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import networkx as nx
+
+from . import screen
+from .graph import Graph
+from .telling import spoken
+from .times import Times
+
+if TYPE_CHECKING:
+    from dvc.stage import PipelineStage
+
+    from stages.core.params import Params
+
+MOST_REASONS = 10
+STAGE = re.compile(
+    r"(?P<verb>\w+)(@(?P<domain>\w+)-(?P<order>\w+)(-(?P<strategy>\w+)-(?P<seed>\w+))?(-task(?P<at>\d+))?)?"
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a stage's name says."""
+
+    verb: str
+    domain: str | None
+    order: str | None
+    strategy: str | None
+    at: int | None  # its position's place among the tasks, from 0
+
+
+def place(stage: str) -> Place:
+    found = STAGE.fullmatch(stage)
+    assert found, stage
+    at = found["at"]
+    return Place(found["verb"], found["domain"], found["order"], found["strategy"], None if at is None else int(at))
+
+
+@dataclass(frozen=True)
+class Foresight:
+    """The stages that would run, each after those that it needs."""
+
+    stages: list[str]
+    causes: dict[str, list[str]]  # of those that have changed themselves: what of them has
+    total: int  # stages of the study
+    seconds: float  # one after another
+
+    @property
+    def verbs(self) -> dict[str, int]:
+        return dict(Counter(place(name).verb.replace("_base", " of the base") for name in self.stages))
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """How many stages each cause has changed, most first."""
+        return dict(Counter(cause for causes in self.causes.values() for cause in causes).most_common())
+
+    def effect(self, params: Params) -> list[tuple[str, str, str, str]]:
+        """Domain, position, concept and what would become of it, for every order at once."""
+        touched: dict[tuple[str, str], set[str]] = {}
+        for stage in map(place, self.stages):
+            if stage.at is not None and stage.domain and stage.order:
+                index = params.tasks[stage.at].index
+                concept = params.sequence(stage.domain, stage.order)[index]
+                touched.setdefault((stage.domain, concept), set()).add(stage.verb)
+        rows = []
+        for domain in params.domains:
+            for index, concept in params.sequence(domain, params.orders[0]).items():
+                rows.append((domain, index, concept, _said(touched.get((domain, concept), set()))))
+        return rows
+
+
+def _said(verbs: set[str]) -> str:
+    if "train" in verbs:
+        return "learnt"
+    if "merge" in verbs:
+        return "merged again"
+    if "sample" in verbs:
+        return "sampled and scored again"
+    return "scored again" if "score" in verbs else "stays as it is"
+
+
+def foresee(graph: Graph, times: Times, settled: Iterable[str] = (), source: str = "") -> Foresight:
+    """What has changed, and what follows from that.
+
+    Args:
+        settled: stages whose outputs would be the same if nothing but `source` has changed for them: what needs them
+            has no reason to run.
+    """
+    order = list(nx.dfs_postorder_nodes(graph.needs))
+    firm, causes, planned = set(settled), dict[str, list[str]](), set[str]()
+    with graph.repo.lock:
+        for name in order:
+            if planned.intersection(graph.upstream(name)):
+                planned.add(name)
+            elif (found := why(graph.stages[name])) and not (name in firm and found == [source]):
+                causes[name] = found
+                planned.add(name)
+    stages = [name for name in order if name in planned]
+    return Foresight(stages, causes, len(order), sum(map(times.of, stages)))
+
+
+def why(stage: PipelineStage) -> list[str]:
+    """What has changed of one stage: files, and keys of params.yaml; "not run yet" if nothing was there."""
+    causes: list[str] = []
+    for entry in stage.status().get(stage.addressing, []):
+        if isinstance(entry, str):
+            causes.append("its command in dvc.yaml")
+            continue
+        for kind, found in entry.items():
+            for path, how in dict(found).items():
+                if kind == "changed outs":
+                    causes.append("not run yet" if how == "deleted" else f"{path} ({how})")
+                else:
+                    causes += [f"{path}: {key}" for key in how] if isinstance(how, dict) else [path]
+    return ["not run yet"] if "not run yet" in causes else causes
+
+
+def look_ahead(params: Params) -> Foresight:
+    """What would run here now.
+
+    Raises:
+        InputFault: new photos cannot be used; all of them are listed.
+    """
+    from .settled import settled
+    from .study import ROOT, open_graph
+
+    same = settled(params)
+    graph = open_graph(ROOT.absolute())
+    try:
+        return foresee(graph, Times(ROOT.absolute()), same, params.source)
+    finally:
+        graph.close()
+
+
+def show(json: bool) -> None:
+    """The command `plan`."""
+    from stages.core.params import load
+
+    from .pool import slots
+
+    params = load()
+    ahead, jobs = look_ahead(params), slots(None, None).jobs
+    if json:
+        facts = {"stages": ahead.stages, "total": ahead.total, "reasons": ahead.reasons, "jobs": jobs}
+        screen.as_json(facts | {"seconds": ahead.seconds / jobs})
+        return
+    if not ahead.stages:
+        print("Nothing to do: everything is up to date.")
+        screen.next_steps("palimpsest report")
+        return
+    print(
+        f"{len(ahead.stages)} of {ahead.total} stages to run: about {spoken(ahead.seconds / jobs)}, {jobs} at a time.\n"
+    )
+    screen.table(("stages", "of"), [(count, verb) for verb, count in ahead.verbs.items()])
+    screen.table(
+        ("stages", "because of"), [(count, cause) for cause, count in list(ahead.reasons.items())[:MOST_REASONS]]
+    )
+    screen.table(("", "domain", "concept", "what happens"), [(i, d, c, said) for d, i, c, said in ahead.effect(params)])
+    screen.next_steps("palimpsest run")

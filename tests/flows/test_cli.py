@@ -1,0 +1,270 @@
+"""The command line, as a person or a program uses it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from flows import cli, editing, journal
+from stages.core import process, profiles
+from stages.core.ending import attempt
+from tests.workspace import change, dvc, environment, hashes, with_dvc, workspace
+
+SLOW_TO_IMPORT = {"torch", "prefect", "dvc", "rich", "pyarrow", "numpy"}
+
+
+@pytest.fixture
+def said(monkeypatch, capfd):
+    """Runs the command in this process; gives its exit code, and what went to stdout and to stderr."""
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["palimpsest", *words])
+        try:
+            code = attempt(cli._work)
+        except SystemExit as end:
+            code = end.code or 0
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A project that nothing has run in."""
+    return with_dvc(workspace(tmp_path_factory.mktemp("cli") / "work"))
+
+
+@pytest.fixture
+def here(project, monkeypatch):
+    monkeypatch.chdir(project)
+    return project
+
+
+@pytest.fixture
+def ready(graph_done, tmp_path, monkeypatch):
+    """A project whose study is done."""
+    shutil.copytree(graph_done[0], tmp_path / "work", symlinks=True)
+    shutil.copytree(Path(".dvc/plots"), tmp_path / "work/.dvc/plots")
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "work"
+
+
+def test_help_imports_nothing_slow():
+    code = """
+import sys
+from flows import cli
+for words in (["--help"], ["run", "--help"], ["concept", "add", "--help"], ["init", "--help"]):
+    sys.argv = ["palimpsest", *words]
+    try:
+        cli.main()
+    except SystemExit as end:
+        assert not end.code
+print("IMPORTED", *(name for name in sys.modules if "." not in name))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.count("Usage: palimpsest") == 4
+    assert "75 stopped and saved" in done.stdout
+    assert not SLOW_TO_IMPORT & set(done.stdout.split("IMPORTED")[1].split())
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_completes_it(shell):
+    asked = environment() | {"_PALIMPSEST_COMPLETE": f"source_{shell}"}
+    command = [sys.executable, "-m", "flows.cli"]
+    script = subprocess.run(command, env=asked, capture_output=True, text=True).stdout
+    assert "_PALIMPSEST_COMPLETE" in script
+    if shell == "bash":
+        asked |= {
+            "_PALIMPSEST_COMPLETE": "complete_bash",
+            "COMP_WORDS": "palimpsest profile use toy-o",
+            "COMP_CWORD": "3",
+        }
+        assert subprocess.run(command, env=asked, capture_output=True, text=True).stdout.split() == ["toy-objects"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["plna"], 2, "plna"),
+        (["run", "--jobs", "many"], 2, "--jobs"),
+        (["concept", "add"], 2, "names"),
+        (["concept", "add", "zwz_heart", "--yes"], 2, "is there already"),
+        (["concept", "add", "zwz_hart", "--yes"], 2, "Did you mean 'zwz_heart'?"),
+        (["concept", "add", "cats/tom", "--yes"], 2, "no domain 'cats'"),
+        (["concept", "add", "tom", "--photos", "nowhere", "--yes"], 2, "nowhere: is no folder"),
+        (["concept", "remove", "zwz_hart", "--yes"], 2, "Did you mean 'zwz_heart'?"),
+        (["concept", "redo", "zwz_hart", "--yes"], 2, "Did you mean 'zwz_heart'?"),
+        (["profile", "use", "toy-object"], 2, "Did you mean 'toy-objects'?"),
+        (["profile", "use", "quick"], 2, "--force"),
+        (["init", "."], 2, "not empty"),
+        (["init", "new", "--profile", "toy-object"], 2, "Did you mean 'toy-objects'?"),
+        (["run", "objects/0/naiv/0"], 2, "there is no run"),
+        (["report"], 3, "there is no report yet"),
+    ],
+)
+def test_an_error_is_one_line_that_says_what_to_do(here, said, words, code, message):
+    before = hashes(here, "params.yaml", "data") | {"params": (here / "params.yaml").read_text("utf-8")}
+    got, _, err = said(*words)
+    assert got == code
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert before == hashes(here, "params.yaml", "data") | {"params": (here / "params.yaml").read_text("utf-8")}
+
+
+def test_outside_a_project_it_says_how_to_make_one(tmp_path, monkeypatch, said):
+    monkeypatch.chdir(tmp_path)
+    for words in (["status"], ["report"], ["concept", "remove", "mug", "--yes"]):
+        code, _, err = said(*words)
+        assert (code, "palimpsest init" in err) == (2, True)
+
+
+def test_a_bug_leaves_its_traceback_in_a_file(here, said, monkeypatch):
+    monkeypatch.setattr("flows.status.look", lambda: 1 / 0)
+    code, _, err = said("status")
+    assert code == 70
+    assert "This is a bug" in err
+    assert "Traceback" in (here / ".cache/crash.log").read_text("utf-8")
+
+
+def test_profiles_are_listed_shown_and_used(tmp_path, monkeypatch, said):
+    monkeypatch.chdir(workspace(tmp_path / "work"))
+    change(tmp_path / "work", train={"steps": 7})
+    assert set(json.loads(said("profile", "list", "--json")[1])) == set(profiles.names())
+    assert said("profile", "show", "quick")[1] == profiles.text("quick")
+    assert said("profile", "use", "quick", "--force")[0] == 0
+    assert Path("params.yaml").read_text("utf-8") == profiles.text("quick")
+    assert "already" in said("profile", "use", "quick")[1]
+
+
+def test_status_says_what_is_done_who_is_at_work_and_what_went_wrong(tmp_path, monkeypatch, said):
+    monkeypatch.chdir(workspace(tmp_path / "work"))
+    for verb in ("adapter", "state", "images", "scores"):
+        folder = Path("runs/small/objects/0/merge_init/0/01", verb)
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text("{}")
+    facts = json.loads(said("status", "--json")[1])
+    assert (facts["tasks_done"], facts["tasks_of_all_runs"], facts["running"]) == (1, 2, None)
+    one = journal.Journal.begin(14)
+    with process.lock(Path(".cache/flow/lock")):
+        one.note(3, "task 01 / train", "5 s")
+        one._write()
+        _, out, _ = said("status")
+        assert f"pid {os.getpid()}" in out
+        assert "3 of 14 stages" in out
+    assert "was killed" in said("status")[1]
+    one.end(3, [{"stage": "task 01 / train", "what": "diverged"}])
+    _, out, _ = said("status")
+    assert "Nothing is running" in out
+    assert "ended with 3" in out
+    assert "task 01 / train: diverged" in out
+
+
+def test_the_doctor_looks_at_everything(here, said):
+    _, out, _ = said("doctor", "--json")
+    found = {one["what"]: one for one in json.loads(out)}
+    assert set(found) == {"libraries", "GPU", "memory", "disk", "project", "weights", "remote", "Prefect"}
+    assert found["weights"]["how"] == "ok"
+    change(here, base={"options": {"path": "data/world/base", "revision": "0" * 64, "dtype": "float32"}})
+    code, out, _ = said("doctor", "--json")
+    assert code in (3, 4)
+    assert next(one for one in json.loads(out) if one["what"] == "weights")["code"] == 3
+    shutil.copy(here / "data/profiles/toy-objects.yaml", here / "params.yaml")
+
+
+@pytest.mark.parametrize("name", profiles.names())
+def test_a_concept_added_and_removed_leaves_params_as_they_were(name):
+    text = profiles.text(name)
+    concepts = {domain: "something_new" for domain in ("objects", "styles") if f"\n  {domain}:" in text}
+    added = editing.with_concept(text, concepts)
+    assert added != text
+    assert "something_new" in added
+    assert editing.without_concept(added, concepts) == text
+
+
+def test_a_new_project_learns_from_photos_and_has_all_it_needs(tmp_path, monkeypatch, said):
+    photos = tmp_path / "photos"
+    for name in ("toy", "mug"):
+        (photos / name).mkdir(parents=True)
+        Image.radial_gradient("L").convert("RGB").save(photos / name / "1.jpg")
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = said("init", "mine", "--photos", str(photos))
+    assert code == 0
+    assert "mug, toy" in out
+    monkeypatch.chdir(tmp_path / "mine")
+    code, out, err = said("plan", "--json")
+    assert code == 0, err
+    plan = json.loads(out)
+    assert plan["total"] == len(plan["stages"])
+    assert "prepare@objects-0-task1" in plan["stages"]
+    assert plan["reasons"] == {
+        "not run yet": 2 + len(profiles.COMPLETE and json.loads(said("status", "--json")[1])["runs"])
+    }
+    assert [row["concept"] for row in json.loads(said("concept", "list", "--json")[1])] == ["mug", "toy"]
+    (photos / "mug" / "2.jpg").write_bytes(b"no photo")
+    code, _, err = said("concept", "redo", "mug", "--photos", str(photos / "mug"), "--yes")
+    assert code == 3
+    assert "2.jpg" in err
+    assert not Path("data/photos/mug/2.jpg").exists()
+    assert Path("data/photos/mug/1.jpg").exists()
+
+
+def test_a_module_is_a_command_under_its_own_name(capfd):
+    with pytest.raises(SystemExit) as end:
+        cli._module("train", "stages.train", ["--help"])
+    assert end.value.code == 0
+    assert "usage: palimpsest train" in capfd.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_concept_is_added_and_removed_and_the_effect_on_the_others_is_shown(ready, said):
+    code, out, err = said("plan", "--json")
+    assert (code, json.loads(out)["stages"]) == (0, []), err
+    assert "Nothing was changed" in said("concept", "redo", "sks_star", "--yes")[1]
+    code, out, err = said("concept", "add", "pdw_square", "--yes")
+    assert code == 0, out + err
+    lines = out.splitlines()
+    assert any(line.split() == ["01", "zwz_heart", "stays", "as", "it", "is"] for line in lines)
+    assert any(line.split() == ["03", "pdw_square", "new"] for line in lines)
+    assert any("zwz_heart" in line and "(was " in line for line in lines)
+    assert any("pdw_square" in line and "(new)" in line for line in lines)
+    code, out, _ = said("concept", "remove", "zwz_heart", "--yes", "--no-run")
+    assert any(line.split() == ["01", "sks_star", "learnt", "again"] for line in out.splitlines())
+    assert said("concept", "add", "zwz_heart", "--yes", "--no-run")[0] == 0
+    rows = json.loads(said("concept", "list", "--json")[1])
+    assert [row["concept"] for row in rows] == ["sks_star", "pdw_square", "zwz_heart"]
+
+
+@pytest.mark.slow
+def test_a_concept_taken_away_again_leaves_the_study_as_it_was(ready, said):
+    before = hashes(ready)
+    kept = Path("params.yaml").read_text("utf-8")
+    assert said("concept", "add", "pdw_square", "--yes", "--no-run")[0] == 0
+    dvc(ready, "repro", "prepare")
+    code, out, err = said("concept", "remove", "pdw_square", "--yes")
+    assert code == 0, out + err
+    assert Path("params.yaml").read_text("utf-8") == kept
+    assert "ran" not in out.split("Removed")[1].split()
+    assert hashes(ready) == before
+
+
+@pytest.mark.slow
+def test_what_other_tools_show_is_the_right_thing(ready, said):
+    code, out, _ = said("report", "--json")
+    assert code == 0
+    assert json.loads(out)["page"].startswith("report/small/")
+    assert "merge_init" in said("report", "--no-open")[1]
+    shown = json.loads(dvc(ready, "metrics", "show", "--json"))[""]["data"]
+    assert list(shown) == ["report/small/headline.json"]
+    dvc(ready, "plots", "show", "--out", "drawn")
+    page = (ready / "drawn/index.html").read_text("utf-8")
+    assert "mean score of the tasks so far" in page
+    assert "score on task" in page
+    assert "zwz_heart" in page

@@ -1,0 +1,99 @@
+"""The pages in docs/: every command in them is run as it stands there, on a small study; and links lead somewhere.
+
+A block of `console` is run, one that begins with "# not run by the tests: ..." is not; what a block of another language
+whose first line names a file holds is written to that file.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.workspace import PROJECT, SMALL, environment, tasks, with_dvc, workspace
+
+PAGES = sorted((PROJECT / "docs").glob("*.md"))
+NOT_RUN = "# not run by the tests: "
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
+MARK = "%%%"
+PHOTOS = {"things/mug": 2, "toy": 2}  # under ~/Pictures
+
+
+def script(page: str) -> str:
+    """A page as a shell script, which says before each command which it is."""
+    lines = ["set -e", f'palimpsest() {{ "{sys.executable}" -m flows.cli "$@"; }}']
+    for language, text in BLOCK.findall(page):
+        first = text.splitlines()[0]
+        if language == "console" and not first.startswith(NOT_RUN):
+            commands = [line.removeprefix("$ ") for line in text.splitlines() if line.startswith("$ ")]
+            assert commands, f"a block without a command: {first}"
+            for command in commands:
+                lines += [f"cat <<'{MARK}'", f"{MARK} {command}", MARK, command]
+        elif file := re.fullmatch(r"# (\S+/\S+\.\w+)", first):
+            lines += [f"cat > {file[1]} <<'{MARK}'", text.rstrip(), MARK]
+    return "\n".join(lines)
+
+
+def small(folder: Path) -> Path:
+    """A workspace in which every profile is small, since all are changes of one."""
+    workspace(folder)
+    path = folder / "data/profiles/toy-objects.yaml"
+    yaml = YAML()
+    profile = yaml.load(path)
+    for section, value in (SMALL | tasks(2)).items():
+        if isinstance(value, dict) and section != "sequences":
+            profile[section].update(value)
+        elif section != "study":
+            profile[section] = value
+    yaml.dump(profile, path)
+    shutil.copytree(PROJECT / ".dvc/plots", with_dvc(folder) / ".dvc/plots")
+    for name in ("Makefile", "pyproject.toml", "requirements.lock", "LICENSE"):
+        shutil.copy(PROJECT / name, folder / name)
+    return folder
+
+
+def home(folder: Path) -> Path:
+    from PIL import Image
+
+    for number, (name, count) in enumerate(PHOTOS.items(), 1):
+        (folder / "Pictures" / name).mkdir(parents=True)
+        for i in range(count):
+            picture = Image.effect_noise((64, 64), 40 * number).rotate(30 * i).convert("RGB")
+            picture.save(folder / "Pictures" / name / f"{i}.jpg")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_command_of_a_page_does_what_it_says(page, tmp_path):
+    who = {f"GIT_{role}_{what}": "me@here" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    done = subprocess.run(
+        ["bash", "-c", script(page.read_text("utf-8"))],
+        cwd=small(tmp_path / "work"),
+        env=environment() | who | {"HOME": str(home(tmp_path / "home")), "PREFECT_API_URL": "http://127.0.0.1:9/api"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+    )
+    last = done.stdout.rpartition(MARK)[2]
+    assert done.returncode == 0, f"{page.name}: {last}"
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, *(PROJECT / name for name in ("README.md", "stages/README.md", "data/README.md"))], ids=str
+)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
+        path, _, anchor = target.partition("#")
+        if "://" in path:
+            continue
+        file = page.parent / path if path else page
+        assert file.exists(), f"{page.name}: {target}"
+        if anchor and file.suffix == ".md":
+            titles = re.findall(r"^#+ (.+)$", file.read_text("utf-8"), re.M)
+            assert anchor in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}, target
