@@ -1,30 +1,40 @@
 """The graph as DVC knows it: what has changed, and how one stage is brought up to date.
 
 DVC's own code does every step (is it changed? is it in the run-cache? hash it, cache it, write it down), in one process
-that has read dvc.yaml once. The commands are handed out, so that they run side by side where they cost least. What is
-used of DVC beyond its documented interface stands in this file alone: Repo.index.graph, the steps of Stage.run, and
-ProjectFile.dump_stages.
+that has read dvc.yaml once. The commands are handed out, so that they run side by side where they cost least.
+
+Used of DVC beyond its documented interface, here and nowhere else but in remembering.py, which makes the same faster:
+`Repo.index.graph`, `Repo.lock` and `dvc.rwlock`; of a stage what `Stage.reproduce` is made of: `changed_stage`, the
+`status` of its deps and outs, `save_deps`, `save`, and its outs' `remove` and `commit`; `stage_cache.restore`; and
+`to_single_stage_lockfile` with `dumps_yaml`, which give the entries of dvc.lock.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import networkx as nx
 from dvc.repo import Repo
+from dvc.rwlock import rwlock
 from dvc.stage import PipelineStage
 from dvc.stage.cache import RunCacheNotFoundError
+from dvc.stage.serialize import to_single_stage_lockfile
 
 from stages.core.faults import MachineFault
 
-from .lockfile import LOCKFILE, keep_a_copy
+from .lockfile import update
+from .remembering import remember
 
 # Writing dvc.lock takes as long as it is big: this share of the time at most is spent on it.
 SHARE_OF_WRITING = 0.05
+RWLOCK = Path(".dvc", "tmp", "rwlock")
 
 
 class Graph:
@@ -32,12 +42,13 @@ class Graph:
 
     def __init__(self, root: Path) -> None:
         logging.getLogger("dvc").setLevel(logging.ERROR)
+        remember()
         self.root, self.repo = root, Repo(str(root), _wait_for_lock=True)
         needs = self.repo.index.graph  # an edge goes from a stage to one that it needs
         self.stages: dict[str, PipelineStage] = {stage.addressing: stage for stage in needs}
         self.needs = nx.relabel_nodes(needs, {stage: stage.addressing for stage in needs})
         self._turn = threading.Lock()
-        self._unwritten: list[PipelineStage] = []
+        self._unwritten: dict[str, PipelineStage] = {}
         self._write_after = 0.0
 
     def command(self, name: str) -> str:
@@ -55,12 +66,25 @@ class Graph:
         planned: set[str] = set()
         with self.repo.lock:
             for name in order:
-                if planned.intersection(self.upstream(name)) or self.stages[name].changed():
+                if not planned.isdisjoint(self.needs.successors(name)) or _changed(self.stages[name]):
                     planned.add(name)
         return [name for name in order if name in planned]
 
     def with_upstream(self, names: set[str]) -> set[str]:
         return names.union(*(nx.descendants(self.needs, name) for name in names))
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keeps other DVC processes from bringing stages up to date meanwhile.
+
+        Raises:
+            LockError: one of them is at it.
+        """
+        _mend_rwlock(self.root)
+        tops = {Path(out.def_path).parts[0] for stage in self.stages.values() for out in stage.outs}
+        folders = [str(self.root / top) for top in sorted(tops)]
+        with rwlock(self.repo.tmp_dir, self.repo.fs, " ".join(sys.argv), [], folders, False):
+            yield
 
     def bring(self, name: str, run: Callable[[], None]) -> str:
         """Brings one stage up to date, what it needs being so, and says how: "unchanged", "cached" or "ran".
@@ -69,21 +93,23 @@ class Graph:
         """
         stage = self.stages[name]
         with self._turn, self.repo.lock:
-            if not stage.changed():
+            if not _changed(stage):
                 return "unchanged"
-            stage.remove_outs(ignore_remove=False, force=False)
+            stage.save_deps()  # says at once which one is missing
+            for out in stage.outs:
+                out.remove()
             try:
                 self.repo.stage_cache.restore(stage)
                 how = "cached"
             except RunCacheNotFoundError:
-                stage.save_deps()
                 how = "ran"
         if how == "ran":
             run()
         with self._turn, self.repo.lock:
             stage.save()
-            stage.commit()
-            self._unwritten.append(stage)
+            for out in stage.outs:
+                out.commit()
+            self._unwritten[name] = stage
             if time.monotonic() > self._write_after:
                 self._write()
         return how
@@ -97,14 +123,34 @@ class Graph:
         if not self._unwritten:
             return
         began = time.monotonic()
-        keep_a_copy(self.root / LOCKFILE)
-        self._unwritten[0].dvcfile.dump_stages(self._unwritten, update_pipeline=False)
+        if not update(self.root, {name: to_single_stage_lockfile(stage) for name, stage in self._unwritten.items()}):
+            (first, *_) = self._unwritten.values()
+            first.dvcfile.dump_stages(list(self._unwritten.values()), update_pipeline=False)
         self._unwritten.clear()
         now = time.monotonic()
         self._write_after = now + (now - began) / SHARE_OF_WRITING
 
     def close(self) -> None:
         self.repo.close()
+
+
+def _changed(stage: PipelineStage) -> bool:
+    """Stage.changed, under the claim on the whole workspace instead of a new one for each step."""
+    if stage.is_callback or stage.always_changed or stage.changed_stage():
+        return True
+    deps = () if stage.frozen else stage.deps
+    return any(item.status() for item in (*deps, *stage.outs))
+
+
+def _mend_rwlock(root: Path) -> None:
+    """Removes DVC's list of who reads and writes what if a kill has left half of it: DVC itself would refuse to go on."""
+    path = root / RWLOCK
+    try:
+        json.loads(path.read_bytes() or b"torn")
+    except FileNotFoundError:
+        return
+    except ValueError:
+        path.unlink(missing_ok=True)
 
 
 def unfinished(root: Path) -> list[str]:
@@ -114,7 +160,7 @@ def unfinished(root: Path) -> list[str]:
         MachineFault: DVC cannot tell.
     """
     try:
-        with Repo(str(root), _wait_for_lock=True) as repo:
-            return sorted(repo.status())
+        with contextlib.closing(Graph(root)) as graph:
+            return sorted(graph.plan())
     except OSError as error:
         raise MachineFault(f"{root}: DVC cannot read its state: {error}.") from error

@@ -120,7 +120,8 @@ class Study:
 
         before = signal.signal(signal.SIGTERM, stop)
         try:
-            return self._looked_at(engine, plan)
+            with self.graph.claimed():
+                return self._looked_at(engine, plan)
         finally:
             signal.signal(signal.SIGTERM, before)
             pool.stop()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 
 from .engine import Ended, Outcome
-from .times import Times
+from .times import Times, kind
 from .view import title
 
 
@@ -21,15 +22,15 @@ class Telling:
 
     def __init__(self, plan: list[str], times: Times, jobs: int) -> None:
         self.times, self.jobs, self.total = times, jobs, len(plan)
-        self.left, self.done, self.began = set(plan), 0, time.monotonic()
+        self.left, self.done, self.began = Counter(map(kind, plan)), 0, time.monotonic()
 
     def __call__(self, ended: Ended) -> None:
         self.done += 1
-        self.left.discard(ended.name)
-        left = spoken(sum(map(self.times.of, self.left)) / self.jobs)
+        self.left[kind(ended.name)] -= 1
+        left = spoken(sum(count * self.times.of(one) for one, count in self.left.items()) / self.jobs)
         how = f"{ended.seconds:.1f} s" if ended.how == "ran" else ended.how
         line = f"[{self.done:{len(str(self.total))}}/{self.total}] {title(ended.name)}: {how}"
-        print(f"{line} ({left} left)" if self.left else line, flush=True)
+        print(f"{line} ({left} left)" if self.done < self.total else line, flush=True)
         if ended.error:
             print(f"    {ended.error}", file=sys.stderr, flush=True)
 
