@@ -1,8 +1,8 @@
 """dvc.lock, written as DVC writes it, without writing anew what has not changed, and never halfway.
 
-DVC reads and writes the whole file for every stage, in place: seconds each time in a large study, and a kill at the wrong
-moment leaves half of it. A copy of the last whole one mends that. Nothing is lost with the last write: the run-cache has
-every finished stage, and gives it back without running it.
+DVC reads and writes the whole file for every stage, in place: seconds each time in a large study, and a kill at the
+wrong moment leaves half of it. A copy of the last whole one mends that. Nothing is lost with the last write: the
+run-cache has every finished stage, and gives it back without running it.
 """
 
 import logging
@@ -24,7 +24,7 @@ ENTRY = re.compile(r"^  (?=\S)", re.MULTILINE)  # where the entry of a stage beg
 
 
 def update(root: Path, entries: Mapping[str, Any]) -> bool:
-    """Puts these stages' entries into dvc.lock, new ones at its end; False, if it is not of the form that DVC writes."""
+    """Puts these stages' entries into dvc.lock, new ones at its end; False, if that is not as DVC writes it."""
     from dvc.utils.serialize import dumps_yaml
 
     lockfile = root / LOCKFILE

@@ -1,25 +1,28 @@
-"""A large study: python -m tests.bench.scale [--orders 36] [--jobs 2] [--peer-stages 10] [--view]
+"""A study of 64 chains: python -m tests.bench.scale [--orders 32] [--tasks 10] [--jobs 2] [--peer-stages 8] [--view]
 
-The real dvc.yaml over 2 domains x ORDERS orders x 1 strategy of ten tasks; the commands write files of a few bytes, so that
-what is left is orchestration. Printed are the seconds to plan it, to run it per stage, and to find nothing to do: at once,
-after one file was touched, and by `dvc status` and `dvc repro` on the same workspace. Per stage run, `dvc repro` is timed
-on the last stages of one chain, since all of them would take hours; its share of the work is what it is for every stage.
+The real dvc.yaml over two domains, ORDERS orders and one strategy. The commands write files of a few bytes, so that
+what is left is orchestration. Printed are wall and CPU seconds of the plan, of the run per stage, and of finding
+nothing to do: with all as it was, with one file touched, and without the stamp, beside `dvc status` and `dvc repro` on
+the same workspace. `dvc repro` would take hours for all stages: it runs PEER-STAGES of them, in the full graph.
 """
 
 import argparse
+import os
+import re
+import resource
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from data.world import scenes
 from stages.core.strategy import strategies
-from tests.workspace import change, dvc, environment, with_dvc, workspace
+from tests.workspace import change, environment, with_dvc, workspace
 
 # What each stage writes instead of the real thing: as many folders, with the same kinds of files.
-STAGE = '''
+STAGE = """
 import sys
 from pathlib import Path
 
@@ -53,7 +56,7 @@ if __name__ == "__main__":
                 write(place / kind / words[-1], kind)
             else:
                 write(place / (words[-1] if "--task" in words else "00") / kind, kind)
-'''
+"""
 VERBS = ("prepare", "start", "train", "merge", "sample", "score", "report")
 
 
@@ -77,3 +80,78 @@ def build(folder: Path, orders: int, tasks: int) -> Path:
     for verb in VERBS:
         (work / f"stages/{verb}.py").write_text(STAGE)
     return with_dvc(work)
+
+
+@dataclass(frozen=True)
+class Cost:
+    wall: float
+    cpu: float
+    said: str
+
+    def __str__(self) -> str:
+        return f"{self.wall:.2f} s ({self.cpu:.2f} s of CPU)"
+
+
+def cost(folder: Path, *command: str) -> Cost:
+    """What a command takes; it must succeed."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    began = time.monotonic()
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
+    wall, now = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return Cost(wall, now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime, done.stdout)
+
+
+def flow(folder: Path, *words: str) -> Cost:
+    return cost(folder, sys.executable, "-m", "flows.study", *words)
+
+
+def nothing_to_do(folder: Path) -> None:
+    """The no-op, at once and after each of two things that take the stamp's word away."""
+    touched = next((folder / "runs").rglob("*.json"))
+    for what, prepare in (
+        ("as it was", lambda: None),
+        ("one file touched", lambda: os.utime(touched)),
+        ("without the stamp", lambda: (folder / ".cache/flow/stamp.json").unlink()),
+    ):
+        prepare()
+        found = flow(folder, "--no-view")
+        assert found.said == "Nothing to do: everything is up to date.\n", found.said
+        print(f"nothing to do, {what}: {found}", flush=True)
+
+
+def peer(folder: Path, count: int) -> Cost:
+    """`dvc repro` of so many stages: what they take beyond an equal call that finds nothing to do, per stage."""
+    names = [f"sample@objects-{i}-{sorted(strategies.classes)[0]}-0-task0" for i in range(count)]
+    idle = cost(folder, "dvc", "repro", "--single-item", *names)
+    run = cost(folder, "dvc", "repro", "--single-item", "--force", *names)
+    assert len(re.findall("Running stage", run.said)) == count
+    return Cost((run.wall - idle.wall) / count, (run.cpu - idle.cpu) / count, "")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in (("orders", 32), ("tasks", 10), ("jobs", 2), ("peer-stages", 8)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--view", action="store_true", help="with Prefect looking on")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        work = build(Path(folder, "work"), args.orders, args.tasks)
+        plan = flow(work, "--plan")
+        (stages,) = map(int, re.findall(r"^(\d+) of", plan.said, re.MULTILINE))
+        print(f"{2 * args.orders} chains, {stages} stages; plan: {plan}", flush=True)
+        run = flow(work, "--jobs", str(args.jobs), *([] if args.view else ["--no-view"]))
+        assert f"{stages} ran" in run.said, run.said[-2000:]
+        each = Cost(run.wall / stages, run.cpu / stages, "")
+        print(f"run, all of it counted as orchestration: {run}, {each} per stage", flush=True)
+        nothing_to_do(work)
+        status = cost(work, "dvc", "status")
+        assert "up to date" in status.said
+        print(f"dvc status, which says that all is up to date: {status}", flush=True)
+        print(f"dvc repro, nothing to do: {cost(work, 'dvc', 'repro')}", flush=True)
+        theirs = peer(work, min(args.peer_stages, args.orders))
+        print(f"dvc repro per stage run: {theirs}; {theirs.wall / each.wall:.1f} times the flow's", flush=True)
+
+
+if __name__ == "__main__":
+    main()
