@@ -37,11 +37,11 @@ def update(root: Path, entries: Mapping[str, Any]) -> bool:
         _, blocks[name] = ENTRY.split(dumps_yaml({"stages": {name: entry}}))
     new = "  ".join((HEAD, *blocks.values()))
     for target in (root / COPY, lockfile):
-        _write_whole(target, new)
+        write_whole(target, new)
     return True
 
 
-def _write_whole(target: Path, text: str) -> None:
+def write_whole(target: Path, text: str) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(f"{target.name}.tmp")
     with draft.open("w", encoding="utf-8") as file:
