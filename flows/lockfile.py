@@ -20,6 +20,7 @@ log = logging.getLogger("palimpsest")
 LOCKFILE = "dvc.lock"
 COPY = Path(".dvc", "tmp", "dvc.lock.whole")
 HEAD = "schema: '2.0'\nstages:\n"
+PLAIN = re.compile(r"[a-z][^:\n]*:\n", re.IGNORECASE)  # how it does: a name that is short and not in quotes
 ENTRY = re.compile(r"^  (?=\S)", re.MULTILINE)  # where the entry of a stage begins
 
 
@@ -31,10 +32,11 @@ def update(root: Path, entries: Mapping[str, Any]) -> bool:
     text = lockfile.read_text("utf-8") if lockfile.exists() else HEAD
     head, *rest = ENTRY.split(text)
     blocks = {block.split(":\n", 1)[0]: block for block in rest}
-    if head != HEAD or not text.endswith("\n") or len(blocks) != len(rest):
-        return False
     for name, entry in entries.items():
-        _, blocks[name] = ENTRY.split(dumps_yaml({"stages": {name: entry}}))
+        _, *new = ENTRY.split(dumps_yaml({"stages": {name: entry}}))
+        blocks |= {name: "".join(new)}
+    if head != HEAD or not text.endswith("\n") or not all(map(PLAIN.match, [*rest, *blocks.values()])):
+        return False
     new = "  ".join((HEAD, *blocks.values()))
     for target in (root / COPY, lockfile):
         write_whole(target, new)

@@ -7,6 +7,7 @@ its content is the same, and so do these answers.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import hashlib
@@ -104,18 +105,28 @@ def _opened(get_cloud_fs: Callable[..., Any]) -> Callable[..., Any]:
 
 def _read(read: Callable[..., Any]) -> Callable[..., Any]:
     """dvc.dependency.param.read_param_file; what it gives away is the asker's own."""
-    known: dict[Key, tuple[Key, Any]] = {}
+    known: dict[str, tuple[Key, Any]] = {}
 
     @functools.wraps(read)
     def remembered(fs: Any, path: str, key_paths: Any = None, flatten: bool = False, **more: Any) -> Any:
-        if fs.protocol != "local" or more:
-            return read(fs, path, key_paths, flatten, **more)
-        key, now = (path, tuple(key_paths or ()), flatten), tuple(seen(path))
-        if key not in known or known[key][0] != now:
-            known[key] = (now, read(fs, path, key_paths, flatten))
-        return copy.deepcopy(known[key][1])
+        if fs.protocol == "local" and key_paths and flatten and not more:
+            now = tuple(seen(path))
+            if path not in known or known[path][0] != now:
+                known[path] = (now, read(fs, path))
+            with contextlib.suppress(KeyError, TypeError):
+                return {key: copy.deepcopy(_at(known[path][1], key)) for key in key_paths}
+        return read(fs, path, key_paths, flatten, **more)
 
     return remembered
+
+
+def _at(tree: Any, key: str) -> Any:
+    """What stands at a.b.c; a KeyError or TypeError where that is more than a way through mappings."""
+    for part in key.split("."):
+        if not isinstance(tree, dict):
+            raise KeyError(key)
+        tree = tree[part]
+    return tree
 
 
 def _parsed(load: Callable[..., Any]) -> Callable[..., Any]:

@@ -125,8 +125,9 @@ def test_a_server_that_is_not_there_costs_a_warning(server, study):
 
 
 def test_the_temporary_server_has_two_minutes_to_start(tmp_path):
-    ask = "from prefect.settings import get_current_settings as now\nprint(now().server.ephemeral.startup_timeout_seconds)"
-    script = f"from pathlib import Path; from flows.view import settle; settle(Path('.'))\n{ask}"
+    script = "from pathlib import Path; from flows.view import settle; settle(Path('.'))\n"
+    script += "from prefect.settings import get_current_settings as now\n"
+    script += "print(now().server.ephemeral.startup_timeout_seconds)"
     where = {name: value for name, value in environment().items() if not name.startswith("PREFECT")}
     done = subprocess.run([sys.executable, "-c", script], env=where, capture_output=True, text=True, check=True)
     assert done.stdout == "120\n"
