@@ -6,6 +6,7 @@ A stage that fails takes along what needs it and nothing else.
 from __future__ import annotations
 
 import heapq
+import logging
 import queue
 import shlex
 import threading
@@ -14,14 +15,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dvc.dependency.base import DependencyDoesNotExistError
 from dvc.exceptions import DvcException
+from dvc.lock import LockError
 
-from stages.core.faults import Preempted
+from stages.core.faults import Fault, InputFault, MachineFault, Preempted
 
 from .graph import Graph
 from .pool import LOGS, Pool, WorkerLost
 from .times import Times
 
+log = logging.getLogger("palimpsest")
 RETRIES, FIRST_PAUSE = 3, 1.0  # after a lost worker or a busy lock; each pause is twice the one before
 
 
@@ -134,14 +138,15 @@ class Engine:
             except StageFailed as error:
                 how = "preempted" if error.code == Preempted.code else "failed"
                 return Ended(name, how, time.monotonic() - began, str(error), error.code)
-            except (WorkerLost, DvcException) as error:
+            except (WorkerLost, LockError) as error:
                 if attempt < RETRIES and not self.stopping.wait(pause):
+                    log.warning("%s: %s; once more.", name, error)
                     pause *= 2
                     continue
-                how, code = ("preempted", Preempted.code) if self.stopping.is_set() else ("failed", 4)
+                how, code = ("preempted", Preempted.code) if self.stopping.is_set() else ("failed", MachineFault.code)
                 return Ended(name, how, time.monotonic() - began, str(error), code)
             except Exception as error:
-                return Ended(name, "failed", time.monotonic() - began, f"{type(error).__name__}: {error}", 70)
+                return Ended(name, "failed", time.monotonic() - began, *_told(error))
             seconds = time.monotonic() - began
             if how == "ran":
                 self.times.note(name, seconds)
@@ -163,6 +168,15 @@ class Engine:
 
     def _note_progress(self, name: str, done: int, total: int) -> None:
         self.progress[name] = (done, total)
+
+
+def _told(error: Exception) -> tuple[str, int]:
+    """What to say of an error on the way through DVC, and the exit code of its kind."""
+    if isinstance(error, DependencyDoesNotExistError):
+        return f"{error}. Put it back.", InputFault.code
+    if isinstance(error, (DvcException, OSError)):
+        return str(error), MachineFault.code
+    return f"{type(error).__name__}: {error}", Fault.code
 
 
 def last_words(log: Path, code: int) -> str:

@@ -1,27 +1,56 @@
-"""dvc.lock is written in place: a kill at the wrong moment leaves half of it. A copy from before each write mends that.
+"""dvc.lock, written as DVC writes it, without writing anew what has not changed, and never halfway.
 
-Nothing is lost with the last write: the run-cache has every finished stage, and gives it back without running it.
+DVC reads and writes the whole file for every stage, in place: seconds each time in a large study, and a kill at the
+wrong moment leaves half of it. A copy of the last whole one mends that. Nothing is lost with the last write: the
+run-cache has every finished stage, and gives it back without running it.
 """
 
 import logging
-import shutil
+import os
+import re
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 log = logging.getLogger("palimpsest")
 LOCKFILE = "dvc.lock"
-COPY = Path(".dvc", "tmp", "dvc.lock.before")
+COPY = Path(".dvc", "tmp", "dvc.lock.whole")
+HEAD = "schema: '2.0'\nstages:\n"
+PLAIN = re.compile(r"[a-z][^:\n]*:\n", re.IGNORECASE)  # how it does: a name that is short and not in quotes
+ENTRY = re.compile(r"^  (?=\S)", re.MULTILINE)  # where the entry of a stage begins
 
 
-def keep_a_copy(lockfile: Path) -> None:
-    if lockfile.exists():
-        copy = lockfile.parent / COPY
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(lockfile, copy.with_suffix(".tmp"))
-        copy.with_suffix(".tmp").replace(copy)
+def update(root: Path, entries: Mapping[str, Any]) -> bool:
+    """Puts these stages' entries into dvc.lock, new ones at its end; False, if that is not as DVC writes it."""
+    from dvc.utils.serialize import dumps_yaml
+
+    lockfile = root / LOCKFILE
+    text = lockfile.read_text("utf-8") if lockfile.exists() else HEAD
+    head, *rest = ENTRY.split(text)
+    blocks = {block.split(":\n", 1)[0]: block for block in rest}
+    for name, entry in entries.items():
+        _, *new = ENTRY.split(dumps_yaml({"stages": {name: entry}}))
+        blocks |= {name: "".join(new)}
+    if head != HEAD or not text.endswith("\n") or not all(map(PLAIN.match, [*rest, *blocks.values()])):
+        return False
+    new = "  ".join((HEAD, *blocks.values()))
+    for target in (root / COPY, lockfile):
+        write_whole(target, new)
+    return True
+
+
+def write_whole(target: Path, text: str) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(f"{target.name}.tmp")
+    with draft.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(target)
 
 
 def repair(root: Path) -> None:

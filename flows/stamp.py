@@ -4,14 +4,18 @@ Asked of the files' sizes and times alone, which is what DVC itself goes by befo
 stages answers within seconds.
 """
 
+from __future__ import annotations
+
 import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-
-from dvc.stage import PipelineStage
+from typing import TYPE_CHECKING
 
 from stages.core.artifact import digest
+
+if TYPE_CHECKING:
+    from dvc.stage import PipelineStage
 
 STAMP = Path(".cache", "flow", "stamp.json")
 SOURCES = ("dvc.yaml", "dvc.lock", "params.yaml")
@@ -27,8 +31,8 @@ def paths_of(stages: Iterable[PipelineStage], root: Path) -> list[str]:
     return kept
 
 
-def _seen(root: str) -> Iterator[tuple[str, int, int, int]]:
-    """Path, size, time and number of every file."""
+def seen(root: str) -> Iterator[tuple[str, int, int, int]]:
+    """Path, size, time and inode of every file in a folder, or of the file."""
     try:
         entries = list(os.scandir(root))
     except NotADirectoryError:
@@ -38,14 +42,14 @@ def _seen(root: str) -> Iterator[tuple[str, int, int, int]]:
     for entry in entries:
         if entry.is_dir():
             if entry.name != "__pycache__":
-                yield from _seen(entry.path)
+                yield from seen(entry.path)
         else:
             found = entry.stat()
             yield entry.path, found.st_size, found.st_mtime_ns, found.st_ino
 
 
 def _look(root: Path, paths: Iterable[str]) -> str:
-    return digest(sorted(row for path in (*SOURCES, *paths) for row in _seen(str(root / path))))
+    return digest(sorted(row for path in (*SOURCES, *paths) for row in seen(str(root / path))))
 
 
 def stamp(root: Path, paths: list[str]) -> None:

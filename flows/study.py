@@ -115,21 +115,31 @@ class Study:
             self._announce(plan, len(self.graph.stages) if wanted is None else len(wanted))
         if self.args.plan:
             return 0
-        code = self._perform(plan) if plan else 0
+        code = 0
+        if plan:
+            with self.graph.claimed():
+                code = self._perform(plan)
         self.graph.give(self.graph.stages if wanted is None else wanted)
         if code == 0 and wanted is None:
-            self._finish()
+            if plan:
+                self._finish()
             stamp(self.root, paths_of(self.graph.stages.values(), self.root))
         return code
 
     def _announce(self, plan: list[str], all_stages: int) -> None:
-        from .telling import spoken
+        from stages.core.params import load
 
-        seconds = sum(map(self.times.of, plan)) / self.slots.jobs
-        free = shutil.disk_usage(self.root).free / 1e9
+        from .estimate import Estimate
+        from .telling import spoken, weighed
+
+        found = Estimate.of(self.graph, plan, self.times, load())
+        free = shutil.disk_usage(self.root).free
         what = f"{self.slots.jobs} at a time" + (f" on {', '.join(self.slots.devices)}" if self.slots.devices else "")
-        print(f"{len(plan)} of {all_stages} stages to bring up to date, {what}: about {spoken(seconds)}. ", end="")
-        print(f"{free:.0f} GB of disk free.", flush=True)
+        print(f"{len(plan)} of {all_stages} stages to bring up to date: {found.to_run} to run, {found.cached} cached.")
+        print(f"{what}: about {spoken(found.seconds / self.slots.jobs)}.", end=" ")
+        print(f"About {weighed(found.bytes)} of disk; {weighed(free)} are free.", flush=True)
+        if found.bytes > free:
+            log.warning("The disk may not do. What is finished is kept: make room, and run it again.")
         if self.args.plan:
             print(*(f"  {view.title(name)}" for name in plan), sep="\n")
 

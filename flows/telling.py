@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from .journal import Journal
-from .times import Times
+from .times import Times, kind
 from .view import title
 
 if TYPE_CHECKING:
@@ -20,21 +21,28 @@ def spoken(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def weighed(size: float) -> str:
+    for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
+        if size >= unit:
+            return f"{size / unit:.{0 if size >= 10 * unit else 1}f} {name}"
+    return f"{size / 1e3:.0f} kB"
+
+
 class Telling:
     """Hears of every end."""
 
     def __init__(self, plan: list[str], times: Times, jobs: int) -> None:
         self.times, self.jobs, self.total = times, jobs, len(plan)
-        self.left, self.done, self.began = set(plan), 0, time.monotonic()
+        self.left, self.done, self.began = Counter(map(kind, plan)), 0, time.monotonic()
         self.journal = Journal.begin(self.total)
 
     def __call__(self, ended: Ended) -> None:
         self.done += 1
-        self.left.discard(ended.name)
-        left = spoken(sum(map(self.times.of, self.left)) / self.jobs)
+        self.left[kind(ended.name)] -= 1
+        left = spoken(sum(count * self.times.of(one) for one, count in self.left.items()) / self.jobs)
         how = f"{ended.seconds:.1f} s" if ended.how == "ran" else ended.how
         line = f"[{self.done:{len(str(self.total))}}/{self.total}] {title(ended.name)}: {how}"
-        print(f"{line} ({left} left)" if self.left else line, flush=True)
+        print(f"{line} ({left} left)" if self.done < self.total else line, flush=True)
         self.journal.note(self.done, title(ended.name), left)
         if ended.error:
             print(f"    {ended.error}", file=sys.stderr, flush=True)

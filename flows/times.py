@@ -20,18 +20,18 @@ class Times:
             self.known = {}
 
     def of(self, name: str) -> float:
-        return self.known.get(_kind(name), AT_FIRST.get(name.split("@")[0], 0.5))
+        """Seconds of a stage, or of a kind of stages."""
+        return self.known.get(kind(name), AT_FIRST.get(re.split("[@-]", name)[0], 0.5))
 
     def note(self, name: str, seconds: float) -> None:
-        kind = _kind(name)
-        self.known[kind] = (1 - WEIGHT) * self.known.get(kind, seconds) + WEIGHT * seconds
+        self.known[kind(name)] = (1 - WEIGHT) * self.known.get(kind(name), seconds) + WEIGHT * seconds
 
     def save(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(json.dumps(self.known, sort_keys=True, indent=1), "utf-8")
 
 
-def _kind(name: str) -> str:
-    """The verb and the task of a stage's name: train-task3."""
+def kind(name: str) -> str:
+    """The verb and the task of a stage's name, train-task3: what stages that take the same have in common."""
     task = re.search(r"task\d+$", name)
-    return "-".join(filter(None, (name.split("@")[0], task.group() if task else "")))
+    return "-".join(filter(None, (re.split("[@-]", name)[0], task.group() if task else "")))

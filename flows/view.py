@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,6 +15,7 @@ from typing import Any, NoReturn
 log = logging.getLogger("palimpsest")
 _server_is_there = True
 HOME = Path(".cache", "prefect")
+EVERY_SECONDS = 2.0  # asking the server costs more than a cached stage
 SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
@@ -59,19 +61,21 @@ def only_a_view(what: str) -> Iterator[None]:
 
 
 class Progress:
-    """The share of a plan that is done, as an artifact."""
+    """The share of a plan that is done, as an artifact, brought up to date every few seconds."""
 
     def __init__(self, total: int) -> None:
         self.total = max(total, 1)
         self.id: Any = None
+        self.told = time.monotonic()
         with only_a_view("the progress"):
             from prefect.artifacts import create_progress_artifact
 
             self.id = create_progress_artifact(0.0, key="progress", description="stages that are up to date")
 
     def __call__(self, done: int) -> None:
-        if self.id is None:
+        if self.id is None or (done < self.total and time.monotonic() < self.told + EVERY_SECONDS):
             return
+        self.told = time.monotonic()
         from prefect.artifacts import update_progress_artifact
 
         try:

@@ -1,19 +1,38 @@
 """What several test files share."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from stages.core.process import lock
 from stages.families.random_sdxl import write
 from tests.workspace import dvc, hashes, ran, with_dvc, workspace
 
 
 @pytest.fixture(scope="session")
-def graph_done(tmp_path_factory):
-    """A study as `dvc repro` runs it: its folder, which tests may go on with, what ran, and what came of it."""
-    folder = with_dvc(workspace(tmp_path_factory.mktemp("graph") / "work"))
-    return folder, ran(dvc(folder, "repro")), hashes(folder)
+def graph_done(tmp_path_factory, request):
+    """A study as `dvc repro` runs it: its folder, to be copied and not changed, what ran, and what came of it.
+
+    Processes that share the tests share the study: the first one runs it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    place = base.parent if hasattr(request.config, "workerinput") else base
+    folder, notes = place / "graph-done", place / "graph-done.json"
+    with lock(place / "graph-done.lock", wait=True):
+        if not notes.exists():
+            output = dvc(with_dvc(workspace(folder)), "repro")
+            notes.write_text(json.dumps([sorted(ran(output)), hashes(folder)]))
+    names, made = json.loads(notes.read_text())
+    return folder, set(names), made
+
+
+@pytest.fixture
+def study(graph_done, tmp_path):
+    """A finished study of the test's own."""
+    return shutil.copytree(graph_done[0], tmp_path / "study")
 
 
 class Standin(NamedTuple):

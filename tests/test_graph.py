@@ -1,22 +1,23 @@
 """The graph as DVC runs it: nothing twice, nothing too much, and the same bytes after any crash. A few minutes."""
 
-import os
-import signal
+import random
+import shutil
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
 
+from tests.crash import kill_some_time
 from tests.workspace import change, dvc, environment, hashes, ran, tasks, with_dvc, workspace
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def done(graph_done):
-    return graph_done
+def done(graph_done, tmp_path_factory):
+    """The finished study, in a folder with which the tests go on one after another."""
+    folder = shutil.copytree(graph_done[0], tmp_path_factory.mktemp("graph") / "work")
+    return folder, *graph_done[1:]
 
 
 def test_every_stage_ran_once_and_the_second_time_none(done):
@@ -34,46 +35,10 @@ def test_the_flow_has_nothing_to_do_then(done):
     assert said == "Nothing to do: everything is up to date.\n"
 
 
-def started(folder: Path, marker: str) -> subprocess.Popen:
-    """`dvc repro` in a process group of its own, once a stage has left this mark."""
-    process = subprocess.Popen(
-        ["dvc", "repro"],
-        cwd=folder,
-        env=environment(),
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    until = time.monotonic() + 120
-    while not list(folder.glob(marker)) and time.monotonic() < until:
-        time.sleep(0.02)
-    assert process.poll() is None
-    return process
-
-
-def running_stages(folder: Path) -> list[int]:
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            command, where = (entry / "cmdline").read_bytes(), os.readlink(entry / "cwd")
-        except OSError:
-            continue
-        if b"stages." in command and where == str(folder):
-            found.append(int(entry.name))
-    return found
-
-
-@pytest.mark.parametrize("whom", ["everything", "only dvc"])
-def test_killed_and_run_again_it_ends_with_the_same_bytes(done, tmp_path, whom):
+@pytest.mark.parametrize("what", ["dvc and its stage", "dvc alone"])
+def test_killed_and_run_again_it_ends_with_the_same_bytes(done, tmp_path, what):
     folder = with_dvc(workspace(tmp_path / "work"))
-    process = started(folder, ".checkpoints/*/*[0-9]")
-    if whom == "everything":
-        os.killpg(process.pid, signal.SIGKILL)
-    else:
-        process.kill()
-    process.wait()
-    time.sleep(0.5)
-    assert not running_stages(folder)  # a stage does not outlive who started it
+    kill_some_time(folder, what, random.Random(what), len(done[1]))  # a stage does not outlive who started it
     dvc(folder, "repro")
     assert hashes(folder) == done[2]  # another clone of the same commit, killed on its way: the same metrics.json too
 

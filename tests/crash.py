@@ -1,0 +1,86 @@
+"""Kills of every kind, at any moment, for the tests and for the benchmark that does hundreds."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.workspace import environment
+
+FLOW = (sys.executable, "-m", "flows.study", "--no-view")
+DVC = ("dvc", "repro")
+# Who is killed, in whose run, and by what. What runs a stage is a worker in the flow and a process of its own in DVC.
+KILLS = {
+    "the flow and all its workers": (FLOW, "all", signal.SIGKILL),
+    "the flow alone": (FLOW, "parent", signal.SIGKILL),
+    "a worker": (FLOW, "stage", signal.SIGKILL),
+    "the flow, asked to stop": (FLOW, "parent", signal.SIGTERM),
+    "dvc alone": (DVC, "parent", signal.SIGKILL),
+    "dvc and its stage": (DVC, "all", signal.SIGKILL),
+    "a worker, asked to stop": (FLOW, "stage", signal.SIGTERM),
+    "a stage of dvc": (DVC, "stage", signal.SIGKILL),
+}
+
+
+def begun(folder: Path, *command: str) -> subprocess.Popen:
+    """A command in a process group of its own; what it says can be read line by line."""
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment(),
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def at_work(folder: Path) -> list[int]:
+    """The processes in a workspace that run stages, or wait to."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            command, where = (entry / "cmdline").read_bytes(), os.readlink(entry / "cwd")
+        except OSError:
+            continue
+        if where == str(folder) and (b"flows.worker" in command or b"stages." in command):
+            found.append(int(entry.name))
+    return found
+
+
+def kill_some_time(folder: Path, what: str, dice: random.Random, stages: int) -> tuple[int | None, str]:
+    """Starts a study, kills in it at some moment, and waits until nothing of it is left.
+
+    Args:
+        what: one of KILLS.
+        stages: how many the study has.
+
+    Returns:
+        The exit code, and what was said.
+    """
+    command, whom, how = KILLS[what]
+    process, said, after = begun(folder, *command), [], dice.randrange(stages - 1)
+    began = time.monotonic()
+    for line in process.stdout or ():
+        said.append(line)
+        if sum(": " in line and ("[" in line or "Running stage" in line) for line in said) > after:
+            break
+    time.sleep(dice.uniform(0, 2 * (time.monotonic() - began) / (after + 3)))  # about the time of one or two stages
+    if process.poll() is None:
+        victims = at_work(folder)
+        if whom == "all":
+            os.killpg(process.pid, how)
+        elif whom == "parent":
+            process.send_signal(how)
+        elif victims:
+            os.kill(dice.choice(victims), how)
+    rest, _ = process.communicate(timeout=600)
+    until = time.monotonic() + 30
+    while at_work(folder) and time.monotonic() < until:
+        time.sleep(0.1)
+    left = at_work(folder)
+    assert not left, f"{left} outlived {what}"
+    return process.returncode, "".join(said) + rest
