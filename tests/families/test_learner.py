@@ -110,7 +110,7 @@ def reference(family, encodings):
 @pytest.mark.parametrize("layers", ["grouped", "peft"])
 def test_steps_have_the_numbers_of_the_plain_loop(family, encodings, reference, layers):
     options = OPTIONS.model_copy(update={"layers": layers})
-    agree(trained(family, encodings, options), reference, 1e-4, 1e-3)
+    agree(trained(family, encodings, options), reference, 1e-5, 1e-4)
 
 
 def test_checkpointing_changes_no_number(family, encodings):
@@ -120,13 +120,13 @@ def test_checkpointing_changes_no_number(family, encodings):
     assert all(torch.equal(once[0].a[n], again[0].a[n]) and torch.equal(once[0].b[n], again[0].b[n]) for n in once[0].a)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_is_near_and_keeps_the_adapter_in_full(family, encodings, reference, dtype):
+@pytest.mark.parametrize(("dtype", "rel", "part"), [("bfloat16", 0.01, 0.25), ("float16", 0.002, 0.05)])
+def test_half_precision_is_near_and_keeps_the_adapter_in_full(family, encodings, reference, dtype, rel, part):
     half = Toy(path=family.path, revision=family.revision, dtype=dtype)
     found, notes = trained(half, encodings)
     assert half.pipeline.unet.dtype == getattr(torch, dtype)
     assert all(value.dtype == torch.float32 for value in found.a.values())
-    agree((found, notes), reference, 0.05, 0.6)
+    agree((found, notes), reference, rel, part)
 
 
 def test_what_is_trained_beside_comes_back_after_an_interruption(family, encodings):

@@ -94,6 +94,7 @@ def test_only_the_adapter_is_trained_and_comes_back_as_it_went_in(family):
 
 def test_encodings_are_made_once_for_each_content(family, tmp_path, monkeypatch):
     monkeypatch.setattr("stages.core.encodings.CACHE", tmp_path)
+    family.shift(Delta())
     pictures = family.sample(family.encode_prompts(PROMPTS), torch.zeros((2, *family.noise_shape())), 1, 1.0, "euler")
     first = encode_images(family, pictures)
     files = set(tmp_path.rglob("*.safetensors"))
