@@ -110,15 +110,15 @@ def add_factors(old: Adapter, new: Adapter) -> Adapter:
     return Adapter({n: old.a[n] + new.a[n] for n in new.a}, {n: old.b[n] + new.b[n] for n in new.b}, new.scale)
 
 
-def larger(old: Tensor, new: Tensor, threshold: float = 1.0) -> Tensor:
+def larger(old: Tensor, new: Tensor, threshold: float = 1.0, into: Tensor | None = None) -> Tensor:
     """Entry by entry the one of larger magnitude; a tie goes to the new one (MagMax, arXiv 2407.06322).
 
     With a threshold c the new entry is taken where |new| >= c |old|. A few entries at a time, so that what is compared
-    stays in a core's cache.
+    stays in a core's cache. What comes out goes `into` a contiguous tensor of the same shape, where one is given.
     """
-    chosen = torch.empty_like(new, memory_format=torch.contiguous_format)
+    chosen = torch.empty(new.shape) if into is None else into
     if new.is_cuda:
-        return torch.where(new.abs() >= threshold * old.abs(), new, old, out=chosen)
+        return chosen.copy_(torch.where(new.abs() >= threshold * old.abs(), new, old))
     flat = [matrix.reshape(-1) for matrix in (old, new, chosen)]
     for at in range(0, new.numel(), CACHED):
         a, b, out = (matrix[at : at + CACHED] for matrix in flat)
@@ -140,7 +140,10 @@ def select(old: Delta, new: Delta, threshold: float = 1.0) -> Delta:
             rows = slice(at, at + step)
             a, b = (delta.module(name, device(), rows) for delta in (old, new))
             both = [shift for shift in (a, b) if shift is not None]  # against a shift of zero any other is the larger
-            chosen[rows] = larger(both[0], both[1], threshold) if len(both) == 2 else both[0]
+            if len(both) == 2:
+                larger(both[0], both[1], threshold, chosen[rows])
+            else:
+                chosen[rows] = both[0]
         dense[name] = chosen
     return Delta(dense=dense)
 

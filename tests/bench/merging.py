@@ -10,7 +10,6 @@ that it held beyond its imports. Matrices have SDXL's sizes; there are a --scale
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -105,13 +104,19 @@ PEERS = {"whole": whole, "chosen": chosen}
 def alone(peer: str, folder: Path) -> None:
     """What the child process does: says its times and its memory, and leaves what it made."""
     device()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = most_held()
     wall, cpu = time.perf_counter(), time.process_time()
     made = PEERS[peer](folder)
     taken = time.perf_counter() - wall, time.process_time() - cpu
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    most = most_held() - before
     save_file(made, folder / f"{peer}-made.safetensors")
-    print(json.dumps([*taken, most / 1024]))
+    print(json.dumps([*taken, most]))
+
+
+def most_held() -> float:
+    """The most memory that this process has held so far, in MB. (getrusage counts what its parent held, too.)"""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
 
 
 def selection(blocks: int, scale: int) -> None:
