@@ -74,7 +74,8 @@ class Change:
     def __init__(self, edit: Edit, done: str, photos: tuple[Path, str] | None = None, fresh: bool = True) -> None:
         """Args:
         done: what was done, to be said.
-        photos: a folder to take photos from, and the concept as DOMAIN/NAME; `fresh`: its folder must not be there yet.
+        photos: a folder to take photos from, and the concept as DOMAIN/NAME.
+        fresh: its folder must not be there yet; otherwise the concept is, and without other photos there is nothing to do.
         """
         self.edit, self.done, self.photos, self.fresh = edit, done, photos, fresh
 
@@ -112,7 +113,7 @@ class Change:
         from .foresight import look_ahead
 
         foresight = look_ahead(params)
-        if not foresight.stages:
+        if not foresight.stages and not self.fresh:
             print("Everything stays as it is: the same photos, parameters and seeds give the same results.")
             return False
         rows = []
@@ -121,7 +122,10 @@ class Change:
             said = {"learnt": "learnt again" if known else "new"}.get(said, said)
             rows.append((index, f"{domain}/{concept}" if len(params.domains) > 1 else concept, said))
         screen.table(("", "concept", "what happens"), rows)
-        print(f"{len(foresight.stages)} of {foresight.total} stages, {spoken(foresight.seconds)} one after another.")
+        count, time = len(foresight.stages), spoken(foresight.seconds)
+        print(
+            f"{count} of {foresight.total} stages, {time} one after another." if count else "Nothing is to be computed."
+        )
         return screen.agreed("Go on?", yes)
 
     @contextmanager

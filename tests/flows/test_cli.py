@@ -253,6 +253,8 @@ def test_a_concept_taken_away_again_leaves_the_study_as_it_was(ready, said):
     assert Path("params.yaml").read_text("utf-8") == kept
     assert "ran" not in out.split("Removed")[1].split()
     assert hashes(ready) == before
+    assert said("concept", "add", "pdw_square", "--yes", "--no-run")[0] == 0  # though everything is kept
+    assert "pdw_square" in Path("params.yaml").read_text("utf-8")
 
 
 @pytest.mark.slow
