@@ -44,9 +44,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "names", nargs="*", metavar="MODEL", help="models of data/models.yaml; without any, a list of them"
-    )
+    parser.add_argument("names", nargs="*", metavar="MODEL", help="of data/models.yaml; without any, a list of them")
     parser.add_argument("--for", dest="profile", metavar="PROFILE", help="all that this profile needs")
     parser.add_argument("--from", dest="folder", type=Path, metavar="FOLDER", help="take the files from this folder")
     parser.add_argument("--hub", default=os.environ.get("HF_ENDPOINT"), metavar="URL", help="another hub, or a mirror")

@@ -38,6 +38,7 @@ def test_hyperparameters(domain):
     study = PAPER[domain]
     train = Train(**study["train"])
     assert (train.rank, train.alpha, train.steps, train.batch) == (64, 64, 850, 1)
+    assert train.conditioning == "source"  # each photo's own size and crop
     assert (train.learning_rate, train.schedule, train.clip_norm) == (1e-5, "constant", 1.0)
     assert (train.betas, train.weight_decay, train.epsilon) == ((0.9, 0.999), 1e-4, 1e-8)
     assert study["prepare"]["resolution"] == 1024
@@ -218,7 +219,6 @@ NOT_REPRODUCED = {
 # Of the settings and of what was known of the code before.
 OTHERWISE = {
     "8-bit AdamW": "AdamW in float32: the states are too small a part of the memory to be rounded for it",
-    "size conditioning": "training and sampling both say the size of the pictures; there, training said the file's",
     "noise": "drawn on the CPU, so that it is the same on every device; the published bits are those of CUDA",
     "pictures": "PNG of 8 bits instead of pickles",
     "spread": "bootstrap intervals over concepts, prompts and noises; there, the deviation over 8 runs",

@@ -127,9 +127,9 @@ def _places(verdict: Verdict) -> str:
             "what a place in the sequence does cannot be told apart from what its concept does: "
             "that takes more orders, in which concepts change places."
         )
-    early = {name: found.places[: len(found.places) // 2].mean() for name, found in verdict.effects.items()}
-    lost = ", ".join(f"{name} {value:+.2f}" for name, value in early.items())
-    return f"concepts of the first half lose so much more than the mean, whichever concepts they are: {lost}."
+    first = {name: found.places[0] for name, found in verdict.effects.items()}
+    lost = ", ".join(f"{name} {value:+.2f}" for name, value in first.items())
+    return f"what is learnt first loses so much more than the mean, whichever concept it is: {lost}."
 
 
 def _over_base(verdict: Verdict) -> str:
