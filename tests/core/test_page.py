@@ -196,7 +196,7 @@ def photo(side: int) -> Image.Image:
 @pytest.mark.parametrize(("side", "cells", "noises"), [(32, 230, 4), (1024, 230, 4), (1024, 1500, 10), (512, 60, 1)])
 def test_pictures_stay_within_their_budget(side: int, cells: int, noises: int) -> None:
     sample = photo(side)
-    shown = sprites.plan(sample, cells, noises, 5)
+    shown = sprites.plan([sample], cells, noises, 5)
     each = len(sprites.encode([sample], 1, shown.side, shown.lossless))
     assert each * cells * shown.prompts * shown.noises <= sprites.BUDGET
     assert shown.lossless == (side <= sprites.LOSSLESS)

@@ -57,7 +57,7 @@ def _pictures(params: Params, results: Results, album: Album, roll: Roll) -> dic
     files = [f"plain/{task}/00-00.png" for task in tasks]
     pictures = [album.open(Cell(folder, file)) for folder in folders.values() for file in files]
     prompts = _prompts(album.facts(line.base / "images", "images"), tasks)
-    shown = plan(pictures[0], len(pictures), 1, 1)
+    shown = plan(pictures[:1], len(pictures), 1, 1)
     return {
         "sheet": roll.add(sheet(pictures, len(files), shown)),
         "lossless": shown.lossless,

@@ -22,6 +22,8 @@ from ..runs import runs
 from ..statistics import Summary
 from .sprites import Album, Cell, Plan, Sheet, plan, sheet
 
+SAMPLES = 20  # pictures that the size of all is judged by
+
 
 @dataclass
 class Roll:
@@ -120,10 +122,10 @@ class _Cutter:
 
     def _plan(self) -> Plan:
         first = self.params.tasks[0].index
-        sample = self.album.open(Cell(self.base, _file(first, *self.pairs[first][0])))
+        samples = [self.album.open(Cell(self.base, _file(first, *pair))) for pair in self.pairs[first][:SAMPLES]]
         count = sum(1 + len(self.chains) * len(after_which(self.params, task)) for task in self.pairs)
         prompts = max(len({prompt for prompt, _ in pairs}) for pairs in self.pairs.values())
-        return plan(sample, count * len(self.params.domains), self.params.sample.images, prompts)
+        return plan(samples, count * len(self.params.domains), self.params.sample.images, prompts)
 
     def _is_shown(self, pair: tuple[int, int]) -> bool:
         return pair[0] < self.shown.prompts and pair[1] < self.shown.noises

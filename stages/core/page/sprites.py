@@ -54,18 +54,18 @@ class Cell:
     file: str
 
 
-def plan(sample: Image.Image, cells: int, noises: int, prompts: int) -> Plan:
-    """The best way to show so many pictures within the budget, judged by one of them.
+def plan(samples: Sequence[Image.Image], cells: int, noises: int, prompts: int) -> Plan:
+    """The best way to show so many pictures within the budget, judged by some of them.
 
     Args:
         cells: how many pictures there are of one prompt and noise, over all concepts, strategies and tasks.
         prompts: how many of them a cell has.
     """
-    own = max(sample.size)
+    own = max(samples[0].size)
     sides = [own] if own <= LOSSLESS else [side for side in SIDES if side <= own]
     kept = [(prompts, noises), (prompts, max(1, noises // 2)), (prompts, 1), (max(1, prompts // 2), 1), (1, 1)]
     lossless = own <= LOSSLESS
-    sizes = {side: len(encode([sample], 1, side, lossless)) for side in sides}
+    sizes = {side: len(encode(samples, len(samples), side, lossless)) / len(samples) for side in sides}
     for shown, each in dict.fromkeys(kept):
         for side in sides:
             # All pictures at a middling size are worth more than few at the best, but not when nothing can be seen.
