@@ -31,7 +31,7 @@ def report(params: Params, key: None, args: argparse.Namespace) -> None:
             "differences.csv": exports.differences_csv(summary),
             "checks.csv": exports.checks_csv(summary),
             "summary.txt": f"{text.terminal(summary)}\n\nreport: {folder}/report.html\n",
-            "report.html": page(summary),
+            "report.html": page(summary, asked),
             "results.md": text.markdown(summary, names, said.in_markdown(asked)),
         }
         tables.write_table(draft / "scores.parquet", gathering.all_scores(params))

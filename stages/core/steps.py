@@ -20,6 +20,7 @@ from .encodings import encode_prompts
 from .faults import InputFault
 from .lessons import Lesson, class_prompt, encoded, taught
 from .params import Params, Prior
+from .process import lock
 from .runs import Run, Sequence
 from .seeds import generator, seed
 from .strategy import State
@@ -112,13 +113,14 @@ def sample(params: Params, state: State, groups: Several[Several[str]]) -> Itera
     """For each group of prompts (those of one concept) the PNG files of its pictures.
 
     They come in the order of the prompts: all noises of the first, then of the second. What has been sampled before
-    from the same model is not sampled again, so that a killed stage goes on where it was. While one group is written,
-    the next is sampled: a large PNG takes nearly as long as a GPU needs for the picture.
+    from the same model is not sampled again, so that a killed stage goes on where it was, and two that come to the same
+    model, as strategies do after the first task, do so one after the other. While one group is written, the next is
+    sampled: a large PNG takes nearly as long as a GPU needs for the picture.
     """
     family, options = params.family, params.sample
     model = artifact.digest([family.fingerprint, delta_fingerprint(state.delta), options.model_dump(mode="json")])
     noise = None
-    with ThreadPoolExecutor(1) as writer:
+    with lock(IMAGES / model[:16] / "lock", wait=True), ThreadPoolExecutor(1) as writer:
         written: list[Future[list[Path]]] = []
         for prompts in groups:
             folder = IMAGES / model[:16] / artifact.digest(list(prompts))[:32]

@@ -15,10 +15,11 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from stages.core import exports, tables
+from stages.core.judgements import Opinion, People
 from stages.core.page import background, charts, headline, render, sprites, svg
 from stages.core.page.sections import SECTIONS
 from stages.core.runs import runs
-from stages.core.statistics import summarise
+from stages.core.statistics import Interval, summarise
 
 from . import study
 
@@ -71,7 +72,7 @@ def test_it_is_the_same_bytes_again(made) -> None:
 
 
 def test_every_section_is_there_in_order(page) -> None:
-    assert [s["id"] for s in page.all("section")] == [name for name, _, _ in SECTIONS]
+    assert [s["id"] for s in page.all("section")] == [name for name, _, _ in SECTIONS if name != "people"]
     assert {path.name.split(".")[0] for path in render.TEMPLATES.glob("*.j2")} >= {name for name, _, _ in SECTIONS}
 
 
@@ -247,3 +248,13 @@ def test_the_citation_is_that_of_the_project(page) -> None:
     for text in (known["title"], known["license"], known["authors"][0]["name"], paper["title"], "arXiv:2410.04891"):
         assert text in said
     assert all(author["family-names"] in said for author in paper["authors"])
+
+
+def test_what_people_said_stands_in_a_section_of_its_own(made) -> None:
+    high, low = Interval(0.5, 0.2, 0.8), Interval(-0.5, -0.8, -0.2)
+    opinion = Opinion("same", 40, {"naive": low, "merge_init": high}, 0.61, {"looks": high})
+    text = render.page(made[1], People(5, 1, [opinion]))
+    section = text[text.index('<section id="people"') :]
+    assert "5 raters, of whom 1 did not pass" in section
+    assert section.index("+0.50 [+0.20, +0.80]") < section.index("0.50 [-0.80, -0.20]".replace("-", "\u2212"))
+    assert 'id="people"' not in made[2]

@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..figures import words
+from ..judgements import People
 from ..statistics import Summary
 from .charts import COLOURS, SHAPES
 from .film import films
@@ -21,13 +22,13 @@ BEGIN = 'document.documentElement.className = "js"'
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def page(summary: Summary) -> str:
+def page(summary: Summary, asked: People | None = None) -> str:
     """report.html. Equal results are equal bytes.
 
     Raises:
         InputFault: pictures or manifests are missing or damaged.
     """
-    material = Material(summary)
+    material = Material(summary, asked)
     material.films.extend(films(summary, material.album, material.roll))
     shown = [(name, title, found) for name, title, make in SECTIONS if (found := make(material)) is not None]
     script = _source("report.js")

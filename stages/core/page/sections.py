@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .. import text
+from .. import said, text
 from ..exports import rounded
 from ..figures import words
+from ..judgements import People
 from ..metric import Metric
 from ..statistics import Interval, Summary, Verdict
 from . import background, charts, film, headline
@@ -28,6 +29,7 @@ class Material:
     """All that sections are made from."""
 
     summary: Summary
+    asked: People | None = None
     album: Album = field(default_factory=Album)
     roll: film.Roll = field(default_factory=film.Roll)
     films: list[film.Film] = field(default_factory=list)
@@ -212,6 +214,12 @@ def losses(material: Material) -> Context | None:
     return background.losses(material.summary)
 
 
+def people(material: Material) -> Context | None:
+    if material.asked is None:
+        return None
+    return {"raters": said.raters(material.asked), "opinions": said.opinions(material.asked)}
+
+
 def study(material: Material) -> Context:
     return background.study(material.summary)
 
@@ -231,6 +239,7 @@ SECTIONS: Sequence[tuple[str, str, Callable[[Material], Context | None]]] = (
     ("filmstrip", "The filmstrip", filmstrip),
     ("tradeoff", "Learning against keeping", tradeoff),
     ("harm", "Who harmed whom", harm),
+    ("people", "What people say", people),
     ("fidelity", "Does it still follow the prompt?", fidelity),
     ("damage", "Damage to the base model", damage),
     ("geometry", "Geometry of what was learnt", geometry),
