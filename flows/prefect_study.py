@@ -88,7 +88,7 @@ def under_prefect(root: Path, study: str, engine: Engine, plan: list[str], telli
         outcomes.append(outcome)
         if outcome.failures:
             view.show_failures(telling.rows(outcome))
-        else:
+        elif "report" in plan:
             view.show_results(study, root / "report" / study)
 
     if FlowRunContext.get() is None:

@@ -106,6 +106,7 @@ def postgres() -> Iterator[str | None]:
         if (folder / "data/postmaster.pid").exists():
             run("pg_ctl", "-D", f"{folder}/data", "-m", "immediate", "stop")
         shutil.rmtree(folder)
+        (folder.parent / f"{folder.name}.log").unlink(missing_ok=True)
 
 
 def clone(source: Path, target: Path, remote: str) -> Path:

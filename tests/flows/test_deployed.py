@@ -1,6 +1,9 @@
 """How a deployed run says that it ended, without a server."""
 
+import logging
+
 import pytest
+from prefect.exceptions import FailedRun
 
 from flows.deployed import carry_out
 from stages.core.faults import ConfigFault, MachineFault
@@ -28,3 +31,10 @@ def test_failed_is_the_fault_of_the_study_and_crashed_that_of_the_machine(monkey
     state = carry_out(lambda _: None, **SETTINGS)
     assert state.type.value == type_
     assert state.message.startswith(message)
+
+
+def test_that_a_run_failed_is_said_without_a_traceback():
+    log = logging.getLogger("prefect.flow_runs")
+    for error, news in ((FailedRun("as said"), False), (ValueError("a bug"), True)):
+        record = log.makeRecord(log.name, logging.ERROR, "", 0, "it ended", (), (type(error), error, None))
+        assert bool(log.filter(record)) is news

@@ -140,7 +140,7 @@ def test_a_run_whose_machine_is_gone_is_taken_for_crashed(place, client):
     state = wait_for(lambda: (now := client.read_flow_run(made.id).state).is_final() and now)
     assert state.is_crashed()
     assert "No sign of life" in state.message
-    assert not processes(folder, "flows.worker")
+    wait_for(lambda: not processes(folder, "flows.worker"))
 
 
 @pytest.fixture(scope="module")
