@@ -76,7 +76,7 @@ def test_after_the_first_task_every_strategy_has_the_same_pictures(study):
         return artifact.read(run.at("01") / "images", "images")["files"]
 
     first, *others = [pictures(run) for run in runs(study) if run.strategy != "halves"]
-    assert len(first) == 5
+    assert len(first) == 5 + 5, "one noise of five prompts, with the concept's word and without"
     assert all(other == first for other in others)
     halves = next(run for run in runs(study) if run.strategy == "halves")
     assert pictures(halves) != first
@@ -87,6 +87,18 @@ def test_the_second_task_is_sampled_on_both_prompts_and_scored_by_every_metric(s
         scores = tables.read(run.at("02") / "scores/scores.parquet", tables.SCORES).to_pylist()
         assert {(row["task"], row["metric"]) for row in scores} == {(t, m) for t in (1, 2) for m in study.judges}
         assert all(-1.001 <= row["score"] <= 1.001 for row in scores)
+
+
+def test_the_class_alone_is_sampled_and_scored_too(study):
+    run = runs(study)[0]
+    concept = artifact.read(run.sequence.data("02"), "data")["concept"]
+    told = artifact.read(run.at("02") / "images", "images")["plain"]["tasks"]["02"]
+    assert told["prompts"] == concept["plain_prompts"]
+    assert not any(concept["token"] in prompt for prompt in told["prompts"])
+    scores = tables.read(run.at("02") / "scores/plain-scores.parquet", tables.SCORES).to_pylist()
+    assert {(row["task"], row["metric"]) for row in scores} == {(t, m) for t in (1, 2) for m in study.judges}
+    page = Path("report/small/report.html").read_text("utf-8")
+    assert all(prompt in page for prompt in told["prompts"][:1])
 
 
 def test_the_base_is_scored_on_all_tasks(study):
@@ -129,13 +141,13 @@ def test_real_photos_go_through_every_stage(tmp_path, monkeypatch):
     assert data["concept"]["training_prompt"] == "a photo of psq cartoon"
     assert len(data["pictures"]["training"]) == 4
     assert all(entry["source"] and entry["licence"] for entry in data["pictures"]["training"])
-    assert len(list((run.at("02") / "images").rglob("*.png"))) == 10
+    assert len(list((run.at("02") / "images").rglob("*.png"))) == 2 * (5 + 5)
 
 
 def test_the_forecast_has_counted_what_was_made(study):
     work = count(study)
     adapters = list(Path("runs").rglob("adapter*.safetensors"))
-    assert work.images == len(list(Path("runs").rglob("images/*/*.png")))
+    assert work.images == len(list(Path("runs").rglob("images/**/*.png")))
     assert work.sampled == len(list(Path(".cache/images").rglob("*.png")))
     assert work.placed_adapters == len(adapters)
     assert work.kept_adapters == len({artifact.sha256(path) for path in adapters})

@@ -105,34 +105,25 @@ def _probe(word: str) -> Adapter:
 
 
 def _images(params: Params, first_models: int) -> tuple[int, int]:
-    """Pictures written, and pictures sampled."""
+    """Pictures written, and pictures sampled: with the concepts' words, and without them where that is asked for."""
+    kinds = {"prompts": params.sample.images} | ({"plain_prompts": params.sample.plain} if params.sample.plain else {})
+    counted = [[images * count for count in _prompts(params, first_models, kind)] for kind, images in kinds.items()]
+    written, sampled = (sum(counts) for counts in zip(*counted, strict=True))
+    return written, sampled
+
+
+def _prompts(params: Params, first_models: int, kind: str) -> tuple[int, int]:
+    """How often a prompt is answered, and how often it has to be sampled for that."""
     written = sampled = 0
     by_base = set[tuple[str, ...]]()
     strategies, seeds = len(params.strategies), len(params.seeds)
     for sequence in sequences(params):
-        concepts = list(_concepts(params, sequence).values())
-        groups = {concept.prompts for concept in concepts}
-        by_base |= groups
-        written += sum(len(concept.prompts) for concept in concepts)  # by the base
+        spoken: list[tuple[str, ...]] = [getattr(c, kind) for c in _concepts(params, sequence).values()]
+        by_base |= set(spoken)
+        written += sum(map(len, spoken))  # by the base
         for number, task in enumerate(params.tasks, 1):
-            seen = concepts if task.sees == "data" else concepts[:number]
-            prompts = sum(len(concept.prompts) for concept in seen)
-            written += strategies * seeds * prompts
+            seen = spoken if task.sees == "data" else spoken[:number]
+            written += strategies * seeds * sum(map(len, seen))
             models = first_models if number == 1 else strategies
-            sampled += models * seeds * sum(len(words) for words in {concept.prompts for concept in seen})
-    sampled += sum(len(words) for words in by_base)
-    return written * params.sample.images, sampled * params.sample.images
-
-
-def _references(params: Params, strategies: int) -> int:
-    """Embedded when a task is learnt, in every run, and once for the base; all of them where a task sees all."""
-    total = 0
-    for sequence in sequences(params):
-        counts = [len(concept.references) for concept in _concepts(params, sequence).values()]
-        per_run = sum(sum(counts) if t.sees == "data" else counts[k] for k, t in enumerate(params.tasks))
-        total += sum(counts) + strategies * len(params.seeds) * per_run
-    return total
-
-
-def _concepts(params: Params, sequence: Sequence) -> dict[str, Concept]:
-    return params.concepts(sequence.domain, sequence.order)
+            sampled += models * seeds * sum(map(len, set(seen)))
+    return written, sampled + sum(map(len, by_base))

@@ -129,6 +129,13 @@ def test_end_is_learning_plus_backward_transfer(r: Transfer) -> None:
     assert r.plasticity() - r.base_score() == pytest.approx(r.gain_when_learnt(), abs=1e-12)
 
 
+@given(matrices(2))
+def test_what_tasks_did_to_one_another_adds_up_to_backward_transfer(r: Transfer) -> None:
+    change = r.change()
+    assert np.isnan(change[..., *np.triu_indices(r.tasks)]).all()
+    assert np.nansum(change) / (r.tasks - 1) == pytest.approx(float(r.backward_transfer()), abs=1e-9)
+
+
 @given(matrices(2), st.floats(-1, 1))
 def test_a_constant_moves_scores_and_no_difference(r: Transfer, constant: float) -> None:
     moved = Transfer(r.scores + constant)

@@ -17,7 +17,7 @@ COLOURS = 7  # the style sheet has --s0 to --s6; in figures.COLOURS' order
 # Orange is loss, blue is gain: told apart by all kinds of colour vision.
 LOSS_TO_GAIN = ("#a34a00", "#d9822b", "#f6c58f", "#f4f3f0", "#aacbe6", "#4d8fc4", "#15508c")
 DASH = [5, 4]
-DARK_TEXT, LIGHT_TEXT = "#1d2733", "#ffffff"
+DARK_TEXT, LIGHT_TEXT = "#0b1420", "#ffffff"
 
 
 def colour(place: int) -> str:
@@ -158,7 +158,7 @@ def trade_off(verdict: Verdict) -> Spec:
 def heat(level: float) -> tuple[str, str]:
     """The colour of a cell, 0..1, and that of the number on it."""
     red, green, blue, _ = HEAT(level)
-    return _hex((red, green, blue)), LIGHT_TEXT if level > 0.64 else DARK_TEXT
+    return _hex((red, green, blue)), LIGHT_TEXT if level > 0.66 else DARK_TEXT
 
 
 def loss_or_gain(level: float) -> tuple[str, str]:

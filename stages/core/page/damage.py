@@ -18,8 +18,6 @@ from .film import Roll
 from .sprites import Album, Cell, plan, sheet
 from .svg import draw
 
-MEASURES = ("average_score", "gain")
-
 
 def damage(summary: Summary, album: Album, roll: Roll) -> dict[str, Any]:
     """For each domain: pictures of every class by the base and by the models at the end, and their scores."""
@@ -36,12 +34,12 @@ def damage(summary: Summary, album: Album, roll: Roll) -> dict[str, Any]:
 def _panel(params: Params, verdict: Verdict) -> dict[str, Any]:
     prompted = type(params.judges[verdict.metric]).embed_text is not Metric.embed_text
     title = f"Mean {words(verdict.metric)} of the class alone, after each task"
-    base = text.show(verdict.base["average_score"], 2)
+    base = f"{verdict.base['average_score'].value:.2f}"
     rows = [["strategy", "before", "at the end", "change"]]
     for name, found in verdict.strategies.items():
         change = found["gain"]
         mark = " *" if change.excludes_zero else ""
-        rows.append([name, base, text.show(found["average_score"], 2), text.show(change, 2, signed=True) + mark])
+        rows.append([name, base, f"{found['average_score'].value:.2f}", text.show(change, 2, signed=True) + mark])
     svg = draw(charts.curves(verdict, 400, 200), title) if len(verdict.labels) > 1 else None
     return {"metric": verdict.metric, "prompted": prompted, "svg": svg, "rows": rows}
 

@@ -55,7 +55,8 @@ def harm(verdict: Verdict, strategy: str) -> str:
     if float(change[i, j]) >= 0:
         return "No task lowered the score of an earlier one."
     text = f"Worst single blow: learning {verdict.labels[i]} changed {verdict.labels[j]} by {change[i, j]:+.2f}."
-    return f"{text} Over all earlier concepts, {verdict.labels[worst]} did the most harm ({total[worst]:+.2f} in sum)."
+    text += f" Over all earlier concepts, {verdict.labels[worst]} did the most harm ({total[worst]:+.2f} in sum)."
+    return text.replace("-", "−")
 
 
 def _listed(names: list[str]) -> str:

@@ -137,8 +137,8 @@ def filmstrip(material: Material) -> Context:
 def tradeoff(material: Material) -> Context | None:
     def panel(verdict: Verdict) -> Context:
         title = f"{words(verdict.metric)} right after learning, against forgetting"
-        measures = ("plasticity", "forgetting_usual", "backward_transfer")
-        return {"svg": draw(charts.trade_off(verdict), title), "rows": text.overview(verdict, measures, 2)}
+        rows = text.overview(verdict, ("plasticity", "forgetting_usual"), 2)[:-1]  # the base has learnt nothing
+        return {"svg": draw(charts.trade_off(verdict), title), "rows": rows}
 
     return _panels(material, panel) if material.several else None
 
@@ -179,7 +179,7 @@ def fidelity(material: Material) -> Context | None:
         for verdict in (v for v in verdicts if v.metric in prompted):
             title = f"Mean {words(verdict.metric)} of the {domain} learnt so far, after each task"
             svg = draw(charts.curves(verdict), title) if material.several else None
-            rows = text.overview(verdict, ("average_score", "plasticity", "gain"), 2)
+            rows = text.overview(verdict, ("average_score", "gain"), 2)
             domains.append({"name": domain, "metric": verdict.metric, "svg": svg, "rows": rows})
     return {"domains": domains} if domains else None
 

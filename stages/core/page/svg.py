@@ -57,7 +57,7 @@ def draw(spec: Spec, title: str) -> Markup:
         title: what a screen reader says instead of the picture.
     """
     _fonts()
-    full = {"$schema": SCHEMA, "config": CONFIG, **spec}
+    full = {"$schema": SCHEMA, "config": CONFIG, "padding": 8, **spec}
     text: str = vl_convert.vegalite_to_svg(full, vl_version="6.4")
     text = re.sub(r' (?:xmlns:xlink|version|class)="[^"]*"', "", text)
     text = re.sub(r' (?:role|aria-roledescription|aria-hidden)="[^"]*"', "", text)
