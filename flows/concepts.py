@@ -75,7 +75,7 @@ class Change:
         """Args:
         done: what was done, to be said.
         photos: a folder to take photos from, and the concept as DOMAIN/NAME.
-        fresh: its folder must not be there yet; otherwise it must, and without other photos nothing is to be done.
+        fresh: its folder must not be there yet. If not, it is an old one: without other photos there is nothing to do.
         """
         self.edit, self.done, self.photos, self.fresh = edit, done, photos, fresh
 

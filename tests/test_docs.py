@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedSeq
 
 from tests.workspace import PROJECT, SMALL, environment, tasks, with_dvc, workspace
 
@@ -48,7 +49,10 @@ def small(folder: Path) -> Path:
             profile[section].update(value)
         elif section != "study":
             profile[section] = value
+    profile["strategies"] = CommentedSeq(profile["strategies"])
+    profile["strategies"].fa.set_flow_style()  # as it is written in the real one
     yaml.dump(profile, path)
+    shutil.copy(path, folder / "params.yaml")
     shutil.copytree(PROJECT / ".dvc/plots", with_dvc(folder) / ".dvc/plots")
     for name in ("Makefile", "pyproject.toml", "requirements.lock", "LICENSE"):
         shutil.copy(PROJECT / name, folder / name)

@@ -127,3 +127,17 @@ def _prompts(params: Params, first_models: int, kind: str) -> tuple[int, int]:
             models = first_models if number == 1 else strategies
             sampled += models * seeds * sum(map(len, set(seen)))
     return written, sampled + sum(map(len, by_base))
+
+
+def _references(params: Params, strategies: int) -> int:
+    """Embedded when a task is learnt, in every run, and once for the base; all of them where a task sees all."""
+    total = 0
+    for sequence in sequences(params):
+        counts = [len(concept.references) for concept in _concepts(params, sequence).values()]
+        per_run = sum(sum(counts) if t.sees == "data" else counts[k] for k, t in enumerate(params.tasks))
+        total += sum(counts) + strategies * len(params.seeds) * per_run
+    return total
+
+
+def _concepts(params: Params, sequence: Sequence) -> dict[str, Concept]:
+    return params.concepts(sequence.domain, sequence.order)
