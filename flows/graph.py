@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gc
 import json
 import logging
 import re
@@ -56,7 +57,12 @@ class Graph:
         remember()
         recall(root)
         self.root, self.repo = root, Repo(str(root), _wait_for_lock=True)
-        needs = self.repo.index.graph  # an edge goes from a stage to one that it needs
+        gc.disable()  # what is made here stays: to look for garbage in it takes a tenth of the time
+        try:
+            needs = self.repo.index.graph  # an edge goes from a stage to one that it needs
+        finally:
+            gc.freeze()
+            gc.enable()
         self.stages: dict[str, PipelineStage] = {stage.addressing: stage for stage in needs}
         self.needs = nx.relabel_nodes(needs, {stage: stage.addressing for stage in needs})
         self._turn = threading.Lock()
