@@ -7,7 +7,7 @@ Used of DVC beyond its documented interface, here and nowhere else but in lockfi
 remote) and in remembering.py (the same, faster):
 
 - `Repo.index.graph`, `Repo.lock` and `dvc.rwlock`;
-- what `Stage.reproduce` is made of: `changed_stage`, the `status` of deps and outs, `save_deps`,
+- what `Stage.reproduce` is made of: `changed_stage`, the `status` of deps and outs,
   `stage_cache.restore`, `save`, and the outs' `remove` and `commit`. `Stage.changed`, `remove_outs` and `commit` are
   loops over these that take a lock file of their own at each step; here there is one claim on the workspace for all;
 - for a plan, the keys and entries of the run-cache;
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gc
 import json
 import logging
 import re
@@ -41,7 +42,7 @@ from dvc_data.hashfile.hash_info import HashInfo
 from stages.core.faults import MachineFault
 
 from .lockfile import update
-from .remembering import remember
+from .remembering import keep, recall, remember
 
 # Writing dvc.lock takes as long as it is big: this share of the time at most is spent on it.
 SHARE_OF_WRITING = 0.05
@@ -54,8 +55,14 @@ class Graph:
     def __init__(self, root: Path) -> None:
         logging.getLogger("dvc").setLevel(logging.ERROR)
         remember()
+        recall(root)
         self.root, self.repo = root, Repo(str(root), _wait_for_lock=True)
-        needs = self.repo.index.graph  # an edge goes from a stage to one that it needs
+        gc.disable()  # what is made here stays: to look for garbage in it takes a tenth of the time
+        try:
+            needs = self.repo.index.graph  # an edge goes from a stage to one that it needs
+        finally:
+            gc.freeze()
+            gc.enable()
         self.stages: dict[str, PipelineStage] = {stage.addressing: stage for stage in needs}
         self.needs = nx.relabel_nodes(needs, {stage: stage.addressing for stage in needs})
         self._turn = threading.Lock()
@@ -79,6 +86,7 @@ class Graph:
             for name in order:
                 if not planned.isdisjoint(self.needs.successors(name)) or _changed(self.stages[name]):
                     planned.add(name)
+        keep(self.root)
         return [name for name in order if name in planned]
 
     def with_upstream(self, names: set[str]) -> set[str]:
@@ -153,7 +161,9 @@ class Graph:
         with self._turn, self.repo.lock:
             if not _changed(stage):
                 return "unchanged"
-            stage.save_deps()  # says at once which one is missing
+            for dep in stage.deps:
+                if not dep.exists:
+                    raise dep.DoesNotExistError(dep)
             for out in stage.outs:
                 out.remove()
             try:

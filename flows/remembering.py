@@ -19,14 +19,38 @@ from typing import Any
 
 from dvc import dvcfile, output
 from dvc.dependency import param
+from dvc_data.hashfile.hash_info import HashInfo
 from dvc_data.hashfile.meta import Meta
+from dvc_data.hashfile.obj import HashFile
 from dvc_data.hashfile.tree import Tree
 
 from .lockfile import write_whole
 from .stamp import seen
 
-Key = tuple[Any, ...]
-PARSED = "dvc.lock.json"
+Row = tuple[str, int, int, int]
+PARSED, HASHES = Path(".dvc", "tmp", "dvc.lock.json"), Path(".dvc", "tmp", "hashes.json")
+# By path, what was hashed last: a mark of how the files looked then, the md5, and what DVC notes beside it.
+_hashes: dict[str, tuple[str, str, dict[str, Any]]] = {}
+
+
+def recall(root: Path) -> None:
+    """Takes up what an earlier process knew of this workspace."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        kept = json.loads((root / HASHES).read_bytes())
+        if kept["ignored"] == _ignored(root):
+            _hashes.update({path: tuple(facts) for path, facts in kept["hashes"].items()})
+
+
+def keep(root: Path) -> None:
+    """Leaves what is known of this workspace to later processes."""
+    mine = {path: facts for path, facts in _hashes.items() if path.startswith(f"{root}/")}
+    write_whole(root / HASHES, json.dumps({"ignored": _ignored(root), "hashes": mine}))
+
+
+def _ignored(root: Path) -> str:
+    """What .dvcignore says, which can change a folder's hash as well."""
+    path = root / ".dvcignore"
+    return path.read_text("utf-8") if path.exists() else ""
 
 
 def remember() -> None:
@@ -44,30 +68,29 @@ def remember() -> None:
 
 def _hashed(build: Callable[..., Any]) -> Callable[..., Any]:
     """Output._build, which hashes files; only where nothing but the hash is wanted is it remembered."""
-    known: dict[Key, tuple[Any, Any]] = {}
-    files: dict[Key, tuple[Any, Any]] = {}  # a file as it was seen -> what DVC knows of it
+    files: dict[Row, tuple[Any, Any]] = {}  # a file as it was seen -> what DVC knows of it
 
     @functools.wraps(build)
     def remembered(self: Any, odb: Any, path: str, fs: Any, name: str, **more: Any) -> Any:
-        if fs.protocol != "local":
+        if fs.protocol != "local" or name != "md5":
             return build(self, odb, path, fs, name, **more)
-        key, now = (path, name), tuple(seen(path))
-        if more.get("dry_run") and key in known and known[key][0] == now:
-            return known[key][1]
-        made = (more.get("dry_run") and _composed(path, now, files)) or build(self, odb, path, fs, name, **more)
+        hash_only, rows = more.get("dry_run"), tuple(seen(path))
+        mark = hashlib.sha256(repr(rows).encode()).hexdigest()
+        if hash_only and path in _hashes and _hashes[path][0] == mark:
+            _, md5, facts = _hashes[path]
+            return None, Meta.from_dict(facts), HashFile(path, fs, HashInfo(name, md5))
+        made = (hash_only and _composed(path, rows, files)) or build(self, odb, path, fs, name, **more)
         if isinstance(made[2], Tree):
-            rows = {row[0]: row for row in now}
-            for parts, *facts in made[2]:
-                if row := rows.get("/".join((path, *parts))):
-                    files[row] = (facts[0], facts[1])
-        if more.get("dry_run"):
-            known[key] = (now, made)
+            by_path = {row[0]: row for row in rows}
+            known = {by_path.get("/".join((path, *parts))): facts for parts, *facts in made[2]}
+            files.update({row: (meta, found) for row, (meta, found) in known.items() if row})
+        _hashes[path] = (mark, made[2].hash_info.value, made[1].to_dict() | {"isdir": made[1].isdir})
         return made
 
     return remembered
 
 
-def _composed(path: str, rows: tuple[Key, ...], files: dict[Key, tuple[Any, Any]]) -> Any:
+def _composed(path: str, rows: tuple[Row, ...], files: dict[Row, tuple[Any, Any]]) -> Any:
     """What Output._build makes of a folder, if all that is in it has been hashed before; otherwise None."""
     if not os.path.isdir(path) or not rows or not all(row in files for row in rows):
         return None
@@ -105,7 +128,7 @@ def _opened(get_cloud_fs: Callable[..., Any]) -> Callable[..., Any]:
 
 def _read(read: Callable[..., Any]) -> Callable[..., Any]:
     """dvc.dependency.param.read_param_file; what it gives away is the asker's own."""
-    known: dict[str, tuple[Key, Any]] = {}
+    known: dict[str, tuple[tuple[Row, ...], Any]] = {}
 
     @functools.wraps(read)
     def remembered(fs: Any, path: str, key_paths: Any = None, flatten: bool = False, **more: Any) -> Any:
@@ -134,7 +157,7 @@ def _parsed(load: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(load)
     def remembered(self: Any, **more: Any) -> Any:
-        text, store = Path(self.path).read_bytes(), Path(self.repo.tmp_dir, PARSED)
+        text, store = Path(self.path).read_bytes(), Path(self.repo.root_dir) / PARSED
         name = hashlib.sha256(text).hexdigest()
         try:
             kept = json.loads(store.read_bytes())

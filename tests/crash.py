@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,14 @@ KILLS = {
     "a worker, asked to stop": (FLOW, "stage", signal.SIGTERM),
     "a stage of dvc": (DVC, "stage", signal.SIGKILL),
 }
+
+
+ENDED = re.compile(r"^\[ *\d+/\d+\] (.+): [\d.]+ s\b", re.MULTILINE)
+
+
+def ran(said: str) -> set[str]:
+    """The stages, in words, that the flow says it ran."""
+    return set(ENDED.findall(said))
 
 
 def begun(folder: Path, *command: str) -> subprocess.Popen:

@@ -15,10 +15,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.crash import DVC, FLOW, KILLS, at_work, kill_some_time
+from tests.crash import DVC, FLOW, KILLS, at_work, kill_some_time, ran
 from tests.workspace import environment, hashes, with_dvc, workspace
 
-ENDED = re.compile(r"^\[ *\d+/\d+\] (.+): [\d.]+ s\b", re.MULTILINE)
 WENT_ON = re.compile(r"going on after step (\d+) of")
 
 
@@ -51,7 +50,7 @@ def one(number: int, wanted: dict[str, str], stages: int, args: argparse.Namespa
         kept = checkpoints(folder)
         after = finish(folder, again)
         assert not at_work(folder)
-        lost = sorted(set(ENDED.findall(before)) & set(ENDED.findall(after)))
+        lost = sorted(ran(before) & ran(after))
         logs = "".join(path.read_text("utf-8") for path in folder.glob(".cache/flow/logs/train*.log"))
         went_on = set(map(int, WENT_ON.findall(after + logs)))
         lost += [f"step {step} of a training" for step in kept - went_on - {args.steps}]
@@ -65,7 +64,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder = study(Path(place).resolve() / "work", args)
-        stages = len(ENDED.findall(finish(folder, FLOW)))
+        stages = len(ran(finish(folder, FLOW)))
         wanted = hashes(folder)
     print(f"{stages} stages, {len(wanted)} files; {args.kills} kills", flush=True)
     good, losses = 0, 0
