@@ -15,7 +15,7 @@ from tests.workspace import workspace
 def test_the_counts_of_the_default_study_are_those_of_its_parameters():
     work = count(params.load())
     assert (work.runs, work.tasks, work.adapters) == (4, 10, 40)
-    assert work.steps == 200 * (1 + 4 * 9)  # the first task is the same for all four
+    assert work.steps == 300 * (1 + 4 * 9)  # the first task is the same for all four
     assert work.images == 4 * sum((20 + 5) * task for task in range(1, 11)) + 250
     assert work.sampled == work.images - 3 * (20 + 5)
     assert work.dense_states == 9
