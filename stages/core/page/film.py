@@ -86,6 +86,11 @@ class Film:
     def _scores(strip: Strip, metric: str) -> list[Any]:
         return [strip.base.scores[metric], *([f.scores[metric] for f in row] for row in strip.rows.values())]
 
+    def first_sheets(self) -> set[str]:
+        """The sheets of the first screen."""
+        strip = self.strips[0]
+        return {strip.references, strip.base.sheet, *(frame.sheet for row in strip.rows.values() for frame in row)}
+
     def highlights(self, strip: Strip) -> list[int]:
         """After which tasks a concept is shown on the first screen."""
         return milestones(strip.task, len(self.strips))
