@@ -94,7 +94,7 @@ def test_a_shell_completes_it(shell):
     [
         (["plna"], 2, "plna"),
         (["run", "--jobs", "many"], 2, "--jobs"),
-        (["concept", "add"], 2, "names"),
+        (["concept", "add"], 2, "NAME"),
         (["concept", "add", "zwz_heart", "--yes"], 2, "is there already"),
         (["concept", "add", "zwz_hart", "--yes"], 2, "Did you mean 'zwz_heart'?"),
         (["concept", "add", "cats/tom", "--yes"], 2, "no domain 'cats'"),
