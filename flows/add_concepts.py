@@ -101,7 +101,7 @@ def _check_study(params: Params) -> None:
     if not isinstance(params.data, Folder):
         raise ConfigFault(
             f"dataset: {params.dataset.name} takes no photos, but {INBOX} holds some. "
-            "Make a study of your own photos the current one: make profile NAME=own"
+            "Make a study of your own photos the current one: palimpsest profile use own"
         )
     if len(params.domains) > 1:
         raise ConfigFault(f"domains: {', '.join(params.domains)}; concepts can be added to a study of one domain only.")
@@ -152,7 +152,7 @@ def _add(params: Params, entry: Path, only_look: bool) -> str:
     domain, name = params.domains[0], identify(entry.name)
     assert isinstance(params.data, Folder)
     target = params.data.place(domain) / entry.name
-    text = with_task(PARAMS.read_bytes().decode("utf-8"), domain, name)
+    text = with_task(PARAMS.read_bytes().decode("utf-8"), {domain: name})
     task = f"{int(params.tasks[-1].index) + 1:02d}"
     print(f"{entry}: {'would be' if only_look else 'is'} task {task} of {domain}.")
     if not only_look:

@@ -184,11 +184,13 @@ Photos = Annotated[Path | None, typer.Option(help="a folder with its photos, to 
 @concept.command("add")
 def concept_add(names: Names, photos: Photos = None, yes: Yes = False, run: Run = True) -> None:
     """Learns one more, after all others."""
+    from stages.core.appending import with_task
+
     from . import concepts, editing
 
     tree = editing.tree()
     found = editing.by_domain(names, tree["domains"])
-    _change(concepts.Change(lambda text: editing.with_concept(text, found), f"Added {', '.join(found.values())}",
+    _change(concepts.Change(lambda text: with_task(text, found), f"Added {', '.join(found.values())}",
                             _photos(photos, found)), yes, run)  # fmt: skip
 
 

@@ -15,7 +15,6 @@ from ruamel.yaml.comments import CommentedMap
 from stages.core.faults import ConfigFault, nearest
 from stages.core.reading import PARAMS, read_yaml
 
-MOST = 99  # positions have two digits
 NAME = re.compile("[a-z0-9][a-z0-9_]*")  # what a concept may be called
 
 
@@ -79,30 +78,6 @@ def domain_of(name: str) -> tuple[str, str]:
     raise ConfigFault(f"no concept '{name}' is in the sequence. {nearest(concept, set().union(*known.values()))}")
 
 
-def with_concept(text: str, concepts: Mapping[str, str]) -> str:
-    """params.yaml with one more position, at the end of every order.
-
-    Raises:
-        ConfigFault: a concept stands in the sequence already, or there are 99.
-    """
-    yaml = _yaml()
-    tree = yaml.load(text)
-    tasks = tree["tasks"]
-    if len(tasks) == MOST:
-        raise ConfigFault(f"tasks: there are {MOST} already, which is as many as positions can be told apart.")
-    last = f"{len(tasks):02d}"
-    index = f"{len(tasks) + 1:02d}"
-    task = CommentedMap(index=index, previous=last, sees="data" if tasks[-1]["sees"] == "data" else f"data/{index}")
-    task.fa.set_flow_style()
-    tasks.append(task)
-    for domain, concept in concepts.items():
-        for order, listed in tree["sequences"][domain].items():
-            if concept in listed.values():
-                raise ConfigFault(f"sequences.{domain}.{order}: '{concept}' is there already.")
-            listed[f"t{index}"] = concept
-    return _dumped(yaml, tree)
-
-
 def without_concept(text: str, concepts: Mapping[str, str]) -> str:
     """params.yaml without a concept: those after it move up by one position.
 
@@ -114,7 +89,7 @@ def without_concept(text: str, concepts: Mapping[str, str]) -> str:
     tasks = tree["tasks"]
     if len(tasks) == 1:
         raise ConfigFault("tasks: this is the only concept. A study needs one: add another first.")
-    tasks.pop()
+    _drop_last(tasks)
     for domain, concept in concepts.items():
         for listed in tree["sequences"][domain].values():
             keys, names = list(listed), list(listed.values())
@@ -123,8 +98,19 @@ def without_concept(text: str, concepts: Mapping[str, str]) -> str:
             names.remove(concept)
             for key, name in zip(keys, names, strict=False):
                 listed[key] = name
-            del listed[keys[-1]]
+            _drop_last(listed)
     return _dumped(yaml, tree)
+
+
+def _drop_last(listed: Any) -> None:
+    """Removes the last item of a mapping or list, but not the blank lines and comments after it."""
+    keys = list(listed) if isinstance(listed, CommentedMap) else list(range(len(listed)))
+    after = listed.ca.items.pop(keys[-1], None)
+    gone = listed.pop(keys[-1])
+    if after is not None:
+        listed.ca.items[keys[-2]] = after
+    elif isinstance(gone, CommentedMap) and gone.ca.items:
+        listed[keys[-2]].ca.items.update(gone.ca.items)
 
 
 def sequence_of(names: list[str], domain: str) -> tuple[list[CommentedMap], dict[str, Any]]:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from stages.core import profiles
+from stages.core.appending import LAST_POSITION
 from stages.core.faults import ConfigFault, MachineFault, nearest
 from stages.core.reading import PARAMS
 
@@ -96,8 +97,8 @@ def _concepts(photos: Path) -> list[str]:
     odd = [name for name in names if not editing.NAME.fullmatch(name)]
     if odd:
         raise ConfigFault(f"{photos / odd[0]}: rename it: small letters, digits and _ only, as in my_dog.")
-    if len(names) > editing.MOST:
-        raise ConfigFault(f"{photos}: holds {len(names)} folders; {editing.MOST} concepts are the most.")
+    if len(names) > LAST_POSITION:
+        raise ConfigFault(f"{photos}: holds {len(names)} folders; {LAST_POSITION} concepts are the most.")
     return names
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -13,11 +14,14 @@ from .faults import ConfigFault
 LAST_POSITION = 99
 
 
-def with_task(text: str, domain: str, concept: str) -> str:
-    """The text of a params.yaml whose `tasks`, and every sequence of this domain, have one more position.
+def with_task(text: str, concepts: Mapping[str, str]) -> str:
+    """The text of a params.yaml whose `tasks`, and every sequence of these domains, have one more position.
+
+    Args:
+        concepts: what stands there, by domain.
 
     Raises:
-        ConfigFault: the file has no place for it; the message says what to do by hand.
+        ConfigFault: a concept is there already, or the file has no place for it; the message says what to do by hand.
     """
     tree = YAML(typ="safe", pure=True).load(text)
     last = tree["tasks"][-1]
@@ -26,20 +30,20 @@ def with_task(text: str, domain: str, concept: str) -> str:
         raise ConfigFault(f"tasks: there are {LAST_POSITION} already, and no study may have more. Begin a new one.")
     sees = "data" if last["sees"] == "data" else f"data/{number:02d}"
     task = f"{{index: '{number:02d}', previous: '{last['index']}', sees: {sees}}}"
-    key, orders = f"t{number:02d}", tree["sequences"][domain]
-    for order, listed in orders.items():
-        if key in listed or f"t{last['index']}" not in listed:
-            raise ConfigFault(f"sequences.{domain}.{order}: must end with t{last['index']}, as tasks does.")
-    root = YAML(typ="safe", pure=True).compose(text)
-    tasks, sequences = _at(root, "tasks"), _at(root, "sequences", domain)
-    edits = [_edit(text, tasks, task)]
-    edits += [_edit(text, _at(sequences, order), f"{key}: {_scalar(concept)}") for order in orders]
+    key, root = f"t{number:02d}", YAML(typ="safe", pure=True).compose(text)
+    edits = [_edit(text, _at(root, "tasks"), task)]
+    for domain, concept in concepts.items():
+        for order, listed in tree["sequences"][domain].items():
+            if key in listed or f"t{last['index']}" not in listed:
+                raise ConfigFault(f"sequences.{domain}.{order}: must end with t{last['index']}, as tasks does.")
+            if concept in listed.values():
+                raise ConfigFault(f"sequences.{domain}.{order}: '{concept}' is there already.")
+            edits.append(_edit(text, _at(root, "sequences", domain, order), f"{key}: {_scalar(concept)}"))
+            listed[key] = concept
     new = text
     for place, more in sorted(edits, reverse=True):
         new = new[:place] + more + new[place:]
     tree["tasks"].append({"index": f"{number:02d}", "previous": last["index"], "sees": sees})
-    for listed in orders.values():
-        listed[key] = concept
     if YAML(typ="safe", pure=True).load(new) != tree:
         raise ConfigFault(f"tasks and sequences: are written in a way that cannot be added to. Add {task} by hand.")
     return new

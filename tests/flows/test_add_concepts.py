@@ -109,7 +109,7 @@ def test_a_study_of_something_else_takes_no_photos(here):
     shutil.copy("data/profiles/toy-objects.yaml", "params.yaml")
     assert take_in(0) == ([], [])
     photos(INBOX / "cup", 1)
-    with pytest.raises(ConfigFault, match="make profile NAME=own"):
+    with pytest.raises(ConfigFault, match="palimpsest profile use own"):
         take_in(0)
     assert (INBOX / "cup").is_dir()
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from flows import cli, editing, journal
 from stages.core import process, profiles
+from stages.core.appending import with_task
 from stages.core.ending import attempt
 from tests.workspace import change, dvc, environment, hashes, with_dvc, workspace
 
@@ -183,7 +184,7 @@ def test_the_doctor_looks_at_everything(here, said):
 def test_a_concept_added_and_removed_leaves_params_as_they_were(name):
     text = profiles.text(name)
     concepts = {domain: "something_new" for domain in ("objects", "styles") if f"\n  {domain}:" in text}
-    added = editing.with_concept(text, concepts)
+    added = with_task(text, concepts)
     assert added != text
     assert "something_new" in added
     assert editing.without_concept(added, concepts) == text
