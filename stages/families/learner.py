@@ -98,7 +98,7 @@ class SdxlLearner(Learner):
             inputs["noisy"].to(self.unet.dtype),
             inputs["times"],
             inputs["text"],
-            added_cond_kwargs={"text_embeds": inputs["pooled"], "time_ids": inputs["time_ids"]},
+            added_cond_kwargs=self.family.conditioning(inputs, inputs["time_ids"]),
             return_dict=False,
         )[0]
         if not self.options.checkpointing:

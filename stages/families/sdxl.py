@@ -7,7 +7,7 @@ import struct
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
 from PIL import Image
@@ -36,6 +36,7 @@ class Sdxl(Family):
     """The base stays as it is on disk; adapters shift the attention projections of its UNet."""
 
     known_as: ClassVar = KnownAs("stable-diffusion-xl-v1-base", "sdxl_base_v1-0", "openrail++", ldm_blocks=True)
+    encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2")  # those of prompts, by their folders
 
     path: str  # a folder in the format of diffusers, with a model_index.json
     revision: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]  # sha256 over its files: see `fingerprint`
@@ -96,7 +97,7 @@ class Sdxl(Family):
     @cached_property
     def pipeline(self) -> StableDiffusionXLPipeline:
         """The whole model, loaded once; the autoencoder in float32, for it overflows in half precision."""
-        from diffusers import AutoencoderKL, StableDiffusionXLPipeline
+        from diffusers import AutoencoderKL
         from diffusers.utils import logging as diffusers_logging
         from transformers.utils import logging as transformers_logging
 
@@ -106,17 +107,21 @@ class Sdxl(Family):
             noisy.disable_progress_bar()
         how = {"use_safetensors": True, "local_files_only": True}
         parts = {"vae": AutoencoderKL.from_pretrained(self.vae, dtype=torch.float32, **how)} if self.vae else {}
-        pipeline = StableDiffusionXLPipeline.from_pretrained(
-            self.path, dtype=DTYPES[self.dtype], add_watermarker=False, **how, **parts
-        )
+        pipeline = self.load(dtype=DTYPES[self.dtype], **how, **parts)
         pipeline.set_progress_bar_config(disable=True)
-        for model in (pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
-            model.requires_grad_(False).eval()
+        for part in ("unet", "vae", *self.encoders):
+            getattr(pipeline, part).requires_grad_(False).eval()
         pipeline.vae.to(torch.float32)
         pipeline.unet.to(device())
         if self._compiles:  # here, for it moves the weights, and whoever captures a graph of them comes later
             pipeline.unet.to(memory_format=torch.channels_last)
         return pipeline
+
+    def load(self, **how: Any) -> Any:
+        """The pipeline of diffusers for this kind of model, from `path`."""
+        from diffusers import StableDiffusionXLPipeline
+
+        return StableDiffusionXLPipeline.from_pretrained(self.path, add_watermarker=False, **how)
 
     def bring(self, *parts: str) -> None:
         """Moves these parts of the pipeline to the device, where they stay until training leaves them."""
@@ -126,7 +131,7 @@ class Sdxl(Family):
     def leave(self, *parts: str) -> None:
         """Moves everything but these parts of the pipeline off the device."""
         if device().type != "cpu":
-            for part in {"unet", "vae", "text_encoder", "text_encoder_2"} - {*parts}:
+            for part in {"unet", "vae", *self.encoders} - {*parts}:
                 getattr(self.pipeline, part).to("cpu")
             torch.cuda.empty_cache()
 
@@ -159,7 +164,7 @@ class Sdxl(Family):
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Encodings:
-        self.bring("text_encoder", "text_encoder_2")
+        self.bring(*self.encoders)
         text, _, pooled, _ = self.pipeline.encode_prompt(
             list(prompts), device=device(), do_classifier_free_guidance=False
         )
@@ -178,6 +183,15 @@ class Sdxl(Family):
             count, 1
         )
 
+    def conditioning(self, encodings: Encodings, time_ids: Tensor) -> dict[str, Tensor]:
+        """What the UNet is told beside the text, one row per prompt."""
+        return {"text_embeds": encodings["pooled"], "time_ids": time_ids}
+
+    def told(self, prompts: Encodings) -> Prompts:
+        """Everything that sampling tells the UNet; SDXL's empty prompt is zeros."""
+        ids, silence = self.time_ids(len(prompts["text"])), {"pooled": torch.zeros_like(prompts["pooled"])}
+        return Prompts(prompts["text"], self.conditioning(prompts, ids), self.conditioning(silence, ids))
+
     @cached_property
     def denoiser(self) -> Denoiser:
         pipeline = self.pipeline
@@ -195,13 +209,8 @@ class Sdxl(Family):
         batch: int | None = None,
     ) -> list[Image.Image]:
         self.bring("vae")
-        ids = self.time_ids(len(noise))
-        told = Prompts(
-            prompts["text"],
-            {"text_embeds": prompts["pooled"], "time_ids": ids},
-            {"text_embeds": torch.zeros_like(prompts["pooled"]), "time_ids": ids},
-        )
-        return self.denoiser.pictures(told, noise, Settings(steps, guidance, scheduler), batch or len(noise))
+        settings = Settings(steps, guidance, scheduler)
+        return self.denoiser.pictures(self.told(prompts), noise, settings, batch or len(noise))
 
 
 def pinned(root: Path, marker: str, revision: str) -> str:

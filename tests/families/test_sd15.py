@@ -1,0 +1,211 @@
+"""SD 1.x as a family, on a tiny one of random weights, written as the published folder is: old names and all."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKL,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from stages.core import weightfile
+from stages.core.adapters import fresh_adapter
+from stages.core.artifact import folder_digest
+from stages.core.descent import Descent
+from stages.core.exporting import pack
+from stages.core.family import Row, families
+from stages.core.foreign import adopt
+from stages.core.params import Train
+from stages.core.seeds import generator
+from stages.core.weights import Adapter, Delta
+from stages.families.denoising import Prompts, Settings
+from stages.families.random_sdxl import new_tokenizer
+from stages.families.sd15 import Sd15
+
+PROMPTS = ["a photo of a sks star at night", "a photo of a heart"]
+WITHOUT = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The folder, and the weights of its text encoder."""
+    path = tmp_path_factory.mktemp("sd15") / "model"
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=64,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=32,
+        attention_head_dim=2,
+        norm_num_groups=16,
+    )
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 8, 16, 16),
+        norm_num_groups=8,
+        latent_channels=4,
+    )
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=49408,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            bos_token_id=49406,
+            eos_token_id=49407,
+        )
+    )
+    schedule = PNDMScheduler(  # that of SD 1.5
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
+    )
+    tokenizer = new_tokenizer("<|endoftext|>")
+    StableDiffusionPipeline(vae, text, tokenizer, unet, schedule, **WITHOUT).save_pretrained(path)
+    as_published(path)
+    return path, text.state_dict()
+
+
+def as_published(path) -> None:
+    """The index lists parts that are not fetched, and some weights have names that the libraries have given up."""
+    index = json.loads((path / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    index["feature_extractor"] = ["transformers", "CLIPFeatureExtractor"]
+    index.pop("requires_safety_checker")
+    (path / "model_index.json").write_text(json.dumps(index))
+    file = path / "text_encoder/model.safetensors"
+    text = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in load_file(file).items()}
+    save_file({**text, "text_model.embeddings.position_ids": torch.arange(77)[None]}, file, {"format": "pt"})
+    file = path / "vae/diffusion_pytorch_model.safetensors"
+    old = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
+    vae = {}
+    for name, value in load_file(file).items():
+        for new, earlier in old.items():
+            name = name.replace(new, earlier)
+        vae[name] = value
+    save_file(vae, file, {"format": "pt"})
+
+
+@pytest.fixture(scope="module")
+def family(written) -> Sd15:
+    made = families.make("sd15", {"path": str(written[0]), "revision": folder_digest(written[0]), "pixels": 32})
+    assert isinstance(made, Sd15)
+    return made
+
+
+def given(family, size: float) -> Adapter:
+    fresh = fresh_adapter(family.shapes(), 4, 8, generator("test"))
+    b = {name: size * torch.randn(value.shape, generator=generator(name)) for name, value in fresh.b.items()}
+    return Adapter(fresh.a, b, fresh.scale)
+
+
+def test_its_adapters_are_in_the_attention_of_the_unet(family):
+    blocks = ("down_blocks.0.attentions.0", "mid_block.attentions.0", "up_blocks.1.attentions.0")
+    blocks = (*blocks, "up_blocks.1.attentions.1")
+    ends = [f"attn{k}.{end}" for k in (1, 2) for end in ("to_q", "to_k", "to_v", "to_out.0")]
+    assert sorted(family.shapes()) == sorted(f"{b}.transformer_blocks.0.{e}" for b in blocks for e in ends)
+    assert family.shapes()["mid_block.attentions.0.transformer_blocks.0.attn2.to_k"] == (64, 32)
+    assert Sd15(path="x", revision="0" * 64).pixels == 512
+
+
+def test_what_is_loaded_is_what_is_in_the_files(written, family):
+    loaded = family.pipeline.text_encoder.state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in written[1].items())
+    assert family.noise_shape() == (4, 4, 4)
+    assert set(family.encode_prompts(PROMPTS)) == {"text"}
+
+
+def test_it_leaves_the_device_without_a_second_text_encoder(family, monkeypatch):
+    monkeypatch.setattr("stages.families.sdxl.device", lambda: torch.device("meta"))
+    family.leave("unet")
+    assert {model.device.type for model in (family.pipeline.text_encoder, family.pipeline.vae)} == {"cpu"}
+
+
+@pytest.mark.parametrize("layers", ["grouped", "peft"])
+def test_training_changes_the_adapter_and_lowers_the_loss(family, layers):
+    options = Train(
+        rank=4, alpha=8, steps=6, batch=2, learning_rate=1e-2, reinit="shared", checkpoint_every=9, layers=layers
+    )
+    pictures = [Image.new("RGB", (32, 32), colour) for colour in ("red", "navy")]
+    images, prompts = [family.encode_images([picture]) for picture in pictures], family.encode_prompts(PROMPTS)
+    start, rows = given(family, 0.0), [Row(0, 0, 11, 0.5), Row(1, 1, 12, 0.5)]
+    learner = family.learner(Delta(), start, options)
+    learner.study(images, prompts)
+    inputs = learner.inputs(rows)
+    descent = Descent(learner, options, 9)
+    for _ in range(options.steps):
+        descent.gradient(inputs)
+        descent.update(options.learning_rate)
+    losses, found = [note.loss for note in descent.read()], learner.adapter()
+    family.shift(Delta())
+    with torch.no_grad():
+        said = family.pipeline.unet(inputs["noisy"], inputs["times"], prompts["text"]).sample
+    assert losses[0] == pytest.approx(float((said - inputs["wanted"]).square().mean()), rel=1e-5)
+    assert losses[-1] < 0.9 * losses[0]
+    assert all(bool(value.any()) for value in found.b.values())
+
+
+@pytest.mark.parametrize("guidance", [7.5, 1.0])
+def test_pictures_are_those_of_the_plain_pipeline(written, family, guidance):
+    family.shift(Delta())
+    plain = StableDiffusionPipeline.from_pretrained(written[0], **WITHOUT)
+    plain.scheduler = EulerDiscreteScheduler.from_config(plain.scheduler.config)
+    noise = torch.randn((2, *family.noise_shape()), generator=generator("noise"))
+    wanted = plain(
+        PROMPTS,
+        negative_prompt=["", ""],
+        latents=noise,
+        height=32,
+        width=32,
+        num_inference_steps=6,
+        guidance_scale=guidance,
+    ).images
+    prompts = family.encode_prompts(PROMPTS)
+    found, wanted = (
+        np.stack([np.asarray(picture, np.int16) for picture in pictures])
+        for pictures in (family.sample(prompts, noise, 6, guidance, "euler", batch=1), wanted)
+    )
+    assert int(np.abs(found - wanted).max()) <= 1
+    assert len(np.unique(found)) > 50
+
+
+def test_the_empty_prompt_is_heard(family):
+    family.shift(Delta())
+    noise = torch.randn((1, *family.noise_shape()), generator=generator("noise"))
+    encoded = family.told(family.encode_prompts(PROMPTS[:1]))
+    with torch.inference_mode():
+        heard, zeros = (
+            family.denoiser.latents(family.denoiser.prepare(prompts, noise, Settings(4, 7.5, "euler")))
+            for prompts in (encoded, Prompts(encoded.text, {}, {}))
+        )
+    assert not torch.allclose(heard, zeros, atol=1e-3 * float(heard.abs().max()))
+
+
+@pytest.mark.parametrize("form", ["kohya", "diffusers"])
+def test_its_adapters_are_read_by_diffusers_and_come_back(family, tmp_path, form):
+    delta, known = given(family, 0.05).delta, family.known_as
+    packed = pack(delta, form, torch.float32, None, None)
+    notes = {"modelspec.architecture": f"{known.architecture}/lora", "ss_base_model_version": known.version}
+    path = tmp_path / "lora.safetensors"
+    weightfile.write(path, packed.tensors, notes | packed.metadata)
+    back = adopt(path, family.shapes(), known)
+    assert back.format == form
+    family.shift(Delta())
+    family.pipeline.load_lora_weights(str(tmp_path), weight_name=path.name)
+    try:
+        for name, shift in delta.matrices():
+            layer = family.pipeline.unet.get_submodule(name)
+            assert torch.allclose(layer.get_delta_weight(next(iter(layer.scaling))), shift, atol=1e-6)
+            assert torch.allclose(back.adapter.delta.module(name), shift, atol=1e-6)
+    finally:
+        family.pipeline.unload_lora_weights()
