@@ -95,10 +95,10 @@ class Engine:
                 submit(work, name)
             if not running:
                 break
+            self.pool.replace_lost()
             try:
                 ended = ends.get(timeout=0.2)
             except queue.Empty:
-                self.pool.replace_lost()
                 continue
             running.discard(ended.name)
             outcome.ended[ended.name] = ended

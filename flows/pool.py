@@ -7,6 +7,7 @@ import os
 import queue
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -92,31 +93,52 @@ class Worker:
 
 
 class Pool:
-    """Hands out workers. Lost ones are replaced from the thread that made the pool: a worker's life is bound to it."""
+    """Hands out workers, which are started when they are first wanted.
+
+    They are started from the thread that made the pool, since a worker's life is bound to it: `replace_lost` is to be
+    called there now and then.
+    """
 
     def __init__(self, what: Slots) -> None:
         self.slots = what
-        self.workers = [Worker(i, what.environment(i)) for i in range(what.jobs)]
+        self.workers: list[Worker] = []
         self._free: queue.SimpleQueue[Worker] = queue.SimpleQueue()
-        for worker in self.workers:
-            self._free.put(worker)
+        self._home, self._counting, self._asking = threading.get_ident(), threading.Lock(), 0
 
     @contextmanager
     def worker(self) -> Iterator[Worker]:
-        one = self._free.get()
+        one = self._ask()
         while one.process.poll() is not None:  # killed while it had nothing to do
-            one = self._free.get()
+            one = self._ask()
         try:
             yield one
         finally:
             if one.process.poll() is None:
                 self._free.put(one)
 
+    def _ask(self) -> Worker:
+        with self._counting:
+            self._asking += 1
+        try:
+            if threading.get_ident() == self._home:
+                self.replace_lost()
+            return self._free.get()
+        finally:
+            with self._counting:
+                self._asking -= 1
+
     def replace_lost(self) -> None:
+        """Starts those that are lost anew, and more as long as some are waited for and there are slots."""
         for i, worker in enumerate(self.workers):
             if worker.process.poll() is not None:
-                self.workers[i] = Worker(i, self.slots.environment(i))
-                self._free.put(self.workers[i])
+                self._start(i)
+        while self._free.qsize() < self._asking and len(self.workers) < self.slots.jobs:
+            self._start(len(self.workers))
+
+    def _start(self, slot: int) -> None:
+        worker = Worker(slot, self.slots.environment(slot))
+        self.workers[slot : slot + 1] = [worker]
+        self._free.put(worker)
 
     def stop(self) -> None:
         """Asks all to end: a training saves first."""

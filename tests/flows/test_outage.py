@@ -74,7 +74,7 @@ def running(server):
 def flow(study: Path, server: Server, kill_at: str = "") -> tuple[int, str, str]:
     """Runs the flow in sight of the server, which is killed when this is said."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "flows.study"],
+        [sys.executable, "-m", "flows.study", "--jobs", "1"],
         cwd=study,
         env=server.clients,
         stdout=subprocess.PIPE,

@@ -42,8 +42,9 @@ def test_times_are_learnt_and_kept(tmp_path):
 
 @pytest.mark.slow
 def test_a_worker_runs_modules_and_says_how_they_ended_and_a_lost_one_is_replaced(tmp_path):
-    pool = Pool(Slots(1))
+    pool = Pool(Slots(2))
     try:
+        assert not pool.workers  # none before it is wanted
         with pool.worker() as worker:
             assert worker.run(["json.tool", "--help"], tmp_path / "log", lambda *_: None) == 0
             assert worker.run(["json.tool", "/nothing"], tmp_path / "log", lambda *_: None) != 0
@@ -54,6 +55,7 @@ def test_a_worker_runs_modules_and_says_how_they_ended_and_a_lost_one_is_replace
         pool.replace_lost()
         pool.replace_lost()
         assert len(pool.workers) == 1
+        assert pool.workers[0].process.poll() is None
         with pool.worker() as worker:
             assert worker.run(["json.tool", "--help"], tmp_path / "log", lambda *_: None) == 0
     finally:
