@@ -26,7 +26,7 @@ study: .venv/ready ## run what is not up to date of the current study, JOBS stag
 	@python -m flows.study $(if $(JOBS),--jobs $(JOBS))
 
 test: .venv/ready ## make the environment and run the tests
-	python -m pytest -m ""
+	OMP_NUM_THREADS=1 python -m pytest -m "" -n 2 --dist loadscope
 
 fast: .venv/ready ## the tests that take less than two minutes together
 	python -m pytest
