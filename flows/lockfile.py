@@ -37,9 +37,9 @@ def update(root: Path, entries: Mapping[str, Any]) -> bool:
         blocks |= {name: "".join(new)}
     if head != HEAD or not text.endswith("\n") or not all(map(PLAIN.match, [*rest, *blocks.values()])):
         return False
-    new = "  ".join((HEAD, *blocks.values()))
+    whole = "  ".join((HEAD, *blocks.values()))
     for target in (root / COPY, lockfile):
-        write_whole(target, new)
+        write_whole(target, whole)
     return True
 
 

@@ -94,7 +94,7 @@ def _composed(path: str, rows: tuple[Row, ...], files: dict[Row, tuple[Any, Any]
     """What Output._build makes of a folder, if all that is in it has been hashed before; otherwise None."""
     if not os.path.isdir(path) or not rows or not all(row in files for row in rows):
         return None
-    tree = Tree()
+    tree = Tree()  # type: ignore[no-untyped-call]
     for row in rows:
         tree.add(tuple(os.path.relpath(row[0], path).split("/")), *files[row])
     tree.digest()
