@@ -37,10 +37,10 @@ worker: .venv/ready ## run what `python -m flows.machines` hands out, on the ser
 	@python -m flows.server --worker
 
 test: .venv/ready ## make the environment and run the tests
-	python -m pytest -m "" -n auto --dist loadfile
+	OMP_NUM_THREADS=1 python -m pytest -m "" -n auto --dist loadfile
 
 fast: .venv/ready ## the tests that take less than two minutes together
-	python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile
 
 lint: .venv/ready ## style, types, and which part may import which
 	ruff check . && ruff format --check . && mypy && lint-imports

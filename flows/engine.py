@@ -161,6 +161,8 @@ class Engine:
         log = LOGS / f"{name.replace('@', '-')}.log"
         log.unlink(missing_ok=True)
         with self.pool.worker() as worker:
+            if self.stopping.is_set():
+                raise WorkerLost("not begun")
             code = worker.run(words[2:], log, lambda _, done, total: self._note_progress(name, done, total))
         self.progress.pop(name, None)
         if code:

@@ -98,7 +98,7 @@ def cost(folder: Path, *command: str) -> Cost:
     began = time.monotonic()
     done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
     wall, now = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert done.returncode == 0, f"{command} ended with {done.returncode}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
     return Cost(wall, now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime, done.stdout)
 
 

@@ -152,18 +152,23 @@ def test_errors_of_dvc_have_the_exit_code_of_their_kind_and_are_not_tried_again(
     assert [end.code for end in outcome.failures] == [code]
 
 
-def test_asked_to_stop_nothing_new_begins_and_what_is_lost_then_counts_as_saved():
+@pytest.mark.parametrize("at", ["before a worker is there", "during the command"])
+def test_asked_to_stop_nothing_new_begins_and_what_is_lost_then_counts_as_saved(at):
     graph, pool = Graph(), Pool(jobs=1)
     engine = Engine(graph, pool, Times(Path.cwd()))
 
-    def submit(work, name):
+    def ends(words, log, listen):
         engine.stopping.set()
-        pool.ends = {name: [WorkerLost("asked to end")]}
+        raise WorkerLost("asked to end")
+
+    def submit(work, name):
+        if at.startswith("before"):
+            engine.stopping.set()
         threading.Thread(target=work, args=(name,)).start()
 
+    pool.run = ends
     outcome = engine.run(NAMES, submit, lambda end: None)
-    assert [end.how for end in outcome.ended.values()] == ["preempted"]
-    assert len(pool.ran) == 1
+    assert [(end.how, end.code) for end in outcome.ended.values()] == [("preempted", 75)]
     assert graph.written
 
 
