@@ -18,6 +18,7 @@ from . import editing
 HOME = Path(__file__).resolve().parent.parent  # where this code lies
 CODE = (
     *("flows", "stages", "data/__init__.py", "data/world", "data/profiles", "data/paper.csv", "data/README.md"),
+    *("data/answers/README.md", "data/models.yaml"),
     *("dvc.yaml", "prefect.yaml", "Makefile", "pyproject.toml", "requirements.lock", "LICENSE"),
     *(".gitignore", ".dvcignore"),
 )

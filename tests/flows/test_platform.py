@@ -6,6 +6,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -94,11 +95,17 @@ def test_deployments_pools_and_automation_are_there_once_also_after_a_second_tim
     assert {(run.deployment_id, run.expected_start_time.hour) for run in planned} == {(found["add-concepts"].id, 3)}
 
 
-def run_of(client, deployment: str, **parameters):
-    """A run that is scheduled for now, once it has ended."""
+def begun(deployment: str, **parameters):
+    """A run that is scheduled for now. Asked for from a thread without an event loop, which Prefect would wait on."""
     from prefect.deployments import run_deployment
 
-    made = run_deployment(deployment, parameters=parameters, timeout=0, as_subflow=False)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(run_deployment, deployment, parameters=parameters, timeout=0, as_subflow=False).result()
+
+
+def run_of(client, deployment: str, **parameters):
+    """The same, once it has ended."""
+    made = begun(deployment, **parameters)
     wait_for(lambda: client.read_flow_run(made.id).state.is_final())
     return client.read_flow_run(made.id)
 
@@ -128,12 +135,10 @@ def test_a_scheduled_run_takes_new_concepts_in_and_runs_only_what_is_new(place, 
 
 
 def test_a_run_whose_machine_is_gone_is_taken_for_crashed(place, client):
-    from prefect.deployments import run_deployment
-
     folder, _ = place
     change(folder, train={"steps": 100_000})
     crash_zombies(client, timedelta(seconds=40))
-    made = run_deployment("study/study", parameters={"jobs": 1}, timeout=0, as_subflow=False)
+    made = begun("study/study", jobs=1)
     wait_for(lambda: processes(folder, "flows.worker"))
     assert client.read_flow_run(made.id).state.is_running()
     kill(processes(folder, "worker", "start") + processes(folder, "prefect.engine"))
