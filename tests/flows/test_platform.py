@@ -6,7 +6,6 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -95,17 +94,14 @@ def test_deployments_pools_and_automation_are_there_once_also_after_a_second_tim
     assert {(run.deployment_id, run.expected_start_time.hour) for run in planned} == {(found["add-concepts"].id, 3)}
 
 
-def begun(deployment: str, **parameters):
-    """A run that is scheduled for now. Asked for from a thread without an event loop, which Prefect would wait on."""
-    from prefect.deployments import run_deployment
-
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(run_deployment, deployment, parameters=parameters, timeout=0, as_subflow=False).result()
+def begun(client, deployment: str, **parameters):
+    """A run that is scheduled for now."""
+    return client.create_flow_run_from_deployment(client.read_deployment_by_name(deployment).id, parameters=parameters)
 
 
 def run_of(client, deployment: str, **parameters):
     """The same, once it has ended."""
-    made = begun(deployment, **parameters)
+    made = begun(client, deployment, **parameters)
     wait_for(lambda: client.read_flow_run(made.id).state.is_final())
     return client.read_flow_run(made.id)
 
@@ -138,7 +134,7 @@ def test_a_run_whose_machine_is_gone_is_taken_for_crashed(place, client):
     folder, _ = place
     change(folder, train={"steps": 100_000})
     crash_zombies(client, timedelta(seconds=40))
-    made = begun("study/study", jobs=1)
+    made = begun(client, "study/study", jobs=1)
     wait_for(lambda: processes(folder, "flows.worker"))
     assert client.read_flow_run(made.id).state.is_running()
     kill(processes(folder, "worker", "start") + processes(folder, "prefect.engine"))
