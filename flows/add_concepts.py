@@ -146,6 +146,7 @@ def _leave(entry: Path, why: str, only_look: bool) -> None:
 
 def _add(params: Params, entry: Path, only_look: bool) -> str:
     from stages.core.appending import with_task
+    from stages.core.artifact import put
     from stages.core.reading import PARAMS
     from stages.datasets.folder import Folder, identify
 
@@ -156,21 +157,10 @@ def _add(params: Params, entry: Path, only_look: bool) -> str:
     task = f"{int(params.tasks[-1].index) + 1:02d}"
     print(f"{entry}: {'would be' if only_look else 'is'} task {task} of {domain}.")
     if not only_look:
-        _replace(PARAMS, text)
+        put(PARAMS, [text.encode("utf-8")])
         _move(entry, target)
         entry.with_name(entry.name + NOTE).unlink(missing_ok=True)
     return name
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes the file whole or not at all."""
-    from stages.core.artifact import sync
-
-    draft = path.with_name(f".{path.name}.tmp")
-    draft.write_bytes(text.encode("utf-8"))
-    sync(draft)
-    draft.replace(path)
-    sync(path.absolute().parent)
 
 
 def _move(entry: Path, target: Path) -> None:

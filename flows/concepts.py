@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stages.core.artifact import put
 from stages.core.faults import ConfigFault
 from stages.core.reading import PARAMS
 
@@ -135,11 +136,11 @@ class Change:
         undo = _bring_photos(*self.photos, fresh=self.fresh) if self.photos else None
         aside: dict[Path, Path] = {}
         try:
-            editing.replace(self.edit(text))
+            put(PARAMS, [self.edit(text).encode("utf-8")])
             aside = _set_aside()
             yield
         except BaseException:
-            editing.replace(text)
+            put(PARAMS, [text.encode("utf-8")])
             for folder, kept in aside.items():
                 kept.rename(folder)
                 kept.parent.rmdir()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,13 +29,6 @@ def _dumped(yaml: YAML, tree: Any) -> str:
     out = io.StringIO()
     yaml.dump(tree, out)
     return out.getvalue()
-
-
-def replace(text: str, path: Path = PARAMS) -> None:
-    """Writes a file at once or not at all."""
-    draft = path.with_name(path.name + ".tmp")
-    draft.write_text(text, "utf-8")
-    os.replace(draft, path)
 
 
 def by_domain(names: list[str], domains: list[str]) -> dict[str, str]:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, ValidationError
 
+from .artifact import put
 from .faults import ConfigFault, InputFault
 from .statistics import Interval, interval
 from .strict import Strict
@@ -126,9 +127,7 @@ def keep(files: Sequence[Path], folder: Path) -> int:
     if complaints:
         raise InputFault("\n".join(complaints))
     for target, content in fresh.items():
-        draft = target.with_suffix(".tmp")
-        draft.write_bytes(content)
-        draft.replace(target)
+        put(target, [content])
     return len(fresh)
 
 
