@@ -35,20 +35,23 @@ def sample(params: Params, run: Run | Sequence, args: argparse.Namespace) -> Non
         named = {f"{place:02d}": {"name": c["name"], "prompts": c["plain_prompts"]} for place, c in tasks.items()}
         facts["plain"] = {"images": count, "tasks": named}
     with artifact.publish(folder / "images", "images", facts, parents) as draft:
-        write(params, state, facts["tasks"], draft)
+        facts |= write(params, state, facts["tasks"], draft)
         if count:
             fewer = params.sample.model_copy(update={"images": count})
-            write(params.model_copy(update={"sample": fewer}), state, facts["plain"]["tasks"], draft / "plain")
+            facts |= write(params.model_copy(update={"sample": fewer}), state, facts["plain"]["tasks"], draft / "plain")
 
 
-def write(params: Params, state: State, tasks: dict[str, Any], folder: Path) -> None:
-    """A folder of pictures for each task: <prompt>-<noise>.png."""
+def write(params: Params, state: State, tasks: dict[str, Any], folder: Path) -> dict[str, int]:
+    """A folder of pictures for each task: <prompt>-<noise>.png. Gives the `micro_batch`, where memory asked for one."""
+    rooms = []
     made = sample_prompts(params, state, [task["prompts"] for task in tasks.values()])
     for place, files in zip(tasks, track(made, len(tasks), "sample"), strict=True):
         (folder / place).mkdir(parents=True)
         for number, file in enumerate(files):
             name = "{:02d}-{:02d}.png".format(*divmod(number, params.sample.images))
             (folder / place / name).write_bytes(file.read_bytes())
+        rooms += [artifact.read(file.parent, "pictures").get("micro_batch") for file in files[:1]]
+    return {"micro_batch": min(found)} if (found := [room for room in rooms if room]) else {}
 
 
 if __name__ == "__main__":

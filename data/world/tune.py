@@ -1,7 +1,7 @@
 """Chooses the default study's hyperparameters, on concepts and a seed that the study does not use.
 
-`python -m data.world.tune '{"learning_rate": 0.001}' '{"learning_rate": 0.002, "steps": 100}' ...` teaches the
-tuning objects with each of these changes to `train` and prints what was learnt and what was kept.
+`python -m data.world.tune '{"train": {"learning_rate": 0.001}}' '{"train": {"steps": 100}, "sample": {"guidance": 4}}' ...`
+teaches the tuning objects with each of these changes to params.yaml and prints what was learnt and what was kept.
 """
 
 import argparse
@@ -23,11 +23,12 @@ from stages.core.strategy import State
 SEED = 1000  # the study's seeds are small numbers
 
 
-def tuned(changes: dict[str, Any], images: int) -> Params:
+def tuned(changes: dict[str, dict[str, Any]], images: int) -> Params:
     tree = load().model_dump(mode="json")
     tree["dataset"]["options"]["tuning"] = True
     tree["sample"] |= {"seed": SEED, "images": images}
-    tree["train"] |= changes
+    for section, values in changes.items():
+        tree[section] |= values
     return Params.model_validate_json(json.dumps(tree))
 
 
@@ -72,7 +73,7 @@ def study(params: Params, strategy: str, concepts: list[Concept], measure: Measu
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("changes", nargs="+", type=json.loads, help="changes to the section train, as JSON")
+    parser.add_argument("changes", nargs="+", type=json.loads, help="section: {key: value}, as JSON")
     parser.add_argument("--strategies", nargs="+", default=["naive", "merge_init"])
     parser.add_argument("--tasks", type=int, default=10)
     parser.add_argument("--images", type=int, default=2)

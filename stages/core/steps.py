@@ -12,14 +12,16 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from . import artifact
 from .adapters import delta_fingerprint, fingerprint, flat, fresh_adapter
 from .device import side_by_side
 from .encodings import encode_prompts
-from .faults import InputFault
+from .family import Encodings, Family
+from .faults import InputFault, MachineFault
 from .lessons import Lesson, class_prompt, encoded, taught
-from .params import Params, Prior
+from .params import Params, Prior, Sample
 from .process import lock
 from .runs import Run, Sequence
 from .seeds import generator, seed
@@ -115,11 +117,15 @@ def sample(params: Params, state: State, groups: Several[Several[str]]) -> Itera
     They come in the order of the prompts: all noises of the first, then of the second. What has been sampled before
     from the same model is not sampled again, so that a killed stage goes on where it was, and two that come to the same
     model, as strategies do after the first task, do so one after the other. While one group is written, the next is
-    sampled: a large PNG takes nearly as long as a GPU needs for the picture.
+    sampled: a large PNG takes nearly as long as a GPU needs for the picture. Where memory does not do for a batch, half
+    of it is sampled at a time from there on, which the manifest beside the pictures records (`micro_batch`).
+
+    Raises:
+        MachineFault: memory does not do for one picture.
     """
     family, options = params.family, params.sample
     model = artifact.digest([family.fingerprint, delta_fingerprint(state.delta), options.model_dump(mode="json")])
-    noise = None
+    noise, room = None, None
     with lock(IMAGES / model[:16] / "lock", wait=True), ThreadPoolExecutor(1) as writer:
         written: list[Future[list[Path]]] = []
         for prompts in groups:
@@ -133,17 +139,34 @@ def sample(params: Params, state: State, groups: Several[Several[str]]) -> Itera
                     )
                 rows = encode_prompts(family, [prompt for prompt in prompts for _ in range(options.images)])
                 noises = noise.repeat(len(prompts), 1, 1, 1)
-                made = family.sample(rows, noises, options.steps, options.guidance, options.scheduler, options.batch)
-            written.append(writer.submit(_written, folder, prompts, made))
+                made, room = _made(family, rows, noises, options, room)
+            written.append(writer.submit(_written, folder, prompts, made, room))
             if len(written) > 1:
                 yield written.pop(0).result()
         yield from (pictures.result() for pictures in written)
 
 
-def _written(folder: Path, prompts: Several[str], made: Several[Image.Image]) -> list[Path]:
+def _made(
+    family: Family, rows: Encodings, noises: Tensor, options: Sample, room: int | None
+) -> tuple[list[Image.Image], int | None]:
+    """Pictures, and how many there was room for at a time; None: for the whole batch."""
+    while True:
+        size = min(room or options.batch or len(noises), len(noises))
+        try:
+            return family.sample(rows, noises, options.steps, options.guidance, options.scheduler, size), room
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise MachineFault("out of memory with one picture at a time. Lower the resolution.") from None
+        torch.cuda.empty_cache()
+        room = (size + 1) // 2
+        log.warning("out of memory: %d pictures at a time from here on", room)
+
+
+def _written(folder: Path, prompts: Several[str], made: Several[Image.Image], room: int | None) -> list[Path]:
     """The files of a group, once those that were just made are published."""
     if made:
-        with artifact.publish(folder, "pictures", {"prompts": list(prompts)}) as draft:
+        facts = {"prompts": list(prompts)} | ({"micro_batch": room} if room else {})
+        with artifact.publish(folder, "pictures", facts) as draft:
             side_by_side(lambda numbered: numbered[1].save(draft / f"{numbered[0]:04d}.png"), enumerate(made))
     return artifact.files_of(folder)
 
