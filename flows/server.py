@@ -251,7 +251,8 @@ def main() -> None:
     def end(*_: object) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, end)
+    for asked in (signal.SIGTERM, signal.SIGINT):  # a shell has its background jobs, and what they start, ignore SIGINT
+        signal.signal(asked, end)
     try:
         work(Path.cwd()) if args.worker else serve(Path.cwd(), args.port)
     except Fault as fault:

@@ -1,6 +1,7 @@
 """What several test files share."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,11 @@ import pytest
 from stages.core.process import lock
 from stages.families.random_sdxl import write
 from tests.workspace import dvc, hashes, ran, with_dvc, workspace
+
+
+def pytest_xdist_auto_num_workers(config) -> int:
+    """One more than there are cores: some tests wait for servers and other processes more than they work."""
+    return len(os.sched_getaffinity(0)) + 1
 
 
 @pytest.fixture(scope="session")

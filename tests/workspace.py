@@ -17,8 +17,8 @@ NEEDED = ("stages", "data", "flows", "dvc.yaml", "params.yaml", ".dvcignore", ".
 SMALL = {
     "study": "small",
     "strategies": ["merge_init"],
-    "train": {"steps": 6, "batch": 2, "checkpoint_every": 2},
-    "sample": {"steps": 2, "images": 1},
+    "train": {"steps": 6, "batch": 2, "learning_rate": 0.0005, "checkpoint_every": 2},
+    "sample": {"steps": 2, "images": 1, "guidance": 3.0},
     "report": {"bootstrap": 100},
 }
 PLACES = ["zwz_heart", "sks_star", "pdw_square", "uwu_circle"]

@@ -18,6 +18,8 @@ from tests.workspace import environment
 
 PATIENCE = 500.0  # seconds; a machine with much else to do takes its time
 
+QUICK = {"PREFECT_WORKER_QUERY_SECONDS": "1"}  # a worker asks for work every ten seconds otherwise
+
 
 def free_port() -> int:
     with socket.socket() as trial:
@@ -41,7 +43,7 @@ def command(folder: Path, *words: str, **env: str) -> Iterator[subprocess.Popen]
     """A command of the project's in a workspace, whose words go to a file; asked to end at the end."""
     with (folder.parent / f"{folder.name}-{words[0]}.log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", *words], cwd=folder, env=environment() | env, stdout=log, stderr=log
+            [sys.executable, "-m", *words], cwd=folder, env=environment() | QUICK | env, stdout=log, stderr=log
         )
     try:
         yield process

@@ -52,7 +52,7 @@ def test_a_plan_says_what_there_is_to_do_and_runs_nothing(study):
     assert "of disk" in plan
     assert "objects / merge_init / order 0 / seed 0 / task 02 / sample" in plan
     assert hashes(study) == before
-    dvc(study, "repro")
+    done(study)
     change(study, sample={"guidance": 3.0})
     assert re.search(r"^7 of 14 stages to bring up to date: [01] to run, [67] cached\.$", done(study, "--plan"), re.M)
 
