@@ -183,5 +183,9 @@ def test_text_encoders_are_taught_along_and_merged_by_any_strategy(tmp_path, mon
     # Steps 0, 1 and 2 of each run; the first task is trained once, and the others look at its end.
     assert [len(list(Path("previews").rglob(f"{task}/*.png"))) for task in ("01", "02")] == [3 + 1 + 1, 3 * 3]
     assert "goes on without" not in caplog.text
+    usual = {"what": "state", "format": "kohya", "dtype": "fp16", "rank": None, "accept_error": False, "verbose": False}
+    handed = Namespace(key="objects/0/magmax/0", task="02", to=Path("out"), **usual)
+    importlib.import_module("stages.export").export(study, None, handed)
+    assert "It shifts the text encoders too" in Path("out/README.md").read_text()
     modules = study.family.shapes().values()
     assert count(study).adapter_bytes == 4 * study.train.rank * sum(rows + columns for rows, columns in modules)
