@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 import os
 from argparse import Namespace
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from stages.core import artifact, params, tables
+from stages.core.adapters import delta_fingerprint
 from stages.core.runs import runs, sequences
+from stages.core.states import merged_again, state_after
 from stages.core.strategy import strategies
 from stages.core.workload import count
 from tests.workspace import change, workspace
@@ -157,3 +160,32 @@ def test_the_forecast_has_counted_what_was_made(study):
     assert work.adapter_bytes == pytest.approx(adapters[0].stat().st_size, rel=0.05)
     references = [p for p in Path("runs").rglob("scores/references.parquet") if p.parent.parent.name in ("01", "base")]
     assert work.references > sum(tables.read(p, tables.REFERENCES).num_rows for p in references) / len(study.judges)
+
+
+def test_text_encoders_are_taught_along_and_merged_by_any_strategy(tmp_path, monkeypatch, caplog):
+    """With what else a lesson can have: its class kept along, photos of any shape, previews on the way."""
+    chosen = ["naive", "ortho_init", "magmax"]
+    folder = workspace(tmp_path / "work", strategies=chosen, train={"steps": 2, "batch": 1, "prior": {"images": 1}})
+    change(folder, sample={"steps": 1, "images": 1, "plain": 0}, prepare={"buckets": True, "bucket": 8})
+    base = params.load(folder / "params.yaml").base.options
+    change(folder, base={"options": base | {"text_encoders": True}})
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("stages.score.score", lambda *_: None)
+    study = params.load().model_copy(update={"watch": params.Watch(previews_every=1, previews=1)})
+    run_all(study)
+    for run in runs(study):
+        delta, folder = state_after(study, run, "02").delta, run.at("02") / "state"
+        assert delta.modules == sorted(study.family.shapes())
+        assert bool(delta.module("text_encoder_2.text_model.encoder.layers.2.self_attn.q_proj").any())
+        assert delta_fingerprint(merged_again(study, run, "02").delta) == delta_fingerprint(delta)
+        survival = json.loads((folder / "check.json").read_text())["survival"]
+        assert all(math.isfinite(value) for value in survival.values())
+    # Steps 0, 1 and 2 of each run; the first task is trained once, and the others look at its end.
+    assert [len(list(Path("previews").rglob(f"{task}/*.png"))) for task in ("01", "02")] == [3 + 1 + 1, 3 * 3]
+    assert "goes on without" not in caplog.text
+    usual = {"what": "state", "format": "kohya", "dtype": "fp16", "rank": None, "accept_error": False, "verbose": False}
+    handed = Namespace(key="objects/0/magmax/0", task="02", to=Path("out"), **usual)
+    importlib.import_module("stages.export").export(study, None, handed)
+    assert "It shifts the text encoders too" in Path("out/README.md").read_text()
+    modules = study.family.shapes().values()
+    assert count(study).adapter_bytes == 4 * study.train.rank * sum(rows + columns for rows, columns in modules)

@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from .artifact import to_json
-from .formats import Format
+from .formats import TEXT, Format, part
 from .origin import Origin
 from .params import Params
 from .text import in_markdown
@@ -112,6 +112,11 @@ def _front(params: Params, origin: Origin) -> str:
 
 
 def _about(origin: Origin) -> str:
+    also = any(part(module)[0] in TEXT for module in origin.delta.modules)
+    return _made(origin) + (" It shifts the text encoders too: load it into them as well." if also else "")
+
+
+def _made(origin: Origin) -> str:
     if origin.what == "state":
         return f"The shift of the base model after {_count(len(origin.data), 'concept')}, learnt one after another."
     if origin.partial:

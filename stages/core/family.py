@@ -80,7 +80,7 @@ class Family(Strict, ABC):
 
     @abstractmethod
     def encode_prompts(self, prompts: Sequence[str]) -> Encodings:
-        """What training and sampling need of prompts, computed once."""
+        """What training and sampling need of prompts, computed once: the same whatever the base is shifted by."""
 
     @abstractmethod
     def learner(self, frozen: Delta | None, adapter: Adapter, options: Teaching | None = None) -> Learner:

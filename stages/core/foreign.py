@@ -19,11 +19,11 @@ from torch import Tensor
 from . import weightfile
 from .family import KnownAs
 from .faults import InputFault
-from .formats import kohya_names, layers_per_block, part
+from .formats import TEXT, TRUNK, kohya_names, layers_per_block, part, pattern
 from .weights import Adapter
 
-DOWN = (".lora_A.weight", ".lora_A.default.weight", ".lora.down.weight", ".lora_down.weight")
-UP = (".lora_B.weight", ".lora_B.default.weight", ".lora.up.weight", ".lora_up.weight")
+DOWN = (".lora_A", ".lora_A.default", ".lora.down", ".lora_down", ".lora_linear_layer.down")
+UP = (".lora_B", ".lora_B.default", ".lora.up", ".lora_up", ".lora_linear_layer.up")
 CONFIG = "adapter_config.json"  # peft keeps the scale in this file beside the weights
 Shapes = Mapping[str, tuple[int, int]]
 
@@ -72,6 +72,10 @@ def _aliases(shapes: Shapes) -> Iterator[tuple[str, str, str]]:
             yield name, module, "kohya"
     for module in shapes:
         model, inner = part(module)
+        if model in TEXT:
+            yield module, module, "diffusers"
+            yield f"{model}.{inner.removeprefix(TRUNK)}", module, "diffusers"
+            continue
         yield f"base_model.model.{inner}", module, "peft"
         yield inner, module, "peft"
         yield f"{model}.{inner}", module, "diffusers"
@@ -87,8 +91,8 @@ def _sort(
     where: dict[str, tuple[str, str, str]] = {}
     for name, module, kind in _aliases(shapes):
         old = name.endswith("_lora")
-        for role, ends in (("a", (".down.weight",) if old else DOWN), ("b", (".up.weight",) if old else UP)):
-            where |= {name + end: (module, role, kind) for end in ends}
+        for role, ends in (("a", (".down",) if old else DOWN), ("b", (".up",) if old else UP)):
+            where |= {f"{name}{end}.weight": (module, role, kind) for end in ends}
         where[f"{name}.alpha"] = (module, "alpha", kind)
     found: dict[str, dict[str, Tensor]] = {}
     strange, kinds = [], []
@@ -111,6 +115,8 @@ def _check_keys(path: Path, halves: Mapping[str, object], strange: list[str], sh
     if not count:
         raise InputFault(f"{path}: holds no tensors; {counts}.")
     more = f", and {len(strange)} tensors of other names, such as {strange[0][:120]}" if strange else ""
+    if strange and all(name.startswith(("lora_te", *TEXT)) for name in strange):
+        more += " (text encoders are shifted with base.options.text_encoders: true only)"
     missing = next((module for module in shapes if module not in halves), "")
     lacking = f"; {missing} is missing" if missing and halves else ""
     raise InputFault(
@@ -154,7 +160,7 @@ def _scale_of(module: str, config: Mapping[str, Any], kind: str, rank: int) -> f
     if mine.get("use_dora"):
         raise ValueError("DoRA is no plain LoRA")
     alphas = mine.get("alpha_pattern") or {}
-    alpha = float(alphas.get(f"^{inner}$", alphas.get(inner, mine.get("lora_alpha", rank))))
+    alpha = float(alphas.get(pattern(inner), alphas.get(inner, mine.get("lora_alpha", rank))))
     return alpha / (math.sqrt(rank) if mine.get("use_rslora") else rank)
 
 

@@ -1,10 +1,12 @@
 """How other programs write an adapter into a file: names of tensors, where the scale goes, and metadata that they need.
 
-diffusers  `unet.<module>.lora.down.weight`; no alpha among the tensors, so that every reader takes the scale as 1.
+diffusers  `unet.<module>.lora.down.weight`, `text_encoder.<module>.lora_A.weight`; no alpha among the tensors, so that
+           every reader takes the scale as 1.
 kohya      `lora_unet_<module with _>.lora_down.weight` and `.alpha`, or `.diff` for a full matrix: what ComfyUI, A1111,
            Forge and kohya's own scripts read. For SDXL kohya's scripts know the blocks by their LDM names only
            (`input_blocks_4_1`); ComfyUI and A1111 take both, and diffusers maps them back. For SD 1.x kohya uses the
            names of diffusers. So each kind of base gets the names that kohya trains it under: those that all can read.
+           Text encoders are `lora_te1_` and `lora_te2_`, or `lora_te_` where there is one only.
 
 In both, alpha equals the rank and the scale is in the numbers already: readers disagree about a missing alpha, and
 some of diffusers' own converters drop it.
@@ -23,7 +25,9 @@ from torch import Tensor
 from .weights import Adapter, Matrices
 
 Format = Literal["diffusers", "kohya"]
-TEXT = {"text_encoder_2": "lora_te2_", "text_encoder": "lora_te1_"}
+TEXT = {"text_encoder_2": "lora_te2_", "text_encoder": "lora_te1_"}  # what kohya's names begin with
+ALONE = "lora_te_"
+TRUNK = "text_model."  # in files of adapters; transformers has dropped it from the first encoder's own names
 BLOCK = re.compile(r"(down_blocks|mid_block|up_blocks)\.(?:(\d+)\.)?attentions\.(\d+)\.")
 
 
@@ -64,10 +68,11 @@ def kohya_names(modules: Iterable[str], layers: int | None) -> dict[str, str]:
     Args:
         layers: `layers_per_block` of the whole base, for names as in LDM; None for names as in diffusers.
     """
-    names = {}
-    for module in modules:
+    names, known = {}, list(modules)
+    encoders = {model for model, _ in map(part, known)} & set(TEXT)
+    for module in known:
         model, inner = part(module)
-        prefix = TEXT.get(model, "lora_unet_")
+        prefix = "lora_unet_" if model not in TEXT else ALONE if encoders == {"text_encoder"} else TEXT[model]
         inner = ldm_name(inner, layers) if layers is not None and model == "unet" else inner
         names[module] = prefix + inner.replace(".", "_")
     return names
@@ -79,22 +84,28 @@ def as_diffusers(adapter: Adapter) -> tuple[dict[str, Tensor], dict[str, str]]:
     ranks: dict[str, dict[str, int]] = {}
     for module, a in adapter.a.items():
         model, inner = part(module)
-        tensors[f"{model}.{inner}.lora.down.weight"] = a
-        tensors[f"{model}.{inner}.lora.up.weight"] = adapter.b[module]
+        down, up = ("lora_A", "lora_B") if model in TEXT else ("lora.down", "lora.up")
+        tensors[f"{model}.{inner}.{down}.weight"] = a
+        tensors[f"{model}.{inner}.{up}.weight"] = adapter.b[module]
         ranks.setdefault(model, {})[inner] = a.shape[0]
     config = {f"{model}.{key}": value for model, mine in ranks.items() for key, value in _peft_config(mine).items()}
     return tensors, {"format": "pt", "lora_adapter_metadata": json.dumps(config, sort_keys=True)}
 
 
+def pattern(inner: str) -> str:
+    """A module as the settings of peft have it. Names that begin anywhere fit text encoders of all versions."""
+    return inner.removeprefix(TRUNK) if inner.startswith(TRUNK) else f"^{inner}$"
+
+
 def _peft_config(ranks: Mapping[str, int]) -> dict[str, object]:
     usual = max(ranks.values())
-    others = {f"^{name}$": rank for name, rank in ranks.items() if rank != usual}
+    others = {pattern(name): rank for name, rank in ranks.items() if rank != usual}
     return {
         "r": usual,
         "lora_alpha": usual,
         "rank_pattern": others,
         "alpha_pattern": others,
-        "target_modules": sorted(ranks),
+        "target_modules": sorted(name.removeprefix(TRUNK) for name in ranks),
         "lora_bias": False,
         "use_rslora": False,
         "use_dora": False,

@@ -1,4 +1,7 @@
-"""SDXL in training: the loss of its UNet with LoRA in the attention, on encodings made beforehand."""
+"""SDXL in training: the loss of its UNet with LoRA in the attention, on encodings made beforehand.
+
+Where adapters shift the text encoders too, prompts come as tokens and are encoded in every step.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,11 @@ from torch import Tensor, nn
 
 from stages.core.device import device
 from stages.core.family import Encodings, Learner, Row, Teaching
+from stages.core.formats import part
 from stages.core.seeds import generator
 from stages.core.weights import Adapter, Delta
 
+from .encoders import own_name, renamed
 from .lora import Grouped, Layers, PerMatrix
 
 if TYPE_CHECKING:
@@ -34,15 +39,27 @@ class SdxlLearner(Learner):
 
         self.family, self.frozen, self.options = family, frozen, options
         self.unet: UNet2DConditionModel = family.pipeline.unet
-        family.leave("unet")
+        family.leave(*family.shifted)
         family.shift(frozen)
-        self.layers = LAYERS[options.layers](self.unet, adapter)
+        self.names, self.layers = self._divided(adapter)
         self.schedule: DDPMScheduler = DDPMScheduler.from_config(family.pipeline.scheduler.config)
         self.magnify = MAGNIFY.get(self.unet.dtype, 1.0)
         self._install()
 
+    def _divided(self, adapter: Adapter) -> tuple[dict[str, dict[str, str]], dict[str, Layers]]:
+        """By part of the pipeline: what its modules are called there, and its share of the adapter."""
+        names: dict[str, dict[str, str]] = {}
+        layers: dict[str, Layers] = {}
+        for name in self.family.shifted:
+            model = getattr(self.family.pipeline, name)
+            names[name] = {module: own_name(model, module) for module in adapter.a if part(module)[0] == name}
+            kind = LAYERS[self.options.layers] if name == "unet" else PerMatrix
+            layers[name] = kind(model, renamed(adapter, names[name]))
+        return names, layers
+
     def _install(self) -> None:
-        self.layers.install()
+        for layers in self.layers.values():
+            layers.install()
         if self.options.checkpointing:
             self.unet.enable_gradient_checkpointing()
         else:
@@ -50,13 +67,16 @@ class SdxlLearner(Learner):
         self.unet.train()
 
     def parameters(self) -> list[nn.Parameter]:
-        return self.layers.parameters
+        return [parameter for layers in self.layers.values() for parameter in layers.parameters]
 
     @torch.no_grad()
     def study(self, images: Sequence[Encodings], prompts: Encodings) -> None:
-        here = {name: value.to(device(), self.unet.dtype) for name, value in prompts.items()}
-        self.prompts = here | self.layers.constants(here["text"])
-        self.images = images
+        self.images, self.prompts = images, {name: value.to(device()) for name, value in prompts.items()}
+        if not self.family.text_encoders:
+            self.prompts = self._told({name: value.to(self.unet.dtype) for name, value in self.prompts.items()})
+
+    def _told(self, embedded: Encodings) -> dict[str, Tensor]:
+        return {**embedded, **self.layers["unet"].constants(embedded["text"])}
 
     def inputs(self, rows: Sequence[Row]) -> Encodings:
         """Latents, noise and times of SDXL's training (epsilon, or velocity where the scheduler says so)."""
@@ -93,7 +113,9 @@ class SdxlLearner(Learner):
 
     def loss(self, inputs: Encodings) -> Tensor:
         """The weighted sum of each row's mean squared error."""
-        self.layers.begin(inputs)
+        if self.family.text_encoders:
+            inputs = {**inputs, **self._told(self.family.embed(inputs))}
+        self.layers["unet"].begin(inputs)
         found = self.unet(
             inputs["noisy"].to(self.unet.dtype),
             inputs["times"],
@@ -102,12 +124,17 @@ class SdxlLearner(Learner):
             return_dict=False,
         )[0]
         if not self.options.checkpointing:
-            self.layers.end()
+            self.layers["unet"].end()
         errors = nn.functional.mse_loss(found.float(), inputs["wanted"], reduction="none").mean((1, 2, 3))
         return (errors * inputs["weight"]).sum()
 
     def adapter(self) -> Adapter:
-        return self.layers.adapter()
+        a: dict[str, Tensor] = {}
+        b: dict[str, Tensor] = {}
+        for name, layers in self.layers.items():
+            found = renamed(layers.adapter(), {own: module for module, own in self.names[name].items()})
+            a, b = {**a, **found.a}, {**b, **found.b}
+        return Adapter(a, b, found.scale)
 
     @contextmanager
     def aside(self) -> Iterator[None]:

@@ -1,11 +1,11 @@
-"""LoRA in the attention of a UNet: one layer of peft per matrix, or all of them in a few large operations.
+"""LoRA in the attention of a model: one layer of peft per matrix, or all of them in a few large operations.
 
 peft is the definition: each matrix W becomes W x + scale * B (A x). `Grouped` computes the same sums with the matrices
-laid together: A and B of all modules in one flat parameter, so that clipping, AdamW and the cast to half precision are
-one operation each; queries, keys and values of a self-attention in one product; and keys and values of the prompt for
-all cross-attentions at once, of which the part W x never changes and is computed before the first step. A sum of
-floats depends on its order, so the two agree to rounding. W and B A are never added up: in half precision the sum would
-swallow a small B A.
+of a UNet laid together: A and B of all modules in one flat parameter, so that clipping, AdamW and the cast to half
+precision are one operation each; queries, keys and values of a self-attention in one product; and keys and values of
+the prompt for all cross-attentions at once, of which the part W x is computed before the first step, unless adapters in
+the text encoders change it with every step. A sum of floats depends on its order, so the two agree to rounding. W and
+B A are never added up: in half precision the sum would swallow a small B A.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ CROSS = "cross"  # the encodings' name for the constant part of a prompt's keys 
 
 
 class Layers(ABC):
-    """An adapter in a UNet, in training."""
+    """An adapter in a UNet or in a text encoder, in training; its names are the model's own."""
 
-    def __init__(self, unet: UNet2DConditionModel, adapter: Adapter) -> None:
-        self.unet, self.scale, self.names = unet, adapter.scale, sorted(adapter.a)
+    def __init__(self, model: Any, adapter: Adapter) -> None:
+        self.model, self.scale, self.names = model, adapter.scale, sorted(adapter.a)
         self.rank = adapter.a[self.names[0]].shape[0]
         self.parameters: list[nn.Parameter] = []
 
     @abstractmethod
     def install(self) -> None:
-        """Puts them into the UNet; again, after they were taken out."""
+        """Puts them into the model; again, after they were taken out."""
 
     def constants(self, text: Tensor) -> dict[str, Tensor]:
-        """What of the prompts [n, length, channels] is the same in every step, one row per prompt."""
+        """What of the prompts [n, length, channels] is not trained here, one row per prompt: for `begin`."""
         return {}
 
     def begin(self, inputs: Encodings) -> None:  # noqa: B027
@@ -55,11 +55,15 @@ class Layers(ABC):
         """The adapter as it is now, float32 on the CPU."""
 
 
-def remove(unet: UNet2DConditionModel) -> None:
-    """Makes the UNet what it was before anything was trained in it."""
-    if getattr(unet, "peft_config", None):
-        unet.unload_lora()
-    for attention in _attentions(unet).values():
+def remove(model: Any) -> None:
+    """Makes a model what it was before anything was trained in it."""
+    from diffusers.utils import recurse_remove_peft_layers
+
+    if getattr(model, "peft_config", None):
+        recurse_remove_peft_layers(model)
+        del model.peft_config
+        model._hf_peft_config_loaded = False  # by which diffusers and transformers both know
+    for attention in _attentions(model).values():
         if isinstance(attention.forward, Projected):
             del attention.forward
 
@@ -67,9 +71,9 @@ def remove(unet: UNet2DConditionModel) -> None:
 class PerMatrix(Layers):
     """LoRA layers of peft."""
 
-    def __init__(self, unet: UNet2DConditionModel, adapter: Adapter) -> None:
-        super().__init__(unet, adapter)
-        on = unet.device
+    def __init__(self, model: Any, adapter: Adapter) -> None:
+        super().__init__(model, adapter)
+        on = model.device
         self.parameters = [
             nn.Parameter(h[n].float().to(on, copy=True)) for h in (adapter.a, adapter.b) for n in self.names
         ]
@@ -78,12 +82,12 @@ class PerMatrix(Layers):
         from peft import LoraConfig
 
         alpha = self.scale * self.rank
-        self.unet.add_adapter(
+        self.model.add_adapter(
             LoraConfig(r=self.rank, lora_alpha=alpha, target_modules=self.names, init_lora_weights=False)
         )
         places = [(name, half) for half in ("lora_A", "lora_B") for name in self.names]
         for (name, half), parameter in zip(places, self.parameters, strict=True):
-            getattr(self.unet.get_submodule(name), half)["default"].weight = parameter
+            getattr(self.model.get_submodule(name), half)["default"].weight = parameter
 
     def adapter(self) -> Adapter:
         halves = [parameter.detach().float().cpu().clone() for parameter in self.parameters]
@@ -114,7 +118,7 @@ ROLES = {"qkv": ("to_q", "to_k", "to_v"), "q": ("to_q",), "kv": ("to_k", "to_v")
 
 
 class Grouped(Layers):
-    """All matrices of one shape and role together."""
+    """All matrices of a UNet of one shape and role together."""
 
     def __init__(self, unet: UNet2DConditionModel, adapter: Adapter) -> None:
         super().__init__(unet, adapter)
@@ -144,13 +148,12 @@ class Grouped(Layers):
         for name, projected in self.projected.items():
             self.attentions[name].forward = projected
 
-    @torch.no_grad()
     def constants(self, text: Tensor) -> dict[str, Tensor]:
         """For each group of keys and values W x, [prompts, matrices, length, out]."""
         found = {}
         for number, group in enumerate(self.groups):
             if group.role == "kv":
-                products = [functional.linear(text, self.unet.get_submodule(name).weight) for name in group.names]
+                products = [functional.linear(text, self.model.get_submodule(name).weight) for name in group.names]
                 found[f"{CROSS}.{number}"] = torch.stack(products, 1)
         return found
 
@@ -232,10 +235,10 @@ class Projected:
         return torch.baddbmm(still, inner, up, alpha=scale)
 
 
-def _attentions(unet: UNet2DConditionModel) -> dict[str, Any]:
+def _attentions(model: nn.Module) -> dict[str, Any]:
     from diffusers.models.attention_processor import Attention
 
-    return {name: module for name, module in unet.named_modules() if isinstance(module, Attention)}
+    return {name: module for name, module in model.named_modules() if isinstance(module, Attention)}
 
 
 def _groups(attentions: dict[str, Any]) -> Iterator[Group]:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
 from typing import Any, ClassVar
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from stages.core.device import device
 from stages.core.family import Encodings, KnownAs, families
 
 from .denoising import Prompts
+from .encoders import read
 from .sdxl import Sdxl
 
 
@@ -34,18 +31,12 @@ class Sd15(Sdxl):
         unused = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
         return StableDiffusionPipeline.from_pretrained(self.path, **unused, **how)
 
-    @torch.no_grad()
-    def encode_prompts(self, prompts: Sequence[str]) -> Encodings:
-        self.bring(*self.encoders)
-        text, _ = self.pipeline.encode_prompt(list(prompts), device(), 1, do_classifier_free_guidance=False)
-        return {"text": text.float().cpu()}
+    def embed(self, numbers: Encodings) -> dict[str, Tensor]:
+        return {"text": read(self.pipeline, "text_encoder", numbers).last_hidden_state}
 
     def conditioning(self, encodings: Encodings, time_ids: Tensor) -> dict[str, Tensor]:
         return {}
 
-    @cached_property
-    def _empty(self) -> Tensor:
-        return self.encode_prompts([""])["text"][0]
-
     def told(self, prompts: Encodings) -> Prompts:
-        return Prompts(prompts["text"], {}, {}, self._empty)
+        (empty,) = self.embedded(self.encode_prompts([""]))["text"]
+        return Prompts(prompts["text"], {}, {}, empty)

@@ -14,6 +14,7 @@ from PIL import Image
 from pydantic import Field, StringConstraints
 from torch import Tensor
 
+from stages.core import formats
 from stages.core.artifact import digest, folder_digest
 from stages.core.device import device
 from stages.core.family import Encodings, Family, KnownAs, Learner, Teaching, families
@@ -22,6 +23,7 @@ from stages.core.weights import Adapter, Delta
 
 from . import lora
 from .denoising import Denoiser, Prompts, Settings
+from .encoders import PROJECTIONS, each_once, full_name, own_name, read, tokens
 from .learner import SdxlLearner
 
 if TYPE_CHECKING:
@@ -33,7 +35,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @families.register("sdxl")
 class Sdxl(Family):
-    """The base stays as it is on disk; adapters shift the attention projections of its UNet."""
+    """The base stays as it is on disk; adapters shift the attention projections of its UNet, and of its text encoders
+    where that is asked for."""
 
     known_as: ClassVar = KnownAs("stable-diffusion-xl-v1-base", "sdxl_base_v1-0", "openrail++", ldm_blocks=True)
     encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2")  # those of prompts, by their folders
@@ -47,12 +50,15 @@ class Sdxl(Family):
     compile: bool = False  # torch.compile and channels_last, on a GPU only: minutes once for each shape, then faster
     vae: str = ""  # a folder with another autoencoder than the base's own, and its revision
     vae_revision: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")] = ""
+    # Here and not in `train`, for it says which weights an adapter has: every stage that reads one asks for `shapes`.
+    text_encoders: bool = False  # adapters shift the attention of the text encoders too
 
     @cached_property
     def fingerprint(self) -> str:
         found = [pinned(Path(self.path), "model_index.json", self.revision), self.dtype, self.pixels]
         found += [pinned(Path(self.vae), "config.json", self.vae_revision)] if self.vae else []
-        found += [f"{key} {value}" for key in ("decoder_dtype", "compile") if (value := self._chosen(key)) is not None]
+        options = ("decoder_dtype", "compile", "text_encoders")
+        found += [f"{key} {value}" for key in options if (value := self._chosen(key)) is not None]
         return digest(found)
 
     @property
@@ -64,35 +70,39 @@ class Sdxl(Family):
         value: object = getattr(self, key)
         return None if value == type(self).model_fields[key].default else value
 
+    @property
+    def shifted(self) -> tuple[str, ...]:
+        """The parts of the pipeline that adapters shift."""
+        return ("unet", *self.encoders) if self.text_encoders else ("unet",)
+
     @cached_property
-    def _headers(self) -> dict[str, tuple[Path, list[int]]]:
-        """File and shape of every weight of the UNet, read without loading any."""
-        headers: dict[str, tuple[Path, list[int]]] = {}
-        for path in sorted(Path(self.path, "unet").glob("*.safetensors")):
-            with path.open("rb") as file:
-                (size,) = struct.unpack("<Q", file.read(8))
-                header = json.loads(file.read(size))
-            headers |= {name: (path, entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
-        if not headers:
-            raise InputFault(
-                f"{self.path}/unet: no safetensors here. base.options.path must be a model in the format of diffusers."
-            )
-        return headers
+    def _stored(self) -> dict[str, tuple[Path, str, tuple[int, int]]]:
+        """Of every module that adapters shift: its weight's file, key and shape, read without loading any."""
+        found = {}
+        for part in self.shifted:
+            ends = tuple(f".{target}.weight" for target in (TARGETS if part == "unet" else PROJECTIONS))
+            for key, (path, shape) in headers(Path(self.path, part)).items():
+                if key.endswith(ends) and "attn" in key:
+                    inner = key.removesuffix(".weight")
+                    name = inner if part == "unet" else full_name(part, inner)
+                    found[name] = path, key, (shape[0], shape[1])
+        return found
 
     def shapes(self) -> dict[str, tuple[int, int]]:
-        ends = tuple(f".{target}.weight" for target in TARGETS)
-        found = {
-            n.removesuffix(".weight"): s for n, (_, s) in self._headers.items() if n.endswith(ends) and ".attn" in n
-        }
-        return {name: (shape[0], shape[1]) for name, shape in sorted(found.items())}
+        return {name: shape for name, (_, _, shape) in sorted(self._stored.items())}
 
     def weight(self, name: str) -> Tensor:
         from safetensors import safe_open
 
-        path, _ = self._headers[f"{name}.weight"]
+        path, key, _ = self._stored[name]
         with safe_open(path, "pt") as file:
-            weight: Tensor = file.get_tensor(f"{name}.weight")
+            weight: Tensor = file.get_tensor(key)
         return weight
+
+    def module(self, name: str) -> Any:
+        """The module of the pipeline that adapters call `name`."""
+        model = getattr(self.pipeline, formats.part(name)[0])
+        return model.get_submodule(own_name(model, name))
 
     @cached_property
     def pipeline(self) -> StableDiffusionXLPipeline:
@@ -112,7 +122,8 @@ class Sdxl(Family):
         for part in ("unet", "vae", *self.encoders):
             getattr(pipeline, part).requires_grad_(False).eval()
         pipeline.vae.to(torch.float32)
-        pipeline.unet.to(device())
+        for part in self.shifted:
+            getattr(pipeline, part).to(device())
         if self._compiles:  # here, for it moves the weights, and whoever captures a graph of them comes later
             pipeline.unet.to(memory_format=torch.channels_last)
         return pipeline
@@ -142,14 +153,14 @@ class Sdxl(Family):
     @cached_property
     def _untouched(self) -> dict[str, Tensor]:
         """The projections as they are in the base, in the number format of the model."""
-        return {name: self.pipeline.unet.get_submodule(name).weight.clone() for name in self.shapes()}
+        return {name: self.module(name).weight.clone() for name in self.shapes()}
 
     def shift(self, delta: Delta) -> None:
-        unet = self.pipeline.unet.eval()
-        lora.remove(unet)  # what was trained last is still in it
+        for part in self.shifted:
+            lora.remove(getattr(self.pipeline, part).eval())  # what was trained last is still in it
         with torch.no_grad():
             for name, base in self._untouched.items():
-                weight, shift = unet.get_submodule(name).weight, delta.module(name, base.device)
+                weight, shift = self.module(name).weight, delta.module(name, base.device)
                 weight.copy_(base if shift is None else base.float() + shift)
 
     @torch.no_grad()
@@ -164,11 +175,23 @@ class Sdxl(Family):
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Encodings:
+        """What the text encoders make of them; where adapters shift those, tokens, the same whatever the shift."""
+        numbers = tokens(self.pipeline, self.encoders, prompts)
+        if self.text_encoders:
+            return numbers
         self.bring(*self.encoders)
-        text, _, pooled, _ = self.pipeline.encode_prompt(
-            list(prompts), device=device(), do_classifier_free_guidance=False
-        )
-        return {"text": text.float().cpu(), "pooled": pooled.float().cpu()}
+        return {name: value.float().cpu() for name, value in self.embed(numbers).items()}
+
+    def embed(self, numbers: Encodings) -> dict[str, Tensor]:
+        """What the text encoders, in the state that they are in, make of tokens' numbers; gradients go through it."""
+        first, second = (read(self.pipeline, name, numbers, output_hidden_states=True) for name in self.encoders)
+        text = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1)
+        return {"text": text, "pooled": second.text_embeds}
+
+    @torch.no_grad()
+    def embedded(self, prompts: Encodings) -> Encodings:
+        """What the UNet is to read of prompts, encoded here if that was not possible once for all states."""
+        return each_once(prompts, self.embed) if self.text_encoders else prompts
 
     def learner(self, frozen: Delta | None, adapter: Adapter, options: Teaching | None = None) -> Learner:
         return SdxlLearner(self, frozen or Delta(), adapter, options or Teaching())
@@ -210,7 +233,26 @@ class Sdxl(Family):
     ) -> list[Image.Image]:
         self.bring("vae")
         settings = Settings(steps, guidance, scheduler)
-        return self.denoiser.pictures(self.told(prompts), noise, settings, batch or len(noise))
+        return self.denoiser.pictures(self.told(self.embedded(prompts)), noise, settings, batch or len(noise))
+
+
+def headers(folder: Path) -> dict[str, tuple[Path, list[int]]]:
+    """File and shape of every weight of a model, read without loading any.
+
+    Raises:
+        InputFault: there is no safetensors file.
+    """
+    found: dict[str, tuple[Path, list[int]]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            (size,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(size))
+        found |= {name: (path, entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+    if not found:
+        raise InputFault(
+            f"{folder}: no safetensors here. base.options.path must be a model in the format of diffusers."
+        )
+    return found
 
 
 def pinned(root: Path, marker: str, revision: str) -> str:

@@ -35,14 +35,34 @@ def ldm_names(levels: int, layers: int, modules: list[str]) -> dict[str, str]:
     }
 
 
-def comfyui(file: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
+def clip_names(first: int, second: int = 0) -> dict[str, tuple[str, ...]]:
+    """ComfyUI's names for the attention of CLIP-L and, in SDXL, of CLIP-G beside it, of so many layers each."""
+    found: dict[str, tuple[str, ...]] = {}
+    for end in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"):
+        last = end.replace(".", "_")
+        for layer in range(first):
+            keys = (
+                f"lora_te_text_model_encoder_layers_{layer}_{last}",
+                f"lora_te1_text_model_encoder_layers_{layer}_{last}",
+            )
+            found[f"text_encoder.text_model.encoder.layers.{layer}.{end}"] = keys
+        for layer in range(second):
+            key = f"lora_te2_text_model_encoder_layers_{layer}_{last}"
+            found[f"text_encoder_2.text_model.encoder.layers.{layer}.{end}"] = (key,)
+    return found
+
+
+def comfyui(
+    file: dict[str, Tensor], names: dict[str, str], clip: dict[str, tuple[str, ...]] | None = None
+) -> dict[str, Tensor]:
     """What ComfyUI adds to each weight at strength 1: `.diff` as it is, or alpha / rank * up @ down.
 
     Without an alpha the scale is 1. A key that nothing asks for is an error here; there it is a warning.
     """
     left, found = set(file), {}
-    for module, ldm in names.items():
-        for known in (f"lora_unet_{ldm.replace('.', '_')}", f"lora_unet_{module.replace('.', '_')}"):
+    unet = {m: tuple(f"lora_unet_{name.replace('.', '_')}" for name in (ldm, m)) for m, ldm in names.items()}
+    for module, keys in (unet | (clip or {})).items():
+        for known in keys:
             if (key := f"{known}.diff") in file:
                 found[module] = file[key].float()
                 left.discard(key)

@@ -40,6 +40,8 @@ def test_at_a_hundredth_it_has_the_same_modules_by_name(standin):
 def test_it_loads_as_any_sdxl_and_paints(standin):
     family = Sdxl(path=str(standin.path), revision=standin.revision, pixels=PIXELS)
     assert len(family.shapes()) == 560
+    both = Sdxl(path=str(standin.path), revision=standin.revision, pixels=PIXELS, text_encoders=True)
+    assert len(both.shapes()) == 560 + 4 * (12 + 32)  # layers of the two text encoders
     for part, file in (
         ("unet", "diffusion_pytorch_model"),
         ("vae", "diffusion_pytorch_model"),

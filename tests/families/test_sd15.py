@@ -103,6 +103,12 @@ def family(written) -> Sd15:
     return made
 
 
+@pytest.fixture(scope="module")
+def heard(family) -> Sd15:
+    """The same, with adapters in its text encoder too."""
+    return Sd15(path=family.path, revision=family.revision, pixels=32, text_encoders=True)
+
+
 def given(family, size: float) -> Adapter:
     fresh = fresh_adapter(family.shapes(), 4, 8, generator("test"))
     b = {name: size * torch.randn(value.shape, generator=generator(name)) for name, value in fresh.b.items()}
@@ -122,7 +128,10 @@ def test_what_is_loaded_is_what_is_in_the_files(written, family):
     loaded = family.pipeline.text_encoder.state_dict()
     assert all(torch.equal(value, loaded[name]) for name, value in written[1].items())
     assert family.noise_shape() == (4, 4, 4)
-    assert set(family.encode_prompts(PROMPTS)) == {"text"}
+    text, _ = family.pipeline.encode_prompt(PROMPTS, "cpu", 1, do_classifier_free_guidance=False)
+    found = family.encode_prompts(PROMPTS)
+    assert set(found) == {"text"}
+    assert torch.equal(found["text"], text)
 
 
 def test_it_leaves_the_device_without_a_second_text_encoder(family, monkeypatch):
@@ -132,7 +141,9 @@ def test_it_leaves_the_device_without_a_second_text_encoder(family, monkeypatch)
 
 
 @pytest.mark.parametrize("layers", ["grouped", "peft"])
-def test_training_changes_the_adapter_and_lowers_the_loss(family, layers):
+@pytest.mark.parametrize("which", ["family", "heard"])
+def test_training_changes_the_adapter_and_lowers_the_loss(which, layers, request):
+    family = request.getfixturevalue(which)
     options = Train(
         rank=4, alpha=8, steps=6, batch=2, learning_rate=1e-2, reinit="shared", checkpoint_every=9, layers=layers
     )
@@ -149,7 +160,8 @@ def test_training_changes_the_adapter_and_lowers_the_loss(family, layers):
     losses, found = [note.loss for note in descent.read()], learner.adapter()
     family.shift(Delta())
     with torch.no_grad():
-        said = family.pipeline.unet(inputs["noisy"], inputs["times"], prompts["text"]).sample
+        text = family.embedded(prompts)["text"]
+        said = family.pipeline.unet(inputs["noisy"], inputs["times"], text).sample
     assert losses[0] == pytest.approx(float((said - inputs["wanted"]).square().mean()), rel=1e-5)
     assert losses[-1] < 0.9 * losses[0]
     assert all(bool(value.any()) for value in found.b.values())
@@ -191,20 +203,36 @@ def test_the_empty_prompt_is_heard(family):
     assert not torch.allclose(heard, zeros, atol=1e-3 * float(heard.abs().max()))
 
 
+def test_the_empty_prompt_is_read_by_every_state_itself(family, heard):
+    heard.shift(Delta())
+    before = heard.told(heard.embedded(heard.encode_prompts(PROMPTS)))
+    assert torch.equal(before.empty_text, family.told(family.encode_prompts(PROMPTS)).empty_text)
+    heard.shift(given(heard, 0.2).delta)
+    assert not torch.allclose(heard.told(heard.embedded(heard.encode_prompts(PROMPTS))).empty_text, before.empty_text)
+    heard.shift(Delta())
+    again = heard.told(heard.embedded(heard.encode_prompts(PROMPTS)))
+    assert torch.equal(again.empty_text, before.empty_text)
+    assert torch.equal(again.text, before.text)
+
+
 @pytest.mark.parametrize("form", ["kohya", "diffusers"])
-def test_its_adapters_are_read_by_diffusers_and_come_back(family, tmp_path, form):
+@pytest.mark.parametrize("which", ["family", "heard"])
+def test_its_adapters_are_read_by_diffusers_and_come_back(which, tmp_path, form, request):
+    family = request.getfixturevalue(which)
     delta, known = given(family, 0.05).delta, family.known_as
     packed = pack(delta, form, torch.float32, None, None)
     notes = {"modelspec.architecture": f"{known.architecture}/lora", "ss_base_model_version": known.version}
     path = tmp_path / "lora.safetensors"
     weightfile.write(path, packed.tensors, notes | packed.metadata)
+    alone = [name for name in packed.tensors if name.startswith("lora_te_text_model_")]
+    assert bool(alone) == (form == "kohya" and which == "heard")
     back = adopt(path, family.shapes(), known)
     assert back.format == form
     family.shift(Delta())
     family.pipeline.load_lora_weights(str(tmp_path), weight_name=path.name)
     try:
         for name, shift in delta.matrices():
-            layer = family.pipeline.unet.get_submodule(name)
+            layer = family.module(name)
             assert torch.allclose(layer.get_delta_weight(next(iter(layer.scaling))), shift, atol=1e-6)
             assert torch.allclose(back.adapter.delta.module(name), shift, atol=1e-6)
     finally:
