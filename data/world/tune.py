@@ -1,6 +1,7 @@
 """Chooses the default study's hyperparameters, on concepts and a seed that the study does not use.
 
-`python -m data.world.tune '{"train": {"rank": 8}}' '{"train": {"steps": 100}, "sample": {"guidance": 4}}' ...` teaches the tuning objects with each of these changes to params.yaml and prints what was learnt and what was kept.
+`python -m data.world.tune '{"train": {"rank": 8}}' '{"train": {"steps": 100}, "sample": {"guidance": 4}}' ...` teaches
+the tuning objects with each of these changes to params.yaml and prints what was learnt and what was kept.
 """
 
 import argparse
