@@ -212,7 +212,8 @@ def serve(root: Path, port: int) -> None:
         os.environ.update(client_settings(root, to))
         set_up(root)
         running.append(start_worker("workspace", root, client_settings(root, to)))
-        print(f"{to.page} is ready. The password stands in {KEPT}; `. {KEPT}` lets other commands in.", flush=True)
+        print(f"{to.page} is ready. Log in with the PREFECT_API_AUTH_STRING that stands in {KEPT}, name and all;")
+        print(f"`. {KEPT}` lets other commands in. Ctrl-C stops it.", flush=True)
         while True:
             time.sleep(PAUSE)
             if running[0].poll() is not None:
