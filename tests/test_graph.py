@@ -58,7 +58,7 @@ def test_a_changed_parameter_reruns_what_it_must_and_no_more(done):
     change(folder, report={"confidence": 0.9})
     assert ran(dvc(folder, "repro")) == {"report"}
     change(folder, report={"confidence": 0.95}, sample={"guidance": 2.0})
-    assert kinds(flow(folder)) == {"sample", "score", "report"}
+    assert kinds(flow(folder)) == {"sample", "score", "sample of the base", "score of the base", "report"}
     assert "up to date" in dvc(folder, "status")
     change(folder, sample={"guidance": 3.0})
     assert kinds(flow(folder)) <= {"report"}  # the cache has them
