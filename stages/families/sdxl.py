@@ -47,7 +47,7 @@ class Sdxl(Family):
     pixels: int = Field(1024, ge=8)  # the size that prompts are conditioned on and pictures are sampled at
     # Sampling that is faster and rounds otherwise. SDXL's own decoder overflows in float16, the repaired one does not.
     decoder_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    compile: bool = False  # torch.compile and channels_last, on a GPU only: minutes once for each shape, then faster
+    compile: bool = False  # torch.compile, and channels_last on a GPU: minutes once for each shape, then faster
     vae: str = ""  # a folder with another autoencoder than the base's own, and its revision
     vae_revision: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")] = ""
     # Here and not in `train`, for it says which weights an adapter has: every stage that reads one asks for `shapes`.
@@ -124,7 +124,7 @@ class Sdxl(Family):
         pipeline.vae.to(torch.float32)
         for part in self.shifted:
             getattr(pipeline, part).to(device())
-        if self._compiles:  # here, for it moves the weights, and whoever captures a graph of them comes later
+        if self.compile and device().type == "cuda":  # here, for it moves the weights: before graphs of them are made
             pipeline.unet.to(memory_format=torch.channels_last)
         return pipeline
 
@@ -145,10 +145,6 @@ class Sdxl(Family):
             for part in {"unet", "vae", *self.encoders} - {*parts}:
                 getattr(self.pipeline, part).to("cpu")
             torch.cuda.empty_cache()
-
-    @property
-    def _compiles(self) -> bool:
-        return self.compile and device().type == "cuda"
 
     @cached_property
     def _untouched(self) -> dict[str, Tensor]:
@@ -219,7 +215,7 @@ class Sdxl(Family):
     def denoiser(self) -> Denoiser:
         pipeline = self.pipeline
         decoding = DTYPES[self.decoder_dtype]
-        return Denoiser(pipeline.unet, pipeline.vae, pipeline.scheduler.config, self._compiles, decoding)
+        return Denoiser(pipeline.unet, pipeline.vae, pipeline.scheduler.config, self.compile, decoding)
 
     @torch.inference_mode()
     def sample(
