@@ -289,7 +289,7 @@ def compile_once(unet: UNet2DConditionModel) -> Callable[..., Any]:
 
     def call(*args: Any, **options: Any) -> Any:
         try:
-            return compiled(*args, **options)
+            return compiled(*args, **options)  # type: ignore[no-untyped-call]
         except BackendCompilerFailed as error:
             reason = str(error.inner_exception).splitlines()[0]
             raise MachineFault(f"torch.compile fails here: {reason}. Set base.options.compile to false.") from None
