@@ -33,8 +33,7 @@ def sample(params: Params, run: Run | Sequence, args: argparse.Namespace) -> Non
         "sample": params.sample.model_dump(mode="json", exclude={"plain"}),
         "tasks": {f"{place:02d}": {"name": c["name"], "prompts": c["prompts"]} for place, c in tasks.items()},
     }
-    count = params.sample.plain
-    if count:
+    if count := params.sample.plain:
         named = {f"{place:02d}": {"name": c["name"], "prompts": c["plain_prompts"]} for place, c in tasks.items()}
         facts["plain"] = {"images": count, "tasks": named}
     with artifact.publish(folder / "images", "images", facts, parents) as draft:
