@@ -4,7 +4,8 @@ reads   a LoRA in the format of kohya, diffusers or peft, trained for the kind o
 writes  an adapter as stages.train would have left it: adapter.safetensors and its manifest
 
 The file is trusted with nothing: no pickle, finite floats only, and exactly the modules and shapes of this base. What
-is written can be exported in any format: `python -m stages.export adapters/my_lora --format diffusers --to ...`.
+is written can be exported in any format: `python -m stages.export adapters/my_lora --format diffusers --to ...`, and a
+study goes on from it whose base.options have its folder as `adapter`, and as `adapter_revision` what is printed here.
 """
 
 import argparse
@@ -47,9 +48,8 @@ def adopt(params: Params, key: None, args: argparse.Namespace) -> None:
     with artifact.publish(args.to, "adapter", facts) as draft:
         save_adapter(draft / "adapter.safetensors", found.adapter)
     rank = next(iter(found.adapter.a.values())).shape[0]
-    print(
-        f"{args.to}: {len(found.adapter.a)} modules of rank {rank}, scale {found.adapter.scale:g}, from {found.format}"
-    )
+    size = f"{len(found.adapter.a)} modules of rank {rank}, scale {found.adapter.scale:g}"
+    print(f"{args.to}: {size}, from {found.format}; its revision is {artifact.folder_digest(args.to)}")
 
 
 if __name__ == "__main__":

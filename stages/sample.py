@@ -13,6 +13,7 @@ from stages.core.cli import main
 from stages.core.params import Params
 from stages.core.progress import track
 from stages.core.runs import Run, Sequence
+from stages.core.states import begun_with
 from stages.core.steps import provenance, seen
 from stages.core.steps import sample as sample_prompts
 from stages.core.strategy import State
@@ -25,13 +26,14 @@ def sample(params: Params, run: Run | Sequence, args: argparse.Namespace) -> Non
         parents = {"state": folder / "state"}
         manifest = artifact.read(parents["state"], "state")
         state, learnt = load_state(parents["state"], manifest, params.family.shapes()), manifest["tasks"]
+    elif adapter := begun_with(params):
+        state = State(adapter.delta)
     tasks = seen(params, run, task, learnt)
     facts: dict[str, Any] = provenance(params, run) | {
         "sample": params.sample.model_dump(mode="json", exclude={"plain"}),
         "tasks": {f"{place:02d}": {"name": c["name"], "prompts": c["prompts"]} for place, c in tasks.items()},
     }
-    count = params.sample.plain
-    if count:
+    if count := params.sample.plain:
         named = {f"{place:02d}": {"name": c["name"], "prompts": c["plain_prompts"]} for place, c in tasks.items()}
         facts["plain"] = {"images": count, "tasks": named}
     with artifact.publish(folder / "images", "images", facts, parents) as draft:

@@ -1,4 +1,7 @@
-"""The beginning of a run: the base unchanged, no scores yet. Reads nothing; writes state and scores at position 00."""
+"""The beginning of a run: the base, or what base.options.adapter makes of it; no scores yet.
+
+Reads that adapter, if there is one; writes state and scores at position 00.
+"""
 
 import argparse
 
@@ -7,16 +10,19 @@ from stages.core.adapters import save_state
 from stages.core.cli import main
 from stages.core.params import Params
 from stages.core.runs import Run
+from stages.core.states import beginning
 from stages.core.steps import provenance
-from stages.core.strategy import State
 
 
 def start(params: Params, run: Run, args: argparse.Namespace) -> None:
+    state = beginning(params, run.seed)
     facts = provenance(params, run) | {"position": 0, "tasks": []}
+    if params.family.adapter:
+        facts["begun_with"] = params.family.adapter_revision
     with artifact.publish(run.at("00") / "scores", "scores", facts) as draft:
         tables.write(draft / "references.parquet", tables.REFERENCES, {name: [] for name in tables.REFERENCES.names})
     with artifact.publish(run.at("00") / "state", "state", facts) as draft:
-        facts |= save_state(draft, State())
+        facts |= save_state(draft, state)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -61,8 +62,7 @@ def check(before: State, trained: Delta, after: State, weight: Callable[[str], T
         if merged.any():
             ranks.append(_square(merged) / spectral_norm(merged) ** 2)
         for key in lost:
-            rounded = (base + merged).to(getattr(torch, key)).float() - base.to(getattr(torch, key)).float()
-            lost[key] += _square(rounded - merged)
+            lost[key] += _square(lost_in(base, merged, partial(_cast, to=getattr(torch, key))))
     return Check(
         norm=sums["merged"] ** 0.5,
         own_norm=sums["own"] ** 0.5,
@@ -73,6 +73,15 @@ def check(before: State, trained: Delta, after: State, weight: Callable[[str], T
         cosine=sums["dot"] / (sums["own"] * sums["old"]) ** 0.5 if sums["own"] * sums["old"] else 0.0,
         survival={key: max(0.0, 1 - _ratio(value, sums["merged"])) for key, value in lost.items()},
     )
+
+
+def lost_in(base: Tensor, shift: Tensor, rounding: Callable[[Tensor], Tensor]) -> Tensor:
+    """What of a shift of `base` [out, in] is gone, or come about, once base and base + shift are rounded."""
+    return rounding(base + shift) - rounding(base) - shift
+
+
+def _cast(weight: Tensor, to: torch.dtype) -> Tensor:
+    return weight.to(to).float()
 
 
 def too_coarse(found: Check, number_format: str) -> str | None:

@@ -158,6 +158,7 @@ def _settings(params: Params, origin: Origin) -> Sequence[Sequence[str]]:
     rows: dict[str, object] = {
         "base model": params.base.name,
         "revision": params.base.options.get("revision", ""),
+        "begun with": PurePath(params.family.adapter).name if origin.data else "",
         "strategy": strategy.get("name", ""),
         **{f"strategy: {key}": value for key, value in strategy.get("options", {}).items()},
         **{key: facts[key] for key in ("domain", "order", "seed") if key in facts},

@@ -6,10 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, StringConstraints
 from torch import Tensor, nn
 
 from .registry import Registry
@@ -51,6 +51,9 @@ class Family(Strict, ABC):
     """Its fields are its options in params.yaml: where the weights are, which revision, which number format."""
 
     known_as: ClassVar[KnownAs] = KnownAs()
+
+    adapter: str = ""  # a folder of stages.adopt: what the first task goes on from, and its revision
+    adapter_revision: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")] = ""
 
     @property
     @abstractmethod

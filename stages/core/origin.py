@@ -12,6 +12,7 @@ from .adapters import load_adapter, load_state
 from .faults import ConfigFault, InputFault
 from .params import Params
 from .runs import Run, find_run
+from .states import adopted
 from .strategy import State
 from .weights import Delta
 
@@ -92,8 +93,5 @@ def _sheet(params: Params, run: Run) -> Path | None:
 
 
 def _adopted(params: Params, folder: Path) -> Origin:
-    facts = artifact.read(folder, "adapter")
-    if facts.get("family") != params.base.name:
-        raise InputFault(f"{folder}: an adapter of base {facts.get('family')}, params.yaml has {params.base.name}.")
-    adapter = load_adapter(folder / "adapter.safetensors", facts["scale"], params.family.shapes())
+    facts, adapter = adopted(params, folder)
     return Origin(folder.name, f"{folder.name}", "adapter", adapter.delta, facts, {}, ())

@@ -3,15 +3,78 @@
 A state is a recipe of the adapters before it, so that of a finished study the adapters are all that has to be kept.
 """
 
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 from . import artifact
-from .adapters import load_adapter, load_state
+from .adapters import fresh_adapter, load_adapter, load_state
+from .faults import ConfigFault, InputFault
 from .params import Params
 from .runs import Run
+from .seeds import generator
 from .strategy import State
+from .weights import Adapter, widened
+
+log = logging.getLogger("palimpsest")
+
+
+def adopted(params: Params, folder: Path) -> tuple[Mapping[str, Any], Adapter]:
+    """What `stages.adopt` has written into a folder: its manifest and the adapter.
+
+    Raises:
+        InputFault: it is missing or damaged, or an adapter of another base.
+    """
+    facts = artifact.read(folder, "adapter")
+    if facts.get("family") != params.base.name:
+        raise InputFault(f"{folder}: an adapter of base {facts.get('family')}, params.yaml has {params.base.name}.")
+    return facts, load_adapter(folder / "adapter.safetensors", facts["scale"], params.family.shapes())
+
+
+def begun_with(params: Params) -> Adapter | None:
+    """The adapter that base.options.adapter names, once it has been found to be the one that is pinned.
+
+    Raises:
+        InputFault: it is missing, damaged, of another base, or not the one that is pinned.
+    """
+    if not params.family.adapter:
+        return None
+    folder, pinned = Path(params.family.adapter), params.family.adapter_revision
+    facts, adapter = adopted(params, folder)
+    found = artifact.folder_digest(folder)
+    if found != pinned:
+        raise InputFault(
+            f"{folder}: its revision is {found}, base.options.adapter_revision pins {pinned or 'none'}. "
+            "Restore it or pin the new one."
+        )
+    if facts["base"] != params.family.fingerprint:
+        log.warning("%s: was taken in for a base of another revision or number format", folder)
+    return adapter
+
+
+def beginning(params: Params, seed: int) -> State:
+    """The state before the first task: the base, or what an adapter has made of it that was begun elsewhere.
+
+    That adapter counts as what a task before the first has left, at the study's own rank and scale.
+
+    Raises:
+        InputFault: as `begun_with`.
+        ConfigFault: train.rank is too small for it.
+    """
+    adapter, options = begun_with(params), params.train
+    if adapter is None:
+        return State()
+    rank = next(iter(adapter.a.values())).shape[0]
+    if rank > options.rank:
+        raise ConfigFault(f"train.rank: {options.rank} is less than the rank of {params.family.adapter}, {rank}.")
+    fresh = fresh_adapter(params.family.shapes(), options.rank, options.alpha, generator(seed, "fresh"))
+    whole = widened(adapter, fresh)
+    return State(whole.delta, whole)
 
 
 def state_after(params: Params, run: Run, index: str) -> State:
-    """base + delta of this state is the model after task `index`; 00 is the base.
+    """base + delta of this state is the model after task `index`; 00 is before the first.
 
     Raises:
         InputFault: neither the state nor all of the adapters up to it are there, or one of them is damaged.
@@ -26,9 +89,9 @@ def merged_again(params: Params, run: Run, index: str) -> State:
     """The same state, from the adapters of all tasks up to `index`, merged in turn by the run's strategy.
 
     Raises:
-        InputFault: an adapter is missing or damaged.
+        InputFault: an adapter is missing or damaged, also the one that the study begins with.
     """
-    state, strategy = State(), params.rule(run.strategy)
+    state, strategy = beginning(params, run.seed), params.rule(run.strategy)
     for task in params.tasks:
         if task.index > index:
             break

@@ -99,6 +99,21 @@ class Delta:
         return self + other * -1.0
 
 
+def widened(adapter: Adapter, like: Adapter) -> Adapter:
+    """The same shift at the scale and rank of `like`, whose further rows of A it takes, with B zero.
+
+    Where the scales differ B is rounded once; otherwise nothing is.
+    """
+    factor = adapter.scale / like.scale
+    a, b = {}, {}
+    for name, down in adapter.a.items():
+        more = like.a[name][len(down) :].to(down)
+        up = adapter.b[name] if factor == 1.0 else factor * adapter.b[name]
+        a[name] = torch.cat([down, more])
+        b[name] = torch.cat([up, up.new_zeros(len(up), len(more))], 1)
+    return Adapter(a, b, like.scale)
+
+
 def add_factors(old: Adapter, new: Adapter) -> Adapter:
     """(A1 + A2, B1 + B2), as the paper's code merges two adapters: their product has the cross terms B1 A2 + B2 A1.
 

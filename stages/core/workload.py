@@ -46,10 +46,11 @@ def count(params: Params) -> Workload:
     """
     shapes, tasks, strategies = params.family.shapes(), len(params.tasks), len(params.strategies)
     chains = len(sequences(params)) * len(params.seeds)
-    traces = [trace(params.rule(name), tasks) for name in params.strategies]
+    begun = bool(params.family.adapter)
+    traces = [trace(params.rule(name), tasks, begun) for name in params.strategies]
     started, merged = {t.start for t in traces}, {t.first for t in traces}
     adapters = chains * strategies * tasks
-    trained = chains * (len(started) + strategies * (tasks - 1))
+    trained = adapters if begun else chains * (len(started) + strategies * (tasks - 1))
     written, sampled = _images(params, len(merged))
     matrix = 4 * sum(rows * columns for rows, columns in shapes.values())
     own = 4 * params.train.rank * sum(rows + columns for rows, columns in shapes.values())
@@ -81,9 +82,15 @@ class Trace:
     dense: int  # states
 
 
-def trace(strategy: Strategy, tasks: int) -> Trace:
-    """Found out by running the strategy on tiny adapters. Tasks that start from the same place end at the same."""
-    state, files, placed, dense = State(), set[str](), 0, 0
+def trace(strategy: Strategy, tasks: int, begun: bool = False) -> Trace:
+    """Found out by running the strategy on tiny adapters. Tasks that start from the same place end at the same.
+
+    Args:
+        begun: the first task goes on from an adapter.
+    """
+    earlier = [_probe("begun")] if begun else []
+    state = State(earlier[0].delta, earlier[0]) if begun else State()
+    files, placed, dense = {fingerprint(flat(adapter)) for adapter in earlier}, len(earlier), 0
     starts, firsts = [], []
     for task in range(1, tasks + 1):
         frozen = strategy.frozen(state)

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from stages.core.faults import InputFault
+from stages.core.faults import InputFault, MachineFault
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -156,7 +156,7 @@ class Denoiser:
     ) -> None:
         self.unet, self.schedule = unet, schedule
         self.stand_ins: dict[str, PromptAttention] = {}
-        self.model: Callable[..., Any] = torch.compile(unet, dynamic=False) if compiled else unet
+        self.model: Callable[..., Any] = compile_once(unet) if compiled else unet
         # Training encodes with the autoencoder as it is, so that another number format is a copy.
         self.vae: Any = vae if decoding == vae.dtype else copy.deepcopy(vae).to(decoding)
 
@@ -275,6 +275,26 @@ class Denoiser:
                 "Set base.options.dtype to bfloat16 or float32, and the decoder's to float32."
             )
         return [Image.fromarray(picture) for picture in pixels.numpy()]
+
+
+def compile_once(unet: UNet2DConditionModel) -> Callable[..., Any]:
+    """The UNet through torch.compile, which needs compilers of its own: Triton's on a GPU, one of C++ on a CPU.
+
+    Raises:
+        MachineFault: when it is called: it cannot be compiled here.
+    """
+    from torch._dynamo.exc import BackendCompilerFailed
+
+    compiled = torch.compile(unet, dynamic=False)
+
+    def call(*args: Any, **options: Any) -> Any:
+        try:
+            return compiled(*args, **options)  # type: ignore[no-untyped-call]
+        except BackendCompilerFailed as error:
+            reason = str(error.inner_exception).splitlines()[0]
+            raise MachineFault(f"torch.compile fails here: {reason}. Set base.options.compile to false.") from None
+
+    return call
 
 
 def _attentions(unet: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -24,6 +24,7 @@ from stages.core.weights import Adapter, Delta
 from . import lora
 from .denoising import Denoiser, Prompts, Settings
 from .encoders import PROJECTIONS, each_once, full_name, own_name, read, tokens
+from .float8 import in_eight_bits
 from .learner import SdxlLearner
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")  # the attention projections, as the paper trains them
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+OPTIONS = ("decoder_dtype", "compile", "text_encoders", "feed_forward_dtype")  # in the fingerprint where they are on
 
 
 @families.register("sdxl")
@@ -47,7 +49,8 @@ class Sdxl(Family):
     pixels: int = Field(1024, ge=8)  # the size that prompts are conditioned on and pictures are sampled at
     # Sampling that is faster and rounds otherwise. SDXL's own decoder overflows in float16, the repaired one does not.
     decoder_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    compile: bool = False  # torch.compile and channels_last, on a GPU only: minutes once for each shape, then faster
+    compile: bool = False  # torch.compile, and channels_last on a GPU: minutes once for each shape, then faster
+    feed_forward_dtype: Literal["", "float8_e4m3fn"] = ""  # of those layers, in sampling; otherwise as `dtype`
     vae: str = ""  # a folder with another autoencoder than the base's own, and its revision
     vae_revision: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")] = ""
     # Here and not in `train`, for it says which weights an adapter has: every stage that reads one asks for `shapes`.
@@ -57,8 +60,7 @@ class Sdxl(Family):
     def fingerprint(self) -> str:
         found = [pinned(Path(self.path), "model_index.json", self.revision), self.dtype, self.pixels]
         found += [pinned(Path(self.vae), "config.json", self.vae_revision)] if self.vae else []
-        options = ("decoder_dtype", "compile", "text_encoders")
-        found += [f"{key} {value}" for key in options if (value := self._chosen(key)) is not None]
+        found += [f"{key} {value}" for key in OPTIONS if (value := self._chosen(key)) is not None]
         return digest(found)
 
     @property
@@ -124,7 +126,7 @@ class Sdxl(Family):
         pipeline.vae.to(torch.float32)
         for part in self.shifted:
             getattr(pipeline, part).to(device())
-        if self._compiles:  # here, for it moves the weights, and whoever captures a graph of them comes later
+        if self.compile and device().type == "cuda":  # here, for it moves the weights: before graphs of them are made
             pipeline.unet.to(memory_format=torch.channels_last)
         return pipeline
 
@@ -145,10 +147,6 @@ class Sdxl(Family):
             for part in {"unet", "vae", *self.encoders} - {*parts}:
                 getattr(self.pipeline, part).to("cpu")
             torch.cuda.empty_cache()
-
-    @property
-    def _compiles(self) -> bool:
-        return self.compile and device().type == "cuda"
 
     @cached_property
     def _untouched(self) -> dict[str, Tensor]:
@@ -218,8 +216,9 @@ class Sdxl(Family):
     @cached_property
     def denoiser(self) -> Denoiser:
         pipeline = self.pipeline
+        unet = in_eight_bits(pipeline.unet) if self.feed_forward_dtype else pipeline.unet
         decoding = DTYPES[self.decoder_dtype]
-        return Denoiser(pipeline.unet, pipeline.vae, pipeline.scheduler.config, self._compiles, decoding)
+        return Denoiser(unet, pipeline.vae, pipeline.scheduler.config, self.compile, decoding)
 
     @torch.inference_mode()
     def sample(

@@ -1,4 +1,4 @@
-"""SDXL at full size on one GPU: python -m tests.bench.gpu [--size full] [--seconds 540] [--no-compile]
+"""SDXL at full size on one GPU: python -m tests.bench.gpu [--size full] [--seconds 540] [--no-compile] [--float8]
 
 First what the device can do (products of matrices, copies in memory), the swap of a state and a merge. Then seconds per
 picture and per training step beside two peers: the paper's published loop (float32, checkpointing, the picture encoded
@@ -112,7 +112,8 @@ class Bench:
         dtype = "bfloat16" if device().type == "cuda" else "float32"
         pixels = 1024 if self.full else 128
         compiled = device().type == "cuda" and args.compile
-        self.family = Standin(size=args.size, dtype=dtype, pixels=pixels, compile=compiled)
+        eighth: dict[str, Any] = {"feed_forward_dtype": "float8_e4m3fn"} if args.float8 else {}
+        self.family = Standin(size=args.size, dtype=dtype, pixels=pixels, compile=compiled, **eighth)
         print(f"{args.size} size on {self.name()}, torch {torch.__version__}, {dtype}", end="")
         seconds = synced(lambda: self.family.pipeline)
         count = sum(p.numel() for p in self.family.pipeline.unet.parameters())
@@ -260,6 +261,7 @@ def main() -> None:
     parser.add_argument("--size", choices=["full", "hundredth"], default="full")
     parser.add_argument("--seconds", type=float, default=540, help="for everything; at least one block is run of each")
     parser.add_argument("--no-compile", dest="compile", action="store_false", help="ours without torch.compile")
+    parser.add_argument("--float8", action="store_true", help="ours with feed-forward layers in float8: other pictures")
     args = parser.parse_args()
     diffusers_logging.set_verbosity_error()
     params_at = Path("params.yaml").resolve().parent

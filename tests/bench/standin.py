@@ -127,7 +127,7 @@ class Standin(Sdxl):
             model.requires_grad_(False).eval()
         whole.vae.to(torch.float32)
         whole.set_progress_bar_config(disable=True)
-        if self._compiles:
+        if self.compile and device().type == "cuda":
             whole.unet.to(memory_format=torch.channels_last)
         return whole
 

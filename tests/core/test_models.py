@@ -14,9 +14,16 @@ def test_every_model_of_the_lock_has_a_licence_and_a_source():
 @pytest.mark.parametrize("name", [name for name in profiles.names() if models.wanted(profiles.tree(name), LOCK)])
 def test_a_profile_pins_the_weights_that_the_lock_pins(name):
     options = profiles.tree(name)["base"]["options"]
-    for folder, revision in (("path", "revision"), ("vae", "vae_revision")):
+    pinned = [pair for pair in (("path", "revision"), ("vae", "vae_revision")) if pair[0] in options]
+    for folder, revision in pinned:
         model = LOCK[Path(options[folder]).relative_to(models.FOLDER).as_posix()]
         assert options[revision] == models.content(model.files)
+
+
+def test_stable_diffusion_1_5_needs_no_autoencoder_but_its_own():
+    needed = models.wanted(profiles.tree("sd15-quick"), LOCK)
+    assert needed[0] == "sd-1.5"
+    assert len(needed) == 4
 
 
 def test_the_papers_study_needs_its_base_its_autoencoder_and_its_three_judges():

@@ -28,9 +28,8 @@ def finished(request, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     strategy = strategies.make(request.param, {})
     tasks = [SimpleNamespace(index=f"{number:02d}") for number in (1, 2, 3)]
-    params = SimpleNamespace(
-        family=SimpleNamespace(shapes=lambda: SHAPES), tasks=tasks, rule=lambda name: strategies.make(name, {})
-    )
+    family = SimpleNamespace(shapes=lambda: SHAPES, adapter="")
+    params = SimpleNamespace(family=family, train=None, tasks=tasks, rule=lambda name: strategies.make(name, {}))
     run, state = Run(Sequence("study", "objects", "0"), request.param, 0), State()
     for task in tasks:
         trained = adapter(int(task.index))

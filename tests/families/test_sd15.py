@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from stages.core import weightfile
+from stages.core import artifact, params, profiles, tables, weightfile
 from stages.core.adapters import fresh_adapter
 from stages.core.artifact import folder_digest
 from stages.core.descent import Descent
@@ -24,11 +24,14 @@ from stages.core.exporting import pack
 from stages.core.family import Row, families
 from stages.core.foreign import adopt
 from stages.core.params import Train
+from stages.core.runs import runs
 from stages.core.seeds import generator
 from stages.core.weights import Adapter, Delta
 from stages.families.denoising import Prompts, Settings
 from stages.families.random_sdxl import new_tokenizer
 from stages.families.sd15 import Sd15
+from tests.test_pipeline import PHOTOS, run_all
+from tests.workspace import change, workspace
 
 PROMPTS = ["a photo of a sks star at night", "a photo of a heart"]
 WITHOUT = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
@@ -213,6 +216,33 @@ def test_the_empty_prompt_is_read_by_every_state_itself(family, heard):
     again = heard.told(heard.embedded(heard.encode_prompts(PROMPTS)))
     assert torch.equal(again.empty_text, before.empty_text)
     assert torch.equal(again.text, before.text)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not PHOTOS.is_dir(), reason="no DreamBooth photos: set PALIMPSEST_DREAMBOOTH to its folder `dataset`"
+)
+def test_its_profile_runs_from_photos_to_scores(written, tmp_path, monkeypatch):
+    """As it is, but for its sizes, its number of steps, and where photos and weights lie."""
+    folder = workspace(tmp_path / "work")
+    (folder / "params.yaml").write_text(profiles.text("sd15-quick"), "utf-8")
+    options = {"path": str(written[0]), "revision": folder_digest(written[0]), "dtype": "float32", "pixels": 32}
+    change(
+        folder,
+        source=str(PHOTOS),
+        base={"options": options},
+        prepare={"resolution": 32},
+        train={"steps": 2, "checkpoint_every": 2},
+        sample={"images": 1, "steps": 2},
+        score={"judges": "data/world/judges", "metrics": {"dino": {"path": "dino", "resize": 32}}},
+    )
+    monkeypatch.chdir(folder)
+    study = params.load()
+    run_all(study)
+    for run in runs(study):
+        assert artifact.read(run.at("03") / "state", "state")["family"] == "sd15"
+        rows = tables.read(run.at("03") / "scores/scores.parquet", tables.SCORES).to_pylist()
+        assert {row["task"] for row in rows} == {1, 2, 3}
 
 
 @pytest.mark.parametrize("form", ["kohya", "diffusers"])

@@ -1,0 +1,124 @@
+"""Feed-forward layers in eight bits, on an SDXL of random weights and a hundredth of the size."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as some
+
+from stages.core.adapters import fingerprint, fresh_adapter
+from stages.core.artifact import digest
+from stages.core.audit import lost_in
+from stages.core.faults import MachineFault
+from stages.core.seeds import generator
+from stages.core.weights import Adapter, Delta
+from stages.families.float8 import FORMAT, LARGEST, Float8Linear, in_eight_bits, scaled
+from stages.families.sdxl import Sdxl
+
+PROMPTS = ["a photo of a sks star at night", "a photo of a heart"]
+
+
+@settings(max_examples=50, deadline=None)
+@given(some.integers(0, 2**32), some.sampled_from([1e-30, 1e-3, 1.0, 1e4, 1e30]))
+def test_no_number_is_off_by_more_than_half_a_step(seed, size):
+    """Three bits of mantissa: a sixteenth of a number, or half of the least step that a row can make."""
+    rows = size * torch.randn((5, 33), generator=generator(seed))
+    rows[2] = 0
+    codes, factor = scaled(rows)
+    off = (codes.float() * factor - rows).abs()
+    assert bool(codes.float().isfinite().all())
+    assert bool((off <= torch.maximum(rows.abs() / 16, factor * 2**-10) * (1 + 1e-6)).all())
+    assert torch.equal(codes[2].float(), torch.zeros(33))
+    assert float(codes.float().abs().amax(1)[0]) == LARGEST
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_layer_is_the_product_of_what_was_rounded(dtype):
+    torch.manual_seed(0)
+    linear, x = torch.nn.Linear(64, 48).to(dtype), 30 * torch.randn(2, 7, 64).to(dtype)
+    found = Float8Linear(linear)(x)
+    (w, v), (y, u) = scaled(linear.weight.detach()), scaled(x.flatten(0, 1))
+    wanted = (y.double() * u) @ (w.double() * v).T + linear.bias.double()
+    assert (found.dtype, found.shape) == (dtype, (2, 7, 48))
+    assert float((found.flatten(0, 1) - wanted).norm() / wanted.norm()) <= torch.finfo(dtype).eps
+    assert float((found - linear(x)).norm() / linear(x).norm()) < 0.05
+    compiled = torch.compile(Float8Linear(linear), backend="eager", fullgraph=True)
+    assert torch.equal(compiled(x), found)
+
+
+def family_of(standin, **options) -> Sdxl:
+    return Sdxl(path=str(standin.path), revision=standin.revision, pixels=64, **options)
+
+
+def shift_of(family: Sdxl, part: float) -> Delta:
+    """A shift whose size is so large a part of the weights, module by module."""
+    fresh = fresh_adapter(family.shapes(), 4, 4, generator("test"))
+    b = {}
+    for name, value in fresh.b.items():
+        drawn = torch.randn(value.shape, generator=generator(name))
+        b[name] = drawn * part * float(family.weight(name).float().norm() / (drawn @ fresh.a[name]).norm())
+    return Adapter(fresh.a, b, fresh.scale).delta
+
+
+def levels(family: Sdxl) -> np.ndarray:
+    noise = torch.randn((2, *family.noise_shape()), generator=generator("noise"))
+    pictures = family.sample(family.encode_prompts(PROMPTS), noise, 3, 3.0, "euler")
+    return np.stack([np.asarray(picture, np.int16) for picture in pictures])
+
+
+def test_states_are_swapped_in_place_and_pictures_are_near(standin):
+    exact, eighth = family_of(standin), family_of(standin, feed_forward_dtype="float8_e4m3fn")
+    unet, states = eighth.pipeline.unet, (Delta(), shift_of(exact, 0.5))
+    found = []
+    for state in (*states, Delta()):
+        eighth.shift(state)
+        before = fingerprint(unet.state_dict())
+        found.append(levels(eighth))
+        assert fingerprint(unet.state_dict()) == before  # what is trained is untouched
+    for state, pictures in zip(states, found, strict=False):
+        exact.shift(state)
+        assert 0 < np.abs(pictures - levels(exact)).mean() < 4
+    assert np.array_equal(found[0], found[2])
+    assert np.abs(found[0] - found[1]).mean() > 4
+
+    twin = eighth.denoiser.unet
+    halved = [name for name, module in twin.named_modules() if isinstance(module, Float8Linear)]
+    assert len(halved) == 2 * 70  # two layers in each of SDXL's transformer blocks
+    assert {value.dtype for name, value in twin.named_buffers() if name.endswith("codes")} == {FORMAT}
+    own = {name: value.data_ptr() for name, value in unet.named_parameters()}
+    shared = {name: value.data_ptr() for name, value in twin.named_parameters()}
+    assert shared.items() <= own.items()
+    assert own.keys() - shared.keys() == {f"{name}.weight" for name in halved}
+
+
+def test_off_it_changes_nothing_and_on_it_is_part_of_what_the_model_is(standin):
+    off, on = family_of(standin), family_of(standin, feed_forward_dtype="float8_e4m3fn")
+    assert off.fingerprint == digest([standin.revision, "float32", 64])
+    assert on.fingerprint != off.fingerprint
+    assert on.number_format == off.number_format
+    off.shift(Delta())
+    levels(off)
+    assert off.denoiser.unet is off.pipeline.unet
+
+
+def test_projections_are_left_out_because_a_small_shift_would_not_survive(standin):
+    """By the merge check's measure, of a shift of a hundredth of the weights."""
+    family = family_of(standin)
+    delta, lost, whole = shift_of(family, 0.01), {"float8": 0.0, "bfloat16": 0.0}, 0.0
+    for name in list(family.shapes())[::20]:
+        base, shift = family.weight(name).float(), delta.module(name)
+        ways = {"float8": lambda w: (c := scaled(w))[0].float() * c[1], "bfloat16": lambda w: w.bfloat16().float()}
+        whole += float(shift.square().sum())
+        for key, rounding in ways.items():
+            lost[key] += float(lost_in(base, shift, rounding).square().sum())
+    survival = {key: 1 - (value / whole) ** 0.5 for key, value in lost.items()}
+    assert survival["float8"] < 0 < 0.7 < survival["bfloat16"]
+
+
+def test_a_gpu_without_it_says_so(monkeypatch):
+    unet = type("Unet", (), {"device": torch.device("cuda")})()
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A GPU")
+    with pytest.raises(MachineFault, match=r"A GPU.*feed_forward_dtype"):
+        in_eight_bits(unet)
