@@ -21,7 +21,9 @@ def device() -> torch.device:
     better spent on other runs.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # use_deterministic_algorithms would do the same, and import the compiler, a third of a stage's start, to tell it too.
+    os.environ.setdefault("TORCHINDUCTOR_DETERMINISTIC", "1")
+    torch.set_deterministic_debug_mode("warn")
     # The filling of fresh memory is a check for bugs that costs time at every allocation.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cuda.matmul.allow_tf32 = False
