@@ -21,7 +21,7 @@ def device() -> torch.device:
     better spent on other runs.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # use_deterministic_algorithms would do the same, and import the compiler, a third of a stage's start, to tell it too.
+    # use_deterministic_algorithms would import the compiler to tell it too, which is a third of the start of a stage.
     os.environ.setdefault("TORCHINDUCTOR_DETERMINISTIC", "1")
     torch.set_deterministic_debug_mode("warn")
     # The filling of fresh memory is a check for bugs that costs time at every allocation.
