@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .judgements import People
-from .statistics import Interval, Summary, Verdict
+from .statistics import Interval, Intervals, Summary, Verdict
 
 HEADLINE = ("average_score", "forgetting", "top1_earlier")
 
@@ -28,13 +28,18 @@ def headline(summary: Summary) -> dict[str, Any]:
 
 
 def metrics(summary: Summary, asked: People | None = None) -> dict[str, Any]:
-    """Domain, metric, strategy, measure, and of each its value, low and high; and, where people
-    were asked, by question the strategies' places, the raters' agreement and that of the metrics with them."""
+    """Domain, metric, strategy, measure, and of each its value, low and high. Where it was sampled, `damage`: the same
+    of the class without the token. Where people were asked, `people`: by question the strategies' places, the raters'
+    agreement and that of the metrics with them."""
     tree: dict[str, Any] = {}
     for verdict in summary.verdicts:
         by_strategy = {**verdict.strategies, "base": verdict.base}
         leaf = {name: {m: _bounds(found) for m, found in intervals.items()} for name, intervals in by_strategy.items()}
         tree.setdefault(verdict.domain, {})[verdict.metric] = leaf
+    for verdict in summary.plain:
+        before = verdict.base["average_score"]
+        leaf = {name: damage(before, found) for name, found in verdict.strategies.items()}
+        tree.setdefault("damage", {}).setdefault(verdict.domain, {})[verdict.metric] = leaf
     for opinion in asked.opinions if asked else []:
         tree.setdefault("people", {})[opinion.question] = {
             "choices": opinion.choices,
@@ -43,6 +48,15 @@ def metrics(summary: Summary, asked: People | None = None) -> dict[str, Any]:
             "agreement": {name: _bounds(found) for name, found in opinion.metrics.items()},
         }
     return tree
+
+
+def damage(before: Interval, found: Intervals) -> dict[str, dict[str, float]]:
+    """What became of a class: its score under the base, under the model at the end, and the paired difference."""
+    return {
+        "before": _bounds(before),
+        "at_the_end": _bounds(found["average_score"]),
+        "change": _bounds(found["gain"]),
+    }
 
 
 def _bounds(found: Interval) -> dict[str, float]:

@@ -21,6 +21,10 @@ from .registry import explain
 from .strict import Strict
 
 LOCK, FOLDER = Path("data/models.yaml"), Path("data/models")
+EMBEDDED, OWN_LICENCE = (
+    Path("data/world"),
+    "Apache-2.0",
+)  # the weights that ship with this project come under its licence
 SUFFIXES = (".safetensors", ".json", ".txt")  # none of them can hold code
 PICKLES = (b"\x80", b"PK\x03\x04")  # how a pickle begins, and the zip file that torch.save makes of one
 
@@ -89,6 +93,17 @@ def wanted(params: Any, lock: dict[str, Model]) -> list[str]:
     paths += [f"{judges}/{options['path']}" for options in params["score"]["metrics"].values() if "path" in options]
     folders = [PurePosixPath(path) for path in paths]
     return [name for name in lock if any(folder.is_relative_to(PurePosixPath(FOLDER, name)) for folder in folders)]
+
+
+def terms(path: str, lock: dict[str, Model]) -> tuple[str, str] | None:
+    """Where the weights at a path come from, and under which licence; None if nothing here tells."""
+    at = PurePosixPath(path)
+    if at.is_relative_to(PurePosixPath(EMBEDDED)):
+        return f"made by {EMBEDDED}", OWN_LICENCE
+    for name, model in lock.items():
+        if at.is_relative_to(PurePosixPath(FOLDER, name)):
+            return model.repo + (f" at {model.revision[:12]}" if model.revision else ""), model.licence
+    return None
 
 
 def lacking(name: str, model: Model) -> list[str]:

@@ -3,6 +3,8 @@ from pathlib import Path
 import pytest
 
 from stages.core import models, profiles
+from stages.core.page import background
+from stages.core.params import Named, Params, Score
 
 LOCK = models.read_lock()
 
@@ -29,3 +31,12 @@ def test_stable_diffusion_1_5_needs_no_autoencoder_but_its_own():
 def test_the_papers_study_needs_its_base_its_autoencoder_and_its_three_judges():
     assert len(models.wanted(profiles.tree("sdxl-objects"), LOCK)) == 5
     assert models.wanted(profiles.tree("toy-objects"), LOCK) == []
+
+
+@pytest.mark.parametrize("name", profiles.names())
+def test_every_model_that_a_profile_uses_has_a_licence_in_the_report(name):
+    tree = profiles.tree(name)
+    params = Params.model_construct(base=Named(**tree["base"]), score=Score(**tree["score"]))
+    rows = list(background._models(params))
+    assert {role for row in rows for role in row[0].split(", ")} >= {"base model", "judge dino", "judge clip t"}
+    assert {row[3] for row in rows} <= {models.OWN_LICENCE, *(model.licence for model in LOCK.values())}

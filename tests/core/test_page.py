@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
-from stages.core import exports, tables
+from stages.core import exports, models, tables
 from stages.core.judgements import Opinion, People
 from stages.core.page import background, charts, headline, render, sprites, svg
 from stages.core.page.sections import SECTIONS
@@ -69,6 +69,34 @@ def page(made) -> Page:
 
 def test_it_is_the_same_bytes_again(made) -> None:
     assert render.page(summarise(made[0])) == made[2]
+
+
+def test_the_licences_of_models_are_those_of_the_lock_or_said_to_be_unknown(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    models.LOCK.parent.mkdir()
+    models.LOCK.write_text("vae: {repo: maker/vae, licence: MIT, files: {config.json: {}}}", "utf-8")
+    assert list(background._models(study.parameters())) == [
+        ["base model", "data/world/base", "made by data/world", "Apache-2.0"],
+        ["base model, vae", "data/models/vae", "maker/vae", "MIT"],
+        ["judge looks, judge prompted", "judges/eye", "not stated", "not stated"],
+    ]
+
+
+def test_damage_is_the_same_in_the_table_and_in_the_metrics(made) -> None:
+    summary, text = made[1:]
+    tree = exports.metrics(summary)["damage"]["objects"]
+    assert set(tree) == {"looks", "prompted"}
+    section = text.split('<section id="damage"')[1].split("</section>")[0]
+    for by_strategy in tree.values():
+        for name, found in by_strategy.items():
+            assert found["change"]["value"] == pytest.approx(
+                found["at_the_end"]["value"] - found["before"]["value"], abs=2e-6
+            )
+            row = re.findall(rf'<th scope="row">{name.replace("_", " ")}</th>(.*?)</tr>', section)
+            shown = {key: "{value:.2f}".format(**found[key]) for key in ("before", "at_the_end")}
+            change = "{value:+.2f} [{low:+.2f}, {high:+.2f}]".format(**found["change"]).replace("-", "\u2212")
+            assert any(all(f">{x}<" in cells for x in shown.values()) and change in cells for cells in row), (name, row)
+    assert tree["prompted"]["naive"]["change"]["high"] < 0, "the study has it fall"
 
 
 def test_every_section_is_there_in_order(page) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import artifact, tables
+from .. import artifact, models, tables
 from ..exports import rounded
 from ..figures import words
 from ..params import Params
@@ -30,6 +30,7 @@ FACTS = {
     "own_norm": ("size of the task's own shift", "Frobenius norm of what the task itself added."),
     "survival": ("survival of the cast", "What is left of the shift after base + shift is rounded to the format."),
 }
+UNKNOWN = "not stated"
 BINS = 25  # points of a loss curve per task: each is a mean over steps
 SOFTWARE = ("torch", "diffusers", "transformers", "peft", "open_clip_torch", "timm", "numpy", "pillow", "safetensors")
 
@@ -123,8 +124,8 @@ def study(summary: Summary) -> dict[str, Any]:
     first, line = runs(params)[0], sequences(params)[0]
     scores = artifact.read(line.base / "scores", "scores")
     images = artifact.read(line.base / "images", "images")
-    models = [["base model", str(images.get("family", "")), str(images.get("base", ""))]]
-    models += [["judge", name, encoder] for name, encoder in sorted(scores["encoders"].items())]
+    known = [["base model", str(images.get("family", "")), str(images.get("base", ""))]]
+    known += [["judge", name, encoder] for name, encoder in sorted(scores["encoders"].items())]
     rows = [["setting", "value"], *([key, value] for key, value in _flat(settings))]
     rules = [["strategy", "options"]]
     for name in params.strategies:
@@ -135,7 +136,7 @@ def study(summary: Summary) -> dict[str, Any]:
     return {
         "settings": rows,
         "rules": rules,
-        "models": [["role", "name", "fingerprint"], *models],
+        "models": [["role", "name", "fingerprint"], *known],
         "software": software,
         "runs": len(runs(params)),
         "orders": params.orders,
@@ -167,13 +168,27 @@ def _flat(tree: Mapping[str, Any], head: str = "") -> Iterator[tuple[str, str]]:
 
 
 def photos(summary: Summary) -> dict[str, Any]:
-    """Every picture that was learnt from or compared with: whose it is, and under which licence."""
+    """Every picture that was learnt from or compared with, and the weights: whose they are, under which licence."""
     domains = []
     for domain in summary.params.domains:
         line = Sequence(summary.params.study, domain, summary.params.orders[0])
         concepts = [_concept(artifact.read(line.data(t.index), "data")) for t in summary.params.tasks]
         domains.append({"name": domain, "concepts": concepts})
-    return {"domains": domains}
+    return {"domains": domains, "models": [["role", "weights", "source", "licence"], *_models(summary.params)]}
+
+
+def _models(params: Params) -> Iterator[list[str]]:
+    """The base with what else its options name, and the judges; those that share their weights in one row."""
+    lock = models.read_lock() if models.LOCK.is_file() else {}
+    roles: dict[str, list[str]] = {}
+    for key, value in params.base.options.items():
+        if key == "path" or models.terms(str(value), lock):
+            roles.setdefault(str(value), []).append("base model" if key == "path" else f"base model, {key}")
+    for name, options in params.score.metrics.items():
+        if "path" in options:
+            roles.setdefault(f"{params.score.judges}/{options['path']}", []).append(f"judge {words(name)}")
+    for path, named in roles.items():
+        yield [", ".join(named), path, *(models.terms(path, lock) or (UNKNOWN, UNKNOWN))]
 
 
 def _concept(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,7 +196,7 @@ def _concept(manifest: Mapping[str, Any]) -> dict[str, Any]:
     groups: dict[tuple[str, str], dict[str, list[str]]] = {}
     for role, entries in sorted(manifest["pictures"].items(), reverse=True):
         for entry in entries:
-            key = (entry["source"] or "not stated", entry["licence"] or "not stated")
+            key = (entry["source"] or UNKNOWN, entry["licence"] or UNKNOWN)
             mine = groups.setdefault(key, {})
             mine.setdefault(entry["name"], []).append(role)
     credits = [

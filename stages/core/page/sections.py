@@ -246,6 +246,6 @@ SECTIONS: Sequence[tuple[str, str, Callable[[Material], Context | None]]] = (
     ("losses", "Training losses", losses),
     ("numbers", "All measures", numbers),
     ("study", "What ran", study),
-    ("photos", "Photos and licences", photos),
+    ("photos", "Photos, models and licences", photos),
     ("citing", "How to cite", citing),
 )
