@@ -142,3 +142,16 @@ def test_nothing_is_written_when_something_is_missing(tmp_path: Path, monkeypatc
     with pytest.raises(InputFault, match="Run dvc repro"):
         report(study.parameters(), None, Namespace())
     assert not FOLDER.exists()
+
+
+def test_positions_that_params_no_longer_has_leave_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks cut off by hand: their data, and the base's pictures and scores of them, are still there."""
+    made = []
+    for name, written in (("cut", 3), ("short", 2)):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        study.write(study.parameters(tasks=written, plain=1, sees_all=True))
+        report(study.parameters(tasks=2, plain=1, sees_all=True, bootstrap=100), None, Namespace())
+        made.append({path: path.read_bytes() for path in FOLDER.rglob("*") if path.is_file()})
+    assert (tmp_path / "cut/runs/small/objects/0/data/03").is_dir()
+    assert made[0] == made[1]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from . import tables
 from .params import Params
@@ -16,13 +17,14 @@ Place = tuple[str, str, str, int | None]  # domain, order, strategy, seed
 
 def all_scores(params: Params) -> pa.Table:
     """Every picture under every metric, with the run that it is from; the base model's once per order, without a seed.
+    Positions that params.yaml no longer has are left out.
 
     Raises:
         InputFault: a table is missing or damaged.
     """
     parts = []
     for place, folder in _folders(params):
-        found = tables.read(folder / "scores.parquet", tables.SCORES)
+        found = tables.read(folder / "scores.parquet", tables.SCORES).filter(pc.field("task") <= len(params.tasks))
         columns = [pa.array([value] * len(found), field.type) for value, field in zip(place, tables.PLACE, strict=True)]
         parts.append(pa.Table.from_arrays([*columns, *found.columns], schema=tables.ALL_SCORES))
     return pa.concat_tables(parts)

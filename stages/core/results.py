@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from . import artifact, tables
@@ -193,8 +194,12 @@ def identity(vectors: Iterable[Array], own: NDArray[Any], references: Array) -> 
 
 
 def _columns(path: Path, schema: pa.Schema, lesson: _Lesson, after: int | None = None) -> dict[str, NDArray[Any]]:
-    """A table as arrays, after its rows have been compared with the sequence that they should belong to."""
+    """A table as arrays, after its rows have been compared with the sequence that they should belong to.
+
+    The base may have been scored on positions that params.yaml no longer has: these are left out.
+    """
     table = tables.read(path, schema)
+    table = table.filter(pc.field("task") <= len(lesson.names))
     rows = {name: table[name].to_numpy(zero_copy_only=False) for name in schema.names}
     if after is not None and (other := rows["after"][rows["after"] != after]).size:
         raise InputFault(f"{path}: holds scores after task {other[0]}, expected {after}. {RERUN}")
