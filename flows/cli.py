@@ -53,6 +53,10 @@ Json = Annotated[bool, typer.Option("--json", help="for programs")]
 Names = Annotated[list[str], typer.Argument(metavar="NAME", help="one, or with several domains DOMAIN/NAME of each")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="do not ask")]
 Run = Annotated[bool, typer.Option(help="run the study afterwards")]
+Jobs = Annotated[
+    int, typer.Option(min=0, metavar="N", show_default=False, help="stages at a time; one per GPU or core")
+]
+NoView = Annotated[bool, typer.Option("--no-view", help="do without Prefect")]
 
 
 def _profiles() -> list[str]:
@@ -118,18 +122,19 @@ def plan(json: Json = False) -> None:
 def run(
     context: typer.Context,
     only: Annotated[str, typer.Argument(metavar="RUN", autocompletion=_runs, help="DOMAIN/ORDER/STRATEGY/SEED")] = "",
-    jobs: Annotated[
-        int, typer.Option(min=0, metavar="N", show_default=False, help="stages at a time; one per GPU or core")
-    ] = 0,
+    jobs: Jobs = 0,
     devices: Annotated[str, typer.Option(help="GPUs to use, as in CUDA_VISIBLE_DEVICES")] = "",
-    no_view: Annotated[bool, typer.Option("--no-view", help="do without Prefect")] = False,
+    no_view: NoView = False,
 ) -> None:
     """Runs what is not up to date. Killed, it goes on where it was."""
     words = [only] if only else []
-    words += [f"--jobs={jobs}"] if jobs else []
     words += [f"--devices={devices}"] if devices else []
-    words += ["--no-view"] if no_view else []
-    _module("run", "flows.sequence" if only else "flows.study", [*words, *context.args])
+    _module("run", "flows.sequence" if only else "flows.study", [*words, *_how(jobs, no_view), *context.args])
+
+
+def _how(jobs: int, no_view: bool) -> list[str]:
+    """The options of a run that a change of concepts has, too."""
+    return ([f"--jobs={jobs}"] if jobs else []) + (["--no-view"] if no_view else [])
 
 
 @app.command()
@@ -182,7 +187,9 @@ Photos = Annotated[Path | None, typer.Option(help="a folder with its photos, to 
 
 
 @concept.command("add")
-def concept_add(names: Names, photos: Photos = None, yes: Yes = False, run: Run = True) -> None:
+def concept_add(
+    names: Names, photos: Photos = None, yes: Yes = False, run: Run = True, jobs: Jobs = 0, no_view: NoView = False
+) -> None:
     """Learns one more, after all others."""
     from stages.core.appending import with_task
 
@@ -191,27 +198,31 @@ def concept_add(names: Names, photos: Photos = None, yes: Yes = False, run: Run 
     tree = editing.tree()
     found = editing.by_domain(names, tree["domains"])
     _change(concepts.Change(lambda text: with_task(text, found), f"Added {', '.join(found.values())}",
-                            _photos(photos, found)), yes, run)  # fmt: skip
+                            _photos(photos, found)), yes, run, _how(jobs, no_view))  # fmt: skip
 
 
 @concept.command("redo")
-def concept_redo(name: str, photos: Photos = None, yes: Yes = False, run: Run = True) -> None:
+def concept_redo(
+    name: str, photos: Photos = None, yes: Yes = False, run: Run = True, jobs: Jobs = 0, no_view: NoView = False
+) -> None:
     """Learns one again, from other photos."""
     from . import concepts, editing
 
     domain, known = editing.domain_of(name)
     found = {domain: known}
-    _change(concepts.Change(lambda text: text, f"Took up {known} anew", _photos(photos, found), fresh=False), yes, run)
+    change = concepts.Change(lambda text: text, f"Took up {known} anew", _photos(photos, found), fresh=False)
+    _change(change, yes, run, _how(jobs, no_view))
 
 
 @concept.command("remove")
-def concept_remove(names: Names, yes: Yes = False, run: Run = True) -> None:
+def concept_remove(names: Names, yes: Yes = False, run: Run = True, jobs: Jobs = 0, no_view: NoView = False) -> None:
     """Forgets one. Those after it move up and are learnt again; its photos stay."""
     from . import concepts, editing
 
     found = editing.by_domain(names, editing.tree()["domains"])
     gone = ", ".join(found.values())
-    _change(concepts.Change(lambda text: editing.without_concept(text, found), f"Removed {gone}"), yes, run)
+    change = concepts.Change(lambda text: editing.without_concept(text, found), f"Removed {gone}")
+    _change(change, yes, run, _how(jobs, no_view))
 
 
 def _photos(folder: Path | None, concepts: dict[str, str]) -> tuple[Path, str] | None:
@@ -219,12 +230,12 @@ def _photos(folder: Path | None, concepts: dict[str, str]) -> tuple[Path, str] |
     return None if folder is None else (folder, f"{domain}/{name}")
 
 
-def _change(change: object, yes: bool, run: bool) -> None:
+def _change(change: object, yes: bool, run: bool, how: list[str]) -> None:
     from .concepts import Change
 
     assert isinstance(change, Change)
     _settle()
-    raise typer.Exit(change.carry_out(yes, run))
+    raise typer.Exit(change.carry_out(yes, how if run else None))
 
 
 @profile.command("list")

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,8 +80,11 @@ class Change:
         """
         self.edit, self.done, self.photos, self.fresh = edit, done, photos, fresh
 
-    def carry_out(self, yes: bool, run: bool) -> int:
+    def carry_out(self, yes: bool, run: Sequence[str] | None) -> int:
         """Shows the effect, asks, changes, runs, and shows what became of every concept. Returns the exit code.
+
+        Args:
+            run: the options of the run; None: run nothing.
 
         Raises:
             Fault: what is asked for cannot be done; everything is as it was before.
@@ -100,10 +103,10 @@ class Change:
                 print("Nothing was changed.")
                 return 0
         print(f"{self.done}.")
-        if not run:
+        if run is None:
             screen.next_steps("palimpsest run")
             return 0
-        if code := _run():
+        if code := _run(run):
             return code
         params = load()
         _show_after(params, before, standings(params.study, params.report.identity))
@@ -210,10 +213,10 @@ def _bring_photos(source: Path, concept: str, fresh: bool) -> _Undo:
     return _Undo(folder, old)
 
 
-def _run() -> int:
+def _run(how: Sequence[str]) -> int:
     """The study, in a process of its own; a request to stop is handed on, and it saves."""
     sys.stdout.flush()
-    process = subprocess.Popen([sys.executable, "-m", "flows.study"])
+    process = subprocess.Popen([sys.executable, "-m", "flows.study", *how])
     before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:
         while True:

@@ -229,8 +229,9 @@ def test_a_concept_is_added_and_removed_and_the_effect_on_the_others_is_shown(re
     code, out, err = said("plan", "--json")
     assert (code, json.loads(out)["stages"]) == (0, []), err
     assert "Nothing was changed" in said("concept", "redo", "sks_star", "--yes")[1]
-    code, out, err = said("concept", "add", "pdw_square", "--yes")
+    code, out, err = said("concept", "add", "pdw_square", "--yes", "--jobs", "1", "--no-view")
     assert code == 0, out + err
+    assert "\n1 at a time" in out
     lines = out.splitlines()
     assert any(line.split() == ["01", "zwz_heart", "stays", "as", "it", "is"] for line in lines)
     assert any(line.split() == ["03", "pdw_square", "new"] for line in lines)
