@@ -2,11 +2,13 @@
 
 import csv
 import json
+import re
 from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import vl_convert
 
 from stages.core import artifact, tables
 from stages.core.faults import InputFault
@@ -155,3 +157,35 @@ def test_positions_that_params_no_longer_has_leave_no_trace(tmp_path: Path, monk
         made.append({path: path.read_bytes() for path in FOLDER.rglob("*") if path.is_file()})
     assert (tmp_path / "cut/runs/small/objects/0/data/03").is_dir()
     assert made[0] == made[1]
+
+
+@pytest.mark.parametrize(
+    ("template", "axes"),
+    [
+        ("curves", {"after task": "values from 1 to 11"}),
+        ("matrices", {"after task": "values: 1, 2, 3, 4, 5, ending with 11", "score on task": "values: 1, 2, 3,"}),
+    ],
+)
+def test_dvc_draws_positions_as_numbers(template: str, axes: dict[str, str]) -> None:
+    """DVC hands on every cell of a CSV as text: as such, task 10 would stand before task 2."""
+    rows = [
+        {
+            "domain": "objects",
+            "strategy": "naive",
+            "metric": metric,
+            "after": str(i),
+            "task": str(j),
+            "score": str(i / 20),
+        }
+        for i in range(1, 12)
+        for j in range(1, i + 1)
+        for metric in ("looks", "prompted")
+    ]
+    text = Path(__file__).parents[1].joinpath(f".dvc/plots/{template}.json").read_text("utf-8")
+    for anchor, value in {"DATA": json.dumps(rows), "TITLE": '"t"', "X": '"after"', "Y": '"score"'}.items():
+        text = text.replace(f'"<DVC_METRIC_{anchor}>"', value)
+    drawn = vl_convert.vegalite_to_svg(json.loads(text))
+    for axis, values in axes.items():
+        found = re.findall(rf'aria-label="[XY]-axis titled .{axis}. for a \w+ scale with ([^"]+)"', drawn)
+        assert found
+        assert all(values in one for one in found)
