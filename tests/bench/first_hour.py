@@ -1,0 +1,164 @@
+"""The first hour of someone new, step by step: python -m tests.bench.first_hour [--here] [--profile quick] [--at FOLDER]
+
+In an empty folder: a clone and its environment, the demo, own photos, one more concept, the strategies compared, a LoRA
+exported and loaded with diffusers, and the report read. Each step is a command that a person would type; printed are
+its time, its exit code and the last line that it said. All that was said is in FOLDER/said.
+
+Photos come from PALIMPSEST_DREAMBOOTH (the dataset's folder of folders) if it is set, and are drawn otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+PROJECT = Path(__file__).resolve().parents[2]
+THINGS = ("bear_plushie", "candle", "teapot")  # the last one is added later
+PHOTOS = 4  # of each
+LOAD = """
+import sys
+from diffusers import StableDiffusionXLPipeline
+pipeline = StableDiffusionXLPipeline.from_pretrained("data/world/base", add_watermarker=False)
+pipeline.set_progress_bar_config(disable=True)
+pipeline.load_lora_weights(sys.argv[1])
+picture = pipeline(sys.argv[2], num_inference_steps=12, height=32, width=32).images[0]
+picture.save(sys.argv[3])
+print(f"diffusers has drawn {sys.argv[2]!r}: {picture.size[0]} pixels")
+"""
+READ = """
+import re, sys
+from pathlib import Path
+text = Path(sys.argv[1]).read_text("utf-8")
+assert len(text) < 15e6, len(text)
+assert not re.search(r'(?:src|href)="(?!#|data:)', text)
+print(re.search(r'class="lead">([^<]+)', text)[1], f"({len(text) / 1e6:.1f} MB)")
+"""
+
+
+@dataclass(frozen=True)
+class Step:
+    name: str
+    command: list[str]
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Taken:
+    step: Step
+    seconds: float
+    code: int
+    said: str
+
+    @property
+    def last(self) -> str:
+        lines = [line.strip() for line in self.said.splitlines() if line.strip()]
+        return lines[-1] if lines else ""
+
+
+def photos(folder: Path) -> None:
+    """A folder of photos per thing: real ones where there are some, otherwise drawings of different kinds."""
+    source = os.environ.get("PALIMPSEST_DREAMBOOTH")
+    for number, name in enumerate(THINGS):
+        target = folder / ("later" if name == THINGS[-1] else "things") / name
+        target.mkdir(parents=True)
+        real = sorted(Path(source, name).glob("*.jpg"))[:PHOTOS] if source else []
+        for photo in real:
+            shutil.copy(photo, target)
+        for k in range(0 if real else PHOTOS):
+            picture = Image.effect_noise((256, 256), 30).convert("RGB")
+            corners, colour = (40 + 10 * k, 50, 180 + 10 * k, 200), ("firebrick", "seagreen", "royalblue")[number]
+            pen = ImageDraw.Draw(picture)
+            (pen.ellipse, pen.rectangle, pen.chord)[number](corners, *((20, 250) if number == 2 else ()), fill=colour)
+            picture.save(target / f"{k}.jpg")
+
+
+def steps(at: Path, profile: str, here: bool) -> Iterator[Step]:
+    clone, mine = at / "palimpsest", at / "my-things"
+    lora, picture = str(at / "my-things.safetensors"), str(at / "drawn.png")
+    yield Step("clone", ["git", "clone", "--quiet", str(PROJECT), str(clone)], at)
+    if not here:
+        yield Step("install", ["make", ".venv/ready"], clone)
+    yield Step("look around", ["palimpsest", "--help"], clone)
+    yield Step("is it fit?", ["palimpsest", "doctor"], clone)
+    yield Step("demo", ["make", "demo", f"PROFILE={profile}"], clone)
+    yield Step("again", ["make", "demo", f"PROFILE={profile}"], clone)
+    yield Step("own photos", ["palimpsest", "init", str(mine), "--photos", str(at / "things")], clone)
+    yield Step("what would run", ["palimpsest", "plan"], mine)
+    yield Step("run", ["palimpsest", "run"], mine)
+    yield Step("how it stands", ["palimpsest", "concept", "list"], mine)
+    added = ["palimpsest", "concept", "add", THINGS[-1], "--photos", str(at / "later" / THINGS[-1]), "--yes"]
+    yield Step("one more", added, mine)
+    yield Step("compare", ["palimpsest", "report", "--no-open"], mine)
+    yield Step("status", ["palimpsest", "status"], mine)
+    export = ["palimpsest", "export", "objects/0/magmax/0", "--task", "03", "--format", "diffusers", "--to", lora]
+    yield Step("export", export, mine)
+    yield Step("load elsewhere", ["python", "-c", LOAD, lora, "a photo of a candle", picture], mine)
+    yield Step("read the report", ["python", "-c", READ, "report/own/report.html"], mine)
+
+
+def environment(clone: Path, here: bool) -> dict[str, str]:
+    """That of a shell in which the clone's environment is active."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    first = Path(sys.executable).parent if here else clone / ".venv/bin"
+    return kept | {"PATH": os.pathsep.join([str(first), kept["PATH"]])}
+
+
+def borrow(clone: Path) -> None:
+    """This environment in place of one of the clone's own. Links alone: make must find nothing to install into it."""
+    (clone / ".venv").mkdir()
+    (clone / ".venv/bin").symlink_to(Path(sys.executable).parent)
+    (clone / ".venv/ready").touch()
+
+
+def take(step: Step, env: dict[str, str], said: Path) -> Taken:
+    began = time.monotonic()
+    done = subprocess.run(
+        step.command, cwd=step.folder, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    found = Taken(step, time.monotonic() - began, done.returncode, done.stdout + done.stderr)
+    said.write_text(f"$ {' '.join(step.command)}\n{found.said}", "utf-8")
+    return found
+
+
+def shown(step: Step, at: Path) -> str:
+    words = ["..." if "\n" in word else word.replace(f"{at}/", "") for word in step.command]
+    return " ".join(words)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--here", action="store_true", help="use this environment instead of installing one")
+    parser.add_argument("--profile", default="toy-objects", help="of the demo")
+    parser.add_argument("--at", type=Path, help="an empty folder, which stays; a temporary one if not said")
+    args = parser.parse_args()
+    at = (args.at or Path(tempfile.mkdtemp(prefix="first-hour-"))).resolve()
+    (at / "said").mkdir(parents=True)
+    photos(at)
+    env = environment(at / "palimpsest", args.here)
+    print("| step | command | seconds | exit code | the last line |\n|---|---|---|---|---|", flush=True)
+    for number, step in enumerate(steps(at, args.profile, args.here), 1):
+        taken = take(step, env, at / "said" / f"{number:02d}.txt")
+        row = (step.name, f"`{shown(step, at)}`", f"{taken.seconds:.0f}", str(taken.code), taken.last.replace("|", "/"))
+        print(f"| {' | '.join(row)} |", flush=True)
+        if taken.code:
+            print(f"stopped; what was said is in {at / 'said'}", file=sys.stderr)
+            return 1
+        if step.name == "clone" and args.here:
+            borrow(at / "palimpsest")
+    if args.at is None:
+        shutil.rmtree(at)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
