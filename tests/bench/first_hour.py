@@ -1,8 +1,8 @@
-"""The first hour of someone new, step by step: python -m tests.bench.first_hour [--here] [--profile quick] [--at FOLDER]
+"""The first hour of someone new, step by step: python -m tests.bench.first_hour [--here] [--profile quick] [--at PLACE]
 
 In an empty folder: a clone and its environment, the demo, own photos, one more concept, the strategies compared, a LoRA
 exported and loaded with diffusers, and the report read. Each step is a command that a person would type; printed are
-its time, its exit code and the last line that it said. All that was said is in FOLDER/said.
+its time, its exit code and the last line that it said. All that was said is in PLACE/said.
 
 Photos come from PALIMPSEST_DREAMBOOTH (the dataset's folder of folders) if it is set, and are drawn otherwise.
 """

@@ -38,7 +38,7 @@ def opened(browser, file):
         context.set_default_timeout(180_000)  # a busy machine is not a fault of the page
         contexts.append(context)
         page = context.new_page()
-        page.on("request", lambda r: trouble.append(r.url) if not r.url.startswith(("data:", file.as_uri())) else None)
+        page.on("request", lambda r: trouble.append(r.url) if not r.url.startswith(("data:", "file:")) else None)
         page.on("console", lambda message: trouble.append(message.text))
         page.on("pageerror", lambda error: trouble.append(str(error)))
         page.on("dialog", lambda dialog: (trouble.append(dialog.message), dialog.dismiss()))
@@ -91,6 +91,22 @@ def test_the_filmstrip_answers_to_keys(opened) -> None:
     assert values(page) == wanted(page, 1, 1, "prompted")
     assert page.locator(".panel[data-metric=prompted]").first.is_visible()
     assert page.locator(".panel[data-metric=looks]:visible").count() == 0
+
+
+def test_another_order_and_seed_can_be_chosen(opened, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = study.parameters(tasks=2, orders=("0", "1"), bootstrap=100)
+    study.write(params)
+    (tmp_path / "several.html").write_text(render.page(summarise(params)), "utf-8")
+    page = opened()
+    page.goto((tmp_path / "several.html").as_uri())
+    assert page.locator(".film:visible").count() == 1
+    page.locator(".runs label", has_text="order 1").click()
+    assert page.locator(".film:visible").get_attribute("data-film") == "1"
+    assert "Order 1" in page.locator(".film:visible .fine").inner_text()
+    page.locator(".runs input").nth(1).focus()
+    page.keyboard.press("ArrowLeft")
+    assert page.locator(".film:visible").get_attribute("data-film") == "0"
 
 
 def test_marks_of_charts_say_what_they_stand_for(opened) -> None:

@@ -161,6 +161,39 @@ def test_scores_of_the_strip_are_those_that_were_scored(made, page) -> None:
     assert shown[1] == pytest.approx([mine[key] for key in sorted(mine)], abs=6e-4)
 
 
+@pytest.fixture
+def several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The parameters and summary of a study of two orders and two seeds."""
+    monkeypatch.chdir(tmp_path)
+    params = study.parameters(tasks=2, orders=("0", "1"), seeds=(0, 5), bootstrap=100)
+    study.write(params)
+    return params, summarise(params)
+
+
+def test_the_strip_has_every_order_and_seed(several) -> None:
+    params, summary = several
+    page = Page(render.page(summary))
+    assert [a["value"] for a in page.all("input") if a["name"] == "run-objects"] == ["0", "1", "2", "3"]
+    shown = json.loads(next(t for t, a in zip(page.scripts, page.all("script"), strict=True) if a.get("id") == "films"))
+    pairs = [(run.sequence.order, run.seed) for run in runs(params) if run.strategy == "merge_init"]
+    for (order, seed), film in zip(pairs, shown, strict=True):
+        run = next(r for r in runs(params) if (r.sequence.order, r.seed, r.strategy) == (order, seed, "merge_init"))
+        rows = tables.read(run.at("02") / "scores" / "scores.parquet", tables.SCORES).to_pylist()
+        mine = {(r["prompt"], r["noise"]): r["score"] for r in rows if (r["task"], r["metric"]) == (1, "looks")}
+        assert film[0]["scores"]["looks"][2][1] == pytest.approx([mine[key] for key in sorted(mine)], abs=6e-4)
+
+
+def test_where_all_orders_would_be_too_much_the_first_is_shown_and_it_is_said(several, monkeypatch) -> None:
+    whole = render.page(several[1])
+    assert "the first of 4" not in whole
+    kept = sum(map(len, re.findall(r"base64,([^)]+)", whole)))
+    monkeypatch.setattr(sprites, "BUDGET", kept * 3 // 4 // 2)
+    text = render.page(several[1])
+    assert "Order 0, seed 0, the first of 4: all of them" in text
+    assert 'name="run-objects"' not in text
+    assert text.count('class="film') == 1
+
+
 def sheets(text: str) -> dict[str, Image.Image]:
     found = re.findall(r"\.(p\d+)\{[^}]*base64,([^)]+)\)", text)
     return {name: Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB") for name, data in found}

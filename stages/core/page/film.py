@@ -1,6 +1,7 @@
 """The filmstrip: what one prompt and one noise give after every task, for all strategies, beside the references.
 
-Shown is the first order and seed of each domain. Nothing is picked by hand.
+Shown are all orders and seeds of each domain, or, where their pictures would make the page too large, the first of
+them. Nothing is picked by hand.
 """
 
 from __future__ import annotations
@@ -32,8 +33,10 @@ class Roll:
     sheets: list[Sheet] = field(default_factory=list)
 
     def add(self, one: Sheet) -> str:
-        self.sheets.append(one)
-        return f"p{len(self.sheets) - 1}"
+        """The class of this sheet; equal ones, such as the photos of a concept in two runs, are one."""
+        if one not in self.sheets:
+            self.sheets.append(one)
+        return f"p{self.sheets.index(one)}"
 
 
 @dataclass(frozen=True)
@@ -63,11 +66,12 @@ class Strip:
 
 @dataclass(frozen=True)
 class Film:
-    """One domain."""
+    """One order and seed of a domain."""
 
     domain: str
     order: str
     seed: int
+    runs: int  # how many there are of the domain, shown or not
     shown: Plan
     strips: list[Strip]
     metrics: list[str]
@@ -97,47 +101,56 @@ class Film:
 
 
 def films(summary: Summary, album: Album, roll: Roll) -> list[Film]:
-    """
+    """By domain, the runs of each in their order.
+
     Raises:
         InputFault: pictures are missing or damaged.
     """
-    return [_Cutter(summary.params, results, album, roll).film() for results in summary.results]
+    made = []
+    for results in summary.results:
+        first = _Cutter(summary.params, results, album, roll)
+        shown, runs = first.plan(1), len(results.runs)
+        cutters = [first]
+        if first.plan(runs) == shown:  # all of them are shown if the first does not have to look worse for it
+            cutters += [_Cutter(summary.params, results, album, roll, run) for run in range(1, runs)]
+        made += [cutter.film(shown) for cutter in cutters]
+    return made
 
 
 class _Cutter:
-    """Makes the film of one domain."""
+    """Makes the film of one run of a domain."""
 
-    def __init__(self, params: Params, results: Results, album: Album, roll: Roll) -> None:
-        self.params, self.results, self.album, self.roll = params, results, album, roll
-        self.order, self.seed = results.runs[0]
+    def __init__(self, params: Params, results: Results, album: Album, roll: Roll, run: int = 0) -> None:
+        self.params, self.results, self.album, self.roll, self.run = params, results, album, roll, run
+        self.order, self.seed = results.runs[run]
         self.line = Line(params.study, results.domain, self.order)
         self.chains = [run for run in runs(params) if run.sequence == self.line and run.seed == self.seed]
         self.base = self.line.base / "images"
         self.pairs = {task.index: self._pairs(task.index) for task in params.tasks}
-        self.shown = self._plan()
 
-    def film(self) -> Film:
-        strips = [self._strip(task.index) for task in self.params.tasks]
-        return Film(self.results.domain, self.order, self.seed, self.shown, strips, list(self.results.measured))
+    def film(self, shown: Plan) -> Film:
+        strips = [self._strip(task.index, shown) for task in self.params.tasks]
+        metrics, runs = list(self.results.measured), len(self.results.runs)
+        return Film(self.results.domain, self.order, self.seed, runs, shown, strips, metrics)
 
     def _pairs(self, task: str) -> list[tuple[int, int]]:
         """The (prompt, noise) of one task's pictures, in the order that scores have, too."""
         names = [name for name in self.album.facts(self.base, "images")["files"] if name.startswith(f"{task}/")]
         return sorted((int(prompt), int(noise)) for prompt, noise in (name[3:-4].split("-") for name in names))
 
-    def _plan(self) -> Plan:
+    def plan(self, runs: int) -> Plan:
+        """How pictures are shown if so many runs of every domain are."""
         first = self.params.tasks[0].index
         samples = [self.album.open(Cell(self.base, _file(first, *pair))) for pair in self.pairs[first][:SAMPLES]]
         count = sum(1 + len(self.chains) * len(after_which(self.params, task)) for task in self.pairs)
         prompts = max(len({prompt for prompt, _ in pairs}) for pairs in self.pairs.values())
-        return plan(samples, count * len(self.params.domains), self.params.sample.images, prompts)
+        return plan(samples, count * runs * len(self.params.domains), self.params.sample.images, prompts)
 
-    def _is_shown(self, pair: tuple[int, int]) -> bool:
-        return pair[0] < self.shown.prompts and pair[1] < self.shown.noises
-
-    def _strip(self, task: str) -> Strip:
+    def _strip(self, task: str, shown: Plan) -> Strip:
         manifest = self.album.facts(self.line.data(task), "data")
-        kept = {k: pair for k, pair in enumerate(self.pairs[task]) if self._is_shown(pair)}
+        kept = {
+            k: pair for k, pair in enumerate(self.pairs[task]) if pair[0] < shown.prompts and pair[1] < shown.noises
+        }
         photos = [
             self.album.open(Cell(self.line.data(task), entry["file"]), "data")
             for entry in manifest["pictures"]["references"]
@@ -147,25 +160,30 @@ class _Cutter:
             task=int(task),
             name=words(manifest["concept"]["name"]),
             prompts=[manifest["concept"]["prompts"][p] for p in sorted({prompt for prompt, _ in kept.values()})],
-            noises=self.shown.noises,
-            references=self.roll.add(sheet(photos, len(photos), self.shown)),
+            noises=shown.noises,
+            references=self.roll.add(sheet(photos, len(photos), shown)),
             reference_count=len(photos),
-            base=self._frames(task, kept, 0, [(0, self.base)])[0],
+            base=self._frames(task, kept, 0, [(0, self.base)], shown)[0],
             rows={
-                run.strategy: self._frames(task, kept, s, [(after, run.at(i) / "images") for after, i in afters])
+                run.strategy: self._frames(task, kept, s, [(after, run.at(i) / "images") for after, i in afters], shown)
                 for s, run in enumerate(self.chains)
             },
         )
 
     def _frames(
-        self, task: str, kept: Mapping[int, tuple[int, int]], strategy: int, folders: Sequence[tuple[int, Path]]
+        self,
+        task: str,
+        kept: Mapping[int, tuple[int, int]],
+        strategy: int,
+        folders: Sequence[tuple[int, Path]],
+        shown: Plan,
     ) -> list[Frame]:
         files = [_file(task, *pair) for pair in kept.values()]
         pictures = [self.album.open(Cell(folder, file)) for _, folder in folders for file in files]
-        name = self.roll.add(sheet(pictures, len(files), self.shown))
+        name = self.roll.add(sheet(pictures, len(files), shown))
         identity, column = self.params.report.identity, int(task) - 1
         return [
-            Frame(after, name, row, *_known(self.results, identity, (strategy, 0, after, column), list(kept)))
+            Frame(after, name, row, *_known(self.results, identity, (strategy, self.run, after, column), list(kept)))
             for row, (after, _) in enumerate(folders)
         ]
 

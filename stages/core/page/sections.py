@@ -40,6 +40,11 @@ class Material:
         return [(d, [v for v in ordered if v.domain == d]) for d in self.summary.params.domains]
 
     @property
+    def first_films(self) -> list[film.Film]:
+        """The film of each domain's first order and seed."""
+        return [next(one for one in self.films if one.domain == d) for d in self.summary.params.domains]
+
+    @property
     def several(self) -> bool:
         """Whether there is more than one task: otherwise nothing can be forgotten."""
         return len(self.summary.params.tasks) > 1
@@ -49,7 +54,7 @@ def overview(material: Material) -> Context:
     params = material.summary.params
     cited = text.paper() if params.report.paper else []
     domains = []
-    for (domain, verdicts), strip in zip(material.domains(), material.films, strict=True):
+    for (domain, verdicts), strip in zip(material.domains(), material.first_films, strict=True):
         found = verdicts[0]
         known = {row["strategy"]: row for row in cited if row["domain"] == domain}
         rows = [
@@ -131,7 +136,9 @@ def _matrix(verdict: Verdict, strategy: str) -> list[list[str]]:
 
 
 def filmstrip(material: Material) -> Context:
-    return {"films": material.films, "identity": material.summary.params.report.identity}
+    numbered = list(enumerate(material.films))
+    domains = [(d, [(n, one) for n, one in numbered if one.domain == d]) for d in material.summary.params.domains]
+    return {"domains": domains, "identity": material.summary.params.report.identity}
 
 
 def tradeoff(material: Material) -> Context | None:

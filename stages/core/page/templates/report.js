@@ -11,6 +11,10 @@
     all(".film").forEach(showFilm);
   }
 
+  function showRun(choice) {
+    all("input", choice).forEach((run) => { document.querySelector(`[data-film="${run.value}"]`).hidden = !run.checked; });
+  }
+
   // The filmstrip: one number says which column of every sheet is shown.
   function showFilm(film) {
     const n = film.dataset.film;
@@ -101,8 +105,10 @@
 
   document.addEventListener("change", (e) => {
     if (e.target.name === "metric") { metric = e.target.value; showMetric(); }
-    const film = e.target.closest(".film");
+    const film = e.target.closest(".film"), runs = e.target.closest(".runs");
+    if (runs) showRun(runs);
     if (film) showFilm(film);
   });
+  all(".runs").forEach(showRun);
   showMetric();
 })();
