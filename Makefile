@@ -23,7 +23,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 demo: .venv/ready ## make the environment and run a study; PROFILE=quick for a first look, MEMORY=24 for a GPU of 24 GB
-	@palimpsest profile use $(PROFILE) $(if $(MEMORY),--memory $(MEMORY))
+	@palimpsest profile use $(PROFILE) --quiet $(if $(MEMORY),--memory $(MEMORY))
 	@$(MAKE) --no-print-directory study
 	@palimpsest report --no-open
 

@@ -7,14 +7,16 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from .view import title
-
 EVERY_SECONDS = 0.5
 
 
 @contextmanager
-def bars(running: Mapping[str, tuple[int, int]]) -> Iterator[None]:
-    """Draws `running`, stage -> (done, of how many), as it changes; what is printed goes above. In a pipe, nothing."""
+def bars(running: Mapping[str, tuple[int, int]], named: Mapping[str, str]) -> Iterator[None]:
+    """Draws `running`, stage -> (done, of how many), as it changes; what is printed goes above. In a pipe, nothing.
+
+    Args:
+        named: what each stage is called.
+    """
     if not sys.stdout.isatty():
         yield
         return
@@ -23,7 +25,7 @@ def bars(running: Mapping[str, tuple[int, int]]) -> Iterator[None]:
     columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
     over = threading.Event()
     with Progress(*columns, transient=True) as progress:
-        drawer = threading.Thread(target=_draw, args=(progress, running, over), name="bars", daemon=True)
+        drawer = threading.Thread(target=_draw, args=(progress, running, named, over), name="bars", daemon=True)
         drawer.start()
         try:
             yield
@@ -32,7 +34,9 @@ def bars(running: Mapping[str, tuple[int, int]]) -> Iterator[None]:
             drawer.join()
 
 
-def _draw(progress: object, running: Mapping[str, tuple[int, int]], over: threading.Event) -> None:
+def _draw(
+    progress: object, running: Mapping[str, tuple[int, int]], named: Mapping[str, str], over: threading.Event
+) -> None:
     from rich.markup import escape
     from rich.progress import Progress, TaskID
 
@@ -42,7 +46,7 @@ def _draw(progress: object, running: Mapping[str, tuple[int, int]], over: thread
         now = dict(running)
         for name, (done, total) in now.items():
             if name not in drawn:
-                drawn[name] = progress.add_task(escape(title(name)), total=total)
+                drawn[name] = progress.add_task(escape(named[name]), total=total)
             progress.update(drawn[name], completed=done, total=total)
         for name in set(drawn) - set(now):
             progress.remove_task(drawn.pop(name))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.metadata
 import importlib.util
 import os
@@ -19,13 +18,13 @@ from stages.core.ending import EXIT_CODES, attempt
 NAME = "palimpsest"
 # Commands that are a module's own, with its arguments: they are there when the module is.
 MODULES = {
-    "export": "stages.export",
-    "import": "stages.adopt",
-    "forecast": "stages.forecast",
-    "paint": "stages.paint",
-    "fetch": "stages.fetch",
-    "standin": "stages.standin",
-    "study": "stages.study",
+    "export": ("stages.export", "Writes what was learnt as a LoRA file."),
+    "import": ("stages.adopt", "Takes in a LoRA trained elsewhere."),
+    "forecast": ("stages.forecast", "Hours, disk and memory that it will take."),
+    "paint": ("stages.paint", "Pictures of any prompt, after any task."),
+    "fetch": ("stages.fetch", "Fetches the weights that a profile needs."),
+    "standin": ("stages.standin", "Writes an SDXL of random weights, to try."),
+    "study": ("stages.study", "Asks people which pictures are right."),
 }
 ONLINE = ("fetch",)  # what may ask a model hub
 # What a run wants of its surroundings; what is set already stays. A large heap is not given back only to be asked for
@@ -107,7 +106,9 @@ def init(
     elif chosen == project.OWN:
         here = folder / project.PHOTOS
         print(f"Put a folder of photos per concept into {here}, and name them in {folder}/params.yaml under sequences.")
-    screen.next_steps(f"cd {folder}", "palimpsest plan     what would run, and for how long", "palimpsest run")
+    if not profile:
+        print("Its base is the embedded one, which draws 32 pixels. For SDXL, on a GPU: --profile sdxl-quick.")
+    screen.next_steps(f"cd {folder}", "palimpsest plan   what would run, and for how long", "palimpsest run")
 
 
 @app.command()
@@ -139,7 +140,7 @@ def _how(jobs: int, no_view: bool) -> list[str]:
 
 @app.command()
 def status(json: Json = False) -> None:
-    """What is done, running and left; the last errors."""
+    """What is done, running and left. The last errors."""
     from . import screen
     from . import status as found
 
@@ -157,7 +158,7 @@ def report(json: Json = False, browser: Annotated[bool, typer.Option("--open/--n
 
 @app.command()
 def doctor(json: Json = False) -> None:
-    """Is this machine fit for it? GPU, disk, weights."""
+    """Says whether this machine is fit for it. GPU, disk, weights."""
     from dataclasses import asdict
 
     from . import screen
@@ -266,6 +267,7 @@ def profile_use(
     name: ProfileName,
     memory: Memory = None,
     force: Annotated[bool, typer.Option("--force", help="drop changes to params.yaml that no profile has")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="do not say what to do next")] = False,
 ) -> None:
     """Writes one to params.yaml. The results of others stay."""
     from stages.core import models, profiles
@@ -275,6 +277,8 @@ def profile_use(
     changed = profiles.use(name, force, memory)
     chosen = name + (f" for {memory} GB" if memory else "")
     print(f"params.yaml is now {chosen}." if changed else f"params.yaml is {chosen} already.")
+    if quiet:
+        return
     lock = models.read_lock()
     needed = [model for model in models.wanted(profiles.tree(name), lock) if models.lacking(model, lock[model])]
     screen.next_steps(*([f"make weights PROFILE={name}"] if needed else []), "palimpsest plan", "palimpsest run")
@@ -298,25 +302,23 @@ def _module(command: str, module: str, words: list[str]) -> None:
     runpy.run_module(module, run_name="__main__", alter_sys=False)
 
 
-def _add(command: str, module: str) -> None:
-    spec = importlib.util.find_spec(module)
-    if spec is None or not spec.origin:
+def _add(command: str, module: str, short: str) -> None:
+    if importlib.util.find_spec(module) is None:
         return
-    doc = ast.get_docstring(ast.parse(Path(spec.origin).read_text("utf-8"))) or ""
 
     def forward(context: typer.Context) -> None:
         _module(command, module, context.args)
 
     app.command(
         command,
-        help=doc.split("\n\n")[0].split(": `python")[0].split(". ")[0].replace("\n", " ").rstrip(".") + ".",
+        help=short,
         add_help_option=False,
         context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     )(forward)
 
 
-for _command, _source in MODULES.items():
-    _add(_command, _source)
+for _command, (_source, _short) in MODULES.items():
+    _add(_command, _source, _short)
 
 
 def _hand_over() -> None:

@@ -160,8 +160,9 @@ def show(json: bool) -> None:
         f"{len(ahead.stages)} of {ahead.total} stages to run: about {spoken(ahead.seconds / jobs)}, {jobs} at a time.\n"
     )
     screen.table(("stages", "of"), [(count, verb) for verb, count in ahead.verbs.items()])
-    screen.table(
-        ("stages", "because of"), [(count, cause) for cause, count in list(ahead.reasons.items())[:MOST_REASONS]]
-    )
+    reasons: list[tuple[int, str]] = [(count, cause) for cause, count in list(ahead.reasons.items())[:MOST_REASONS]]
+    if follow := len(ahead.stages) - len(ahead.causes):
+        reasons.append((follow, "stages before them, which they need"))
+    screen.table(("stages", "because of"), reasons)
     screen.table(("", "domain", "concept", "what happens"), [(i, d, c, said) for d, i, c, said in ahead.effect(params)])
     screen.next_steps("palimpsest run")

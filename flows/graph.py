@@ -54,6 +54,8 @@ class Graph:
 
     def __init__(self, root: Path) -> None:
         logging.getLogger("dvc").setLevel(logging.ERROR)
+        for bars in ("dvc.progress", "dvc_data.callbacks"):  # their level says whether DVC draws bars of its own
+            logging.getLogger(bars).setLevel(logging.CRITICAL)
         remember()
         recall(root)
         self.root, self.repo = root, Repo(str(root), _wait_for_lock=True)

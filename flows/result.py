@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import webbrowser
+from pathlib import Path
 
 from stages.core.faults import InputFault
 
@@ -13,7 +14,8 @@ from . import editing, screen
 from .status import REPORT
 
 PAGES = ("index.html", "report.html", "results.md")  # the first that is there is what people read
-SUMMARY, METRICS = "summary.txt", "metrics.json"
+SUMMARY, METRICS, HEADLINE = "summary.txt", "metrics.json", "headline.json"
+SHOWN = ("average_score", "forgetting")
 
 
 def show(as_json: bool, browser: bool) -> None:
@@ -29,10 +31,27 @@ def show(as_json: bool, browser: bool) -> None:
     if as_json:
         screen.as_json({"page": str(page), "metrics": json.loads((folder / METRICS).read_text("utf-8"))})
         return
-    print((folder / SUMMARY).read_text("utf-8"), end="")
+    said = (folder / SUMMARY).read_text("utf-8")
+    if screen.fits(said):
+        print(said, end="")
+    else:
+        _in_short(folder)
     if browser and page.suffix == ".html" and _someone_is_looking():
         webbrowser.open(page.resolve().as_uri())
-    screen.next_steps("palimpsest concept list   how each concept stands", f"open {page}")
+    screen.next_steps("palimpsest concept list   how each concept stands", f"{page}   to be opened in a browser")
+
+
+def _in_short(folder: Path) -> None:
+    """For a narrow terminal: the measures that matter most, by the metric of identity."""
+    tree, identity = json.loads((folder / METRICS).read_text("utf-8")), editing.tree()["report"]["identity"]
+    for domain, by_strategy in json.loads((folder / HEADLINE).read_text("utf-8")).items():
+        rows = []
+        for strategy, measures in by_strategy.items():
+            found = [tree[domain][identity][strategy].get(measure) for measure in SHOWN if measure in measures]
+            shown = ["{value:.2f} [{low:.2f}, {high:.2f}]".format(**one) for one in found]
+            rows.append((strategy, *shown, *["-"] * (len(SHOWN) - len(shown))))
+        screen.table(("strategy", *(measure.replace("_", " ") for measure in SHOWN)), rows, f"{domain} by {identity}")
+    print(f"All measures: {folder / SUMMARY}, and the page.")
 
 
 def _someone_is_looking() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -23,6 +24,11 @@ def table(head: Sequence[str], rows: Rows, title: str = "") -> None:
     for row in [list(head)] * any(head) + texts:
         widths = [max(len(line[i]) for line in [list(head), *texts]) for i in range(len(head))]
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def fits(text: str) -> bool:
+    """Whether no line of it has to be folded. In a pipe everything fits."""
+    return not sys.stdout.isatty() or max(map(len, text.splitlines())) <= shutil.get_terminal_size().columns
 
 
 def _drawn(head: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
@@ -70,8 +76,11 @@ def as_json(value: Any) -> None:
 
 
 def next_steps(*steps: str) -> None:
-    """Says what to do now."""
-    print(f"Next: {steps[0]}" if len(steps) == 1 else "Next:\n" + "\n".join(f"  {step}" for step in steps))
+    """Says what to do now: commands, each followed by three spaces and what it is good for, if that has to be said."""
+    parts = [step.partition(" " * 3) for step in steps]
+    width = max(len(command) for command, _, _ in parts)
+    lines = [f"{command:{width}}   {why.strip()}".rstrip() for command, _, why in parts]
+    print(f"Next: {lines[0]}" if len(lines) == 1 else "Next:\n" + "\n".join(f"  {line}" for line in lines))
 
 
 def agreed(question: str, yes: bool) -> bool:

@@ -172,7 +172,7 @@ class Study:
         from .telling import Telling
 
         telling = Telling(plan, self.times, self.slots.jobs)
-        with bars(engine.progress):
+        with bars(engine.progress, telling.named):
             if self.args.no_view:
                 outcome = engine.run(plan, in_a_thread, telling)
             else:

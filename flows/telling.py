@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from .journal import Journal
 from .times import Times, kind
-from .view import title
+from .view import title, titles
 
 if TYPE_CHECKING:
     from .engine import Ended, Outcome
@@ -35,13 +35,14 @@ class Telling:
         self.times, self.jobs, self.total = times, jobs, len(plan)
         self.left, self.done, self.began = Counter(map(kind, plan)), 0, time.monotonic()
         self.journal = Journal.begin(self.total)
+        self.named = titles(plan) if sys.stdout.isatty() else {}  # a log says the whole of it
 
     def __call__(self, ended: Ended) -> None:
         self.done += 1
         self.left[kind(ended.name)] -= 1
         left = spoken(sum(count * self.times.of(one) for one, count in self.left.items()) / self.jobs)
         how = f"{ended.seconds:.1f} s" if ended.how == "ran" else ended.how
-        line = f"[{self.done:{len(str(self.total))}}/{self.total}] {title(ended.name)}: {how}"
+        line = f"[{self.done:{len(str(self.total))}}/{self.total}] {self.named.get(ended.name) or title(ended.name)}: {how}"
         print(f"{line} ({left} left)" if self.done < self.total else line, flush=True)
         self.journal.note(self.done, title(ended.name), left)
         if ended.error:

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -49,6 +49,23 @@ def title(stage: str) -> str:
     elif len(rest) == 2:
         named += [f"order {rest[1]}"]
     return " / ".join([*named, *task, verb.replace("_base", " of the base")])
+
+
+def titles(stages: Iterable[str]) -> dict[str, str]:
+    """The same for all of them, without the domain, order and seed where there is but one of it."""
+    whole = {stage: title(stage).split(" / ") for stage in stages}
+    kinds: dict[str, set[str]] = {}
+    for parts in whole.values():
+        for k, part in enumerate(parts[:-1]):
+            kinds.setdefault(_kind(k, part), set()).add(part)
+    single = {part for kind, found in kinds.items() if kind and len(found) == 1 for part in found}
+    return {stage: " / ".join(part for part in parts if part not in single) for stage, parts in whole.items()}
+
+
+def _kind(place: int, part: str) -> str:
+    """What a part of a title says, if it may be left out."""
+    word = part.split(" ")[0]
+    return "domain" if place == 0 else word if word in ("order", "seed") else ""
 
 
 @contextlib.contextmanager

@@ -100,7 +100,7 @@ def steps(at: Path, profile: str, here: bool) -> Iterator[Step]:
     yield Step("one more", added, mine)
     yield Step("compare", ["palimpsest", "report", "--no-open"], mine)
     yield Step("status", ["palimpsest", "status"], mine)
-    export = ["palimpsest", "export", "objects/0/magmax/0", "--task", "03", "--format", "diffusers", "--to", lora]
+    export = ["palimpsest", "export", "objects/0/merge_init/0", "--task", "03", "--format", "diffusers", "--to", lora]
     yield Step("export", export, mine)
     yield Step("load elsewhere", ["python", "-c", LOAD, lora, "a photo of a candle", picture], mine)
     yield Step("read the report", ["python", "-c", READ, "report/own/report.html"], mine)
