@@ -15,6 +15,7 @@ from .status import REPORT
 
 PAGES = ("index.html", "report.html", "results.md")  # the first that is there is what people read
 SUMMARY, METRICS, HEADLINE = "summary.txt", "metrics.json", "headline.json"
+BASE = "base"  # among the strategies: the base model
 SHOWN = ("average_score", "forgetting")
 
 
@@ -46,11 +47,13 @@ def _in_short(folder: Path) -> None:
     tree, identity = json.loads((folder / METRICS).read_text("utf-8")), editing.tree()["report"]["identity"]
     for domain, by_strategy in json.loads((folder / HEADLINE).read_text("utf-8")).items():
         rows = []
-        for strategy, measures in by_strategy.items():
+        ranked = sorted(by_strategy, key=lambda name: (name == BASE, -by_strategy[name][SHOWN[0]]))
+        for strategy, measures in ((name, by_strategy[name]) for name in ranked):
             found = [tree[domain][identity][strategy].get(measure) for measure in SHOWN if measure in measures]
             shown = ["{value:.2f} [{low:.2f}, {high:.2f}]".format(**one) for one in found]
             rows.append((strategy, *shown, *["-"] * (len(SHOWN) - len(shown))))
-        screen.table(("strategy", *(measure.replace("_", " ") for measure in SHOWN)), rows, f"{domain} by {identity}")
+        screen.table(("strategy", *(measure.replace("_", " ") for measure in SHOWN)), rows, f"{domain} by {identity}, with intervals")
+    print("Higher scores and lower forgetting are better.")
     print(f"All measures: {folder / SUMMARY}, and the page.")
 
 

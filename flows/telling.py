@@ -42,7 +42,8 @@ class Telling:
         self.left[kind(ended.name)] -= 1
         left = spoken(sum(count * self.times.of(one) for one, count in self.left.items()) / self.jobs)
         how = f"{ended.seconds:.1f} s" if ended.how == "ran" else ended.how
-        line = f"[{self.done:{len(str(self.total))}}/{self.total}] {self.named.get(ended.name) or title(ended.name)}: {how}"
+        name = self.named.get(ended.name) or title(ended.name)
+        line = f"[{self.done:{len(str(self.total))}}/{self.total}] {name}: {how}"
         print(f"{line} ({left} left)" if self.done < self.total else line, flush=True)
         self.journal.note(self.done, title(ended.name), left)
         if ended.error:

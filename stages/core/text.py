@@ -37,6 +37,12 @@ GLOSSARY = {
     "top1_earlier": ("top-1, earlier", "the same for j < T"),
     "top1_when_learnt": ("top-1, when learnt", "the same right after the task itself"),
 }
+IN_WORDS = (
+    "average score: how much pictures resemble their concept's photos at the end, or the prompt, by a metric that "
+    "compares with it; forgetting: what has been lost of that since its best; when learnt: right after its own task; "
+    "own - others: how much more they resemble their own concept than the others; top-1: the share of pictures that "
+    "resemble their own the most; earlier: of all concepts but the last."
+)
 ON_SCREEN = ("average_score", "forgetting", "plasticity", "own_minus_others_earlier", "top1_earlier")
 PLACE = ("domain", "strategy", "order", "seed", "task")  # of a merge check; the rest of its row are facts
 HEADLINE = ("average_score", "forgetting", "plasticity", "gain", "own_minus_others_earlier", "top1_earlier")
@@ -251,7 +257,7 @@ def terminal(summary: Summary) -> str:
         if verdict.metric == summary.params.report.identity and verdict.differences:
             rows = differences(verdict, ON_SCREEN, 2, ("{} *", "{}  "))
             parts.append(f"{in_columns(rows)}\n* the interval excludes 0")
-    lines = [textwrap.fill(line, 110, subsequent_indent="  ") for line in conclusions(summary)]
+    lines = [textwrap.fill(line, 110, subsequent_indent="  ") for line in (IN_WORDS, *conclusions(summary))]
     return "\n\n".join([*parts, "\n".join(lines)])
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from flows import cli, editing, journal
+from flows import cli, editing, journal, view
 from stages.core import process, profiles
 from stages.core.appending import with_task
 from stages.core.ending import attempt
@@ -272,3 +273,40 @@ def test_what_other_tools_show_is_the_right_thing(ready, said):
     assert "mean score of the tasks so far" in page
     assert "score on task" in page
     assert "zwz_heart" in page
+
+
+def test_a_report_fits_a_narrow_terminal(here, said, monkeypatch):
+    folder = here / "report" / editing.tree()["study"]
+    folder.mkdir(parents=True)
+    measures = {
+        "naive": {"average_score": 0.18, "forgetting": 0.3},
+        "base": {"average_score": 0.13},
+        "magmax": {"average_score": 0.37, "forgetting": 0.1},
+    }
+    bounds = {
+        strategy: {name: {"value": x, "low": x - 0.1, "high": x + 0.1} for name, x in found.items()}
+        for strategy, found in measures.items()
+    }
+    (folder / "headline.json").write_text(json.dumps({"objects": measures}))
+    (folder / "metrics.json").write_text(json.dumps({"objects": {"dino": bounds}}))
+    (folder / "summary.txt").write_text("wide " * 30 + "\n")
+    (folder / "results.md").write_text("")
+    assert "wide wide" in said("report", "--no-open")[1]
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "62")
+    _, out, _ = said("report", "--no-open")
+    lines = re.sub(r"\x1b\[[\d;]*m", "", out).splitlines()
+    assert max(map(len, lines)) <= 62
+    assert [line.split()[0] for line in lines if "[" in line and "]" in line] == ["magmax", "naive", "base"]
+    assert "0.37 [0.27, 0.47]" in out
+    shutil.rmtree(folder)
+
+
+def test_names_leave_out_what_there_is_only_one_of():
+    plan = ["train@objects-0-naive-0-task0", "train@objects-0-naive-1-task0", "sample_base@objects-0", "report"]
+    assert list(view.titles(plan).values()) == [
+        "naive / seed 0 / task 01 / train", "naive / seed 1 / task 01 / train", "sample of the base", "report",
+    ]  # fmt: skip
+    assert view.titles(["prepare@objects-0-task1", "prepare@styles-1-task1"])["prepare@styles-1-task1"] == (
+        "styles / order 1 / task 02 / prepare"
+    )
