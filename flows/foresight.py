@@ -162,7 +162,7 @@ def show(json: bool) -> None:
     screen.table(("stages", "of"), [(count, verb) for verb, count in ahead.verbs.items()])
     reasons: list[tuple[int, str]] = [(count, cause) for cause, count in list(ahead.reasons.items())[:MOST_REASONS]]
     if follow := len(ahead.stages) - len(ahead.causes):
-        reasons.append((follow, "stages before them, which they need"))
+        reasons.append((follow, "a stage before them, which they need"))
     screen.table(("stages", "because of"), reasons)
     screen.table(("", "domain", "concept", "what happens"), [(i, d, c, said) for d, i, c, said in ahead.effect(params)])
     screen.next_steps("palimpsest run")

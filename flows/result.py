@@ -52,7 +52,11 @@ def _in_short(folder: Path) -> None:
             found = [tree[domain][identity][strategy].get(measure) for measure in SHOWN if measure in measures]
             shown = ["{value:.2f} [{low:.2f}, {high:.2f}]".format(**one) for one in found]
             rows.append((strategy, *shown, *["-"] * (len(SHOWN) - len(shown))))
-        screen.table(("strategy", *(measure.replace("_", " ") for measure in SHOWN)), rows, f"{domain} by {identity}, with intervals")
+        screen.table(
+            ("strategy", *(measure.replace("_", " ") for measure in SHOWN)),
+            rows,
+            f"{domain} by {identity}, with intervals",
+        )
     print("Higher scores and lower forgetting are better.")
     print(f"All measures: {folder / SUMMARY}, and the page.")
 

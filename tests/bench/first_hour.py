@@ -27,8 +27,9 @@ THINGS = ("bear_plushie", "candle", "teapot")  # the last one is added later
 PHOTOS = 4  # of each
 LOAD = """
 import sys
+import torch
 from diffusers import StableDiffusionXLPipeline
-pipeline = StableDiffusionXLPipeline.from_pretrained("data/world/base", add_watermarker=False)
+pipeline = StableDiffusionXLPipeline.from_pretrained("data/world/base", torch_dtype=torch.float32)
 pipeline.set_progress_bar_config(disable=True)
 pipeline.load_lora_weights(sys.argv[1])
 picture = pipeline(sys.argv[2], num_inference_steps=12, height=32, width=32).images[0]
@@ -58,11 +59,12 @@ class Taken:
     seconds: float
     code: int
     said: str
+    complained: str
 
     @property
     def last(self) -> str:
-        lines = [line.strip() for line in self.said.splitlines() if line.strip()]
-        return lines[-1] if lines else ""
+        lines = ((self.said if self.code == 0 else "") or self.complained or self.said).strip().splitlines()
+        return lines[-1].strip() if lines else ""
 
 
 def photos(folder: Path) -> None:
@@ -125,8 +127,8 @@ def take(step: Step, env: dict[str, str], said: Path) -> Taken:
     done = subprocess.run(
         step.command, cwd=step.folder, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True
     )
-    found = Taken(step, time.monotonic() - began, done.returncode, done.stdout + done.stderr)
-    said.write_text(f"$ {' '.join(step.command)}\n{found.said}", "utf-8")
+    found = Taken(step, time.monotonic() - began, done.returncode, done.stdout, done.stderr)
+    said.write_text(f"$ {' '.join(step.command)}\n{found.said}{found.complained}", "utf-8")
     return found
 
 

@@ -1,6 +1,8 @@
 """The flow against `dvc repro`: the same bytes, whatever is killed on the way. A few minutes."""
 
+import contextlib
 import os
+import pty
 import random
 import re
 import signal
@@ -55,6 +57,24 @@ def test_a_plan_says_what_there_is_to_do_and_runs_nothing(study):
     done(study)
     change(study, sample={"guidance": 3.0})
     assert re.search(r"^7 of 14 stages to bring up to date: [01] to run, [67] cached\.$", done(study, "--plan"), re.M)
+
+
+def test_at_a_terminal_there_are_our_lines_and_no_bars_of_dvcs(study):
+    change(study, report={"bootstrap": 120}, sample={"guidance": 2.0})
+    terminal, its_end = pty.openpty()
+    command = [sys.executable, "-m", "flows.study", "--no-view"]
+    process = subprocess.Popen(command, cwd=study, env=environment(), stdin=its_end, stdout=its_end, stderr=its_end)
+    os.close(its_end)
+    shown = b""
+    with contextlib.suppress(OSError):  # this is how a terminal says that nobody writes to it any more
+        while part := os.read(terminal, 65536):
+            shown += part
+    os.close(terminal)
+    assert process.wait() == 0
+    text = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", shown.decode())
+    assert "[1/7] " in text
+    assert "merge_init / task 02 / sample: " in text
+    assert not re.search(r"Collecting files|Committing|Checking out|!\s", text)
 
 
 def test_one_sequence_leaves_the_others_alone(study):
