@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from tests.bench import first_hour
 from tests.workspace import environment
 
 
@@ -34,3 +35,15 @@ def test_the_gpu_benchmark_at_a_hundredth_of_the_size():
     assert "NOT IN PLACE" not in said
     for peer in ("the reference's loop", "the reference's way", "diffusers, eight at a time", "ours"):
         assert peer in said
+
+
+def test_the_first_hour_begins_with_photos_of_its_own_and_says_what_was_said(tmp_path, monkeypatch):
+    monkeypatch.delenv("PALIMPSEST_DREAMBOOTH", raising=False)
+    first_hour.photos(tmp_path)
+    assert len(list(tmp_path.glob("things/*/*.jpg"))) == 2 * first_hour.PHOTOS
+    assert len(list(tmp_path.glob("later/*/*.jpg"))) == first_hour.PHOTOS
+    env = first_hour.environment(tmp_path, here=True)
+    for command, code, last in ((["doctor", "--help"], 0, "exit."), (["docter"], 2, "--help says what there is.")):
+        taken = first_hour.take(first_hour.Step("look", ["palimpsest", *command], tmp_path), env, tmp_path / "said.txt")
+        assert (taken.code, taken.last.endswith(last)) == (code, True)
+        assert taken.last in (tmp_path / "said.txt").read_text("utf-8")
