@@ -8,18 +8,18 @@ is written can be exported in any format: `python -m stages.export adapters/my_l
 study goes on from it whose base.options have its folder as `adapter`, and as `adapter_revision` what is printed here.
 """
 
+from __future__ import annotations
+
 import argparse
-import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stages.core import artifact
-from stages.core.adapters import save_adapter
-from stages.core.cli import main
+from stages.core.cli import log, main
 from stages.core.faults import ConfigFault
-from stages.core.foreign import adopt as read_foreign
-from stages.core.params import Params
 
-log = logging.getLogger("palimpsest")
+if TYPE_CHECKING:
+    from stages.core.params import Params
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +29,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def adopt(params: Params, key: None, args: argparse.Namespace) -> None:
+    from stages.core.adapters import save_adapter
+    from stages.core.foreign import adopt as read_foreign
+
     if args.to.exists() and not (args.to.is_dir() and artifact.read(args.to, "adapter").get("adopted")):
         raise ConfigFault(f"{args.to}: is there already and holds something else. Give another --to.")
     found = read_foreign(args.file, params.family.shapes(), params.family.known_as, args.alpha)

@@ -8,15 +8,17 @@ Nothing is lost but what the number format rounds off, unless --rank asks for le
 written can stand for the run.
 """
 
+from __future__ import annotations
+
 import argparse
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stages.core.cli import main
-from stages.core.exporting import DTYPES, LIMIT, ROUGH, check_truncation, pack, write
-from stages.core.formats import layers_per_block
-from stages.core.origin import find
-from stages.core.params import Params
+
+if TYPE_CHECKING:
+    from stages.core.params import Params
 
 log = logging.getLogger("palimpsest")
 
@@ -26,14 +28,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", metavar="NN", help="position in the sequence, 01 for the first")
     parser.add_argument("--what", choices=("state", "adapter"), default="state", help="all so far, or one task's")
     parser.add_argument("--format", choices=("kohya", "diffusers"), default="kohya")
-    parser.add_argument("--dtype", choices=tuple(DTYPES), default="fp16")
+    parser.add_argument("--dtype", choices=("fp16", "bf16", "fp32"), default="fp16")
     parser.add_argument("--rank", type=int, metavar="N", help="the closest adapter of this rank instead of all of it")
-    parser.add_argument("--accept-error", action="store_true", help=f"also if a layer loses over {LIMIT:g} of itself")
+    parser.add_argument("--accept-error", action="store_true", help="also if a layer loses over a tenth of itself")
     parser.add_argument("--to", required=True, type=Path, metavar="PLACE", help="NAME.safetensors, or a folder")
     parser.add_argument("--verbose", action="store_true", help="the error of every layer")
 
 
 def export(params: Params, key: None, args: argparse.Namespace) -> None:
+    from stages.core.exporting import DTYPES, ROUGH, check_truncation, pack, write
+    from stages.core.formats import layers_per_block
+    from stages.core.origin import find
+
     origin = find(params, args.key, args.task, args.what)
     layers = layers_per_block(params.family.shapes()) if params.family.known_as.ldm_blocks else None
     packed = pack(origin.delta, args.format, DTYPES[args.dtype], args.rank, layers)

@@ -8,12 +8,13 @@ import os
 import sys
 from pathlib import Path
 
-from stages.core import hub, models, profiles
 from stages.core.cli import show_log
 from stages.core.ending import EXIT_CODES, attempt
 
 
 def work(args: argparse.Namespace) -> None:
+    from stages.core import hub, models, profiles
+
     lock, names = models.read_lock(), list(args.names)
     if args.profile:
         names += models.wanted(profiles.tree(args.profile), lock)
@@ -23,21 +24,9 @@ def work(args: argparse.Namespace) -> None:
     for name in names:
         hub.consider(name, models.find(lock, name), args.pin)
     for name in names:
-        bring(name, models.find(lock, name), args)
-
-
-def bring(name: str, model: models.Model, args: argparse.Namespace) -> None:
-    revision = model.revision
-    if args.folder:
-        get = hub.from_folder(args.folder / name if len(args.names) != 1 else args.folder)
-    else:
-        if args.pin and revision is None:
-            revision = hub.newest(model, args.hub)
-        get = hub.from_hub(model.model_copy(update={"revision": revision}), args.hub)
-    found = hub.fetch(name, model, get)
-    if args.pin and (revision, found) != (model.revision, model.files):
-        models.pin(name, revision, found)
-    print(f"{name} is in {models.FOLDER / name}, its revision is {models.content(found)}.")
+        folder = args.folder and (args.folder if len(args.names) == 1 else args.folder / name)
+        found = hub.bring(name, models.find(lock, name), folder, args.hub, args.pin)
+        print(f"{name} is in {models.FOLDER / name}, its revision is {models.content(found)}.")
 
 
 def main() -> int:

@@ -4,15 +4,17 @@ Counts what the parameters ask for, and measures a few training steps, pictures,
 spread is that of the single measurements. Nothing of the study is written.
 """
 
-import argparse
+from __future__ import annotations
 
-from stages.core import artifact, profiles
-from stages.core.calibration import calibrate
+import argparse
+from typing import TYPE_CHECKING
+
+from stages.core import artifact
 from stages.core.cli import main
 from stages.core.faults import ConfigFault
-from stages.core.forecasting import facts, words
-from stages.core.params import Params
-from stages.core.workload import count
+
+if TYPE_CHECKING:
+    from stages.core.params import Params
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +25,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def forecast(params: Params, key: None, args: argparse.Namespace) -> None:
+    from stages.core import profiles
+    from stages.core.calibration import calibrate
+    from stages.core.forecasting import facts, words
+    from stages.core.workload import count
+
     if args.steps < 1:
         raise ConfigFault(f"--steps {args.steps}: at least 1.")
     if args.profile:

@@ -4,18 +4,19 @@ Paints with the model after a task, with one task's adapter alone (--what adapte
 stages.adopt has written. Settings and noises are those of params.yaml, so that pictures compare with the study's own.
 """
 
+from __future__ import annotations
+
 import argparse
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stages.core.artifact import put
 from stages.core.cli import main
 from stages.core.faults import ConfigFault
-from stages.core.origin import find
-from stages.core.params import Params
-from stages.core.progress import track
-from stages.core.steps import sample
-from stages.core.strategy import State
+
+if TYPE_CHECKING:
+    from stages.core.params import Params
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +28,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def paint(params: Params, key: None, args: argparse.Namespace) -> None:
+    from stages.core.origin import find
+    from stages.core.progress import track
+    from stages.core.steps import sample
+    from stages.core.strategy import State
+
     cells = product(range(len(args.prompt)), range(params.sample.images))
     wanted = {cell: args.to / "{:02d}-{:02d}.png".format(*cell) for cell in cells}
     if taken := [path for path in wanted.values() if path.exists()]:

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from stages.core.ending import EXIT_CODES, attempt
 from stages.core.faults import ConfigFault, MachineFault
-from stages.families.random_sdxl import SCALES, write
 
 BYTES = {"full": 7e9, "hundredth": 7e7}
 
 
 def work(args: argparse.Namespace) -> None:
+    from stages.families.random_sdxl import SCALES, write
+
     folder: Path = args.folder
     if folder.exists():
         raise ConfigFault(f"{folder}: is there already. Name a new folder, or remove it.")
@@ -37,7 +38,7 @@ def main() -> int:
         description=__doc__, epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="a new folder")
-    parser.add_argument("--scale", choices=list(SCALES), default="hundredth", help="full needs 7 GB of disk")
+    parser.add_argument("--scale", choices=list(BYTES), default="hundredth", help="full needs 7 GB of disk")
     parser.add_argument("--seed", type=int, default=0, help="of the weights")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args()

@@ -4,15 +4,17 @@ import argparse
 import sys
 from pathlib import Path
 
-from stages.core import artifact, judgements, said, trials
+from stages.core import artifact
 from stages.core.cli import log
 from stages.core.ending import attempt
-from stages.core.params import load
 
 PAGES = Path("people")
 
 
 def make(args: argparse.Namespace) -> None:
+    from stages.core import judgements, trials
+    from stages.core.params import load
+
     params = load()
     page, key = trials.make(params, args.comparisons, args.each)
     folder = judgements.ROOT / params.study
@@ -21,20 +23,18 @@ def make(args: argparse.Namespace) -> None:
     for path, content in ((target, page), (folder / judgements.KEY, artifact.to_json(key))):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content, "utf-8", newline="\n")
-    needed, pairs = trials.choices_needed(args.preference), len(params.strategies) * (len(params.strategies) - 1) // 2
-    raters = -(-needed * pairs // (args.each - args.each // trials.CATCH_EVERY))
+    needed, people = trials.needed(args.preference, len(params.strategies), args.each)
     print(f"{target}: {len(key['comparisons'])} comparisons, {len(page) / 1e6:.1f} MB. Hand out this file alone.")
-    print(
-        f"To show a preference of {args.preference:.0%} between two strategies takes {needed} choices, so about ",
-        end="",
-    )
-    print(f"{raters} people who each see {args.each}. What they save goes to: palimpsest study read FILE ...")
+    print(f"To show a preference of {args.preference:.0%} between two strategies takes {needed} choices, so")
+    print(f"about {people} people who each see {args.each}. What they save goes to: palimpsest study read FILE ...")
 
 
 def read(args: argparse.Namespace) -> None:
+    from stages.core import judgements, said
+    from stages.core.params import load
+
     params = load()
-    folder = judgements.ROOT / params.study
-    kept = judgements.keep(args.files, folder)
+    kept = judgements.keep(args.files, folder := judgements.ROOT / params.study)
     print(f"{kept} of {len(args.files)} files are new and kept in {folder}.")
     found = judgements.people(params.study, params.report.confidence)
     if found:

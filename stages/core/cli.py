@@ -1,4 +1,7 @@
-"""What all six commands share: arguments, logging, one line for a fault, and the exit code that says its kind."""
+"""What the commands share: arguments, logging, one line for a fault, and the exit code that says its kind.
+
+What takes seconds to import is imported once there is something to do, so that --help answers at once.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,14 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable
-from typing import Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from .device import device
 from .ending import EXIT_CODES, attempt
 from .faults import ConfigFault
-from .params import Params, load
 from .process import guard
-from .runs import find_run, find_sequence
+
+if TYPE_CHECKING:
+    from .params import Params
 
 log = logging.getLogger("palimpsest")
 
@@ -60,6 +63,10 @@ def show_log() -> None:
 
 
 def _begin(work: Callable[[Params, Any, argparse.Namespace], None], key: str | None, args: argparse.Namespace) -> None:
+    from .device import device
+    from .params import load
+    from .runs import find_run, find_sequence
+
     guard()
     device()
     params = load()

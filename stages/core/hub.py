@@ -110,6 +110,21 @@ def from_hub(model: Model, endpoint: str | None) -> Get:
     return get
 
 
+def bring(name: str, model: Model, folder: Path | None, endpoint: str | None, pin: bool) -> dict[str, File]:
+    """Fetches a model from a folder, or else from a hub; pins what was not known of it, where that is asked for."""
+    revision = model.revision
+    if folder:
+        get = from_folder(folder)
+    else:
+        if pin and revision is None:
+            revision = newest(model, endpoint)
+        get = from_hub(model.model_copy(update={"revision": revision}), endpoint)
+    found = fetch(name, model, get)
+    if pin and (revision, found) != (model.revision, model.files):
+        models.pin(name, revision, found)
+    return found
+
+
 def newest(model: Model, endpoint: str | None) -> str:
     """The commit that the hub's main branch is at."""
     from huggingface_hub import HfApi

@@ -185,6 +185,12 @@ def make(params: Params, count: int, each: int) -> tuple[str, dict[str, Any]]:
     return page.render(min(each, len(page.trials)))
 
 
+def needed(preference: float, strategies: int, each: int) -> tuple[int, int]:
+    """Choices between two strategies that show such a preference, and people for all pairs if each sees so many."""
+    choices, pairs = choices_needed(preference), strategies * (strategies - 1) // 2
+    return choices, -(-choices * pairs // (each - each // CATCH_EVERY))
+
+
 def choices_needed(preference: float, power: float = 0.8, level: float = 0.05) -> int:
     """How many independent choices between two strategies show that one is preferred with this probability.
 

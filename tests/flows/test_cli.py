@@ -62,7 +62,8 @@ def test_help_imports_nothing_slow():
     code = """
 import sys
 from flows import cli
-for words in (["--help"], ["run", "--help"], ["concept", "add", "--help"], ["init", "--help"]):
+plain = (["--help"], ["run", "--help"], ["concept", "add", "--help"], ["init", "--help"])
+for words in (*plain, *([name, "--help"] for name in cli.MODULES), ["study", "make", "--help"]):
     sys.argv = ["palimpsest", *words]
     try:
         cli.main()
@@ -72,6 +73,7 @@ print("IMPORTED", *(name for name in sys.modules if "." not in name))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.count("Usage: palimpsest") == 4
+    assert done.stdout.count("usage: palimpsest") == 8
     assert "75 stopped and saved" in done.stdout
     assert not SLOW_TO_IMPORT & set(done.stdout.split("IMPORTED")[1].split())
 
