@@ -13,6 +13,11 @@ from stages.families.random_sdxl import write
 from tests.workspace import dvc, hashes, ran, with_dvc, workspace
 
 
+def pytest_configure(config) -> None:
+    """The flows of tests have a worker each, for several tests run at a time; those that want two say so."""
+    os.environ.setdefault("PALIMPSEST_JOBS", "1")
+
+
 def pytest_xdist_auto_num_workers(config) -> int:
     """One more than there are cores: some tests wait for servers and other processes more than they work."""
     return len(os.sched_getaffinity(0)) + 1

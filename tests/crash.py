@@ -1,5 +1,6 @@
 """Kills of every kind, at any moment, for the tests and for the benchmark that does hundreds."""
 
+import contextlib
 import os
 import random
 import re
@@ -12,16 +13,17 @@ from pathlib import Path
 from tests.workspace import environment
 
 FLOW = (sys.executable, "-m", "flows.study", "--no-view")
+SEVERAL = (*FLOW, "--jobs", "2")  # stages at a time
 DVC = ("dvc", "repro")
 # Who is killed, in whose run, and by what. What runs a stage is a worker in the flow and a process of its own in DVC.
 KILLS = {
-    "the flow and all its workers": (FLOW, "all", signal.SIGKILL),
-    "the flow alone": (FLOW, "parent", signal.SIGKILL),
-    "a worker": (FLOW, "stage", signal.SIGKILL),
-    "the flow, asked to stop": (FLOW, "parent", signal.SIGTERM),
+    "the flow and all its workers": (SEVERAL, "all", signal.SIGKILL),
+    "the flow alone": (SEVERAL, "parent", signal.SIGKILL),
+    "a worker": (SEVERAL, "stage", signal.SIGKILL),
+    "the flow, asked to stop": (SEVERAL, "parent", signal.SIGTERM),
     "dvc alone": (DVC, "parent", signal.SIGKILL),
     "dvc and its stage": (DVC, "all", signal.SIGKILL),
-    "a worker, asked to stop": (FLOW, "stage", signal.SIGTERM),
+    "a worker, asked to stop": (SEVERAL, "stage", signal.SIGTERM),
     "a stage of dvc": (DVC, "stage", signal.SIGKILL),
 }
 
@@ -78,18 +80,29 @@ def kill_some_time(folder: Path, what: str, dice: random.Random, stages: int) ->
         if sum(": " in line and ("[" in line or "Running stage" in line) for line in said) > after:
             break
     time.sleep(dice.uniform(0, 2 * (time.monotonic() - began) / (after + 3)))  # about the time of one or two stages
-    if process.poll() is None:
-        victims = at_work(folder)
-        if whom == "all":
-            os.killpg(process.pid, how)
-        elif whom == "parent":
-            process.send_signal(how)
-        elif victims:
-            os.kill(dice.choice(victims), how)
+    strike(process, folder, whom, how, dice)
     rest, _ = process.communicate(timeout=600)
+    nothing_is_left(folder)
+    return process.returncode, "".join(said) + rest
+
+
+def strike(process: subprocess.Popen, folder: Path, whom: str, how: int, dice: random.Random) -> None:
+    """Sends the signal, if there is still somebody to get it."""
+    victims = at_work(folder)
+    if process.poll() is not None:
+        return
+    if whom == "all":
+        os.killpg(process.pid, how)
+    elif whom == "parent":
+        process.send_signal(how)
+    elif victims:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(dice.choice(victims), how)
+
+
+def nothing_is_left(folder: Path) -> None:
+    """No process outlives who started it, for long."""
     until = time.monotonic() + 30
     while at_work(folder) and time.monotonic() < until:
         time.sleep(0.1)
-    left = at_work(folder)
-    assert not left, f"{left} outlived {what}"
-    return process.returncode, "".join(said) + rest
+    assert not at_work(folder)

@@ -253,7 +253,7 @@ def test_a_concept_taken_away_again_leaves_the_study_as_it_was(ready, said):
     kept = Path("params.yaml").read_text("utf-8")
     assert said("concept", "add", "pdw_square", "--yes", "--no-run")[0] == 0
     dvc(ready, "repro", "prepare")
-    code, out, err = said("concept", "remove", "pdw_square", "--yes")
+    code, out, err = said("concept", "remove", "pdw_square", "--yes", "--no-view")
     assert code == 0, out + err
     assert Path("params.yaml").read_text("utf-8") == kept
     assert "ran" not in out.split("Removed")[1].split()

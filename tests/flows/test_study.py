@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash import FLOW, KILLS, begun, kill_some_time, ran
+from tests.crash import FLOW, KILLS, SEVERAL, begun, nothing_is_left, ran, strike
 from tests.workspace import change, dvc, environment, hashes, with_dvc, workspace
 
 pytestmark = pytest.mark.slow
-KILLED = int(os.environ.get("PALIMPSEST_KILLS", "4"))
-OURS = [what for what, (command, *_) in KILLS.items() if command == FLOW]
+KILLED, LONGEST = 20, 10.0  # kills, and seconds between two
+OURS = [(whom, how) for command, whom, how in KILLS.values() if command == SEVERAL]
 
 
 def flow(folder: Path, *words: str, module: str = "flows.study"):
@@ -97,14 +97,22 @@ def test_what_is_wrong_takes_along_what_needs_it_and_nothing_else(study, graph_d
     assert hashes(study) == graph_done[2]
 
 
-@pytest.mark.parametrize("number", range(KILLED))
-def test_killed_at_any_moment_and_run_again_it_ends_with_the_same_bytes(graph_done, tmp_path, number):
-    folder, what = small(tmp_path / "work"), OURS[number % len(OURS)]
-    code, said = kill_some_time(folder, what, random.Random(number), len(graph_done[1]))
-    if what == "the flow, asked to stop":
-        assert code in (75, 0, -signal.SIGTERM), said  # it saved and stopped, or had nothing left to run
-    done(folder)
-    assert hashes(folder) == graph_done[2]
+def test_killed_at_twenty_moments_and_run_again_it_ends_with_the_same_bytes(graph_done, tmp_path):
+    dice, kills = random.Random(0), 0
+    while kills < KILLED:
+        folder, code = small(tmp_path / f"after-{kills}-kills"), None
+        while code != 0:
+            process = begun(folder, *SEVERAL)
+            while process.poll() is None:
+                try:
+                    said, _ = process.communicate(timeout=dice.uniform(0, LONGEST) if kills < KILLED else None)
+                except subprocess.TimeoutExpired:
+                    kills += 1
+                    strike(process, folder, *dice.choice(OURS), dice)
+            nothing_is_left(folder)
+            code = process.returncode
+            assert code in (0, 75, -signal.SIGTERM, -signal.SIGKILL), said
+        assert hashes(folder) == graph_done[2]
 
 
 @pytest.mark.parametrize("left", [0, 0.5, 0.93])
