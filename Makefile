@@ -37,7 +37,7 @@ worker: .venv/ready ## run what `python -m flows.machines` hands out, on the ser
 	@python -m flows.server --worker
 
 test: .venv/ready ## make the environment and run the tests
-	OMP_NUM_THREADS=1 python -m pytest -m "" -n auto --dist loadfile
+	OMP_NUM_THREADS=1 python -m pytest -m "" -n auto --dist loadfile --no-loadscope-reorder
 
 fast: .venv/ready ## the tests that take less than two minutes together
 	OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile

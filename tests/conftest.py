@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,12 @@ def pytest_configure(config) -> None:
 def pytest_xdist_auto_num_workers(config) -> int:
     """One more than there are cores: some tests wait for servers and other processes more than they work."""
     return len(os.sched_getaffinity(0)) + 1
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """Files with many slow tests first, so that none of them is what the others wait for at the end."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session")

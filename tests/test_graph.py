@@ -1,6 +1,7 @@
 """The graph as DVC runs it: nothing twice, nothing too much, and the same bytes after any crash. A few minutes."""
 
 import random
+import re
 import shutil
 import subprocess
 
@@ -20,10 +21,15 @@ def done(graph_done, tmp_path_factory):
     return folder, *graph_done[1:]
 
 
+def said(folder, *words):
+    """What the flow says."""
+    command = [*FLOW, *words]
+    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=True).stdout
+
+
 def flow(folder):
     """The stages, in words, that the flow has run: the same graph as DVC's own, and quicker to wait for."""
-    said = subprocess.run(FLOW, cwd=folder, env=environment(), capture_output=True, text=True, check=True).stdout
-    return stages_of(said)
+    return stages_of(said(folder))
 
 
 def kinds(names):
@@ -40,14 +46,13 @@ def test_every_stage_ran_once_and_the_second_time_none(done):
 
 
 def test_the_flow_has_nothing_to_do_then(done):
-    said = subprocess.run(FLOW, cwd=done[0], env=environment(), capture_output=True, text=True, check=True).stdout
-    assert said == "Nothing to do: everything is up to date.\n"
+    assert said(done[0]) == "Nothing to do: everything is up to date.\n"
 
 
 def test_killed_and_run_again_it_ends_with_the_same_bytes(done, tmp_path):
     folder, dice = with_dvc(workspace(tmp_path / "work")), random.Random(0)
     for what in ("dvc and its stage", "dvc alone"):
-        kill_some_time(folder, what, dice, len(done[1]) // 2)  # a stage does not outlive who started it
+        kill_some_time(folder, what, dice, 4)  # a stage does not outlive who started it
     flow(folder)
     assert not ran(dvc(folder, "repro"))
     assert hashes(folder) == done[2]  # another clone of the same commit, killed on its way: the same metrics.json too
@@ -58,9 +63,15 @@ def test_a_changed_parameter_reruns_what_it_must_and_no_more(done):
     change(folder, report={"confidence": 0.9})
     assert ran(dvc(folder, "repro")) == {"report"}
     change(folder, report={"confidence": 0.95}, sample={"guidance": 2.0})
+    plan = said(folder, "--plan")
+    assert "7 of 14 stages to bring up to date: 7 to run, 0 cached." in plan
+    assert "of disk" in plan
+    assert "objects / merge_init / order 0 / seed 0 / task 02 / sample" in plan
     assert kinds(flow(folder)) == {"sample", "score", "sample of the base", "score of the base", "report"}
     assert "up to date" in dvc(folder, "status")
     change(folder, sample={"guidance": 3.0})
+    plan = said(folder, "--plan")
+    assert re.search(r"^7 of 14 stages to bring up to date: [01] to run, [67] cached\.$", plan, re.M)
     assert kinds(flow(folder)) <= {"report"}  # the cache has them
     assert hashes(folder) == before
 

@@ -46,19 +46,6 @@ def test_after_either_the_other_has_nothing_to_do_and_the_bytes_are_the_same(gra
     assert done(folder) == "Nothing to do: everything is up to date.\n"
 
 
-def test_a_plan_says_what_there_is_to_do_and_runs_nothing(study):
-    change(study, sample={"guidance": 2.0})
-    before = hashes(study)
-    plan = done(study, "--plan")
-    assert "7 of 14 stages to bring up to date: 7 to run, 0 cached." in plan
-    assert "of disk" in plan
-    assert "objects / merge_init / order 0 / seed 0 / task 02 / sample" in plan
-    assert hashes(study) == before
-    done(study)
-    change(study, sample={"guidance": 3.0})
-    assert re.search(r"^7 of 14 stages to bring up to date: [01] to run, [67] cached\.$", done(study, "--plan"), re.M)
-
-
 def test_at_a_terminal_there_are_our_lines_and_no_bars_of_dvcs(study):
     change(study, report={"bootstrap": 120}, sample={"guidance": 2.0})
     terminal, its_end = pty.openpty()
