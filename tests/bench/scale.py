@@ -44,9 +44,12 @@ if __name__ == "__main__":
         for name in ("figures", "grids"):
             (out / name).mkdir(parents=True, exist_ok=True)
             (out / name / "one.png").write_text("one")
-        for name in ("results.md", "summary.txt", "differences.csv", "checks.csv", "matrix.csv", "curve.csv"):
+        for name in ("report.html", "results.md", "summary.txt", "differences.csv", "checks.csv", "scores.parquet"):
             (out / name).write_text(name)
-        (out / "metrics.json").write_text("{}\\n")
+        for name in ("matrix.csv", "curve.csv"):
+            (out / name).write_text(name)
+        for name in ("metrics.json", "headline.json"):
+            (out / name).write_text("{}\\n")
     else:
         place = Path("runs/small", words[0])
         for kind in WRITES[verb]:
