@@ -3,14 +3,14 @@
 DVC's own code does every step (is it changed? is it in the run-cache? hash it, cache it, write it down), in one process
 that has read dvc.yaml once. The commands are handed out, so that they run side by side where they cost least.
 
-Used of DVC beyond its documented interface, here and nowhere else but in lockfile.py, in shared.py (what concerns a
-remote) and in remembering.py (the same, faster):
+Used of DVC beyond its documented interface, here and nowhere else but in lockfile.py, in run_cache.py, in shared.py
+(what concerns a remote) and in remembering.py (the same, faster):
 
 - `Repo.index.graph`, `Repo.lock` and `dvc.rwlock`;
 - what `Stage.reproduce` is made of: `changed_stage`, the `status` of deps and outs,
   `stage_cache.restore`, `save`, and the outs' `remove` and `commit`. `Stage.changed`, `remove_outs` and `commit` are
   loops over these that take a lock file of their own at each step; here there is one claim on the workspace for all;
-- for a plan, the keys and entries of the run-cache;
+- for a plan, the keys of the run-cache;
 - `to_single_stage_lockfile` and `dumps_yaml`, which give the entries of dvc.lock.
 """
 
@@ -43,6 +43,7 @@ from stages.core.faults import MachineFault
 
 from .lockfile import update
 from .remembering import keep, recall, remember
+from .run_cache import RunCache
 
 # Writing dvc.lock takes as long as it is big: this share of the time at most is spent on it.
 SHARE_OF_WRITING = 0.05
@@ -59,6 +60,7 @@ class Graph:
         remember()
         recall(root)
         self.root, self.repo = root, Repo(str(root), _wait_for_lock=True)
+        self.repo.stage_cache = RunCache(self.repo)
         gc.disable()  # what is made here stays: to look for garbage in it takes a tenth of the time
         try:
             needs = self.repo.index.graph  # an edge goes from a stage to one that it needs
@@ -126,10 +128,7 @@ class Graph:
         except (OSError, DvcException):
             return None
         asked.deps = asked_deps
-        key = _get_cache_hash(to_single_stage_lockfile(asked), key=True)
-        entries = list(Path(self.repo.stage_cache._get_cache_dir(key)).glob("*"))
-        newest = max(entries, key=lambda path: path.stat().st_mtime, default=None)
-        return newest and self.repo.stage_cache._load_cache(key, newest.name)
+        return self.repo.stage_cache.newest(_get_cache_hash(to_single_stage_lockfile(asked), key=True))
 
     def size(self, name: str) -> int | None:
         """Bytes of a stage's outputs as dvc.lock knows them; None before it has run."""

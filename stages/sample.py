@@ -37,23 +37,22 @@ def sample(params: Params, run: Run | Sequence, args: argparse.Namespace) -> Non
         named = {f"{place:02d}": {"name": c["name"], "prompts": c["plain_prompts"]} for place, c in tasks.items()}
         facts["plain"] = {"images": count, "tasks": named}
     with artifact.publish(folder / "images", "images", facts, parents) as draft:
-        facts |= write(params, state, facts["tasks"], draft)
+        write(params, state, facts["tasks"], draft, facts)
         if count:
-            fewer = params.sample.model_copy(update={"images": count})
-            facts |= write(params.model_copy(update={"sample": fewer}), state, facts["plain"]["tasks"], draft / "plain")
+            fewer = params.model_copy(update={"sample": params.sample.model_copy(update={"images": count})})
+            write(fewer, state, facts["plain"]["tasks"], draft / "plain", facts)
 
 
-def write(params: Params, state: State, tasks: dict[str, Any], folder: Path) -> dict[str, int]:
-    """A folder of pictures for each task: <prompt>-<noise>.png. Gives the `micro_batch`, where memory asked for one."""
-    rooms = []
+def write(params: Params, state: State, tasks: dict[str, Any], folder: Path, facts: dict[str, Any]) -> None:
+    """A folder of pictures for each task: <prompt>-<noise>.png. The facts hear of the smallest batch memory asked for."""
     made = sample_prompts(params, state, [task["prompts"] for task in tasks.values()])
     for place, files in zip(tasks, track(made, len(tasks), "sample"), strict=True):
         (folder / place).mkdir(parents=True)
         for number, file in enumerate(files):
             name = "{:02d}-{:02d}.png".format(*divmod(number, params.sample.images))
             (folder / place / name).write_bytes(file.read_bytes())
-        rooms += [artifact.read(file.parent, "pictures").get("micro_batch") for file in files[:1]]
-    return {"micro_batch": min(found)} if (found := [room for room in rooms if room]) else {}
+        if room := artifact.read(files[0].parent, "pictures").get("micro_batch"):
+            facts["micro_batch"] = min(room, facts.get("micro_batch", room))
 
 
 if __name__ == "__main__":

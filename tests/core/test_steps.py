@@ -1,5 +1,6 @@
 """Sampling where memory does not do for a batch."""
 
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -40,13 +41,13 @@ class Crowded:
         return [Image.fromarray((one[:3] * 40 + 128).byte().permute(1, 2, 0).numpy()) for one in noise]
 
 
-def pictures(place, monkeypatch, room: int):
-    """What the manifest is told, the files' bytes, and the batches that were tried."""
-    place.mkdir()
+def pictures(place, monkeypatch, room: int, **told: int):
+    """What the manifest is told beside what it knew, the files' bytes, and the batches that were tried."""
+    place.mkdir(exist_ok=True)
     monkeypatch.chdir(place)
     family = Crowded(room)
     options = Sample(images=4, batch=8, steps=1, guidance=3.0, seed=42)
-    told = write(SimpleNamespace(family=family, sample=options), State(), TASKS, place / "images")
+    write(SimpleNamespace(family=family, sample=options), State(), TASKS, place / "images", told)
     made = {str(p.relative_to(place)): p.read_bytes() for p in sorted((place / "images").rglob("*.png"))}
     return told, made, family.tried
 
@@ -63,10 +64,14 @@ def test_half_a_batch_at_a_time_from_there_on_and_it_is_recorded(tmp_path, monke
 
 def test_what_was_sampled_before_the_kill_is_recorded_too(tmp_path, monkeypatch):
     told, _, _ = pictures(tmp_path / "work", monkeypatch, 2)
-    options = Sample(images=4, batch=8, steps=1, guidance=3.0, seed=42)
-    family = Crowded(8)
-    assert write(SimpleNamespace(family=family, sample=options), State(), TASKS, tmp_path / "work/more") == told
-    assert family.tried == []
+    shutil.rmtree(tmp_path / "work/images")
+    again, _, tried = pictures(tmp_path / "work", monkeypatch, 8)
+    assert (again, tried) == (told, [])
+
+
+def test_the_smallest_batch_is_recorded(tmp_path, monkeypatch):
+    assert pictures(tmp_path / "work", monkeypatch, 3, micro_batch=1)[0] == {"micro_batch": 1}
+    assert pictures(tmp_path / "more", monkeypatch, 3, micro_batch=4)[0] == {"micro_batch": 2}
 
 
 def test_no_room_for_one_picture_is_the_machines_fault(tmp_path, monkeypatch):
