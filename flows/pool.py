@@ -53,7 +53,7 @@ def _gpus() -> tuple[str, ...]:
 
 
 class Worker:
-    """One process. It imports and loads while the first stage waits, and dies with this one."""
+    """One process, which dies with this one."""
 
     def __init__(self, slot: int, environment: dict[str, str]) -> None:
         self.slot = slot

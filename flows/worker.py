@@ -1,10 +1,9 @@
-"""A warm worker: stages run here one after another, with the libraries imported and the model loaded.
+"""A warm worker: stages run here one after another; what one has imported and loaded the next ones find there.
 
 A stage runs as `python -m` runs it, in this process, and ends as it would end there; `python -m flows.worker` reads one
 job a line and answers in lines, both JSON.
 """
 
-import importlib
 import json
 import os
 import runpy
@@ -13,7 +12,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-VERBS = ("prepare", "start", "train", "merge", "sample", "score", "report")
 EVERY_SECONDS = 0.5
 
 
@@ -27,8 +25,7 @@ def main() -> None:
     def answer(**facts: Any) -> None:
         answers.write(json.dumps(facts) + "\n")
 
-    _warm_up(answer)
-    answer(ready=os.getpid())
+    _set_up(answer)
     for line in jobs:
         job = json.loads(line)
         began = time.process_time()
@@ -36,16 +33,12 @@ def main() -> None:
         answer(code=code, cpu=time.process_time() - began)
 
 
-def _warm_up(answer: Any) -> None:
+def _set_up(answer: Any) -> None:
     from stages.core import process, progress
     from stages.core.family import families
     from stages.core.metric import metrics
 
     process.guard()
-    for verb in VERBS:
-        importlib.import_module(f"stages.{verb}")
-    for library in ("diffusers", "peft", "accelerate"):
-        importlib.import_module(library)
     families.keep_what_is_made()
     metrics.keep_what_is_made()
     said = 0.0

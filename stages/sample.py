@@ -44,7 +44,7 @@ def sample(params: Params, run: Run | Sequence, args: argparse.Namespace) -> Non
 
 
 def write(params: Params, state: State, tasks: dict[str, Any], folder: Path, facts: dict[str, Any]) -> None:
-    """A folder of pictures for each task: <prompt>-<noise>.png. The facts hear of the smallest batch memory asked for."""
+    """A folder of pictures for each task: <prompt>-<noise>.png. The facts learn of the smallest batch it took."""
     made = sample_prompts(params, state, [task["prompts"] for task in tasks.values()])
     for place, files in zip(tasks, track(made, len(tasks), "sample"), strict=True):
         (folder / place).mkdir(parents=True)

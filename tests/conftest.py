@@ -11,7 +11,8 @@ import pytest
 
 from stages.core.process import lock
 from stages.families.random_sdxl import write
-from tests.workspace import dvc, hashes, ran, with_dvc, workspace
+from tests.crash import ran, said
+from tests.workspace import hashes, with_dvc, workspace
 
 
 def pytest_configure(config) -> None:
@@ -32,7 +33,7 @@ def pytest_collection_modifyitems(items) -> None:
 
 @pytest.fixture(scope="session")
 def graph_done(tmp_path_factory, request):
-    """A study as `dvc repro` runs it: its folder, to be copied and not changed, what ran, and what came of it.
+    """A study as the flow runs it: its folder, to be copied and not changed, what ran, and what came of it.
 
     Processes that share the tests share the study: the first one runs it.
     """
@@ -41,8 +42,8 @@ def graph_done(tmp_path_factory, request):
     folder, notes = place / "graph-done", place / "graph-done.json"
     with lock(place / "graph-done.lock", wait=True):
         if not notes.exists():
-            output = dvc(with_dvc(workspace(folder)), "repro")
-            notes.write_text(json.dumps([sorted(ran(output)), hashes(folder)]))
+            names = ran(said(with_dvc(workspace(folder))))
+            notes.write_text(json.dumps([sorted(names), hashes(folder)]))
     names, made = json.loads(notes.read_text())
     return folder, set(names), made
 

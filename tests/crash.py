@@ -36,6 +36,13 @@ def ran(said: str) -> set[str]:
     return set(ENDED.findall(said))
 
 
+def said(folder: Path, *words: str) -> str:
+    """What the flow says; it must succeed."""
+    done = subprocess.run([*FLOW, *words], cwd=folder, env=environment(), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 def begun(folder: Path, *command: str) -> subprocess.Popen:
     """A command in a process group of its own; what it says can be read line by line."""
     return subprocess.Popen(
