@@ -21,8 +21,8 @@ def pytest_configure(config) -> None:
 
 
 def pytest_xdist_auto_num_workers(config) -> int:
-    """One more than there are cores: some tests wait for servers and other processes more than they work."""
-    return len(os.sched_getaffinity(0)) + 1
+    """Two more than there are cores: some tests wait for servers and other processes more than they work."""
+    return len(os.sched_getaffinity(0)) + 2
 
 
 def pytest_collection_modifyitems(items) -> None:

@@ -27,7 +27,8 @@ class Server:
             self.port = free.getsockname()[1]
         self.address = f"http://127.0.0.1:{self.port}/api"
         word = {"PREFECT_SERVER_API_AUTH_STRING": ":".join(USER), "PREFECT_API_AUTH_STRING": ":".join(USER)}
-        self.clients = environment() | {"PREFECT_API_URL": self.address, "PREFECT_API_AUTH_STRING": ":".join(USER)}
+        to = {"PREFECT_API_URL": self.address, "PREFECT_API_AUTH_STRING": ":".join(USER)}
+        self.clients = environment() | to | {"PREFECT_CLIENT_MAX_RETRIES": "1"}  # they wait less for one that is gone
         self.settings = environment() | SETTINGS | word | {"PREFECT_HOME": str(home)}
         self.process: subprocess.Popen | None = None
 
