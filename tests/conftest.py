@@ -20,6 +20,7 @@ def pytest_configure(config) -> None:
     os.environ.setdefault("PALIMPSEST_JOBS", "1")
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config) -> int:
     """Two more than there are cores: some tests wait for servers and other processes more than they work."""
     return len(os.sched_getaffinity(0)) + 2

@@ -28,6 +28,7 @@ KILLS = {
 }
 
 
+STAGE = re.compile(r"\[ *\d+/\d+\] |Running stage ")  # a line of the flow's when one ends, of DVC's when one begins
 ENDED = re.compile(r"^\[ *\d+/\d+\] (.+): [\d.]+ s\b", re.MULTILINE)
 
 
@@ -84,7 +85,7 @@ def kill_some_time(folder: Path, what: str, dice: random.Random, stages: int) ->
     began = time.monotonic()
     for line in process.stdout or ():
         said.append(line)
-        if sum(": " in line and ("[" in line or "Running stage" in line) for line in said) > after:
+        if sum(map(bool, map(STAGE.match, said))) > after:
             break
     time.sleep(dice.uniform(0, 2 * (time.monotonic() - began) / (after + 3)))  # about the time of one or two stages
     strike(process, folder, whom, how, dice)

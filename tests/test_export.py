@@ -89,10 +89,11 @@ def test_comfyui_gets_the_state(study, tmp_path, dtype, tolerance):
 
 
 @pytest.mark.parametrize("form", ["diffusers", "kohya"])
+@pytest.mark.parametrize(("run", "rank"), [(SUM, None), (DENSE, 9999)], ids=["one rank", "as many ranks as sizes"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("fp16", 1e-3), ("fp32", 1e-6)])
-def test_diffusers_gets_the_state_and_paints_the_same(study, tmp_path, form, dtype, tolerance):
-    path = exported(study, SUM, tmp_path / "here", format=form, dtype=dtype)
-    family, delta = study.family, find(study, SUM, "02", "state").delta
+def test_diffusers_gets_the_state_and_paints_the_same(study, tmp_path, form, run, rank, dtype, tolerance):
+    path = exported(study, run, tmp_path / "here", format=form, dtype=dtype, rank=rank)
+    family, delta = study.family, find(study, run, "02", "state").delta
     prompts, noise = family.encode_prompts(["a photo of a zwz heart"]), torch.ones(1, *family.noise_shape())
     family.shift(delta)
     wanted = _predicted(family, prompts, noise)

@@ -3,6 +3,7 @@
 import random
 import re
 import shutil
+import signal
 
 import pytest
 
@@ -46,7 +47,8 @@ def test_the_flow_has_nothing_to_do_then(done):
 def test_killed_and_run_again_dvc_ends_with_the_same_bytes_as_the_flow(done, tmp_path):
     folder, dice = with_dvc(workspace(tmp_path / "work")), random.Random(0)
     for what in ("dvc and its stage", "dvc alone"):
-        kill_some_time(folder, what, dice, 4)  # a stage does not outlive who started it
+        code, said_by_dvc = kill_some_time(folder, what, dice, 4)  # a stage does not outlive who started it
+        assert code == -signal.SIGKILL, said_by_dvc
     assert "report" in ran(dvc(folder, "repro"))
     assert said(folder) == UP_TO_DATE
     assert hashes(folder) == done[2]  # another clone of the same commit, killed on its way: the same metrics.json too

@@ -14,7 +14,7 @@ from .artifact import put
 from .card import FULL, MARK, card, metadata
 from .factors import Pair, join, relative_error, truncate
 from .faults import ConfigFault, InputFault
-from .formats import Format, as_diffusers, as_kohya, ranks
+from .formats import Format, as_diffusers, as_kohya, of_one_rank, ranks
 from .origin import Origin
 from .params import Params
 from .progress import track
@@ -75,6 +75,7 @@ def pack(delta: Delta, form: Format, dtype: torch.dtype, rank: int | None, layer
             pairs[name] = _fits(name, dtype, a.to(dtype)), _fits(name, dtype, b.to(dtype))
             errors[name] = relative_error(delta, name, pairs[name])
     adapter = Adapter({name: a for name, (a, _) in pairs.items()}, {name: b for name, (_, b) in pairs.items()})
+    adapter = of_one_rank(adapter) if form == "kohya" else adapter
     shown = ranks(adapter) if not matrices else FULL
     if form == "diffusers":
         return Packed(*as_diffusers(adapter), shown, errors)

@@ -21,6 +21,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from .weights import Adapter, Matrices
 
@@ -113,7 +114,11 @@ def _peft_config(ranks: Mapping[str, int]) -> dict[str, object]:
 
 
 def as_kohya(adapter: Adapter, dense: Matrices, layers: int | None) -> dict[str, Tensor]:
-    """Pairs of factors, and whole matrices of other modules, which ComfyUI and A1111 add as they are."""
+    """Pairs of factors, and whole matrices of other modules, which ComfyUI and A1111 add as they are.
+
+    Args:
+        adapter: of one rank, as `of_one_rank` makes it: diffusers takes one alpha for all modules of such a file.
+    """
     tensors = {}
     for module, name in kohya_names([*adapter.a, *dense], layers).items():
         if module in dense:
@@ -124,6 +129,13 @@ def as_kohya(adapter: Adapter, dense: Matrices, layers: int | None) -> dict[str,
         # float32, since bfloat16 does not hold every rank above 256
         tensors[f"{name}.alpha"] = torch.tensor(float(adapter.a[module].shape[0]))
     return tensors
+
+
+def of_one_rank(adapter: Adapter) -> Adapter:
+    """The same shift, with zeros wherever a module has less than the highest rank."""
+    rank = max((a.shape[0] for a in adapter.a.values()), default=0)
+    wide = {name: pad(a, (0, 0, 0, rank - a.shape[0])) for name, a in adapter.a.items()}
+    return Adapter(wide, {name: pad(b, (0, rank - b.shape[1])) for name, b in adapter.b.items()}, adapter.scale)
 
 
 def ranks(adapter: Adapter) -> str:
