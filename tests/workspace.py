@@ -49,7 +49,7 @@ def workspace(folder: Path, count: int = 2, **sections: Any) -> Path:
     for name in NEEDED:
         source = PROJECT / name
         if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source, folder / name)
         elif source.exists():
             shutil.copy2(source, folder / name)
     shutil.copy2(PROJECT / "data/profiles/toy-objects.yaml", folder / "params.yaml")

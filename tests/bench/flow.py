@@ -1,7 +1,8 @@
-"""The flow beside `dvc repro`: python -m tests.bench.flow [--rounds 3] [--tasks 3] [--strategies 4] [--steps 60]
+"""The flow beside `dvc repro`: python -m tests.bench.flow [--rounds 3] [--tasks 3] [--strategies 4] [--steps 60] [--whole]
 
-Both run the same small study from nothing, in turn, in workspaces of their own; printed are the times, the ratio with
-its spread over the rounds, whether the bytes are the same, and how long each takes to find nothing to do.
+Both run the same study from nothing, in turn, in workspaces of their own: a small one or, with --whole, the default
+study. Printed are the times, the ratio with its spread over the rounds, whether the bytes are the same, and how long
+each takes to find nothing to do.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from stages.core import profiles
 from tests.workspace import environment, hashes, with_dvc, workspace
 
 STRATEGIES = ["merge_init", "naive", "magmax", "ortho_init"]
@@ -24,23 +26,27 @@ def timed(command: list[str], folder: Path) -> float:
     return time.monotonic() - began
 
 
+def study(folder: Path, args: argparse.Namespace) -> Path:
+    train = {"steps": args.steps, "batch": 4, "checkpoint_every": 50}
+    chosen = {"strategies": STRATEGIES[: args.strategies], "train": train, "sample": {"images": 2, "steps": 12}}
+    work = with_dvc(workspace(folder, args.tasks, **chosen))
+    if args.whole:
+        (work / "params.yaml").write_text(profiles.text("toy-objects"), "utf-8")
+    return work
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("rounds", 3), ("tasks", 3), ("strategies", 4), ("steps", 60)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--whole", action="store_true", help="the default study, whatever the others say")
     args = parser.parse_args()
     ratios, again = [], []
     for number in range(args.rounds):
         times, made = {}, {}
         for peer, command in PEERS.items():
             with tempfile.TemporaryDirectory() as folder:
-                train = {"steps": args.steps, "batch": 4, "checkpoint_every": 50}
-                chosen = {
-                    "strategies": STRATEGIES[: args.strategies],
-                    "train": train,
-                    "sample": {"images": 2, "steps": 12},
-                }
-                work = with_dvc(workspace(Path(folder, "work"), args.tasks, **chosen))
+                work = study(Path(folder, "work"), args)
                 times[peer], made[peer] = timed(command, work), hashes(work)
                 again.append((peer, timed(command, work)))
         ratio = times["dvc repro"] / times["the flow"]
