@@ -1,6 +1,6 @@
-"""The flow beside `dvc repro`: python -m tests.bench.flow [--rounds 3] [--tasks 3] [--strategies 4] [--steps 60] [--whole]
+"""The flow beside `dvc repro`: python -m tests.bench.flow [--rounds 3] [--tasks 3] [--strategies 4] [--steps 60]
 
-Both run the same study from nothing, in turn, in workspaces of their own: a small one or, with --whole, the default
+Both run the same study from nothing, in turn, in workspaces of their own: a small one or, with `--whole`, the default
 study. Printed are the times, the ratio with its spread over the rounds, whether the bytes are the same, and how long
 each takes to find nothing to do.
 """
