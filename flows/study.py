@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stages.core.process import collect_rarely
+
 from . import view
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ def command(
         work: does what it says, and returns the exit code.
         options: adds what only this flow has.
     """
+    collect_rarely()
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     options(parser)
     parser.add_argument("--jobs", type=int, help="stages at a time; one per GPU, or per core, if not said")

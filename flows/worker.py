@@ -12,10 +12,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from stages.core.process import collect_rarely, guard
+
 EVERY_SECONDS = 0.5
 
 
 def main() -> None:
+    collect_rarely()
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     jobs = os.fdopen(os.dup(0), "r")
     nothing = os.open(os.devnull, os.O_RDWR)
@@ -34,11 +37,11 @@ def main() -> None:
 
 
 def _set_up(answer: Any) -> None:
-    from stages.core import process, progress
+    from stages.core import progress
     from stages.core.family import families
     from stages.core.metric import metrics
 
-    process.guard()
+    guard()
     families.keep_what_is_made()
     metrics.keep_what_is_made()
     said = 0.0

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from stages.core.process import lock
+from stages.core.process import collect_rarely, lock
 from stages.families.random_sdxl import write
 from tests.crash import ran, said
 from tests.workspace import hashes, with_dvc, workspace
@@ -17,6 +17,7 @@ from tests.workspace import hashes, with_dvc, workspace
 
 def pytest_configure(config) -> None:
     """The flows of tests have a worker each, for several tests run at a time; those that want two say so."""
+    collect_rarely()
     os.environ.setdefault("PALIMPSEST_JOBS", "1")
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from .ending import EXIT_CODES, attempt
 from .faults import ConfigFault
-from .process import guard
+from .process import collect_rarely, guard
 
 if TYPE_CHECKING:
     from .params import Params
@@ -37,6 +37,7 @@ def main(
         base: whether --base may stand for it, with a sequence as the first argument.
         more: adds the arguments that only this command has.
     """
+    collect_rarely()
     parser = argparse.ArgumentParser(
         description=doc, epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
