@@ -169,14 +169,14 @@ class Bench:
     def training(self, seconds: float) -> None:
         print(f"training, one picture of {self.family.pixels} pixels, rank {self.rank}")
         ours = self.ours_in_training()
-        low = 5
+        low, high = (5, 65) if self.full else (2, 4)
         once = synced(lambda: ours(low))
         if device().type == "cuda":
             torch.cuda.reset_peak_memory_stats()
             ours(low)
             most = torch.cuda.max_memory_allocated() / 2**30
             print(f"  most memory held: {most:.1f} GiB{self.aim('memory')}")
-        pipeline, peers = self.family.pipeline, {"ours": Peer(ours, low, 65 if self.full else 10)}
+        pipeline, peers = self.family.pipeline, {"ours": Peer(ours, low, high)}
         self.family.shift(Delta())
         pixels = 2 * torch.rand((1, 3, self.family.pixels, self.family.pixels), device=device()) - 1
         encoded, loops = self.family.encode_prompts([PROMPT]), []
@@ -184,7 +184,7 @@ class Bench:
             model = copy.deepcopy(pipeline.unet).to(device(), way.dtype)
             loops.append(Loop(model, pipeline.vae.to(device()), pixels, encoded, self.rank, way))
             loops[-1].steps(1)
-            peers[name] = Peer(loops[-1].steps, 2, 8 if self.full else 4)
+            peers[name] = Peer(loops[-1].steps, *((2, 8) if self.full else (1, 2)))
         found = slopes(peers, seconds)
         print(f"  ours, the first time: {short(once)} for {low} steps")
         told({name: each for name, (each, _) in found.items()}, self.floor(STEP), self.aim("step"))
