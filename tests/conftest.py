@@ -12,7 +12,7 @@ import pytest
 from stages.core.process import collect_rarely, lock
 from stages.families.random_sdxl import write
 from tests.crash import ran, said
-from tests.workspace import hashes, with_dvc, workspace
+from tests.workspace import hashes, small
 
 
 def pytest_configure(config) -> None:
@@ -44,7 +44,7 @@ def graph_done(tmp_path_factory, request):
     folder, notes = place / "graph-done", place / "graph-done.json"
     with lock(place / "graph-done.lock", wait=True):
         if not notes.exists():
-            names = ran(said(with_dvc(workspace(folder))))
+            names = ran(said(small(folder)))
             notes.write_text(json.dumps([sorted(names), hashes(folder)]))
     names, made = json.loads(notes.read_text())
     return folder, set(names), made

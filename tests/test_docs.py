@@ -14,7 +14,7 @@ import pytest
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 
-from tests.workspace import PROJECT, SMALL, environment, tasks, with_dvc, workspace
+from tests.workspace import ONE_METRIC, PROJECT, SMALL, environment, tasks, with_dvc, workspace
 
 PAGES = sorted((PROJECT / "docs").glob("*.md"))
 NOT_RUN = "# not run by the tests: "
@@ -44,7 +44,7 @@ def small(folder: Path) -> Path:
     path = folder / "data/profiles/toy-objects.yaml"
     yaml = YAML()
     profile = yaml.load(path)
-    for section, value in (SMALL | tasks(2)).items():
+    for section, value in (SMALL | tasks(2) | {"score": ONE_METRIC}).items():
         if isinstance(value, dict) and section != "sequences":
             profile[section].update(value)
         elif section != "study":

@@ -9,7 +9,7 @@ import pytest
 
 from tests.crash import kill_some_time, said
 from tests.crash import ran as stages_of
-from tests.workspace import change, dvc, hashes, ran, tasks, with_dvc, workspace
+from tests.workspace import change, dvc, hashes, ran, small, tasks
 
 pytestmark = pytest.mark.slow
 UP_TO_DATE = "Nothing to do: everything is up to date.\n"
@@ -45,7 +45,7 @@ def test_the_flow_has_nothing_to_do_then(done):
 
 
 def test_killed_and_run_again_dvc_ends_with_the_same_bytes_as_the_flow(done, tmp_path):
-    folder, dice = with_dvc(workspace(tmp_path / "work")), random.Random(0)
+    folder, dice = small(tmp_path / "work"), random.Random(0)
     for what in ("dvc and its stage", "dvc alone"):
         code, said_by_dvc = kill_some_time(folder, what, dice, 4)  # a stage does not outlive who started it
         assert code == -signal.SIGKILL, said_by_dvc

@@ -21,6 +21,7 @@ SMALL = {
     "sample": {"steps": 2, "images": 1, "guidance": 3.0},
     "report": {"bootstrap": 100},
 }
+ONE_METRIC = {"metrics": {"dino": {"path": "dino", "resize": 32}}}  # of `score`, for what does not look at scores
 PLACES = ["zwz_heart", "sks_star", "pdw_square", "uwu_circle"]
 
 
@@ -71,6 +72,11 @@ def with_dvc(folder: Path) -> Path:
     (folder / ".dvc/config").touch()
     (folder / ".dvc/.gitignore").write_text("/config.local\n/tmp\n/cache\n")
     return folder
+
+
+def small(folder: Path) -> Path:
+    """A study of two tasks, one strategy and one metric that DVC can run."""
+    return with_dvc(workspace(folder, score=ONE_METRIC))
 
 
 def dvc(folder: Path, *words: str) -> str:

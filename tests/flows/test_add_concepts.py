@@ -14,7 +14,7 @@ from PIL import Image
 from flows.add_concepts import INBOX, NOTE, take_in
 from stages.core.faults import ConfigFault
 from stages.core.params import load
-from tests.workspace import workspace
+from tests.workspace import ONE_METRIC, workspace
 
 STEPS = {"os.rename", "os.remove", "os.rmdir", "os.mkdir"}
 
@@ -33,7 +33,7 @@ def own(folder: Path) -> Path:
         "tasks": [{"index": "01", "previous": "00", "sees": "data/01"}],
         "sequences": {"objects": {"0": {"t01": "mug"}}},
     }
-    workspace(folder, study="own", source="data/photos", dataset={"name": "folder"}, **one)
+    workspace(folder, study="own", source="data/photos", dataset={"name": "folder"}, score=ONE_METRIC, **one)
     photos(folder / "data/photos/mug")
     return folder
 

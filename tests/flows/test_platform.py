@@ -27,7 +27,7 @@ from tests.flows.platform import (
     wait_for,
 )
 from tests.flows.test_add_concepts import own, photos
-from tests.workspace import PROJECT, change, dvc, environment, hashes, with_dvc, workspace
+from tests.workspace import ONE_METRIC, PROJECT, change, dvc, environment, hashes, with_dvc, workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -147,7 +147,9 @@ def test_a_run_whose_machine_is_gone_is_taken_for_crashed(place, client):
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     """A study of two runs on the embedded world, committed, for machines to clone."""
-    folder = workspace(tmp_path_factory.mktemp("machines") / "origin", 1, strategies=["merge_init", "naive"])
+    folder = workspace(
+        tmp_path_factory.mktemp("machines") / "origin", 1, strategies=["merge_init", "naive"], score=ONE_METRIC
+    )
     shutil.copy2(PROJECT / "prefect.yaml", folder)
     return commit(with_dvc(folder))
 

@@ -14,7 +14,7 @@ import pytest
 
 from flows.lockfile import COPY
 from tests.crash import FLOW, KILLS, SEVERAL, begun, nothing_is_left, ran, strike
-from tests.workspace import change, dvc, environment, hashes, with_dvc, workspace
+from tests.workspace import change, dvc, environment, hashes, small
 
 pytestmark = pytest.mark.slow
 KILLED, LONGEST = 20, 6.0  # kills, and seconds between two
@@ -30,10 +30,6 @@ def done(folder: Path, *words: str, **more) -> str:
     finished = flow(folder, *words, **more)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     return finished.stdout
-
-
-def small(folder: Path) -> Path:
-    return with_dvc(workspace(folder))
 
 
 def test_up_to_date_is_said_without_asking_dvc_and_after_asking_it(study):
