@@ -7,7 +7,7 @@ import pytest
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # not the session: its event loop would be in the way of other tests in this process
 def browser():
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, from the extra 'dev'")
     if CHROMIUM is None:

@@ -1,7 +1,6 @@
 """The page for raters, worked through in a real browser from start to saved file, and read back."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -9,14 +8,12 @@ import pytest
 from stages.core import artifact, judgements, trials
 from tests.core import study
 
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")]
+pytestmark = pytest.mark.slow
 EACH = 6
 
 
 @pytest.fixture
-def page_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def page_of(browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The study's page in its folder, and a new browser window that fails on any request or complaint."""
     monkeypatch.chdir(tmp_path)
     params = study.parameters(noises=3)
@@ -26,17 +23,15 @@ def page_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = judgements.ROOT / params.study
     folder.mkdir(parents=True)
     (folder / judgements.KEY).write_text(artifact.to_json(key), "utf-8")
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        context, heard = browser.new_context(accept_downloads=True), []
-        page = context.new_page()
-        page.on("request", lambda r: heard.append(r.url) if not r.url.startswith(("file:", "data:", "blob:")) else None)
-        page.on("console", lambda m: heard.append(m.text) if m.type == "error" else None)
-        page.on("pageerror", lambda e: heard.append(str(e)))
-        page.goto((tmp_path / "page.html").as_uri())
-        yield page, key, tmp_path
-        browser.close()
-        assert not heard
+    context, heard = browser.new_context(accept_downloads=True), []
+    page = context.new_page()
+    page.on("request", lambda r: heard.append(r.url) if not r.url.startswith(("file:", "data:", "blob:")) else None)
+    page.on("console", lambda m: heard.append(m.text) if m.type == "error" else None)
+    page.on("pageerror", lambda e: heard.append(str(e)))
+    page.goto((tmp_path / "page.html").as_uri())
+    yield page, key, tmp_path
+    context.close()
+    assert not heard
 
 
 def asked(page) -> str:
