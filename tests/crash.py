@@ -13,6 +13,7 @@ from pathlib import Path
 from tests.workspace import environment
 
 FLOW = (sys.executable, "-m", "flows.study", "--no-view")
+UP_TO_DATE = "Nothing to do: everything is up to date.\n"
 SEVERAL = (*FLOW, "--jobs", "2")  # stages at a time
 DVC = ("dvc", "repro")
 # Who is killed, in whose run, and by what. What runs a stage is a worker in the flow and a process of its own in DVC.
@@ -37,9 +38,15 @@ def ran(said: str) -> set[str]:
     return set(ENDED.findall(said))
 
 
-def said(folder: Path, *words: str) -> str:
-    """What the flow says; it must succeed."""
-    done = subprocess.run([*FLOW, *words], cwd=folder, env=environment(), capture_output=True, text=True, timeout=600)
+def flow(folder: Path, *words: str, module: str = "flows.study") -> subprocess.CompletedProcess[str]:
+    """A flow, run to its end."""
+    command = [sys.executable, "-m", module, "--no-view", *words]
+    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=600)
+
+
+def said(folder: Path, *words: str, module: str = "flows.study") -> str:
+    """What a flow says; it must succeed."""
+    done = flow(folder, *words, module=module)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -7,12 +7,11 @@ import signal
 
 import pytest
 
-from tests.crash import kill_some_time, said
+from tests.crash import UP_TO_DATE, kill_some_time, said
 from tests.crash import ran as stages_of
 from tests.workspace import change, dvc, hashes, ran, small, tasks
 
 pytestmark = pytest.mark.slow
-UP_TO_DATE = "Nothing to do: everything is up to date.\n"
 
 
 @pytest.fixture(scope="module")

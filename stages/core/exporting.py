@@ -75,11 +75,10 @@ def pack(delta: Delta, form: Format, dtype: torch.dtype, rank: int | None, layer
             pairs[name] = _fits(name, dtype, a.to(dtype)), _fits(name, dtype, b.to(dtype))
             errors[name] = relative_error(delta, name, pairs[name])
     adapter = Adapter({name: a for name, (a, _) in pairs.items()}, {name: b for name, (_, b) in pairs.items()})
-    adapter = of_one_rank(adapter) if form == "kohya" else adapter
-    shown = ranks(adapter) if not matrices else FULL
     if form == "diffusers":
-        return Packed(*as_diffusers(adapter), shown, errors)
-    return Packed(as_kohya(adapter, matrices, layers), {}, shown, errors)
+        return Packed(*as_diffusers(adapter), ranks(adapter), errors)
+    adapter = of_one_rank(adapter)
+    return Packed(as_kohya(adapter, matrices, layers), {}, FULL if matrices else ranks(adapter), errors)
 
 
 def _fits(name: str, dtype: torch.dtype, value: Tensor) -> Tensor:

@@ -44,9 +44,8 @@ if __name__ == "__main__":
         for name in ("figures", "grids"):
             (out / name).mkdir(parents=True, exist_ok=True)
             (out / name / "one.png").write_text("one")
-        for name in ("report.html", "results.md", "summary.txt", "differences.csv", "checks.csv", "scores.parquet"):
-            (out / name).write_text(name)
-        for name in ("matrix.csv", "curve.csv"):
+        tables = ("matrix.csv", "curve.csv", "differences.csv", "checks.csv", "scores.parquet")
+        for name in ("report.html", "results.md", "summary.txt", *tables):
             (out / name).write_text(name)
         for name in ("metrics.json", "headline.json"):
             (out / name).write_text("{}\\n")

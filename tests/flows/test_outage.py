@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from flows.view import SETTINGS
-from tests.workspace import change, environment
+from tests.workspace import change, dvc, environment
 
 pytestmark = pytest.mark.slow
 USER = ("watcher", "of studies")
@@ -120,6 +120,7 @@ def test_a_server_killed_meanwhile_costs_a_warning(running, study, moment, chang
     assert ran in said
     assert "Prefect" in complaints
     assert "Traceback" not in complaints
+    assert "up to date" in dvc(study, "status")
 
 
 def test_a_server_that_is_not_there_costs_a_warning(server, study):

@@ -8,12 +8,11 @@ import re
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from flows.lockfile import COPY
-from tests.crash import FLOW, KILLS, SEVERAL, begun, nothing_is_left, ran, strike
+from tests.crash import FLOW, KILLS, SEVERAL, UP_TO_DATE, begun, flow, nothing_is_left, ran, said, strike
 from tests.workspace import change, dvc, environment, hashes, small
 
 pytestmark = pytest.mark.slow
@@ -21,26 +20,15 @@ KILLED, LONGEST = 20, 6.0  # kills, and seconds between two
 OURS = [(whom, how) for command, whom, how in KILLS.values() if command == SEVERAL]
 
 
-def flow(folder: Path, *words: str, module: str = "flows.study"):
-    command = [sys.executable, "-m", module, "--no-view", *words]
-    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=600)
-
-
-def done(folder: Path, *words: str, **more) -> str:
-    finished = flow(folder, *words, **more)
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    return finished.stdout
-
-
 def test_up_to_date_is_said_without_asking_dvc_and_after_asking_it(study):
     for _ in range(2):
         os.utime(study / "params.yaml")  # the stamp no longer vouches for it
         for _ in range(2):
-            assert done(study) == "Nothing to do: everything is up to date.\n"
+            assert said(study) == UP_TO_DATE
 
 
 def test_at_a_terminal_there_are_our_lines_and_no_bars_of_dvcs(study):
-    change(study, report={"bootstrap": 120})
+    change(study, report={"bootstrap": 120}, sample={"guidance": 2.0})
     terminal, its_end = pty.openpty()
     command = [sys.executable, "-m", "flows.study", "--no-view"]
     process = subprocess.Popen(command, cwd=study, env=environment(), stdin=its_end, stdout=its_end, stderr=its_end)
@@ -52,13 +40,14 @@ def test_at_a_terminal_there_are_our_lines_and_no_bars_of_dvcs(study):
     os.close(terminal)
     assert process.wait() == 0
     text = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", shown.decode())
-    assert "[1/1] report: " in text
+    assert "[1/7] " in text
+    assert "merge_init / task 02 / sample: " in text
     assert not re.search(r"Collecting files|Committing|Checking out|!\s", text)
 
 
 def test_one_sequence_leaves_the_others_alone(study):
     change(study, strategies=["merge_init", "naive", "magmax"])
-    done(study, "objects/0/naive/0", module="flows.sequence")
+    said(study, "objects/0/naive/0", module="flows.sequence")
     assert (study / "runs/small/objects/0/naive/0/02/scores/manifest.json").exists()
     assert not (study / "runs/small/objects/0/magmax").exists()
 
@@ -72,7 +61,7 @@ def test_what_is_wrong_takes_along_what_needs_it_and_nothing_else(study, graph_d
     assert "Traceback" not in failed.stderr
     assert "objects / order 0 / score of the base" in ran(failed.stdout)
     change(study, train={"learning_rate": 0.0005}, sample={"guidance": 3.0})
-    assert ran(done(study)) <= {"report"}
+    assert ran(said(study)) <= {"report"}
     assert hashes(study) == graph_done[2]
 
 
@@ -85,24 +74,24 @@ def test_killed_at_twenty_moments_and_run_again_it_ends_with_the_same_bytes(grap
             any("of disk" in line for line in process.stdout)  # it has its plan
             while process.poll() is None:
                 try:
-                    said, _ = process.communicate(timeout=dice.uniform(0, LONGEST) if kills < KILLED else None)
+                    told, _ = process.communicate(timeout=dice.uniform(0, LONGEST) if kills < KILLED else None)
                 except subprocess.TimeoutExpired:
                     kills += 1
                     strike(process, folder, *dice.choice(OURS), dice)
             nothing_is_left(folder)
             code = process.returncode
-            assert code in (0, 75, -signal.SIGTERM, -signal.SIGKILL), said
+            assert code in (0, 75, -signal.SIGTERM, -signal.SIGKILL), told
         assert hashes(folder) == graph_done[2]
 
 
-@pytest.mark.parametrize(("left", "copied"), [(0.5, False), (0.93, True)])
+@pytest.mark.parametrize(("left", "copied"), [(0, False), (0.5, False), (0.93, True)])
 def test_a_torn_lock_file_is_mended_and_nothing_is_computed_again(study, graph_done, left, copied):
     (study / ".dvc/tmp/rwlock").write_text('{"write": {')  # DVC's list of who reads and writes what
     lock = study / "dvc.lock"
     if not copied:
         (study / COPY).unlink()
     lock.write_bytes(lock.read_bytes()[: int(left * lock.stat().st_size)])
-    assert ran(done(study)) <= {"report"}
+    assert ran(said(study)) <= {"report"}
     assert hashes(study) == graph_done[2]
     assert "up to date" in dvc(study, "status")
 
