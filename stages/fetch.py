@@ -1,15 +1,21 @@
 """Fetches the weights that data/models.yaml pins, before anything runs: `python -m stages.fetch --for sdxl-quick`.
 
-Only safetensors, JSON and text are taken; every file is compared with its sha256; what is here is not fetched again.
+Only safetensors, JSON and text are kept; every file is compared with its sha256; what is here is not fetched again. A
+model that is published as a pickle only is compared, made safetensors without running code that is in it, and deleted.
 """
 
 import argparse
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 
 from stages.core.cli import show_log
 from stages.core.ending import EXIT_CODES, attempt
+
+
+def convert(converter: str, source: Path, target: Path) -> None:
+    import_module(f"stages.metrics.{converter}").convert(source, target)
 
 
 def work(args: argparse.Namespace) -> None:
@@ -25,7 +31,7 @@ def work(args: argparse.Namespace) -> None:
         hub.consider(name, models.find(lock, name), args.pin)
     for name in names:
         folder = args.folder and (args.folder if len(args.names) == 1 else args.folder / name)
-        found = hub.bring(name, models.find(lock, name), folder, args.hub, args.pin)
+        found = hub.bring(name, models.find(lock, name), folder, args.hub, args.pin, convert)
         print(f"{name} is in {models.FOLDER / name}, its revision is {models.content(found)}.")
 
 

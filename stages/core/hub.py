@@ -14,6 +14,7 @@ from .models import File, Model
 
 log = logging.getLogger("palimpsest")
 Get = Callable[[str, Path], Path]  # fetches a file of the model into a folder, and says where it is
+Convert = Callable[[str, Path, Path], None]  # with the converter of that name makes a safetensors file of a pickle
 
 
 def consider(name: str, model: Model, trust: bool) -> None:
@@ -24,12 +25,15 @@ def consider(name: str, model: Model, trust: bool) -> None:
         MachineFault: the disk is too full.
     """
     unknown = [file for file, pin in model.files.items() if pin.sha256 is None]
-    if unknown and not trust and not model.converted:
+    if unknown and not trust and not model.pickle:
         raise ConfigFault(
             f"{models.LOCK}: {name} has no sha256 for {unknown[0]} yet. Give --pin (make weights PIN=1) to record what "
             "comes this time; from then on it is compared."
         )
-    needed = sum(model.files[file].size or 0 for file in models.lacking(name, model))
+    lacking = models.lacking(name, model)
+    needed = sum(model.files[file].size or 0 for file in lacking)
+    if model.pickle and lacking:
+        needed += model.pickle.size or 0
     models.FOLDER.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(models.FOLDER).free
     if needed > free:
@@ -64,8 +68,8 @@ def fetch(name: str, model: Model, get: Get) -> dict[str, File]:
 def _bring(file: str, get: Get, partial: Path, target: Path, pin: File) -> File:
     partial.mkdir(parents=True, exist_ok=True)
     try:
-        came = get(file, partial)
         try:
+            came = get(file, partial)
             checked = models.inspect(came, file, pin)
         except InputFault:
             shutil.rmtree(partial)  # with what the hub's client remembers of it, which would give it out again
@@ -97,11 +101,6 @@ def from_hub(model: Model, endpoint: str | None) -> Get:
     def get(file: str, into: Path) -> Path:
         from huggingface_hub import hf_hub_download
 
-        if model.converted:
-            raise InputFault(
-                f"{model.repo}: publishes a pickle, which is not fetched. Get it at revision {model.revision} by other "
-                f"means, then run {model.converted}"
-            )
         place = f"{model.repo}/{file}"
         return Path(
             _ask(place, hf_hub_download, model.repo, file, revision=model.revision, local_dir=into, endpoint=endpoint)
@@ -110,8 +109,31 @@ def from_hub(model: Model, endpoint: str | None) -> Get:
     return get
 
 
-def bring(name: str, model: Model, folder: Path | None, endpoint: str | None, pin: bool) -> dict[str, File]:
-    """Fetches a model from a folder, or else from a hub; pins what was not known of it, where that is asked for."""
+def converted(model: Model, get: Get, convert: Convert) -> Get:
+    """The model's file, made from the pickle that its publisher offers.
+
+    Raises:
+        InputFault: the pickle is not what is pinned, cannot be read without running code, or is no such model.
+    """
+    source = model.pickle
+    assert source is not None
+
+    def make(file: str, into: Path) -> Path:
+        came = get(source.file, into)
+        models.compare(came, source.file, source)
+        made = into / Path(file).name
+        convert(source.converter, came, made)
+        came.unlink()
+        return made
+
+    return make
+
+
+def bring(
+    name: str, model: Model, folder: Path | None, endpoint: str | None, pin: bool, convert: Convert
+) -> dict[str, File]:
+    """Fetches a model from a folder, or else from a hub; pins what was not known of it, where that is asked for or
+    follows from what was."""
     revision = model.revision
     if folder:
         get = from_folder(folder)
@@ -119,8 +141,8 @@ def bring(name: str, model: Model, folder: Path | None, endpoint: str | None, pi
         if pin and revision is None:
             revision = newest(model, endpoint)
         get = from_hub(model.model_copy(update={"revision": revision}), endpoint)
-    found = fetch(name, model, get)
-    if pin and (revision, found) != (model.revision, model.files):
+    found = fetch(name, model, converted(model, get, convert) if model.pickle else get)
+    if (pin or model.pickle) and (revision, found) != (model.revision, model.files):
         models.pin(name, revision, found)
     return found
 

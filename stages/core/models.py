@@ -29,11 +29,24 @@ SUFFIXES = (".safetensors", ".json", ".txt")  # none of them can hold code
 PICKLES = (b"\x80", b"PK\x03\x04")  # how a pickle begins, and the zip file that torch.save makes of one
 
 
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
 class File(Strict):
     """What is known of a file before it has been fetched."""
 
     size: int | None = Field(None, ge=1)  # bytes
-    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
+    sha256: Sha256 | None = None
+
+
+class Pickle(Strict):
+    """Weights that are published as a pickle only: fetched, compared, converted without running code that is in it, and
+    thrown away; so its sha256 has to be known before."""
+
+    file: str
+    size: int | None = Field(None, ge=1)  # bytes
+    sha256: Sha256
+    converter: Annotated[str, StringConstraints(pattern=r"^[a-z_]+$")]  # of stages/metrics
 
 
 class Model(Strict):
@@ -42,7 +55,7 @@ class Model(Strict):
     repo: Annotated[str, StringConstraints(pattern=r"^[\w.-]+/[\w.-]+$")]
     revision: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")] | None = None  # a commit of it
     licence: str
-    converted: str = ""  # the command that makes its files, where the published ones are not safetensors
+    pickle: Pickle | None = None  # what its only file is made from
     files: dict[str, File] = Field(min_length=1)
 
     @field_validator("files")
@@ -118,7 +131,8 @@ def _looks_right(path: Path, pin: File) -> bool:
 
 def describe(name: str, model: Model) -> str:
     """One line for a list."""
-    size = sum(file.size or 0 for file in model.files.values()) / 1e9
+    sizes = [file.size for file in model.files.values()] + ([model.pickle.size] if model.pickle else [])
+    size = sum(size or 0 for size in sizes) / 1e9
     here = "here" if not lacking(name, model) else f"{size:.1f} GB" if size else "?"
     return f"{name:22} {here:8} {model.repo} ({model.licence})"
 
@@ -133,15 +147,25 @@ def inspect(path: Path, name: str, pin: File) -> File:
         start = file.read(4)
     if start.startswith(PICKLES):
         raise InputFault(f"{name}: is a pickle, which could run code, whatever its name says. It was thrown away.")
+    found = compare(path, name, pin)
+    try:
+        _parse(path)
+    except (SafetensorError, ValueError) as error:
+        raise InputFault(f"{name}: cannot be read ({error}): cut short or damaged.") from None
+    return found
+
+
+def compare(path: Path, name: str, pin: File | Pickle) -> File:
+    """Size and sha256 of a file, which are those that are pinned where they are.
+
+    Raises:
+        InputFault: they are not.
+    """
     found = File(size=path.stat().st_size, sha256=sha256(path))
     if pin.size not in (None, found.size):
         raise InputFault(f"{name}: has {found.size} bytes, {LOCK} pins {pin.size}: cut short, or another file.")
     if pin.sha256 not in (None, found.sha256):
         raise InputFault(f"{name}: its sha256 is {found.sha256}, {LOCK} pins {pin.sha256}: damaged, or another file.")
-    try:
-        _parse(path)
-    except (SafetensorError, ValueError) as error:
-        raise InputFault(f"{name}: cannot be read ({error}): cut short or damaged.") from None
     return found
 
 

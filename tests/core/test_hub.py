@@ -222,12 +222,52 @@ def test_the_lock_names_nothing_that_could_run_or_lies_elsewhere(served, name):
         models.read_lock()
 
 
-def test_what_is_published_as_a_pickle_is_not_fetched(served, capsys):
-    lock(weights="{}")
-    text = Path("data/models.yaml").read_text()
-    Path("data/models.yaml").write_text(
-        text.replace("licence: CC0", "licence: CC0\n  converted: python -m stages.convert FILE")
+def pickled(monkeypatch: pytest.MonkeyPatch, sha256: str) -> None:
+    """The model's only file is made from a pickle: here by a converter that only takes its first byte away."""
+    monkeypatch.setattr(
+        "stages.fetch.convert", lambda name, source, target: target.write_bytes(source.read_bytes()[1:])
     )
-    assert fetch("tiny", "--hub", served.url) == 3
-    assert "then run python -m stages.convert FILE" in capsys.readouterr().err
+    Path("data/models.yaml").write_text(f"""
+tiny:
+  repo: somebody/tiny
+  revision: {COMMIT}
+  licence: CC0
+  pickle: {{file: model.bin, sha256: {sha256}, converter: tiny}}
+  files:
+    model.safetensors: {{}}
+""")
+
+
+def test_what_is_published_as_a_pickle_is_compared_converted_pinned_and_thrown_away(served, monkeypatch):
+    served.files["model.bin"] = b"\x80" + WEIGHTS
+    pickled(monkeypatch, hashlib.sha256(served.files["model.bin"]).hexdigest())
+    assert fetch("tiny", "--hub", served.url) == 0
+    assert {p.name: p.read_bytes() for p in here()} == {"model.safetensors": WEIGHTS}
+    assert not list(Path("data/models").glob(".*"))
+    assert models.read_lock()["tiny"].files["model.safetensors"].sha256 == hashlib.sha256(WEIGHTS).hexdigest()
+    served.asked = 0
+    assert fetch("tiny", "--hub", served.url) == 0
     assert served.asked == 0
+    monkeypatch.setattr("stages.fetch.convert", lambda name, source, target: target.write_bytes(WEIGHTS[:-1] + b"!"))
+    here()[0].unlink()
+    assert fetch("tiny", "--hub", served.url) == 3  # a converter that makes another file than the first time
+    assert not here()
+
+
+def test_another_pickle_than_the_pinned_one_is_not_opened(served, monkeypatch, capsys):
+    served.files["model.bin"] = b"\x80" + WEIGHTS
+    pickled(monkeypatch, "ab" * 32)
+    monkeypatch.setattr("stages.fetch.convert", lambda *words: pytest.fail("it was opened"))
+    assert fetch("tiny", "--hub", served.url) == 3
+    assert "model.bin: its sha256 is" in capsys.readouterr().err
+    assert not here()
+    assert not list(Path("data/models").glob(".*"))
+
+
+def test_every_pickle_of_the_lock_has_its_converter():
+    from importlib import import_module
+
+    found = [model.pickle.converter for model in models.read_lock().values() if model.pickle]
+    assert found == ["dino_checkpoint", "csd_checkpoint"]
+    for name in found:
+        assert callable(import_module(f"stages.metrics.{name}").convert)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -23,7 +24,7 @@ from transformers import (
 
 from stages.core.faults import InputFault
 from stages.core.metric import metrics
-from stages.metrics import clip_i, csd
+from stages.metrics import clip_i, csd, dino, dino_checkpoint
 from stages.metrics.csd_checkpoint import ARCHITECTURE, convert
 
 WIDTH, LAYERS, HEADS, OUT, PIXELS, PATCH = 32, 2, 2, 24, 32, 8
@@ -33,7 +34,7 @@ TOWER = {
     "vision_cfg": {"image_size": PIXELS, "patch_size": PATCH, "width": WIDTH, "layers": LAYERS, "head_width": 16},
     "text_cfg": {"context_length": 16, "vocab_size": 100, "width": 16, "heads": 2, "layers": 1},
 }
-SMALL = "ViT-small-for-tests"
+SMALL, SMALL_DINO = "ViT-small-for-tests", "vit_small_for_tests"
 BLOCK = {
     "self_attn.out_proj": "attn.out_proj",
     "layer_norm1": "ln_1",
@@ -49,6 +50,12 @@ def architecture(tmp_path_factory):
     path = tmp_path_factory.mktemp("architectures") / f"{SMALL}.json"
     path.write_text(json.dumps(TOWER))
     open_clip.add_model_config(path)
+    timm.models.register_model(vit_small_for_tests)
+
+
+def vit_small_for_tests(pretrained=False, **options):
+    sizes = {"img_size": PIXELS, "patch_size": PATCH, "embed_dim": WIDTH, "depth": LAYERS, "num_heads": HEADS}
+    return timm.models.VisionTransformer(**sizes | {k: v for k, v in options.items() if k == "num_classes"})
 
 
 @pytest.fixture
@@ -100,71 +107,56 @@ def test_clip_i_is_the_vector_of_transformers(tmp_path: Path, photos: list[Image
     assert torch.allclose(found, wanted, atol=2e-6)
 
 
-def test_dino_is_the_class_token_of_transformers(tmp_path: Path, photos: list[Image.Image]) -> None:
+def dino_published() -> dict[str, Tensor]:
+    """Random weights under the names of the published file."""
     torch.manual_seed(0)
+    weights = {}
+    for key, value in timm.create_model(SMALL_DINO, num_classes=0).state_dict().items():
+        names = dino_checkpoint.published(key)
+        weights |= {
+            name: 0.1 * torch.randn_like(part) for name, part in zip(names, value.chunk(len(names)), strict=True)
+        }
+    return weights
+
+
+def test_dino_converted_from_its_checkpoint_is_the_class_token_of_transformers(
+    tmp_path: Path, photos: list[Image.Image]
+) -> None:
+    torch.save(dino_published(), tmp_path / "pytorch_model.bin")
     config = ViTConfig(
         hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
         image_size=PIXELS, patch_size=PATCH, layer_norm_eps=1e-6,
     )  # fmt: skip
-    theirs = ViTModel(config, add_pooling_layer=False).eval()
-    torch.nn.init.normal_(theirs.embeddings.cls_token)
-    weights = {key.removeprefix("vit."): value for key, value in theirs.state_dict().items()}
-    named = {
-        "cls_token": weights["embeddings.cls_token"],
-        "pos_embed": weights["embeddings.position_embeddings"],
-    }
-    for end in ("weight", "bias"):
-        named[f"patch_embed.proj.{end}"] = weights[f"embeddings.patch_embeddings.projection.{end}"]
-        named[f"norm.{end}"] = weights[f"layernorm.{end}"]
-        for i in range(LAYERS):
-            three, others = parts_of_vit(weights, i)
-            named[f"blocks.{i}.attn.qkv.{end}"] = joined(weights, three, end)
-            named |= {f"blocks.{i}.{new}.{end}": weights[f"{old}.{end}"] for new, old in others.items()}
-    folder = tmp_path / "dino"
-    folder.mkdir()
-    args = {"img_size": PIXELS, "patch_size": PATCH, "embed_dim": WIDTH, "depth": LAYERS, "num_heads": HEADS}
-    (folder / "config.json").write_text(
-        json.dumps(
-            {
-                "architecture": "vit_small_patch16_224",
-                "num_classes": 0,
-                "model_args": args,
-                "pretrained_cfg": {"input_size": [3, PIXELS, PIXELS]},
-            }
-        )
-    )
-    save_file({key: value.contiguous() for key, value in named.items()}, folder / "model.safetensors")
-    metric = metrics.make("dino", {"path": str(folder), "resize": 37})
-    from stages.metrics.dino import preparation
-
-    pixels = torch.stack([preparation(37, PIXELS)(photo) for photo in photos])
+    config.save_pretrained(tmp_path)
+    theirs, told = ViTModel.from_pretrained(tmp_path, add_pooling_layer=False, output_loading_info=True)
+    assert not any(told.values())  # the names are those of the file that the paper loads
+    dino_checkpoint.convert(tmp_path / "pytorch_model.bin", tmp_path / "dino.safetensors", SMALL_DINO)
+    options = {"path": str(tmp_path / "dino.safetensors"), "architecture": SMALL_DINO, "resize": 37}
+    pixels = torch.stack([dino.preparation(37, PIXELS)(photo) for photo in photos])
     with torch.no_grad():
-        wanted = F.normalize(theirs(pixels).last_hidden_state[:, 0], dim=1)
-    assert torch.allclose(metric.embed(photos), wanted, atol=2e-6)
+        wanted = F.normalize(theirs.eval()(pixels).last_hidden_state[:, 0], dim=1)
+    assert torch.allclose(metrics.make("dino", options).embed(photos), wanted, atol=2e-6)
 
 
-def parts_of_vit(weights: dict[str, Tensor], i: int) -> tuple[list[str], dict[str, str]]:
-    """A block's query, key and value as this version of transformers calls them; and the others by timm's names."""
-    names = sorted({key.rsplit(".", 1)[0] for key in weights if f"layers.{i}." in key or f"layer.{i}." in key})
-
-    def one(*ends: str) -> str:
-        return next(name for name in names if name.endswith(ends))
-
-    three = [one(f".{long}", f".{short}_proj") for long, short in (("query", "q"), ("key", "k"), ("value", "v"))]
-    others = {
-        "attn.proj": one("attention.output.dense", "attention.o_proj", ".out_proj"),
-        "norm1": one("layernorm_before"),
-        "norm2": one("layernorm_after"),
-        "mlp.fc1": one("intermediate.dense", "mlp.fc1"),
-        "mlp.fc2": next(n for n in names if n.endswith(("output.dense", "mlp.fc2")) and "attention" not in n),
-    }
-    return three, others
+def test_at_full_size_dino_has_the_names_and_shapes_of_the_published_model(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        theirs = ViTModel(ViTConfig(hidden_size=384, intermediate_size=1536, num_attention_heads=6), False)
+        ours = dino.blank("", dino_checkpoint.ARCHITECTURE)
+    assert sum(w.numel() for w in theirs.parameters()) == sum(w.numel() for w in ours.parameters()) == 21_665_664
+    names = [name for key in ours.state_dict() for name in dino_checkpoint.published(key)]
+    assert len(names) == len({*names}) == len(theirs.state_dict()) == 198
+    torch.save({name: torch.zeros(1) for name in names}, tmp_path / "wrong.bin")
+    with pytest.raises(InputFault, match=r"embeddings.cls_token is \(1,\), vit_small_patch16_224 has \(1, 1, 384\)"):
+        dino_checkpoint.convert(tmp_path / "wrong.bin", tmp_path / "dino.safetensors")
+    torch.save([torch.zeros(1)], tmp_path / "list.bin")
+    with pytest.raises(InputFault, match="holds no weights"):
+        dino_checkpoint.convert(tmp_path / "list.bin", tmp_path / "dino.safetensors")
 
 
 # --- CSD ------------------------------------------------------------------------------------------------------------
 
 
-def published(prefix: str = "module.") -> dict[str, Tensor]:
+def csd_published(prefix: str = "module.") -> dict[str, Tensor]:
     """Random weights under the names of the published checkpoint."""
     torch.manual_seed(0)
     visual = open_clip.create_model(SMALL, pretrained=None).visual
@@ -211,9 +203,10 @@ def style_vector(weights: dict[str, Tensor], pixels: Tensor) -> Tensor:
 def test_csd_converted_from_its_checkpoint_is_what_its_own_model_computes(
     tmp_path: Path, photos: list[Image.Image]
 ) -> None:
-    weights = published()
-    first = convert(checkpoint(tmp_path / "checkpoint.pth", weights), tmp_path / "csd.safetensors", SMALL)
-    assert convert(checkpoint(tmp_path / "again.pth", published("")), tmp_path / "again.safetensors", SMALL) == first
+    weights = csd_published()
+    convert(checkpoint(tmp_path / "checkpoint.pth", weights), tmp_path / "csd.safetensors", SMALL)
+    convert(checkpoint(tmp_path / "again.pth", csd_published("")), tmp_path / "again.safetensors", SMALL)
+    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "csd.safetensors").read_bytes()
     assert not any("content" in key for key in load_file(tmp_path / "csd.safetensors"))
     found = metrics.make("csd", {"path": str(tmp_path / "csd.safetensors"), "architecture": SMALL}).embed(photos)
     _, prepare = clip_i.blank("", SMALL)
@@ -222,7 +215,7 @@ def test_csd_converted_from_its_checkpoint_is_what_its_own_model_computes(
 
 
 def test_a_checkpoint_with_a_weight_too_few_or_too_many_is_refused(tmp_path: Path) -> None:
-    weights = published()
+    weights = csd_published()
     head = "module.last_layer_style"
     for wrong, said in (
         ({k: v for k, v in weights.items() if k != head}, "1 weights .* missing and 0 unexpected, such as last_layer"),
@@ -241,7 +234,7 @@ class Runs:
 
 def test_code_in_a_checkpoint_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    torch.save({"model_state_dict": published(), "args": Runs()}, "evil.pth")
+    torch.save({"model_state_dict": csd_published(), "args": Runs()}, "evil.pth")
     with pytest.raises(InputFault, match="cannot be read without running code") as fault:
         convert(Path("evil.pth"), Path("csd.safetensors"), SMALL)
     assert "\n" not in str(fault.value)
