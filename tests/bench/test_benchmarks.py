@@ -23,7 +23,8 @@ def test_merging_beside_the_published_way():
 
 @pytest.mark.slow
 def test_scoring_and_sampling_beside_the_reference():
-    said = told("tests.bench.scoring", "--blocks", "1", "--images", "4", "--references", "2", "--concepts", "3")
+    sizes = ("--images", "4", "--references", "2", "--concepts", "3", "--sizes", "tiny")
+    said = told("tests.bench.scoring", "--blocks", "1", *sizes)
     assert said.count("scores differ by") == 2
     assert "of 255" in told("tests.bench.sampling", "--blocks", "1", "--images", "1", "--steps", "2")
 

@@ -8,24 +8,18 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
-from transformers import (
-    CLIPImageProcessorPil,
-    CLIPVisionConfig,
-    CLIPVisionModelWithProjection,
-    ViTConfig,
-    ViTModel,
-)
+from transformers import CLIPImageProcessorPil, CLIPModel, ViTConfig, ViTModel
 
 from stages.core.faults import InputFault
 from stages.core.metric import metrics
 from stages.metrics import clip_i, csd, dino, dino_checkpoint
 from stages.metrics.csd_checkpoint import ARCHITECTURE, convert
+from tests.judges import SIZES, write_clip, write_dino
 
 WIDTH, LAYERS, HEADS, OUT, PIXELS, PATCH = 32, 2, 2, 24, 32, 8
 TOWER = {
@@ -34,14 +28,7 @@ TOWER = {
     "vision_cfg": {"image_size": PIXELS, "patch_size": PATCH, "width": WIDTH, "layers": LAYERS, "head_width": 16},
     "text_cfg": {"context_length": 16, "vocab_size": 100, "width": 16, "heads": 2, "layers": 1},
 }
-SMALL, SMALL_DINO = "ViT-small-for-tests", "vit_small_for_tests"
-BLOCK = {
-    "self_attn.out_proj": "attn.out_proj",
-    "layer_norm1": "ln_1",
-    "layer_norm2": "ln_2",
-    "mlp.fc1": "mlp.c_fc",
-    "mlp.fc2": "mlp.c_proj",
-}
+SMALL = "ViT-small-for-tests"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,12 +37,6 @@ def architecture(tmp_path_factory):
     path = tmp_path_factory.mktemp("architectures") / f"{SMALL}.json"
     path.write_text(json.dumps(TOWER))
     open_clip.add_model_config(path)
-    timm.models.register_model(vit_small_for_tests)
-
-
-def vit_small_for_tests(pretrained=False, **options):
-    sizes = {"img_size": PIXELS, "patch_size": PATCH, "embed_dim": WIDTH, "depth": LAYERS, "num_heads": HEADS}
-    return timm.models.VisionTransformer(**sizes | {k: v for k, v in options.items() if k == "num_classes"})
 
 
 @pytest.fixture
@@ -68,74 +49,25 @@ def photos() -> list[Image.Image]:
     ]
 
 
-def joined(weights: dict[str, Tensor], names: list[str], end: str) -> Tensor:
-    return torch.cat([weights[f"{name}.{end}"] for name in names])
-
-
-def as_open_clip(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """transformers' names of CLIP's picture tower in open_clip's."""
-    model = {key.removeprefix("vision_model."): value for key, value in weights.items()}
-    named = {
-        "class_embedding": model["embeddings.class_embedding"],
-        "conv1.weight": model["embeddings.patch_embedding.weight"],
-        "positional_embedding": model["embeddings.position_embedding.weight"],
-        "proj": model["visual_projection.weight"].T.contiguous(),
-    }
-    for end in ("weight", "bias"):
-        named |= {f"ln_pre.{end}": model[f"pre_layrnorm.{end}"], f"ln_post.{end}": model[f"post_layernorm.{end}"]}
-        for i in range(LAYERS):
-            old, new = f"encoder.layers.{i}", f"transformer.resblocks.{i}"
-            named |= {f"{new}.{theirs}.{end}": model[f"{old}.{ours}.{end}"] for ours, theirs in BLOCK.items()}
-            three = [f"{old}.self_attn.{part}_proj" for part in "qkv"]
-            named[f"{new}.attn.in_proj_{end}"] = joined(model, three, end)
-    return {f"visual.{key}": value for key, value in named.items()}
-
-
 def test_clip_i_is_the_vector_of_transformers(tmp_path: Path, photos: list[Image.Image]) -> None:
-    torch.manual_seed(0)
-    config = CLIPVisionConfig(
-        hidden_size=WIDTH, intermediate_size=4 * WIDTH, projection_dim=OUT, num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS, image_size=PIXELS, patch_size=PATCH, hidden_act="quick_gelu",
-    )  # fmt: skip
-    theirs = CLIPVisionModelWithProjection(config).eval()
-    blank = open_clip.create_model(SMALL, pretrained=None)
-    save_file(blank.state_dict() | as_open_clip(theirs.state_dict()), tmp_path / "clip.safetensors")
-    found = metrics.make("clip_i", {"path": str(tmp_path / "clip.safetensors"), "architecture": SMALL}).embed(photos)
+    found = write_clip(tmp_path / "clip", SIZES["tiny"]).embed(photos)
+    theirs = CLIPModel.from_pretrained(tmp_path / "clip")
     prepare = CLIPImageProcessorPil(size={"shortest_edge": PIXELS}, crop_size={"height": PIXELS, "width": PIXELS})
     with torch.no_grad():
-        wanted = F.normalize(theirs(**prepare(photos, return_tensors="pt")).image_embeds, dim=1)
-    assert torch.allclose(found, wanted, atol=2e-6)
-
-
-def dino_published() -> dict[str, Tensor]:
-    """Random weights under the names of the published file."""
-    torch.manual_seed(0)
-    weights = {}
-    for key, value in timm.create_model(SMALL_DINO, num_classes=0).state_dict().items():
-        names = dino_checkpoint.published(key)
-        weights |= {
-            name: 0.1 * torch.randn_like(part) for name, part in zip(names, value.chunk(len(names)), strict=True)
-        }
-    return weights
+        wanted = theirs.get_image_features(**prepare(photos, return_tensors="pt")).pooler_output
+    assert torch.allclose(found, F.normalize(wanted, dim=1), atol=2e-6)
 
 
 def test_dino_converted_from_its_checkpoint_is_the_class_token_of_transformers(
     tmp_path: Path, photos: list[Image.Image]
 ) -> None:
-    torch.save(dino_published(), tmp_path / "pytorch_model.bin")
-    config = ViTConfig(
-        hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
-        image_size=PIXELS, patch_size=PATCH, layer_norm_eps=1e-6,
-    )  # fmt: skip
-    config.save_pretrained(tmp_path)
-    theirs, told = ViTModel.from_pretrained(tmp_path, add_pooling_layer=False, output_loading_info=True)
+    found = write_dino(tmp_path / "dino", SIZES["tiny"], resize=37).embed(photos)
+    theirs, told = ViTModel.from_pretrained(tmp_path / "dino", add_pooling_layer=False, output_loading_info=True)
     assert not any(told.values())  # the names are those of the file that the paper loads
-    dino_checkpoint.convert(tmp_path / "pytorch_model.bin", tmp_path / "dino.safetensors", SMALL_DINO)
-    options = {"path": str(tmp_path / "dino.safetensors"), "architecture": SMALL_DINO, "resize": 37}
     pixels = torch.stack([dino.preparation(37, PIXELS)(photo) for photo in photos])
     with torch.no_grad():
-        wanted = F.normalize(theirs.eval()(pixels).last_hidden_state[:, 0], dim=1)
-    assert torch.allclose(metrics.make("dino", options).embed(photos), wanted, atol=2e-6)
+        wanted = F.normalize(theirs(pixels).last_hidden_state[:, 0], dim=1)
+    assert torch.allclose(found, wanted, atol=2e-6)
 
 
 def test_at_full_size_dino_has_the_names_and_shapes_of_the_published_model(tmp_path: Path) -> None:
