@@ -7,8 +7,8 @@ Two questions, each answered in both ways, with CLIP-I and DINO:
 
 The reference's way is what its code does, a call per pair and metric: transformers loads processor, tokenizer and model
 from disk, and the model embeds pictures and references, with the gradients' bookkeeping on. Ours: models stay, pictures
-are embedded once however many references they meet, references were embedded when their task was learnt. Both start from
-pictures in memory, and the judges have the same weights, random ones.
+are embedded once however many references they meet, references were embedded when their task was learnt. Both start
+from pictures in memory, and the judges have the same weights, random ones.
 
 On a GPU embedding 40 pictures takes milliseconds and loading takes seconds; on a CPU it is the other way round the
 larger the judges are. So their size decides: `tiny` is nearest to a GPU's proportions, `embedded` has the size of those
