@@ -4,7 +4,8 @@ A step is two functions of tensors in fixed places: `gradient` (loss and backwar
 AdamW). On a GPU each is recorded once as a CUDA graph and replayed; elsewhere the same functions are called. Neither
 tells the host anything: losses and norms are noted on the device and read now and then. A loss or gradient that is not
 finite raises a flag on the device, and from then on no update is applied, so that whenever the notes are read, the
-parameters are those before the step that went wrong.
+parameters are those before the step that went wrong. If it was the gradient, and the loss had been multiplied lest it
+vanish in float16, the steps from there on are taken again with half the factor.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +25,7 @@ from .params import Train
 
 log = logging.getLogger("palimpsest")
 REHEARSALS = 3  # of what is recorded, on a stream of its own, as CUDA graphs need
+PIECE = 1 << 18  # numbers: a norm over many more in one float32 sum is off by a hundredth on a CPU
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class Descent:
         on = self.parameters[0].device
         self._rate, self._loss, self._norm, self._broken = (torch.zeros((), device=on) for _ in range(4))
         self._notes, self._noted = torch.zeros(room, 2, device=on), 0
+        self._magnify = torch.tensor(learner.magnify, device=on)
         self.optimiser = torch.optim.AdamW(
             self.parameters,
             self._rate,
@@ -62,8 +67,13 @@ class Descent:
         self._gradients = [torch.zeros_like(parameter) for parameter in self.parameters]
         for parameter, gradient in zip(self.parameters, self._gradients, strict=True):
             parameter.grad = gradient  # added to and emptied in place from here on
-        rehearse = self._rehearse if recordable(on, options) else None
-        self._gradient, self._update = Replay(self._add_gradient, rehearse), Replay(self._apply, rehearse)
+        self._pieces = [piece for gradient in self._gradients for piece in torch.split(gradient.view(-1), PIECE)]
+        recorder = Recorder(self._rehearse) if recordable(on, options) else None
+        self._gradient, self._update = Replay(self._add_gradient, recorder), Replay(self._apply, recorder)
+
+    def close(self) -> None:
+        """Lets go of graphs and their memory, which refer to this object as it does to them; no step can follow."""
+        del self._gradient, self._update
 
     def gradient(self, inputs: Encodings) -> None:
         """Adds these rows' loss and gradient to the step's."""
@@ -82,6 +92,17 @@ class Descent:
         """Forgets the gradient that was begun."""
         self._loss.zero_()
         torch._foreach_zero_(self._gradients)
+
+    @property
+    def magnify(self) -> float:
+        """By what the loss is multiplied at present."""
+        return float(self._magnify)
+
+    @magnify.setter
+    def magnify(self, factor: float) -> None:
+        """With another factor steps are applied again, also after one whose gradient was not finite."""
+        self._magnify.fill_(factor)
+        self._broken.zero_()
 
     def read(self) -> list[Note]:
         """What the steps since the last reading were like; after one that is not finite nothing was applied."""
@@ -122,15 +143,16 @@ class Descent:
 
     def _add_gradient(self, inputs: Encodings) -> None:
         loss = self.learner.loss(inputs)
-        (loss * self.learner.magnify).backward()  # type: ignore[no-untyped-call]
+        (loss * self._magnify).backward()  # type: ignore[no-untyped-call]
         self._loss.add_(loss.detach())
 
     @torch.no_grad()
     def _apply(self, _: Encodings) -> None:
         gradients = self._gradients
         if self.learner.magnify != 1:
-            torch._foreach_mul_(gradients, 1 / self.learner.magnify)
-        self._norm.copy_(torch.nn.utils.clip_grad_norm_(self.parameters, self.options.clip_norm))
+            torch._foreach_div_(gradients, self._magnify)
+        self._norm.copy_(torch.nn.utils.get_total_norm(self._pieces))
+        torch.nn.utils.clip_grads_with_norm_(self.parameters, self.options.clip_norm, self._norm)
         self._broken.copy_(torch.maximum(self._broken, (~torch.isfinite(self._norm + self._loss)).float()))
         self.optimiser.step()
         torch._foreach_zero_(gradients)
@@ -152,59 +174,77 @@ def recordable(on: torch.device, options: Train) -> bool:
     return on.type == "cuda" and not options.checkpointing
 
 
+class Recorder:
+    """Makes CUDA graphs, in memory that they share: nothing in it outlives a replay, and they are replayed in turn.
+
+    Args:
+        rehearse: runs what it is given without a lasting effect.
+    """
+
+    def __init__(self, rehearse: Callable[[Callable[[], None]], None]) -> None:
+        self._rehearse = rehearse
+        self._pool: Any = None
+
+    def record(self, function: Callable[[], None]) -> Callable[[], None]:
+        """
+        Raises:
+            RuntimeError: it cannot be recorded.
+            torch.OutOfMemoryError: a graph keeps its memory, and there is not enough for this one.
+        """
+        self._rehearse(lambda: aside(function))
+        graph = torch.cuda.CUDAGraph()
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
+
+        def once() -> None:
+            with torch.cuda.graph(graph, pool=self._pool):
+                function()
+
+        self._rehearse(once)
+        return graph.replay
+
+
+def aside(function: Callable[[], None]) -> None:
+    """Calls it as often as it takes before it may be recorded, on a stream of its own."""
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(REHEARSALS):
+            function()
+    torch.cuda.current_stream().wait_stream(stream)
+
+
 class Replay:
     """A function of tensors, fed through tensors in fixed places: one set of them for all inputs of the same shapes.
 
     Args:
-        rehearse: runs what it is given without a lasting effect. Where there is one, the function is recorded as a CUDA
-            graph and replayed from then on; if that fails, it is called as ever.
+        recorder: where there is one, the function is recorded as a CUDA graph and replayed from then on. If that fails,
+            or memory does not do for it, it is called as ever.
     """
 
-    def __init__(
-        self, function: Callable[[Encodings], None], rehearse: Callable[[Callable[[], None]], None] | None
-    ) -> None:
-        self._function, self._rehearse = function, rehearse
+    def __init__(self, function: Callable[[Encodings], None], recorder: Recorder | None) -> None:
+        self._function, self._recorder = function, recorder
         self._places: dict[tuple[object, ...], tuple[dict[str, Tensor], Callable[[], None]]] = {}
 
     def __call__(self, inputs: Encodings) -> None:
         key = tuple((name, value.shape, value.dtype) for name, value in sorted(inputs.items()))
         if key not in self._places:
             places = {name: value.clone() for name, value in inputs.items()}
-            self._places[key] = places, self._prepared(lambda: self._function(places))
+            self._places[key] = places, self._prepared(partial(self._function, places))
         places, run = self._places[key]
         for name, place in places.items():
             place.copy_(inputs[name], non_blocking=True)
         run()
 
     def _prepared(self, function: Callable[[], None]) -> Callable[[], None]:
-        if self._rehearse is None:
+        if self._recorder is None:
             return function
         try:
-            return self._recorded(function, self._rehearse)
+            return self._recorder.record(function)
         except torch.OutOfMemoryError:
-            raise
+            reason = "out of memory"
+            self._places.clear()  # those of other shapes would keep what this one needs
         except RuntimeError as error:
-            log.warning("a step cannot be recorded as a CUDA graph and runs without: %s", error)
-            self._rehearse = None
-            return function
-
-    def _recorded(
-        self, function: Callable[[], None], rehearse: Callable[[Callable[[], None]], None]
-    ) -> Callable[[], None]:
-        def several() -> None:
-            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(REHEARSALS):
-                    function()
-            torch.cuda.current_stream().wait_stream(stream)
-
-        rehearse(several)
-        graph = torch.cuda.CUDAGraph()
-
-        def record() -> None:
-            with torch.cuda.graph(graph):
-                function()
-
-        rehearse(record)
-        return graph.replay
+            reason = str(error)
+        self._recorder = None
+        log.warning("a step cannot be recorded as a CUDA graph and runs without: %s", reason)
+        return function

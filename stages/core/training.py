@@ -12,7 +12,7 @@ import logging
 import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -92,14 +92,14 @@ class Training:
             MachineFault: the memory does not do for one picture.
             Preempted: SIGTERM came; a checkpoint has been written.
         """
-        with self._alone(), StopRequest() as stop:
+        with closing(self.descent), self._alone(), StopRequest() as stop:
             with self.team.leader_first():
                 self._resume()
             if self.step < self.options.steps:
                 self.learner.study(material.images, material.prompts)
             look = observe if observe and self.team.leads else (lambda step, losses: None)
             look(self.step, self.losses)
-            for _ in track(range(self.step, self.options.steps), self.options.steps, "train", self.step):
+            for _ in track(self._remaining(), self.options.steps, "train", self.step):
                 self._one_step(material)
                 if self._stops(stop) and self.step < self.options.steps:
                     self._save()
@@ -110,6 +110,10 @@ class Training:
                 look(self.step, self.losses)
             self._read()
             return self.learner.adapter(), self.losses
+
+    def _remaining(self) -> Iterator[int]:
+        while self.step < self.options.steps:
+            yield self.step
 
     def _alone(self) -> AbstractContextManager[None]:
         return lock(self._lockfile, wait=True) if self.team.leads else contextlib.nullcontext()
@@ -159,9 +163,15 @@ class Training:
         ]
 
     def _read(self) -> None:
+        """What the steps were like; where a gradient was too large for the number format, goes back to its step."""
         for note in self.descent.read():
             if not note.finite:
-                at, found = len(self.losses.loss) + 1, f"loss {note.loss:g}, gradient {note.gradient_norm:g}"
+                self.step = len(self.losses.loss)
+                if math.isfinite(note.loss) and (factor := self.descent.magnify) > 1:
+                    self.descent.magnify = factor / 2
+                    log.info("the gradient of step %d is too large for float16: again, half as large", self.step + 1)
+                    return
+                at, found = self.step + 1, f"loss {note.loss:g}, gradient {note.gradient_norm:g}"
                 raise InputFault(
                     f"training diverged at step {at}: {found}. Lower train.learning_rate; nothing was spoilt."
                 )
@@ -182,7 +192,7 @@ class Training:
         if not self.team.leads:
             return
         told = torch.tensor([self.losses.loss, self.losses.gradient_norm], dtype=torch.float64)
-        facts = {"step": self.step, "micro_batch": self.losses.micro_batch}
+        facts = {"step": self.step, "micro_batch": self.losses.micro_batch, "magnify": self.descent.magnify}
         with artifact.publish(self.folder / f"{self.step:08d}", "checkpoint", facts) as draft:
             save_file({"losses": told} | self.descent.state(), draft / "training.safetensors")
         for old in sorted(self.folder.glob("[0-9]*"))[:-KEPT]:
@@ -201,6 +211,7 @@ class Training:
             loss, norm = tensors["losses"].tolist()
             self.losses = Losses(loss, norm, facts["micro_batch"])
             self.descent.restore(tensors, self.step)
+            self.descent.magnify = facts.get("magnify", self.descent.magnify)
             log.info("going on after step %d of %d", self.step, self.options.steps)
             return
 

@@ -1,10 +1,12 @@
 """The loop on a learner so small that thousands of steps take a second; the real one runs in the tests of the flows."""
 
+import gc
 import os
 import signal
 import subprocess
 import sys
 import time
+import weakref
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from stages.core import descent
+from stages.core import artifact, descent
 from stages.core.adapters import fingerprint, flat
 from stages.core.family import Learner, Row
 from stages.core.faults import InputFault, MachineFault, Preempted
@@ -164,24 +166,85 @@ def test_preempted_means_run_me_again():
     assert Preempted.code == 75
 
 
-def test_what_is_rehearsed_before_it_is_recorded_leaves_no_trace(tmp_path, whole, monkeypatch):
-    def recorded(self, function, rehearse):
-        rehearse(lambda: [function() for _ in range(3)])
+def pretend_to_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    def record(self, function):
+        self._rehearse(lambda: [function() for _ in range(3)])
         return function
 
     monkeypatch.setattr(descent, "recordable", lambda *_: True)
-    monkeypatch.setattr(descent.Replay, "_recorded", recorded)
+    monkeypatch.setattr(descent.Recorder, "record", record)
+
+
+def test_what_is_rehearsed_before_it_is_recorded_leaves_no_trace(tmp_path, whole, monkeypatch):
+    pretend_to_record(monkeypatch)
     assert train(tmp_path / "run") == whole
 
 
-def test_a_step_that_cannot_be_recorded_is_called(tmp_path, whole, monkeypatch, caplog):
-    def fails(self, function, rehearse):
-        raise RuntimeError("operation not permitted when stream is capturing")
+@pytest.mark.parametrize("fault", [RuntimeError("not permitted when stream is capturing"), torch.OutOfMemoryError()])
+def test_a_step_that_cannot_be_recorded_is_called(tmp_path, whole, monkeypatch, caplog, fault):
+    def fails(self, function):
+        raise fault
 
     monkeypatch.setattr(descent, "recordable", lambda *_: True)
-    monkeypatch.setattr(descent.Replay, "_recorded", fails)
+    monkeypatch.setattr(descent.Recorder, "record", fails)
     assert train(tmp_path / "run") == whole
-    assert caplog.text.count("operation not permitted") == 2  # the gradient and the update
+    assert caplog.text.count(str(fault) or "out of memory") == 2  # the gradient and the update
+
+
+def test_a_finished_training_leaves_nothing_that_only_a_collector_of_garbage_would_find(tmp_path, monkeypatch):
+    pretend_to_record(monkeypatch)
+    gc.disable()
+    try:
+        training = Training(Small(), OPTIONS, (0, "0", "01"), tmp_path / "run")
+        training.run(MATERIAL, keep=False)
+        left = weakref.ref(training.descent)
+        del training
+        assert left() is None
+    finally:
+        gc.enable()
+
+
+class Magnified(Small):
+    """Gradients leave the number format where the loss is multiplied by more than 512, in some steps."""
+
+    magnify = 4096.0
+
+    def __init__(self, too_large: range) -> None:
+        super().__init__()
+        self.too_large = too_large
+
+    def loss(self, inputs):
+        loss, at = super().loss(inputs), self.seen
+        loss.register_hook(lambda g: g if g <= 512 or at not in self.too_large else g * float("inf"))
+        return loss
+
+
+@pytest.mark.parametrize("too_large", [range(1), range(1, 100), range(30, 100), range(40, 100), range(26, 27)])
+def test_a_gradient_too_large_for_the_number_format_is_computed_again_with_a_smaller_factor(tmp_path, whole, too_large):
+    learner = Magnified(too_large)
+    assert train(tmp_path / "run", learner) == whole
+    assert (learner.seen > OPTIONS.steps) == bool(too_large.stop > 1)
+    found = artifact.read(max((tmp_path / "run").glob("[0-9]*")), "checkpoint")["magnify"]
+    assert found == {1: 4096.0, 100: 512.0, 27: 2048.0}[too_large.stop]
+    assert train(tmp_path / "run", again := Magnified(range(0))) == whole
+    assert again.seen == 0
+
+
+def test_the_norm_of_many_numbers_is_theirs():
+    class Many(Small):
+        def __init__(self):
+            g = torch.Generator().manual_seed(2)
+            self.a, self.b = nn.Parameter(torch.zeros(20_000_000)), nn.Parameter(torch.zeros(1))
+            self.wanted = torch.randn(20_000_000, generator=g)
+
+        def loss(self, inputs):
+            return (self.a * self.wanted).sum() + self.b.sum()
+
+    learner = Many()
+    steps = descent.Descent(learner, OPTIONS, 9)
+    steps.gradient({})
+    steps.update(0.01)
+    assert steps.read()[0].gradient_norm == pytest.approx(float(learner.wanted.double().norm()), rel=1e-5)
 
 
 def test_the_update_is_that_of_adamw_after_clipping():
