@@ -323,9 +323,9 @@ def test_surprise_17_what_magmax_merges_has_no_low_rank():
 
 
 def test_pictures_are_sampled_in_full_precision_unless_a_preset_says_otherwise():
-    for name in ("sdxl-objects", "sdxl-styles", "sdxl-quick"):
-        assert "dtype: float32" in profiles.text(name)
-    assert "dtype: bfloat16" in profiles.text("sdxl-objects", "24")
+    for name in ("sdxl-objects", "sdxl-styles"):
+        assert profiles.tree(name)["base"]["options"]["dtype"] == "float32"
+        assert profiles.tree(name, "80")["base"]["options"]["dtype"] == "float16"
 
 
 def test_no_surprise_is_passed_over():

@@ -27,7 +27,7 @@ SMALL_JUDGES = {
 
 @pytest.fixture(scope="module")
 def study(standin, tmp_path_factory):
-    """The profile as it is, but for its sizes, its number of steps, and where photos and weights lie."""
+    """The profile as it is, but for its sizes, its number of steps, where photos and weights lie, and the compiler."""
     folder = workspace(tmp_path_factory.mktemp("quick") / "work")
     (folder / "params.yaml").write_text(profiles.text("sdxl-quick"), "utf-8")
     change(
@@ -47,7 +47,7 @@ def study(standin, tmp_path_factory):
         "vae": str(vae),
         "vae_revision": folder_digest(vae),
     }
-    change(folder, base={"options": tree["base"]["options"] | options | {"pixels": 64}})
+    change(folder, base={"options": tree["base"]["options"] | options | {"pixels": 64, "compile": False}})
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         loaded = params.load()

@@ -95,8 +95,9 @@ class SdxlLearner(Learner):
             "weight": weight,
             "time_ids": torch.cat(frames).float(),
         }
-        said = [row.prompt for row in rows]
-        return {name: sent(value) for name, value in made.items()} | {n: v[said] for n, v in self.prompts.items()}
+        # Stacked and not indexed by a list, which would be copied to the device and waited for.
+        told = {name: torch.stack([value[row.prompt] for row in rows]) for name, value in self.prompts.items()}
+        return {name: sent(value) for name, value in made.items()} | told
 
     def _draw(self, row: Row) -> tuple[Tensor, Tensor, Tensor]:
         """A latent from the posterior of the picture, its noise and its time, all from the row's seed."""

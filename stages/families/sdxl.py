@@ -143,9 +143,11 @@ class Sdxl(Family):
 
     def leave(self, *parts: str) -> None:
         """Moves everything but these parts of the pipeline off the device."""
-        if device().type != "cpu":
-            for part in {"unet", "vae", *self.encoders} - {*parts}:
-                getattr(self.pipeline, part).to("cpu")
+        others = [getattr(self.pipeline, part) for part in {"unet", "vae", *self.encoders} - {*parts}]
+        here = [model for model in others if model.device.type != "cpu"]
+        for model in here:
+            model.to("cpu")
+        if here:
             torch.cuda.empty_cache()
 
     @cached_property
@@ -209,9 +211,14 @@ class Sdxl(Family):
         return {"text_embeds": encodings["pooled"], "time_ids": time_ids}
 
     def told(self, prompts: Encodings) -> Prompts:
-        """Everything that sampling tells the UNet; SDXL's empty prompt is zeros."""
-        ids, silence = self.time_ids(len(prompts["text"])), {"pooled": torch.zeros_like(prompts["pooled"])}
-        return Prompts(prompts["text"], self.conditioning(prompts, ids), self.conditioning(silence, ids))
+        """Everything that sampling tells the UNet; SDXL's empty prompt is zeros, unless its model_index.json says
+        otherwise."""
+        ids, pooled, text = self.time_ids(len(prompts["text"])), torch.zeros_like(prompts["pooled"]), None
+        if not self.pipeline.config.get("force_zeros_for_empty_prompt", True):
+            empty = self.embedded(self.encode_prompts([""]))
+            pooled, text = empty["pooled"].expand_as(pooled), empty["text"][0]
+        extra, empty_extra = (self.conditioning(of, ids) for of in (prompts, {"pooled": pooled}))
+        return Prompts(prompts["text"], extra, empty_extra, text)
 
     @cached_property
     def denoiser(self) -> Denoiser:
@@ -231,8 +238,9 @@ class Sdxl(Family):
         batch: int | None = None,
     ) -> list[Image.Image]:
         self.bring("vae")
-        settings = Settings(steps, guidance, scheduler)
-        return self.denoiser.pictures(self.told(self.embedded(prompts)), noise, settings, batch or len(noise))
+        told, settings = self.told(self.embedded(prompts)), Settings(steps, guidance, scheduler)
+        self.leave(*self.shifted, "vae")
+        return self.denoiser.pictures(told, noise, settings, batch or len(noise))
 
 
 def headers(folder: Path) -> dict[str, tuple[Path, list[int]]]:

@@ -84,6 +84,17 @@ def test_pictures_are_those_of_the_plain_pipeline(family, delta, scheduler, guid
     assert int(np.abs(levels(pictures) - levels(plain(family, noise, 6, guidance, scheduler, "pil"))).max()) <= 1
 
 
+def test_a_base_whose_empty_prompt_is_encoded_is_sampled_as_diffusers_does():
+    """Where model_index.json has `force_zeros_for_empty_prompt: false`, as some models of SDXL's kind have."""
+    family = load().family
+    family = type(family)(path=family.path, revision=family.revision)
+    family.pipeline.register_to_config(force_zeros_for_empty_prompt=False)
+    noise, size = noise_of(family), {"height": family.pixels, "width": family.pixels}
+    wanted = family.pipeline(PROMPTS, latents=noise, num_inference_steps=4, guidance_scale=5.0, **size).images
+    found = family.sample(family.encode_prompts(PROMPTS), noise, 4, 5.0, "euler")
+    assert int(np.abs(levels(found) - levels(wanted)).max()) <= 1
+
+
 def test_batches_change_nothing_but_roundings_and_leave_the_model_as_it_was(family):
     own = dict(family.pipeline.unet.attn_processors)
     encodings, noise = family.encode_prompts(PROMPTS), noise_of(family)

@@ -79,7 +79,8 @@ def plain(family, encodings):
     extra = {"text_embeds": prompts["pooled"], "time_ids": torch.tensor([[32, 32, 0, 0, 32, 32]] * 2)}
     for _ in range(OPTIONS.steps):
         found = unet(schedule.add_noise(latents, noise, times), times, prompts["text"], added_cond_kwargs=extra).sample
-        loss = nn.functional.mse_loss(found, schedule.get_velocity(latents, noise, times))
+        epsilon = schedule.config.prediction_type == "epsilon"
+        loss = nn.functional.mse_loss(found, noise if epsilon else schedule.get_velocity(latents, noise, times))
         loss.backward()
         norm = nn.utils.clip_grad_norm_(parameters, OPTIONS.clip_norm)
         optimiser.step()
@@ -111,6 +112,17 @@ def reference(family, encodings):
 def test_steps_have_the_numbers_of_the_plain_loop(family, encodings, reference, layers):
     options = OPTIONS.model_copy(update={"layers": layers})
     agree(trained(family, encodings, options), reference, 1e-5, 1e-4)
+
+
+def test_what_predicts_noise_as_sdxl_does_has_the_numbers_of_the_plain_loop_too(family, encodings, reference):
+    own = family.pipeline.scheduler
+    family.pipeline.scheduler = type(own).from_config(own.config, prediction_type="epsilon")
+    try:
+        found, wanted = trained(family, encodings), plain(family, encodings)
+    finally:
+        family.pipeline.scheduler = own
+    assert found[1][0].loss != pytest.approx(reference[1][0].loss, rel=0.01)
+    agree(found, wanted, 1e-5, 1e-4)
 
 
 def test_checkpointing_changes_no_number(family, encodings):
