@@ -4,8 +4,10 @@ import json
 from argparse import Namespace
 
 import pytest
+from PIL import Image
 
-from stages.core import params, profiles
+from stages.core import calibration, params, profiles, steps
+from stages.core.adapters import delta_fingerprint
 from stages.core.calibration import Cost
 from stages.core.workload import count
 from stages.forecast import forecast
@@ -18,7 +20,7 @@ def test_the_counts_of_the_default_study_are_those_of_its_parameters():
     assert work.steps == 300 * (1 + 4 * 9)  # the first task is the same for all four
     assert work.images == 4 * sum((20 + 5) * task for task in range(1, 11)) + 250
     assert work.sampled == work.images - 3 * (20 + 5)
-    assert work.dense_states == 9
+    assert (work.dense_states, work.first) == (9, 1)
     shapes = params.load().family.shapes().values()
     assert work.adapter_bytes == 4 * 16 * sum(rows + columns for rows, columns in shapes)
 
@@ -35,6 +37,30 @@ def test_any_profile_can_be_counted(name, capsys):
 def test_a_spread_is_that_of_the_single_measurements():
     assert Cost.of([3.0, 1.0, 2.0]) == Cost(2.0, 1.0, 3.0)
     assert Cost.of([float(k) for k in range(20)]) == Cost(9.5, 2.0, 17.0)
+
+
+def test_a_pictures_cost_grows_with_its_steps_and_what_is_done_once_is_counted_once(tmp_path, monkeypatch):
+    """By a clock that only sampling moves: 60 seconds to compile, 0.5 for a picture and 0.02 for each of its steps."""
+    clock, calls = [0.0], []
+
+    def sample(some, state, groups):
+        folder = tmp_path / f"model{len(calls)}" / "group"
+        folder.mkdir(parents=True)
+        files = [folder / f"{number}.png" for number in range(some.sample.images * len(groups[0]))]
+        for file in files:
+            Image.new("RGB", (8, 8)).save(file)
+        clock[0] += len(files) * (0.5 + 0.02 * some.sample.steps) + (60 if not calls else 0)
+        calls.append(delta_fingerprint(state.delta))
+        return [files]
+
+    monkeypatch.setattr(calibration, "_clock", lambda: clock[0])
+    monkeypatch.setattr(steps, "sample", sample)
+    study = params.load()
+    once, cost, pictures, size = calibration._sample(study)
+    assert once == pytest.approx(60)
+    assert cost.each == pytest.approx(0.5 + 0.02 * study.sample.steps)
+    assert len({*calls}) == 1 + calibration.REPEATS  # never one whose pictures are there already
+    assert (pictures[0].size, size > 50) == ((8, 8), True)
 
 
 @pytest.mark.slow

@@ -55,14 +55,14 @@ class Cost:
 @dataclass(frozen=True)
 class Calibration:
     device: str
-    start: float  # seconds until the first training steps are done: loading, compiling
+    start: float  # seconds of what is done once: loading, recording, compiling
     train: Cost  # of a step
     sample: Cost  # of a picture
     score: Cost  # of a picture, by all judges
     merge: Cost  # with its check
     picture_bytes: float  # of a PNG
     vector_bytes: int  # of a picture's embeddings
-    memory: dict[str, int]  # peak bytes: of the device by part, or of the process
+    memory: dict[str, int]  # peak bytes: taken from the device by part, and held by the process
 
 
 def calibrate(params: Params, measured: int = 12) -> Calibration:
@@ -75,21 +75,21 @@ def calibrate(params: Params, measured: int = 12) -> Calibration:
     """
     memory: dict[str, int] = {}
     start, train = _part("train", memory, lambda: _train(params, measured))
-    sample, pictures, size = _part("sample", memory, lambda: _sample(params))
+    once, sample, pictures, size = _part("sample", memory, lambda: _sample(params))
     score, width = _part("score", memory, lambda: _score(params, pictures))
     merge = _part("merge", memory, lambda: _merge(params))
-    if device().type != "cuda":
-        memory = {"process": _resident()}
-    return Calibration(_name(), start, train, sample, score, merge, size, width, memory)
+    memory["process"] = _resident()
+    return Calibration(_name(), start + once, train, sample, score, merge, size, width, memory)
 
 
 def _part(name: str, memory: dict[str, int], work: Callable[[], object]) -> Any:
     log.info("measuring: %s", name)
     if device().type == "cuda":
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     found = work()
     if device().type == "cuda":
-        memory[name] = torch.cuda.max_memory_allocated()
+        memory[name] = torch.cuda.max_memory_reserved()  # with what graphs keep for themselves
     return found
 
 
@@ -141,7 +141,8 @@ def _train(params: Params, measured: int) -> tuple[float, Cost]:
     return ticks[WARM_UP - 1] - began, Cost.of([b - a for a, b in pairwise(ticks[WARM_UP - 1 :])])
 
 
-def _sample(params: Params) -> tuple[Cost, list[Image.Image], float]:
+def _sample(params: Params) -> tuple[float, Cost, list[Image.Image], float]:
+    """Seconds of what is done once, of each picture, the pictures, and the bytes of one."""
     concept = next(iter(params.concepts(params.domains[0], params.orders[0]).values()))
     options = params.sample
     prompts = concept.prompts[: max(1, options.batch // options.images)]
@@ -157,13 +158,15 @@ def _sample(params: Params) -> tuple[Cost, list[Image.Image], float]:
         shutil.rmtree(files[0].parent.parent, ignore_errors=True)
         return took / len(files), pictures, size
 
-    seconds(FEW, 0)
-    found = []
+    first, _, _ = seconds(FEW, 0)
+    found, again = [], []
     for turn in range(1, REPEATS + 1):
         (few, _, _), (more, pictures, size) = seconds(FEW, turn), seconds(MORE, turn)
         slope = max(0.0, more - few) / (MORE - FEW)
         found.append(max(few, few + slope * (options.steps - FEW)))
-    return Cost.of(found), pictures, size
+        again.append(few)
+    once = max(0.0, first - statistics.median(again)) * len(pictures)
+    return once, Cost.of(found), pictures, size
 
 
 def _open(path: Path) -> Image.Image:

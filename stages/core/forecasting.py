@@ -11,7 +11,9 @@ from .text import in_columns
 from .training import KEPT
 from .workload import Workload
 
-LEFT_OUT = "Not counted: the photos' preparation, the report, and what other work on this machine takes away."
+LEFT_OUT = (
+    "Not counted: the photos' preparation, reading and writing states, the report, and what other work takes away here."
+)
 
 
 def hours(work: Workload, found: Calibration) -> dict[str, dict[str, float]]:
@@ -38,7 +40,8 @@ def disk(work: Workload, picture_bytes: float = 0.0, vector_bytes: int = 0) -> d
     return {
         "cache": int(work.kept_adapters * one + dense + work.sampled * picture_bytes + tables),
         "workspace": int(work.placed_adapters * one + dense + work.images * picture_bytes + tables),
-        "scratch": int(work.sampled * picture_bytes + KEPT * 3 * one),  # pictures by model; one task's checkpoints
+        # Pictures by model; the checkpoints of first tasks, for other strategies, and of one other task.
+        "scratch": int(work.sampled * picture_bytes + (work.first + 1) * KEPT * 3 * one),
     }
 
 

@@ -28,6 +28,7 @@ class Workload:
     tasks: int  # in a run
     adapters: int  # written; as many merges
     trained: int  # of them trained, not shared
+    first: int  # of these, first tasks, whose checkpoints stay for others that start alike
     steps: int  # of training, all together
     images: int  # written
     sampled: int  # of them sampled, not shared
@@ -59,6 +60,7 @@ def count(params: Params) -> Workload:
         tasks=tasks,
         adapters=adapters,
         trained=trained,
+        first=0 if begun else chains * len(started),
         steps=trained * params.train.steps,
         images=written,
         sampled=sampled,
