@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import re
 import shutil
 import sys
@@ -13,17 +14,19 @@ import pytest
 import torch
 
 import stages.export as command
+from flows import cli
 from stages.adopt import adopt
 from stages.core import artifact, params
 from stages.core.adapters import load_adapter, save_adapter
 from stages.core.card import card
 from stages.core.cli import main
+from stages.core.ending import attempt
 from stages.core.faults import ConfigFault, InputFault, MachineFault
 from stages.core.origin import find
 from stages.core.runs import runs, sequences
 from stages.core.seeds import generator
 from stages.core.steps import provenance, sample
-from stages.core.strategy import State
+from stages.core.strategy import State, strategies
 from stages.core.weights import Adapter, Delta
 from stages.export import export
 from stages.merge import merge
@@ -38,8 +41,8 @@ CREDIT = "Ann | <b>Bee</b>"
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """Two tasks merged by two strategies; the adapters are drawn instead of trained."""
-    folder = workspace(tmp_path_factory.mktemp("export") / "work", strategies=["merge_init", "magmax"])
+    """Two tasks merged by every strategy; the adapters are drawn instead of trained."""
+    folder = workspace(tmp_path_factory.mktemp("export") / "work", strategies=sorted(strategies.classes))
     with pytest.MonkeyPatch.context() as monkey, patch.object(artifact, "sync"):
         monkey.chdir(folder)
         loaded = params.load()
@@ -244,6 +247,54 @@ def test_a_command_answers_in_one_line(study, tmp_path, monkeypatch, capsys):
         main(command.__doc__, command.export, None, more=command.arguments)
     assert caught.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: --rank 0: at least 1")
+
+
+@pytest.fixture
+def said(monkeypatch, capsys):
+    """Runs `palimpsest` in this process; gives its exit code and the last line that it said."""
+    monkeypatch.setattr("stages.core.cli.guard", lambda: None)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+
+    def run(*words: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["palimpsest", *map(str, words)])
+        try:
+            code = attempt(cli._work)
+        except SystemExit as end:
+            code = end.code or 0
+        out, err = capsys.readouterr()
+        return code, (err if code else out).splitlines()[-1]
+
+    return run
+
+
+@pytest.fixture
+def without_states(study):
+    """What a finished study comes down to that has kept its adapters only."""
+    states = sorted(Path("runs").rglob("state"))
+    assert len(states) == len(runs(study)) * 3
+    for path in states:
+        path.rename(path.with_name("away"))
+    yield
+    for path in states:
+        path.with_name("away").rename(path)
+
+
+@pytest.mark.parametrize("strategy", sorted(strategies.classes))
+def test_states_that_are_gone_are_handed_on_all_the_same(study, tmp_path, said, request, strategy):
+    run, folders = f"objects/0/{strategy}/0", {name: tmp_path / name for name in ("before", "after")}
+    for name, folder in folders.items():
+        if name == "after":
+            request.getfixturevalue("without_states")
+        assert said("export", run, "--task", "02", "--to", folder)[0] == 0
+        assert said("paint", run, "--task", "02", "--prompt", "a sks star", "--to", folder)[0] == 0
+    kept = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders.values()]
+    assert kept[0] == kept[1]
+    assert len(kept[0]) == 3
+    adapter = Path("runs/small", run, "01/adapter/manifest.json")
+    adapter.rename(adapter.with_suffix(".away"))
+    code, line = said("export", run, "--task", "02", "--to", tmp_path / "third")
+    adapter.with_suffix(".away").rename(adapter)
+    assert (code, "01/adapter: there is no manifest.json" in line) == (3, True)
 
 
 def test_pictures_are_those_that_the_study_would_sample(study, tmp_path):
