@@ -36,6 +36,7 @@ from stages.start import start
 from tests.core.readers import comfyui, ldm_names, opened
 from tests.workspace import workspace
 
+pytestmark = pytest.mark.filterwarnings("ignore:'stages:RuntimeWarning")  # commands are run in this process
 CREDIT = "Ann | <b>Bee</b>"
 
 
@@ -236,7 +237,7 @@ def test_what_was_exported_can_be_adopted_and_exported_again(study, tmp_path, fo
     again = exported(study, str(there), tmp_path / "again", task=None, what="adapter")
     assert apart(comfyui(opened(again)[0], ldm_names(2, 1, delta.modules)), delta) < 1e-3
     assert "trained elsewhere" in again.with_name("README.md").read_text()
-    with pytest.raises(InputFault, match="holds state"):
+    with pytest.raises(ConfigFault, match="02/state: is in the way"):
         adopt(study, None, Namespace(file=path, to=Path("runs/small/objects/0/merge_init/0/02/state"), alpha=None))
 
 
@@ -265,6 +266,50 @@ def said(monkeypatch, capsys):
         return code, (err if code else out).splitlines()[-1]
 
     return run
+
+
+def test_a_place_that_is_taken_is_a_wrong_argument(study, tmp_path, said):
+    lora, empty, file = tmp_path / "lora.safetensors", tmp_path / "empty", tmp_path / "file"
+    assert said("export", SUM, "--task", "02", "--to", lora)[0] == 0
+    empty.mkdir()
+    file.write_text("mine")
+    for place in (empty, Path("runs"), Path("runs/small")):
+        code, line = said("import", lora, "--to", place)
+        assert (code, line.startswith(f"error: {place}: is in the way")) == (2, True)
+    commands = (
+        ["import", lora],
+        ["export", SUM, "--task", "02"],
+        ["paint", SUM, "--task", "02", "--prompt", "a star"],
+    )
+    for words in commands:
+        for place in (file, file / "inside"):
+            code, line = said(*words, "--to", place)
+            assert (code, line.startswith(f"error: {file}: is a file")) == (2, True)
+    assert file.read_text() == "mine"
+    assert not list(empty.iterdir())
+    for _ in range(2):
+        assert said("import", lora, "--to", tmp_path / "new")[0] == 0
+
+
+@pytest.mark.parametrize("rank", [None, "1", "9999"])
+def test_the_error_of_every_layer_is_said_where_a_rank_cuts(study, tmp_path, caplog, said, rank):
+    words = ["export", DENSE, "--task", "02", "--to", tmp_path / "here", "--accept-error"]
+    with caplog.at_level("INFO", "palimpsest"):
+        code, line = said(*words, *(["--rank", rank] if rank else []))
+    told = [r.getMessage().split() for r in caplog.records if r.getMessage().split()[0] in study.family.shapes()]
+    assert code == 0
+    if rank != "1":
+        assert not told
+        return
+    assert sorted(name for name, _ in told) == sorted(study.family.shapes())
+    errors = [float(error) for _, error in told]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[0] > 0.1
+    assert f"({told[0][0]})" in line
+    caplog.clear()
+    with caplog.at_level("INFO", "palimpsest"):
+        assert said(*words[:-1], "--rank", rank)[0] == 3
+    assert len(caplog.records) >= len(told)  # also where it is refused
 
 
 @pytest.fixture

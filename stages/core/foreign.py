@@ -10,6 +10,7 @@ import json
 import math
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import weightfile
+from . import artifact, weightfile
 from .family import KnownAs
 from .faults import ConfigFault, InputFault
 from .formats import TEXT, TRUNK, kohya_names, layers_per_block, part, pattern
@@ -66,6 +67,18 @@ def adopt(path: Path, shapes: Shapes, base: KnownAs, alpha: float | None = None)
         if not bool(adapter.module(module).isfinite().all()):
             raise InputFault(f"{path}: {module}: what its factors and their scale make is not finite in float32.")
     return Foreign(adapter, kind, metadata, tuple(_warnings(halves, scales)))
+
+
+def vacant(folder: Path) -> None:
+    """
+    Raises:
+        ConfigFault: something is in the way of what is taken in, other than what was taken in before.
+    """
+    artifact.check_folder(folder)
+    with suppress(InputFault):
+        if not folder.exists() or "adopted" in artifact.read(folder, "adapter"):
+            return
+    raise ConfigFault(f"{folder}: is in the way: it is there already, and not what this writes. Give another --to.")
 
 
 def _check_base(path: Path, metadata: Mapping[str, str], base: KnownAs) -> None:
