@@ -12,15 +12,17 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from ruamel.yaml import YAML
 
 import stages.export as command
 from flows import cli
 from stages.adopt import adopt
 from stages.core import artifact, params
 from stages.core.adapters import load_adapter, save_adapter
-from stages.core.card import card
+from stages.core.card import card, metadata
 from stages.core.cli import main
 from stages.core.ending import attempt
+from stages.core.family import families
 from stages.core.faults import ConfigFault, InputFault, MachineFault
 from stages.core.origin import find
 from stages.core.runs import runs, sequences
@@ -134,6 +136,7 @@ def test_it_tells_what_it_is(study, tmp_path):
     assert {float(value) for name, value in file.items() if name.endswith(".alpha")} == {8.0}
     assert json.loads(notes["ss_tag_frequency"])["zwz_heart"] == {"a photo of a zwz heart": 6}
     assert "base model: Apache-2.0; pictures: " in notes["modelspec.license"]
+    assert notes["ss_network_args"] == "{}"
     assert not re.search(r"20\d\d-\d\d", json.dumps(notes))
     card = path.with_name("README.md").read_text()
     for said in (
@@ -144,6 +147,40 @@ def test_it_tells_what_it_is(study, tmp_path):
         "content sha256",
     ):
         assert said in card
+
+
+def based(study, name, **options):
+    """The study as if its base were another."""
+    base = study.base.model_copy(update={"name": name, "options": study.base.options | options})
+    made = study.model_copy(update={"base": base})
+    made.__dict__["family"] = families.make(name, base.options)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "licence", "repo"),
+    [
+        ("toy", "data/world/base", "Apache-2.0", "base"),
+        ("sdxl", "data/models/sdxl-base-1.0", "CreativeML Open RAIL++-M", "stabilityai/stable-diffusion-xl-base-1.0"),
+        ("sdxl", "/tmp/standin", "unknown", "standin"),
+        ("sdxl", "data/models/my-fine-tune", "unknown", "my-fine-tune"),
+        ("sd15", "data/models/sd-1.5", "CreativeML Open RAIL-M", "stable-diffusion-v1-5/stable-diffusion-v1-5"),
+        ("sd15", "data/models/sd-1.5-mine", "unknown", "sd-1.5-mine"),
+    ],
+)
+def test_terms_are_those_of_the_weights_and_names_those_of_the_kind(study, name, path, licence, repo):
+    origin, other = find(study, SUM, "02", "state"), based(study, name, path=path)
+    for form in ("kohya", "diffusers"):
+        notes = metadata(other, origin, form, "4", "0")
+        assert notes["modelspec.license"].startswith(f"base model: {licence}; pictures: ")
+        ldm = form == "kohya" and name != "sd15"
+        assert notes["modelspec.implementation"] == (
+            "https://github.com/Stability-AI/generative-models" if ldm else "diffusers"
+        )
+        front = YAML(typ="safe").load(card(other, origin, "a.safetensors", form, "it", None).split("---")[1])
+        assert front["base_model"] == repo
+        assert front["license_name"] == notes["modelspec.license"]
+        assert set(front) == {"tags", "license", "license_name", "base_model", "instance_prompt"}
 
 
 def test_text_from_photos_cannot_become_markup(study, tmp_path):
@@ -237,6 +274,7 @@ def test_what_was_exported_can_be_adopted_and_exported_again(study, tmp_path, fo
     again = exported(study, str(there), tmp_path / "again", task=None, what="adapter")
     assert apart(comfyui(opened(again)[0], ldm_names(2, 1, delta.modules)), delta) < 1e-3
     assert "trained elsewhere" in again.with_name("README.md").read_text()
+    assert "; adapter: base model: Apache-2.0; pictures: " in opened(again)[1]["modelspec.license"]
     with pytest.raises(ConfigFault, match="02/state: is in the way"):
         adopt(study, None, Namespace(file=path, to=Path("runs/small/objects/0/merge_init/0/02/state"), alpha=None))
 

@@ -141,7 +141,7 @@ def write(params: Params, origin: Origin, packed: Packed, form: Format, dtype: s
     """
     weights, readme, picture = places(target, origin.name, form)
     hashed = weightfile.content_hash(packed.tensors)
-    notes = metadata(params, origin, packed.rank, hashed) | packed.metadata
+    notes = metadata(params, origin, form, packed.rank, hashed) | packed.metadata
     weightfile.write(weights, packed.tensors, notes)
     if origin.picture:
         put(picture, [origin.picture.read_bytes()])
