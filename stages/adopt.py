@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from stages.core import artifact
 from stages.core.cli import log, main
-from stages.core.faults import ConfigFault
 
 if TYPE_CHECKING:
     from stages.core.params import Params
@@ -31,9 +30,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def adopt(params: Params, key: None, args: argparse.Namespace) -> None:
     from stages.core.adapters import save_adapter
     from stages.core.foreign import adopt as read_foreign
+    from stages.core.foreign import vacant
 
-    if args.to.exists() and not (args.to.is_dir() and artifact.read(args.to, "adapter").get("adopted")):
-        raise ConfigFault(f"{args.to}: is there already and holds something else. Give another --to.")
+    vacant(args.to)
     found = read_foreign(args.file, params.family.shapes(), params.family.known_as, args.alpha)
     facts = {
         "family": params.base.name,

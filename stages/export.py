@@ -4,8 +4,8 @@ reads   the state or adapter after the task, the data of its concepts, the sheet
 writes  the weights as safetensors, a model card, and the sheet
 
 --format kohya is what ComfyUI, A1111, Forge and kohya's scripts load; diffusers loads it too, except whole matrices.
-Nothing is lost but what the number format rounds off, unless --rank asks for less. A folder that stages.adopt has
-written can stand for the run.
+Nothing is lost but what the number format rounds off, unless --rank asks for less: then every layer's error is said. A
+state that is not there is made again from the adapters. A folder of stages.adopt can stand for the run.
 """
 
 from __future__ import annotations
@@ -32,18 +32,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rank", type=int, metavar="N", help="the closest adapter of this rank instead of all of it")
     parser.add_argument("--accept-error", action="store_true", help="also if a layer loses over a tenth of itself")
     parser.add_argument("--to", required=True, type=Path, metavar="PLACE", help="NAME.safetensors, or a folder")
-    parser.add_argument("--verbose", action="store_true", help="the error of every layer")
+    parser.add_argument("--verbose", action="store_true", help="every layer's error, also where --rank cuts none")
 
 
 def export(params: Params, key: None, args: argparse.Namespace) -> None:
-    from stages.core.exporting import DTYPES, ROUGH, check_truncation, pack, write
+    from stages.core.exporting import DTYPES, ROUGH, check_truncation, pack, vacant, write
     from stages.core.formats import layers_per_block
     from stages.core.origin import find
 
     origin = find(params, args.key, args.task, args.what)
+    vacant(args.to, origin.name, args.format)
     layers = layers_per_block(params.family.shapes()) if params.family.known_as.ldm_blocks else None
     packed = pack(origin.delta, args.format, DTYPES[args.dtype], args.rank, layers)
-    for name, error in sorted(packed.errors.items()) if args.verbose else ():
+    for name, error in packed.layers() if packed.cut or args.verbose else ():
         log.info("%-90s %.3g", name, error)
     if args.rank is not None:
         check_truncation(packed, args.accept_error)

@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.core.artifact import put
+from stages.core.artifact import check_folder, put
 from stages.core.cli import main
 from stages.core.faults import ConfigFault
 
@@ -34,6 +34,7 @@ def paint(params: Params, key: None, args: argparse.Namespace) -> None:
     from stages.core.strategy import State
 
     cells = product(range(len(args.prompt)), range(params.sample.images))
+    check_folder(args.to)
     wanted = {cell: args.to / "{:02d}-{:02d}.png".format(*cell) for cell in cells}
     if taken := [path for path in wanted.values() if path.exists()]:
         raise ConfigFault(f"{taken[0]}: is there already. Give another --to.")

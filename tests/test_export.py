@@ -1,67 +1,34 @@
-"""Export and adoption as commands, on a run of the embedded base; diffusers itself is one of the readers."""
+"""Export and adoption, on a run of the embedded base; diffusers itself is one of the readers."""
 
-import importlib
 import json
 import re
 import shutil
-import sys
 from argparse import Namespace
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 import torch
+from ruamel.yaml import YAML
 
-import stages.export as command
 from stages.adopt import adopt
-from stages.core import artifact, params
-from stages.core.adapters import load_adapter, save_adapter
-from stages.core.card import card
-from stages.core.cli import main
+from stages.core import artifact
+from stages.core.adapters import load_adapter
+from stages.core.card import card, metadata
+from stages.core.family import families
 from stages.core.faults import ConfigFault, InputFault, MachineFault
 from stages.core.origin import find
-from stages.core.runs import runs, sequences
-from stages.core.seeds import generator
-from stages.core.steps import provenance, sample
-from stages.core.strategy import State
-from stages.core.weights import Adapter, Delta
+from stages.core.weights import Delta
 from stages.export import export
-from stages.merge import merge
-from stages.paint import paint
-from stages.prepare import prepare
-from stages.start import start
 from tests.core.readers import comfyui, ldm_names, opened
-from tests.workspace import workspace
+from tests.drawn import DENSE, SUM, drawn
 
 CREDIT = "Ann | <b>Bee</b>"
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """Two tasks merged by two strategies; the adapters are drawn instead of trained."""
-    folder = workspace(tmp_path_factory.mktemp("export") / "work", strategies=["merge_init", "magmax"])
-    with pytest.MonkeyPatch.context() as monkey, patch.object(artifact, "sync"):
-        monkey.chdir(folder)
-        loaded = params.load()
-        for task in loaded.tasks:
-            prepare(loaded, sequences(loaded)[0], Namespace(task=task.index))
-        for run in runs(loaded):
-            start(loaded, run, Namespace())
-            for task in loaded.tasks:
-                _adapter(loaded, run, task.index)
-                merge(loaded, run, Namespace(task=task.index))
-        yield loaded
-
-
-def _adapter(study, run, index):
-    g = generator(index)
-    a = {n: torch.randn(4, c, generator=g) / 4 for n, (_, c) in study.family.shapes().items()}
-    made = Adapter(a, {n: 0.05 * torch.randn(r, 4, generator=g) for n, (r, _) in study.family.shapes().items()}, 2.0)
-    data = artifact.read(run.sequence.data(index), "data")
-    facts = provenance(study, run) | {"concept": data["concept"], "scale": 2.0, "position": int(index)}
-    facts["train"] = study.train.model_dump(mode="json")
-    with artifact.publish(run.at(index) / "adapter", "adapter", facts) as draft:
-        save_adapter(draft / "adapter.safetensors", made)
+    yield from drawn(tmp_path_factory.mktemp("export"))
 
 
 def exported(study, run, to, **options):
@@ -74,9 +41,6 @@ def exported(study, run, to, **options):
 def apart(found, delta):
     assert sorted(found) == delta.modules
     return max(float((found[n].detach().float() - shift).norm() / shift.norm()) for n, shift in delta.matrices())
-
-
-SUM, DENSE = "objects/0/merge_init/0", "objects/0/magmax/0"
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("fp16", 1e-3), ("fp32", 1e-6)])
@@ -130,6 +94,7 @@ def test_it_tells_what_it_is(study, tmp_path):
     assert {float(value) for name, value in file.items() if name.endswith(".alpha")} == {8.0}
     assert json.loads(notes["ss_tag_frequency"])["zwz_heart"] == {"a photo of a zwz heart": 6}
     assert "base model: Apache-2.0; pictures: " in notes["modelspec.license"]
+    assert notes["ss_network_args"] == "{}"
     assert not re.search(r"20\d\d-\d\d", json.dumps(notes))
     card = path.with_name("README.md").read_text()
     for said in (
@@ -140,6 +105,40 @@ def test_it_tells_what_it_is(study, tmp_path):
         "content sha256",
     ):
         assert said in card
+
+
+def based(study, name, **options):
+    """The study as if its base were another."""
+    base = study.base.model_copy(update={"name": name, "options": study.base.options | options})
+    made = study.model_copy(update={"base": base})
+    made.__dict__["family"] = families.make(name, base.options)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "licence", "repo"),
+    [
+        ("toy", "data/world/base", "Apache-2.0", "base"),
+        ("sdxl", "data/models/sdxl-base-1.0", "CreativeML Open RAIL++-M", "stabilityai/stable-diffusion-xl-base-1.0"),
+        ("sdxl", "/tmp/standin", "unknown", "standin"),
+        ("sdxl", "data/models/my-fine-tune", "unknown", "my-fine-tune"),
+        ("sd15", "data/models/sd-1.5", "CreativeML Open RAIL-M", "stable-diffusion-v1-5/stable-diffusion-v1-5"),
+        ("sd15", "data/models/sd-1.5-mine", "unknown", "sd-1.5-mine"),
+    ],
+)
+def test_terms_are_those_of_the_weights_and_names_those_of_the_kind(study, name, path, licence, repo):
+    origin, other = find(study, SUM, "02", "state"), based(study, name, path=path)
+    for form in ("kohya", "diffusers"):
+        notes = metadata(other, origin, form, "4", "0")
+        assert notes["modelspec.license"].startswith(f"base model: {licence}; pictures: ")
+        ldm = form == "kohya" and name != "sd15"
+        assert notes["modelspec.implementation"] == (
+            "https://github.com/Stability-AI/generative-models" if ldm else "diffusers"
+        )
+        front = YAML(typ="safe").load(card(other, origin, "a.safetensors", form, "it", None).split("---")[1])
+        assert front["base_model"] == repo
+        assert front["license_name"] == notes["modelspec.license"]
+        assert set(front) == {"tags", "license", "license_name", "base_model", "instance_prompt"}
 
 
 def test_text_from_photos_cannot_become_markup(study, tmp_path):
@@ -233,38 +232,6 @@ def test_what_was_exported_can_be_adopted_and_exported_again(study, tmp_path, fo
     again = exported(study, str(there), tmp_path / "again", task=None, what="adapter")
     assert apart(comfyui(opened(again)[0], ldm_names(2, 1, delta.modules)), delta) < 1e-3
     assert "trained elsewhere" in again.with_name("README.md").read_text()
-    with pytest.raises(InputFault, match="holds state"):
+    assert "; adapter: base model: Apache-2.0; pictures: " in opened(again)[1]["modelspec.license"]
+    with pytest.raises(ConfigFault, match="02/state: is in the way"):
         adopt(study, None, Namespace(file=path, to=Path("runs/small/objects/0/merge_init/0/02/state"), alpha=None))
-
-
-def test_a_command_answers_in_one_line(study, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["export", SUM, "--task", "02", "--to", str(tmp_path / "x"), "--rank", "0"])
-    monkeypatch.setattr("stages.core.cli.guard", lambda: None)
-    with pytest.raises(SystemExit) as caught:
-        main(command.__doc__, command.export, None, more=command.arguments)
-    assert caught.value.code == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith("error: --rank 0: at least 1")
-
-
-def test_pictures_are_those_that_the_study_would_sample(study, tmp_path):
-    words = ["a photo of a sks star", "a heart"]
-    args = Namespace(key=SUM, task="02", what="state", prompt=words, to=tmp_path / "painted")
-    paint(study, None, args)
-    painted = sorted(args.to.iterdir())
-    assert [path.name for path in painted] == ["00-00.png", "01-00.png"]
-    (files,) = sample(study, State(find(study, SUM, "02", "state").delta), [words[:1]])
-    assert files[0].read_bytes() == painted[0].read_bytes() != painted[1].read_bytes()
-    with pytest.raises(ConfigFault, match=r"00-00\.png: is there already"):
-        paint(study, None, args)
-
-
-@pytest.mark.parametrize("name", ["export", "adopt", "paint", "forecast"])
-def test_every_command_explains_itself(name, monkeypatch, capsys):
-    module = importlib.import_module(f"stages.{name}")
-    monkeypatch.setattr(sys, "argv", [name, "--help"])
-    with pytest.raises(SystemExit) as caught:
-        main(module.__doc__, getattr(module, name), None, more=module.arguments)
-    assert caught.value.code == 0
-    said = capsys.readouterr().out
-    assert "exit codes: 0 done" in said
-    assert f"python -m stages.{name} " in said

@@ -4,6 +4,7 @@ ten states that share nine adapters are stored once."""
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .faults import InputFault
+from .faults import InputFault, MachineFault
 from .strategy import State
 from .weights import Adapter, Delta
 
+NO_ROOM = re.compile("(not|can't) allocate memory")  # torch's and the system's words for it, which raise other errors
 HALVES = {"a": ".lora_A.weight", "b": ".lora_B.weight"}
 
 
@@ -45,14 +47,20 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     """
     Raises:
         InputFault: the file is missing, is not safetensors, or holds something that is not a finite number.
+        MachineFault: there is not enough memory for it.
     """
     try:
         tensors: dict[str, Tensor] = load_file(path)
-    except (OSError, SafetensorError) as error:
+        for name, value in tensors.items():
+            if not value.is_floating_point() or not bool(value.isfinite().all()):
+                raise InputFault(f"{path}: {name} is not made of finite numbers.")
+    except (MemoryError, RuntimeError, OSError, SafetensorError) as error:
+        if isinstance(error, MemoryError) or NO_ROOM.search(str(error)):
+            size = path.stat().st_size / 1e9
+            raise MachineFault(f"{path}: its {size:.2f} GB do not fit into the memory that is free.") from None
+        if isinstance(error, RuntimeError):
+            raise
         raise InputFault(f"{path}: cannot be read as safetensors: {error}") from None
-    for name, value in tensors.items():
-        if not value.is_floating_point() or not bool(value.isfinite().all()):
-            raise InputFault(f"{path}: {name} is not made of finite numbers.")
     return tensors
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from .faults import InputFault, MachineFault
+from .faults import ConfigFault, InputFault, MachineFault
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
@@ -94,6 +94,16 @@ def put(path: Path, parts: Iterable[bytes], size: int = 0) -> None:
     finally:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
+
+
+def check_folder(path: Path) -> None:
+    """
+    Raises:
+        ConfigFault: what is asked for cannot be a folder, since a file is in its place or in that of a folder above it.
+    """
+    there = next((place for place in (path, *path.parents) if place.exists()), path)
+    if there.exists() and not there.is_dir():
+        raise ConfigFault(f"{there}: is a file, where a folder has to be. Give another --to.")
 
 
 @contextmanager

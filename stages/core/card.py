@@ -8,17 +8,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from . import models
 from .artifact import to_json
 from .formats import TEXT, Format, part
 from .origin import Origin
 from .params import Params
 from .text import in_markdown
 
+# Whose code knows the modules by the names that they have in the file: kohya's scripts say so of theirs for SDXL.
+STABILITY = "https://github.com/Stability-AI/generative-models"
 FULL = "full"  # in place of a rank, of whole matrices
 MARK = "palimpsest.run"  # the key by which a file is known as written here
 
 
-def metadata(params: Params, origin: Origin, rank: str, hashed: str) -> dict[str, str]:
+def metadata(params: Params, origin: Origin, form: Format, rank: str, hashed: str) -> dict[str, str]:
     """What kohya's scripts, A1111, ComfyUI and model hubs look for; every value is a string, and none tells the time.
 
     Args:
@@ -29,10 +32,11 @@ def metadata(params: Params, origin: Origin, rank: str, hashed: str) -> dict[str
     found: dict[str, Any] = {
         "ss_v2": "False",
         "ss_base_model_version": known.version,
-        "ss_sd_model_name": PurePath(str(params.base.options.get("path", params.base.name))).name,
+        "ss_sd_model_name": _base_folder(params),
         "ss_network_module": "networks.lora",
         "ss_network_dim": rank if rank != FULL else None,
         "ss_network_alpha": rank if rank != FULL else None,
+        "ss_network_args": json.dumps({}),
         "ss_output_name": origin.name,
         "ss_tag_frequency": json.dumps(prompts, sort_keys=True),
         "ss_resolution": f"({params.prepare.resolution}, {params.prepare.resolution})",
@@ -45,7 +49,7 @@ def metadata(params: Params, origin: Origin, rank: str, hashed: str) -> dict[str
         "sshs_model_hash": hashed,
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": f"{known.architecture}/lora",
-        "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
+        "modelspec.implementation": STABILITY if form == "kohya" and known.ldm_blocks else "diffusers",
         "modelspec.title": origin.title,
         "modelspec.resolution": f"{params.prepare.resolution}x{params.prepare.resolution}",
         "modelspec.hash_sha256": f"0x{hashed}",
@@ -65,9 +69,20 @@ def _captions(data: Mapping[str, Any]) -> dict[str, int]:
     return {caption: said.count(caption) for caption in said}
 
 
+def _base_path(params: Params) -> str:
+    return str(params.base.options.get("path", params.base.name))
+
+
+def _base_folder(params: Params) -> str:
+    return PurePath(_base_path(params)).name
+
+
 def licence(params: Params, origin: Origin) -> str:
-    """Whose terms bind who uses the weights."""
-    parts = [f"base model: {params.family.known_as.licence or 'unknown'}"]
+    """Whose terms bind who uses the weights: those of the very weights that were trained on, not of their kind."""
+    found = models.terms(_base_path(params), models.here())
+    parts = [f"base model: {found[1] if found else 'unknown'}"]
+    if "adopted" in origin.facts:
+        parts += [f"adapter: {origin.facts['adopted']['metadata'].get('modelspec.license', 'unknown')}"]
     return "; ".join(parts + ([f"pictures: {', '.join(origin.licences)}"] if origin.licences else []))
 
 
@@ -103,10 +118,10 @@ def card(params: Params, origin: Origin, file: str, form: Format, holds: str, pi
 
 def _front(params: Params, origin: Origin) -> str:
     """YAML between rules; JSON strings are YAML strings, whatever is in them."""
-    known = params.family.known_as
+    model = models.known(_base_path(params), models.here())
     lines = ["---", "tags:", *(f"- {tag}" for tag in ("lora", "text-to-image", "palimpsest"))]
     lines += [f"license: other\nlicense_name: {json.dumps(licence(params, origin))}"]
-    lines += [f"base_architecture: {json.dumps(known.architecture)}"]
+    lines += [f"base_model: {json.dumps(model.repo if model else _base_folder(params))}"]
     lines += [f"instance_prompt: {json.dumps(', '.join(origin.triggers))}"] if origin.triggers else []
     return "\n".join([*lines, "---"])
 

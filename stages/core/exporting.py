@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import weightfile
+from . import artifact, weightfile
 from .artifact import put
 from .card import FULL, MARK, card, metadata
-from .factors import Pair, join, relative_error, truncate
+from .factors import Pair, full_rank, join, relative_error, truncate
 from .faults import ConfigFault, InputFault
 from .formats import Format, as_diffusers, as_kohya, of_one_rank, ranks
 from .origin import Origin
@@ -31,15 +31,19 @@ class Packed:
     metadata: dict[str, str]
     rank: str  # FULL for whole matrices
     errors: dict[str, float]  # by module: |written - shift| / |shift|
+    cut: bool = False  # does a module have less than its full rank?
 
     @property
     def worst(self) -> float:
         return max(self.errors.values())
 
+    def layers(self) -> list[tuple[str, float]]:
+        """The error of every layer, the worst first."""
+        return sorted(self.errors.items(), key=lambda item: (-item[1], item[0]))
+
     def summary(self) -> str:
-        worst = max(self.errors, key=lambda name: self.errors[name])
-        mean = sum(self.errors.values()) / len(self.errors)
-        return f"relative error mean {mean:.2g}, worst {self.errors[worst]:.2g} ({worst})"
+        (name, worst), mean = self.layers()[0], sum(self.errors.values()) / len(self.errors)
+        return f"relative error mean {mean:.2g}, worst {worst:.2g} ({name})"
 
 
 def pack(delta: Delta, form: Format, dtype: torch.dtype, rank: int | None, layers: int | None) -> Packed:
@@ -75,10 +79,11 @@ def pack(delta: Delta, form: Format, dtype: torch.dtype, rank: int | None, layer
             pairs[name] = _fits(name, dtype, a.to(dtype)), _fits(name, dtype, b.to(dtype))
             errors[name] = relative_error(delta, name, pairs[name])
     adapter = Adapter({name: a for name, (a, _) in pairs.items()}, {name: b for name, (_, b) in pairs.items()})
+    cut = rank is not None and any(rank < full_rank(delta, name) for name in delta.modules)
     if form == "diffusers":
-        return Packed(*as_diffusers(adapter), ranks(adapter), errors)
+        return Packed(*as_diffusers(adapter), ranks(adapter), errors, cut)
     adapter = of_one_rank(adapter)
-    return Packed(as_kohya(adapter, matrices, layers), {}, FULL if matrices else ranks(adapter), errors)
+    return Packed(as_kohya(adapter, matrices, layers), {}, FULL if matrices else ranks(adapter), errors, cut)
 
 
 def _fits(name: str, dtype: torch.dtype, value: Tensor) -> Tensor:
@@ -89,12 +94,12 @@ def _fits(name: str, dtype: torch.dtype, value: Tensor) -> Tensor:
 
 def _factors(delta: Delta, name: str, rank: int | None) -> Pair:
     """A rank that is no less than all that there is loses nothing, so that nothing needs to be decomposed."""
-    if name not in delta.dense:
+    full = full_rank(delta, name)
+    if name not in delta.dense and (rank is None or rank >= full):
         a, b = join(delta, name)
-        if rank is None or a.shape[0] <= rank:
+        if len(a) <= full:
             return a, b
-    assert rank is not None
-    return truncate(delta, name, rank)
+    return truncate(delta, name, min(rank or full, full))
 
 
 def check_truncation(packed: Packed, accepted: bool) -> None:
@@ -117,18 +122,26 @@ def places(target: Path, name: str, form: Format) -> tuple[Path, Path, Path]:
     return target / file, target / "README.md", target / "grid.png"
 
 
+def vacant(target: Path, name: str, form: Format) -> None:
+    """
+    Raises:
+        ConfigFault: weights, card and picture cannot go there: something is in the way that was not exported from here.
+    """
+    weights, readme, picture = places(target, name, form)
+    artifact.check_folder(weights.parent)
+    for path in _not_ours(weights, readme, picture):
+        raise ConfigFault(f"{path}: is there already and was not exported from here. Give another --to.")
+
+
 def write(params: Params, origin: Origin, packed: Packed, form: Format, dtype: str, target: Path) -> Path:
-    """Weights, card and picture, each whole or not at all; what someone else put there is not overwritten.
+    """Weights, card and picture, each whole or not at all, where `vacant` has found room for them.
 
     Raises:
-        ConfigFault: something else is there.
         MachineFault: the disk is full or the folder cannot be written.
     """
     weights, readme, picture = places(target, origin.name, form)
-    for path in _not_ours(weights, readme, picture):
-        raise ConfigFault(f"{path}: is there already and was not exported from here. Give another --to.")
     hashed = weightfile.content_hash(packed.tensors)
-    notes = metadata(params, origin, packed.rank, hashed) | packed.metadata
+    notes = metadata(params, origin, form, packed.rank, hashed) | packed.metadata
     weightfile.write(weights, packed.tensors, notes)
     if origin.picture:
         put(picture, [origin.picture.read_bytes()])

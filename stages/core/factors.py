@@ -30,6 +30,15 @@ def _stacked(delta: Delta, name: str) -> Pair:
     return a, torch.cat([term.scale * term.b[name].float() for term in terms], 1)
 
 
+def full_rank(delta: Delta, name: str) -> int:
+    """The rank that holds all of one module's shift: of all its terms together, and never more than it is wide."""
+    if name in delta.dense:
+        return min(delta.dense[name].shape)
+    terms = [term for term in delta.terms if name in term.a]
+    wide = min(len(terms[0].b[name]), terms[0].a[name].shape[1])
+    return min(wide, sum(len(term.a[name]) for term in terms))
+
+
 def balance(a: Tensor, b: Tensor) -> Pair:
     """The same product with the largest entries of each row of A and column of B about equal.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from PIL import Image
 from .dataset import fill
 from .encodings import encode_images, encode_prompts
 from .family import Family
+from .faults import ConfigFault
 from .params import Params, Prior
 from .training import Material
 
@@ -39,10 +41,22 @@ def taught(params: Params, data: Mapping[str, Any], pictures: Sequence[Image.Ima
 
 
 def class_prompt(options: Prior, concept: Mapping[str, Any]) -> str:
-    """What the concept's class is called: the training prompt without the concept's own word, or as asked for."""
-    if options.prompt is not None:
-        return fill(options.prompt, concept["noun"])
-    return " ".join(word for word in concept["training_prompt"].split() if word != concept["token"])
+    """What the concept's class is called: the training prompt without the concept's own words, or as asked for.
+
+    Raises:
+        ConfigFault: nothing is left of it, or those words are in it still, so that the concept itself would be kept.
+    """
+    token, words = concept["token"], r"\s+".join(re.escape(word) for word in concept["token"].split())
+    alone = re.compile(rf"(?<!\w){words}(?!\w)", re.IGNORECASE)  # as the text encoders read it: in any case of letters
+    if options.prompt is None:
+        named, found = "train.prior", " ".join(alone.sub(" ", concept["training_prompt"]).split())
+    else:
+        named, found = "train.prior.prompt", fill(options.prompt, concept["noun"]).strip()
+    if not any(letter.isalnum() for letter in found):
+        raise ConfigFault(f"{named}: of the concept '{token}' it leaves no word for the class. Give one as its prompt.")
+    if alone.search(found):
+        raise ConfigFault(f"{named}: '{found}' is to be the class of '{token}', and holds these words. Give another.")
+    return found
 
 
 def encoded(family: Family, lessons: Sequence[Lesson], concept: int) -> Material:

@@ -89,6 +89,15 @@ def read_lock(path: Path = LOCK) -> dict[str, Model]:
     return models
 
 
+def here() -> dict[str, Model]:
+    """The lock of this project, of nothing where there is none.
+
+    Raises:
+        ConfigFault: as `read_lock`.
+    """
+    return read_lock() if LOCK.is_file() else {}
+
+
 def find(lock: dict[str, Model], name: str) -> Model:
     """
     Raises:
@@ -108,14 +117,18 @@ def wanted(params: Any, lock: dict[str, Model]) -> list[str]:
     return [name for name in lock if any(folder.is_relative_to(PurePosixPath(FOLDER, name)) for folder in folders)]
 
 
+def known(path: str, lock: dict[str, Model]) -> Model | None:
+    """The model of the lock whose folder a path is in."""
+    at = PurePosixPath(path)
+    return next((model for name, model in lock.items() if at.is_relative_to(PurePosixPath(FOLDER, name))), None)
+
+
 def terms(path: str, lock: dict[str, Model]) -> tuple[str, str] | None:
     """Where the weights at a path come from, and under which licence; None if nothing here tells."""
-    at = PurePosixPath(path)
-    if at.is_relative_to(PurePosixPath(EMBEDDED)):
+    if PurePosixPath(path).is_relative_to(PurePosixPath(EMBEDDED)):
         return f"made by {EMBEDDED}", OWN_LICENCE
-    for name, model in lock.items():
-        if at.is_relative_to(PurePosixPath(FOLDER, name)):
-            return model.repo + (f" at {model.revision[:12]}" if model.revision else ""), model.licence
+    if model := known(path, lock):
+        return model.repo + (f" at {model.revision[:12]}" if model.revision else ""), model.licence
     return None
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from . import artifact
-from .adapters import load_adapter, load_state
+from .adapters import load_adapter
 from .faults import ConfigFault, InputFault
 from .params import Params
 from .runs import Run, find_run
-from .states import adopted
+from .states import adopted, state_after
 from .strategy import State
 from .weights import Delta
 
@@ -26,7 +26,7 @@ class Origin:
     title: str
     what: What
     delta: Delta
-    facts: Mapping[str, Any]  # the manifest of what is handed on
+    facts: Mapping[str, Any]  # the manifest of the adapter that was trained last, or taken in
     training: Mapping[str, Any]  # the settings with which its last task was trained
     data: tuple[Mapping[str, Any], ...]  # the manifests of the concepts that are in it, in the order learnt
     partial: bool = False  # an adapter that was trained on top of a state, and alone is not the model after its task
@@ -59,23 +59,19 @@ def find(params: Params, key: str, task: str | None, what: What) -> Origin:
 
 
 def _learnt(params: Params, run: Run, task: str, what: What) -> Origin:
-    folder, shapes = run.at(task), params.family.shapes()
-    facts, trained = artifact.read(folder / what, what), artifact.read(folder / "adapter", "adapter")
+    folder, sequence = run.at(task) / "adapter", run.sequence
+    trained = artifact.read(folder, "adapter")
     if what == "state":
-        delta, indices = (
-            load_state(folder / what, facts, shapes).delta,
-            [t.index for t in params.tasks if t.index <= task],
-        )
+        delta, indices = state_after(params, run, task).delta, [t.index for t in params.tasks if t.index <= task]
     else:
-        path = folder / what / "adapter.safetensors"
-        delta, indices = load_adapter(path, facts["scale"], shapes).delta, [task]
-    sequence = run.sequence
+        adapter = load_adapter(folder / "adapter.safetensors", trained["scale"], params.family.shapes())
+        delta, indices = adapter.delta, [task]
     return Origin(
         name="-".join([params.study, *str(run).split("/"), task] + ["adapter"] * (what == "adapter")),
         title=f"{params.study}: {run} after task {task}",
         what=what,
         delta=delta,
-        facts=facts,
+        facts=trained,
         training=trained["train"],
         data=tuple(artifact.read(sequence.data(index), "data") for index in indices),
         partial=what == "adapter" and int(task) > 1 and params.rule(run.strategy).frozen(State()) is not None,

@@ -14,7 +14,7 @@ from .faults import ConfigFault, InputFault
 from .params import Params
 from .runs import Run
 from .seeds import generator
-from .strategy import State
+from .strategy import State, strategies
 from .weights import Adapter, widened
 
 log = logging.getLogger("palimpsest")
@@ -82,20 +82,25 @@ def state_after(params: Params, run: Run, index: str) -> State:
     shapes, folder = params.family.shapes(), run.at(index) / "state"
     if (folder / artifact.MANIFEST).is_file():
         return load_state(folder, artifact.read(folder, "state"), shapes)
-    return merged_again(params, run, index)
+    state = merged_again(params, run, index)
+    log.info("%s is not there: it was made again from the adapters", folder)
+    return state
 
 
 def merged_again(params: Params, run: Run, index: str) -> State:
     """The same state, from the adapters of all tasks up to `index`, merged in turn by the run's strategy.
 
+    Its options are those that each adapter was trained under, whatever params.yaml says by now.
+
     Raises:
         InputFault: an adapter is missing or damaged, also the one that the study begins with.
     """
-    state, strategy = beginning(params, run.seed), params.rule(run.strategy)
+    state, shapes = beginning(params, run.seed), params.family.shapes()
     for task in params.tasks:
         if task.index > index:
             break
         trained = run.at(task.index) / "adapter"
-        scale = artifact.read(trained, "adapter")["scale"]
-        state = strategy.merge(state, load_adapter(trained / "adapter.safetensors", scale, params.family.shapes()))
+        facts = artifact.read(trained, "adapter")
+        strategy = strategies.make(run.strategy, facts["strategy"]["options"], f"{trained}: ")
+        state = strategy.merge(state, load_adapter(trained / "adapter.safetensors", facts["scale"], shapes))
     return state

@@ -257,7 +257,8 @@ def headers(folder: Path) -> dict[str, tuple[Path, list[int]]]:
         found |= {name: (path, entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
     if not found:
         raise InputFault(
-            f"{folder}: no safetensors here. base.options.path must be a model in the format of diffusers."
+            f"{folder}: no safetensors here. Name a model in the format of diffusers as base.options.path, "
+            "or fetch it: make weights PROFILE=NAME, or python -m stages.fetch."
         )
     return found
 

@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from safetensors.torch import save, save_file
 
 from stages.core import weightfile
 from stages.core.family import KnownAs
-from stages.core.faults import InputFault
+from stages.core.faults import ConfigFault, InputFault, MachineFault
 from stages.core.foreign import CONFIG, adopt
 from stages.core.formats import kohya_names
 from tests.core.test_exporting import MODULES, adapter
@@ -127,6 +129,127 @@ def test_half_an_adapter_or_anothers_is_refused(tmp_path, change, said):
         adopt(written(tmp_path / "a.safetensors", tensors), SHAPES, BASE)
     assert str(caught.value).startswith(f"{tmp_path / 'a.safetensors'}: ")
     assert "\n" not in str(caught.value)
+
+
+UP = KEY.replace("lora_down", "lora_up")
+ALPHA = KEY.replace("lora_down.weight", "alpha")
+
+
+def of_rank(tensors, rank):
+    return tensors | {KEY: torch.ones(rank, tensors[KEY].shape[1]), UP: torch.ones(len(tensors[UP]), rank)}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: of_rank(t, 0), "has rank 0, this base's can have 1 to 5"),
+        (lambda t: of_rank(t, 6), "has rank 6, this base's can have 1 to 5"),
+        (lambda t: of_rank(t, 4000), "has rank 4000, this base's can have 1 to 5"),
+        (lambda t: t | {ALPHA: torch.ones(2)}, r"alpha is of shape \(2,\); an alpha is one number"),
+        (lambda t: t | {ALPHA: torch.ones(0)}, r"alpha is of shape \(0,\); an alpha is one number"),
+        (lambda t: t | {ALPHA: torch.tensor(float("nan"))}, "not made of finite numbers"),
+        (lambda t: t | {KEY: 1e30 * t[KEY], UP: 1e30 * t[UP]}, "is not finite in float32"),
+        (lambda t: t | {ALPHA: torch.tensor(3e38), UP: 1e9 * t[UP]}, "is not finite in float32"),
+    ],
+)
+def test_ranks_scales_and_sizes_that_cannot_be_are_refused(tmp_path, change, said):
+    with pytest.raises(InputFault, match=said) as caught:
+        adopt(written(tmp_path / "a.safetensors", change(kohya())), SHAPES, BASE)
+    assert MODULES[0] in str(caught.value) or KEY.split(".")[0] in str(caught.value)
+
+
+def test_ranks_that_are_there_for_show_only_are_left_out(tmp_path):
+    padded = {
+        name: value
+        if name.endswith("alpha")
+        else torch.nn.functional.pad(value, (0, 2) if "up" in name else (0, 0, 0, 2))
+        for name, value in kohya(3.0).items()
+    }
+    found = adopt(written(tmp_path / "a.safetensors", padded), SHAPES, BASE).adapter
+    assert same(found, 0.5)
+    assert {len(a) for name, a in found.a.items() if min(SHAPES[name]) < 6} == {6}
+
+
+@pytest.mark.parametrize(
+    "alpha", ["NaN", "Infinity", "-Infinity", "1e999", "1" + 400 * "0", '"8"', "[8, 8]", "null", "true", 9999 * "["]
+)
+@pytest.mark.parametrize("kind", ["diffusers", "peft"])
+def test_an_alpha_in_settings_is_one_finite_number(tmp_path, kind, alpha):
+    path, key = tmp_path / "a.safetensors", "unet.lora_alpha" if kind == "diffusers" else "lora_alpha"
+    settings_ = f'{{"{key}": {alpha}}}'
+    if kind == "diffusers":
+        tensors = named("unet.{}", ".lora.down.weight", ".lora.up.weight")
+        written(path, tensors, {"lora_adapter_metadata": settings_})
+    else:
+        written(path, named("base_model.model.{}", ".lora_A.weight", ".lora_B.weight"))
+        (tmp_path / CONFIG).write_text(settings_)
+    with pytest.raises(InputFault, match=r"the settings of its adapter cannot be used: .") as caught:
+        adopt(path, SHAPES, BASE)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("alpha", [float("nan"), float("inf"), -float("inf")])
+def test_an_alpha_asked_for_is_finite(tmp_path, alpha):
+    path = written(tmp_path / "a.safetensors", named("base_model.model.{}", ".lora_A.weight", ".lora_B.weight"))
+    with pytest.raises(ConfigFault, match=r"^--alpha .*: must be a finite number"):
+        adopt(path, SHAPES, BASE, alpha)
+
+
+def test_what_shifts_nothing_is_taken_with_a_warning(tmp_path):
+    path, whole = tmp_path / "a.safetensors", kohya()
+    assert adopt(written(path, whole), SHAPES, BASE).warnings == ()
+    for zero in (kohya(0.0), {n: torch.zeros_like(t) if "up" in n else t for n, t in whole.items()}):
+        (warning,) = adopt(written(path, zero), SHAPES, BASE).warnings
+        assert warning.startswith("it shifts nothing: ")
+    (warning,) = adopt(written(path, whole | {ALPHA: torch.tensor(0.0)}), SHAPES, BASE).warnings
+    assert warning.startswith("1 of 6 modules are not shifted")
+    config = {"lora_adapter_metadata": json.dumps({"unet.lora_alpha": 0})}
+    (warning,) = adopt(
+        written(path, named("unet.{}", ".lora.down.weight", ".lora.up.weight"), config), SHAPES, BASE
+    ).warnings
+    assert warning.startswith("it shifts nothing: ")
+
+
+def sparse(path: Path, tensors) -> Path:
+    """A file that says it holds so much, and takes no room on the disk."""
+    header, at = {}, 0
+    for name, shape in tensors.items():
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [at, at := at + 4 * math.prod(shape)]}
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    os.truncate(path, 8 + len(text) + at)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: {f"model.{name}": [1 << 20, 1 << 13] for name in t}, "found 0, and 18 tensors of other names"),
+        (lambda t: t | {KEY: [1 << 36, t[KEY][1]], UP: [t[UP][0], 1 << 36]}, "has rank 68719476736"),
+        (lambda t: t | {ALPHA: [1 << 38]}, "an alpha is one number"),
+        (lambda t: t | {KEY: [4, 1 << 36]}, "the base needs"),
+    ],
+    ids=["names", "rank", "alpha", "shape"],
+)
+def test_a_terabyte_is_refused_by_its_header(tmp_path, monkeypatch, change, said):
+    monkeypatch.setattr("stages.core.adapters.load_file", lambda path: pytest.fail("loaded"))
+    path = sparse(tmp_path / "a.safetensors", change({name: list(value.shape) for name, value in kohya().items()}))
+    assert path.stat().st_size > 1e11
+    with pytest.raises(InputFault, match=said):
+        adopt(path, SHAPES, BASE)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")]
+)
+def test_a_file_that_memory_does_not_do_for_is_no_bug(tmp_path, monkeypatch, error):
+    def full(path):
+        raise error
+
+    monkeypatch.setattr("stages.core.adapters.load_file", full)
+    with pytest.raises(MachineFault, match=r"a\.safetensors: its 0\.00 GB do not fit into the memory"):
+        adopt(written(tmp_path / "a.safetensors", kohya()), SHAPES, BASE)
 
 
 @pytest.mark.parametrize("key", ["modelspec.architecture", "ss_base_model_version"])

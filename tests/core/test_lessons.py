@@ -9,15 +9,17 @@ import pytest
 import torch
 from PIL import Image
 
-from stages.core import watching
+from stages.core import artifact, steps, watching
 from stages.core.adapters import fingerprint, flat
 from stages.core.family import Row
-from stages.core.lessons import class_prompt
+from stages.core.faults import ConfigFault
+from stages.core.lessons import class_prompt, encoded
 from stages.core.params import Params, Prior, Watch, load
 from stages.core.runs import Run, Sequence
+from stages.core.seeds import seed
 from stages.core.steps import train
 from stages.core.strategy import State
-from stages.core.training import alike
+from stages.core.training import Material, Training, alike
 from stages.families import trackers
 
 RUN = Run(Sequence("small", "objects", "0"), "naive", 0)
@@ -65,24 +67,80 @@ def learnt(params: Params, *sizes: tuple[int, int], track=None):
     return fingerprint(flat(adapter)), losses
 
 
-def test_the_class_is_named_by_the_prompt_without_the_token():
-    assert class_prompt(Prior(), CONCEPT) == "a photo of a star"
-    assert class_prompt(Prior(prompt="one {}"), CONCEPT) == "one star"
+def concept(token: str, training_prompt: str, noun: str = "") -> dict[str, str]:
+    return {"token": token, "noun": noun, "training_prompt": training_prompt}
+
+
+@pytest.mark.parametrize(
+    ("options", "about", "said"),
+    [
+        (Prior(), CONCEPT, "a photo of a star"),
+        (Prior(prompt="one {}"), CONCEPT, "one star"),
+        (Prior(), concept("palette knife", "palette knife image of Architectures"), "image of Architectures"),
+        (Prior(), concept("noto emoji", "A picture in Noto  Emoji of a cat"), "A picture in of a cat"),
+        (Prior(), concept("knife", "knife image of a penknife"), "image of a penknife"),
+        (Prior(prompt="a picture of {}"), concept("noto emoji", "noto emoji image"), "a picture of"),
+        (Prior(prompt="{} picture"), concept("noto emoji", "noto emoji image"), "picture"),
+        (Prior(), concept("c++ (7)", "c++ (7) code"), "code"),
+    ],
+)
+def test_the_class_is_named_by_the_prompt_without_the_token(options, about, said):
+    assert class_prompt(options, about) == said
+
+
+@pytest.mark.parametrize(
+    ("options", "about", "said"),
+    [
+        (Prior(), concept("palette knife", "palette knife"), "^train.prior: .*'palette knife' it leaves no word"),
+        (Prior(), concept("palette knife", "palette knife, "), "^train.prior: .* leaves no word"),
+        (Prior(prompt="{}"), concept("sks", "a sks"), "^train.prior.prompt: .*'sks' it leaves no word"),
+        (Prior(prompt="a Palette knife {}"), concept("palette knife", "x", "image"), "holds these words"),
+        (Prior(prompt="a {}"), concept("sks", "a sks dog", "sks dog"), "'a sks dog' is to be the class of 'sks'"),
+        (Prior(), concept("one two", "one one two two dog"), "'one two dog' is to be the class of 'one two'"),
+    ],
+)
+def test_a_class_that_is_the_concept_or_nothing_is_refused(options, about, said):
+    with pytest.raises(ConfigFault, match=said) as caught:
+        class_prompt(options, about)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_class_is_preserved_with_pictures_made_once(params, monkeypatch):
     plain = learnt(changed(params))
-    prior = changed(params, train={"prior": {"images": 2, "weight": 0.5}})
+    prior, heard = changed(params, train={"prior": {"images": 2, "weight": 0.5}}), []
+    monkeypatch.setattr(steps, "encoded", lambda *told: heard.append(told) or encoded(*told))
     once = learnt(prior)
     assert once != plain
-    made = [path for path in Path(".cache/images").rglob("*.png")]
-    assert len(made) == 2
+    (made,) = (path.parent for path in Path(".cache/images").rglob("manifest.json"))
+    assert artifact.read(made, "pictures")["prompts"] == ["a photo of a star"]
+    drawn = changed(params, sample={"images": 2, "seed": seed(prior.sample.seed, "class")})
+    (files,) = steps.sample(drawn, State(), [["a photo of a star"]])
+    ((_, lessons, taught),) = heard
+    assert [lesson.caption for lesson in lessons] == ["a photo of a sks star"] * 3 + ["a photo of a star"] * 2
+    assert [lesson.image.tobytes() for lesson in lessons[taught:]] == [Image.open(f).tobytes() for f in files]
 
     def samples(*_, **__):
         raise AssertionError("sampled again")
 
     monkeypatch.setattr(type(params.family), "sample", samples)
     assert learnt(changed(params, train={"prior": {"images": 2, "weight": 0.5}, "checkpoint_every": 3})) == once
+
+
+def test_the_class_counts_as_much_as_its_weight_says(params):
+    """The first loss is that of the concept, and of the class the weight times the mean over its pictures."""
+
+    def first(**prior) -> float:
+        return learnt(changed(params, train={"steps": 1, "prior": {"images": 2, **prior} if prior else None}))[1].loss[
+            0
+        ]
+
+    alone, full, quarter = first(), first(batch=2), first(batch=2, weight=0.25)
+    assert full - alone > 0.01
+    assert quarter - alone == pytest.approx(0.25 * (full - alone), rel=1e-3)
+    options = changed(params, train={"prior": {"images": 2, "batch": 2, "weight": 0.5}}).train
+    told = SimpleNamespace(options=options, words=(0,), step=0)
+    rows = Training._rows(told, Material([{}] * 5, {}, [0, 0, 0, 1, 1], 3))
+    assert [(row.image >= 3, row.prompt, row.weight) for row in rows] == [(False, 0, 0.5)] * 2 + [(True, 1, 0.25)] * 2
 
 
 def test_pictures_of_several_sizes_are_learnt_together_each_with_its_frame(params):

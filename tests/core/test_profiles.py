@@ -4,6 +4,9 @@ import pytest
 
 from stages.core import params, profiles
 from stages.core.faults import ConfigFault
+from stages.datasets.unlearn_canvas import UnlearnCanvas
+from tests.datasets.test_dreambooth import ORDERS
+from tests.datasets.test_unlearn_canvas import FROM_50
 
 REAL = [name for name in profiles.names() if profiles.tree(name)["base"]["name"] in ("sdxl", "sd15")]
 
@@ -28,6 +31,21 @@ def test_a_preset_changes_how_and_not_what(name):
             assert small["sample"][key] == plain["sample"][key]
         for key in ("rank", "steps", "batch", "learning_rate"):
             assert small["train"][key] == plain["train"][key]
+
+
+def test_the_styles_from_the_list_of_50_come_in_the_orders_of_those_from_60():
+    """The rest is the same study."""
+    plain, other = profiles.tree("sdxl-styles"), profiles.tree("sdxl-styles-50")
+    assert {section for section in plain if plain[section] != other[section]} == {"study", "dataset", "sequences"}
+    assert other["dataset"] == {"name": "unlearn_canvas", "options": {"styles": 50}}
+    assert list(other["sequences"]["styles"]) == ["0", "5", "10", "42"]
+    for seed, permutation in ORDERS.items():
+        listed = other["sequences"]["styles"][str(seed)]
+        assert list(listed) == [f"t{position:02d}" for position in range(1, 11)]
+        assert list(listed.values()) == [FROM_50[number - 1].lower() for number in permutation]
+    assert "sdxl-styles-50" in profiles.names()
+    known = UnlearnCanvas(root="", **other["dataset"]["options"]).domains()["styles"]
+    assert all(set(listed.values()) == set(known) for listed in other["sequences"]["styles"].values())
 
 
 def test_less_memory_is_never_used_for_more_pictures_at_a_time():

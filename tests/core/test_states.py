@@ -33,7 +33,8 @@ def finished(request, tmp_path, monkeypatch):
     run, state = Run(Sequence("study", "objects", "0"), request.param, 0), State()
     for task in tasks:
         trained = adapter(int(task.index))
-        with artifact.publish(run.at(task.index) / "adapter", "adapter", {"scale": trained.scale}) as draft:
+        facts = {"scale": trained.scale, "strategy": {"options": strategy.model_dump(mode="json")}}
+        with artifact.publish(run.at(task.index) / "adapter", "adapter", facts) as draft:
             save_adapter(draft / "adapter.safetensors", trained)
         state, facts = strategy.merge(state, trained), {}
         with artifact.publish(run.at(task.index) / "state", "state", facts) as draft:

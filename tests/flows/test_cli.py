@@ -148,6 +148,29 @@ def test_profiles_are_listed_shown_and_used(tmp_path, monkeypatch, said):
     assert "already" in said("profile", "use", "quick")[1]
 
 
+@pytest.mark.parametrize(
+    "words", [["plan"], ["run", "--no-view"], ["forecast"], ["doctor"]], ids=lambda words: words[0]
+)
+def test_weights_that_are_not_here_are_said_with_how_to_get_them(tmp_path, monkeypatch, said, words):
+    monkeypatch.chdir(with_dvc(workspace(tmp_path / "work", base=profiles.tree("sdxl-quick")["base"])))
+    monkeypatch.setattr("stages.core.cli.guard", lambda: None)
+    code, out, err = said(*words)
+    assert code == 3
+    assert "data/models/sdxl-base-1.0/unet: no safetensors here" in out + err
+    assert "make weights PROFILE=" in out + err
+    assert "python -m stages.fetch" in out + err
+    if words != ["doctor"]:
+        assert err.strip().splitlines()[-1].startswith("error: data/models/sdxl-base-1.0")
+
+
+def test_a_class_without_a_name_is_found_before_anything_runs(tmp_path, monkeypatch, said):
+    folder = with_dvc(workspace(tmp_path / "work", train={"prior": {"prompt": "a picture of zwz"}}))
+    monkeypatch.chdir(folder)
+    code, _, err = said("plan")
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith("error: train.prior.prompt: 'a picture of zwz' is to be the class of 'zwz'")
+
+
 def test_status_says_what_is_done_who_is_at_work_and_what_went_wrong(tmp_path, monkeypatch, said):
     monkeypatch.chdir(workspace(tmp_path / "work"))
     for verb in ("adapter", "state", "images", "scores"):

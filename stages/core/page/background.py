@@ -179,7 +179,7 @@ def photos(summary: Summary) -> dict[str, Any]:
 
 def _models(params: Params) -> Iterator[list[str]]:
     """The base with what else its options name, and the judges; those that share their weights in one row."""
-    lock = models.read_lock() if models.LOCK.is_file() else {}
+    lock = models.here()
     roles: dict[str, list[str]] = {}
     for key, value in params.base.options.items():
         if key == "path" or models.terms(str(value), lock):
