@@ -1,10 +1,8 @@
-"""Which photos are those that were prepared already, and whether new ones and their words can be used, before anything
-runs."""
+"""Which photos are those that were prepared already, and whether new ones can be used, before anything runs."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 
 from stages.core import artifact
@@ -22,14 +20,12 @@ def settled(params: Params) -> list[str]:
     """The prepare stages that would write what they have written. The photos of all others are decoded.
 
     Raises:
-        ConfigFault: a concept's class, which is to be preserved, has no name of its own.
         InputFault: some photos cannot be used; all of them are listed.
     """
     found = []
     for domain in params.domains:
         for order in params.orders:
             concepts = params.concepts(domain, order)
-            _name_classes(params, concepts.values())
             for at, task in enumerate(params.tasks):
                 folder = Sequence(params.study, domain, order).data(task.index)
                 if _prepared(folder, concepts[task.index], params):
@@ -37,14 +33,6 @@ def settled(params: Params) -> list[str]:
                 else:
                     _check(concepts[task.index], params)
     return found
-
-
-def _name_classes(params: Params, concepts: Iterable[Concept]) -> None:
-    if params.train.prior:
-        from stages.core.lessons import class_prompt  # slow to import, and rarely needed
-
-        for concept in concepts:
-            class_prompt(params.train.prior, facts_of(concept))
 
 
 def _prepared(folder: Path, concept: Concept, params: Params) -> bool:

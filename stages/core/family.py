@@ -43,7 +43,6 @@ class KnownAs:
 
     architecture: str = "unknown"  # as in modelspec.architecture, without its /lora
     version: str = "unknown"  # as in kohya's ss_base_model_version
-    licence: str = ""  # of the base's own weights
     ldm_blocks: bool = False  # does kohya name this kind's blocks as LDM does (input_blocks), not as diffusers?
 
 

@@ -246,6 +246,7 @@ def _cross_check(params: Params) -> None:
             if doubled:
                 raise ConfigFault(f"sequences.{domain}.{order}: {', '.join(sorted(doubled))} stands at two positions.")
             _check_tokens(params, domain, order)
+            _check_classes(params, domain, order)
     _check_rank(params)
 
 
@@ -258,6 +259,15 @@ def _check_tokens(params: Params, domain: str, order: str) -> None:
                 f"sequences.{domain}.{order}: {other} and {concept.name} share the token '{concept.token}'. "
                 "Give one of them another."
             )
+
+
+def _check_classes(params: Params, domain: str, order: str) -> None:
+    if params.train.prior:
+        from .lessons import class_prompt  # which knows parameters itself
+
+        for concept in params.concepts(domain, order).values():
+            words = {key: getattr(concept, key) for key in ("token", "noun", "training_prompt")}
+            class_prompt(params.train.prior, words)
 
 
 def _check_rank(params: Params) -> None:

@@ -19,7 +19,7 @@ class Sd15(Sdxl):
     """One text encoder, and a UNet that is told nothing but its text: no pooled prompt and no sizes, so that
     `train.conditioning` changes nothing here. Its empty prompt is an encoded one and not zeros."""
 
-    known_as: ClassVar = KnownAs("stable-diffusion-v1", "sd_v1", "creativeml-openrail-m", ldm_blocks=False)
+    known_as: ClassVar = KnownAs("stable-diffusion-v1", "sd_v1", ldm_blocks=False)
     encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
 
     pixels: int = Field(512, ge=8)

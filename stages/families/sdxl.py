@@ -40,7 +40,7 @@ class Sdxl(Family):
     """The base stays as it is on disk; adapters shift the attention projections of its UNet, and of its text encoders
     where that is asked for."""
 
-    known_as: ClassVar = KnownAs("stable-diffusion-xl-v1-base", "sdxl_base_v1-0", "openrail++", ldm_blocks=True)
+    known_as: ClassVar = KnownAs("stable-diffusion-xl-v1-base", "sdxl_base_v1-0", ldm_blocks=True)
     encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2")  # those of prompts, by their folders
 
     path: str  # a folder in the format of diffusers, with a model_index.json

@@ -11,7 +11,7 @@ from .sdxl import Sdxl
 class Toy(Sdxl):
     """The base of the embedded world: SDXL's architecture at a six-hundredth of its size, for 32-pixel pictures."""
 
-    known_as: ClassVar = KnownAs("palimpsest-toy", "palimpsest_toy", "Apache-2.0", ldm_blocks=True)
+    known_as: ClassVar = KnownAs("palimpsest-toy", "palimpsest_toy", ldm_blocks=True)
 
     path: str = "data/world/base"
     pixels: int = Field(32, ge=8)

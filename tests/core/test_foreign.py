@@ -20,7 +20,7 @@ from stages.core.formats import kohya_names
 from tests.core.test_exporting import MODULES, adapter
 
 SHAPES = {name: (b.shape[0], adapter(0, 1).a[name].shape[1]) for name, b in adapter(0, 1).b.items()}
-BASE = KnownAs("some-base", "some_v1", "MIT", ldm_blocks=True)
+BASE = KnownAs("some-base", "some_v1", ldm_blocks=True)
 
 
 def written(path, tensors, metadata=None):
