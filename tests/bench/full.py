@@ -66,7 +66,7 @@ class Bench:
             size=args.size,
             dtype=self.dtype,
             decoder_dtype=self.dtype,
-            pixels=1024 if self.full else 128,
+            pixels=1024 if self.full else 64,
             compile=self.on_gpu and args.compile,
             **how,
         )

@@ -1,6 +1,6 @@
 """SDXL at full size on one GPU: python -m tests.bench.gpu [--out FILE] [--seconds 500] [--size full] [--blocks 5]
 
-It was never run on a GPU so far, only on a CPU at a hundredth of the size (--size hundredth, two minutes).
+It was never run on a GPU so far, only on a CPU at a hundredth of the size (--size hundredth --blocks 1, a minute).
 
 Seconds per training step and per picture, beside two peers on the same weights: the paper's published loop (float32,
 checkpointing, the picture encoded and the loss read at every step; five pictures at a time, prompts encoded each time),
@@ -59,7 +59,7 @@ def machine(bench: Bench) -> None:
     elif shutil.which("nvidia-smi"):
         asked = "--query-gpu=name,driver_version,clocks.sm,clocks.mem,power.draw,temperature.gpu"
         said = subprocess.run(["nvidia-smi", asked, "--format=csv,noheader"], capture_output=True, text=True)
-        where = said.stdout.strip().splitlines()[0]
+        where = said.stdout.partition("\n")[0] or torch.cuda.get_device_name()
     else:
         where = torch.cuda.get_device_name()
     bench.notes.say(f"{bench.args.size} size on {where}; torch {torch.__version__}, ours in {bench.dtype}")
@@ -130,7 +130,7 @@ def attempted(bench: Bench, what: str, part: Callable[[], object]) -> None:
 def measured(bench: Bench) -> None:
     training, sampling = Training(bench), Sampling(bench)
     try:
-        machine(bench)
+        attempted(bench, "making the model", lambda: machine(bench))
         attempted(bench, "training", lambda: training.run(bench.left(0.35)))
         attempted(bench, "swap and merge", lambda: states(bench))
         attempted(bench, "sampling", lambda: sampling.run(bench.left(0.75)))

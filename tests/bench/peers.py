@@ -89,6 +89,7 @@ def pipeline(own: Any, way: Way) -> Any:
 def images(pipeline: Any, prompts: list[str], noise: Tensor, steps: int, batch: int) -> list[Image.Image]:
     """The pipeline's own call, `batch` pictures at a time, whose prompts are encoded each time."""
     made: list[Image.Image] = []
+    height, width = (side * pipeline.vae_scale_factor for side in noise.shape[-2:])
     for at in range(0, len(prompts), batch):
         here = {
             k: v.to(pipeline.unet.device, pipeline.unet.dtype)
@@ -100,6 +101,8 @@ def images(pipeline: Any, prompts: list[str], noise: Tensor, steps: int, batch: 
             negative_prompt_embeds=torch.zeros_like(here["text"]),
             negative_pooled_prompt_embeds=torch.zeros_like(here["pooled"]),
             latents=noise[at : at + batch].to(pipeline.unet.device, pipeline.unet.dtype),
+            height=height,
+            width=width,
             num_inference_steps=steps,
             guidance_scale=5.0,
         ).images
