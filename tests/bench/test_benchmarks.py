@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.bench import first_hour
+from tests.bench import first_hour, training
 from tests.workspace import environment
 
 
@@ -30,8 +30,10 @@ def test_scoring_and_sampling_beside_the_reference():
 
 
 @pytest.mark.slow
-def test_a_training_step_beside_the_plain_loops():
-    said = told("tests.bench.training", "--rounds", "1", "--steps", "1", "--width", "16")
+def test_a_training_step_beside_the_plain_loops(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["training", "--rounds", "1", "--steps", "1", "--width", "16"])
+    training.main()
+    said = capsys.readouterr().out
     assert "3 steps agree" in said
     for peer in ("plain", "checkpointing", "cached", "ours"):
         assert f"\n{peer} " in said
