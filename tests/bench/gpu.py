@@ -18,12 +18,13 @@ own attention, and its loading of 13.9 GB for each state is left out.
 
 Every line is printed, and written to --out, as soon as it is known. It ends by itself after --seconds. Exit code 0: all
 was measured; 1: something disagrees, was not recorded as a CUDA graph, was compiled twice or did not come to its end,
-which a line in capitals says.
+which a line in capitals says. What is beside torch.compile may be left out.
 
 Beside Python 3.11 or later, a recent torch with Triton, NumPy and Pillow, a bare machine needs these, as
 requirements.lock pins them: diffusers, transformers, tokenizers, regex, huggingface_hub (with httpx2, httpcore2, h11,
-truststore, anyio, idna, certifi, filelock, fsspec, packaging, pyyaml, requests), safetensors, accelerate, psutil, peft,
-pydantic (with pydantic_core, annotated_types, typing_inspection), ruamel.yaml, tqdm.
+truststore, anyio, idna, certifi, filelock, fsspec, packaging, pyyaml, requests, urllib3, charset_normalizer),
+safetensors, accelerate, psutil, peft, pydantic (with pydantic_core, annotated_types, typing_inspection), ruamel.yaml,
+tqdm.
 """
 
 import argparse
