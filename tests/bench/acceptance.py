@@ -1,12 +1,15 @@
 """Whether a faster way of sampling changes anything that is measured: python -m tests.bench.acceptance EXACT FASTER
 
-Both are folders of runs of the same study (runs/<study>), sampled in two ways, for example in float32 and in bfloat16.
-Pictures are paired by run, state, task, prompt and noise. Nothing has changed where, for each metric, the mean score
-moves by less than 0.002, and by less than a fifth of the standard deviation between seeds. At least three states with
-400 pictures each have to be compared for that to be said.
+Both are folders of runs of the same study (runs/<study>), sampled in two ways, for example in float32 and in float16.
+Pictures are paired by run, state, task, prompt and noise. Every state of which there are 400 pictures or more is judged
+by itself, so that opposite shifts do not cancel; three such states at least are needed. Nothing has changed where, for
+each metric, the mean score of each of them moves by less than 0.002, and by less than a fifth of the standard deviation
+of such a mean between seeds. Of one seed alone that deviation is unknown, and so is the answer.
+Exit code 0: unchanged, 1: changed or not known, 3: the folders cannot be compared.
 """
 
 import argparse
+import math
 import statistics
 import sys
 from collections.abc import Mapping
@@ -23,19 +26,28 @@ Key = tuple[str, ...]  # domain, order, strategy, seed; state; task, prompt, noi
 @dataclass(frozen=True)
 class Verdict:
     metric: str
-    shift: float  # of the mean, faster - exact
-    between_seeds: float | None  # standard deviation of the mean between seeds; None where there is one seed only
-    states: int
-    pictures: int  # of the state with the fewest
+    shifts: Mapping[Key, float]  # of the mean of each state that has enough pictures, faster - exact
+    between_seeds: float | None  # standard deviation of those means between seeds; None where there is one seed only
+    left_out: int  # states with too few pictures
 
     @property
-    def enough(self) -> bool:
-        return self.states >= STATES and self.pictures >= PICTURES
+    def largest(self) -> float:
+        return max(self.shifts.values(), key=abs, default=math.nan)
 
     @property
-    def unchanged(self) -> bool:
+    def word(self) -> str:
         limit = MOST if self.between_seeds is None else min(MOST, SHARE * self.between_seeds)
-        return self.enough and abs(self.shift) < limit
+        if not all(shift == 0 or abs(shift) < limit for shift in self.shifts.values()):
+            return "CHANGED"
+        if len(self.shifts) < STATES:
+            return "too few to tell"
+        return "unknown: one seed cannot say what seeds change" if self.between_seeds is None else "unchanged"
+
+    def __str__(self) -> str:
+        seeds = "one seed" if self.between_seeds is None else f"{self.between_seeds:.5f} between seeds"
+        judged = f"{len(self.shifts)} states of {PICTURES} pictures or more"
+        others = f" ({self.left_out} of fewer left out)" if self.left_out else ""
+        return f"{self.metric:8} at most {self.largest:+.5f} ({seeds}), {judged}{others}: {self.word}"
 
 
 def judge(metric: str, exact: Mapping[Key, float], faster: Mapping[Key, float]) -> Verdict:
@@ -45,19 +57,17 @@ def judge(metric: str, exact: Mapping[Key, float], faster: Mapping[Key, float]) 
     """
     if exact.keys() != faster.keys():
         raise ValueError(f"{metric}: {len(exact.keys() ^ faster.keys())} pictures are in one of the two only")
-    counts: dict[Key, int] = {}
-    by_seed: dict[Key, dict[str, list[float]]] = {}
-    for key, value in exact.items():
-        counts[key[:5]] = counts.get(key[:5], 0) + 1
-        by_seed.setdefault(key[:3], {}).setdefault(key[3], []).append(value)
-    spreads = [
-        statistics.stdev(statistics.fmean(values) for values in seeds.values())
-        for seeds in by_seed.values()
-        if len(seeds) > 1
-    ]
-    shift = statistics.fmean(faster[key] - value for key, value in exact.items())
+    states: dict[Key, list[Key]] = {}
+    for key in exact:
+        states.setdefault(key[:5], []).append(key)
+    judged = {state: keys for state, keys in states.items() if len(keys) >= PICTURES}
+    shifts = {state: statistics.fmean(faster[key] - exact[key] for key in keys) for state, keys in judged.items()}
+    by_seed: dict[Key, list[float]] = {}
+    for (*run, _, state), keys in judged.items():
+        by_seed.setdefault((*run, state), []).append(statistics.fmean(exact[key] for key in keys))
+    spreads = [statistics.stdev(means) for means in by_seed.values() if len(means) > 1]
     between = statistics.fmean(spreads) if spreads else None
-    return Verdict(metric, shift, between, len(counts), min(counts.values()))
+    return Verdict(metric, shifts, between, len(states) - len(judged))
 
 
 def scores(study: Path) -> dict[str, dict[Key, float]]:
@@ -82,10 +92,8 @@ def main() -> int:
         return 3
     verdicts = [judge(metric, exact[metric], faster[metric]) for metric in sorted(exact)]
     for found in verdicts:
-        seeds = "one seed" if found.between_seeds is None else f"{found.between_seeds:.4f} between seeds"
-        word = "unchanged" if found.unchanged else "CHANGED" if found.enough else "too few to tell"
-        print(f"{found.metric:8} {found.shift:+.5f} ({seeds}), {found.states} x {found.pictures} pictures: {word}")
-    return 0 if all(found.unchanged for found in verdicts) else 1
+        print(found)
+    return 0 if all(found.word == "unchanged" for found in verdicts) else 1
 
 
 if __name__ == "__main__":

@@ -1,284 +1,181 @@
-"""SDXL at full size on one GPU: python -m tests.bench.gpu [--size full] [--seconds 540] [--no-compile] [--float8]
+"""SDXL at full size on one GPU: python -m tests.bench.gpu [--out FILE] [--seconds 500] [--size full] [--blocks 5]
 
-First what the device can do (products of matrices, copies in memory), the swap of a state and a merge. Then seconds per
-picture and per training step beside two peers: the paper's published loop (float32, checkpointing, the picture encoded
-and the loss read at every step; five pictures at a time, prompts encoded each time), and diffusers at its best flags
-(bfloat16, TF32, fused AdamW, no checkpointing; fused projections, channels last). And the most memory training held.
+It was never run on a GPU so far, only on a CPU at a hundredth of the size (--size hundredth --blocks 1, a minute).
 
-Weights are random and made on the device, so that nothing is read. Times are differences between a long and a short
-run, in turn for all peers, so that what happens once (compiling, recording a graph) is not in them; it is told apart.
-The reference's 8-bit AdamW is torch's own here, and its loading of 13.9 GB for each state is left out. With
---size hundredth everything runs on a CPU in a minute or two, where the floor means nothing.
+Seconds per training step and per picture, beside two peers on the same weights: the paper's published loop (float32,
+checkpointing, the picture encoded and the loss read at every step; five pictures at a time, prompts encoded each time),
+and diffusers at its best flags (bfloat16, which is as fast as float16 and needs no scaling of the loss; TF32, fused
+AdamW, no checkpointing, with and without latents kept; fused projections, channels last). Ours is in float16, the
+decoder too, compiled. Peers run as torch is set by default, not as this project sets it. Before anything is timed,
+losses, gradients and pictures are compared. Then the swap of a state, a merge, and one task from end to end; at last,
+if time is left, diffusers through torch.compile in its default mode (a max-autotune mode takes longer than all there is
+time for): the transformer blocks in training, the whole UNet in sampling.
+
+Weights are random and made on the device, so that nothing is read. Blocks of all peers come in turn. A training step of
+ours is timed within a training, a picture is a difference between a long and a short run; what comes once is told
+apart, and is part of the task from end to end. The reference's 8-bit AdamW is torch's own here, its xformers torch's
+own attention, and its loading of 13.9 GB for each state is left out.
+
+Every line is printed, and written to --out, as soon as it is known. It ends by itself after --seconds. Exit code 0: all
+was measured; 1: something disagrees, was not recorded as a CUDA graph, was compiled twice or did not come to its end,
+which a line in capitals says. What is beside torch.compile may be left out.
+
+Beside Python 3.11 or later, a recent torch with Triton, NumPy and Pillow, a bare machine needs these, as
+requirements.lock pins them: diffusers, transformers, tokenizers, regex, huggingface_hub (with httpx2, httpcore2, h11,
+truststore, anyio, idna, certifi, filelock, fsspec, packaging, pyyaml, requests, urllib3, charset_normalizer),
+safetensors, accelerate, psutil, peft, pydantic (with pydantic_core, annotated_types, typing_inspection), ruamel.yaml,
+tqdm.
 """
 
 import argparse
-import copy
 import os
+import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers.utils import logging as diffusers_logging
-from PIL import Image
 
-from stages.core import steps as stage_steps
-from stages.core.adapters import fresh_adapter
-from stages.core.device import device
-from stages.core.params import load
-from stages.core.runs import Run, Sequence
-from stages.core.seeds import generator
-from stages.core.strategy import State
-from stages.core.weights import Adapter, Delta, select
+from stages.core.weights import Delta, select
 
-from .blocks import ratio, short
-from .peers import BEST, REFERENCE, Loop, images
-from .standin import Standin
+from .blocks import short
+from .full import Bench, emptied, synced
+from .full_sampling import Sampling
+from .full_training import APART, Training
+from .notes import Notes, OutOfTime, until
 
-# TFLOP at full size (counted with torch's FlopCounterMode): a training step from cached latents without checkpointing;
-# a picture of 50 steps with guidance, and its decoding.
-STEP, PICTURE, STEPS = 14.557, 686.6, 50
-PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
-PROMPT = "a photo of a sks star"
-TARGETS = {"step": 0.045, "picture": 1.35, "swap": 0.05, "merge": 1.0, "memory": 24.0}
+TASK, PICTURES, CHECKPOINTS = 850, 40, 17  # of one task of the paper: steps, pictures, and checkpoints at every 50th
 
 
-def synced(work: Callable[[], object]) -> float:
-    """Seconds, all that it has started on the device included."""
-    wait()
-    began = time.perf_counter()
-    work()
-    wait()
-    return time.perf_counter() - began
+def machine(bench: Bench) -> None:
+    """What it runs on, and the model made there."""
+    if not bench.on_gpu:
+        where = "a CPU"
+    elif shutil.which("nvidia-smi"):
+        asked = "--query-gpu=name,driver_version,clocks.sm,clocks.mem,power.draw,temperature.gpu"
+        said = subprocess.run(["nvidia-smi", asked, "--format=csv,noheader"], capture_output=True, text=True)
+        where = said.stdout.partition("\n")[0] or torch.cuda.get_device_name()
+    else:
+        where = torch.cuda.get_device_name()
+    bench.notes.say(f"{bench.args.size} size on {where}; torch {torch.__version__}, ours in {bench.dtype}")
+    seconds = synced(lambda: bench.family.pipeline)
+    count = sum(p.numel() for p in bench.family.pipeline.unet.parameters())
+    bench.notes.say(f"UNet of {count / 1e6:.0f} M weights made in {short(seconds)}")
+    bench.roofline()
 
 
-def wait() -> None:
-    if device().type == "cuda":
-        torch.cuda.synchronize()
+def states(bench: Bench) -> None:
+    sums = Delta(tuple(bench.adapter(word) for word in range(10 if bench.full else 3)))
+    unet = bench.family.pipeline.unet
+    bench.family.shift(Delta())
+    before = {name: value.data_ptr() for name, value in unet.state_dict().items()}
+    swaps = [synced(lambda: bench.family.shift(sums)) for _ in range(3)]
+    if before == {name: value.data_ptr() for name, value in unet.state_dict().items()}:
+        place = "in place"
+    else:
+        place = "elsewhere"
+        bench.notes.fail("a state was not swapped in place")
+    bench.notes.say(
+        f"swap to a sum of {len(sums.terms)} adapters, {place}: {short(statistics.median(swaps))}{bench.aim('swap')}. "
+        "In it: their way from the host's memory, their products and sum. Not in it: reading and hashing their files"
+    )
+    stored = {name: value.cpu() for name, value in unet.state_dict().items()}
+    loads = [synced(lambda: unet.load_state_dict(stored)) for _ in range(3)]
+    bench.notes.say(f"  the whole UNet copied from the host's memory: {short(statistics.median(loads))}")
+    old, new = select(Delta(), bench.adapter("old").delta), bench.adapter("new").delta
+    merges = [synced(lambda: select(old, new)) for _ in range(2)]
+    bench.notes.say(
+        f"merge by magnitude: {short(statistics.median(merges))}{bench.aim('merge')}. In it: both ways between the "
+        "host's memory and the device. Not in it: reading, hashing and writing files"
+    )
 
 
-def roofline(size: int, dtype: torch.dtype) -> float:
-    """TFLOP/s of products of size x size matrices, and prints them with the bandwidth of copies."""
-    a, b = (torch.randn((size, size), device=device(), dtype=dtype) for _ in range(2))
-    seconds = min(synced(lambda: a @ b) for _ in range(10))
-    copied = torch.empty((64 if size > 1024 else 1) << 20, device=device())
-    target = torch.empty_like(copied)
-    moved = min(synced(lambda: target.copy_(copied)) for _ in range(10))
-    speed = 2 * size**3 / seconds / 1e12
-    bandwidth = 2 * copied.numel() * 4 / moved / 1e12
-    print(f"roofline: {speed:.3g} TFLOP/s in {dtype} at {size}^3, {bandwidth:.3g} TB/s copying")
-    return speed
-
-
-@dataclass(frozen=True)
-class Peer:
-    work: Callable[[int], object]  # so many steps
-    low: int
-    high: int
-
-
-def slopes(peers: Mapping[str, Peer], seconds: float) -> dict[str, tuple[list[float], list[float]]]:
-    """Of each peer, block by block in turn, seconds per unit and seconds that do not depend on how many units."""
-    found: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in peers}
-    began, blocks = time.perf_counter(), 0
-    while blocks < 1 or time.perf_counter() - began < seconds * blocks / (blocks + 1):
-        for name, peer in peers.items():
-            brief, long = (synced(partial(peer.work, count)) for count in (peer.low, peer.high))
-            each = max((long - brief) / (peer.high - peer.low), 1e-9)
-            found[name][0].append(each)
-            found[name][1].append(max(brief - peer.low * each, 0.0))
-        blocks += 1
-    return found
-
-
-def told(times: Mapping[str, list[float]], floor: float | None, aim: str) -> None:
-    """Each peer beside ours, which comes first: the ratio with its spread over blocks, and the share of the floor."""
-    ours = next(iter(times.values()))
-    for name, taken in times.items():
-        middle, low, high = ratio(taken, ours)
-        share = f", the floor is {floor / statistics.median(taken):.0%} of it" if floor else ""
-        beside = aim if taken is ours else f", {middle:.2f}x ours [{low:.2f}, {high:.2f}]"
-        print(f"  {name:30} {short(statistics.median(taken)):>9}{share}{beside}, {len(taken)} blocks")
-
-
-class Bench:
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.args, self.full = args, args.size == "full"
-        dtype = "bfloat16" if device().type == "cuda" else "float32"
-        pixels = 1024 if self.full else 128
-        compiled = device().type == "cuda" and args.compile
-        eighth: dict[str, Any] = {"feed_forward_dtype": "float8_e4m3fn"} if args.float8 else {}
-        self.family = Standin(size=args.size, dtype=dtype, pixels=pixels, compile=compiled, **eighth)
-        print(f"{args.size} size on {self.name()}, torch {torch.__version__}, {dtype}", end="")
-        seconds = synced(lambda: self.family.pipeline)
-        count = sum(p.numel() for p in self.family.pipeline.unet.parameters())
-        print(f"; UNet of {count / 1e6:.0f} M weights made in {short(seconds)}")
-        side = 8192 if device().type == "cuda" else 512
-        self.speed = roofline(side, torch.bfloat16 if device().type == "cuda" else torch.float32)
-        self.rank = 64 if self.full else 8
-
-    @staticmethod
-    def name() -> str:
-        return torch.cuda.get_device_name() if device().type == "cuda" else "a CPU"
-
-    def floor(self, tera: float) -> float | None:
-        """Seconds that so many TFLOP take at the speed that was measured; only known at full size."""
-        return tera / self.speed if self.full else None
-
-    def aim(self, what: str) -> str:
-        if not self.full:
-            return ""
-        return f", aimed at {TARGETS[what]:g} GiB" if what == "memory" else f", aimed at {short(TARGETS[what])}"
-
-    def adapter(self, word: object) -> Adapter:
-        fresh = fresh_adapter(self.family.shapes(), self.rank, self.rank, generator("bench", word))
-        g = generator("bench", "b", word)
-        return Adapter(fresh.a, {n: 1e-3 * torch.randn(b.shape, generator=g) for n, b in fresh.b.items()}, fresh.scale)
-
-    def ours_in_training(self) -> Callable[[int], object]:
-        """The stage's own function: encoding from its cache, loop, losses; of one task from the base."""
-        params = load()
-        picture = Image.effect_noise((self.family.pixels,) * 2, 64).convert("RGB")
-        data = {
-            "concept": {"name": "star", "noun": "star", "training_prompt": PROMPT, "prompts": [PROMPT]},
-            "pictures": {"training": [{"caption": None}]},
-        }
-        run = Run(Sequence("bench", params.domains[0], "0"), params.strategies[0], 0)
-        before = State(self.adapter("before").delta)  # not the base, whose adapter would be kept for other runs
-        calls = iter(range(10**6))
-
-        def work(count: int) -> object:
-            sizes = {"rank": self.rank, "alpha": self.rank, "batch": 1, "steps": count, "checkpoint_every": 10**6}
-            here = params.model_copy(
-                update={
-                    "train": params.train.model_copy(update={**sizes, "schedule": "constant", "learning_rate": 1e-5}),
-                    "seeds": (0,),
-                }
-            )
-            here.__dict__["family"] = self.family
-            order = Run(run.sequence, run.strategy, next(calls))  # another seed: nothing to go on from
-            return stage_steps.train(here, order, "01", before, data, [picture])
-
-        return work
-
-    def training(self, seconds: float) -> None:
-        print(f"training, one picture of {self.family.pixels} pixels, rank {self.rank}")
-        ours = self.ours_in_training()
-        low, high = (5, 65) if self.full else (2, 4)
-        once = synced(lambda: ours(low))
-        if device().type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-            ours(low)
-            most = torch.cuda.max_memory_allocated() / 2**30
-            print(f"  most memory held: {most:.1f} GiB{self.aim('memory')}")
-        pipeline, peers = self.family.pipeline, {"ours": Peer(ours, low, high)}
-        self.family.shift(Delta())
-        pixels = 2 * torch.rand((1, 3, self.family.pixels, self.family.pixels), device=device()) - 1
-        encoded, loops = self.family.encode_prompts([PROMPT]), []
-        for name, way in {"the reference's loop": REFERENCE, "diffusers' script, best flags": BEST}.items():
-            model = copy.deepcopy(pipeline.unet).to(device(), way.dtype)
-            loops.append(Loop(model, pipeline.vae.to(device()), pixels, encoded, self.rank, way))
-            loops[-1].steps(1)
-            peers[name] = Peer(loops[-1].steps, *((2, 8) if self.full else (1, 2)))
-        found = slopes(peers, seconds)
-        print(f"  ours, the first time: {short(once)} for {low} steps")
-        told({name: each for name, (each, _) in found.items()}, self.floor(STEP), self.aim("step"))
-
-    def sampling(self, seconds: float) -> None:
-        count = 8
-        family, noise = self.family, torch.randn((8, *self.family.noise_shape()), generator=generator("noise"))
-        print(f"sampling, pictures of {family.pixels} pixels, times for {STEPS} steps and decoding")
-        encoded = {name: value.repeat_interleave(count, 0) for name, value in family.encode_prompts([PROMPT]).items()}
-        family.shift(self.adapter(0).delta)
-
-        def ours(steps: int) -> object:
-            return family.sample(encoded, noise, steps, 5.0, "euler", count)
-
-        first = synced(lambda: ours(1))
-        pipelines = {way: self.peer_pipeline(way.dtype) for way in (REFERENCE, BEST)}
-        low, high = (2, 8) if self.full else (1, 3)
-        peers = {"ours": Peer(ours, low, high)}
-        for name, way, batch in (
-            ("the reference's way", REFERENCE, REFERENCE.batch),
-            ("diffusers, one at a time", BEST, 1),
-            ("diffusers, eight at a time", BEST, BEST.batch),
-        ):
-            some = min(batch, count)  # a whole batch of each, for what is left over would be slower
-
-            def work(steps: int, way: Any = way, some: int = some) -> object:
-                return images(pipelines[way], [PROMPT] * some, noise[:some], steps, some)
-
-            work(1)
-            peers[name] = Peer(work, low, high)
-        sizes = {"ours": count, "the reference's way": REFERENCE.batch, "diffusers, one at a time": 1}
-        found = slopes(peers, seconds)
-        print(f"  ours, the first time: {short(first)} for one step of {count}")
-        each = {
-            name: [(STEPS * step + rest) / sizes.get(name, BEST.batch) for step, rest in zip(*parts, strict=True)]
-            for name, parts in found.items()
-        }
-        told(each, self.floor(PICTURE), self.aim("picture"))
-
-    def peer_pipeline(self, dtype: torch.dtype) -> Any:
-        """Another one of diffusers' pipelines with the same weights in their own place."""
-        own = self.family.pipeline
-        copies = {name: copy.deepcopy(getattr(own, name)).to(dtype=dtype) for name in PARTS}
-        parts = dict(own.components) | copies
-        pipeline = type(own)(**parts, add_watermarker=False)
-        pipeline.set_progress_bar_config(disable=True)
-        if dtype != torch.float32:
-            pipeline.unet.to(memory_format=torch.channels_last)
-            pipeline.unet.fuse_qkv_projections()
-        return pipeline
-
-    def states(self) -> None:
-        sums = Delta(tuple(self.adapter(word) for word in range(10 if self.full else 3)))
-        unet = self.family.pipeline.unet
-        self.family.shift(Delta())
-        before = {name: value.data_ptr() for name, value in unet.state_dict().items()}
-        swaps = [synced(lambda: self.family.shift(sums)) for _ in range(3)]
-        in_place = before == {name: value.data_ptr() for name, value in unet.state_dict().items()}
-        stored = {name: value.cpu() for name, value in unet.state_dict().items()}
-        loads = [synced(lambda: unet.load_state_dict(stored)) for _ in range(3)]
-        print(
-            f"swap to a sum of {len(sums.terms)} adapters: {short(statistics.median(swaps))}"
-            f"{self.aim('swap')}; {'in place' if in_place else 'NOT IN PLACE'}; copying the whole UNet from "
-            f"memory: {short(statistics.median(loads))}"
+def task(bench: Bench, training: Training, sampling: Sampling) -> None:
+    """One task of the paper from end to end: ours with all that comes once, the peers without."""
+    ours, *loops = training.steps.values()
+    picture, reference, _, best = sampling.pictures.values()
+    parts = {
+        f"{TASK} steps": TASK * ours,
+        "around them": training.around,
+        f"{CHECKPOINTS} checkpoints": CHECKPOINTS * training.checkpoint,
+        f"{PICTURES} pictures": PICTURES * picture,
+    }
+    warm = sum(parts.values())
+    cold = warm + sampling.once
+    shares = ", ".join(f"{name} {short(seconds)}" for name, seconds in parts.items())
+    bench.notes.say(f"one task: ours {short(warm)} ({shares}); the first in a process, which compiles: {short(cold)}")
+    for name, loop, each in (("the reference", loops[0], reference), ("diffusers' best", min(loops[1:]), best)):
+        taken = TASK * loop + PICTURES * each
+        bench.notes.say(
+            f"  {name}: {short(taken)} without loading, checkpoints and saving, {taken / warm:.2f}x ours, "
+            f"{taken / cold:.2f}x the first of ours"
         )
-        old = select(Delta(), self.adapter("old").delta)
-        new = self.adapter("new").delta
-        merges = [synced(lambda: select(old, new)) for _ in range(2)]
-        print(f"merge by magnitude: {short(statistics.median(merges))}{self.aim('merge')}")
 
 
-def main() -> None:
+def attempted(bench: Bench, what: str, part: Callable[[], object]) -> None:
+    """A part that fails does not take the others with it."""
+    try:
+        part()
+    except Exception as error:
+        bench.notes.fail(f"{what} failed", f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
+    finally:
+        emptied()
+
+
+def measured(bench: Bench) -> None:
+    training, sampling = Training(bench), Sampling(bench)
+    try:
+        attempted(bench, "making the model", lambda: machine(bench))
+        attempted(bench, "training", lambda: training.run(bench.left(0.35)))
+        attempted(bench, "swap and merge", lambda: states(bench))
+        attempted(bench, "sampling", lambda: sampling.run(bench.left(0.75)))
+        if training.steps and sampling.pictures:
+            task(bench, training, sampling)
+    except OutOfTime:
+        bench.notes.fail("out of time", f"after {bench.args.seconds:g} s not all was measured")
+        return
+    if bench.on_gpu and bench.args.compile:
+        try:
+            bench.notes.say("beside diffusers through torch.compile")
+            attempted(bench, "sampling beside torch.compile", lambda: sampling.extra(bench.left(1)))
+            attempted(bench, "training beside torch.compile", lambda: training.extra(bench.left(1)))
+        except OutOfTime:
+            bench.notes.say("  left out: the time is over")
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    ends = time.perf_counter()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=["full", "hundredth"], default="full")
-    parser.add_argument("--seconds", type=float, default=540, help="for everything; at least one block is run of each")
+    parser.add_argument("--seconds", type=float, default=500, help="when it ends at the latest")
+    parser.add_argument("--blocks", type=int, default=5, help="of each comparison at most, one at least")
+    parser.add_argument("--out", type=Path, help="a file for all that is printed")
+    parser.add_argument("--dtype", choices=list(APART), help="of ours; float16 on a GPU, float32 on a CPU")
     parser.add_argument("--no-compile", dest="compile", action="store_false", help="ours without torch.compile")
     parser.add_argument("--float8", action="store_true", help="ours with feed-forward layers in float8: other pictures")
-    args = parser.parse_args()
+    args = parser.parse_args(words)
+    ends += args.seconds
     diffusers_logging.set_verbosity_error()
-    params_at = Path("params.yaml").resolve().parent
-    with tempfile.TemporaryDirectory() as folder:
+    root = Path("params.yaml").resolve().parent
+    with tempfile.TemporaryDirectory() as folder, Notes(args.out).listening() as notes:
         for name in ("params.yaml", "data"):
-            Path(folder, name).symlink_to(params_at / name)
+            Path(folder, name).symlink_to(root / name)
         os.chdir(folder)
         try:
-            bench = Bench(args)
-            bench.states()
-            bench.sampling(0.4 * args.seconds)
-            if device().type == "cuda":
-                torch.cuda.empty_cache()
-            bench.training(0.3 * args.seconds)
+            with until(ends):
+                measured(Bench(args, notes, ends))
+        except OutOfTime:
+            notes.fail("out of time", f"after {args.seconds:g} s nothing was measured")
         finally:
-            os.chdir(params_at)
+            os.chdir(root)
+    return 1 if notes.wrong else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,9 +1,10 @@
 import random
+import statistics
 
 import pytest
 
 from stages.core import tables
-from tests.bench.acceptance import judge, scores
+from tests.bench.acceptance import Key, judge, scores
 
 
 def sampled(shift: float = 0.0, noise: float = 0.0, images: int = 400, seeds: int = 2, between: float = 0.05):
@@ -19,20 +20,56 @@ def sampled(shift: float = 0.0, noise: float = 0.0, images: int = 400, seeds: in
 
 
 def test_roundings_are_accepted_and_shifts_are_not():
-    assert judge("dino", *sampled(noise=0.005)).unchanged
-    assert not judge("dino", *sampled(shift=0.003)).unchanged
-    assert judge("dino", *sampled(shift=0.0015)).unchanged
+    assert judge("dino", *sampled(noise=0.005)).word == "unchanged"
+    assert judge("dino", *sampled(shift=0.003)).word == "CHANGED"
+    assert judge("dino", *sampled(shift=0.0015)).word == "unchanged"
 
 
 def test_a_shift_has_to_be_small_beside_the_seeds_too():
-    assert not judge("dino", *sampled(shift=0.0015, between=0.001)).unchanged
-    assert judge("dino", *sampled(shift=0.0015, seeds=1)).between_seeds is None
+    assert judge("dino", *sampled(shift=0.0015, between=0.001)).word == "CHANGED"
+
+
+def test_one_seed_cannot_say_what_seeds_change():
+    found = judge("dino", *sampled(seeds=1))
+    assert found.between_seeds is None
+    assert found.word.startswith("unknown")
+    assert judge("dino", *sampled(shift=0.003, seeds=1)).word == "CHANGED"
 
 
 def test_few_pictures_say_nothing():
-    found = judge("dino", *sampled(images=300))
-    assert not found.enough
-    assert not found.unchanged
+    assert judge("dino", *sampled(images=300)).word == "too few to tell"
+    exact, _ = sampled(seeds=1)
+    two = {key: value for key, value in exact.items() if key[4] != "03"}
+    assert judge("dino", two, two).word == "too few to tell"
+
+
+def test_opposite_shifts_of_states_do_not_cancel():
+    exact, _ = sampled()
+    faster = {key: value + {"01": 0.05, "02": -0.05}.get(key[4], 0.0) for key, value in exact.items()}
+    assert abs(statistics.fmean(faster[key] - exact[key] for key in exact)) < 1e-9
+    assert judge("dino", exact, faster).word == "CHANGED"
+
+
+def paper(rng: random.Random) -> dict[Key, float]:
+    """Scores as the paper's study has them: after task t there are 40 pictures of each of t concepts."""
+    return {
+        ("objects", order, "some", seed, f"{after:02d}", str(task), str(prompt), str(noise)): 0.5 + rng.gauss(0, 0.1)
+        for order in ("0", "5")
+        for seed in ("0", "5")
+        for after in range(1, 11)
+        for task in range(1, after + 1)
+        for prompt in range(5)
+        for noise in range(8)
+    }
+
+
+def test_the_papers_study_can_be_accepted_by_its_last_states():
+    exact = paper(random.Random(0))
+    found = judge("dino", exact, dict(exact))
+    assert (len(found.shifts), found.left_out) == (4, 36)
+    assert found.word == "unchanged"
+    later = {key: value + 0.003 * (key[4] == "10") for key, value in exact.items()}
+    assert judge("dino", exact, later).word == "CHANGED"
 
 
 def test_pictures_that_have_no_partner_are_refused():

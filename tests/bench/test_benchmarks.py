@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.bench import first_hour
+from tests.bench import first_hour, training
 from tests.workspace import environment
 
 
@@ -30,12 +30,13 @@ def test_scoring_and_sampling_beside_the_reference():
 
 
 @pytest.mark.slow
-def test_the_gpu_benchmark_at_a_hundredth_of_the_size():
-    said = told("tests.bench.gpu", "--size", "hundredth", "--seconds", "1")
-    assert "in place;" in said
-    assert "NOT IN PLACE" not in said
-    for peer in ("the reference's loop", "the reference's way", "diffusers, eight at a time", "ours"):
-        assert peer in said
+def test_a_training_step_beside_the_plain_loops(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["training", "--rounds", "1", "--steps", "1", "--width", "16"])
+    training.main()
+    said = capsys.readouterr().out
+    assert "3 steps agree" in said
+    for peer in ("plain", "checkpointing", "cached", "ours"):
+        assert f"\n{peer} " in said
 
 
 def test_the_first_hour_begins_with_photos_of_its_own_and_says_what_was_said(tmp_path, monkeypatch):
