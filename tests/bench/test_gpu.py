@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stages.core.descent import Replay
+from stages.core.descent import Recorder, Replay
 from stages.core.device import device
 from tests.bench import full, full_sampling, full_training, gpu, notes, peers
 from tests.bench.standin import Standin
@@ -60,7 +60,7 @@ def test_a_step_that_was_not_recorded_is_said_in_capitals(heard, capsys):
     def refuses(function) -> None:
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    Replay(lambda inputs: None, refuses)({"x": torch.zeros(1)})
+    Replay(lambda inputs: None, Recorder(refuses))({"x": torch.zeros(1)})
     assert heard.wrong == 1
     assert "WRONG: OURS DOES NOT RUN AS IT IS MEANT TO: " in capsys.readouterr().out
     logging.getLogger("palimpsest").warning("something else")
