@@ -22,6 +22,7 @@ from .strict import Strict
 # What becomes part of a path or of a stage's name.
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_]*$", max_length=64)]
 Position = Annotated[str, StringConstraints(pattern=r"^\d\d$")]
+Scheduler = Literal["euler", "dpmpp"]
 Options = dict[str, Any]
 
 
@@ -54,6 +55,14 @@ class Prepare(Strict):
     max_megapixels: float = Field(64, gt=0)
     max_megabytes: float = Field(256, gt=0)
     first_frame: bool = False  # take the first picture of an animation instead of refusing it
+    resample: Literal["lanczos", "bilinear", "bicubic"] = "lanczos"  # how a photo is resized; bilinear as published
+    # Are pictures compared with the photos at `resolution`, or with those as they are in their files, as published?
+    references: Literal["prepared", "original"] = "prepared"
+
+    def unusual(self) -> dict[str, Any]:
+        """What beside the resolution makes other pictures of the same photos, where it is not the default."""
+        limits = {"resolution", "max_megapixels", "max_megabytes"}
+        return self.model_dump(mode="json", exclude_defaults=True, exclude=limits)
 
 
 class Prior(Strict):
@@ -98,8 +107,11 @@ class Sample(Strict):
     batch: int = Field(ge=1)  # pictures at a time; how they are grouped can change the last bit of a picture
     steps: int = Field(ge=1, le=1000)
     guidance: float = Field(ge=1)
-    scheduler: Literal["euler", "dpmpp"] = "euler"
+    scheduler: Scheduler = "euler"
+    schedulers: dict[Name, Scheduler] = Field({}, exclude_if=lambda given: not given)  # of single strategies
     seed: int = Field(ge=0)
+    # Is the generator's seed a hash of `seed` and what it is for, or `seed` itself, as published?
+    noise: Literal["hashed", "seeded"] = Field("hashed", exclude_if=lambda given: given == "hashed")
 
 
 class Score(Strict):
@@ -147,6 +159,11 @@ class Params(Strict):
     def rule(self, strategy: str) -> Strategy:
         """The strategy of this name with its options."""
         return strategies.make(strategy, self.strategy.get(strategy), f"strategy.{strategy}: ")
+
+    def sampling(self, strategy: str | None) -> Sample:
+        """How pictures of this strategy's models are sampled; None: those of the base."""
+        scheduler = self.sample.schedulers.get(strategy or "", self.sample.scheduler)
+        return self.sample.model_copy(update={"scheduler": scheduler, "schedulers": {}})
 
     @cached_property
     def judges(self) -> dict[str, Metric]:
@@ -226,7 +243,7 @@ def _cross_check(params: Params) -> None:
             expected = f"{int(previous) + 1:02d} after {previous}"
             raise ConfigFault(f"tasks: position {task.index} follows {task.previous}, expected {expected}.")
         previous = task.index
-    for name in {*params.strategies, *params.strategy}:
+    for name in {*params.strategies, *params.strategy, *params.sample.schedulers}:
         params.rule(name)
     identity = params.report.identity
     if identity not in params.judges:

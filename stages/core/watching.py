@@ -9,13 +9,11 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
-
 from .encodings import encode_prompts
 from .family import Learner
 from .params import Params
 from .runs import Run
-from .seeds import generator
+from .seeds import noises
 from .training import Losses
 from .weights import Delta
 
@@ -31,16 +29,15 @@ class Previews:
         self, params: Params, run: Run, index: str, learner: Learner, frozen: Delta, prompts: Sequence[str]
     ) -> None:
         self.params, self.learner, self.frozen = params, learner, frozen
-        self.prompts = list(prompts)[: params.watch.previews]
+        self.prompts, self.options = list(prompts)[: params.watch.previews], params.sampling(run.strategy)
         self.folder = PREVIEWS / params.study / str(run) / index
 
     def __call__(self, step: int, losses: Losses) -> None:
         every = self.params.watch.previews_every
         if not every or step % every:
             return
-        family, options = self.params.family, self.params.sample
-        shape = (len(self.prompts), *family.noise_shape())
-        noise = torch.randn(shape, generator=generator(options.seed, "sample"))
+        family, options = self.params.family, self.options
+        noise = noises(options, len(self.prompts), family.noise_shape())
         rows = encode_prompts(family, self.prompts)
         with self.learner.aside():
             family.shift(self.frozen + self.learner.adapter().delta)
