@@ -98,6 +98,7 @@ class Watch(Strict):
 
     previews_every: int = Field(0, ge=0)  # steps between pictures in previews/, from step 0 on; 0: none
     previews: int = Field(2, ge=1)  # of the concept's prompts, how many are sampled
+    prompts: tuple[str, ...] = ()  # instead of the concept's own; {} stands for its words
     tracker: Literal["tensorboard", "wandb"] | None = None  # losses go there as well, through accelerate
 
 
@@ -125,6 +126,7 @@ class Report(Strict):
     identity: Name  # the metric by which a picture's concept is recognised among all
     seed: int = Field(0, ge=0)
     paper: bool = False  # show the numbers known from the paper beside ours
+    over_runs: bool = False  # also show mean and standard deviation over orders and seeds, as the paper does
 
 
 class Params(Strict):

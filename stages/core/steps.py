@@ -94,7 +94,7 @@ def train(
     training = Training(learner, options, words, CHECKPOINTS / artifact.digest(inputs)[:32])
     # Before the first merge all strategies stand at the same place: what one has trained there, the others reuse.
     first = not state.delta.modules
-    observers = [Previews(params, run, index, learner, frozen or Delta(), data["concept"]["prompts"])]
+    observers = [Previews(params, run, index, learner, frozen or Delta(), data["concept"])]
     adapter, losses = training.run(material, first, unharmed([*observers, *([track] if track else [])]))
     if not first:
         training.forget()

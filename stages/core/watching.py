@@ -6,9 +6,11 @@ None of it is part of a result, changes one, or can stop a training: what goes w
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from .dataset import fill
 from .encodings import encode_prompts
 from .family import Learner
 from .params import Params
@@ -23,13 +25,17 @@ Observer = Callable[[int, Losses], None]  # told the steps done, and the losses 
 
 
 class Previews:
-    """Pictures of the concept's prompts, always from the same noises, every so many steps from step 0 on."""
+    """Pictures of the concept's prompts or of those asked for, always from the same noises, every so many steps from
+    step 0 on."""
 
     def __init__(
-        self, params: Params, run: Run, index: str, learner: Learner, frozen: Delta, prompts: Sequence[str]
+        self, params: Params, run: Run, index: str, learner: Learner, frozen: Delta, concept: Mapping[str, Any]
     ) -> None:
         self.params, self.learner, self.frozen = params, learner, frozen
-        self.prompts, self.options = list(prompts)[: params.watch.previews], params.sampling(run.strategy)
+        words = " ".join(filter(None, (concept["token"], concept["noun"])))
+        own = [fill(prompt, words) for prompt in params.watch.prompts]
+        self.prompts = own or list(concept["prompts"])[: params.watch.previews]
+        self.options = params.sampling(run.strategy)
         self.folder = PREVIEWS / params.study / str(run) / index
 
     def __call__(self, step: int, losses: Losses) -> None:
