@@ -31,8 +31,8 @@ def conflicts(states: Sequence[Delta], like: Callable[[str], Tensor], against: A
     `model` is the published comparison (arXiv 2410.04891, reference code, eval/sign_conflicts_A_B_vectors.py): what
     task i moved, with all that has moved from before it up to the end of task j, of which the shift of i itself is a
     part; entries where one of the two is zero and the other is not weigh as different signs; and the weight is divided
-    by the norm of what i moved. `task` compares with what task j alone moved, where both move, and divides by the norm of
-    that.
+    by the norm of what i moved. `task` compares with what task j alone moved, where both move, and divides by the norm
+    of that.
 
     Args:
         states: the shift of the base before the first task and after each.
