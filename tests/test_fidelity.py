@@ -43,10 +43,11 @@ OTHERWISE = {
     "draws": "of A, of noise, times and posterior in training: the same distributions, but each a function of seed, "
     "order, task and step, where the published ones come from one generator of the device; as far as another seed",
     "noise": "of samples: of the published seed, count and shape, drawn on the CPU, so that it is the same on every "
-    "device; the published bits are those of CUDA's generator, so that pictures differ, but not what they are drawn from",
+    "device; the published bits are those of CUDA's generator, so that pictures differ as with other noises",
     "crops": "the middle of a photo that is no square, where the published crop is drawn at random; none of the 54 "
     "photos is one, nor is a picture of UnlearnCanvas, so that nothing differs",
-    "photos": "turned as their EXIF data says and brought to sRGB before they are references; none of the 54 says so",
+    "photos": "turned as their EXIF data says and brought to sRGB before they are references; no pixel of the 54 "
+    "photos changes by it",
     "xformers": "attention by torch: to the rounding of float32",
     "batches": "8 pictures at a time, not 5: to the rounding of float32, at most one of 255 levels",
     "judges": "CLIP by open_clip, DINO by timm, CSD in open_clip's tower: vectors differ by less than 2e-6; "

@@ -204,7 +204,13 @@ def test_surprise_4_a_stays_near_its_draw(domain):
 @pytest.mark.slow
 def test_surprise_5_one_strategy_alone_is_sampled_with_another_scheduler(tmp_path, monkeypatch):
     """After the first task these two have the same model, so that their pictures differ by the scheduler alone."""
-    sample = {"images": 1, "steps": 4, "guidance": 3.0, "schedulers": PAPER["objects"]["sample"]["schedulers"]}
+    sample = {
+        "images": 1,
+        "steps": 4,
+        "guidance": 3.0,
+        "plain": 0,
+        "schedulers": PAPER["objects"]["sample"]["schedulers"],
+    }
     (other,) = sample["schedulers"]
     usual = "magmax"
     monkeypatch.chdir(workspace(tmp_path / "w", 1, strategies=[other, usual], sample=sample, score=ONE_METRIC))
