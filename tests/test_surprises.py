@@ -27,6 +27,7 @@ from stages.core.states import state_after
 from stages.core.strategy import State, strategies
 from stages.core.training import Losses
 from stages.core.weights import Adapter, Delta
+from stages.core.workload import count
 from stages.datasets import dreambooth
 from stages.families.denoising import Settings
 from tests.datasets.test_dreambooth import CHOSEN, CLASSES
@@ -231,6 +232,8 @@ def test_surprise_5_one_strategy_alone_is_sampled_with_another_scheduler(tmp_pat
         assert abs(levels(study.family.sample(prompts, noise, 4, 3.0, scheduler)) - found[run.strategy][1]).max() <= 1
         assert said["sample"]["scheduler"] == scheduler
     assert abs(found[other][1] - found[usual][1]).max() > 8
+    import_module("stages.sample").sample(study, runs(study)[0].sequence, Namespace(task=None))
+    assert count(study).sampled == len(list(Path(".cache/images").rglob("*.png")))  # no picture stands for two
     assert found[other][0] | {"scheduler": "euler"} == found[usual][0]
 
 

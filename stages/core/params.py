@@ -245,8 +245,10 @@ def _cross_check(params: Params) -> None:
             expected = f"{int(previous) + 1:02d} after {previous}"
             raise ConfigFault(f"tasks: position {task.index} follows {task.previous}, expected {expected}.")
         previous = task.index
-    for name in {*params.strategies, *params.strategy, *params.sample.schedulers}:
+    for name in {*params.strategies, *params.strategy}:
         params.rule(name)
+    for name in params.sample.schedulers:
+        strategies.make(name, params.strategy.get(name), "sample.schedulers: ")
     identity = params.report.identity
     if identity not in params.judges:
         raise ConfigFault(f"report.identity: '{identity}' is not in score.metrics. {nearest(identity, params.judges)}")
