@@ -17,7 +17,7 @@ from .metric import Metric, metrics
 from .reading import PARAMS, Document, read_yaml
 from .registry import explain, foremost
 from .strategy import Strategy, strategies
-from .strict import Strict
+from .strict import Strict, unsaid
 
 # What becomes part of a path or of a stage's name.
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_]*$", max_length=64)]
@@ -55,9 +55,9 @@ class Prepare(Strict):
     max_megapixels: float = Field(64, gt=0)
     max_megabytes: float = Field(256, gt=0)
     first_frame: bool = False  # take the first picture of an animation instead of refusing it
-    resample: Literal["lanczos", "bilinear", "bicubic"] = "lanczos"  # how a photo is resized; bilinear as published
+    resample: Literal["lanczos", "bilinear", "bicubic"] = unsaid("lanczos")  # how a photo is resized
     # Are pictures compared with the photos at `resolution`, or with those as they are in their files, as published?
-    references: Literal["prepared", "original"] = "prepared"
+    references: Literal["prepared", "original"] = unsaid("prepared")
 
     def unusual(self) -> dict[str, Any]:
         """What beside the resolution makes other pictures of the same photos, where it is not the default."""
@@ -98,7 +98,7 @@ class Watch(Strict):
 
     previews_every: int = Field(0, ge=0)  # steps between pictures in previews/, from step 0 on; 0: none
     previews: int = Field(2, ge=1)  # of the concept's prompts, how many are sampled
-    prompts: tuple[str, ...] = ()  # instead of the concept's own; {} stands for its words
+    prompts: tuple[str, ...] = unsaid(())  # instead of the concept's own; {} stands for its words
     tracker: Literal["tensorboard", "wandb"] | None = None  # losses go there as well, through accelerate
 
 
@@ -109,10 +109,10 @@ class Sample(Strict):
     steps: int = Field(ge=1, le=1000)
     guidance: float = Field(ge=1)
     scheduler: Scheduler = "euler"
-    schedulers: dict[Name, Scheduler] = Field({}, exclude_if=lambda given: not given)  # of single strategies
+    schedulers: dict[Name, Scheduler] = unsaid({})  # of single strategies
     seed: int = Field(ge=0)
     # Is the generator's seed a hash of `seed` and what it is for, or `seed` itself, as published?
-    noise: Literal["hashed", "seeded"] = Field("hashed", exclude_if=lambda given: given == "hashed")
+    noise: Literal["hashed", "seeded"] = unsaid("hashed")
 
 
 class Score(Strict):
@@ -126,7 +126,7 @@ class Report(Strict):
     identity: Name  # the metric by which a picture's concept is recognised among all
     seed: int = Field(0, ge=0)
     paper: bool = False  # show the numbers known from the paper beside ours
-    over_runs: bool = False  # also show mean and standard deviation over orders and seeds, as the paper does
+    over_runs: bool = unsaid(False)  # also show mean and standard deviation over orders and seeds, as the paper does
 
 
 class Params(Strict):
