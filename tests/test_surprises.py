@@ -231,9 +231,13 @@ def test_surprise_5_one_strategy_alone_is_sampled_with_another_scheduler(tmp_pat
         scheduler = "dpmpp" if run.strategy == other else "euler"
         assert abs(levels(study.family.sample(prompts, noise, 4, 3.0, scheduler)) - found[run.strategy][1]).max() <= 1
         assert said["sample"]["scheduler"] == scheduler
+        asked = {"key": str(run), "task": "01", "what": "state", "prompt": said["tasks"]["01"]["prompts"][:1]}
+        import_module("stages.paint").paint(study, None, Namespace(**asked, to=Path(run.strategy)))
+        assert abs(levels([Image.open(Path(run.strategy, "00-00.png"))]) - levels(pictures[:1])).max() <= 1
     assert abs(found[other][1] - found[usual][1]).max() > 8
     import_module("stages.sample").sample(study, runs(study)[0].sequence, Namespace(task=None))
-    assert count(study).sampled == len(list(Path(".cache/images").rglob("*.png")))  # no picture stands for two
+    # No picture stands for two strategies; one more of each was painted.
+    assert count(study).sampled == len(list(Path(".cache/images").rglob("*.png"))) - 2
     assert found[other][0] | {"scheduler": "euler"} == found[usual][0]
 
 
