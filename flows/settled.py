@@ -39,7 +39,8 @@ def _prepared(folder: Path, concept: Concept, params: Params) -> bool:
     """Were just these photos and words prepared?"""
     try:
         kept = artifact.read(folder, "data")
-        if kept["concept"] != facts_of(concept) or kept["resolution"] != params.prepare.resolution:
+        how = (params.prepare.resolution, params.prepare.unusual())
+        if kept["concept"] != facts_of(concept) or (kept["resolution"], kept.get("prepared", {})) != how:
             return False
         for role in ROLES:
             was = [[entry[key] for key in (*OF_A_PICTURE, "sha256_of_source")] for entry in kept["pictures"][role]]

@@ -38,7 +38,9 @@ def paint(params: Params, key: None, args: argparse.Namespace) -> None:
     wanted = {cell: args.to / "{:02d}-{:02d}.png".format(*cell) for cell in cells}
     if taken := [path for path in wanted.values() if path.exists()]:
         raise ConfigFault(f"{taken[0]}: is there already. Give another --to.")
-    state = State(find(params, args.key, args.task, args.what).delta)
+    found = find(params, args.key, args.task, args.what)
+    params = params.model_copy(update={"sample": params.sampling(found.facts.get("strategy", {}).get("name"))})
+    state = State(found.delta)
     groups = [[prompt] for prompt in args.prompt]
     for number, files in enumerate(track(sample(params, state, groups), len(groups), "paint")):
         for noise, file in enumerate(files):

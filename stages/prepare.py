@@ -28,6 +28,8 @@ def prepare(params: Params, sequence: Sequence, args: argparse.Namespace) -> Non
         "concept": facts_of(concept),
         "resolution": params.prepare.resolution,
     }
+    if how := params.prepare.unusual():
+        facts["prepared"] = how
     with artifact.publish(sequence.data(args.task), "data", facts) as draft:
         developed = develop(concept, params.prepare, draft, recall(before, params.prepare))
         facts["pictures"] = developed.pictures

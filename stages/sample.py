@@ -28,6 +28,7 @@ def sample(params: Params, run: Run | Sequence, args: argparse.Namespace) -> Non
         state, learnt = load_state(parents["state"], manifest, params.family.shapes()), manifest["tasks"]
     elif adapter := begun_with(params):
         state = State(adapter.delta)
+    params = params.model_copy(update={"sample": params.sampling(getattr(run, "strategy", None))})
     tasks = seen(params, run, task, learnt)
     facts: dict[str, Any] = provenance(params, run) | {
         "sample": params.sample.model_dump(mode="json", exclude={"plain"}),

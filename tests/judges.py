@@ -117,8 +117,8 @@ def as_open_clip(weights: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
     return {f"visual.{key}": value.contiguous() for key, value in named.items()}
 
 
-def write_dino(folder: Path, size: Size, resize: int) -> Metric:
-    """`folder` as the hub has it, and the metric that reads what is converted from it."""
+def write_dino(folder: Path, size: Size, resize: int, norm_eps: float = 1e-6) -> Metric:
+    """`folder` as the hub has it, and the metric that reads what is converted from it; the hub's has 1e-12."""
     folder.mkdir()
     torch.manual_seed(0)
     architecture = known_to_timm(size.dino)
@@ -128,10 +128,11 @@ def write_dino(folder: Path, size: Size, resize: int) -> Metric:
         for name, part in zip(names, value.chunk(len(names)), strict=True):
             weights[name] = 0.1 * torch.randn_like(part)
     torch.save(weights, folder / "pytorch_model.bin")
-    ViTConfig(**size.dino.parts(), layer_norm_eps=1e-6, architectures=["ViTModel"]).save_pretrained(folder)
+    ViTConfig(**size.dino.parts(), layer_norm_eps=norm_eps, architectures=["ViTModel"]).save_pretrained(folder)
     ours = folder / "timm.safetensors"
     dino_checkpoint.convert(folder / "pytorch_model.bin", ours, architecture)
-    return metrics.make("dino", {"path": str(ours), "architecture": architecture, "resize": resize})
+    told = {"norm_eps": norm_eps} if norm_eps != 1e-6 else {}
+    return metrics.make("dino", {"path": str(ours), "architecture": architecture, "resize": resize} | told)
 
 
 def known_to_timm(tower: Tower) -> str:
@@ -143,5 +144,6 @@ def known_to_timm(tower: Tower) -> str:
         return timm.models.VisionTransformer(num_classes=num_classes, **sizes)
 
     make.__name__ = f"vit_{tower.pixels}_{tower.patch}_{tower.width}_{tower.layers}"
-    timm.models.register_model(make)
+    if not timm.is_model(make.__name__):
+        timm.models.register_model(make)
     return make.__name__

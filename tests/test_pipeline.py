@@ -162,6 +162,23 @@ def test_the_forecast_has_counted_what_was_made(study):
     assert work.references > sum(tables.read(p, tables.REFERENCES).num_rows for p in references) / len(study.judges)
 
 
+def test_signs_that_differ_are_told_of_every_pair_of_tasks(study, capsys):
+    run = runs(study)[0]
+    conflicts = importlib.import_module("stages.conflicts").conflicts
+    first, second = (state_after(study, run, index).delta for index in ("01", "02"))
+    pairs = [(first.module(name), second.module(name)) for name in first.modules]
+    entries = sum(earlier.numel() for earlier, _ in pairs)
+    for against, later in (("model", lambda a, b: b), ("task", lambda a, b: b - a)):
+        conflicts(study, run, Namespace(against=against))
+        head, *lines = capsys.readouterr().out.splitlines()
+        assert head == "earlier,later,share,weight"
+        (line,) = lines
+        share = sum(int((a * later(a, b) < 0).sum()) for a, b in pairs) / entries
+        assert line.startswith("1,2,")
+        assert float(line.split(",")[2]) == pytest.approx(share, rel=1e-4)
+        assert share > 0.01
+
+
 def test_text_encoders_are_taught_along_and_merged_by_any_strategy(tmp_path, monkeypatch, caplog):
     """With what else a lesson can have: its class kept along, photos of any shape, previews on the way."""
     chosen = ["naive", "ortho_init", "magmax"]

@@ -44,7 +44,7 @@ def check(before: State, trained: Delta, after: State, weight: Callable[[str], T
     ranks, conflicts, entries = [], 0, 0
     for name in sorted({*after.delta.modules, *trained.modules}):
         base = weight(name).float().to(device())
-        merged, final, old = (_module(delta, name, base) for delta in (after.delta, trained, before.delta))
+        merged, final, old = (shift_of(delta, name, base) for delta in (after.delta, trained, before.delta))
         own = final - old
         for key, value in (
             ("merged", merged),
@@ -104,7 +104,8 @@ def facts(found: Check) -> dict[str, object]:
     return {key: short(value) for key, value in asdict(found).items()}
 
 
-def _module(delta: Delta, name: str, like: Tensor) -> Tensor:
+def shift_of(delta: Delta, name: str, like: Tensor) -> Tensor:
+    """The shift of one module, dense; zeros where there is none."""
     shift = delta.module(name, like.device)
     return torch.zeros_like(like) if shift is None else shift
 

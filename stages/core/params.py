@@ -17,11 +17,12 @@ from .metric import Metric, metrics
 from .reading import PARAMS, Document, read_yaml
 from .registry import explain, foremost
 from .strategy import Strategy, strategies
-from .strict import Strict
+from .strict import Strict, unsaid
 
 # What becomes part of a path or of a stage's name.
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_]*$", max_length=64)]
 Position = Annotated[str, StringConstraints(pattern=r"^\d\d$")]
+Scheduler = Literal["euler", "dpmpp"]
 Options = dict[str, Any]
 
 
@@ -54,6 +55,14 @@ class Prepare(Strict):
     max_megapixels: float = Field(64, gt=0)
     max_megabytes: float = Field(256, gt=0)
     first_frame: bool = False  # take the first picture of an animation instead of refusing it
+    resample: Literal["lanczos", "bilinear", "bicubic"] = unsaid("lanczos")  # how a photo is resized
+    # Are pictures compared with the photos at `resolution`, or with those as they are in their files, as published?
+    references: Literal["prepared", "original"] = unsaid("prepared")
+
+    def unusual(self) -> dict[str, Any]:
+        """What beside the resolution makes other pictures of the same photos, where it is not the default."""
+        limits = {"resolution", "max_megapixels", "max_megabytes"}
+        return self.model_dump(mode="json", exclude_defaults=True, exclude=limits)
 
 
 class Prior(Strict):
@@ -89,6 +98,7 @@ class Watch(Strict):
 
     previews_every: int = Field(0, ge=0)  # steps between pictures in previews/, from step 0 on; 0: none
     previews: int = Field(2, ge=1)  # of the concept's prompts, how many are sampled
+    prompts: tuple[str, ...] = unsaid(())  # instead of the concept's own; {} stands for its words
     tracker: Literal["tensorboard", "wandb"] | None = None  # losses go there as well, through accelerate
 
 
@@ -98,8 +108,11 @@ class Sample(Strict):
     batch: int = Field(ge=1)  # pictures at a time; how they are grouped can change the last bit of a picture
     steps: int = Field(ge=1, le=1000)
     guidance: float = Field(ge=1)
-    scheduler: Literal["euler", "dpmpp"] = "euler"
+    scheduler: Scheduler = "euler"
+    schedulers: dict[Name, Scheduler] = unsaid({})  # of single strategies
     seed: int = Field(ge=0)
+    # Is the generator's seed a hash of `seed` and what it is for, or `seed` itself, as published?
+    noise: Literal["hashed", "seeded"] = unsaid("hashed")
 
 
 class Score(Strict):
@@ -113,6 +126,7 @@ class Report(Strict):
     identity: Name  # the metric by which a picture's concept is recognised among all
     seed: int = Field(0, ge=0)
     paper: bool = False  # show the numbers known from the paper beside ours
+    over_runs: bool = unsaid(False)  # also show mean and standard deviation over orders and seeds, as the paper does
 
 
 class Params(Strict):
@@ -147,6 +161,11 @@ class Params(Strict):
     def rule(self, strategy: str) -> Strategy:
         """The strategy of this name with its options."""
         return strategies.make(strategy, self.strategy.get(strategy), f"strategy.{strategy}: ")
+
+    def sampling(self, strategy: str | None) -> Sample:
+        """How pictures of this strategy's models are sampled; None: those of the base."""
+        scheduler = self.sample.schedulers.get(strategy or "", self.sample.scheduler)
+        return self.sample.model_copy(update={"scheduler": scheduler, "schedulers": {}})
 
     @cached_property
     def judges(self) -> dict[str, Metric]:
@@ -228,6 +247,8 @@ def _cross_check(params: Params) -> None:
         previous = task.index
     for name in {*params.strategies, *params.strategy}:
         params.rule(name)
+    for name in params.sample.schedulers:
+        strategies.make(name, params.strategy.get(name), "sample.schedulers: ")
     identity = params.report.identity
     if identity not in params.judges:
         raise ConfigFault(f"report.identity: '{identity}' is not in score.metrics. {nearest(identity, params.judges)}")

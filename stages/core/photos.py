@@ -39,28 +39,28 @@ class Photo:
     frame: tuple[int, ...]  # height and width of the source, corner of the crop after resizing, height and width now
 
 
-def open_photo(source: Path | bytes, limits: Prepare) -> Photo:
-    """One photo, brought to the study's resolution.
+def open_photo(source: Path | bytes, limits: Prepare, whole: bool = False) -> Photo:
+    """One photo, brought to the study's resolution; `whole`: left at its own.
 
     Raises:
         InputFault: it cannot be used; the message says why, without the name of the file.
     """
     data = source if isinstance(source, bytes) else read_file(source, limits.max_megabytes)
     image, notes = decode(data, limits)
-    fitted, more, frame = fit(image, limits)
+    fitted, more, frame = untouched(image) if whole else fit(image, limits)
     return Photo(fitted, (*notes, *more), hashlib.sha256(data).hexdigest(), look(image), frame)
 
 
-def take(picture: Picture, limits: Prepare) -> Photo:
-    """A picture of a dataset, from its file or drawn.
+def take(picture: Picture, limits: Prepare, whole: bool = False) -> Photo:
+    """A picture of a dataset, from its file or drawn; `whole` as in `open_photo`.
 
     Raises:
         InputFault: as open_photo.
     """
     if isinstance(picture.origin, Path):
-        return open_photo(picture.origin, limits)
+        return open_photo(picture.origin, limits, whole)
     drawn = picture.origin()
-    image, notes, frame = fit(drawn, limits)
+    image, notes, frame = untouched(drawn) if whole else fit(drawn, limits)
     return Photo(image, tuple(notes), hashlib.sha256(drawn.tobytes()).hexdigest(), look(drawn), frame)
 
 
@@ -78,10 +78,19 @@ def fit(image: Image.Image, limits: Prepare) -> tuple[Image.Image, list[str], tu
     if scale > 1:
         notes.append(f"enlarged from {min(width, height)} pixels")
     corner = (round((height * scale - high) / 2), round((width * scale - wide) / 2))
-    fitted = ImageOps.fit(image, (wide, high), Image.Resampling.LANCZOS)
-    # A new picture from nothing but pixels: resizing carries EXIF and profile along.
-    plain = Image.frombytes("RGB", fitted.size, fitted.tobytes())
-    return plain, notes, (height, width, *corner, high, wide)
+    fitted = ImageOps.fit(image, (wide, high), Image.Resampling[limits.resample.upper()])
+    return _plain(fitted), notes, (height, width, *corner, high, wide)
+
+
+def untouched(image: Image.Image) -> tuple[Image.Image, list[str], tuple[int, ...]]:
+    """The same of a picture that keeps its size."""
+    width, height = image.size
+    return _plain(image), [], (height, width, 0, 0, height, width)
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """A new picture from nothing but pixels: resizing carries EXIF and profile along."""
+    return Image.frombytes("RGB", image.size, image.tobytes())
 
 
 def bucket(width: int, height: int, limits: Prepare) -> tuple[int, int]:
@@ -156,7 +165,8 @@ class Developed:
 
 
 def develop(concept: Concept, limits: Prepare, folder: Path, before: Seen) -> Developed:
-    """Writes the concept's pictures into the folder as PNG files; a picture with two roles is stored once.
+    """Writes the concept's pictures into the folder as PNG files; a picture with two roles is stored once, unless
+    references are kept as they are.
 
     Twins within the concept are noted in their entries. Those among the tasks before are only warned of: a concept's
     manifest must not depend on what else is in the sequence.
@@ -164,30 +174,45 @@ def develop(concept: Concept, limits: Prepare, folder: Path, before: Seen) -> De
     Raises:
         InputFault: some photos cannot be used; all of them are listed, one per line.
     """
-    files = {picture: f"training/{number:02d}.png" for number, picture in enumerate(concept.training)}
-    for number, picture in enumerate(concept.references):
-        files.setdefault(picture, f"references/{number:02d}.png")
-    entries: dict[Picture, dict[str, Any]] = {}
-    complaints, warnings, here = [], [], Seen()
-    for picture, file in files.items():
+    files, whole = _files(concept, limits), limits.references == "original"
+    entries: dict[str, dict[str, Any]] = {}
+    complaints: dict[Picture, str] = {}
+    warnings, here, noted = [], Seen(), set[Picture]()
+    for (picture, role), file in files.items():
+        if file in entries:
+            continue
         try:
-            photo = take(picture, limits)
+            photo = take(picture, limits, whole and role == "references")
         except InputFault as fault:
-            complaints.append(f"{picture.origin if isinstance(picture.origin, Path) else picture.name}: {fault}")
+            complaints[picture] = f"{picture.origin if isinstance(picture.origin, Path) else picture.name}: {fault}"
             continue
         (folder / file).parent.mkdir(exist_ok=True)
         (folder / file).write_bytes(to_png(photo.image))
-        remarks = _remarks(concept, picture)
+        remarks: list[str] = []
         abroad: list[str] = []
-        if isinstance(picture.origin, Path):  # what is drawn is known to differ
-            remarks += here.twins(photo)
-            abroad = before.twins(photo)
-            here.add(picture.name, photo.sha256, photo.look)
-        entries[picture] = _entry(picture, file, photo, remarks)
+        if picture not in noted:
+            remarks += _remarks(concept, picture)
+            if isinstance(picture.origin, Path):  # what is drawn is known to differ
+                remarks += here.twins(photo)
+                abroad = before.twins(photo)
+                here.add(picture.name, photo.sha256, photo.look)
+        noted.add(picture)
+        entries[file] = _entry(picture, file, photo, remarks)
         warnings += [f"{picture.name}: {note}" for note in remarks + abroad]
     if complaints:
-        raise InputFault("\n".join(complaints))
-    return Developed({role: [entries[p] for p in getattr(concept, role)] for role in ROLES}, warnings)
+        raise InputFault("\n".join(complaints.values()))
+    return Developed({role: [entries[files[p, role]] for p in getattr(concept, role)] for role in ROLES}, warnings)
+
+
+def _files(concept: Concept, limits: Prepare) -> dict[tuple[Picture, str], str]:
+    """The file of each picture in each of its roles."""
+    training, references = ROLES
+    files = {(p, training): f"{training}/{number:02d}.png" for number, p in enumerate(concept.training)}
+    shared = files if limits.references == "prepared" else {}
+    return files | {
+        (p, references): shared.get((p, training), f"{references}/{number:02d}.png")
+        for number, p in enumerate(concept.references)
+    }
 
 
 def _remarks(concept: Concept, picture: Picture) -> list[str]:

@@ -87,4 +87,6 @@ def explain(error: ValidationError, cls: type[Strict]) -> str:
         return f"unknown key '{path}'. {nearest(str(first['loc'][-1]), cls.model_fields)}"
     if first["type"] == "missing":
         return f"'{path}' is missing."
+    if not path:  # options that do not go together
+        return f"{first['msg'].removeprefix('Value error, ')}."
     return f"{path}: {first['msg']}, found {reprlib.repr(first['input'])}."

@@ -24,7 +24,7 @@ from .lessons import Lesson, class_prompt, encoded, taught
 from .params import Params, Prior, Sample
 from .process import lock
 from .runs import Run, Sequence
-from .seeds import generator, seed
+from .seeds import generator, noises, seed
 from .strategy import State
 from .team import team
 from .training import Losses, Training
@@ -94,7 +94,7 @@ def train(
     training = Training(learner, options, words, CHECKPOINTS / artifact.digest(inputs)[:32])
     # Before the first merge all strategies stand at the same place: what one has trained there, the others reuse.
     first = not state.delta.modules
-    observers = [Previews(params, run, index, learner, frozen or Delta(), data["concept"]["prompts"])]
+    observers = [Previews(params, run, index, learner, frozen or Delta(), data["concept"])]
     adapter, losses = training.run(material, first, unharmed([*observers, *([track] if track else [])]))
     if not first:
         training.forget()
@@ -106,7 +106,7 @@ def of_the_class(params: Params, options: Prior, concept: Mapping[str, Any]) -> 
     prompt = class_prompt(options, concept)
     params.family  # noqa: B018 - loaded here, the copy below shares it
     drawn = {"images": options.images, "seed": seed(params.sample.seed, "class")}
-    of_class = params.model_copy(update={"sample": params.sample.model_copy(update=drawn)})
+    of_class = params.model_copy(update={"sample": params.sampling(None).model_copy(update=drawn)})
     (files,) = sample(of_class, State(), [[prompt]])
     return [Lesson(Image.open(file).convert("RGB"), prompt, None) for file in files]
 
@@ -134,12 +134,9 @@ def sample(params: Params, state: State, groups: Several[Several[str]]) -> Itera
             if not _sampled(folder):
                 if noise is None:
                     family.shift(state.delta)
-                    noise = torch.randn(
-                        (options.images, *family.noise_shape()), generator=generator(options.seed, "sample")
-                    )
+                    noise = noises(options, options.images, family.noise_shape())
                 rows = encode_prompts(family, [prompt for prompt in prompts for _ in range(options.images)])
-                noises = noise.repeat(len(prompts), 1, 1, 1)
-                made, room = _made(family, rows, noises, options, room)
+                made, room = _made(family, rows, noise.repeat(len(prompts), 1, 1, 1), options, room)
             written.append(writer.submit(_written, folder, prompts, made, room))
             if len(written) > 1:
                 yield written.pop(0).result()

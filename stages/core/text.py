@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+
 from .figures import words
 from .statistics import Interval, Summary, Verdict
+from .transfer import Transfer
 
 GLOSSARY_HEAD = (
     "T tasks; R[i, j] is the score on task j after task i, R[0, j] that of the base model; higher is better."
@@ -236,6 +239,17 @@ def beside_paper(verdict: Verdict) -> Rows | None:
     return rows
 
 
+def over_runs(verdict: Verdict) -> Rows:
+    """As published: mean and standard deviation, that of a whole population (numpy's ddof 0), over orders and seeds."""
+    measures = {"average score": Transfer.average_score, "forgetting": Transfer.forgetting}
+    rows = [["strategy", *measures]]
+    for name in verdict.strategies:
+        matrices = [matrix for strategy, _, _, matrix in verdict.runs if strategy == name]
+        found = [[float(measure(matrix)) for matrix in matrices] for measure in measures.values()]
+        rows.append([name, *(f"{np.mean(values):.3f} \u00b1 {np.std(values):.3f}" for values in found)])
+    return rows
+
+
 def checks(summary: Summary, domain: str) -> Rows | None:
     """What the merge check found after the last task, mean over runs; None if there is none."""
     last = int(summary.params.tasks[-1].index)
@@ -286,6 +300,8 @@ def markdown(summary: Summary, files: Sequence[str], more: Sequence[str] = ()) -
             if found := checks(summary, domain):
                 parts += ["### Merge check", "After the last task, mean over runs.", in_markdown(found)]
         parts += [f"### {verdict.metric}", in_markdown(overview(verdict))]
+        if summary.params.report.over_runs:
+            parts += [f"Mean \u00b1 deviation over {len(verdict.runs)} runs:", in_markdown(over_runs(verdict))]
         if verdict.differences:
             parts += ["Paired differences, bold where the interval excludes 0:", in_markdown(differences(verdict))]
         parts += _pictures(files, f"figures/{domain}-{verdict.metric}-")

@@ -6,16 +6,16 @@ None of it is part of a result, changes one, or can stop a training: what goes w
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import torch
-
+from .dataset import fill
 from .encodings import encode_prompts
 from .family import Learner
 from .params import Params
 from .runs import Run
-from .seeds import generator
+from .seeds import noises
 from .training import Losses
 from .weights import Delta
 
@@ -25,22 +25,25 @@ Observer = Callable[[int, Losses], None]  # told the steps done, and the losses 
 
 
 class Previews:
-    """Pictures of the concept's prompts, always from the same noises, every so many steps from step 0 on."""
+    """Pictures of the concept's prompts or of those asked for, always from the same noises, every so many steps from
+    step 0 on."""
 
     def __init__(
-        self, params: Params, run: Run, index: str, learner: Learner, frozen: Delta, prompts: Sequence[str]
+        self, params: Params, run: Run, index: str, learner: Learner, frozen: Delta, concept: Mapping[str, Any]
     ) -> None:
         self.params, self.learner, self.frozen = params, learner, frozen
-        self.prompts = list(prompts)[: params.watch.previews]
+        words = " ".join(filter(None, (concept["token"], concept["noun"])))
+        own = [fill(prompt, words) for prompt in params.watch.prompts]
+        self.prompts = own or list(concept["prompts"])[: params.watch.previews]
+        self.options = params.sampling(run.strategy)
         self.folder = PREVIEWS / params.study / str(run) / index
 
     def __call__(self, step: int, losses: Losses) -> None:
         every = self.params.watch.previews_every
         if not every or step % every:
             return
-        family, options = self.params.family, self.params.sample
-        shape = (len(self.prompts), *family.noise_shape())
-        noise = torch.randn(shape, generator=generator(options.seed, "sample"))
+        family, options = self.params.family, self.options
+        noise = noises(options, len(self.prompts), family.noise_shape())
         rows = encode_prompts(family, self.prompts)
         with self.learner.aside():
             family.shift(self.frozen + self.learner.adapter().delta)

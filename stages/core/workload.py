@@ -49,7 +49,8 @@ def count(params: Params) -> Workload:
     chains = len(sequences(params)) * len(params.seeds)
     begun = bool(params.family.adapter)
     traces = [trace(params.rule(name), tasks, begun) for name in params.strategies]
-    started, merged = {t.start for t in traces}, {t.first for t in traces}
+    started = {t.start for t in traces}
+    merged = {(t.first, params.sampling(name).scheduler) for name, t in zip(params.strategies, traces, strict=True)}
     adapters = chains * strategies * tasks
     trained = adapters if begun else chains * (len(started) + strategies * (tasks - 1))
     written, sampled = _images(params, len(merged))

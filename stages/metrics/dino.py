@@ -47,24 +47,31 @@ def blank(path: str, architecture: str) -> nn.Module:
 
 
 @lru_cache
-def load(path: str, architecture: str) -> nn.Module:
+def load(path: str, architecture: str, norm_eps: float | None) -> nn.Module:
     file = weights_file(path, WEIGHTS)
-    return fill(blank(path, architecture), read(file), file)
+    model = fill(blank(path, architecture), read(file), file)
+    if norm_eps is not None:
+        for norm in (part for part in model.modules() if isinstance(part, nn.LayerNorm)):
+            norm.eps = norm_eps
+    return model
 
 
 @metrics.register("dino")
 class Dino(Metric):
     """`path`: a folder in timm's format, or its file of weights and with it the `architecture`, vit_small_patch16_224
-    in the paper. `resize`: the short side in pixels before the middle is cut out at the size that the model takes."""
+    in the paper. `resize`: the short side in pixels before the middle is cut out at the size that the model takes.
+    `norm_eps`: what layer norms add to the variance, where it is not timm's 1e-6; the published model has 1e-12."""
 
     path: str
     architecture: str = ""
     resize: int = Field(256, ge=8)
+    norm_eps: float | None = Field(None, gt=0)
 
     @property
     def encoder(self) -> str:
-        return f"dino {self.architecture} {self.resize} {sha256(weights_file(self.path, WEIGHTS))}"
+        how = f"{self.architecture} {self.resize}" + (f" {self.norm_eps:g}" if self.norm_eps else "")
+        return f"dino {how} {sha256(weights_file(self.path, WEIGHTS))}"
 
     def embed(self, images: Sequence[Image.Image]) -> Tensor:
-        model: Any = load(self.path, self.architecture)
+        model: Any = load(self.path, self.architecture, self.norm_eps)
         return unit_vectors(model, preparation(self.resize, model.patch_embed.img_size[0]), images)

@@ -1,4 +1,8 @@
+from __future__ import annotations
+
 from typing import Literal
+
+from pydantic import model_validator
 
 from stages.core.strategy import State, Strategy, strategies
 from stages.core.weights import Adapter, add_factors, orthogonal_columns, orthogonal_rows
@@ -11,12 +15,19 @@ class OrthoInit(Strategy):
     Called "orthogonal initialisation" in arXiv 2410.04891. The defaults are the published code. Its merge is not the
     sum of the trained shifts (it adds cross terms), and its columns are orthogonal in the space of ranks, which leaves
     the input directions of the tasks overlapping as much as plain draws do; `exact` and `row_space` are what the names
-    promise.
+    promise. The second needs the first: of factors that were added only their sum is left, and to be orthogonal to
+    the sum of two A is not to be orthogonal to both.
     """
 
     merging: Literal["factors", "exact"] = "factors"
     init: Literal["columns", "row_space"] = "columns"
     scale: Literal["unit", "matched"] = "unit"
+
+    @model_validator(mode="after")
+    def _all_rows_are_known(self) -> OrthoInit:
+        if self.init == "row_space" and self.merging == "factors":
+            raise ValueError("init: row_space needs merging: exact; added factors hold only the sum of the A before")
+        return self
 
     def start(self, state: State, fresh: Adapter) -> Adapter:
         if state.adapter is None:

@@ -1,5 +1,7 @@
 import time
 
+import torch
+
 from stages.core import device
 
 
@@ -21,3 +23,11 @@ def test_on_a_cpu_as_many_as_it_computes_with(monkeypatch):
     monkeypatch.setenv("PALIMPSEST_DEVICE", "cpu")
     device.device()
     assert device.hands() == 3 or device.device().type == "cuda"
+
+
+def test_matrices_and_convolutions_are_not_rounded_to_tf32():
+    """As in the paper's runs; torch itself has it on for convolutions."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    device.device.__wrapped__()
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert not torch.backends.cudnn.allow_tf32

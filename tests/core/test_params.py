@@ -47,6 +47,8 @@ def test_the_projects_own_parameters_are_sound():
             "  magmax: {scael: 1.0",
             "strategy.magmax: strategy magmax: unknown key 'scael'. Did you mean 'scale'",
         ),
+        ("init: columns", "init: row_space", "strategy.ortho_init: strategy ortho_init: init: row_space needs merging"),
+        ("scheduler: euler", "schedulers: {naife: dpmpp}", "sample.schedulers: .*'naife'. Did you mean 'naive'"),
         ("    dino: {path", "    dyno: {path", "no metric is called 'dyno'. Did you mean 'dino'"),
         ("identity: dino", "identity: dine", "'dine' is not in score.metrics. Did you mean 'dino'"),
         ("domains: [objects]", "domains: [objets]", "has no 'objets'. Did you mean 'objects'"),

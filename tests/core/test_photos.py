@@ -150,6 +150,25 @@ def test_other_references_are_stored_beside_them(tmp_path, out):
     assert [entry["file"] for entry in developed.pictures["references"]] == ["references/00.png"]
 
 
+def test_references_that_stay_as_they_are_are_stored_apart_and_said_of_once(tmp_path, out):
+    paths = [save(tmp_path / "1.png", noise(1, 64, 40)), save(tmp_path / "2.png", noise(2))]
+    (tmp_path / "3.png").write_bytes(paths[0].read_bytes())
+    mug = concept([*paths, tmp_path / "3.png"], **{"1": "without the word"})
+    limits = LIMITS.model_copy(update={"references": "original"})
+    developed = develop(mug, limits, out, Seen())
+    training, references = developed.pictures["training"], developed.pictures["references"]
+    assert [entry["file"] for entry in references] == [f"references/{i:02d}.png" for i in range(3)]
+    assert references[0]["frame"] == [40, 64, 0, 0, 40, 64]
+    assert Image.open(out / "references/00.png").tobytes() == noise(1, 64, 40).tobytes()
+    assert [e["sha256_of_source"] for e in references] == [e["sha256_of_source"] for e in training]
+    said = ["1.png: its caption lacks the token 'sks'", "3.png: the same file as 1.png"]
+    assert developed.warnings == said
+    (tmp_path / "2.png").write_text("hello")
+    with pytest.raises(InputFault) as caught:
+        develop(mug, limits, out, Seen())
+    assert len(str(caught.value).splitlines()) == 1
+
+
 def test_twins_are_noted(tmp_path, out):
     original = noise(1, 64, 64)
     paths = [

@@ -130,3 +130,11 @@ def test_one_strategy_is_compared_with_nothing() -> None:
         "ifference" not in text.terminal(replace(alone, params=study.parameters(strategies=("a",)))).split("1 run")[0]
     )
     assert "average score a 0." in " ".join(text.conclusions(alone))
+
+
+@pytest.mark.parametrize("over_runs", [False, True])
+def test_mean_and_deviation_over_runs_are_shown_where_they_are_asked_for(over_runs: bool) -> None:
+    shown = summary(orders=("0", "5"), seeds=(0, 1))
+    asked = shown.params.report.model_copy(update={"over_runs": over_runs})
+    written = text.markdown(replace(shown, params=shown.params.model_copy(update={"report": asked})), [])
+    assert ("Mean \u00b1 deviation over" in written) is over_runs

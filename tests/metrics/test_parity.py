@@ -58,16 +58,20 @@ def test_clip_i_is_the_vector_of_transformers(tmp_path: Path, photos: list[Image
     assert torch.allclose(found, F.normalize(wanted, dim=1), atol=2e-6)
 
 
+# timm's, the published one, and one so large that nobody could take it for another.
+@pytest.mark.parametrize("norm_eps", [1e-6, ViTConfig().layer_norm_eps, 0.1])
 def test_dino_converted_from_its_checkpoint_is_the_class_token_of_transformers(
-    tmp_path: Path, photos: list[Image.Image]
+    tmp_path: Path, photos: list[Image.Image], norm_eps: float
 ) -> None:
-    found = write_dino(tmp_path / "dino", SIZES["tiny"], resize=37).embed(photos)
+    metric = write_dino(tmp_path / "dino", SIZES["tiny"], 37, norm_eps)
+    found = metric.embed(photos)
     theirs, told = ViTModel.from_pretrained(tmp_path / "dino", add_pooling_layer=False, output_loading_info=True)
     assert not any(told.values())  # the names are those of the file that the paper loads
     pixels = torch.stack([dino.preparation(37, PIXELS)(photo) for photo in photos])
     with torch.no_grad():
         wanted = F.normalize(theirs(pixels).last_hidden_state[:, 0], dim=1)
     assert torch.allclose(found, wanted, atol=2e-6)
+    assert f"{norm_eps:g}" in metric.encoder or norm_eps == 1e-6  # vectors of one are none of another
 
 
 def test_at_full_size_dino_has_the_names_and_shapes_of_the_published_model(tmp_path: Path) -> None:
