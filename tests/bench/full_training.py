@@ -68,7 +68,13 @@ class Ours:
         )
         here.__dict__["family"] = self.bench.family
         data = {
-            "concept": {"name": "star", "noun": "star", "training_prompt": PROMPT, "prompts": [PROMPT]},
+            "concept": {
+                "name": "star",
+                "token": "sks",
+                "noun": "star",
+                "training_prompt": PROMPT,
+                "prompts": [PROMPT],
+            },
             "pictures": {"training": [{"caption": None}]},
         }
         after: dict[int, float] = {}

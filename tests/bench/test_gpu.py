@@ -29,8 +29,9 @@ def test_it_runs_through_where_training_moves_the_autoencoder_away(tmp_path, mon
     moves = []
 
     def leave(self, *parts: str) -> None:
-        moves.append("away")
-        self.pipeline.vae.double()
+        if "vae" not in parts:
+            moves.append("away")
+            self.pipeline.vae.double()
 
     def bring(self, *parts: str) -> None:
         for part in parts:

@@ -168,7 +168,9 @@ def test_a_class_without_a_name_is_found_before_anything_runs(tmp_path, monkeypa
     monkeypatch.chdir(folder)
     code, _, err = said("plan")
     assert (code, err.count("\n")) == (2, 1)
-    assert err.startswith("error: train.prior.prompt: 'a picture of zwz' is to be the class of 'zwz'")
+    assert re.match(
+        r"error: params\.yaml:\d+: train\.prior\.prompt: 'a picture of zwz' is to be the class of 'zwz'", err
+    )
 
 
 def test_status_says_what_is_done_who_is_at_work_and_what_went_wrong(tmp_path, monkeypatch, said):
