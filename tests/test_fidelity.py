@@ -31,7 +31,7 @@ from stages.metrics.dino import Dino
 from stages.prepare import facts_of
 from tests.core.test_statistics import made, noise, report
 from tests.core.test_transfer import HAND
-from tests.datasets.test_dreambooth import CHOSEN, CLASSES, ORDERS
+from tests.datasets.test_dreambooth import CHOSEN, CLASSES, ORDERS, write_subjects
 from tests.datasets.test_unlearn_canvas import FROM_50, FROM_60
 
 PAPER = {"objects": profiles.tree("sdxl-objects"), "styles": profiles.tree("sdxl-styles")}
@@ -155,12 +155,7 @@ def test_the_words_of_a_style(tmp_path):
 
 @pytest.fixture
 def dreambooth_folder(tmp_path):
-    for subject, _, _ in CHOSEN:
-        (tmp_path / subject).mkdir()
-        Image.new("RGB", (8, 8)).save(tmp_path / subject / "00.jpg")
-    (tmp_path / "prompts_and_classes.txt").write_text(CLASSES)
-    (tmp_path / "references_and_licenses.txt").write_text("")
-    return str(tmp_path)
+    return str(write_subjects(tmp_path))
 
 
 def previewed(concept, domain: str) -> list[str]:

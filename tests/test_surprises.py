@@ -30,7 +30,7 @@ from stages.core.weights import Adapter, Delta
 from stages.core.workload import count
 from stages.datasets import dreambooth
 from stages.families.denoising import Settings
-from tests.datasets.test_dreambooth import CHOSEN, CLASSES
+from tests.datasets.test_dreambooth import write_subjects
 from tests.families.test_denoising import levels, noise_of, told
 from tests.workspace import ONE_METRIC, workspace
 
@@ -256,12 +256,7 @@ def test_surprise_5_that_scheduler_is_dpm_solver_in_the_bases_own_configuration(
 
 def test_surprise_10_and_11_references_are_the_training_photos_and_no_metric_reads_the_prompt(tmp_path):
     """CLIP-T, which the published results lack, is one more metric."""
-    for subject, _, _ in CHOSEN:
-        (tmp_path / subject).mkdir()
-        Image.new("RGB", (8, 8)).save(tmp_path / subject / "00.jpg")
-    (tmp_path / "prompts_and_classes.txt").write_text(CLASSES)
-    (tmp_path / "references_and_licenses.txt").write_text("")
-    concept = dreambooth.DreamBooth(root=str(tmp_path)).concept("objects", "can")
+    concept = dreambooth.DreamBooth(root=str(write_subjects(tmp_path))).concept("objects", "can")
     assert concept.references == concept.training
     assert "clip_t" in PAPER["objects"]["score"]["metrics"]
     clothes = [prompt for prompt in dreambooth.PROMPTS if re.search("outfit|hat", prompt)]

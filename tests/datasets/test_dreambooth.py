@@ -94,8 +94,11 @@ backpack: not a credit any more
 
 @pytest.fixture
 def small(tmp_path) -> Path:
+    return write_subjects(tmp_path / "dataset")
+
+
+def write_subjects(root: Path) -> Path:
     """The ten subjects with one photo each, and nothing of the other twenty."""
-    root = tmp_path / "dataset"
     for subject, _, _ in CHOSEN:
         (root / subject).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(root / subject / "00.jpg")
