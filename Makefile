@@ -31,10 +31,10 @@ study: .venv/ready ## run what is not up to date of the current study, JOBS stag
 	@palimpsest run $(if $(JOBS),--jobs $(JOBS))
 
 serve: .venv/ready ## a Prefect server on this machine, with its pages, its deployments and a worker; PORT=4200
-	@python -m flows.server --port $(PORT)
+	@python -m flows.platform.serve --port $(PORT)
 
-worker: .venv/ready ## run what `python -m flows.machines` hands out, on the server that PREFECT_API_URL names
-	@python -m flows.server --worker
+worker: .venv/ready ## run what `python -m flows.platform.coordinator` hands out, on the server that PREFECT_API_URL names
+	@python -m flows.platform.serve --worker
 
 test: .venv/ready ## make the environment and run the tests
 	OMP_NUM_THREADS=1 python -m pytest -m "" -n auto --dist loadfile --no-loadscope-reorder
@@ -46,7 +46,7 @@ lint: .venv/ready ## style, types, and which part may import which
 	ruff check . && ruff format --check . && mypy && lint-imports
 
 weights: .venv/ready ## fetch the weights that a profile needs: make weights PROFILE=sdxl-quick
-	HF_HUB_OFFLINE=0 python -m stages.fetch --for $(PROFILE) $(if $(PIN),--pin) $(if $(FROM),--from $(FROM))
+	HF_HUB_OFFLINE=0 python -m stages.tools.fetch --for $(PROFILE) $(if $(PIN),--pin) $(if $(FROM),--from $(FROM))
 
 clean: ## forget every result, cache and checkpoint of this workspace
 	rm -rf runs $(filter-out report/toy-objects,$(wildcard report/*)) .cache .checkpoints .dvc/cache .dvc/tmp

@@ -13,18 +13,18 @@ from typing import Annotated
 
 import typer
 
-from stages.core.ending import EXIT_CODES, attempt
+from stages.runtime.exits import EXIT_CODES, attempt
 
 NAME = "palimpsest"
 # Commands that are a module's own, with its arguments: they are there when the module is.
 MODULES = {
-    "export": ("stages.export", "Writes what was learnt as a LoRA file."),
-    "import": ("stages.adopt", "Takes in a LoRA trained elsewhere."),
-    "forecast": ("stages.forecast", "Hours, disk and memory that it will take."),
-    "paint": ("stages.paint", "Pictures of any prompt, after any task."),
-    "fetch": ("stages.fetch", "Fetches the weights that a profile needs."),
-    "standin": ("stages.standin", "Writes an SDXL of random weights, to try."),
-    "study": ("stages.study", "Asks people which pictures are right."),
+    "export": ("stages.tools.export", "Writes what was learnt as a LoRA file."),
+    "import": ("stages.tools.import_lora", "Takes in a LoRA trained elsewhere."),
+    "forecast": ("stages.tools.forecast", "Hours, disk and memory that it will take."),
+    "paint": ("stages.tools.paint", "Pictures of any prompt, after any task."),
+    "fetch": ("stages.tools.fetch", "Fetches the weights that a profile needs."),
+    "standin": ("stages.tools.random_sdxl", "Writes an SDXL of random weights, to try."),
+    "study": ("stages.tools.survey", "Asks people which pictures are right."),
 }
 ONLINE = ("fetch",)  # what may ask a model hub
 # What a run wants of its surroundings; what is set already stays. A large heap is not given back only to be asked for
@@ -63,7 +63,7 @@ def _profiles() -> list[str]:
 
 
 def _runs() -> list[str]:
-    from .status import look
+    from flows.commands.status import look
 
     return [str(run["run"]) for run in look()["runs"]]
 
@@ -96,27 +96,27 @@ def init(
     photos: Annotated[Path | None, typer.Option(help="a folder that holds a folder of photos per concept")] = None,
 ) -> None:
     """Makes a new project: a folder for a study."""
-    from . import project, screen
+    from flows.commands import console, new_project
 
-    chosen = profile or (project.OWN if photos else "toy-objects")
-    names = project.make(folder, chosen, photos)
+    chosen = profile or (new_project.OWN if photos else "toy-objects")
+    names = new_project.make(folder, chosen, photos)
     print(f"{folder}: a project from profile {chosen}, with the code that runs it.")
     if names:
         print(f"It learns, in this order: {', '.join(names)}.")
-    elif chosen == project.OWN:
-        here = folder / project.PHOTOS
+    elif chosen == new_project.OWN:
+        here = folder / new_project.PHOTOS
         print(f"Put a folder of photos per concept into {here}, and name them in {folder}/params.yaml under sequences.")
     if not profile:
         print("Its base is the embedded one, which draws 32 pixels. For SDXL, on a GPU: --profile sdxl-quick.")
-    screen.next_steps(f"cd {folder}", "palimpsest plan   what would run, and for how long", "palimpsest run")
+    console.next_steps(f"cd {folder}", "palimpsest plan   what would run, and for how long", "palimpsest run")
 
 
 @app.command()
 def plan(json: Json = False) -> None:
     """What would run, why, and for how long."""
-    from . import foresight
+    from flows.commands.plan import show
 
-    foresight.show(json)
+    show(json)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -130,7 +130,7 @@ def run(
     """Runs what is not up to date. Killed, it goes on where it was."""
     words = [only] if only else []
     words += [f"--devices={devices}"] if devices else []
-    _module("run", "flows.sequence" if only else "flows.study", [*words, *_how(jobs, no_view), *context.args])
+    _module("run", "flows.study", [*words, *_how(jobs, no_view), *context.args])
 
 
 def _how(jobs: int, no_view: bool) -> list[str]:
@@ -141,19 +141,19 @@ def _how(jobs: int, no_view: bool) -> list[str]:
 @app.command()
 def status(json: Json = False) -> None:
     """What is done, running and left. The last errors."""
-    from . import screen
-    from . import status as found
+    from flows.commands import console
+    from flows.commands.status import look, show
 
-    facts = found.look()
-    screen.as_json(facts) if json else found.show(facts)
+    facts = look()
+    console.as_json(facts) if json else show(facts)
 
 
 @app.command()
 def report(json: Json = False, browser: Annotated[bool, typer.Option("--open/--no-open")] = True) -> None:
     """The result: its table, and the page opened."""
-    from . import result
+    from flows.commands import show_report
 
-    result.show(json, browser)
+    show_report.show(json, browser)
 
 
 @app.command()
@@ -161,27 +161,27 @@ def doctor(json: Json = False) -> None:
     """Says whether this machine is fit for it. GPU, disk, weights."""
     from dataclasses import asdict
 
-    from . import screen
-    from .doctor import examine
+    from flows.commands import console
+    from flows.commands.doctor import examine
 
     findings = list(examine())
     if json:
-        screen.as_json([asdict(one) for one in findings])
+        console.as_json([asdict(one) for one in findings])
     else:
-        screen.table(("", "", ""), [(one.how, one.what, one.said) for one in findings])
+        console.table(("", "", ""), [(one.how, one.what, one.said) for one in findings])
     if code := max(one.code for one in findings):
         raise typer.Exit(code)
     if not json:
-        screen.next_steps("palimpsest plan")
+        console.next_steps("palimpsest plan")
 
 
 @concept.command("list")
 def concept_list(json: Json = False) -> None:
     """In what order they are learnt; how well each stands."""
-    from . import concepts, screen
+    from flows.commands import concepts, console
 
     rows = concepts.listed()
-    screen.as_json(rows) if json else concepts.show_list(rows)
+    console.as_json(rows) if json else concepts.show_list(rows)
 
 
 Photos = Annotated[Path | None, typer.Option(help="a folder with its photos, to be copied into the project")]
@@ -192,12 +192,12 @@ def concept_add(
     names: Names, photos: Photos = None, yes: Yes = False, run: Run = True, jobs: Jobs = 0, no_view: NoView = False
 ) -> None:
     """Learns one more, after all others."""
-    from stages.core.appending import with_task
+    from flows.commands import concepts
+    from stages.core import edit_params
+    from stages.core.edit_params import with_task
 
-    from . import concepts, editing
-
-    tree = editing.tree()
-    found = editing.by_domain(names, tree["domains"])
+    tree = edit_params.tree()
+    found = edit_params.by_domain(names, tree["domains"])
     _change(concepts.Change(lambda text: with_task(text, found), f"Added {', '.join(found.values())}",
                             _photos(photos, found)), yes, run, _how(jobs, no_view))  # fmt: skip
 
@@ -207,9 +207,10 @@ def concept_redo(
     name: str, photos: Photos = None, yes: Yes = False, run: Run = True, jobs: Jobs = 0, no_view: NoView = False
 ) -> None:
     """Learns one again, from other photos."""
-    from . import concepts, editing
+    from flows.commands import concepts
+    from stages.core import edit_params
 
-    domain, known = editing.domain_of(name)
+    domain, known = edit_params.domain_of(name)
     found = {domain: known}
     change = concepts.Change(lambda text: text, f"Took up {known} anew", _photos(photos, found), fresh=False)
     _change(change, yes, run, _how(jobs, no_view))
@@ -218,11 +219,12 @@ def concept_redo(
 @concept.command("remove")
 def concept_remove(names: Names, yes: Yes = False, run: Run = True, jobs: Jobs = 0, no_view: NoView = False) -> None:
     """Forgets one. Those after it move up and are learnt again; its photos stay."""
-    from . import concepts, editing
+    from flows.commands import concepts
+    from stages.core import edit_params
 
-    found = editing.by_domain(names, editing.tree()["domains"])
+    found = edit_params.by_domain(names, edit_params.tree()["domains"])
     gone = ", ".join(found.values())
-    change = concepts.Change(lambda text: editing.without_concept(text, found), f"Removed {gone}")
+    change = concepts.Change(lambda text: edit_params.without_concept(text, found), f"Removed {gone}")
     _change(change, yes, run, _how(jobs, no_view))
 
 
@@ -232,7 +234,7 @@ def _photos(folder: Path | None, concepts: dict[str, str]) -> tuple[Path, str] |
 
 
 def _change(change: object, yes: bool, run: bool, how: list[str]) -> None:
-    from .concepts import Change
+    from flows.commands.concepts import Change
 
     assert isinstance(change, Change)
     _settle()
@@ -242,16 +244,15 @@ def _change(change: object, yes: bool, run: bool, how: list[str]) -> None:
 @profile.command("list")
 def profile_list(json: Json = False) -> None:
     """What there is."""
+    from flows.commands import console
     from stages.core import profiles
-
-    from . import screen
 
     rows = [(name, profiles.summary(name)) for name in profiles.names()]
     if json:
-        screen.as_json(dict(rows))
+        console.as_json(dict(rows))
     else:
-        screen.table(("profile", "what it is"), rows)
-        screen.next_steps("palimpsest profile use NAME")
+        console.table(("profile", "what it is"), rows)
+        console.next_steps("palimpsest profile use NAME")
 
 
 @profile.command("show")
@@ -270,18 +271,18 @@ def profile_use(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="do not say what to do next")] = False,
 ) -> None:
     """Writes one to params.yaml. The results of others stay."""
-    from stages.core import models, profiles
-
-    from . import screen
+    from flows.commands import console
+    from stages.core import profiles
+    from stages.files import model_lock
 
     changed = profiles.use(name, force, memory)
     chosen = name + (f" for {memory} GB" if memory else "")
     print(f"params.yaml is now {chosen}." if changed else f"params.yaml is {chosen} already.")
     if quiet:
         return
-    lock = models.read_lock()
-    needed = [model for model in models.wanted(profiles.tree(name), lock) if models.lacking(model, lock[model])]
-    screen.next_steps(*([f"make weights PROFILE={name}"] if needed else []), "palimpsest plan", "palimpsest run")
+    lock = model_lock.read_lock()
+    needed = [model for model in model_lock.wanted(profiles.tree(name), lock) if model_lock.lacking(model, lock[model])]
+    console.next_steps(*([f"make weights PROFILE={name}"] if needed else []), "palimpsest plan", "palimpsest run")
 
 
 app.add_typer(concept, name="concept")
@@ -334,7 +335,7 @@ def _work() -> int:
     except typer.Abort:
         raise KeyboardInterrupt from None
     except typer.TyperException as error:
-        from stages.core.faults import ConfigFault
+        from stages.runtime.faults import ConfigFault
 
         said = error.format_message()
         raise ConfigFault(f"{said.rstrip('.')}. --help says what there is.") from None

@@ -16,13 +16,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.core.process import collect_rarely
-
-from . import view
+from flows.engine import prefect_view
+from flows.graph import stage_names
+from flows.graph.remote import open_graph
+from flows.graph.stage_names import last_stages
+from stages.runtime.process import collect_rarely
 
 if TYPE_CHECKING:
-    from .engine import Engine
-    from .graph import Graph
+    from flows.engine.scheduler import Engine
 
 Chosen = Callable[[argparse.Namespace], set[str] | None]
 First = Callable[[argparse.Namespace], object]
@@ -58,7 +59,7 @@ def command(
     parser.add_argument("--no-view", action="store_true", help="do without Prefect")
     args = parser.parse_args()
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
-    from stages.core.faults import Fault
+    from stages.runtime.faults import Fault
 
     try:
         code = work(args)
@@ -68,7 +69,7 @@ def command(
     except KeyboardInterrupt:
         print("error: interrupted. Run the same command again to go on.", file=sys.stderr)
         code = 130
-    view.leave(code)
+    prefect_view.leave(code)
 
 
 def perform(args: argparse.Namespace, chosen: Chosen, first: First = nothing) -> int:
@@ -81,9 +82,8 @@ def perform(args: argparse.Namespace, chosen: Chosen, first: First = nothing) ->
     Raises:
         Fault: it cannot begin.
     """
-    from stages.core.process import lock
-
-    from .stamp import untouched
+    from flows.graph.up_to_date import untouched
+    from stages.runtime.process import lock
 
     with lock(LOCK):
         first(args)
@@ -100,15 +100,15 @@ class Study:
     """One run of the flow, with or without Prefect looking on."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        from .pool import slots
-        from .times import Times
+        from flows.engine.durations import Times
+        from flows.engine.pool import slots
 
         self.args, self.root = args, ROOT.absolute()
         self.slots, self.times = slots(args.jobs, args.devices), Times(self.root)
         self.graph = open_graph(self.root, share=args.share)
 
     def run(self, among: set[str] | None) -> int:
-        from .stamp import paths_of, stamp
+        from flows.graph.up_to_date import paths_of, stamp
 
         wanted = None if among is None else self.graph.with_upstream(among)
         plan = self.graph.plan(wanted)
@@ -130,10 +130,9 @@ class Study:
         return code
 
     def _announce(self, plan: list[str], all_stages: int) -> None:
+        from flows.engine.estimate import Estimate
         from stages.core.params import load
-
-        from .estimate import Estimate
-        from .telling import spoken, weighed
+        from stages.runtime.formatting import spoken, weighed
 
         found = Estimate.of(self.graph, plan, self.times, load())
         free = shutil.disk_usage(self.root).free
@@ -144,12 +143,12 @@ class Study:
         if found.bytes > free:
             log.warning("The disk may not do. What is finished is kept: make room, and run it again.")
         if self.args.plan:
-            print(*(f"  {view.title(name)}" for name in plan), sep="\n")
+            print(*(f"  {stage_names.title(name)}" for name in plan), sep="\n")
 
     def _perform(self, plan: list[str]) -> int:
         """Runs the plan in workers, and says how it went."""
-        from .engine import Engine
-        from .pool import Pool
+        from flows.engine.pool import Pool
+        from flows.engine.scheduler import Engine
 
         pool = Pool(self.slots)
         engine = Engine(self.graph, pool, self.times)
@@ -168,11 +167,10 @@ class Study:
             self.times.save()
 
     def _looked_at(self, engine: Engine, plan: list[str]) -> int:
+        from flows.engine.prefect_run import under_prefect
+        from flows.engine.progress_bars import bars
+        from flows.engine.stage_log import Telling
         from stages.core.params import load
-
-        from .bars import bars
-        from .prefect_study import under_prefect
-        from .telling import Telling
 
         telling = Telling(plan, self.times, self.slots.jobs)
         with bars(engine.progress, telling.named):
@@ -183,9 +181,8 @@ class Study:
         return telling.end(outcome)
 
     def _finish(self) -> None:
-        from stages.core.faults import MachineFault
-
-        from .graph import unfinished
+        from flows.graph.graph import unfinished
+        from stages.runtime.faults import MachineFault
 
         left = unfinished(self.root)
         if left:
@@ -194,33 +191,16 @@ class Study:
             )
 
 
-def open_graph(root: Path, share: bool = False) -> Graph:
-    """The graph; a dvc.lock that was torn by a kill is mended first."""
-    from dvc.exceptions import DvcException
-
-    from stages.core.faults import ConfigFault
-
-    from .graph import Graph
-    from .lockfile import repair
-    from .shared import SharedGraph
-
-    kind = SharedGraph if share else Graph
-    try:
-        return kind(root)
-    except DvcException:
-        repair(root)
-    try:
-        return kind(root)
-    except DvcException as error:
-        raise ConfigFault(f"dvc.yaml: {str(error).splitlines()[0]}") from None
-
-
 def in_a_thread(work: Callable[[str], object], name: str) -> None:
     threading.Thread(target=work, args=(name,), name=name, daemon=True).start()
 
 
 def main() -> None:
-    command(__doc__, lambda args: perform(args, nothing))
+    def options(parser: argparse.ArgumentParser) -> None:
+        text = "DOMAIN/ORDER/STRATEGY/SEED: one run alone; DOMAIN/ORDER: the base model on it"
+        parser.add_argument("run", nargs="?", metavar="RUN", help=text)
+
+    command(__doc__, lambda args: perform(args, lambda args: last_stages(args.run) if args.run else None), options)
 
 
 if __name__ == "__main__":

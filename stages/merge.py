@@ -3,14 +3,13 @@
 import argparse
 import logging
 
-from stages.core import artifact
-from stages.core.adapters import load_adapter, load_state, save_state
-from stages.core.audit import check, facts, too_coarse
-from stages.core.cli import main
+from stages.adapters.algebra import Delta
+from stages.adapters.merge_check import check, facts, too_coarse
+from stages.adapters.storage import load_adapter, load_state, save_state
+from stages.core.command import main
 from stages.core.params import Params
-from stages.core.runs import Run, before
-from stages.core.steps import provenance
-from stages.core.weights import Delta
+from stages.core.runs import Run, before, provenance
+from stages.files import artifact
 
 log = logging.getLogger("palimpsest")
 

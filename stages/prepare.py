@@ -7,17 +7,17 @@ writes  data/NN of the sequence: training/00.png ..., references/00.png ..., and
 import argparse
 import logging
 
-from stages.core import artifact
-from stages.core.cli import main
-from stages.core.dataset import Concept
+from stages.core.command import main
+from stages.core.dataset import facts_of
 from stages.core.params import Params
-from stages.core.photos import develop, recall
-from stages.core.runs import Sequence
+from stages.core.runs import TaskSequence
+from stages.files import artifact
+from stages.photos.develop import develop, recall
 
 log = logging.getLogger("palimpsest")
 
 
-def prepare(params: Params, sequence: Sequence, args: argparse.Namespace) -> None:
+def prepare(params: Params, sequence: TaskSequence, args: argparse.Namespace) -> None:
     concepts = params.concepts(sequence.domain, sequence.order)
     concept = concepts[args.task]
     before = [other for index, other in concepts.items() if index < args.task]
@@ -37,17 +37,6 @@ def prepare(params: Params, sequence: Sequence, args: argparse.Namespace) -> Non
         log.warning("%s %s: %s", args.task, concept.name, warning)
     training, references = (len(developed.pictures[role]) for role in ("training", "references"))
     log.info("%s %s: %d to learn from, %d to compare with", args.task, concept.name, training, references)
-
-
-def facts_of(concept: Concept) -> dict[str, object]:
-    return {
-        "name": concept.name,
-        "token": concept.token,
-        "noun": concept.noun,
-        "training_prompt": concept.training_prompt,
-        "prompts": list(concept.prompts),
-        "plain_prompts": list(concept.plain_prompts),
-    }
 
 
 if __name__ == "__main__":

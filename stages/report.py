@@ -3,17 +3,19 @@
 import argparse
 from pathlib import Path
 
-from stages.core import artifact, exports, figures, gathering, grids, judgements, said, tables, text
-from stages.core.cli import main
-from stages.core.page.render import page
+from stages.core.command import main
 from stages.core.params import Params
-from stages.core.statistics import summarise
+from stages.evaluation import preference, score_table
+from stages.evaluation.statistics import summarise
+from stages.files import artifact, tables
+from stages.reporting import contact_sheets, data_files, figures, survey_wording, wording
+from stages.reporting.page.render import page
 
 ROOT = Path("report")
 
 
 def report(params: Params, key: None, args: argparse.Namespace) -> None:
-    summary, asked = summarise(params), judgements.people(params.study, params.report.confidence)
+    summary, asked = summarise(params), preference.people(params.study, params.report.confidence)
     folder = ROOT / params.study
     with artifact.publish(folder, "report", {"study": params.study}) as draft:
         drawn = []
@@ -21,20 +23,20 @@ def report(params: Params, key: None, args: argparse.Namespace) -> None:
             (draft / name).mkdir()
         for verdict in summary.verdicts:
             drawn += figures.draw_all(verdict, draft / "figures")
-        drawn += grids.draw_all(params, draft / "grids")
+        drawn += contact_sheets.draw_all(params, draft / "grids")
         names = [path.relative_to(draft).as_posix() for path in drawn]
         written = {
-            "metrics.json": artifact.to_json(exports.metrics(summary, asked)),
-            "headline.json": artifact.to_json(exports.headline(summary)),
-            "matrix.csv": exports.matrix_csv(summary),
-            "curve.csv": exports.curve_csv(summary),
-            "differences.csv": exports.differences_csv(summary),
-            "checks.csv": exports.checks_csv(summary),
-            "summary.txt": f"{text.terminal(summary)}\n\nreport: {folder}/report.html\n",
+            "metrics.json": artifact.to_json(data_files.metrics(summary, asked)),
+            "headline.json": artifact.to_json(data_files.headline(summary)),
+            "matrix.csv": data_files.matrix_csv(summary),
+            "curve.csv": data_files.curve_csv(summary),
+            "differences.csv": data_files.differences_csv(summary),
+            "checks.csv": data_files.checks_csv(summary),
+            "summary.txt": f"{wording.terminal(summary)}\n\nreport: {folder}/report.html\n",
             "report.html": page(summary, asked),
-            "results.md": text.markdown(summary, names, said.in_markdown(asked)),
+            "results.md": wording.markdown(summary, names, survey_wording.survey_table(asked)),
         }
-        tables.write_table(draft / "scores.parquet", gathering.all_scores(params))
+        tables.write_table(draft / "scores.parquet", score_table.all_scores(params))
         for name, content in written.items():
             (draft / name).write_text(content, "utf-8", newline="\n")
     print(f"report: {folder}/report.html")

@@ -7,21 +7,21 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from stages.core import artifact
-from stages.core.adapters import load_state
-from stages.core.cli import main
+from stages.adapters.state import State
+from stages.adapters.storage import load_state
+from stages.core.command import main
 from stages.core.params import Params
-from stages.core.progress import track
-from stages.core.runs import Run, Sequence
+from stages.core.runs import Run, TaskSequence, provenance
 from stages.core.states import begun_with
-from stages.core.steps import provenance, seen
-from stages.core.steps import sample as sample_prompts
-from stages.core.strategy import State
+from stages.files import artifact
+from stages.runtime.progress import track
+from stages.sampling.sampler import sample as sample_prompts
+from stages.sampling.sampler import seen
 
 
-def sample(params: Params, run: Run | Sequence, args: argparse.Namespace) -> None:
+def sample(params: Params, run: Run | TaskSequence, args: argparse.Namespace) -> None:
     task: str | None = getattr(args, "task", None)
-    state, learnt, parents, folder = State(), [], {}, run.base if isinstance(run, Sequence) else run.at(task or "")
+    state, learnt, parents, folder = State(), [], {}, run.base if isinstance(run, TaskSequence) else run.at(task or "")
     if isinstance(run, Run):
         parents = {"state": folder / "state"}
         manifest = artifact.read(parents["state"], "state")

@@ -5,15 +5,14 @@ The references of a task are embedded once, when it is learnt, and handed on fro
 
 import argparse
 
-from stages.core import artifact, tables
-from stages.core.cli import main
+from stages.core.command import main
 from stages.core.params import Params
-from stages.core.runs import Run, Sequence
-from stages.core.scoring import Scorer, references_for
-from stages.core.steps import provenance
+from stages.core.runs import Run, TaskSequence, provenance
+from stages.evaluation.scorer import Scorer, references_for
+from stages.files import artifact, tables
 
 
-def score(params: Params, run: Run | Sequence, args: argparse.Namespace) -> None:
+def score(params: Params, run: Run | TaskSequence, args: argparse.Namespace) -> None:
     task: str | None = getattr(args, "task", None)
     folder = run.at(task or "") if isinstance(run, Run) else run.base
     images = artifact.read(folder / "images", "images")

@@ -5,13 +5,12 @@ Reads that adapter, if there is one; writes state and scores at position 00.
 
 import argparse
 
-from stages.core import artifact, tables
-from stages.core.adapters import save_state
-from stages.core.cli import main
+from stages.adapters.storage import save_state
+from stages.core.command import main
 from stages.core.params import Params
-from stages.core.runs import Run
+from stages.core.runs import Run, provenance
 from stages.core.states import beginning
-from stages.core.steps import provenance
+from stages.files import artifact, tables
 
 
 def start(params: Params, run: Run, args: argparse.Namespace) -> None:

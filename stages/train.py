@@ -3,16 +3,19 @@
 import argparse
 from typing import Any
 
-from stages.core import artifact, tables
-from stages.core.adapters import load_state, save_adapter
-from stages.core.cli import main
+from stages.adapters.algebra import Delta
+from stages.adapters.storage import load_state, save_adapter
+from stages.core.command import main
+from stages.core.family import Learner
 from stages.core.params import Params
-from stages.core.photos import read_data
-from stages.core.runs import Run, before
-from stages.core.steps import provenance
-from stages.core.steps import train as train_adapter
-from stages.core.team import assemble, assembled, team
-from stages.families.trackers import tracking
+from stages.core.runs import Run, before, provenance
+from stages.files import artifact, tables
+from stages.monitoring.previews import Previews, unharmed
+from stages.monitoring.trackers import tracking
+from stages.photos.develop import read_data
+from stages.training.distributed import assemble, assembled, team
+from stages.training.loop import Observer
+from stages.training.task import train as train_adapter
 
 
 def train(params: Params, run: Run, args: argparse.Namespace) -> None:
@@ -24,7 +27,12 @@ def train(params: Params, run: Run, args: argparse.Namespace) -> None:
     data, pictures, _ = read_data(source)
     state = load_state(previous, artifact.read(previous, "state"), params.family.shapes())
     with tracking(params, run, index) as track:
-        adapter, losses = train_adapter(params, run, index, state, data, pictures, track)
+
+        def observe(learner: Learner, frozen: Delta) -> Observer:
+            previews = Previews(params, run, index, learner, frozen, data["concept"])
+            return unharmed([previews, *([track] if track else [])])
+
+        adapter, losses = train_adapter(params, run, index, state, data, pictures, observe)
     if not team().leads:
         return
     facts = provenance(params, run) | {

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import pytest
 
-from stages.core.process import collect_rarely, lock
-from stages.families.random_sdxl import write
-from tests.crash import ran, said
-from tests.workspace import hashes, small
+from stages.families.unet.random_weights import write
+from stages.runtime.process import collect_rarely, lock
+from tests.support.crash import ran, said
+from tests.support.workspace import hashes, small
 
 
 def pytest_configure(config) -> None:

@@ -14,7 +14,7 @@ import pytest
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 
-from tests.workspace import ONE_METRIC, PROJECT, SMALL, environment, tasks, with_dvc, workspace
+from tests.support.workspace import ONE_METRIC, PROJECT, SMALL, environment, tasks, with_dvc, workspace
 
 PAGES = sorted((PROJECT / "docs").glob("*.md"))
 NOT_RUN = "# not run by the tests: "

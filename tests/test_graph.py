@@ -7,9 +7,9 @@ import signal
 
 import pytest
 
-from tests.crash import UP_TO_DATE, kill_some_time, said
-from tests.crash import ran as stages_of
-from tests.workspace import change, dvc, hashes, ran, small, tasks
+from tests.support.crash import UP_TO_DATE, kill_some_time, said
+from tests.support.crash import ran as stages_of
+from tests.support.workspace import change, dvc, hashes, ran, small, tasks
 
 pytestmark = pytest.mark.slow
 

@@ -9,17 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from stages.core import artifact, params, tables
-from stages.core.adapters import delta_fingerprint
+from stages.adapters.storage import delta_fingerprint
+from stages.core import params
 from stages.core.runs import runs, sequences
 from stages.core.states import merged_again, state_after
 from stages.core.strategy import strategies
-from stages.core.workload import count
-from tests.workspace import change, workspace
+from stages.files import artifact, tables
+from stages.tools.forecasting.workload import count
+from tests.support.workspace import change, workspace
 
 NEW = '''
 from stages.core.strategy import State, Strategy, strategies
-from stages.core.weights import Adapter
+from stages.adapters.algebra import Adapter
 
 
 @strategies.register("halves")
@@ -164,7 +165,7 @@ def test_the_forecast_has_counted_what_was_made(study):
 
 def test_signs_that_differ_are_told_of_every_pair_of_tasks(study, capsys):
     run = runs(study)[0]
-    conflicts = importlib.import_module("stages.conflicts").conflicts
+    conflicts = importlib.import_module("stages.tools.sign_conflicts").conflicts
     first, second = (state_after(study, run, index).delta for index in ("01", "02"))
     pairs = [(first.module(name), second.module(name)) for name in first.modules]
     entries = sum(earlier.numel() for earlier, _ in pairs)
@@ -202,7 +203,7 @@ def test_text_encoders_are_taught_along_and_merged_by_any_strategy(tmp_path, mon
     assert "goes on without" not in caplog.text
     usual = {"what": "state", "format": "kohya", "dtype": "fp16", "rank": None, "accept_error": False, "verbose": False}
     handed = Namespace(key="objects/0/magmax/0", task="02", to=Path("out"), **usual)
-    importlib.import_module("stages.export").export(study, None, handed)
+    importlib.import_module("stages.tools.export").export(study, None, handed)
     assert "It shifts the text encoders too" in Path("out/README.md").read_text()
     modules = study.family.shapes().values()
     assert count(study).adapter_bytes == 4 * study.train.rank * sum(rows + columns for rows, columns in modules)

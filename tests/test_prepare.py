@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from stages.core import artifact
-from stages.core.faults import InputFault
 from stages.core.params import Named, Params, Prepare, Task
-from stages.core.photos import read_data
-from stages.core.runs import Sequence
+from stages.core.runs import TaskSequence
+from stages.files import artifact
+from stages.photos.develop import read_data
 from stages.prepare import prepare
+from stages.runtime.faults import InputFault
 
-SEQUENCE = Sequence("small", "objects", "0")
+SEQUENCE = TaskSequence("small", "objects", "0")
 
 
 def parameters(concepts: list[str], dataset: str = "toy", source: str = "", resolution: int = 32) -> Params:

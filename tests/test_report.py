@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 import vl_convert
 
-from stages.core import artifact, tables
-from stages.core.faults import InputFault
-from stages.core.statistics import MEASURES
+from stages.evaluation.measures import MEASURES
+from stages.files import artifact, tables
 from stages.report import report
-
-from .core import study
+from stages.runtime.faults import InputFault
+from tests.support import synthetic_study
 
 FOLDER = Path("report/small")
 
@@ -24,8 +23,8 @@ FOLDER = Path("report/small")
 def params(tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("study"))
-        params = study.parameters(bootstrap=100)
-        study.write(params)
+        params = synthetic_study.parameters(bootstrap=100)
+        synthetic_study.write(params)
         report(params, None, Namespace())
         yield params
 
@@ -131,8 +130,8 @@ def test_words_link_to_files_that_exist(params) -> None:
 
 def test_the_paper_is_left_out_unless_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    params = study.parameters(tasks=1, strategies=("naive",), paper=False, bootstrap=100)
-    study.write(params)
+    params = synthetic_study.parameters(tasks=1, strategies=("naive",), paper=False, bootstrap=100)
+    synthetic_study.write(params)
     report(params, None, Namespace())
     words = (FOLDER / "results.md").read_text("utf-8")
     assert "0.488" not in words
@@ -142,7 +141,7 @@ def test_the_paper_is_left_out_unless_asked_for(tmp_path: Path, monkeypatch: pyt
 def test_nothing_is_written_when_something_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputFault, match="Run dvc repro"):
-        report(study.parameters(), None, Namespace())
+        report(synthetic_study.parameters(), None, Namespace())
     assert not FOLDER.exists()
 
 
@@ -152,8 +151,8 @@ def test_positions_that_params_no_longer_has_leave_no_trace(tmp_path: Path, monk
     for name, written in (("cut", 3), ("short", 2)):
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)
-        study.write(study.parameters(tasks=written, plain=1, sees_all=True))
-        report(study.parameters(tasks=2, plain=1, sees_all=True, bootstrap=100), None, Namespace())
+        synthetic_study.write(synthetic_study.parameters(tasks=written, plain=1, sees_all=True))
+        report(synthetic_study.parameters(tasks=2, plain=1, sees_all=True, bootstrap=100), None, Namespace())
         made.append({path: path.read_bytes() for path in FOLDER.rglob("*") if path.is_file()})
     assert (tmp_path / "cut/runs/small/objects/0/data/03").is_dir()
     assert made[0] == made[1]

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from stages.core import artifact, params, profiles, tables
-from stages.core.artifact import folder_digest
+from stages.core import params, profiles
 from stages.core.runs import runs
+from stages.files import artifact, tables
+from stages.files.artifact import folder_digest
+from tests.support.workspace import change, workspace
 from tests.test_pipeline import PHOTOS, run_all
-from tests.workspace import change, workspace
 
 pytestmark = [
     pytest.mark.slow,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .places import PLACES, Array, Colour, mix
+from data.world.places import PLACES, Array, Colour, mix
 
 Mask = NDArray[np.bool_]
 Whole = NDArray[np.int_]

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .optimiser import optimisers
+from data.world.optimiser import optimisers
 
 CACHE = Path(".cache/world")
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from . import scenes
-from .draw import COLOURS, PATTERNS, SHAPES, Marking, Scene
-from .places import Colour
-from .scenes import OBJECTS, TUNING_OBJECTS, WHITE, base_world, caption
+from data.world import scenes
+from data.world.draw import COLOURS, PATTERNS, SHAPES, Marking, Scene
+from data.world.places import Colour
+from data.world.scenes import OBJECTS, TUNING_OBJECTS, WHITE, base_world, caption
 
 # Names for the colours of markings, so that a caption can tell one marking from another.
 MORE_COLOURS = ("white", "black", "ivory", "lime", "magenta", "teal", "brown", "ochre", "lavender", "maroon", "navy")

@@ -6,10 +6,10 @@ from multiprocessing import Pool
 
 import numpy as np
 
-from .draw import SHAPES, STYLES, Scene, draw
-from .loop import CACHE
-from .markings import any_marking, marked_world
-from .scenes import base_world, place
+from data.world.draw import SHAPES, STYLES, Scene, draw
+from data.world.loop import CACHE
+from data.world.markings import any_marking, marked_world
+from data.world.scenes import base_world, place
 
 Array = np.ndarray
 

@@ -22,14 +22,13 @@ from diffusers import DDPMScheduler, EulerDiscreteScheduler, StableDiffusionXLPi
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from stages.core.artifact import folder_digest
-
-from . import scenes
-from .draw import PATTERNS, SHAPES
-from .loop import CACHE, fit
-from .markings import COLOUR_NAMES
-from .pictures import pictures
-from .pretrain_vae import new_vae, pixels
+from data.world import scenes
+from data.world.draw import PATTERNS, SHAPES
+from data.world.loop import CACHE, fit
+from data.world.markings import COLOUR_NAMES
+from data.world.pictures import pictures
+from data.world.pretrain_vae import new_vae, pixels
+from stages.files.artifact import folder_digest
 
 HERE = Path(__file__).parent / "base"
 STEPS = {"world": 5000, "markings": 2400, "details": 3600}

@@ -22,15 +22,15 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from .draw import PATTERNS, SHAPES
-from .lessons.damage import BROKEN, NOISE, any_change, broken, floats, softened, varied
-from .lessons.losses import WARMTH, between, matched, together
-from .lessons.objects import FAMILIES, SMALL, VIEWS, family_pictures
-from .lessons.styles import CONTENTS, GROUPS, style_pictures
-from .loop import CACHE, fit
-from .markings import COLOUR_NAMES
-from .pictures import pictures
-from .scenes import BASE_STYLES, PLACE_WORDS, STYLES, TUNING_STYLES
+from data.world.draw import PATTERNS, SHAPES
+from data.world.lessons.damage import BROKEN, NOISE, any_change, broken, floats, softened, varied
+from data.world.lessons.losses import WARMTH, between, matched, together
+from data.world.lessons.objects import FAMILIES, SMALL, VIEWS, family_pictures
+from data.world.lessons.styles import CONTENTS, GROUPS, style_pictures
+from data.world.loop import CACHE, fit
+from data.world.markings import COLOUR_NAMES
+from data.world.pictures import pictures
+from data.world.scenes import BASE_STYLES, PLACE_WORDS, STYLES, TUNING_STYLES
 
 HERE = Path(__file__).parent / "judges"
 STEPS = {"sight": 700, "dino": 1600, "clip": 1800, "csd": 2400}

@@ -11,8 +11,8 @@ import torch
 import torch.multiprocessing as mp
 from diffusers import AutoencoderKL
 
-from .loop import CACHE, fit
-from .pictures import pictures
+from data.world.loop import CACHE, fit
+from data.world.pictures import pictures
 
 STEPS = {"encoder": 1800, "decoder": 3000}
 BATCH = 32

@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .draw import COLOURS, SHAPES, Scene, draw
-from .loop import fit
-from .places import PLACES
-from .scenes import base_world
+from data.world.draw import COLOURS, SHAPES, Scene, draw
+from data.world.loop import fit
+from data.world.places import PLACES
+from data.world.scenes import base_world
 
 WEIGHTS = Path(__file__).parent / "recogniser.safetensors"
 READS = {"place": list(PLACES), "colour": list(COLOURS), "shape": list(SHAPES)}

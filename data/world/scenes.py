@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .draw import COLOURS, SHAPES, Marking, Scene
-from .places import PLACES, Colour
+from data.world.draw import COLOURS, SHAPES, Marking, Scene
+from data.world.places import PLACES, Colour
 
 WHITE: Colour = (246, 246, 246)
 

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from PIL import Image
 
+from stages.adapters.state import State
 from stages.core.dataset import Concept
 from stages.core.metric import pairwise
 from stages.core.params import Params, load
-from stages.core.runs import Run, Sequence
-from stages.core.steps import sample, train
-from stages.core.strategy import State
+from stages.core.runs import Run, TaskSequence
+from stages.sampling.sampler import sample
+from stages.training.task import train
 
 SEED = 1000  # the study's seeds are small numbers
 
@@ -56,7 +57,7 @@ class Measure:
 
 def study(params: Params, strategy: str, concepts: list[Concept], measure: Measure) -> str:
     """One line: what is there right after learning, at the end, and how often it is recognised."""
-    run, state, learnt = Run(Sequence("tune", "objects", "tune"), strategy, SEED), State(), []
+    run, state, learnt = Run(TaskSequence("tune", "objects", "tune"), strategy, SEED), State(), []
     for place, concept in enumerate(concepts):
         facts = {"concept": asdict(concept), "pictures": {"training": [{"caption": None}] * len(concept.training)}}
         adapter, _ = train(params, run, f"{place + 1:02d}", state, facts, pictures(concept))

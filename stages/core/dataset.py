@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
-from .registry import Registry
-from .strict import Strict
+from stages.core.registry import Registry
+from stages.runtime.faults import ConfigFault
+from stages.runtime.strict import Strict
 
 
 @dataclass(frozen=True)
@@ -64,3 +67,33 @@ datasets: Registry[Dataset] = Registry("dataset", "stages.datasets")
 def fill(template: str, words: str) -> str:
     """Puts the words where the template says {}; plain replacement, since a prompt may hold any other braces."""
     return template.replace("{}", words)
+
+
+def facts_of(concept: Concept) -> dict[str, object]:
+    return {
+        "name": concept.name,
+        "token": concept.token,
+        "noun": concept.noun,
+        "training_prompt": concept.training_prompt,
+        "prompts": list(concept.prompts),
+        "plain_prompts": list(concept.plain_prompts),
+    }
+
+
+def class_prompt(template: str | None, concept: Mapping[str, Any]) -> str:
+    """What the concept's class is called: the training prompt without the concept's own words, or as asked for.
+
+    Raises:
+        ConfigFault: nothing is left of it, or those words are in it still, so that the concept itself would be kept.
+    """
+    token, words = concept["token"], r"\s+".join(re.escape(word) for word in concept["token"].split())
+    alone = re.compile(rf"(?<!\w){words}(?!\w)", re.IGNORECASE)  # as the text encoders read it: in any case of letters
+    if template is None:
+        named, found = "train.prior", " ".join(alone.sub(" ", concept["training_prompt"]).split())
+    else:
+        named, found = "train.prior.prompt", fill(template, concept["noun"]).strip()
+    if not any(letter.isalnum() for letter in found):
+        raise ConfigFault(f"{named}: of the concept '{token}' it leaves no word for the class. Give one as its prompt.")
+    if alone.search(found):
+        raise ConfigFault(f"{named}: '{found}' is to be the class of '{token}', and holds these words. Give another.")
+    return found

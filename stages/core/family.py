@@ -12,9 +12,9 @@ from PIL import Image
 from pydantic import Field, StringConstraints
 from torch import Tensor, nn
 
-from .registry import Registry
-from .strict import Strict
-from .weights import Adapter, Delta
+from stages.adapters.algebra import Adapter, Delta
+from stages.core.registry import Registry
+from stages.runtime.strict import Strict
 
 Encodings = Mapping[str, Tensor]
 
@@ -51,7 +51,7 @@ class Family(Strict, ABC):
 
     known_as: ClassVar[KnownAs] = KnownAs()
 
-    adapter: str = ""  # a folder of stages.adopt: what the first task goes on from, and its revision
+    adapter: str = ""  # a folder of stages.tools.import_lora: what the first task goes on from, and its revision
     adapter_revision: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")] = ""
 
     @property

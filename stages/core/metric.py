@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .registry import Registry
-from .strict import Strict
+from stages.core.registry import Registry
+from stages.runtime.strict import Strict
 
 
 class Metric(Strict, ABC):

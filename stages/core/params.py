@@ -10,14 +10,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
-from .dataset import Concept, Dataset, datasets
-from .family import Family, Teaching, families
-from .faults import ConfigFault, nearest
-from .metric import Metric, metrics
-from .reading import PARAMS, Document, read_yaml
-from .registry import explain, foremost
-from .strategy import Strategy, strategies
-from .strict import Strict, unsaid
+from stages.core.dataset import Concept, Dataset, datasets
+from stages.core.family import Family, Teaching, families
+from stages.core.metric import Metric, metrics
+from stages.core.strategy import Strategy, strategies
+from stages.files.yaml import PARAMS, Document, read_yaml
+from stages.runtime.faults import ConfigFault, nearest
+from stages.runtime.strict import Strict, explain, foremost, unsaid
 
 # What becomes part of a path or of a stage's name.
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_]*$", max_length=64)]
@@ -284,11 +283,11 @@ def _check_tokens(params: Params, domain: str, order: str) -> None:
 
 def _check_classes(params: Params, domain: str, order: str) -> None:
     if params.train.prior:
-        from .lessons import class_prompt  # which knows parameters itself
+        from stages.core.dataset import class_prompt  # which knows parameters itself
 
         for concept in params.concepts(domain, order).values():
             words = {key: getattr(concept, key) for key in ("token", "noun", "training_prompt")}
-            class_prompt(params.train.prior, words)
+            class_prompt(params.train.prior.prompt, words)
 
 
 def _check_rank(params: Params) -> None:

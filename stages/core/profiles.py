@@ -13,9 +13,9 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from .faults import ConfigFault, nearest
-from .params import Params, load
-from .reading import PARAMS, read_yaml
+from stages.core.params import Params, load
+from stages.files.yaml import PARAMS, read_yaml
+from stages.runtime.faults import ConfigFault, nearest
 
 FOLDER = Path("data/profiles")
 COMPLETE = "toy-objects"

@@ -4,14 +4,13 @@ import importlib
 import importlib.util
 import json
 import pkgutil
-import reprlib
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
 
-from .faults import ConfigFault, nearest
-from .strict import Strict
+from stages.runtime.faults import ConfigFault, nearest
+from stages.runtime.strict import Strict, explain
 
 T = TypeVar("T", bound=Strict)
 
@@ -71,22 +70,3 @@ class Registry(Generic[T]):
         if self._kept is not None:
             self._kept[key] = made
         return made
-
-
-def foremost(error: ValidationError) -> Any:
-    """The complaint to begin with: an unknown key often explains why another is missing."""
-    complaints = error.errors(include_url=False)
-    return next((c for c in complaints if c["type"] == "extra_forbidden"), complaints[0])
-
-
-def explain(error: ValidationError, cls: type[Strict]) -> str:
-    """One complaint of pydantic in one line, with the known keys where a key is unknown."""
-    first = foremost(error)
-    path = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return f"unknown key '{path}'. {nearest(str(first['loc'][-1]), cls.model_fields)}"
-    if first["type"] == "missing":
-        return f"'{path}' is missing."
-    if not path:  # options that do not go together
-        return f"{first['msg'].removeprefix('Value error, ')}."
-    return f"{path}: {first['msg']}, found {reprlib.repr(first['input'])}."

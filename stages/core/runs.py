@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
-from .faults import ConfigFault, nearest
-from .params import Params
+from stages.core.params import Params
+from stages.runtime.faults import ConfigFault, nearest
 
 ROOT = Path("runs")
 BASE = "base"  # the place of the base model among the strategies of an order
 
 
 @dataclass(frozen=True)
-class Sequence:
+class TaskSequence:
     """One domain in one order: what all strategies and seeds share."""
 
     study: str
@@ -38,7 +39,7 @@ class Sequence:
 class Run:
     """One sequence learnt with one strategy and seed."""
 
-    sequence: Sequence
+    sequence: TaskSequence
     strategy: str
     seed: int
 
@@ -49,8 +50,8 @@ class Run:
         return self.sequence.folder / self.strategy / str(self.seed) / index
 
 
-def sequences(params: Params) -> list[Sequence]:
-    return [Sequence(params.study, domain, order) for domain, order in product(params.domains, params.orders)]
+def sequences(params: Params) -> list[TaskSequence]:
+    return [TaskSequence(params.study, domain, order) for domain, order in product(params.domains, params.orders)]
 
 
 def runs(params: Params) -> list[Run]:
@@ -59,7 +60,7 @@ def runs(params: Params) -> list[Run]:
     ]
 
 
-def find_sequence(params: Params, key: str) -> Sequence:
+def find_sequence(params: Params, key: str) -> TaskSequence:
     """
     Raises:
         ConfigFault: params.yaml has no such sequence.
@@ -84,3 +85,19 @@ def find_run(params: Params, key: str) -> Run:
 def before(index: str) -> str:
     """The position before this one: 00 before 01."""
     return f"{int(index) - 1:02d}"
+
+
+def provenance(params: Params, run: Run | TaskSequence) -> dict[str, Any]:
+    """What the manifests of a run's folders have in common; for a sequence, those of its base model."""
+    sequence = run.sequence if isinstance(run, Run) else run
+    facts: dict[str, Any] = {
+        "study": params.study,
+        "domain": sequence.domain,
+        "order": sequence.order,
+        "family": params.base.name,
+        "base": params.family.fingerprint,
+    }
+    if isinstance(run, Run):
+        options = params.rule(run.strategy).model_dump(mode="json")
+        facts |= {"strategy": {"name": run.strategy, "options": options}, "seed": run.seed}
+    return facts

@@ -8,20 +8,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from . import artifact
-from .adapters import fresh_adapter, load_adapter, load_state
-from .faults import ConfigFault, InputFault
-from .params import Params
-from .runs import Run
-from .seeds import generator
-from .strategy import State, strategies
-from .weights import Adapter, widened
+from stages.adapters.algebra import Adapter, fresh_adapter, widened
+from stages.adapters.state import State
+from stages.adapters.storage import load_adapter, load_state
+from stages.core.params import Params
+from stages.core.runs import Run
+from stages.core.strategy import strategies
+from stages.files import artifact
+from stages.runtime.faults import ConfigFault, InputFault
+from stages.runtime.seeds import generator
 
 log = logging.getLogger("palimpsest")
 
 
 def adopted(params: Params, folder: Path) -> tuple[Mapping[str, Any], Adapter]:
-    """What `stages.adopt` has written into a folder: its manifest and the adapter.
+    """What `stages.tools.import_lora` has written into a folder: its manifest and the adapter.
 
     Raises:
         InputFault: it is missing or damaged, or an adapter of another base.

@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
 
-from .registry import Registry
-from .strict import Strict
-from .weights import Adapter, Delta
-
-
-@dataclass(frozen=True, eq=False)
-class State:
-    """Everything a task may know about the tasks before it."""
-
-    delta: Delta = field(default_factory=Delta)  # base + delta is the model now; zero before the first task
-    adapter: Adapter | None = None  # what the strategy carries on, e.g. the adapter trained last
+from stages.adapters.algebra import Adapter, Delta
+from stages.adapters.state import State
+from stages.core.registry import Registry
+from stages.runtime.strict import Strict
 
 
 class Strategy(Strict, ABC):

@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 
 from stages.core.dataset import Concept, Dataset, Picture, datasets, fill
-from stages.core.decoding import list_folder
-from stages.core.faults import ConfigFault, nearest
+from stages.files.untrusted import list_folder
+from stages.runtime.faults import ConfigFault, nearest
 
 CHOICE = 42  # the seed with which the reference code chooses ten classes, and a subject of each
 # The reference's rare words, in the order in which the chosen subjects get them.

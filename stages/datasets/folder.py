@@ -21,11 +21,10 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, ValidationError
 
 from stages.core.dataset import Concept, Dataset, Picture, datasets, fill
-from stages.core.decoding import list_folder, read_file
-from stages.core.faults import ConfigFault, InputFault, nearest
-from stages.core.reading import read_yaml
-from stages.core.registry import explain
-from stages.core.strict import Strict
+from stages.files.untrusted import list_folder, read_file
+from stages.files.yaml import read_yaml
+from stages.runtime.faults import ConfigFault, InputFault, nearest
+from stages.runtime.strict import Strict, explain
 
 DOMAIN, REFERENCES, ABOUT = "objects", "references", "concept.yaml"
 TEXTS = (".txt", ".md")

@@ -14,10 +14,9 @@ from pathlib import Path
 from pydantic import Field
 
 from stages.core.dataset import Concept, Dataset, Picture, datasets, fill
-from stages.core.decoding import list_folder
-from stages.core.faults import ConfigFault, InputFault, nearest
-
-from .folder import TEXTS, Template, by_id, noun_of
+from stages.datasets.folder import TEXTS, Template, by_id, noun_of
+from stages.files.untrusted import list_folder
+from stages.runtime.faults import ConfigFault, InputFault, nearest
 
 PROMPTS = (
     "{} image of a wizard",

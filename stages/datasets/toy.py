@@ -12,8 +12,8 @@ from data.world import scenes
 from data.world.draw import COLOURS, SHAPES, Marking, Scene, draw
 from data.world.scenes import caption
 from stages.core.dataset import Concept, Dataset, Picture, datasets
-from stages.core.faults import ConfigFault, nearest
-from stages.core.seeds import seed as seed_of
+from stages.runtime.faults import ConfigFault, nearest
+from stages.runtime.seeds import seed as seed_of
 
 SOURCE, LICENCE = "drawn by data/world", "Apache-2.0"
 ASKED_FOR = ("beach", "forest", "city", "snow", "meadow")  # where samples are to show a concept

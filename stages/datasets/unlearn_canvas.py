@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from stages.core.dataset import Concept, Dataset, Picture, datasets, fill
-from stages.core.decoding import list_folder
-from stages.core.faults import ConfigFault, nearest
+from stages.files.untrusted import list_folder
+from stages.runtime.faults import ConfigFault, nearest
 
 CHOICE = 42  # the seed with which the reference code chooses objects, styles and pictures
 TASKS, LEARNT, EACH = 10, 5, 20  # styles; pictures to learn one from; pictures of an object in a style

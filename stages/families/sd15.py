@@ -8,10 +8,9 @@ from pydantic import Field
 from torch import Tensor
 
 from stages.core.family import Encodings, KnownAs, families
-
-from .denoising import Prompts
-from .encoders import read
-from .sdxl import Sdxl
+from stages.families.sdxl import Sdxl
+from stages.families.text_encoders import read
+from stages.families.unet.denoiser import Prompts
 
 
 @families.register("sd15")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,18 +12,17 @@ from PIL import Image
 from pydantic import Field, StringConstraints
 from torch import Tensor
 
-from stages.core import formats
-from stages.core.artifact import digest, folder_digest
-from stages.core.device import device
+from stages.adapters import modules
+from stages.adapters.algebra import Adapter, Delta
 from stages.core.family import Encodings, Family, KnownAs, Learner, Teaching, families
-from stages.core.faults import InputFault
-from stages.core.weights import Adapter, Delta
-
-from . import lora
-from .denoising import Denoiser, Prompts, Settings
-from .encoders import PROJECTIONS, each_once, full_name, own_name, read, tokens
-from .float8 import in_eight_bits
-from .learner import SdxlLearner
+from stages.families.pipeline import headers, pinned
+from stages.families.text_encoders import PROJECTIONS, each_once, full_name, own_name, read, tokens
+from stages.families.unet import layers
+from stages.families.unet.denoiser import Denoiser, Prompts, Settings
+from stages.families.unet.float8 import in_eight_bits
+from stages.families.unet.learner import SdxlLearner
+from stages.files.artifact import digest
+from stages.runtime.device import device
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
@@ -103,7 +100,7 @@ class Sdxl(Family):
 
     def module(self, name: str) -> Any:
         """The module of the pipeline that adapters call `name`."""
-        model = getattr(self.pipeline, formats.part(name)[0])
+        model = getattr(self.pipeline, modules.part(name)[0])
         return model.get_submodule(own_name(model, name))
 
     @cached_property
@@ -157,7 +154,7 @@ class Sdxl(Family):
 
     def shift(self, delta: Delta) -> None:
         for part in self.shifted:
-            lora.remove(getattr(self.pipeline, part).eval())  # what was trained last is still in it
+            layers.remove(getattr(self.pipeline, part).eval())  # what was trained last is still in it
         with torch.no_grad():
             for name, base in self._untouched.items():
                 weight, shift = self.module(name).weight, delta.module(name, base.device)
@@ -241,44 +238,3 @@ class Sdxl(Family):
         told, settings = self.told(self.embedded(prompts)), Settings(steps, guidance, scheduler)
         self.leave(*self.shifted, "vae")
         return self.denoiser.pictures(told, noise, settings, batch or len(noise))
-
-
-def headers(folder: Path) -> dict[str, tuple[Path, list[int]]]:
-    """File and shape of every weight of a model, read without loading any.
-
-    Raises:
-        InputFault: there is no safetensors file.
-    """
-    found: dict[str, tuple[Path, list[int]]] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            (size,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(size))
-        found |= {name: (path, entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
-    if not found:
-        raise InputFault(
-            f"{folder}: no safetensors here. Name a model in the format of diffusers as base.options.path, "
-            "or fetch it: make weights PROFILE=NAME, or python -m stages.fetch."
-        )
-    return found
-
-
-def pinned(root: Path, marker: str, revision: str) -> str:
-    """The sha256 over a model's files, once it has been found to be the one that is pinned.
-
-    Raises:
-        InputFault: it is missing, is another one, or holds files that could run code.
-    """
-    if not (root / marker).is_file():
-        raise InputFault(
-            f"{root}: no {marker} here. Name a model in the format of diffusers, or fetch it: python -m stages.fetch."
-        )
-    pickles = [p.name for p in root.rglob("*") if p.suffix in {".bin", ".pt", ".pth", ".ckpt"}]
-    if pickles:
-        raise InputFault(f"{root}: holds {pickles[0]}, which could run code. Only safetensors are read; remove it.")
-    found = folder_digest(root)
-    if found != revision:
-        raise InputFault(
-            f"{root}: its revision is {found}, params.yaml pins {revision}. Restore it or pin the new one."
-        )
-    return found

@@ -3,8 +3,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from stages.core.family import KnownAs, families
-
-from .sdxl import Sdxl
+from stages.families.sdxl import Sdxl
 
 
 @families.register("toy")

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 from torch import Tensor
 
-from stages.core.faults import InputFault
 from stages.core.metric import Metric, metrics
-
-from .weights import fill, read, sha256, unit_vectors, weights_file
+from stages.metrics.loading import fill, read, sha256, unit_vectors, weights_file
+from stages.runtime.faults import InputFault
 
 if TYPE_CHECKING:  # importing it takes seconds, which commands that embed nothing need not spend
     import open_clip

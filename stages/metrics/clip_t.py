@@ -10,11 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.core.device import device
 from stages.core.metric import metrics
-
-from .clip_i import ClipI, load, source
-from .weights import BATCH
+from stages.metrics.clip_i import ClipI, load, source
+from stages.metrics.loading import BATCH
+from stages.runtime.device import device
 
 if TYPE_CHECKING:
     import open_clip

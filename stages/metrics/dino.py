@@ -9,10 +9,9 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor, nn
 
-from stages.core.faults import InputFault
 from stages.core.metric import Metric, metrics
-
-from .weights import fill, read, sha256, unit_vectors, weights_file
+from stages.metrics.loading import fill, read, sha256, unit_vectors, weights_file
+from stages.runtime.faults import InputFault
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet

@@ -1,7 +1,8 @@
 from pydantic import Field
 
-from stages.core.strategy import State, Strategy, strategies
-from stages.core.weights import Adapter, select
+from stages.adapters.algebra import Adapter, select
+from stages.adapters.state import State
+from stages.core.strategy import Strategy, strategies
 
 
 @strategies.register("magmax")

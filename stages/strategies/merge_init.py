@@ -1,5 +1,6 @@
-from stages.core.strategy import State, Strategy, strategies
-from stages.core.weights import Adapter
+from stages.adapters.algebra import Adapter
+from stages.adapters.state import State
+from stages.core.strategy import Strategy, strategies
 
 
 @strategies.register("merge_init")

@@ -4,8 +4,9 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from stages.core.strategy import State, Strategy, strategies
-from stages.core.weights import Adapter, add_factors, orthogonal_columns, orthogonal_rows
+from stages.adapters.algebra import Adapter, add_factors, orthogonal_columns, orthogonal_rows
+from stages.adapters.state import State
+from stages.core.strategy import Strategy, strategies
 
 
 @strategies.register("ortho_init")

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.core import tables
+from stages.files import tables
 
 MOST, SHARE = 0.002, 0.2  # of a score; of the deviation between seeds
 STATES, PICTURES = 3, 400

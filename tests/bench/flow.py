@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from stages.core import profiles
-from tests.workspace import environment, hashes, with_dvc, workspace
+from tests.support.workspace import environment, hashes, with_dvc, workspace
 
 STRATEGIES = ["merge_init", "naive", "magmax", "ortho_init"]
 PEERS = {"dvc repro": ["dvc", "repro"], "the flow": [sys.executable, "-m", "flows.study"]}

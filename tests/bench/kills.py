@@ -15,8 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.crash import DVC, FLOW, KILLS, at_work, kill_some_time, ran
-from tests.workspace import environment, hashes, with_dvc, workspace
+from tests.support.crash import DVC, FLOW, KILLS, at_work, kill_some_time, ran
+from tests.support.workspace import environment, hashes, with_dvc, workspace
 
 WENT_ON = re.compile(r"going on after step (\d+) of")
 

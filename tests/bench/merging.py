@@ -21,12 +21,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from stages.core.adapters import flat, load_adapter
-from stages.core.device import device
-from stages.core.seeds import generator
-from stages.core.weights import Adapter, Delta, orthogonal_columns, select
-
-from .blocks import Times, interleaved, report
+from stages.adapters.algebra import Adapter, Delta, orthogonal_columns, select
+from stages.adapters.storage import flat, load_adapter
+from stages.runtime.device import device
+from stages.runtime.seeds import generator
+from tests.bench.blocks import Times, interleaved, report
 
 RANK, WIDTHS = 64, (640, 1280, 2048)
 REPEATED = 50  # what takes a tenth of a millisecond is timed as often in a row as its peer's SVDs are

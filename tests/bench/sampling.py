@@ -17,16 +17,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from stages.core import encodings
-from stages.core.adapters import fresh_adapter
-from stages.core.artifact import folder_digest
-from stages.core.device import device
+from stages.adapters.algebra import Adapter, Delta, fresh_adapter
 from stages.core.params import load
-from stages.core.seeds import generator
-from stages.core.weights import Adapter, Delta
 from stages.families.sdxl import Sdxl
-
-from .blocks import interleaved, report
+from stages.files.artifact import folder_digest
+from stages.runtime.device import device
+from stages.runtime.seeds import generator
+from stages.sampling import encodings
+from tests.bench.blocks import interleaved, report
 
 DOWN = ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D")
 PROMPTS = ("in a purple outfit", "in a police outfit", "wearing a santa hat", "in a jail", "looking into a mirror")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from data.world import scenes
 from stages.core.strategy import strategies
-from tests.workspace import change, environment, with_dvc, workspace
+from tests.support.workspace import change, environment, with_dvc, workspace
 
 # What each stage writes instead of the real thing: as many folders, with the same kinds of files.
 STAGE = """

@@ -27,13 +27,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from stages.core.device import device
 from stages.core.metric import Metric, pairwise
-from stages.core.seeds import generator
 from stages.metrics.dino import preparation
-from tests.judges import SIZES, write_clip, write_dino
-
-from .blocks import interleaved, report
+from stages.runtime.device import device
+from stages.runtime.seeds import generator
+from tests.bench.blocks import interleaved, report
+from tests.support.random_judges import SIZES, write_clip, write_dino
 
 Pictures = list[Image.Image]
 

@@ -17,14 +17,14 @@ from pathlib import Path
 
 import psutil
 
-from flows.pool import Worker
-from tests.workspace import environment, workspace
+from flows.engine.pool import Worker
+from tests.support.workspace import environment, workspace
 
 STAGE = '''
 """Has at hand what training and sampling begin with."""
 
-from stages.core import steps  # noqa: F401 - imported by every stage that computes
-from stages.core.cli import main
+from stages.training import task  # noqa: F401 - imported by every stage that computes
+from stages.core.command import main
 
 
 def begin(params, run, args):

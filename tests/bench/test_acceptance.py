@@ -3,7 +3,7 @@ import statistics
 
 import pytest
 
-from stages.core import tables
+from stages.files import tables
 from tests.bench.acceptance import Key, judge, scores
 
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from tests.bench import first_hour, training
-from tests.workspace import environment
+from tests.support.workspace import environment
 
 
 def told(*words: str) -> str:

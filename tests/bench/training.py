@@ -31,16 +31,15 @@ from peft import LoraConfig
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from stages.core.adapters import fresh_adapter
-from stages.core.artifact import folder_digest
-from stages.core.descent import Descent
-from stages.core.device import device
+from stages.adapters.algebra import Adapter, fresh_adapter
 from stages.core.family import Row
 from stages.core.params import Train
-from stages.core.seeds import generator, seed
-from stages.core.training import READ_EVERY
-from stages.core.weights import Adapter
 from stages.families.sdxl import Sdxl
+from stages.files.artifact import folder_digest
+from stages.runtime.device import device
+from stages.runtime.seeds import generator, seed
+from stages.training.loop import READ_EVERY
+from stages.training.step import Descent
 
 BASE = Path("data/world/base")
 PIXELS, RANK, PROMPT = 128, 4, "a photo of a sks star"

@@ -7,10 +7,10 @@ from statistics import median
 
 import pytest
 
-from stages.core.page import render
-from stages.core.statistics import summarise
-from tests.core import study
-from tests.core.test_page import HOSTILE, STRATEGIES
+from stages.evaluation.statistics import summarise
+from stages.reporting.page import render
+from tests.reporting.test_page import HOSTILE, STRATEGIES
+from tests.support import synthetic_study
 
 pytestmark = pytest.mark.slow
 
@@ -22,8 +22,8 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        params = study.parameters(strategies=STRATEGIES, bootstrap=100, plain=1)
-        study.write(params, wording=HOSTILE)
+        params = synthetic_study.parameters(strategies=STRATEGIES, bootstrap=100, plain=1)
+        synthetic_study.write(params, wording=HOSTILE)
         (folder / "report.html").write_text(render.page(summarise(params)), "utf-8")
     return folder / "report.html"
 
@@ -95,8 +95,8 @@ def test_the_filmstrip_answers_to_keys(opened) -> None:
 
 def test_another_order_and_seed_can_be_chosen(opened, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    params = study.parameters(tasks=2, orders=("0", "1"), bootstrap=100)
-    study.write(params)
+    params = synthetic_study.parameters(tasks=2, orders=("0", "1"), bootstrap=100)
+    synthetic_study.write(params)
     (tmp_path / "several.html").write_text(render.page(summarise(params)), "utf-8")
     page = opened()
     page.goto((tmp_path / "several.html").as_uri())

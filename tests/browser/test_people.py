@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from stages.core import artifact, judgements, trials
-from tests.core import study
+from stages.evaluation import preference, survey
+from stages.files import artifact
+from stages.reporting import questionnaire
+from tests.support import synthetic_study
 
 pytestmark = pytest.mark.slow
 EACH = 6
@@ -16,13 +18,13 @@ EACH = 6
 def page_of(browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The study's page in its folder, and a new browser window that fails on any request or complaint."""
     monkeypatch.chdir(tmp_path)
-    params = study.parameters(noises=3)
-    study.write(params)
-    html, key = trials.make(params, 16, EACH)
+    params = synthetic_study.parameters(noises=3)
+    synthetic_study.write(params)
+    html, key = questionnaire.make(params, 16, EACH)
     Path("page.html").write_text(html, "utf-8")
-    folder = judgements.ROOT / params.study
+    folder = survey.ROOT / params.study
     folder.mkdir(parents=True)
-    (folder / judgements.KEY).write_text(artifact.to_json(key), "utf-8")
+    (folder / survey.KEY).write_text(artifact.to_json(key), "utf-8")
     context, heard = browser.new_context(accept_downloads=True), []
     page = context.new_page()
     page.on("request", lambda r: heard.append(r.url) if not r.url.startswith(("file:", "data:", "blob:")) else None)
@@ -61,13 +63,13 @@ def test_worked_through_by_click_and_key_stopped_and_gone_on_with_and_read_back(
     saved = folder / "answers.json"
     download.value.save_as(saved)
     assert json.loads(saved.read_text()) == json.loads(page.input_value("#copy"))
-    assert judgements.keep([saved], judgements.ROOT / "small") == 1
-    answers = judgements.read_answers(saved, key)
+    assert survey.keep([saved], survey.ROOT / "small") == 1
+    answers = survey.read_answers(saved, key)
     assert len(answers.answers) == total
     assert set(json.loads(saved.read_text())) == {"kind", "schema", "page", "rater", "answers"}
     # Sides are the rater's own: pressing left every time is not to choose the same strategy every time.
     assert {a.chosen for a in answers.answers} == {0, 1} or {a.left for a in answers.answers} == {0, 1}
-    judgements.people("small", draws=20)
+    preference.people("small", draws=20)
 
 
 def test_two_raters_are_shown_other_sides_and_other_orders(page_of) -> None:

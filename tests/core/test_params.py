@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.core.faults import ConfigFault
 from stages.core.params import load
+from stages.runtime.faults import ConfigFault
 
 PARAMS = Path("params.yaml").read_text("utf-8")
 

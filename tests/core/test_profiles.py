@@ -3,8 +3,8 @@ import json
 import pytest
 
 from stages.core import params, profiles
-from stages.core.faults import ConfigFault
 from stages.datasets.unlearn_canvas import UnlearnCanvas
+from stages.runtime.faults import ConfigFault
 from tests.datasets.test_dreambooth import ORDERS
 from tests.datasets.test_unlearn_canvas import FROM_50
 

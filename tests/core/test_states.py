@@ -5,13 +5,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from stages.core import artifact
-from stages.core.adapters import delta_fingerprint, save_adapter, save_state
-from stages.core.faults import InputFault
-from stages.core.runs import Run, Sequence
+from stages.adapters.algebra import Adapter
+from stages.adapters.state import State
+from stages.adapters.storage import delta_fingerprint, save_adapter, save_state
+from stages.core.runs import Run, TaskSequence
 from stages.core.states import merged_again, state_after
-from stages.core.strategy import State, strategies
-from stages.core.weights import Adapter
+from stages.core.strategy import strategies
+from stages.files import artifact
+from stages.runtime.faults import InputFault
 
 SHAPES = {"one": (6, 4), "two": (3, 5)}
 
@@ -30,7 +31,7 @@ def finished(request, tmp_path, monkeypatch):
     tasks = [SimpleNamespace(index=f"{number:02d}") for number in (1, 2, 3)]
     family = SimpleNamespace(shapes=lambda: SHAPES, adapter="")
     params = SimpleNamespace(family=family, train=None, tasks=tasks, rule=lambda name: strategies.make(name, {}))
-    run, state = Run(Sequence("study", "objects", "0"), request.param, 0), State()
+    run, state = Run(TaskSequence("study", "objects", "0"), request.param, 0), State()
     for task in tasks:
         trained = adapter(int(task.index))
         facts = {"scale": trained.scale, "strategy": {"options": strategy.model_dump(mode="json")}}

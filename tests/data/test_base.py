@@ -10,8 +10,8 @@ import torch
 from data.world import recogniser
 from data.world.draw import Scene, draw
 from data.world.scenes import OBJECTS, PLACE_WORDS, base_world, place
+from stages.adapters.algebra import Delta
 from stages.core.params import load
-from stages.core.weights import Delta
 
 COUNT, SEED = 200, [20, 26]  # pictures; the recipes draw from other seeds
 

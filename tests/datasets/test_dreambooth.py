@@ -5,10 +5,11 @@ import pytest
 from PIL import Image
 
 from stages.core.dataset import datasets
-from stages.core.faults import ConfigFault, InputFault
 from stages.core.params import Prepare
-from stages.core.photos import open_photo, recall, to_png
 from stages.datasets.dreambooth import choose, in_order, read_classes, read_credits
+from stages.files.pictures import to_png
+from stages.photos.develop import open_photo, recall
+from stages.runtime.faults import ConfigFault, InputFault
 
 # What the reference code chooses, run once (arXiv 2410.04891): subject, token, class.
 CHOSEN = [

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from stages.core.dataset import datasets
-from stages.core.faults import ConfigFault, Fault, InputFault
 from stages.datasets.folder import identify, legible, rare_word
+from stages.runtime.faults import ConfigFault, Fault, InputFault
 
 
 @pytest.fixture

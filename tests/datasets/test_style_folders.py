@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from stages.core.dataset import datasets
-from stages.core.faults import ConfigFault, InputFault
+from stages.runtime.faults import ConfigFault, InputFault
 
 README = """# Styles
 

@@ -3,7 +3,7 @@ import pytest
 
 from data.world.draw import SHAPES
 from stages.core.dataset import datasets
-from stages.core.faults import ConfigFault
+from stages.runtime.faults import ConfigFault
 
 
 def everything(**options):

@@ -4,9 +4,9 @@ import pytest
 from PIL import Image
 
 from stages.core.dataset import datasets
-from stages.core.faults import ConfigFault, InputFault
 from stages.datasets.dreambooth import in_order
 from stages.datasets.unlearn_canvas import LEFT_OUT, STYLES, choose
+from stages.runtime.faults import ConfigFault, InputFault
 
 # What the reference code chooses (arXiv 2410.04891), from the 60 styles and from the 50.
 FROM_60 = [

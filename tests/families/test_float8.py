@@ -6,14 +6,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from stages.core.adapters import fingerprint, fresh_adapter
-from stages.core.artifact import digest
-from stages.core.audit import lost_in
-from stages.core.faults import MachineFault
-from stages.core.seeds import generator
-from stages.core.weights import Adapter, Delta
-from stages.families.float8 import FORMAT, LARGEST, Float8Linear, in_eight_bits, scaled
+from stages.adapters.algebra import Adapter, Delta, fresh_adapter
+from stages.adapters.merge_check import lost_in
+from stages.adapters.storage import fingerprint
 from stages.families.sdxl import Sdxl
+from stages.families.unet.float8 import FORMAT, LARGEST, Float8Linear, in_eight_bits, scaled
+from stages.files.artifact import digest
+from stages.runtime.faults import MachineFault
+from stages.runtime.seeds import generator
 
 PROMPTS = ["a photo of a sks star at night", "a photo of a heart"]
 

@@ -8,14 +8,13 @@ from diffusers import DDPMScheduler
 from peft import LoraConfig
 from torch import nn
 
-from stages.core.adapters import fresh_adapter
-from stages.core.descent import Descent
+from stages.adapters.algebra import Adapter, Delta, fresh_adapter
 from stages.core.family import Row, Teaching
 from stages.core.params import Train, load
-from stages.core.seeds import generator
-from stages.core.weights import Adapter, Delta
-from stages.families.learner import min_snr
 from stages.families.toy import Toy
+from stages.families.unet.learner import min_snr
+from stages.runtime.seeds import generator
+from stages.training.step import Descent
 
 OPTIONS = Train(rank=4, alpha=8, steps=3, batch=2, learning_rate=1e-3, reinit="shared", checkpoint_every=9)
 ROWS = [Row(0, 0, 11, 0.5), Row(1, 1, 12, 0.5)]

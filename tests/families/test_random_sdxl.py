@@ -5,11 +5,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from stages.core.faults import InputFault
-from stages.core.weights import Delta
-from stages.families import random_sdxl
-from stages.families.random_sdxl import SCALES
+from stages.adapters.algebra import Delta
 from stages.families.sdxl import TARGETS, Sdxl
+from stages.families.unet import random_weights
+from stages.families.unet.random_weights import SCALES
+from stages.runtime.faults import InputFault
 
 PIXELS = 64
 
@@ -20,8 +20,8 @@ def million(model) -> float:
 
 def test_at_full_size_it_has_the_weights_of_sdxl_base():
     with torch.device("meta"):
-        unet, vae = random_sdxl._unet(SCALES["full"]), random_sdxl._vae(SCALES["full"])
-        encoders = [random_sdxl._text_encoder(SCALES["full"], which) for which in (0, 1)]
+        unet, vae = random_weights._unet(SCALES["full"]), random_weights._vae(SCALES["full"])
+        encoders = [random_weights._text_encoder(SCALES["full"], which) for which in (0, 1)]
     assert [million(model) for model in (unet, vae, *encoders)] == [2567.5, 83.7, 123.1, 694.7]
     targets = [name for name, _ in unet.named_modules() if name.endswith(TARGETS) and ".attn" in name]
     assert len(targets) == 560  # 140 attentions with four projections each
@@ -31,7 +31,7 @@ def test_at_full_size_it_has_the_weights_of_sdxl_base():
 
 def test_at_a_hundredth_it_has_the_same_modules_by_name(standin):
     with torch.device("meta"):
-        full = random_sdxl._unet(SCALES["full"]).state_dict()
+        full = random_weights._unet(SCALES["full"]).state_dict()
     with safe_open(standin.path / "unet/diffusion_pytorch_model.safetensors", "pt") as file:
         assert set(file.keys()) == set(full)
         assert 90 < sum(v.numel() for v in full.values()) / sum(file.get_tensor(k).numel() for k in file.keys()) < 110  # noqa: SIM118
@@ -59,7 +59,7 @@ def test_it_loads_as_any_sdxl_and_paints(standin):
 
 
 def test_its_tokens_are_clips():
-    ours, second = random_sdxl.new_tokenizer("<|endoftext|>"), random_sdxl.new_tokenizer("!")
+    ours, second = random_weights.new_tokenizer("<|endoftext|>"), random_weights.new_tokenizer("!")
     theirs = open_clip.SimpleTokenizer(context_length=77)
     for prompt in (
         "a photo of sks sneaker",
@@ -73,13 +73,13 @@ def test_its_tokens_are_clips():
 
 
 def test_the_same_seed_gives_the_same_bytes(standin, tmp_path):
-    assert random_sdxl.write(tmp_path / "again") == standin.revision
+    assert random_weights.write(tmp_path / "again") == standin.revision
     words = (0, "unet", "conv_in.weight")
-    assert not torch.equal(random_sdxl.draw(words, (4, 4)), random_sdxl.draw((1, *words[1:]), (4, 4)))
+    assert not torch.equal(random_weights.draw(words, (4, 4)), random_weights.draw((1, *words[1:]), (4, 4)))
 
 
 def test_another_autoencoder_is_part_of_what_the_model_is(standin):
-    from stages.core.artifact import folder_digest
+    from stages.files.artifact import folder_digest
 
     options = {"path": str(standin.path), "revision": standin.revision, "pixels": PIXELS}
     vae = standin.path / "vae"

@@ -16,22 +16,22 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from stages.core import artifact, params, profiles, tables, weightfile
-from stages.core.adapters import fresh_adapter
-from stages.core.artifact import folder_digest
-from stages.core.descent import Descent
-from stages.core.exporting import pack
+from stages.adapters.algebra import Adapter, Delta, fresh_adapter
+from stages.core import params, profiles
 from stages.core.family import Row, families
-from stages.core.foreign import adopt
 from stages.core.params import Train
 from stages.core.runs import runs
-from stages.core.seeds import generator
-from stages.core.weights import Adapter, Delta
-from stages.families.denoising import Prompts, Settings
-from stages.families.random_sdxl import new_tokenizer
 from stages.families.sd15 import Sd15
+from stages.families.unet.denoiser import Prompts, Settings
+from stages.families.unet.random_weights import new_tokenizer
+from stages.files import artifact, tables, tensors
+from stages.files.artifact import folder_digest
+from stages.runtime.seeds import generator
+from stages.tools.exchange.exporting import pack
+from stages.tools.exchange.importing import adopt
+from stages.training.step import Descent
+from tests.support.workspace import change, workspace
 from tests.test_pipeline import PHOTOS, run_all
-from tests.workspace import change, workspace
 
 PROMPTS = ["a photo of a sks star at night", "a photo of a heart"]
 WITHOUT = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
@@ -253,7 +253,7 @@ def test_its_adapters_are_read_by_diffusers_and_come_back(which, tmp_path, form,
     packed = pack(delta, form, torch.float32, None, None)
     notes = {"modelspec.architecture": f"{known.architecture}/lora", "ss_base_model_version": known.version}
     path = tmp_path / "lora.safetensors"
-    weightfile.write(path, packed.tensors, notes | packed.metadata)
+    tensors.write(path, packed.tensors, notes | packed.metadata)
     alone = [name for name in packed.tensors if name.startswith("lora_te_text_model_")]
     assert bool(alone) == (form == "kohya" and which == "heard")
     back = adopt(path, family.shapes(), known)

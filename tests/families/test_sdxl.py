@@ -9,15 +9,14 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
-from stages.core.adapters import fresh_adapter
-from stages.core.descent import Descent
+from stages.adapters.algebra import Adapter, Delta, fresh_adapter
 from stages.core.family import Row
-from stages.core.faults import MachineFault
 from stages.core.params import Train
-from stages.core.seeds import generator
-from stages.core.weights import Adapter, Delta
-from stages.families.denoising import compile_once
 from stages.families.sdxl import Sdxl
+from stages.families.unet.denoiser import compile_once
+from stages.runtime.faults import MachineFault
+from stages.runtime.seeds import generator
+from stages.training.step import Descent
 
 PROMPTS = ["a photo of a sks star at night", "a photo of a heart"]
 

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from stages.core.adapters import flat, fresh_adapter
-from stages.core.encodings import encode_images, encode_prompts
+from stages.adapters.algebra import Adapter, Delta, fresh_adapter
+from stages.adapters.storage import flat
 from stages.core.family import Row, Teaching
-from stages.core.faults import InputFault
 from stages.core.params import load
-from stages.core.seeds import generator
-from stages.core.weights import Adapter, Delta
 from stages.families.toy import Toy
+from stages.runtime.faults import InputFault
+from stages.runtime.seeds import generator
+from stages.sampling.encodings import encode_images, encode_prompts
 
 PROMPTS = ["a photo of a sks star at night", "a photo of a heart"]
 
@@ -93,7 +93,7 @@ def test_only_the_adapter_is_trained_and_comes_back_as_it_went_in(family):
 
 
 def test_encodings_are_made_once_for_each_content(family, tmp_path, monkeypatch):
-    monkeypatch.setattr("stages.core.encodings.CACHE", tmp_path)
+    monkeypatch.setattr("stages.sampling.encodings.CACHE", tmp_path)
     family.shift(Delta())
     pictures = family.sample(family.encode_prompts(PROMPTS), torch.zeros((2, *family.noise_shape())), 1, 1.0, "euler")
     first = encode_images(family, pictures)

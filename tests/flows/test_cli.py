@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from flows import cli, editing, journal, view
-from stages.core import process, profiles
-from stages.core.appending import with_task
-from stages.core.ending import attempt
-from tests.workspace import change, dvc, environment, hashes, with_dvc, workspace
+from flows import cli
+from flows.engine import journal
+from flows.graph import stage_names
+from stages.core import edit_params, profiles
+from stages.core.edit_params import with_task
+from stages.runtime import process
+from stages.runtime.exits import attempt
+from tests.support.workspace import change, dvc, environment, hashes, with_dvc, workspace
 
 SLOW_TO_IMPORT = {"torch", "prefect", "dvc", "rich", "pyarrow", "numpy"}
 
@@ -131,7 +134,7 @@ def test_outside_a_project_it_says_how_to_make_one(tmp_path, monkeypatch, said):
 
 
 def test_a_bug_leaves_its_traceback_in_a_file(here, said, monkeypatch):
-    monkeypatch.setattr("flows.status.look", lambda: 1 / 0)
+    monkeypatch.setattr("flows.commands.status.look", lambda: 1 / 0)
     code, _, err = said("status")
     assert code == 70
     assert "This is a bug" in err
@@ -153,12 +156,12 @@ def test_profiles_are_listed_shown_and_used(tmp_path, monkeypatch, said):
 )
 def test_weights_that_are_not_here_are_said_with_how_to_get_them(tmp_path, monkeypatch, said, words):
     monkeypatch.chdir(with_dvc(workspace(tmp_path / "work", base=profiles.tree("sdxl-quick")["base"])))
-    monkeypatch.setattr("stages.core.cli.guard", lambda: None)
+    monkeypatch.setattr("stages.core.command.guard", lambda: None)
     code, out, err = said(*words)
     assert code == 3
     assert "data/models/sdxl-base-1.0/unet: no safetensors here" in out + err
     assert "make weights PROFILE=" in out + err
-    assert "python -m stages.fetch" in out + err
+    assert "python -m stages.tools.fetch" in out + err
     if words != ["doctor"]:
         assert err.strip().splitlines()[-1].startswith("error: data/models/sdxl-base-1.0")
 
@@ -215,7 +218,7 @@ def test_a_concept_added_and_removed_leaves_params_as_they_were(name):
     added = with_task(text, concepts)
     assert added != text
     assert "something_new" in added
-    assert editing.without_concept(added, concepts) == text
+    assert edit_params.without_concept(added, concepts) == text
 
 
 def test_a_new_project_learns_from_photos_and_has_all_it_needs(tmp_path, monkeypatch, said):
@@ -303,7 +306,7 @@ def test_what_other_tools_show_is_the_right_thing(ready, said):
 
 
 def test_a_report_fits_a_narrow_terminal(here, said, monkeypatch):
-    folder = here / "report" / editing.tree()["study"]
+    folder = here / "report" / edit_params.tree()["study"]
     folder.mkdir(parents=True)
     measures = {
         "naive": {"average_score": 0.18, "forgetting": 0.3},
@@ -331,9 +334,9 @@ def test_a_report_fits_a_narrow_terminal(here, said, monkeypatch):
 
 def test_names_leave_out_what_there_is_only_one_of():
     plan = ["train@objects-0-naive-0-task0", "train@objects-0-naive-1-task0", "sample_base@objects-0", "report"]
-    assert list(view.titles(plan).values()) == [
+    assert list(stage_names.titles(plan).values()) == [
         "naive / seed 0 / task 01 / train", "naive / seed 1 / task 01 / train", "sample of the base", "report",
     ]  # fmt: skip
-    assert view.titles(["prepare@objects-0-task1", "prepare@styles-1-task1"])["prepare@styles-1-task1"] == (
+    assert stage_names.titles(["prepare@objects-0-task1", "prepare@styles-1-task1"])["prepare@styles-1-task1"] == (
         "styles / order 1 / task 02 / prepare"
     )

@@ -2,9 +2,9 @@
 
 import pytest
 
-from flows.pool import Pool, Slots, WorkerLost, slots
-from flows.times import Times
-from flows.view import title
+from flows.engine.durations import Times
+from flows.engine.pool import Pool, Slots, WorkerLost, slots
+from flows.graph.stage_names import title
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ import sys
 
 import pytest
 
-from flows.lockfile import COPY
-from tests.crash import FLOW, KILLS, SEVERAL, UP_TO_DATE, begun, flow, nothing_is_left, ran, said, strike
-from tests.workspace import change, dvc, environment, hashes, small
+from flows.graph.lockfile import COPY
+from tests.support.crash import FLOW, KILLS, SEVERAL, UP_TO_DATE, begun, flow, nothing_is_left, ran, said, strike
+from tests.support.workspace import change, dvc, environment, hashes, small
 
 pytestmark = pytest.mark.slow
 KILLED, LONGEST = 20, 6.0  # kills, and seconds between two
@@ -47,7 +47,7 @@ def test_at_a_terminal_there_are_our_lines_and_no_bars_of_dvcs(study):
 
 def test_one_sequence_leaves_the_others_alone(study):
     change(study, strategies=["merge_init", "naive", "magmax"])
-    said(study, "objects/0/naive/0", module="flows.sequence")
+    said(study, "objects/0/naive/0", module="flows.study")
     assert (study / "runs/small/objects/0/naive/0/02/scores/manifest.json").exists()
     assert not (study / "runs/small/objects/0/magmax").exists()
 

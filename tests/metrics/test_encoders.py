@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision import transforms as T
 
-from stages.core.faults import InputFault
 from stages.core.metric import Metric, metrics
 from stages.metrics import clip_i, csd, dino
 from stages.metrics.csd import tower
+from stages.runtime.faults import InputFault
 
 SMALL = {
     "embed_dim": 24,

@@ -15,11 +15,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPImageProcessorPil, CLIPModel, ViTConfig, ViTModel
 
-from stages.core.faults import InputFault
 from stages.core.metric import metrics
-from stages.metrics import clip_i, csd, dino, dino_checkpoint
-from stages.metrics.csd_checkpoint import ARCHITECTURE, convert
-from tests.judges import SIZES, write_clip, write_dino
+from stages.metrics import clip_i, csd, dino
+from stages.metrics.convert import dino as dino_checkpoint
+from stages.metrics.convert.csd import ARCHITECTURE, convert
+from stages.runtime.faults import InputFault
+from tests.support.random_judges import SIZES, write_clip, write_dino
 
 WIDTH, LAYERS, HEADS, OUT, PIXELS, PATCH = 32, 2, 2, 24, 32, 8
 TOWER = {

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from stages.core.strategy import State, strategies
-from stages.core.weights import Adapter, Delta, add_factors, orthogonal_columns, select
+from stages.adapters.algebra import Adapter, Delta, add_factors, orthogonal_columns, select
+from stages.adapters.state import State
+from stages.core.strategy import strategies
 
 SHAPES = {"one": (12, 10), "two": (8, 14)}
 NAMES = list(strategies.classes)

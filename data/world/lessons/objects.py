@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..draw import COLOURS, PATTERNS, PLACES, SHAPES, STYLES, Marking, Scene, draw
-from ..loop import CACHE
-from ..markings import any_colour, any_marking, describe
-from ..scenes import WHITE, caption, place
+from data.world.draw import COLOURS, PATTERNS, PLACES, SHAPES, STYLES, Marking, Scene, draw
+from data.world.loop import CACHE
+from data.world.markings import any_colour, any_marking, describe
+from data.world.scenes import WHITE, caption, place
 
 Array = np.ndarray
 FAMILIES, MEMBERS, VIEWS, SMALL = 5000, 4, 2, 16

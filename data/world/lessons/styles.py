@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..draw import OVERSAMPLING, PLACES, SHAPES, STYLES, Scene, _blocks, _edges, _grey, _ramp, draw
-from ..loop import CACHE
-from ..markings import any_colour, any_marking
-from ..scenes import base_world, place
-from .objects import outline
+from data.world.draw import OVERSAMPLING, PLACES, SHAPES, STYLES, Scene, _blocks, _edges, _grey, _ramp, draw
+from data.world.lessons.objects import outline
+from data.world.loop import CACHE
+from data.world.markings import any_colour, any_marking
+from data.world.scenes import base_world, place
 
 Array = np.ndarray
 Style = Callable[[Array], Array]

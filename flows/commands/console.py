@@ -1,0 +1,96 @@
+"""What people read: tables that fit the terminal, plain columns in a pipe; and JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from stages.runtime.faults import ConfigFault
+
+Rows = Sequence[Sequence[object]]
+
+
+def table(head: Sequence[str], rows: Rows, title: str = "") -> None:
+    """Prints a table. In a pipe its columns are as wide as what is in them, so that nothing is cut off."""
+    texts = [[str(cell) for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        _drawn(head, texts, title)
+        return
+    if title:
+        print(title)
+    for row in [list(head)] * any(head) + texts:
+        widths = [max(len(line[i]) for line in [list(head), *texts]) for i in range(len(head))]
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def fits(text: str) -> bool:
+    """Whether no line of it has to be folded. In a pipe everything fits."""
+    return not sys.stdout.isatty() or max(map(len, text.splitlines())) <= shutil.get_terminal_size().columns
+
+
+def _drawn(head: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    if len(head) > FOLDS and sum(widths) + GAP * len(head) > console.width:
+        _one_below_another(head, rows, title)
+        return
+    drawn = Table(box=box.SIMPLE_HEAD, title=escape(title), title_justify="left", title_style="bold", pad_edge=False)
+    drawn.show_header = any(head)
+    for name in head:
+        drawn.add_column(escape(name), header_style="bold", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(_coloured(cell) for cell in row))
+    console.print(drawn)
+
+
+def _one_below_another(head: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
+    """For a narrow terminal: what would be columns are lines."""
+    print(f"\n{title}" if title else "")
+    for row in rows:
+        print("  ".join(row[:2]))
+        for name, cell in list(zip(head, row, strict=True))[2:]:
+            print(f"    {name:{max(map(len, head))}}  {cell}")
+
+
+FOLDS, GAP = 3, 3  # a table of so many columns folds well; between two columns
+COLOURS = {"ok": "green", "note": "yellow", "wrong": "bold red", "new": "green", "learnt again": "yellow"}
+
+
+def _coloured(cell: str) -> str:
+    from rich.markup import escape
+
+    colour = next((colour for word, colour in COLOURS.items() if cell.startswith(word)), None)
+    return f"[{colour}]{escape(cell)}[/]" if colour else escape(cell)
+
+
+def as_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def next_steps(*steps: str) -> None:
+    """Says what to do now: commands, each followed by three spaces and what it is good for, if that has to be said."""
+    parts = [step.partition(" " * 3) for step in steps]
+    width = max(len(command) for command, _, _ in parts)
+    lines = [f"{command:{width}}   {why.strip()}".rstrip() for command, _, why in parts]
+    print(f"Next: {lines[0]}" if len(lines) == 1 else "Next:\n" + "\n".join(f"  {line}" for line in lines))
+
+
+def agreed(question: str, yes: bool) -> bool:
+    """Asks, unless told not to.
+
+    Raises:
+        ConfigFault: nobody is there to be asked.
+    """
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise ConfigFault(f"{question} Nobody is here to be asked: give --yes.")
+    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")

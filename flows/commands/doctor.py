@@ -1,0 +1,144 @@
+"""Is this machine fit for the study here? Python, libraries, GPU, memory, disk, weights, remote, Prefect."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from stages.runtime.faults import ConfigFault, Fault, InputFault, MachineFault
+
+LEAST_GB = 5.0  # of disk
+LIBRARIES = ("torch", "diffusers", "transformers", "peft", "dvc", "prefect")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one look has found: "ok", "note" or "wrong"; with an exit code if it is wrong."""
+
+    what: str
+    how: str
+    said: str
+    code: int = 0
+
+
+def examine() -> Iterator[Finding]:
+    for what, look in LOOKS.items():
+        try:
+            yield from (Finding(what, "note" if said.startswith("note: ") else "ok", said.removeprefix("note: "))
+                        for said in look())  # fmt: skip
+        except Fault as fault:
+            yield Finding(what, "wrong", str(fault), fault.code)
+
+
+def _libraries() -> Iterator[str]:
+    found = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    yield f"Python {sys.version.split()[0]}, " + ", ".join(f"{name} {version}" for name, version in found.items())
+    lock = Path("requirements.lock")
+    if not lock.exists():
+        return
+    lines = [line.split("#")[0].strip() for line in lock.read_text("utf-8").splitlines()]
+    pins = [Requirement(line) for line in lines if "==" in line and not line.startswith("-")]
+    other = [pin.name for pin in pins if (not pin.marker or pin.marker.evaluate()) and not _is(pin)]
+    if other:
+        raise MachineFault(
+            f"{', '.join(other[:5])}: not as requirements.lock has it ({len(other)}). Run: make .venv/ready"
+        )
+
+
+def _is(pin: Requirement) -> bool:
+    try:
+        return pin.specifier.contains(importlib.metadata.version(pin.name), prereleases=True)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
+def _gpu() -> Iterator[str]:
+    import torch
+
+    if not torch.cuda.is_available():
+        yield "note: none that torch can use. The embedded world does without, SDXL does not."
+        return
+    for i in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(i)
+        yield f"{torch.cuda.get_device_name(i)}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free"
+
+
+def _memory() -> Iterator[str]:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    yield f"{total:.0f} GB, {len(os.sched_getaffinity(0))} cores"
+
+
+def _disk() -> Iterator[str]:
+    free = shutil.disk_usage(".").free / 1e9
+    if free < LEAST_GB:
+        raise MachineFault(f"{free:.1f} GB free here. Make room, or work elsewhere: {LEAST_GB:.0f} GB are little.")
+    yield f"{free:.0f} GB free here"
+
+
+def _project() -> Iterator[str]:
+    from stages.core.params import load
+
+    if not Path("params.yaml").exists():
+        yield "note: no params.yaml here. Make a project: palimpsest init my-study"
+        return
+    params = load()
+    yield f"study {params.study}: {len(params.tasks)} tasks, {', '.join(params.strategies)}"
+    if not Path(".dvc").is_dir():
+        raise ConfigFault("no .dvc here: DVC keeps what is done. Run: git init && dvc init")
+
+
+def _weights() -> Iterator[str]:
+    from stages.core.params import load
+
+    if not Path("params.yaml").exists():
+        return
+    params = load()
+    assert params.family.fingerprint  # its files are compared with the pinned revision
+    yield f"base {params.base.name}: as pinned, {str(params.base.options.get('revision', ''))[:12]}"
+    missing = [str(path) for path in (Path(params.score.judges),) if not path.exists()]
+    if missing:
+        raise InputFault(f"{missing[0]}: the judges' weights are not there. score.judges in params.yaml says where.")
+    yield f"judges: {params.score.judges}"
+
+
+def _remote() -> Iterator[str]:
+    if not Path(".dvc").is_dir():
+        return
+    done = subprocess.run([sys.executable, "-m", "dvc", "remote", "list"], capture_output=True, text=True)
+    listed = done.stdout.split("\n")[0].split()
+    if done.returncode:
+        raise MachineFault(f"dvc remote list: {done.stderr.strip().splitlines()[-1]}")
+    yield f"{' '.join(listed)}" if listed else "note: no DVC remote: results stay on this machine (dvc remote add)"
+
+
+def _prefect() -> Iterator[str]:
+    url = os.environ.get("PREFECT_API_URL")
+    if not url:
+        yield "a temporary server for each run; set PREFECT_API_URL to see runs in one of yours"
+        return
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=5):
+            yield f"{url} answers"
+    except (OSError, ValueError) as error:
+        yield f"note: {url} does not answer ({error}): studies run without it"
+
+
+LOOKS: dict[str, Callable[[], Iterator[str]]] = {
+    "libraries": _libraries,
+    "GPU": _gpu,
+    "memory": _memory,
+    "disk": _disk,
+    "project": _project,
+    "weights": _weights,
+    "remote": _remote,
+    "Prefect": _prefect,
+}

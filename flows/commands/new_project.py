@@ -1,0 +1,111 @@
+"""Makes a project: a folder of its own for a study, with the code that runs it, so that it stays what it is."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from stages.core import edit_params, profiles
+from stages.core.edit_params import LAST_POSITION
+from stages.files.yaml import PARAMS
+from stages.runtime.faults import ConfigFault, MachineFault, nearest
+
+HOME = Path(__file__).resolve().parents[2]  # where this code lies
+CODE = (
+    *("flows", "stages", "data/__init__.py", "data/world", "data/profiles", "data/paper.csv", "data/README.md"),
+    *("data/answers/README.md", "data/models.yaml"),
+    *("dvc.yaml", "prefect.yaml", "Makefile", "pyproject.toml", "requirements.lock", "LICENSE"),
+    *(".gitignore", ".dvcignore"),
+)
+PHOTOS = Path("data", "photos")
+OWN, DOMAIN = "own", "objects"
+DVC_CONFIG = "[core]\n    analytics = false\n    check_update = false\n    autostage = false\n"
+ABOUT = """# {name}
+
+A study with Palimpsest, made from the profile `{profile}`. `params.yaml` holds every number of it, `data/photos` its
+photos.
+`stages` and `flows` are the code that runs it, so that it stays what it is.
+
+```
+palimpsest plan      # what would run, why, and for how long
+palimpsest run       # goes on where it was
+palimpsest report    # what came of it
+```
+"""
+ABOUT_PHOTOS = "One folder of photos per concept goes here, for instance my_dog with five photos of one dog.\n"
+
+
+def make(folder: Path, profile: str, photos: Path | None) -> list[str]:
+    """Writes the project and returns the concepts that were found among the photos.
+
+    Raises:
+        ConfigFault: the folder is not empty, there is no such profile, or the photos are not in folders of their own.
+        MachineFault: git or DVC is not there, or fails.
+    """
+    known = [path.stem for path in (HOME / "data/profiles").glob("*.yaml")]
+    if profile not in known:
+        raise ConfigFault(f"there is no profile '{profile}'. {nearest(profile, known)}")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigFault(f"{folder}: is there already and not empty. Choose another name.")
+    names = _concepts(photos) if photos else []
+    try:
+        _copy(folder)
+        (folder / PHOTOS).mkdir(parents=True)
+        for name in names:
+            shutil.copytree(photos / name if photos else folder, folder / PHOTOS / name)
+    except OSError as error:
+        raise MachineFault(f"{folder}: cannot be written: {error}.") from None
+    _choose(folder, profile, names)
+    (folder / PHOTOS / "README.txt").write_text(ABOUT_PHOTOS, "utf-8")
+    (folder / "README.md").write_text(ABOUT.format(name=folder.resolve().name, profile=profile), "utf-8")
+    for words in (["git", "init", "-q"], ["dvc", "init", "-q"]):
+        _call(folder, words)
+    (folder / ".dvc/config").write_text(DVC_CONFIG, "utf-8")
+    shutil.copytree(HOME / ".dvc/plots", folder / ".dvc/plots")
+    return names
+
+
+def _copy(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in CODE:
+        source = HOME / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.tmp"))
+        elif source.exists():
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copy2(source, folder / name)
+
+
+def _choose(folder: Path, profile: str, names: list[str]) -> None:
+    """params.yaml from the profile; with photos, it learns what is in them, by name."""
+    with contextlib.chdir(folder):
+        text = profiles.text(profile)
+        PARAMS.write_text(edit_params.with_sequence(text, names, DOMAIN) if names else text, "utf-8")
+
+
+def _concepts(photos: Path) -> list[str]:
+    """The sub-folders, as the folder dataset calls them."""
+    if not photos.is_dir():
+        raise ConfigFault(f"{photos}: is no folder. Give one that holds a folder of photos per concept.")
+    names = sorted(path.name for path in photos.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not names:
+        raise ConfigFault(f"{photos}: holds no folders. Put the photos of each concept into one of its own.")
+    odd = [name for name in names if not edit_params.NAME.fullmatch(name)]
+    if odd:
+        raise ConfigFault(f"{photos / odd[0]}: rename it: small letters, digits and _ only, as in my_dog.")
+    if len(names) > LAST_POSITION:
+        raise ConfigFault(f"{photos}: holds {len(names)} folders; {LAST_POSITION} concepts are the most.")
+    return names
+
+
+def _call(folder: Path, words: list[str]) -> None:
+    command = [sys.executable, "-m", *words] if words[0] == "dvc" else words
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    except OSError as error:
+        raise MachineFault(f"{words[0]}: {error.strerror}. Install it.") from None
+    if done.returncode:
+        raise MachineFault(f"{' '.join(words)} in {folder}: {(done.stderr or done.stdout).strip().splitlines()[-1]}")

@@ -1,0 +1,58 @@
+"""Which photos are those that were prepared already, and whether new ones can be used, before anything runs."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from stages.core.dataset import Concept, facts_of
+from stages.core.params import Params
+from stages.core.runs import TaskSequence
+from stages.files import artifact
+from stages.photos.develop import ROLES, develop, recall, take
+from stages.runtime.faults import Fault
+
+OF_A_PICTURE = ("name", "caption", "source", "licence")
+
+
+def settled(params: Params) -> list[str]:
+    """The prepare stages that would write what they have written. The photos of all others are decoded.
+
+    Raises:
+        InputFault: some photos cannot be used; all of them are listed.
+    """
+    found = []
+    for domain in params.domains:
+        for order in params.orders:
+            concepts = params.concepts(domain, order)
+            for at, task in enumerate(params.tasks):
+                folder = TaskSequence(params.study, domain, order).data(task.index)
+                if _prepared(folder, concepts[task.index], params):
+                    found.append(f"prepare@{domain}-{order}-task{at}")
+                else:
+                    _check(concepts[task.index], params)
+    return found
+
+
+def _prepared(folder: Path, concept: Concept, params: Params) -> bool:
+    """Were just these photos and words prepared?"""
+    try:
+        kept = artifact.read(folder, "data")
+        how = (params.prepare.resolution, params.prepare.unusual())
+        if kept["concept"] != facts_of(concept) or (kept["resolution"], kept.get("prepared", {})) != how:
+            return False
+        for role in ROLES:
+            was = [[entry[key] for key in (*OF_A_PICTURE, "sha256_of_source")] for entry in kept["pictures"][role]]
+            pictures = getattr(concept, role)
+            now = [[getattr(p, k) for k in OF_A_PICTURE] + [take(p, params.prepare).sha256] for p in pictures]
+            if was != now:
+                return False
+    except (Fault, KeyError, TypeError):
+        return False
+    return True
+
+
+def _check(concept: Concept, params: Params) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        for warning in develop(concept, params.prepare, Path(folder), recall((), params.prepare)).warnings:
+            print(f"{concept.name}: {warning}")

@@ -1,0 +1,149 @@
+"""What a run would do and why, before it does: which stages, for which concepts, for how long."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import networkx as nx
+
+from flows.commands import console
+from flows.engine.durations import Times
+from flows.graph.graph import Graph
+from flows.graph.stage_names import place
+from stages.runtime.formatting import spoken
+
+if TYPE_CHECKING:
+    from dvc.stage import PipelineStage
+
+    from stages.core.params import Params
+
+MOST_REASONS = 10
+
+
+@dataclass(frozen=True)
+class Foresight:
+    """The stages that would run, each after those that it needs."""
+
+    stages: list[str]
+    causes: dict[str, list[str]]  # of those that have changed themselves: what of them has
+    total: int  # stages of the study
+    seconds: float  # one after another
+
+    @property
+    def verbs(self) -> dict[str, int]:
+        return dict(Counter(place(name).verb.replace("_base", " of the base") for name in self.stages))
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """How many stages each cause has changed, most first."""
+        return dict(Counter(cause for causes in self.causes.values() for cause in causes).most_common())
+
+    def effect(self, params: Params) -> list[tuple[str, str, str, str]]:
+        """Domain, position, concept and what would become of it, for every order at once."""
+        touched: dict[tuple[str, str], set[str]] = {}
+        for stage in map(place, self.stages):
+            if stage.at is not None and stage.domain and stage.order:
+                index = params.tasks[stage.at].index
+                concept = params.sequence(stage.domain, stage.order)[index]
+                touched.setdefault((stage.domain, concept), set()).add(stage.verb)
+        rows = []
+        for domain in params.domains:
+            for index, concept in params.sequence(domain, params.orders[0]).items():
+                rows.append((domain, index, concept, _said(touched.get((domain, concept), set()))))
+        return rows
+
+
+def _said(verbs: set[str]) -> str:
+    if "train" in verbs:
+        return "learnt"
+    if "merge" in verbs:
+        return "merged again"
+    if "sample" in verbs:
+        return "sampled and scored again"
+    return "scored again" if "score" in verbs else "stays as it is"
+
+
+def foresee(graph: Graph, times: Times, settled: Iterable[str] = (), source: str = "") -> Foresight:
+    """What has changed, and what follows from that.
+
+    Args:
+        settled: stages whose outputs would be the same if nothing but `source` has changed for them: what needs them
+            has no reason to run.
+    """
+    order = list(nx.dfs_postorder_nodes(graph.needs))
+    firm, causes, planned = set(settled), dict[str, list[str]](), set[str]()
+    with graph.repo.lock:
+        for name in order:
+            if planned.intersection(graph.upstream(name)):
+                planned.add(name)
+            elif (found := why(graph.stages[name])) and not (name in firm and found == [source]):
+                causes[name] = found
+                planned.add(name)
+    stages = [name for name in order if name in planned]
+    return Foresight(stages, causes, len(order), sum(map(times.of, stages)))
+
+
+def why(stage: PipelineStage) -> list[str]:
+    """What has changed of one stage: files, and keys of params.yaml; "not run yet" if nothing was there."""
+    causes: list[str] = []
+    for entry in stage.status().get(stage.addressing, []):
+        if isinstance(entry, str):
+            causes.append("its command in dvc.yaml")
+            continue
+        for kind, found in entry.items():
+            for path, how in dict(found).items():
+                if kind == "changed outs":
+                    causes.append("not run yet" if how == "deleted" else f"{path} ({how})")
+                else:
+                    causes += [f"{path}: {key}" for key in how] if isinstance(how, dict) else [path]
+    return ["not run yet"] if "not run yet" in causes else causes
+
+
+def look_ahead(params: Params) -> Foresight:
+    """What would run here now.
+
+    Raises:
+        InputFault: new photos cannot be used; all of them are listed.
+    """
+    from flows.commands.photo_check import settled
+    from flows.graph.remote import open_graph
+    from flows.study import ROOT
+
+    same = settled(params)
+    graph = open_graph(ROOT.absolute())
+    try:
+        return foresee(graph, Times(ROOT.absolute()), same, params.source)
+    finally:
+        graph.close()
+
+
+def show(json: bool) -> None:
+    """The command `plan`."""
+    from flows.engine.pool import slots
+    from stages.core.params import load
+
+    params = load()
+    ahead, jobs = look_ahead(params), slots(None, None).jobs
+    if json:
+        facts = {"stages": ahead.stages, "total": ahead.total, "reasons": ahead.reasons, "jobs": jobs}
+        console.as_json(facts | {"seconds": ahead.seconds / jobs})
+        return
+    if not ahead.stages:
+        print("Nothing to do: everything is up to date.")
+        console.next_steps("palimpsest report")
+        return
+    print(
+        f"{len(ahead.stages)} of {ahead.total} stages to run: about {spoken(ahead.seconds / jobs)}, {jobs} at a time.\n"
+    )
+    console.table(("stages", "of"), [(count, verb) for verb, count in ahead.verbs.items()])
+    reasons: list[tuple[int, str]] = [(count, cause) for cause, count in list(ahead.reasons.items())[:MOST_REASONS]]
+    if follow := len(ahead.stages) - len(ahead.causes):
+        reasons.append((follow, "a stage before them, which they need"))
+    console.table(("stages", "because of"), reasons)
+    console.table(
+        ("", "domain", "concept", "what happens"), [(i, d, c, said) for d, i, c, said in ahead.effect(params)]
+    )
+    console.next_steps("palimpsest run")

@@ -1,0 +1,65 @@
+"""What a person at the terminal hears of a study: a line per stage, with the time left, and how it ended."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from flows.engine.durations import Times
+from flows.engine.journal import Journal
+from flows.graph.stage_names import kind, title, titles
+from stages.runtime.formatting import spoken
+
+if TYPE_CHECKING:
+    from flows.engine.scheduler import Ended, Outcome
+
+
+class Telling:
+    """Hears of every end."""
+
+    def __init__(self, plan: list[str], times: Times, jobs: int) -> None:
+        self.times, self.jobs, self.total = times, jobs, len(plan)
+        self.left, self.done, self.began = Counter(map(kind, plan)), 0, time.monotonic()
+        self.journal = Journal.begin(self.total)
+        self.named = titles(plan) if sys.stdout.isatty() else {}  # a log says the whole of it
+
+    def __call__(self, ended: Ended) -> None:
+        self.done += 1
+        self.left[kind(ended.name)] -= 1
+        left = spoken(sum(count * self.times.of(one) for one, count in self.left.items()) / self.jobs)
+        how = f"{ended.seconds:.1f} s" if ended.how == "ran" else ended.how
+        name = self.named.get(ended.name) or title(ended.name)
+        line = f"[{self.done:{len(str(self.total))}}/{self.total}] {name}: {how}"
+        print(f"{line} ({left} left)" if self.done < self.total else line, flush=True)
+        self.journal.note(self.done, title(ended.name), left)
+        if ended.error:
+            print(f"    {ended.error}", file=sys.stderr, flush=True)
+
+    def rows(self, outcome: Outcome) -> list[dict[str, str]]:
+        failed = [{"stage": title(end.name), "what": end.error} for end in outcome.failures]
+        skipped = outcome.skipped.items()
+        return failed + [{"stage": title(name), "what": f"skipped: it needs {title(by)}"} for name, by in skipped]
+
+    def end(self, outcome: Outcome) -> int:
+        """Says how it all ended, and returns the exit code: the first failure's."""
+        code = self._say(outcome)
+        self.journal.end(code, self.rows(outcome))
+        return code
+
+    def _say(self, outcome: Outcome) -> int:
+        ways = ("ran", "cached", "unchanged", "preempted", "failed")
+        counts = [f"{outcome.count(way)} {way}" for way in ways if outcome.count(way)]
+        if outcome.skipped:
+            counts.append(f"{len(outcome.skipped)} skipped")
+        print(f"{', '.join(counts) or 'nothing begun'} in {spoken(time.monotonic() - self.began)}.", flush=True)
+        if not outcome.failures:
+            if len(outcome.ended) < self.total:
+                print("Stopped as asked. Run the same command again to go on.", file=sys.stderr)
+                return 75
+            return 0
+        for row in self.rows(outcome):
+            print(f"  {row['stage']}: {row['what']}", file=sys.stderr)
+        print("What is finished is kept: run the same command again to go on.", file=sys.stderr)
+        return max(outcome.failures, key=lambda end: end.how == "failed").code

@@ -1,0 +1,77 @@
+"""A warm worker: stages run here one after another; what one has imported and loaded the next ones find there.
+
+A stage runs as `python -m` runs it, in this process, and ends as it would end there. `python -m flows.engine.worker`
+reads one job a line and answers in lines, both JSON.
+"""
+
+import json
+import os
+import runpy
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from stages.runtime.process import collect_rarely, guard
+
+EVERY_SECONDS = 0.5
+
+
+def main() -> None:
+    collect_rarely()
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    jobs = os.fdopen(os.dup(0), "r")
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)
+    os.dup2(2, 1)  # what a stage prints is no answer
+
+    def answer(**facts: Any) -> None:
+        answers.write(json.dumps(facts) + "\n")
+
+    _set_up(answer)
+    for line in jobs:
+        job = json.loads(line)
+        began = time.process_time()
+        code = _run(job["words"], Path(job["log"]))
+        answer(code=code, cpu=time.process_time() - began)
+
+
+def _set_up(answer: Any) -> None:
+    from stages.core.family import families
+    from stages.core.metric import metrics
+    from stages.runtime import progress
+
+    guard()
+    families.keep_what_is_made()
+    metrics.keep_what_is_made()
+    said = 0.0
+
+    def listen(what: str, done: int, total: int) -> None:
+        nonlocal said
+        if time.monotonic() - said > EVERY_SECONDS:
+            said = time.monotonic()
+            answer(progress=[what, done, total])
+
+    progress.listeners.append(listen)
+
+
+def _run(words: list[str], log: Path) -> int:
+    """Runs `python -m` these words and returns its exit code; what it prints goes to the log."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab", buffering=0) as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    sys.argv = [words[0], *words[1:]]
+    sys.modules.pop(words[0], None)  # or Python warns that it is there already
+    try:
+        runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Keeps server and worker running."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from flows.platform.server import (
+    HOME,
+    KEPT,
+    PAUSE,
+    PORT,
+    Access,
+    access,
+    client_settings,
+    connect,
+    start_server,
+    start_worker,
+    stop,
+)
+
+
+def serve(root: Path, port: int) -> None:
+    """Keeps a server and a worker running until it is interrupted; one that is lost is started again."""
+    from flows.platform.setup import set_up
+
+    to, log = access(root, port), root / HOME / "server.log"
+    print(f"Starting a Prefect server; what it says goes to {log}.", flush=True)
+    running: list[subprocess.Popen[Any]] = [start_server(root, to, log)]
+    try:
+        os.environ.update(client_settings(root, to))
+        set_up(root)
+        running.append(start_worker("workspace", root, client_settings(root, to)))
+        print(f"{to.page} is ready. Log in with the PREFECT_API_AUTH_STRING that stands in {KEPT}, name and all;")
+        print(f"`. {KEPT}` lets other commands in. Ctrl-C stops it.", flush=True)
+        while True:
+            time.sleep(PAUSE)
+            if running[0].poll() is not None:
+                print("The server was lost and is started again.", flush=True)
+                running[0] = start_server(root, to, log)
+            if running[1].poll() is not None:
+                print("The worker was lost and is started again.", flush=True)
+                running[1] = start_worker("workspace", root, client_settings(root, to))
+    finally:
+        for process in reversed(running):
+            stop(process)
+
+
+def work(root: Path) -> None:
+    """Keeps a worker of the pool `chains` running."""
+    connect(root)
+    to = Access(os.environ["PREFECT_API_URL"], os.environ.get("PREFECT_API_AUTH_STRING", ""))
+    while True:
+        worker = start_worker("chains", root, client_settings(root, to))
+        try:
+            worker.wait()
+        finally:
+            stop(worker)
+        print(f"The worker ended with {worker.returncode} and is started again.", flush=True)
+        time.sleep(PAUSE)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--port", type=int, default=PORT)
+    text = "start only a worker for `python -m flows.platform.coordinator`; the server is the one in PREFECT_API_URL"
+    parser.add_argument("--worker", action="store_true", help=text)
+    args = parser.parse_args()
+    from stages.runtime.faults import Fault
+
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for asked in (signal.SIGTERM, signal.SIGINT):  # a shell has its background jobs, and what they start, ignore SIGINT
+        signal.signal(asked, end)
+    try:
+        work(Path.cwd()) if args.worker else serve(Path.cwd(), args.port)
+    except Fault as fault:
+        print(f"error: {fault}", file=sys.stderr)
+        sys.exit(fault.code)
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""A Prefect server of this workspace's own with its deployments, and a worker that runs them: one command for all.
+
+The server listens on this machine alone, asks for a password that only this user can read, and answers no other site's
+pages. Everything ends with Ctrl-C; runs that are going on save first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.engine import prefect_view
+
+HOST, PORT = "127.0.0.1", 4200
+HOME = Path(".cache", "server")  # apart from that of the temporary servers: two must not share a database
+KEPT = HOME / "client.env"  # readable by this user alone
+WORKSPACE = "PALIMPSEST_WORKSPACE"  # where a worker runs deployments: prefect.yaml asks for it
+HEARTBEAT = 30  # seconds between two signs of life of a run
+SLOWEST_START, LONGEST_SAVE, PAUSE = 600.0, 60.0, 2.0  # seconds
+
+
+@dataclass(frozen=True)
+class Access:
+    """Where a server is, and what it wants to hear."""
+
+    url: str
+    password: str
+
+    @property
+    def page(self) -> str:
+        return self.url.removesuffix("/api")
+
+
+def access(root: Path, port: int = PORT) -> Access:
+    """The workspace's own server: the password is drawn once and kept in a file that only this user can read."""
+    path, before = root / KEPT, kept(root)
+    password = before.password if before else f"palimpsest:{secrets.token_urlsafe(24)}"
+    found = Access(f"http://{HOST}:{port}/api", password)
+    if found != before:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(".tmp")
+        draft.unlink(missing_ok=True)
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(f"export PREFECT_API_URL={found.url}\nexport PREFECT_API_AUTH_STRING={found.password}\n")
+        draft.replace(path)
+    return found
+
+
+def kept(root: Path) -> Access | None:
+    """What the file holds of an earlier start; None, if there was none."""
+    try:
+        lines = (root / KEPT).read_text("utf-8").splitlines()
+    except OSError:
+        return None
+    said = dict(line.removeprefix("export ").split("=", 1) for line in lines if "=" in line)
+    if not {"PREFECT_API_URL", "PREFECT_API_AUTH_STRING"} <= said.keys():
+        return None
+    return Access(said["PREFECT_API_URL"], said["PREFECT_API_AUTH_STRING"])
+
+
+def connect(root: Path) -> str:
+    """Settings of a client, to stand before Prefect is imported; returns the address.
+
+    The environment says which server; if it does not, it is the workspace's own.
+
+    Raises:
+        MachineFault: it has none.
+    """
+    from stages.runtime.faults import MachineFault
+
+    if "PREFECT_API_URL" not in os.environ:
+        own = kept(root)
+        if own is None:
+            raise MachineFault("no Prefect server is known: start one with `make serve`, or set PREFECT_API_URL.")
+        os.environ.update(client_settings(root, own))
+    prefect_view.settle(root)
+    (root / HOME).mkdir(parents=True, exist_ok=True)
+    return os.environ["PREFECT_API_URL"]
+
+
+def client_settings(root: Path, to: Access) -> dict[str, str]:
+    password = {"PREFECT_API_AUTH_STRING": to.password} if to.password else {}
+    return (
+        prefect_view.SETTINGS
+        | password
+        | {
+            "PREFECT_API_URL": to.url,
+            "PREFECT_HOME": str(root / HOME),
+            "PREFECT_LOGGING_LEVEL": "INFO",
+            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT),
+        }
+    )
+
+
+def server_settings(root: Path, to: Access) -> dict[str, str]:
+    return prefect_view.SETTINGS | {
+        "PREFECT_HOME": str(root / HOME),
+        "PREFECT_API_URL": to.url,
+        "PREFECT_SERVER_API_AUTH_STRING": to.password,
+        "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": to.page,
+        "PREFECT_SERVER_UI_API_URL": to.url,
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+    }
+
+
+def prefect(*words: str, settings: Mapping[str, str], **options: Any) -> subprocess.Popen[Any]:
+    """A command of Prefect's as a process that dies with this one and does not hear the terminal's Ctrl-C."""
+    from stages.runtime.process import guard
+
+    command = [sys.executable, "-m", "prefect", *words]
+    return subprocess.Popen(
+        command,
+        env=os.environ | settings,
+        start_new_session=True,
+        preexec_fn=guard,
+        stdin=subprocess.DEVNULL,
+        **options,
+    )
+
+
+def start_server(root: Path, to: Access, log: Path) -> subprocess.Popen[Any]:
+    """
+    Raises:
+        MachineFault: the port is taken, or the server does not come up.
+    """
+    from stages.runtime.faults import MachineFault
+
+    port = to.page.rpartition(":")[2]
+    with socket.socket() as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((HOST, int(port)))
+        except OSError:
+            raise MachineFault(f"port {port} is taken: is a server running already? Or give another: --port") from None
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as file:
+        settings = server_settings(root, to)
+        words = ("server", "start", "--host", HOST, "--port", port)
+        server = prefect(*words, settings=settings, stdout=file, stderr=subprocess.STDOUT)
+    until = time.monotonic() + SLOWEST_START
+    while not _answers(to):
+        if server.poll() is not None or time.monotonic() > until:
+            server.terminate()
+            raise MachineFault(f"the Prefect server did not start; what it said is in {log}.")
+        time.sleep(0.3)
+    return server
+
+
+def _answers(to: Access) -> bool:
+    try:
+        with urllib.request.urlopen(f"{to.url}/health", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+
+
+def start_worker(pool: str, root: Path, settings: Mapping[str, str], **options: Any) -> subprocess.Popen[Any]:
+    """A worker that runs what the pool has, one run at a time, in this workspace."""
+    name = f"{socket.gethostname()}:{root}".replace("/", "_")
+    words = ("worker", "start", "--pool", pool, "--type", "process", "--limit", "1", "--name", name)
+    return prefect(*words, settings={**settings, WORKSPACE: str(root)}, cwd=root, **options)
+
+
+def stop(process: subprocess.Popen[Any]) -> None:
+    """Asks a server or a worker to end, and a worker's runs to save; waits as long as that takes."""
+    if process.poll() is not None:
+        return
+    process.send_signal(signal.SIGINT)  # a worker takes no more, and waits for its runs
+    for child in children(process.pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGTERM)
+    try:
+        process.wait(LONGEST_SAVE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+def children(parent: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if int(entry.read_text("utf-8").rpartition(")")[2].split()[1]) == parent:
+                found.append(int(entry.parent.name))
+    return found

@@ -1,0 +1,73 @@
+"""What a Prefect server has to know: the work pools, the deployments of prefect.yaml, and what to do about zombies."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from flows.platform.server import HEARTBEAT, WORKSPACE, prefect
+
+POOLS: dict[str, int | None] = {"workspace": 1, "chains": None}  # runs at a time
+ZOMBIES, SILENCE = "Crash zombie flows", timedelta(seconds=3 * HEARTBEAT)
+
+
+def set_up(root: Path) -> None:
+    """Makes the work pools, the automation and the deployments, or brings them to what they should be.
+
+    The environment says on which server.
+
+    Raises:
+        MachineFault: `prefect deploy` failed.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.workers.process import ProcessWorker
+
+    from stages.runtime.faults import MachineFault
+
+    template = ProcessWorker.get_default_base_job_template()
+    with get_client(sync_client=True) as client:
+        for name, limit in POOLS.items():
+            pool = WorkPoolCreate(name=name, type="process", base_job_template=template, concurrency_limit=limit)
+            client.create_work_pool(pool, overwrite=True)
+        crash_zombies(client, SILENCE)
+    os.environ.pop(WORKSPACE, None)  # that of each worker is wanted, not that of here
+    deploy = prefect("--no-prompt", "deploy", "--all", settings={}, cwd=root, stdout=subprocess.PIPE, text=True)
+    said, _ = deploy.communicate()
+    if deploy.returncode:
+        raise MachineFault(f"prefect deploy --all ended with {deploy.returncode}: {said.strip().splitlines()[-1:]}")
+
+
+def crash_zombies(client: Any, silence: timedelta) -> None:
+    """An automation that takes a run for crashed once it has been silent for so long: its machine is gone."""
+    from prefect.client.schemas.objects import StateType
+    from prefect.events.actions import ChangeFlowRunState
+    from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+    from prefect.events.schemas.events import ResourceSpecification
+
+    life = "prefect.flow-run.heartbeat"
+    ends = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
+    trigger = EventTrigger(
+        after={life},
+        expect={life} | ends,
+        match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
+        for_each={"prefect.resource.id"},
+        posture=Posture.Proactive,
+        threshold=1,
+        within=silence,
+    )
+    message = f"No sign of life for {silence.total_seconds():.0f} s: the machine or the process is gone. Run it again."
+    wanted = AutomationCore(
+        name=ZOMBIES,
+        description="A run whose machine went away says nothing any more.",
+        trigger=trigger,
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=message)],
+    )
+    known = client.read_automations_by_name(ZOMBIES)
+    if known:
+        client.update_automation(known[0].id, wanted)
+    else:
+        client.create_automation(wanted)

@@ -1,0 +1,215 @@
+"""The algebra of adapters and shifts of weights.
+
+An adapter is a low-rank shift of several matrices of the base, as it is trained. A delta is any shift of them: a sum of
+adapters kept as its terms, which is exact and small, or dense matrices where an operation leaves the low-rank world.
+All sums are done in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from stages.runtime.device import device
+
+Matrices = Mapping[str, Tensor]
+ALL = slice(None)
+BLOCK = 1 << 20  # entries of a matrix that are made at a time when two deltas are compared: four megabytes
+CACHED = 1 << 16  # entries: three such pieces, and what comes of them, fit into a core's cache
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """LoRA of several modules (Hu et al., arXiv 2106.09685): module m is shifted by scale * b[m] @ a[m].
+
+    a: module -> [rank, in], b: module -> [out, rank], both float32.
+    """
+
+    a: Matrices
+    b: Matrices
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.a.keys() != self.b.keys():
+            raise ValueError(
+                f"an adapter needs both halves of every module: {sorted(self.a.keys() ^ self.b.keys())[:3]}"
+            )
+        for name in self.a:
+            if self.a[name].shape[0] != self.b[name].shape[1]:
+                raise ValueError(f"{name}: ranks {self.a[name].shape[0]} and {self.b[name].shape[1]} differ")
+
+    def module(self, name: str, on: torch.device | None = None, rows: slice = ALL) -> Tensor:
+        """The shift of one module, [out, in] float32, or some of its rows; computed `on` a device, or where it lies."""
+        product = self.b[name][rows].to(on, torch.float32) @ self.a[name].to(on, torch.float32)
+        return product if self.scale == 1.0 else self.scale * product
+
+    @property
+    def delta(self) -> Delta:
+        return Delta((self,))
+
+
+@dataclass(frozen=True, eq=False)
+class Delta:
+    """A shift of the base: the sum of its terms, and of dense matrices where there are any. Delta() is zero."""
+
+    terms: tuple[Adapter, ...] = ()
+    dense: Matrices = field(default_factory=dict)
+
+    @property
+    def modules(self) -> list[str]:
+        """The names of the modules that it shifts, sorted."""
+        return sorted({*self.dense, *(name for term in self.terms for name in term.a)})
+
+    def module(self, name: str, on: torch.device | None = None, rows: slice = ALL) -> Tensor | None:
+        """The shift of one module, [out, in] float32, or some of its rows; None where it is zero."""
+        parts = [term.module(name, on, rows) for term in self.terms if name in term.a]
+        if name in self.dense:
+            parts.insert(0, self.dense[name][rows].to(on, torch.float32))
+        if len(parts) < 2:
+            return parts[0] if parts else None
+        return torch.stack(parts).sum(0)
+
+    def rows(self, name: str) -> Tensor:
+        """Rows [k, in] that span the row space of the shift of one module, read off its factors where it has them."""
+        parts = [term.a[name].float() for term in self.terms if name in term.a]
+        return torch.cat([*parts, self.dense[name].float()] if name in self.dense else parts)
+
+    def matrices(self) -> Iterator[tuple[str, Tensor]]:
+        """All shifts one after another, so that never more than one is in memory."""
+        for name in self.modules:
+            shift = self.module(name)
+            assert shift is not None
+            yield name, shift
+
+    def __add__(self, other: Delta) -> Delta:
+        both = self.dense.keys() & other.dense.keys()
+        dense = {**self.dense, **other.dense} | {name: self.dense[name] + other.dense[name] for name in both}
+        return Delta(self.terms + other.terms, dense)
+
+    def __mul__(self, factor: float) -> Delta:
+        terms = tuple(replace(term, scale=term.scale * factor) for term in self.terms)
+        return Delta(terms, {name: shift * factor for name, shift in self.dense.items()})
+
+    __rmul__ = __mul__
+
+    def __sub__(self, other: Delta) -> Delta:
+        return self + other * -1.0
+
+
+def widened(adapter: Adapter, like: Adapter) -> Adapter:
+    """The same shift at the scale and rank of `like`, whose further rows of A it takes, with B zero.
+
+    Where the scales differ B is rounded once; otherwise nothing is.
+    """
+    factor = adapter.scale / like.scale
+    a, b = {}, {}
+    for name, down in adapter.a.items():
+        more = like.a[name][len(down) :].to(down)
+        up = adapter.b[name] if factor == 1.0 else factor * adapter.b[name]
+        a[name] = torch.cat([down, more])
+        b[name] = torch.cat([up, up.new_zeros(len(up), len(more))], 1)
+    return Adapter(a, b, like.scale)
+
+
+def add_factors(old: Adapter, new: Adapter) -> Adapter:
+    """(A1 + A2, B1 + B2), as the paper's code merges two adapters: their product has the cross terms B1 A2 + B2 A1.
+
+    Raises:
+        ValueError: the two differ in modules, ranks or scale, so that factors cannot be added.
+    """
+    if old.a.keys() != new.a.keys() or old.scale != new.scale:
+        raise ValueError("factors can be added only between adapters of the same modules and scale")
+    return Adapter({n: old.a[n] + new.a[n] for n in new.a}, {n: old.b[n] + new.b[n] for n in new.b}, new.scale)
+
+
+def larger(old: Tensor, new: Tensor, threshold: float = 1.0, into: Tensor | None = None) -> Tensor:
+    """Entry by entry the one of larger magnitude; a tie goes to the new one (MagMax, arXiv 2407.06322).
+
+    With a threshold c the new entry is taken where |new| >= c |old|. A few entries at a time, so that what is compared
+    stays in a core's cache. What comes out goes `into` a contiguous tensor of the same shape, where one is given.
+    """
+    chosen = torch.empty(new.shape) if into is None else into
+    if new.is_cuda:
+        return chosen.copy_(torch.where(new.abs() >= threshold * old.abs(), new, old))
+    flat = [matrix.reshape(-1) for matrix in (old, new, chosen)]
+    for at in range(0, new.numel(), CACHED):
+        a, b, out = (matrix[at : at + CACHED] for matrix in flat)
+        least = a.abs() if threshold == 1.0 else threshold * a.abs()
+        torch.where(b.abs() >= least, b, a, out=out)
+    return chosen
+
+
+def select(old: Delta, new: Delta, threshold: float = 1.0) -> Delta:
+    """`larger` over all modules of two deltas, dense; a module that only one of them shifts is compared with zero.
+
+    Some rows at a time, so that beside what comes out there are never more than a few megabytes in memory.
+    """
+    dense = {}
+    for name in sorted({*old.modules, *new.modules}):
+        height, width = _shape(new if name in new.modules else old, name)
+        chosen = torch.empty((height, width))
+        for at in range(0, height, step := max(1, BLOCK // width)):
+            rows = slice(at, at + step)
+            a, b = (delta.module(name, device(), rows) for delta in (old, new))
+            both = [shift for shift in (a, b) if shift is not None]  # against a shift of zero any other is the larger
+            if len(both) == 2:
+                larger(both[0], both[1], threshold, chosen[rows])
+            else:
+                chosen[rows] = both[0]
+        dense[name] = chosen
+    return Delta(dense=dense)
+
+
+def _shape(delta: Delta, name: str) -> tuple[int, int]:
+    if name in delta.dense:
+        return delta.dense[name].shape[0], delta.dense[name].shape[1]
+    term = next(term for term in delta.terms if name in term.a)
+    return term.b[name].shape[0], term.a[name].shape[1]
+
+
+def orthogonal_columns(a: Tensor, unit: bool = True) -> Tensor:
+    """For each column of `a` [rank, n] a vector of unit length that is orthogonal to it, [rank, n].
+
+    It is the last right-singular vector of the column taken as a 1 x rank matrix, which is what the paper's code
+    computes one SVD at a time. LAPACK gets there with one Householder reflection, so it has a closed form: with column
+    v, beta = -sign(v0) |v| and u = v but u0 = v0 - beta, it is e_last + v_last / (beta u0) u.
+
+    Args:
+        unit: keep the length 1, as published; otherwise give each column the length of the one that it replaces.
+    """
+    rank = a.shape[0]
+    room = a.square()  # and then what comes out: to ask for memory takes longer than to compute
+    norm = room.sum(0, dtype=torch.float64).sqrt()
+    if rank == 1:  # nothing is orthogonal to a number: LAPACK's vector is 1, and so is this one
+        result = torch.ones_like(a)
+    else:
+        beta = torch.where(norm > 0, -torch.copysign(norm, a[0].double()), 1.0)
+        result = torch.mul(a, (a[-1] / (beta * (a[0] - beta))).to(a.dtype), out=room)
+        result[0] = a[-1] / beta
+        result[-1] += 1.0
+    return result if unit else result * norm.to(a.dtype)
+
+
+def orthogonal_rows(fresh: Tensor, before: Tensor) -> Tensor:
+    """The rows of `fresh` [rank, n] with everything taken out that lies in the row space of `before` [k, n].
+
+    Each row keeps its length, so that only the direction is compared with a plain draw. Where `before` spans the whole
+    space nothing is left to be orthogonal to, and `fresh` comes back as it was.
+    """
+    _, sizes, directions = torch.linalg.svd(before.double(), full_matrices=False)
+    q = directions[sizes > 1e-7 * sizes.max()].T
+    rest: Tensor = fresh.double() - (fresh.double() @ q) @ q.T
+    length = rest.norm(dim=1, keepdim=True)
+    if q.shape[1] >= fresh.shape[1] or bool((length < 1e-6).any()):
+        return fresh
+    stretched: Tensor = rest / length * fresh.double().norm(dim=1, keepdim=True)
+    return stretched.to(fresh.dtype)
+
+
+def fresh_adapter(shapes: Mapping[str, tuple[int, int]], rank: int, alpha: float, g: torch.Generator) -> Adapter:
+    """A drawn from a normal distribution with deviation 1 / rank, as peft's "gaussian", and B zero."""
+    a = {name: torch.randn((rank, columns), generator=g) / rank for name, (_, columns) in sorted(shapes.items())}
+    return Adapter(a, {name: torch.zeros((rows, rank)) for name, (rows, _) in sorted(shapes.items())}, alpha / rank)

@@ -1,0 +1,82 @@
+"""What the commands share: arguments, logging, one line for a fault, and the exit code that says its kind.
+
+What takes seconds to import is imported once there is something to do, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
+
+from stages.runtime.exits import EXIT_CODES, attempt
+from stages.runtime.faults import ConfigFault
+from stages.runtime.process import collect_rarely, guard
+
+if TYPE_CHECKING:
+    from stages.core.params import Params
+
+log = logging.getLogger("palimpsest")
+
+
+def main(
+    doc: str | None,
+    work: Callable[[Params, Any, argparse.Namespace], None],
+    key: Literal["run", "sequence"] | None,
+    task: bool = True,
+    base: bool = False,
+    more: Callable[[argparse.ArgumentParser], None] | None = None,
+) -> NoReturn:
+    """Runs one stage as a command and exits.
+
+    Args:
+        key: what the first argument names, if there is one; `work` gets it as its second argument.
+        task: whether there is a --task.
+        base: whether --base may stand for it, with a sequence as the first argument.
+        more: adds the arguments that only this command has.
+    """
+    collect_rarely()
+    parser = argparse.ArgumentParser(
+        description=doc, epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    if key is not None:
+        example = "DOMAIN/ORDER/STRATEGY/SEED" if key == "run" else "DOMAIN/ORDER"
+        parser.add_argument(
+            "key", metavar=key.upper(), help=f"{example}" + (", or DOMAIN/ORDER with --base" if base else "")
+        )
+    if task and key is not None:
+        which = parser.add_mutually_exclusive_group(required=True)
+        which.add_argument("--task", metavar="NN", help="position in the sequence, 01 for the first")
+        if base:
+            which.add_argument("--base", action="store_true", help="the base model before any task, on all tasks")
+    if more is not None:
+        more(parser)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    args = parser.parse_args()
+    show_log()
+    sys.exit(attempt(lambda: _begin(work, key, args), args.debug))
+
+
+def show_log() -> None:
+    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
+
+
+def _begin(work: Callable[[Params, Any, argparse.Namespace], None], key: str | None, args: argparse.Namespace) -> None:
+    from stages.core.params import load
+    from stages.core.runs import find_run, find_sequence
+    from stages.runtime.device import device
+
+    guard()
+    device()
+    params = load()
+    chosen = None
+    if key is not None:
+        by_sequence = key == "sequence" or getattr(args, "base", False)
+        chosen = (find_sequence if by_sequence else find_run)(params, args.key)
+    position = getattr(args, "task", None)
+    known = [task.index for task in params.tasks]
+    if position is not None and position not in known:
+        raise ConfigFault(f"--task {position}: params.yaml lists {known[0]} to {known[-1]}.")
+    work(params, chosen, args)

@@ -1,0 +1,70 @@
+"""What the place in the sequence does, apart from what the concept does.
+
+A concept that is learnt early has more time to be forgotten, and some are forgotten easily wherever they stand. With
+one order the two cannot be told apart. With several they can, if every concept is met at several places: the loss of
+each (order, place) is taken as a sum, loss = mean + effect of the place + effect of the concept, and fitted by least
+squares. Orders in which every concept stands at every place once (a Latin square: T orders) make both effects plain
+means; fewer orders make them less certain, and too few leave them undetermined, which is said. The last place is left
+out: nothing comes after it, so that it loses nothing whatever stands there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from stages.evaluation.results import OWN, Results
+from stages.evaluation.transfer import Array, Transfer, known_mean
+
+
+@dataclass(frozen=True, eq=False)
+class Effects:
+    """Of one strategy: what is lost on average, and how much more or less of it at each place and of each concept."""
+
+    mean: float
+    places: Array  # [T - 1], sums to 0
+    concepts: Array  # [concept], sums to 0
+
+
+def balanced(count: int) -> list[list[int]]:
+    """Orders of `count` tasks in which each stands at each place once, and follows each other one once where `count` is
+    even (Williams 1949)."""
+    first = [0]
+    for step in range(1, count):
+        first.append((first[-1] + (step if step % 2 else -step)) % count)
+    return [[(task + shift) % count for task in first] for shift in range(count)]
+
+
+def separate(results: Results, metric: str) -> dict[str, Effects] | None:
+    """The loss since the best, max_{i>=j} R[i, j] - R[T, j], of every strategy as a sum of effects.
+
+    None where the orders do not determine them.
+    """
+    places = results.tasks - 1
+    if not places:
+        return None
+    design = _design(results.concepts[:, :places], len(results.names))
+    if np.linalg.matrix_rank(design) < design.shape[1]:
+        return None
+    scores = Transfer(known_mean(results.measured[metric][OWN], -1))
+    lost = (scores.best() - scores.at_end())[..., :places]  # [strategy, run, T - 1]
+    found = {}
+    for name, values in zip(results.strategies, lost, strict=True):
+        solved = np.linalg.lstsq(design, values.reshape(-1), rcond=None)[0]
+        by_place, by_concept = solved[1:places], solved[places:]
+        found[name] = Effects(float(solved[0]), _whole(by_place), _whole(by_concept))
+    return found
+
+
+def _whole(effects: Array) -> Array:
+    """With the one that makes them sum to zero."""
+    return np.append(effects, -effects.sum())
+
+
+def _design(concepts: np.ndarray, names: int) -> Array:
+    """Rows of ones, places and concepts, each effect coded to sum to zero: [runs * places, places + names - 1]."""
+    tasks = concepts.shape[1]
+    place, concept = (np.vstack([np.eye(n - 1), -np.ones((1, n - 1))]) for n in (tasks, names))
+    rows = [np.concatenate([[1.0], place[j], concept[which]]) for line in concepts for j, which in enumerate(line)]
+    return np.array(rows)

@@ -1,0 +1,264 @@
+"""LoRA in the attention of a model: one layer of peft per matrix, or all of them in a few large operations.
+
+peft is the definition: each matrix W becomes W x + scale * B (A x). `Grouped` computes the same sums with the matrices
+of a UNet laid together: A and B of all modules in one flat parameter, so that clipping, AdamW and the cast to half
+precision are one operation each; queries, keys and values of a self-attention in one product; and keys and values of
+the prompt for all cross-attentions at once, of which the part W x is computed before the first step, unless adapters in
+the text encoders change it with every step. A sum of floats depends on its order, so the two agree to rounding. W and
+B A are never added up: in half precision the sum would swallow a small B A.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from stages.adapters.algebra import Adapter
+from stages.core.family import Encodings
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+
+CROSS = "cross"  # the encodings' name for the constant part of a prompt's keys and values
+
+
+class Layers(ABC):
+    """An adapter in a UNet or in a text encoder, in training; its names are the model's own."""
+
+    def __init__(self, model: Any, adapter: Adapter) -> None:
+        self.model, self.scale, self.names = model, adapter.scale, sorted(adapter.a)
+        self.rank = adapter.a[self.names[0]].shape[0]
+        self.parameters: list[nn.Parameter] = []
+
+    @abstractmethod
+    def install(self) -> None:
+        """Puts them into the model; again, after they were taken out."""
+
+    def constants(self, text: Tensor) -> dict[str, Tensor]:
+        """What of the prompts [n, length, channels] is not trained here, one row per prompt: for `begin`."""
+        return {}
+
+    def begin(self, inputs: Encodings) -> None:  # noqa: B027
+        """Called before each forward pass."""
+
+    def end(self) -> None:  # noqa: B027
+        """Called after it, where nothing of it is computed again: lets go of what `begin` made for this pass."""
+
+    @abstractmethod
+    def adapter(self) -> Adapter:
+        """The adapter as it is now, float32 on the CPU."""
+
+
+def remove(model: Any) -> None:
+    """Makes a model what it was before anything was trained in it."""
+    from diffusers.utils import recurse_remove_peft_layers
+
+    if getattr(model, "peft_config", None):
+        recurse_remove_peft_layers(model)
+        del model.peft_config
+        model._hf_peft_config_loaded = False  # by which diffusers and transformers both know
+    for attention in _attentions(model).values():
+        if isinstance(attention.forward, Projected):
+            del attention.forward
+
+
+class PerMatrix(Layers):
+    """LoRA layers of peft."""
+
+    def __init__(self, model: Any, adapter: Adapter) -> None:
+        super().__init__(model, adapter)
+        on = model.device
+        self.parameters = [
+            nn.Parameter(h[n].float().to(on, copy=True)) for h in (adapter.a, adapter.b) for n in self.names
+        ]
+
+    def install(self) -> None:
+        from peft import LoraConfig
+
+        alpha = self.scale * self.rank
+        self.model.add_adapter(
+            LoraConfig(r=self.rank, lora_alpha=alpha, target_modules=self.names, init_lora_weights=False)
+        )
+        places = [(name, half) for half in ("lora_A", "lora_B") for name in self.names]
+        for (name, half), parameter in zip(places, self.parameters, strict=True):
+            getattr(self.model.get_submodule(name), half)["default"].weight = parameter
+
+    def adapter(self) -> Adapter:
+        halves = [parameter.detach().float().cpu().clone() for parameter in self.parameters]
+        a, b = halves[: len(self.names)], halves[len(self.names) :]
+        return Adapter(dict(zip(self.names, a, strict=True)), dict(zip(self.names, b, strict=True)), self.scale)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Matrices of one shape and one role: `each` of them per attention are applied to the same input."""
+
+    role: str  # qkv: of self-attentions; q, kv: of cross-attentions; out: of both
+    attentions: tuple[str, ...]
+    each: tuple[str, ...]
+    shape: tuple[int, int]  # out, in
+
+    @property
+    def names(self) -> list[str]:
+        return [f"{attention}.{projection}" for attention in self.attentions for projection in self.each]
+
+    def sizes(self, rank: int) -> tuple[int, int]:
+        """How many numbers A and B have."""
+        count, (out, inside) = len(self.names), self.shape
+        return count * rank * inside, count * out * rank
+
+
+ROLES = {"qkv": ("to_q", "to_k", "to_v"), "q": ("to_q",), "kv": ("to_k", "to_v"), "out": ("to_out.0",)}
+
+
+class Grouped(Layers):
+    """All matrices of a UNet of one shape and role together."""
+
+    def __init__(self, unet: UNet2DConditionModel, adapter: Adapter) -> None:
+        super().__init__(unet, adapter)
+        self.attentions = _attentions(unet)
+        self.groups = list(_groups(self.attentions))
+        if sorted(name for group in self.groups for name in group.names) != self.names:
+            raise ValueError("grouped layers need an adapter of every attention's four projections")
+        self.sizes = [size for group in self.groups for size in group.sizes(self.rank)]
+        parts = [
+            half[name].flatten() for group in self.groups for half in (adapter.a, adapter.b) for name in group.names
+        ]
+        self.flat = nn.Parameter(torch.cat(parts).float().to(unet.device))
+        self.parameters = [self.flat]
+        self.projected = {name: Projected(attention) for name, attention in self.attentions.items()}
+        self._weigh()
+
+    @torch.no_grad()
+    def _weigh(self) -> None:
+        """The frozen weights beside one another; those of the prompt's keys and values are needed once only."""
+        for group in self.groups:
+            if group.role != "kv":
+                for name in group.attentions:
+                    matrices = [self.attentions[name].get_submodule(one).weight for one in group.each]
+                    self.projected[name].frozen[group.role] = torch.cat(matrices)
+
+    def install(self) -> None:
+        for name, projected in self.projected.items():
+            self.attentions[name].forward = projected
+
+    def constants(self, text: Tensor) -> dict[str, Tensor]:
+        """For each group of keys and values W x, [prompts, matrices, length, out]."""
+        found = {}
+        for number, group in enumerate(self.groups):
+            if group.role == "kv":
+                products = [functional.linear(text, self.model.get_submodule(name).weight) for name in group.names]
+                found[f"{CROSS}.{number}"] = torch.stack(products, 1)
+        return found
+
+    def begin(self, inputs: Encodings) -> None:
+        text = inputs["text"]
+        halves = iter(torch.split(self.flat.to(text.dtype), self.sizes))
+        for number, group in enumerate(self.groups):
+            (out, inside), count = group.shape, len(group.names)
+            a, b = next(halves).view(count, self.rank, inside), next(halves).view(count, out, self.rank)
+            if group.role == "kv":
+                self._speak(group, text, inputs[f"{CROSS}.{number}"], a, b)
+                continue
+            each = len(group.each)
+            downs, ups = (
+                a.view(-1, each * self.rank, inside).unbind(),
+                b if each == 1 else b.view(-1, each, *b.shape[1:]),
+            )
+            for name, down, up in zip(group.attentions, downs, ups.unbind(), strict=True):
+                self.projected[name].trained[group.role] = (down, up.mT, self.scale)
+
+    def end(self) -> None:
+        for projected in self.projected.values():
+            projected.trained, projected.spoken = {}, None
+
+    def _speak(self, group: Group, text: Tensor, constant: Tensor, a: Tensor, b: Tensor) -> None:
+        """Keys and values of the prompts [n, length, channels] for all cross-attentions of a group."""
+        rows, length, channels = text.shape
+        count, out, _ = b.shape
+        inner = functional.linear(text.reshape(-1, channels), a.reshape(-1, channels)).view(-1, count, self.rank)
+        frozen = constant.transpose(0, 1).reshape(count, rows * length, out)
+        spoken = torch.baddbmm(frozen, inner.transpose(0, 1), b.transpose(1, 2), alpha=self.scale)
+        keys_values = spoken.view(count, rows, length, out).unbind()
+        for place, name in enumerate(group.attentions):
+            self.projected[name].spoken = (keys_values[2 * place], keys_values[2 * place + 1])
+
+    def adapter(self) -> Adapter:
+        halves: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
+        parts = iter(torch.split(self.flat.detach().cpu(), self.sizes))
+        for group in self.groups:
+            out, inside = group.shape
+            for half, shape in zip(halves, ((self.rank, inside), (out, self.rank)), strict=True):
+                for name, value in zip(group.names, next(parts).view(-1, *shape).unbind(), strict=True):
+                    half[name] = value.clone()
+        return Adapter({n: halves[0][n] for n in self.names}, {n: halves[1][n] for n in self.names}, self.scale)
+
+
+class Projected:
+    """What an attention does with its input while it is trained in a group, in place of its own `forward`."""
+
+    def __init__(self, attention: Any) -> None:
+        self.heads, self.bias = attention.heads, attention.to_out[0].bias
+        self.frozen: dict[str, Tensor] = {}
+        self.trained: dict[str, tuple[Tensor, Tensor, float]] = {}
+        self.spoken: tuple[Tensor, Tensor] | None = None  # keys and values of the prompts
+
+    def __call__(
+        self, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, attention_mask: None = None
+    ) -> Tensor:
+        rows, length, channels = hidden_states.shape
+        x = hidden_states.reshape(-1, channels)
+        if encoder_hidden_states is None:
+            projected: Sequence[Tensor] = self._project(x, "qkv").unbind()
+        else:
+            assert self.spoken is not None
+            projected = (self._project(x, "q"), *self.spoken)
+        q, k, v = (part.view(rows, -1, self.heads, part.shape[-1] // self.heads) for part in projected)
+        seen = functional.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        y = self._project(seen.transpose(1, 2).reshape(len(x), -1), "out", self.bias)
+        return y.view(rows, length, -1)
+
+    def _project(self, x: Tensor, role: str, bias: Tensor | None = None) -> Tensor:
+        """W x + scale B A x, [rows, out]; [matrices, rows, out] where a role has several matrices."""
+        down, up, scale = self.trained[role]
+        still, inner = functional.linear(x, self.frozen[role], bias), functional.linear(x, down)
+        if up.ndim == 2:
+            return torch.addmm(still, inner, up, alpha=scale)
+        count, rank, out = up.shape
+        still, inner = still.view(-1, count, out).transpose(0, 1), inner.view(-1, count, rank).transpose(0, 1)
+        return torch.baddbmm(still, inner, up, alpha=scale)
+
+
+def _attentions(model: nn.Module) -> dict[str, Any]:
+    from diffusers.models.attention_processor import Attention
+
+    return {name: module for name, module in model.named_modules() if isinstance(module, Attention)}
+
+
+def _groups(attentions: dict[str, Any]) -> Iterator[Group]:
+    """
+    Raises:
+        ValueError: an attention does more than SDXL's do.
+    """
+    found: dict[tuple[str, tuple[int, int]], list[str]] = {}
+    for name, attention in attentions.items():
+        extras = (
+            attention.spatial_norm,
+            attention.group_norm,
+            attention.norm_q,
+            attention.norm_cross,
+            attention.to_q.bias,
+        )
+        if any(extra is not None and extra is not False for extra in extras) or attention.residual_connection:
+            raise ValueError(f"{name}: does more than project and attend; train.layers: peft can train it")
+        for role in ("q", "kv", "out") if attention.is_cross_attention else ("qkv", "out"):
+            shape = attention.get_submodule(ROLES[role][0]).weight.shape
+            found.setdefault((role, (shape[0], shape[1])), []).append(name)
+    for (role, shape), names in sorted(found.items()):
+        yield Group(role, tuple(names), ROLES[role], shape)

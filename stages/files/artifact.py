@@ -1,0 +1,183 @@
+"""Folders that say what they are: files, and a manifest that is written last and knows the sha256 of each of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from stages.runtime.faults import ConfigFault, InputFault, MachineFault
+
+MANIFEST = "manifest.json"
+SCHEMA = 1
+LARGE = 1 << 20  # bytes: what is smaller is hashed faster than it is worth to remember
+SETTLED = 100_000_000  # nanoseconds, many ticks of any file system's clock
+_hashed: dict[tuple[int, ...], str] = {}
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file's content.
+
+    A stage meets the same adapter of hundreds of megabytes again and again, so that a process remembers large files for
+    as long as nothing about them changes. One that was written just now is not remembered: it could be written again
+    within the same tick of the clock.
+    """
+    with path.open("rb") as file:
+        status = os.fstat(file.fileno())
+        key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        if key in _hashed:
+            return _hashed[key]
+        settled = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > SETTLED
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if settled and status.st_size >= LARGE:
+        _hashed[key] = found
+    return found
+
+
+def to_json(value: Any) -> str:
+    """JSON of one form only, so that equal facts are equal bytes."""
+    return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def digest(value: Any) -> str:
+    """A name for facts: the sha256 of their JSON."""
+    return hashlib.sha256(to_json(value).encode()).hexdigest()
+
+
+def folder_digest(root: Path) -> str:
+    """A name for all that a folder holds: the sha256 over its files' names and contents."""
+    return digest({p.relative_to(root).as_posix(): sha256(p) for p in sorted(root.rglob("*")) if p.is_file()})
+
+
+def sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def files_of(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
+
+
+def put(path: Path, parts: Iterable[bytes], size: int = 0) -> None:
+    """One file, whole or not at all.
+
+    Args:
+        size: bytes that are to come, where it is known: less room than that is found before anything is written.
+
+    Raises:
+        MachineFault: the disk is full or the folder cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    free = 0
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(path.parent).free
+        if free < size:
+            raise MachineFault(f"{path}: needs {size / 1e6:.0f} MB, {free / 1e6:.0f} MB are free here.")
+        with draft.open("wb") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        raise MachineFault(f"{path}: cannot write: {error.strerror} ({free / 1e6:.0f} MB free here).") from error
+    finally:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+
+
+def check_folder(path: Path) -> None:
+    """
+    Raises:
+        ConfigFault: what is asked for cannot be a folder, since a file is in its place or in that of a folder above it.
+    """
+    there = next((place for place in (path, *path.parents) if place.exists()), path)
+    if there.exists() and not there.is_dir():
+        raise ConfigFault(f"{there}: is a file, where a folder has to be. Give another --to.")
+
+
+@contextmanager
+def publish(
+    target: Path, kind: str, facts: Mapping[str, Any], parents: Mapping[str, Path] | None = None
+) -> Iterator[Path]:
+    """Gives a temporary folder beside `target`; what is written there appears at `target` at once, or not at all.
+
+    Raises:
+        MachineFault: the disk is full or the folder cannot be written.
+    """
+    draft, old = (target.parent / f".{target.name}.{os.getpid()}.{end}" for end in ("tmp", "old"))
+    try:
+        for left in (*target.parent.glob(f".{target.name}.*.tmp"), *target.parent.glob(f".{target.name}.*.old")):
+            shutil.rmtree(left, ignore_errors=True)  # by one that was killed
+        draft.mkdir(parents=True)
+        yield draft
+        files = files_of(draft)
+        for path in files:
+            path.chmod(0o644)
+            sync(path)
+        manifest = {
+            "kind": kind,
+            "schema": SCHEMA,
+            **facts,
+            "files": {p.relative_to(draft).as_posix(): sha256(p) for p in files},
+            "parents": {name: sha256(p / MANIFEST) for name, p in sorted((parents or {}).items())},
+        }
+        manifest["digest"] = digest(manifest)
+        (draft / MANIFEST).write_text(to_json(manifest), "utf-8")
+        sync(draft / MANIFEST)
+        for folder in {p.parent for p in files} | {draft}:
+            sync(folder)
+        if target.exists():  # removed by its name first, for taking its files away one by one can be cut short
+            target.rename(old)
+        draft.rename(target)
+        sync(target.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        free = shutil.disk_usage(target.parent).free if target.parent.exists() else 0
+        raise MachineFault(f"{target}: cannot write: {error.strerror} ({free / 1e6:.0f} MB free here).") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def read(folder: Path, kind: str) -> dict[str, Any]:
+    """The manifest of a published folder, after every file in it has been compared with its sha256.
+
+    Raises:
+        InputFault: it is missing, of another kind or schema, incomplete or damaged.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise InputFault(f"{folder}: there is no {MANIFEST}. Run dvc repro, which makes it.")
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        found = (manifest["kind"], manifest["schema"])
+        listed: dict[str, str] = manifest["files"]
+        stated = manifest.pop("digest")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InputFault(f"{path}: not a manifest. {REMEDY}") from None
+    if found != (kind, SCHEMA):
+        raise InputFault(
+            f"{folder}: holds {found[0]} of schema {found[1]}, expected {kind} of schema {SCHEMA}. {REMEDY}"
+        )
+    if digest(manifest) != stated:
+        raise InputFault(f"{path}: damaged, its digest is not that of what it says. {REMEDY}")
+    names = {p.relative_to(folder).as_posix() for p in files_of(folder)}
+    for name in sorted({*names, *listed}):
+        if name not in names or name not in listed:
+            raise InputFault(f"{folder / name}: {'missing' if name in listed else 'not in the manifest'}. {REMEDY}")
+        if sha256(folder / name) != listed[name]:
+            raise InputFault(f"{folder / name}: damaged, its sha256 is not the manifest's. {REMEDY}")
+    return manifest
+
+
+REMEDY = "Remove the folder and run dvc repro: what is not in the cache is computed again."

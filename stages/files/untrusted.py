@@ -1,0 +1,72 @@
+"""What users bring: listed and read with nothing trusted."""
+
+from __future__ import annotations
+
+import os
+import stat
+import unicodedata
+from pathlib import Path
+
+from stages.runtime.faults import InputFault
+
+IGNORED = ("thumbs.db", "desktop.ini", "__macosx")  # what systems leave in folders
+
+
+UNSHOWN = ("Cc", "Cs", "Zl", "Zp")  # in names: control characters, bytes that are no UTF-8, line breaks
+
+
+def list_folder(folder: Path, root: Path) -> list[Path]:
+    """What is visible in a folder, by name; the same order on every file system.
+
+    Raises:
+        InputFault: the folder cannot be read; or names cannot be shown, or links lead out of root: one line for each.
+    """
+    inside = root.resolve()
+    found, complaints = [], []
+    try:
+        entries = list(folder.iterdir())
+    except OSError as error:
+        raise InputFault(f"{folder}: cannot be read: {error.strerror}. Mend or remove it.") from None
+    for path in entries:
+        name = path.name
+        if name.startswith(".") or name.lower() in IGNORED:
+            continue
+        if any(unicodedata.category(letter) in UNSHOWN for letter in name):
+            complaints.append(f"{folder / ascii(name)}: control characters in its name. Rename it.")
+            continue
+        try:
+            within = path.resolve().is_relative_to(inside)
+        except (OSError, RuntimeError):
+            within = False
+        if within:
+            found.append(path)
+        else:
+            complaints.append(f"{path}: a link out of {root}, or in a circle. Put a copy there instead.")
+    if complaints:
+        raise InputFault("\n".join(sorted(complaints)))
+    return sorted(found, key=lambda path: (unicodedata.normalize("NFC", path.name), path.name))
+
+
+def read_file(path: Path, max_megabytes: float) -> bytes:
+    """
+    Raises:
+        InputFault: it is empty, too large, no regular file or unreadable; as below, the message comes without the name.
+    """
+    limit = int(max_megabytes * (1 << 20))
+    try:
+        # Without O_NONBLOCK, opening a FIFO waits for a writer that may never come.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise InputFault("not a regular file. Remove it.")
+            size = status.st_size / (1 << 20)
+            if status.st_size > limit:
+                raise InputFault(
+                    f"{size:.0f} MB, over prepare.max_megabytes: {max_megabytes:g}. Save it smaller, or raise it."
+                )
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise InputFault(f"cannot be read: {error.strerror}. Copy it again, or remove it.") from None
+    if not data:
+        raise InputFault("the file is empty. Copy it again, or remove it.")
+    return data

@@ -1,0 +1,146 @@
+"""A picture file from outside to pixels that can be trusted: complete, upright, sRGB. Whatever is wrong is said."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
+
+from stages.runtime.faults import InputFault
+
+if TYPE_CHECKING:
+    from stages.core.params import Prepare
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # few parsers, so that few can be attacked; MPO is with JPEG
+TURN = Image.Transpose
+ORIENTATION = 0x0112  # of EXIF; its values from 2 on, and what undoes them:
+UPRIGHT = (
+    TURN.FLIP_LEFT_RIGHT,
+    TURN.ROTATE_180,
+    TURN.FLIP_TOP_BOTTOM,
+    TURN.TRANSPOSE,
+    TURN.ROTATE_270,
+    TURN.TRANSVERSE,
+    TURN.ROTATE_90,
+)
+# Ways to say the same that are brought to one form before colour is looked at.
+PLAINER = {"1": "L", "La": "LA", "RGBa": "RGBA", "RGBX": "RGB", "YCbCr": "RGB"}
+
+
+def decode(data: bytes, limits: Prepare) -> tuple[Image.Image, list[str]]:
+    """The first picture of a file in RGB, and what had to be done to get it.
+
+    JPEG, GIF and BMP carry no checksums: a bit that was flipped among their pixels, rather than lost, cannot be found.
+
+    Raises:
+        InputFault: it is no picture, has too many pixels, is damaged, is an animation, or has no defined colours.
+    """
+    notes: list[str] = []
+    try:
+        with _guarded_pillow(limits.max_megapixels):
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            _refuse_animation(image, limits.first_frame, notes)
+            if image.format == "PNG":
+                # Decoding skips the checksums of pixels, and verifying does not decode: both are needed.
+                Image.open(io.BytesIO(data), formats=FORMATS).verify()
+            image.load()
+            return _to_srgb(_turn_upright(image, notes), notes), notes
+    except InputFault:
+        raise
+    except UnidentifiedImageError:
+        raise InputFault("no JPEG, PNG, WEBP, BMP, TIFF or GIF picture. Convert it, or remove it.") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        limit = f"prepare.max_megapixels: {limits.max_megapixels:g}"
+        raise InputFault(f"too many pixels, over {limit}. Save it smaller, or raise it.") from None
+    except Exception as error:  # damaged files make Pillow's parsers raise about anything
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise InputFault(f"damaged: {reason.rstrip('.')}. Copy it again, or remove it.") from None
+
+
+@contextmanager
+def _guarded_pillow(max_megapixels: float) -> Iterator[None]:
+    """Pillow's limits are globals that any library may have loosened: here they are as strict as asked for."""
+    before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
+    Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = int(max_megapixels * 1e6), False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
+def _refuse_animation(image: Image.Image, first_frame: bool, notes: list[str]) -> None:
+    # A phone's .jpg is often MPO: the photo, then a depth or brightness map. That is no animation.
+    if image.format == "MPO" or not getattr(image, "is_animated", False):
+        return
+    if not first_frame:
+        raise InputFault("holds several pictures. Save the one that is meant, or set prepare.first_frame: true.")
+    notes.append("first of several pictures")
+
+
+def _turn_upright(image: Image.Image, notes: list[str]) -> Image.Image:
+    try:
+        orientation = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # as above; but the pixels are sound, so the photo is of use
+        notes.append("its EXIF cannot be read and was ignored")
+        return image
+    if orientation not in range(2, 9):
+        return image
+    notes.append("turned upright")
+    return image.transpose(UPRIGHT[orientation - 2])
+
+
+def _to_srgb(image: Image.Image, notes: list[str]) -> Image.Image:
+    profile = image.info.get("icc_profile")
+    colour, alpha = _split(image, notes)
+    colour = _apply_profile(colour, profile, notes) if profile else colour
+    if colour.mode == "CMYK":
+        notes.append("CMYK without a usable profile, its colours are a guess")
+    if colour.mode != "RGB":
+        colour = colour.convert("RGB")
+    if alpha is None or alpha.getextrema() == (255, 255):
+        return colour
+    notes.append("transparent parts were made white")
+    white = Image.new("RGB", colour.size, "white")
+    white.paste(colour, mask=alpha)
+    return white
+
+
+def _split(image: Image.Image, notes: list[str]) -> tuple[Image.Image, Image.Image | None]:
+    """Colour with 8 bits per channel (L, RGB or CMYK), and transparency where there is any."""
+    if image.mode.startswith("I;16"):
+        notes.append("16 bits per pixel scaled to 8")
+        values = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8)), None
+    if image.mode in PLAINER:
+        image = image.convert(PLAINER[image.mode])
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    elif image.mode in ("L", "RGB") and "transparency" in image.info:
+        image = image.convert("LA" if image.mode == "L" else "RGBA")
+    if image.mode in ("LA", "RGBA"):
+        return image.convert(image.mode[:-1]), image.getchannel("A")
+    if image.mode in ("L", "RGB", "CMYK"):
+        return image, None
+    raise InputFault(f"pixels of kind {image.mode}. Save it as RGB with 8 or 16 bits per channel.")
+
+
+def _apply_profile(colour: Image.Image, profile: bytes, notes: list[str]) -> Image.Image:
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if colour.mode == "RGB" and "srgb" in ImageCms.getProfileDescription(source).lower():
+            return colour  # a conversion would only add rounding
+        target = ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(colour, source, target, outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        notes.append("its colour profile cannot be used and was ignored")
+        return colour
+    notes.append("colours converted to sRGB")
+    return converted or colour

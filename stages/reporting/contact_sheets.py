@@ -1,0 +1,220 @@
+"""The pictures of a report: what one prompt and one noise give after each task. Nothing is picked by hand: it is always
+the first prompt and the first noise."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from stages.core.params import Params
+from stages.core.runs import Run, TaskSequence, runs
+from stages.files.pictures import _manifest, open_picture, to_png
+from stages.reporting.figures import FONTS, FRAME, INK, QUIET
+from stages.runtime.formatting import words
+
+LEAST, MOST = 96, 160  # pixels of a cell: smaller pictures are repeated pixel by pixel, larger ones are resampled
+GAP, APART, EDGE, LINE = 6, 20, 24, 19
+LABEL, HEAD = 190, 96  # of a sheet: the width of its labels, and the height of its head
+EMPTY, THICK = "#f5f6f8", 2
+
+
+@dataclass(frozen=True, eq=False)
+class Shots:
+    """The pictures of one concept that have the same prompt and noise."""
+
+    name: str
+    prompt: str
+    reference: Image.Image
+    base: Image.Image
+    file: str  # where each of them lies in a folder of images
+
+
+def draw_all(params: Params, folder: Path) -> list[Path]:
+    """One sheet per run, and for each domain the strategies side by side, of its first order and seed."""
+    paths = []
+    chains = runs(params)
+    for domain in params.domains:
+        mine = [run for run in chains if run.sequence.domain == domain]
+        for run in mine:
+            paths.append(folder / f"{'-'.join(str(run).split('/'))}.png")
+            paths[-1].write_bytes(to_png(sheet(params, run)))
+        first = [run for run in mine if run.sequence == mine[0].sequence and run.seed == mine[0].seed]
+        if len(params.tasks) > 1:
+            paths.append(folder / f"{domain}-side-by-side.png")
+            paths[-1].write_bytes(to_png(side_by_side(params, first)))
+    return paths
+
+
+def shots(params: Params, sequence: TaskSequence) -> list[Shots]:
+    """The concepts of a sequence, in its order.
+
+    Raises:
+        InputFault: a picture is missing or damaged.
+    """
+    found = []
+    for task in params.tasks:
+        data, images = sequence.data(task.index), sequence.base / "images"
+        concept, files = _manifest(data), sorted(_manifest(images)["files"])
+        file = next((name for name in files if name.startswith(f"{task.index}/")), f"{task.index}/00-00.png")
+        prompt = concept["concept"]["prompts"][int(Path(file).stem.split("-")[0])]
+        reference = open_picture(data, concept["pictures"]["references"][0]["file"])
+        name = words(concept["concept"]["name"])
+        found.append(Shots(name, prompt, reference, open_picture(images, file), file))
+    return found
+
+
+class Canvas:
+    """A white sheet with pictures of one size, and words in one typeface."""
+
+    def __init__(self, width: int, height: int, cell: int) -> None:
+        self.image = Image.new("RGB", (width, height), "white")
+        self.pen = ImageDraw.Draw(self.image)
+        self.cell = cell
+
+    def put(self, x: int, y: int, picture: Image.Image | None, framed: bool = False) -> None:
+        """A picture with its upper left corner at x, y; a pale square for none."""
+        box = (x, y, x + self.cell - 1, y + self.cell - 1)
+        if picture is None:
+            self.pen.rectangle(box, EMPTY)
+            return
+        self.image.paste(_fit(picture, self.cell), (x, y))
+        if framed:
+            outer = (box[0] - THICK, box[1] - THICK, box[2] + THICK, box[3] + THICK)
+            self.pen.rectangle(outer, outline=FRAME, width=THICK)
+
+    def write(
+        self, x: float, y: float, text: str, size: int = 13, bold: bool = False, ink: str = INK, at: str = "lm"
+    ) -> None:
+        """One line; `at` is Pillow's anchor."""
+        self.pen.text((x, y), text, ink, font(size, bold), at)
+
+
+@cache
+def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """The typeface of the charts."""
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(FONTS / name, size, layout_engine=ImageFont.Layout.BASIC)
+
+
+def cell_of(picture: Image.Image) -> int:
+    """The side of a cell: small pictures are enlarged a whole number of times."""
+    side = max(picture.size)
+    return side * math.ceil(LEAST / side) if side < LEAST else min(side, MOST)
+
+
+def _fit(picture: Image.Image, cell: int) -> Image.Image:
+    smaller = max(picture.size) < cell
+    return ImageOps.fit(picture, (cell, cell), Image.Resampling.NEAREST if smaller else Image.Resampling.LANCZOS)
+
+
+def wrap(text: str, size: int, width: int) -> list[str]:
+    """Lines that fit; a single word that does not is cut."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font(size).getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return [cut(line, size, width) for line in lines if line]
+
+
+def cut(text: str, size: int, width: int) -> str:
+    """As much of a text as fits."""
+    if font(size).getlength(text) <= width:
+        return text
+    while text and font(size).getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
+
+
+def sheet(params: Params, run: Run) -> Image.Image:
+    """One run. Rows are concepts; columns are a reference, the base, and the model after each task. Before a concept is
+    learnt its place is empty."""
+    rows, tasks = shots(params, run.sequence), [task.index for task in params.tasks]
+    cell = cell_of(rows[0].base)
+    step, top = cell + GAP, HEAD
+    left = EDGE + LABEL
+    first = left + 2 * (step + APART)
+    canvas = Canvas(first + len(tasks) * step - GAP + EDGE, top + len(rows) * step - GAP + EDGE, cell)
+    canvas.write(EDGE, 34, words(run.strategy), 20, bold=True)
+    setting = f"{words(run.sequence.domain)} · order {run.sequence.order} · seed {run.seed}"
+    note = "one prompt and one noise per row · framed: right after it was learnt"
+    canvas.write(canvas.image.width - EDGE, 26, setting, 13, ink=QUIET, at="rm")
+    canvas.write(canvas.image.width - EDGE, 45, note, 13, ink=QUIET, at="rm")
+    heads = [(left, "reference"), (left + step + APART, "base")]
+    heads += [(first + k * step, f"after {k + 1}") for k in range(len(tasks))]
+    for x, text in heads:
+        canvas.write(x + cell / 2, top - 16, text, ink=QUIET, at="mm")
+    for row, shot in enumerate(rows):
+        y = top + row * step
+        _label(canvas, EDGE, y, LABEL - APART, f"{row + 1}  {shot.name}", shot.prompt)
+        canvas.put(left, y, shot.reference)
+        canvas.put(left + step + APART, y, shot.base)
+        for column, index in enumerate(tasks):
+            known = column >= row
+            picture = open_picture(run.at(index) / "images", shot.file) if known else None
+            canvas.put(first + column * step, y, picture, framed=column == row)
+    return canvas.image
+
+
+def _label(canvas: Canvas, x: int, y: int, width: int, name: str, prompt: str) -> None:
+    lines = wrap(prompt, 11, width)[: max(1, canvas.cell // 18 - 2)]
+    height = LINE + 15 * len(lines)
+    at = y + (canvas.cell - height) / 2 + LINE / 2
+    canvas.write(x, at, cut(name, 13, width), 13, bold=True)
+    for number, line in enumerate(lines):
+        canvas.write(x, at + LINE + 15 * number, line, 11, ink=QUIET)
+
+
+def milestones(task: int, tasks: int, most: int = 4) -> list[int]:
+    """After which tasks a concept is shown: right after it was learnt, at the end, and evenly between."""
+    count = min(most, tasks - task + 1)
+    steps = [task + (tasks - task) * k / max(1, count - 1) for k in range(count)]
+    return [math.floor(step + 0.5) for step in steps]
+
+
+def side_by_side(params: Params, chains: list[Run], concepts: int = 3) -> Image.Image:
+    """Forgetting in one picture: the first concepts of a sequence, and what every strategy has left of them."""
+    tasks = len(params.tasks)
+    blocks = shots(params, chains[0].sequence)[: min(concepts, tasks - 1)]
+    columns = [milestones(task, tasks) for task in range(1, len(blocks) + 1)]
+    cell = cell_of(blocks[0].base)
+    step, label = cell + GAP, 24 + int(max(font(14, True).getlength(words(run.strategy)) for run in chains))
+    top = EDGE + 24 + (24 + cell) + 44  # name, reference and base, heads of the columns
+    widths = [max(2, len(after)) * step - GAP for after in columns]
+    width = EDGE + label + sum(widths) + 2 * APART * (len(blocks) - 1) + EDGE
+    canvas = Canvas(width, top + len(chains) * step - GAP + EDGE, cell)
+    for row, run in enumerate(chains):
+        canvas.write(EDGE, top + row * step + cell / 2, words(run.strategy), 14, bold=True)
+    x = EDGE + label
+    for shot, after, task, wide in zip(blocks, columns, range(1, tasks + 1), widths, strict=False):
+        canvas.write(x, EDGE + 8, cut(shot.name, 15, wide), 15, bold=True)
+        _head(canvas, x, EDGE + 24, shot, wide)
+        for column, index in enumerate(after):
+            at = x + column * step
+            head = "when learnt" if column == 0 else "at the end" if index == tasks else f"after task {index}"
+            canvas.write(at + cell / 2, top - 16, head, 12, ink=QUIET, at="mm")
+            for row, run in enumerate(chains):
+                picture = open_picture(run.at(f"{index:02d}") / "images", shot.file)
+                canvas.put(at, top + row * step, picture, framed=index == task)
+        x += wide + 2 * APART
+    return canvas.image
+
+
+def _head(canvas: Canvas, x: int, y: int, shot: Shots, width: int) -> None:
+    """The reference, what the base makes of the prompt, and the prompt, where there is room for it."""
+    step = canvas.cell + GAP
+    for column, (text, picture) in enumerate((("reference", shot.reference), ("base", shot.base))):
+        canvas.write(x + column * step + canvas.cell / 2, y + 10, text, 12, ink=QUIET, at="mm")
+        canvas.put(x + column * step, y + 24, picture)
+    room = width - 2 * step - 8
+    if room >= canvas.cell:
+        lines = wrap(f"“{shot.prompt}”", 12, room)[: canvas.cell // 18]
+        start = y + 24 + canvas.cell / 2 - 9 * (len(lines) - 1)
+        for number, line in enumerate(lines):
+            canvas.write(x + 2 * step + 8, start + 18 * number, line, 12, ink=QUIET)

@@ -1,0 +1,279 @@
+"""The page's charts, from verdicts, as Vega-Lite specifications."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from stages.evaluation.statistics import Interval, Verdict, show
+from stages.reporting.data_files import rounded
+from stages.reporting.figures import HEAT, number
+from stages.reporting.page.svg import LINE, QUIET, Spec
+from stages.runtime.formatting import words
+
+SHAPES = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "triangle-right")
+COLOURS = 7  # the style sheet has --s0 to --s6; in figures.COLOURS' order
+# Orange is loss, blue is gain: told apart by all kinds of colour vision.
+LOSS_TO_GAIN = ("#a34a00", "#d9822b", "#f6c58f", "#f4f3f0", "#aacbe6", "#4d8fc4", "#15508c")
+DASH = [5, 4]
+DARK_TEXT, LIGHT_TEXT = "#0b1420", "#ffffff"
+
+
+def colour(place: int) -> str:
+    return f"var(--s{place % COLOURS})"
+
+
+def by_strategy(names: Sequence[str]) -> dict[str, Any]:
+    """Colour and shape channels, the same in every chart; the page has one legend for all."""
+    shapes = [SHAPES[k % len(SHAPES)] for k in range(len(names))]
+    return {
+        "color": {
+            "field": "strategy",
+            "type": "nominal",
+            "legend": None,
+            "scale": {"domain": list(names), "range": [colour(k) for k in range(len(names))]},
+        },
+        "shape": {
+            "field": "strategy",
+            "type": "nominal",
+            "legend": None,
+            "scale": {"domain": list(names), "range": shapes},
+        },
+    }
+
+
+def axis(field: str, title: str | None, **more: Any) -> Spec:
+    return {"field": field, "type": "quantitative", "title": title, "scale": {"zero": False}, **more}
+
+
+def steps(count: int, title: str | None = "tasks learnt") -> Spec:
+    """The x axis of what is known after each task."""
+    shown = list(range(1, count + 1)) if count <= 12 else [k for k in range(1, count + 1) if k == 1 or k % 5 == 0]
+    return axis("after", title, axis={"values": shown, "grid": False, "format": "d"})
+
+
+POINT = {"type": "point", "filled": True, "size": 55, "stroke": "var(--paper)", "strokeWidth": 1, "opacity": 1}
+
+
+def curves(verdict: Verdict, width: int = 640, height: int = 280) -> Spec:
+    """The mean score over the tasks learnt so far, with its interval; the base on the same tasks is dashed."""
+    rows = [
+        {"strategy": name, "after": after, **_bounds(found), "tip": f"{words(name)}, {after} learnt: {show(found)}"}
+        for name, line in verdict.curves.items()
+        for after, found in enumerate(line, 1)
+    ]
+    base = [{"after": after, "value": rounded(value)} for after, value in enumerate(verdict.base_curve, 1)]
+    channels = by_strategy(list(verdict.curves))
+    x, title = steps(len(verdict.labels)), f"mean {words(verdict.metric)}"
+    coloured = {"x": x, "color": channels["color"]}
+    return {
+        "width": width,
+        "height": height,
+        "data": {"values": rows},
+        "layer": [
+            {
+                "mark": {"type": "area", "opacity": 0.09},
+                "encoding": {**coloured, "y": axis("low", title), "y2": {"field": "high"}},
+            },
+            _dashed(base, x, "value"),
+            {"mark": "line", "encoding": {**coloured, "y": axis("value", title)}},
+            {"mark": POINT, "encoding": {"x": x, "y": axis("value", title), **channels, **_tip()}},
+        ],
+    }
+
+
+def _bounds(found: Interval) -> dict[str, float]:
+    return {"value": rounded(found.value), "low": rounded(found.low), "high": rounded(found.high)}
+
+
+def _tip() -> Spec:
+    return {"description": {"field": "tip"}}
+
+
+def _dashed(rows: list[dict[str, Any]], x: Spec, field: str) -> Spec:
+    mark = {"type": "line", "stroke": QUIET, "strokeDash": DASH, "strokeWidth": 1.5}
+    return {"data": {"values": rows}, "mark": mark, "encoding": {"x": x, "y": axis(field, None)}}
+
+
+def concept(verdict: Verdict, task: int) -> Spec:
+    """One concept's score from when it was learnt to the end."""
+    tasks = len(verdict.labels)
+    rows = []
+    for name, matrix in verdict.matrices.items():
+        for after in range(task, tasks + 1):
+            value = float(matrix.at(after, task))
+            told = f"{words(name)}, {after} learnt: {value:.3f}"
+            rows.append({"strategy": name, "after": after, "value": rounded(value), "tip": told})
+    known = [float(x.at(i, j)) for x in verdict.matrices.values() for i, j in x.cells() if i == 0 or i >= j]
+    base = rounded(float(next(iter(verdict.matrices.values())).at(0, task)))
+    channels = by_strategy(list(verdict.matrices))
+    x = steps(tasks, None)
+    x["scale"] = {"domain": [1, max(2, tasks)], "nice": False}
+    y = axis("value", None, scale={"domain": [rounded(min(known)), rounded(max(known))]}, axis={"tickCount": 4})
+    return {
+        "width": 190,
+        "height": 104,
+        "data": {"values": rows},
+        "layer": [
+            _dashed([{"after": 1, "value": base}, {"after": max(2, tasks), "value": base}], x, "value"),
+            {"mark": "line", "encoding": {"x": x, "y": y, "color": channels["color"]}},
+            {"mark": {**POINT, "size": 30}, "encoding": {"x": x, "y": y, **channels, **_tip()}},
+        ],
+    }
+
+
+def trade_off(verdict: Verdict) -> Spec:
+    """What is learnt against what is forgotten of it, with intervals; up and to the right is better."""
+    rows = []
+    for name, found in verdict.strategies.items():
+        x, y = found["plasticity"], found["forgetting_usual"]
+        told = f"{words(name)}: when learnt {show(x)}, forgetting {show(y)}"
+        spans = {"x_low": x.low, "x_high": x.high, "y_low": y.low, "y_high": y.high}
+        rows.append({"strategy": name, "x": x.value, "y": y.value, **spans, "tip": told})
+    rows = [{key: rounded(v) if isinstance(v, float) else v for key, v in row.items()} for row in rows]
+    channels = by_strategy(list(verdict.strategies))
+    across = axis("x", f"{words(verdict.metric)} right after learning →", axis={"tickCount": 6})
+    up = axis("y", "less forgetting →", scale={"zero": False, "reverse": True})
+    line = {"type": "rule", "strokeWidth": 1.5, "opacity": 0.6}
+    ends = {"x_low": {**across, "field": "x_low"}, "y_low": {**up, "field": "y_low"}}
+    return {
+        "width": 380,
+        "height": 260,
+        "data": {"values": rows},
+        "layer": [
+            {
+                "mark": line,
+                "encoding": {"x": ends["x_low"], "x2": {"field": "x_high"}, "y": up, "color": channels["color"]},
+            },
+            {
+                "mark": line,
+                "encoding": {"x": across, "y": ends["y_low"], "y2": {"field": "y_high"}, "color": channels["color"]},
+            },
+            {"mark": {**POINT, "size": 130}, "encoding": {"x": across, "y": up, **channels, **_tip()}},
+        ],
+    }
+
+
+def heat(level: float) -> tuple[str, str]:
+    """The colour of a cell, 0..1, and that of the number on it."""
+    red, green, blue, _ = HEAT(level)
+    return _hex((red, green, blue)), LIGHT_TEXT if level > 0.66 else DARK_TEXT
+
+
+def loss_or_gain(level: float) -> tuple[str, str]:
+    """The same for -1..1."""
+    at = (min(max(level, -1.0), 1.0) + 1) / 2 * (len(LOSS_TO_GAIN) - 1)
+    left = min(int(at), len(LOSS_TO_GAIN) - 2)
+    ends = [[int(text[k : k + 2], 16) / 255 for k in (1, 3, 5)] for text in LOSS_TO_GAIN[left : left + 2]]
+    mixed = [a + (b - a) * (at - left) for a, b in zip(*ends, strict=True)]
+    return _hex(mixed), LIGHT_TEXT if abs(level) > 0.72 else DARK_TEXT
+
+
+def _hex(parts: Iterable[float]) -> str:
+    return "#" + "".join(f"{round(255 * part):02x}" for part in parts)
+
+
+def cells(
+    values: Mapping[tuple[int, int], tuple[float, str, str]],
+    columns: Sequence[str],
+    rows: Sequence[str],
+    tips: Mapping[tuple[int, int], str],
+    framed: bool,
+) -> Spec:
+    """A matrix of coloured cells.
+
+    Args:
+        values: (row, column), from 0 -> value, colour of the cell, colour of its text.
+        framed: whether the cells right after learning (row = column + 1) have a frame.
+    """
+    side = max(15, min(36, 330 // max(len(columns), 1)))
+    data = [
+        {"row": i, "column": j, "fill": fill, "ink": ink, "text": number(value), "tip": tips[i, j]}
+        for (i, j), (value, fill, ink) in values.items()
+    ]
+    x = _places("column", columns, {"labelAngle": -40, "labelOverlap": False})
+    y = _places("row", rows, {"labelOverlap": False})
+    plain = {"scale": None, "type": "nominal", "legend": None}
+    rect = {"type": "rect", "stroke": "var(--paper)", "strokeWidth": 1.5}
+    encoding = {"x": x, "y": y, "fill": {"field": "fill", **plain}, **_tip()}
+    layers: list[Spec] = [{"mark": rect, "encoding": encoding}]
+    if framed:
+        frame = {"type": "rect", "fill": None, "stroke": "var(--frame)", "strokeWidth": 2, "aria": False}
+        chosen = [{"filter": "datum.row === datum.column + 1"}]
+        layers.append({"transform": chosen, "mark": frame, "encoding": {"x": x, "y": y}})
+    if side >= 24:
+        text = {"x": x, "y": y, "text": {"field": "text"}, "color": {"field": "ink", **plain}}
+        layers.append({"mark": {"type": "text", "fontSize": 10}, "encoding": text})
+    return {"width": {"step": side}, "height": {"step": side}, "data": {"values": data}, "layer": layers}
+
+
+def _places(field: str, labels: Sequence[str], more: Spec) -> Spec:
+    """A discrete axis over 0, 1, ... with a label for each; two places may have the same label."""
+    told = f"{json.dumps(list(labels))}[datum.value]"
+    look = {"labelExpr": told, "grid": False, "labelLimit": 120, **more}
+    scale = {"domain": list(range(len(labels))), "padding": 0}
+    return {"field": field, "type": "ordinal", "title": None, "scale": scale, "axis": look}
+
+
+def heatmap(verdict: Verdict, strategy: str) -> Spec:
+    """R of one strategy, coloured on the scale that all strategies share."""
+    everyone = [float(r.at(*cell)) for r in verdict.matrices.values() for cell in r.cells()]
+    low, high = min(everyone), max(everyone)
+    matrix = verdict.matrices[strategy]
+    values, tips = {}, {}
+    rows = ("base model", *verdict.labels)
+    for after, task in matrix.cells():
+        value = float(matrix.at(after, task))
+        values[after, task - 1] = (value, *heat((value - low) / (high - low) if high > low else 0.5))
+        when = f"after {rows[after]}" if after else "base model"
+        tips[after, task - 1] = f"{verdict.labels[task - 1]}, {when}: {value:.4f}"
+    return cells(values, verdict.labels, rows, tips, framed=True)
+
+
+def harm(verdict: Verdict, strategy: str) -> Spec:
+    """How each task changed the score of the tasks before it, on a scale that all strategies share."""
+    changes = {name: matrix.change() for name, matrix in verdict.matrices.items()}
+    most = max(abs(float(x)) for change in changes.values() for x in change.flat if x == x)
+    values, tips = {}, {}
+    for i in range(1, len(verdict.labels)):
+        for j in range(i):
+            value = float(changes[strategy][i, j])
+            values[i - 1, j] = (value, *loss_or_gain(value / most if most else 0.0))
+            tips[i - 1, j] = f"learning {verdict.labels[i]} changed {verdict.labels[j]} by {value:+.4f}"
+    return cells(values, verdict.labels[:-1], verdict.labels[1:], tips, framed=False)
+
+
+def line_per_strategy(rows: list[dict[str, Any]], names: Sequence[str], tasks: int) -> Spec:
+    """One number after each task: rows with strategy, after, value and tip."""
+    channels = by_strategy(names)
+    x = steps(tasks)
+    y = axis("value", None, axis={"tickCount": 5})
+    return {
+        "width": 300,
+        "height": 150,
+        "data": {"values": rows},
+        "layer": [
+            {"mark": "line", "encoding": {"x": x, "y": y, "color": channels["color"]}},
+            {"mark": {**POINT, "size": 40}, "encoding": {"x": x, "y": y, **channels, **_tip()}},
+        ],
+    }
+
+
+def losses(rows: list[dict[str, Any]], starts: Sequence[int], top: float, place: int) -> Spec:
+    """One strategy's training loss over all its tasks; a line where each task begins."""
+    y = axis("value", None, scale={"domain": [0, top]}, axis={"tickCount": 4})
+    x = axis("step", "steps", axis={"grid": False, "tickCount": 6, "format": "d"}, scale={"nice": False})
+    begin = {"data": {"values": [{"step": at} for at in starts]}, "encoding": {"x": x}}
+    mark = {"type": "line", "stroke": colour(place), "strokeWidth": 1.5}
+    seen = {"type": "point", "filled": True, "size": 90, "opacity": 0}
+    return {
+        "width": 440,
+        "height": 120,
+        "data": {"values": rows},
+        "layer": [
+            {**begin, "mark": {"type": "rule", "stroke": LINE}},
+            {"mark": mark, "encoding": {"x": x, "y": y}},
+            {"mark": seen, "encoding": {"x": x, "y": y, **_tip()}},
+        ],
+    }

@@ -1,0 +1,67 @@
+"""What became of the base: its classes, asked for without the concept's word, before any task and after all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stages.core.metric import Metric
+from stages.core.params import Params
+from stages.core.runs import TaskSequence, runs
+from stages.evaluation import statistics
+from stages.evaluation.results import Results
+from stages.evaluation.statistics import Summary, Verdict
+from stages.reporting.page import charts
+from stages.reporting.page.filmstrip import Roll
+from stages.reporting.page.sprites import Album, Cell, plan, sheet
+from stages.reporting.page.svg import draw
+from stages.runtime.formatting import words
+
+
+def damage(summary: Summary, album: Album, roll: Roll) -> dict[str, Any]:
+    """For each domain: pictures of every class by the base and by the models at the end, and their scores."""
+    params = summary.params
+    domains = []
+    for results in summary.results if summary.plain else ():
+        verdicts = [v for v in summary.plain if v.domain == results.domain]
+        panels = [_panel(params, verdict) for verdict in verdicts]
+        panels.sort(key=lambda panel: not panel["prompted"])
+        domains.append({"name": results.domain, "panels": panels, **_pictures(params, results, album, roll)})
+    return {"domains": domains, "tasks": len(params.tasks)}
+
+
+def _panel(params: Params, verdict: Verdict) -> dict[str, Any]:
+    prompted = type(params.judges[verdict.metric]).embed_text is not Metric.embed_text
+    title = f"Mean {words(verdict.metric)} of the class alone, after each task"
+    base = f"{verdict.base['average_score'].value:.2f}"
+    rows = [["strategy", "before", "at the end", "change"]]
+    for name, found in verdict.strategies.items():
+        change = found["gain"]
+        mark = " *" if change.excludes_zero else ""
+        rows.append([name, base, f"{found['average_score'].value:.2f}", statistics.show(change, 2, signed=True) + mark])
+    svg = draw(charts.curves(verdict, 400, 200), title) if len(verdict.labels) > 1 else None
+    return {"metric": verdict.metric, "prompted": prompted, "svg": svg, "rows": rows}
+
+
+def _pictures(params: Params, results: Results, album: Album, roll: Roll) -> dict[str, Any]:
+    """One sheet: a row for the base and for each strategy at the end, a column for each class."""
+    order, seed = results.runs[0]
+    line = TaskSequence(params.study, results.domain, order)
+    last = params.tasks[-1].index
+    chains = [run for run in runs(params) if run.sequence == line and run.seed == seed]
+    folders = {"base model": line.base / "images"} | {run.strategy: run.at(last) / "images" for run in chains}
+    tasks = [task.index for task in params.tasks]
+    files = [f"plain/{task}/00-00.png" for task in tasks]
+    pictures = [album.open(Cell(folder, file)) for folder in folders.values() for file in files]
+    prompts = _prompts(album.facts(line.base / "images", "images"), tasks)
+    shown = plan(pictures[:1], len(pictures), 1, 1)
+    return {
+        "sheet": roll.add(sheet(pictures, len(files), shown)),
+        "lossless": shown.lossless,
+        "prompts": prompts,
+        "rows": list(folders),
+    }
+
+
+def _prompts(manifest: Mapping[str, Any], tasks: Sequence[str]) -> list[str]:
+    return [manifest["plain"]["tasks"][task]["prompts"][0] for task in tasks]

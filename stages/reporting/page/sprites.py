@@ -1,0 +1,125 @@
+"""The pictures of a page: every picture of a concept by one strategy in one sheet, embedded once, as small as need be.
+
+Small pictures stay as they are, losslessly. Large ones become thumbnails; where even these are too many, fewer noises
+of every prompt are shown, then fewer prompts. What was left out is said in the page.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from stages.files import artifact
+from stages.runtime.faults import InputFault
+
+BUDGET = 8_000_000  # bytes of all pictures before base64: about 10.7 MB of the page
+LOSSLESS = 64  # pixels: up to here a picture is kept as it is
+SIDES = (256, 192, 160, 128, 96, 64)  # of thumbnails, the best first
+MIDDLING = 128  # pixels
+QUALITY = 78
+LONGEST = 16_383  # pixels of a WebP's side
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How pictures are shown."""
+
+    side: int  # pixels
+    lossless: bool
+    prompts: int  # of each concept
+    noises: int  # of each prompt
+    left_out: bool  # whether there are more
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Pictures in rows and columns, as one data URI."""
+
+    uri: str
+    columns: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A picture of a published folder."""
+
+    folder: Path
+    file: str
+
+
+def plan(samples: Sequence[Image.Image], cells: int, noises: int, prompts: int) -> Plan:
+    """The best way to show so many pictures within the budget, judged by some of them.
+
+    Args:
+        cells: how many pictures there are of one prompt and noise, over all concepts, strategies and tasks.
+        prompts: how many of them a cell has.
+    """
+    own = max(samples[0].size)
+    sides = [own] if own <= LOSSLESS else [side for side in SIDES if side <= own]
+    kept = [(prompts, noises), (prompts, max(1, noises // 2)), (prompts, 1), (max(1, prompts // 2), 1), (1, 1)]
+    lossless = own <= LOSSLESS
+    sizes = {side: len(encode(samples, len(samples), side, lossless)) / len(samples) for side in sides}
+    for shown, each in dict.fromkeys(kept):
+        for side in sides:
+            # All pictures at a middling size are worth more than few at the best, but not when nothing can be seen.
+            if side < MIDDLING <= own and (shown, each) != (1, 1):
+                continue
+            if shown * each * side <= LONGEST and sizes[side] * cells * shown * each <= BUDGET:
+                return Plan(side, lossless, shown, each, (shown, each) != (prompts, noises))
+    return Plan(sides[-1], lossless, 1, 1, prompts * noises > 1)
+
+
+def sheet(pictures: Sequence[Image.Image], columns: int, shown: Plan) -> Sheet:
+    """Rows of so many pictures each."""
+    data = base64.b64encode(encode(pictures, columns, shown.side, shown.lossless)).decode()
+    return Sheet(f"data:image/webp;base64,{data}", columns, -(-len(pictures) // columns))
+
+
+def encode(pictures: Sequence[Image.Image], columns: int, side: int, lossless: bool) -> bytes:
+    """The sheet as WebP; equal pictures are equal bytes."""
+    rows = -(-len(pictures) // columns)
+    canvas = Image.new("RGB", (columns * side, rows * side), "white")
+    for place, picture in enumerate(pictures):
+        fitted = picture if picture.size == (side, side) else picture.resize((side, side), Image.Resampling.LANCZOS)
+        canvas.paste(fitted, (place % columns * side, place // columns * side))
+    buffer = io.BytesIO()
+    canvas.save(buffer, "WEBP", lossless=lossless, quality=QUALITY, method=4)
+    return buffer.getvalue()
+
+
+class Album:
+    """The pictures of published folders, each folder compared with its manifest once."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, dict[str, Any]] = {}
+
+    def facts(self, folder: Path, kind: str) -> dict[str, Any]:
+        """The manifest.
+
+        Raises:
+            InputFault: the folder is missing or damaged.
+        """
+        if folder not in self._known:
+            self._known[folder] = artifact.read(folder, kind)
+        return self._known[folder]
+
+    def open(self, cell: Cell, kind: str = "images") -> Image.Image:
+        """
+        Raises:
+            InputFault: it is missing or damaged.
+        """
+        path = cell.folder / cell.file
+        if cell.file not in self.facts(cell.folder, kind)["files"]:
+            raise InputFault(f"{path}: missing. {artifact.REMEDY}")
+        try:
+            with Image.open(path, formats=("PNG",)) as image:
+                return image.convert("RGB")
+        except (OSError, ValueError):
+            raise InputFault(f"{path}: cannot be read as PNG. {artifact.REMEDY}") from None

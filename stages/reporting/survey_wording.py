@@ -1,0 +1,46 @@
+"""What people said of the pictures, in words and tables."""
+
+from __future__ import annotations
+
+import math
+
+from stages.evaluation.preference import People
+from stages.evaluation.statistics import show
+from stages.runtime.formatting import Rows, counted, in_columns, in_markdown
+
+ASKED = {"same": "which shows the same as the references", "text": "which fits the text better"}
+
+
+def opinions(asked: People) -> list[tuple[str, Rows, Rows]]:
+    """By question: in words, the strategies' places, and how often each metric sides with people."""
+    found: list[tuple[str, Rows, Rows]] = []
+    for opinion in asked.opinions:
+        shared = "no comparison had two raters" if math.isnan(opinion.alpha) else f"alpha {opinion.alpha:.2f}"
+        words = f"{ASKED[opinion.question]}: {opinion.choices} choices; raters' agreement: {shared}"
+        ranked = sorted(opinion.scale.items(), key=lambda item: -item[1].value)
+        scale = [["strategy", "preferred (log-odds)"], *([name, show(at, 2, signed=True)] for name, at in ranked)]
+        metrics = [["metric", "sides with most people"], *([name, show(at, 2)] for name, at in opinion.metrics.items())]
+        found.append((words, scale, metrics))
+    return found
+
+
+def raters(asked: People) -> str:
+    return (
+        f"{counted(asked.raters, 'rater')}, of whom {asked.left_out} did not pass the comparisons with a known answer."
+    )
+
+
+def in_words(asked: People) -> str:
+    """For a terminal."""
+    tables = [f"{words}\n{in_columns(scale)}\n\n{in_columns(metrics)}" for words, scale, metrics in opinions(asked)]
+    return "\n\n".join([raters(asked), *tables])
+
+
+def survey_table(asked: People | None) -> list[str]:
+    """For results.md."""
+    if asked is None:
+        return []
+    tables = (
+        (f"Asked {words}.", in_markdown(scale), in_markdown(metrics)) for words, scale, metrics in opinions(asked)
+    )
+    return ["## What people say", raters(asked), *(part for parts in tables for part in parts)]

@@ -1,0 +1,59 @@
+"""What the base makes of pictures and prompts, computed once for each content and kept beside the workspace."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+from stages.core.family import Encodings, Family
+from stages.files.artifact import digest
+from stages.files.tensors import load_tensors
+from stages.runtime.faults import InputFault
+
+CACHE = Path(".cache/encodings")
+
+
+def _cached(key: str, make: Callable[[], Encodings]) -> Encodings:
+    path = CACHE / key[:2] / f"{key}.safetensors"
+    if path.exists():
+        try:
+            return load_tensors(path)
+        except InputFault:  # a damaged cache entry is not worth an error: it is made again
+            path.unlink(missing_ok=True)
+    made = {name: value.contiguous() for name, value in make().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(f".{os.getpid()}.tmp")
+    save_file(made, draft)
+    draft.replace(path)
+    return made
+
+
+def _stack(rows: Sequence[Encodings]) -> dict[str, Tensor]:
+    return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+
+
+def encode_images(family: Family, images: Sequence[Image.Image]) -> list[Encodings]:
+    """One of a single row per picture, since their sizes may differ; the key is the pixels and the base, so that no
+    changed picture meets an old encoding."""
+    rows = []
+    for image in images:
+        pixels = hashlib.sha256(image.tobytes()).hexdigest()
+        key = digest(["image", family.fingerprint, image.size, image.mode, pixels])
+        rows.append(_cached(key, lambda image=image: family.encode_images([image])))  # type: ignore[misc]
+    return rows
+
+
+def encode_prompts(family: Family, prompts: Sequence[str]) -> dict[str, Tensor]:
+    """One row per prompt."""
+    rows: dict[str, Encodings] = {}
+    for prompt in dict.fromkeys(prompts):
+        key = digest(["prompt", family.fingerprint, prompt])
+        rows[prompt] = _cached(key, lambda prompt=prompt: family.encode_prompts([prompt]))  # type: ignore[misc]
+    return _stack([rows[prompt] for prompt in prompts])

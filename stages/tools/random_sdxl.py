@@ -1,0 +1,49 @@
+"""Writes a small SDXL of random weights: `python -m stages.tools.random_sdxl data/models/standin`.
+
+Architecture, names of weights and tokenizer are the real ones, so that loading, speed, memory and export can be tried
+where the real weights are not. The same seed gives the same bytes.
+"""
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+from stages.runtime.exits import EXIT_CODES, attempt
+from stages.runtime.faults import ConfigFault, MachineFault
+
+BYTES = {"full": 7e9, "hundredth": 7e7}
+
+
+def work(args: argparse.Namespace) -> None:
+    from stages.families.unet.random_weights import SCALES, write
+
+    folder: Path = args.folder
+    if folder.exists():
+        raise ConfigFault(f"{folder}: is there already. Name a new folder, or remove it.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder.parent).free
+    if free < BYTES[args.scale]:
+        raise MachineFault(f"{folder}: needs {BYTES[args.scale] / 1e9:.1f} GB, {free / 1e9:.1f} GB are free.")
+    draft = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(draft, ignore_errors=True)  # by one that was killed
+    revision = write(draft, args.scale, args.seed, lambda line: print(line, flush=True))
+    draft.rename(folder)
+    options = f"{{path: {folder}, revision: {revision}, pixels: {SCALES[args.scale].pixels}}}"
+    print(f"In params.yaml: base: {{name: sdxl, options: {options}}}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a new folder")
+    parser.add_argument("--scale", choices=list(BYTES), default="hundredth", help="full needs 7 GB of disk")
+    parser.add_argument("--seed", type=int, default=0, help="of the weights")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    args = parser.parse_args()
+    return attempt(lambda: work(args), args.debug)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""What follows from choices: known answers, raters with known habits, and files that the page did not save."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.evaluation.preference import agreement, alpha, bradley_terry, opinion, people
+from stages.evaluation.survey import KEY, Choice, keep, refuse_another_page
+from stages.runtime.faults import ConfigFault, InputFault
+
+KEY_OF_THREE = {
+    "page": "p1",
+    "study": "small",
+    "comparisons": {
+        **{
+            f"c{k:03d}": {"first": a, "second": b, "scores": {"looks": [1.0, 2.0 if b > a else 0.0]}}
+            for k, (a, b) in enumerate([("a", "b"), ("b", "c"), ("a", "c"), ("c", "a")] * 10)
+        },
+        "c900": {"catch": True},
+    },
+}
+
+
+def chosen(rater: str, scale: dict[str, float], side: float = 0.0, seed: int = 0) -> list[Choice]:
+    """The choices of a rater who follows the model."""
+    rng, found = np.random.default_rng(seed), []
+    for name, facts in KEY_OF_THREE["comparisons"].items():
+        if "first" in facts:
+            left = int(rng.integers(2))
+            odds = scale[facts["second"]] - scale[facts["first"]] + side * (1 if left == 1 else -1)
+            pick = int(rng.uniform() < 1 / (1 + np.exp(-odds)))
+            found.append(Choice(rater, name, "same", facts["first"], facts["second"], pick, left))
+    return found
+
+
+def test_krippendorffs_own_example() -> None:
+    """Four observers, twelve units, nominal data: 0.743 (Krippendorff 2011, section C)."""
+    rows = ["123321412...", "1233224125.3", ".33323422" + "51.", "1233244125" + "1."]
+    units = [[int(row[k]) for row in rows if row[k] != "."] for k in range(12)]
+    assert alpha(units) == pytest.approx(0.743, abs=5e-4)
+
+
+@given(st.lists(st.integers(0, 1), min_size=2, max_size=20))
+def test_raters_who_always_agree_have_alpha_one(truth: list[int]) -> None:
+    found = alpha([[t, t, t] for t in truth])
+    assert found == pytest.approx(1.0) if len(set(truth)) > 1 else np.isnan(found)
+
+
+def test_scale_is_found_again_in_spite_of_raters_who_favour_a_side() -> None:
+    scale = {"a": -1.0, "b": 0.2, "c": 0.8}
+    found = [c for r in range(40) for c in chosen(f"r{r}", scale, side=0.8 * (-1) ** r + 0.3, seed=r)]
+    assert bradley_terry(found, list("abc")) == pytest.approx(list(scale.values()), abs=0.15)
+
+
+def test_scale_of_two_is_the_log_odds_of_their_wins() -> None:
+    wins = [Choice(f"r{k}", "c000", "same", "a", "b", int(k < 30), k % 2) for k in range(40)]
+    a, b = bradley_terry(wins, ["a", "b"])
+    # Each rater answers once, so that what a side does is averaged over; the rest is the log-odds of 30 to 10.
+    assert np.log(3) < b - a < np.log(3) * 1.35
+    always = bradley_terry([Choice("r", f"c{k:03d}", "same", "a", "b", 1, k % 2) for k in range(9)], ["a", "b"])
+    assert np.isfinite(always).all()
+
+
+def test_a_metric_that_people_follow_agrees_and_the_opposite_does_not() -> None:
+    scale = {"a": -4.0, "b": 0.0, "c": 4.0}
+    found = [c for r in range(9) for c in chosen(f"r{r}", scale, seed=r)]
+    assert agreement(found, KEY_OF_THREE, "looks").mean() > 0.95
+    against = [Choice(c.rater, c.comparison, c.question, c.first, c.second, 1 - c.chosen, c.left) for c in found]
+    assert agreement(against, KEY_OF_THREE, "looks").mean() < 0.05
+
+
+def test_intervals_hold_the_truth_and_narrow_with_raters() -> None:
+    scale = {"a": -1.0, "b": 0.0, "c": 1.0}
+    widths = []
+    for count in (6, 30):
+        found = [c for r in range(count) for c in chosen(f"r{r}", scale, seed=r)]
+        said = opinion(found, KEY_OF_THREE, "same", 100, 0.99)
+        assert all(said.scale[name].low < truth < said.scale[name].high for name, truth in scale.items())
+        widths.append(said.scale["a"].high - said.scale["a"].low)
+    assert widths[1] < widths[0]
+
+
+def file_of(folder: Path, rater: str = "ab" * 8, page: str = "p1", **more) -> Path:
+    answers = [{"comparison": "c000", "question": "same", "left": 0, "chosen": 1, "seconds": 2.5}]
+    tree = {"kind": "palimpsest-answers", "schema": 1, "page": page, "rater": rater, "answers": answers} | more
+    path = folder / f"from-{rater[:4]}.json"
+    path.write_text(json.dumps(tree), "utf-8")
+    return path
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "data/answers/small"
+    folder.mkdir(parents=True)
+    (folder / KEY).write_text(json.dumps(KEY_OF_THREE), "utf-8")
+    return folder
+
+
+def test_files_are_kept_once_and_read_back(kept: Path, tmp_path: Path) -> None:
+    assert people("small") is None
+    files = [file_of(tmp_path, "ab" * 8), file_of(tmp_path, "cd" * 8)]
+    assert keep(files, kept) == 2
+    assert keep(files, kept) == 0
+    said = people("small", draws=20)
+    assert said is not None
+    assert (said.raters, said.left_out, said.opinions[0].choices) == (2, 0, 2)
+
+
+def test_those_who_do_not_look_are_left_out(kept: Path, tmp_path: Path) -> None:
+    wrong = {"comparison": "c900", "question": "same", "left": 0, "chosen": 1, "seconds": 0.1}
+    good = {"comparison": "c000", "question": "same", "left": 0, "chosen": 1, "seconds": 1.0}
+    keep([file_of(tmp_path, "ab" * 8), file_of(tmp_path, "cd" * 8, answers=[good, wrong])], kept)
+    said = people("small", draws=20)
+    assert said is not None
+    assert (said.raters, said.left_out, said.opinions[0].choices) == (2, 1, 1)
+
+
+BROKEN = {
+    "another page": {"page": "p2"},
+    "not answers": {"kind": "something"},
+    "unknown key": {"name": "Ada"},
+    "a path for a rater": {"rater": "../../etc"},
+    "unknown comparison": {
+        "answers": [{"comparison": "c777", "question": "same", "left": 0, "chosen": 1, "seconds": 1.0}]
+    },
+    "twice": {"answers": [{"comparison": "c000", "question": "same", "left": 0, "chosen": 1, "seconds": 1.0}] * 2},
+    "no choice": {"answers": [{"comparison": "c000", "question": "same", "left": 0, "chosen": 2, "seconds": 1.0}]},
+}
+
+
+@pytest.mark.parametrize("change", BROKEN.values(), ids=BROKEN)
+def test_a_file_that_the_page_did_not_save_is_refused_and_nothing_is_kept(kept: Path, tmp_path: Path, change) -> None:
+    good = file_of(tmp_path, "ab" * 8)
+    bad = tmp_path / "bad.json"
+    bad.write_text(json.dumps(json.loads(good.read_text()) | change), "utf-8")
+    noise = tmp_path / "noise.json"
+    noise.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputFault) as fault:
+        keep([good, bad, noise], kept)
+    assert str(fault.value).count("\n") == 1
+    assert str(bad) in str(fault.value)
+    assert people("small") is None
+
+
+def test_a_rater_cannot_be_replaced_nor_a_page_whose_answers_are_kept(kept: Path, tmp_path: Path) -> None:
+    path = file_of(tmp_path, "ab" * 8)
+    keep([path], kept)
+    with pytest.raises(InputFault, match="kept already"):
+        keep([file_of(tmp_path, "ab" * 8, answers=[])], kept)
+    refuse_another_page(kept, {"page": "p1"})
+    with pytest.raises(ConfigFault, match="another page"):
+        refuse_another_page(kept, {"page": "p2"})

@@ -1,0 +1,195 @@
+"""The formulas over R: by hand on a 3 x 3 example, and as properties on any matrix."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from stages.evaluation.transfer import Transfer, mean
+
+N = np.nan
+HAND = Transfer(
+    np.array(
+        [
+            [0.1, 0.2, 0.3],  # the base
+            [0.8, N, N],
+            [0.9, 0.6, N],
+            [0.5, 0.4, 0.7],
+        ]
+    )
+)
+ALL = [
+    "average_score",
+    "earlier_score",
+    "base_score",
+    "base_earlier",
+    "plasticity",
+    "forgetting",
+    "forgetting_usual",
+    "backward_transfer",
+    "gain",
+    "gain_when_learnt",
+]
+DIFFERENCES = {"forgetting", "forgetting_usual", "backward_transfer", "gain", "gain_when_learnt"}
+
+
+@pytest.mark.parametrize(
+    ("measure", "expected"),
+    [
+        ("average_score", (0.5 + 0.4 + 0.7) / 3),
+        ("earlier_score", (0.5 + 0.4) / 2),
+        ("base_score", 0.2),
+        ("base_earlier", 0.15),
+        ("plasticity", (0.8 + 0.6 + 0.7) / 3),
+        ("forgetting", ((0.9 - 0.5) + (0.6 - 0.4) + 0) / 3),
+        ("forgetting_usual", ((0.9 - 0.5) + (0.6 - 0.4)) / 2),
+        ("backward_transfer", ((0.5 - 0.8) + (0.4 - 0.6)) / 2),
+        ("gain", (0.4 + 0.2 + 0.4) / 3),
+        ("gain_when_learnt", (0.7 + 0.4 + 0.4) / 3),
+    ],
+)
+def test_by_hand(measure: str, expected: float) -> None:
+    assert getattr(HAND, measure)() == pytest.approx(expected)
+
+
+def test_curves_by_hand() -> None:
+    assert HAND.learnt_so_far() == pytest.approx([0.8, 0.75, 1.6 / 3])
+    assert HAND.base_so_far() == pytest.approx([0.1, 0.15, 0.2])
+
+
+def test_rows_are_after_and_columns_are_tasks() -> None:
+    assert HAND.at(2, 1) == 0.9
+    assert HAND.at(0, 3) == 0.3
+    assert list(HAND.cells()) == [(0, 1), (0, 2), (0, 3), (1, 1), (2, 1), (2, 2), (3, 1), (3, 2), (3, 3)]
+    with pytest.raises(IndexError, match=r"R\[1, 0\]"):
+        HAND.at(1, 0)
+
+
+def test_one_task_has_nothing_to_forget() -> None:
+    one = Transfer(np.array([[0.1], [0.7]]))
+    assert one.forgetting() == 0
+    assert one.gain() == pytest.approx(0.6)
+    for measure in ("forgetting_usual", "backward_transfer", "earlier_score", "base_earlier"):
+        assert np.isnan(getattr(one, measure)()), measure
+
+
+def test_gap_is_named() -> None:
+    with pytest.raises(ValueError, match=r"R\[3, 2\]"):
+        Transfer(np.where(HAND.scores == 0.4, N, HAND.scores)).average_score()
+    with pytest.raises(ValueError, match=r"R\[2, 1\]"):
+        Transfer(np.where(HAND.scores == 0.9, N, HAND.scores)).forgetting()
+    with pytest.raises(ValueError, match=r"R\[0, 1\]"):
+        Transfer(np.where(HAND.scores == 0.1, N, HAND.scores)).gain()
+    with pytest.raises(ValueError, match=r"R\[2, 2\]"):
+        Transfer(np.where(HAND.scores == 0.6, N, HAND.scores)).plasticity()
+    with pytest.raises(ValueError, match=r"R\[8, 1\].* and 3 more"):
+        Transfer(np.full((9, 8), N)).average_score()
+
+
+def test_a_gap_that_is_not_needed_does_not_matter() -> None:
+    without = Transfer(np.where(HAND.scores == 0.9, N, HAND.scores))
+    assert without.average_score() == HAND.average_score()
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (4,), (1, 0), (2, 3)])
+def test_shape_is_checked(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="T \\+ 1"):
+        Transfer(np.zeros(shape))
+
+
+@st.composite
+def matrices(draw: st.DrawFn, least: int = 1) -> Transfer:
+    tasks = draw(st.integers(least, 6))
+    scores = draw(arrays(np.float64, (tasks + 1, tasks), elements=st.floats(-1, 1, width=32)))
+    future = np.triu(np.ones((tasks, tasks), bool), 1)
+    scores[1:][future] = N if draw(st.booleans()) else 0.5
+    return Transfer(scores)
+
+
+@given(matrices())
+def test_forgetting_is_never_negative(r: Transfer) -> None:
+    assert r.forgetting() >= 0
+
+
+@given(matrices(2))
+def test_the_two_forms_of_forgetting_differ_by_their_divisor(r: Transfer) -> None:
+    assert r.forgetting_usual() == pytest.approx(r.forgetting() * r.tasks / (r.tasks - 1))
+
+
+@given(matrices(2))
+def test_forgetting_is_at_least_the_loss_since_learning(r: Transfer) -> None:
+    assert r.forgetting_usual() >= -r.backward_transfer() - 1e-12
+
+
+@given(matrices(2))
+def test_end_is_learning_plus_backward_transfer(r: Transfer) -> None:
+    assert r.earlier_score() - np.diagonal(r.scores[1:])[:-1].mean() == pytest.approx(r.backward_transfer(), abs=1e-12)
+    assert r.average_score() - r.base_score() == pytest.approx(r.gain(), abs=1e-12)
+    assert r.plasticity() - r.base_score() == pytest.approx(r.gain_when_learnt(), abs=1e-12)
+
+
+@given(matrices(2))
+def test_what_tasks_did_to_one_another_adds_up_to_backward_transfer(r: Transfer) -> None:
+    change = r.change()
+    assert np.isnan(change[..., *np.triu_indices(r.tasks)]).all()
+    assert np.nansum(change) / (r.tasks - 1) == pytest.approx(float(r.backward_transfer()), abs=1e-9)
+
+
+@given(matrices(2), st.floats(-1, 1))
+def test_a_constant_moves_scores_and_no_difference(r: Transfer, constant: float) -> None:
+    moved = Transfer(r.scores + constant)
+    for measure in ALL:
+        shift = 0 if measure in DIFFERENCES else constant
+        assert getattr(moved, measure)() == pytest.approx(getattr(r, measure)() + shift, abs=1e-9), measure
+
+
+@given(matrices())
+def test_future_tasks_are_read_by_no_measure(r: Transfer) -> None:
+    other = r.scores.copy()
+    other[1:][np.triu(np.ones((r.tasks, r.tasks), bool), 1)] = 99.0
+    for measure in ALL:
+        assert getattr(Transfer(other), measure)() == pytest.approx(getattr(r, measure)(), nan_ok=True), measure
+
+
+@given(matrices(2))
+def test_after_comes_before_task(r: Transfer) -> None:
+    """A matrix whose every row is its own number shows which of the two indices a formula takes the end of."""
+    rows = Transfer(np.repeat(np.arange(r.tasks + 1.0)[:, None], r.tasks, 1))
+    assert rows.average_score() == r.tasks
+    assert rows.plasticity() == np.arange(1, r.tasks + 1).mean()
+    assert rows.forgetting() == 0
+
+
+@given(st.lists(matrices(3).filter(lambda r: r.tasks == 3), min_size=1, max_size=4))
+def test_stacked_matrices_are_measured_one_by_one(single: list[Transfer]) -> None:
+    stacked = Transfer(np.stack([r.scores for r in single])[:, None])
+    for measure in ALL:
+        wanted = [[getattr(r, measure)()] for r in single]
+        assert getattr(stacked, measure)() == pytest.approx(np.array(wanted), abs=1e-12), measure
+    assert stacked.learnt_so_far().shape == (len(single), 1, 3)
+
+
+@pytest.mark.parametrize("measure", ALL)
+def test_a_weight_is_so_many_tasks(measure: str) -> None:
+    """Weights (2, 0, 1): the first task twice, the second not at all."""
+    terms = {
+        "average_score": [0.5, 0.7],
+        "earlier_score": [0.5, None],
+        "base_score": [0.1, 0.3],
+        "base_earlier": [0.1, None],
+        "plasticity": [0.8, 0.7],
+        "forgetting": [0.4, 0.0],
+        "forgetting_usual": [0.4, None],
+        "backward_transfer": [-0.3, None],
+        "gain": [0.4, 0.4],
+        "gain_when_learnt": [0.7, 0.4],
+    }[measure]
+    first, last = terms
+    expected = first if last is None else (2 * first + last) / 3
+    assert getattr(HAND, measure)(np.array([2.0, 0.0, 1.0])) == pytest.approx(expected)
+
+
+def test_no_weight_is_no_number() -> None:
+    assert np.isnan(HAND.earlier_score(np.array([0.0, 0.0, 3.0])))
+    assert np.isnan(mean(np.zeros((2, 0)))).all()

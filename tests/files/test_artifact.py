@@ -1,0 +1,145 @@
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stages.files import artifact
+from stages.runtime.faults import InputFault
+
+
+def make(folder, facts=None, text="hello"):
+    with artifact.publish(folder, "thing", facts or {"number": 1}) as draft:
+        (draft / "a.txt").write_text(text)
+        (draft / "sub").mkdir()
+        (draft / "sub" / "b.bin").write_bytes(b"\0\1")
+    return folder
+
+
+def test_what_is_published_is_read_back(tmp_path):
+    manifest = artifact.read(make(tmp_path / "x"), "thing")
+    assert manifest["number"] == 1
+    assert sorted(manifest["files"]) == ["a.txt", "sub/b.bin"]
+
+
+def test_equal_facts_are_equal_bytes(tmp_path):
+    one, two = make(tmp_path / "x", {"b": 1, "a": 2}), make(tmp_path / "y", {"a": 2, "b": 1})
+    assert (one / artifact.MANIFEST).read_bytes() == (two / artifact.MANIFEST).read_bytes()
+
+
+def test_parents_are_named_by_their_content(tmp_path):
+    parent = make(tmp_path / "parent")
+    with artifact.publish(tmp_path / "child", "thing", {}, {"parent": parent}):
+        pass
+    found = artifact.read(tmp_path / "child", "thing")["parents"]["parent"]
+    assert found == artifact.sha256(parent / artifact.MANIFEST)
+
+
+@given(
+    st.sampled_from(["a.txt", "sub/b.bin", artifact.MANIFEST]),
+    st.sampled_from(["flip", "cut", "zero", "remove"]),
+    st.integers(0, 10**6),
+)
+@settings(max_examples=60, deadline=None)
+def test_every_damage_is_found(tmp_path_factory, name, how, where):
+    folder = make(tmp_path_factory.mktemp("damage") / "x")
+    path = folder / name
+    data = bytearray(path.read_bytes())
+    if how == "flip":
+        data[where % len(data)] ^= 1 << (where % 8)
+    elif how == "cut":
+        data = data[: where % len(data)]
+    else:
+        data = bytearray(len(data))
+    path.unlink() if how == "remove" else path.write_bytes(data)
+    if name == "sub/b.bin" and how == "zero" and bytes(data) == b"\0\1":
+        return
+    with pytest.raises(InputFault) as caught:
+        artifact.read(folder, "thing")
+    assert str(folder) in str(caught.value)
+
+
+def test_another_kind_or_a_stranger_among_the_files_is_refused(tmp_path):
+    folder = make(tmp_path / "x")
+    with pytest.raises(InputFault, match="holds thing of schema 1, expected other"):
+        artifact.read(folder, "other")
+    (folder / "new.txt").write_text("?")
+    with pytest.raises(InputFault, match=r"new\.txt: not in the manifest"):
+        artifact.read(folder, "thing")
+
+
+def test_a_failure_while_writing_leaves_what_was_there(tmp_path):
+    folder = make(tmp_path / "x")
+    before = (folder / artifact.MANIFEST).read_bytes()
+
+    def fail():
+        with artifact.publish(folder, "thing", {}) as draft:
+            (draft / "a.txt").write_text("half")
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert (folder / artifact.MANIFEST).read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+KILLED = """
+import sys, pathlib
+from stages.core import artifact
+target = pathlib.Path(sys.argv[1])
+number = 0
+while True:
+    number += 1
+    with artifact.publish(target, "thing", {"number": number}) as draft:
+        for i in range(20):
+            (draft / f"{i}.txt").write_text(f"{number}" * 1000)
+    print(number, flush=True)
+"""
+
+
+def test_killed_at_any_moment_the_folder_is_whole_or_absent(tmp_path):
+    target = tmp_path / "x"
+    for pause in (0.0, 0.003, 0.007, 0.011, 0.019, 0.031):
+        process = subprocess.Popen(
+            [sys.executable, "-c", KILLED, str(target)],
+            stdout=subprocess.PIPE,
+            cwd=os.getcwd(),
+            env={**os.environ, "PYTHONPATH": "."},
+        )
+        process.stdout.readline()
+        time.sleep(pause)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if target.exists():
+            manifest = artifact.read(target, "thing")
+            assert {p.read_text() for p in target.glob("*.txt")} == {str(manifest["number"]) * 1000}
+
+
+def test_json_has_one_form():
+    assert artifact.to_json({"b": 0.1, "a": "é"}) == '{\n "a": "é",\n "b": 0.1\n}\n'
+    assert json.loads(artifact.to_json({"x": [1, 2]})) == {"x": [1, 2]}
+    with pytest.raises(ValueError, match="JSON"):
+        artifact.to_json(float("nan"))
+
+
+def test_a_large_file_is_hashed_once_and_again_when_it_changes(tmp_path, monkeypatch):
+    path = tmp_path / "large"
+    path.write_bytes(b"a" * artifact.LARGE)
+    just_written = artifact.sha256(path)
+    reads, real = [], hashlib.file_digest
+    monkeypatch.setattr(artifact.hashlib, "file_digest", lambda *given: reads.append(1) or real(*given))
+    assert artifact.sha256(path) == just_written
+    assert len(reads) == 1  # it could still be written within the same tick, so that it was not remembered
+    time.sleep(2.5 * artifact.SETTLED / 1e9)
+    assert [artifact.sha256(path) for _ in range(3)] == 3 * [just_written]
+    assert len(reads) == 2
+    before = path.stat()
+    path.write_bytes(b"b" * artifact.LARGE)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert artifact.sha256(path) == real(path.open("rb"), "sha256").hexdigest() != just_written

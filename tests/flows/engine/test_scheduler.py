@@ -1,0 +1,187 @@
+"""What runs when, and what is tried again: the engine over a graph and workers that only act."""
+
+import errno
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from dvc.dependency.base import DependencyDoesNotExistError
+from dvc.exceptions import DvcException
+from dvc.lock import LockError
+
+from flows.engine import scheduler
+from flows.engine.durations import Times
+from flows.engine.pool import Slots, WorkerLost
+from flows.engine.scheduler import RETRIES, Engine
+
+NEEDS = {"a": [], "b": ["a"], "c": ["b"], "x": [], "y": ["x"], "report": ["c", "y"]}
+NAMES = list(NEEDS)
+
+
+class Graph:
+    """Six stages: two chains, and one that needs both."""
+
+    def __init__(self, trouble=None, cached=()):
+        self.trouble, self.is_cached, self.came, self.written = dict(trouble or {}), cached, [], False
+
+    def command(self, name):
+        return f"python -m {name}"
+
+    def upstream(self, name):
+        return NEEDS[name]
+
+    def downstream(self, name):
+        return [other for other, needed in NEEDS.items() if name in needed]
+
+    def bring(self, name, run):
+        self.came.append(name)
+        if self.trouble.get(name):
+            raise self.trouble[name].pop(0)
+        if name in self.is_cached:
+            return "cached"
+        run()
+        return "ran"
+
+    def write(self):
+        self.written = True
+
+
+class Pool:
+    """Workers whose commands end as `ends` says: a list of exit codes or errors by module; 0 otherwise."""
+
+    def __init__(self, jobs=2, **ends):
+        self.slots, self.ends, self.replaced, self.ran = Slots(jobs), ends, 0, []
+        self.busy, self.most, self.lock = 0, 0, threading.Lock()
+
+    @contextmanager
+    def worker(self):
+        with self.lock:
+            self.busy += 1
+            self.most = max(self.most, self.busy)
+        yield self
+        with self.lock:
+            self.busy -= 1
+
+    def run(self, words, log, listen):
+        self.ran.append(words[0])
+        end = self.ends.get(words[0], [0])
+        end = end.pop(0) if end else 0
+        if isinstance(end, Exception):
+            raise end
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(f"error: {words[0]} ends with {end}\n")
+        return end
+
+    def replace_lost(self):
+        self.replaced += 1
+
+
+@pytest.fixture(autouse=True)
+def _quickly(monkeypatch, tmp_path):
+    monkeypatch.setattr(scheduler, "FIRST_PAUSE", 0.001)
+    monkeypatch.chdir(tmp_path)
+
+
+def run(graph, pool, plan=None):
+    heard = []
+    engine = Engine(graph, pool, Times(Path.cwd()))
+
+    def submit(work, name):
+        threading.Thread(target=work, args=(name,)).start()
+
+    return engine.run(plan or NAMES, submit, heard.append), heard
+
+
+def test_every_stage_runs_once_after_what_it_needs_and_not_more_at_a_time_than_there_are_slots():
+    graph, pool = Graph(), Pool(jobs=2)
+    outcome, heard = run(graph, pool)
+    assert sorted(pool.ran) == sorted(NAMES)
+    assert all(pool.ran.index(needed) < pool.ran.index(name) for name in NAMES for needed in NEEDS[name])
+    assert pool.most <= 2
+    assert [end.how for end in heard] == ["ran"] * 6
+    assert not outcome.failures
+    assert graph.written
+
+
+@pytest.mark.parametrize("error", [WorkerLost("killed"), LockError("busy")])
+def test_a_lost_worker_and_a_busy_lock_are_tried_again(error):
+    graph, pool = (Graph(), Pool(b=[error])) if isinstance(error, WorkerLost) else (Graph({"b": [error]}), Pool())
+    outcome, _ = run(graph, pool)
+    assert graph.came.count("b") == 2
+    assert outcome.count("ran") == 6
+
+
+def test_what_never_gets_better_is_given_up_after_a_few_times_with_longer_and_longer_pauses(monkeypatch):
+    pauses = []
+    monkeypatch.setattr(threading.Event, "wait", lambda self, seconds=None: pauses.append(seconds) or False)
+    graph = Graph({"b": [LockError("busy")] * 9})
+    engine = Engine(graph, Pool(), Times(Path.cwd()))
+    ended = engine._bring("b")
+    assert (ended.how, ended.code, graph.came) == ("failed", 4, ["b"] * (RETRIES + 1))
+    assert pauses == [0.001, 0.002, 0.004]
+
+
+@pytest.mark.parametrize(
+    ("code", "how"),
+    [(2, "failed"), (3, "failed"), (4, "failed"), (70, "failed"), (75, "preempted")],
+)
+def test_bad_input_bad_parameters_and_divergence_are_not_tried_again_and_take_along_what_needs_them(code, how):
+    pool = Pool(b=[code] * 9)
+    outcome, heard = run(Graph(), pool)
+    assert pool.ran.count("b") == 1
+    assert outcome.skipped == {"c": "b", "report": "b"}
+    assert {end.name: end.how for end in heard} == {"a": "ran", "b": how, "x": "ran", "y": "ran"}
+    (failure,) = outcome.failures
+    assert (failure.code, failure.error) == (code, f"b ends with {code}")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (DependencyDoesNotExistError("data/mug"), 3),
+        (OSError(errno.ENOSPC, "No space left on device"), 4),
+        (DvcException("cannot link"), 4),
+        (KeyError("a bug"), 70),
+    ],
+)
+def test_errors_of_dvc_have_the_exit_code_of_their_kind_and_are_not_tried_again(error, code):
+    graph = Graph({"b": [error] * 9})
+    outcome, _ = run(graph, Pool())
+    assert graph.came.count("b") == 1
+    assert [end.code for end in outcome.failures] == [code]
+
+
+@pytest.mark.parametrize("at", ["before a worker is there", "during the command"])
+def test_asked_to_stop_nothing_new_begins_and_what_is_lost_then_counts_as_saved(at):
+    graph, pool = Graph(), Pool(jobs=1)
+    engine = Engine(graph, pool, Times(Path.cwd()))
+
+    def ends(words, log, listen):
+        engine.stopping.set()
+        raise WorkerLost("asked to end")
+
+    def submit(work, name):
+        if at.startswith("before"):
+            engine.stopping.set()
+        threading.Thread(target=work, args=(name,)).start()
+
+    pool.run = ends
+    outcome = engine.run(NAMES, submit, lambda end: None)
+    assert [(end.how, end.code) for end in outcome.ended.values()] == [("preempted", 75)]
+    assert graph.written
+
+
+def test_what_ends_last_begins_first():
+    times = Times(Path.cwd())
+    times.known = {"a": 1.0, "b": 1.0, "c": 1.0, "x": 9.0, "y": 9.0, "report": 1.0}
+    pool = Pool(jobs=1)
+    Engine(Graph(), pool, times).run(NAMES, lambda work, name: work(name), lambda end: None)
+    assert pool.ran[:2] == ["x", "y"]
+
+
+def test_a_plan_of_some_stages_waits_for_those_only():
+    pool = Pool()
+    outcome, _ = run(Graph(cached=["c"]), pool, ["c", "report"])
+    assert pool.ran == ["report"]
+    assert (outcome.count("cached"), outcome.count("ran")) == (1, 1)

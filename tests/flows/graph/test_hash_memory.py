@@ -1,0 +1,86 @@
+"""DVC answers from memory what it would have found out, until the disk has changed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.workspace import environment
+
+STAGES = """
+stages:
+  one:
+    matrix: {name: [a, b, c]}
+    cmd: python -m one ${item.name}
+    deps: [source]
+    params: [section, 'other.${item.name}']
+    outs: ['made/${item.name}']
+  all:
+    cmd: python -m all
+    deps: [made]
+    outs: [sum.txt]
+"""
+PARAMS = "section: {rate: 1.0e-08, words: ['0', 'no', null, true]}\nother: {a: 1, b: 2, c: 3}\n"
+# What is read, built and compared; run with DVC as it is and with what it remembers.
+ASK = """
+import json, os, sys
+from pathlib import Path
+from dvc.repo import Repo
+if sys.argv[1] == "remembering":
+    from flows.remembering import keep, recall, remember
+    remember()
+    recall(Path.cwd())
+repo, told = Repo("."), []
+for turn in range(2):
+    for stage in sorted(repo.index.stages, key=lambda stage: stage.addressing):
+        for dep in stage.deps:
+            told.append([stage.addressing, str(dep), str(dep.get_hash()), dep.status()])
+        for out in stage.outs:
+            told.append([stage.addressing, str(out), str(out.get_hash()), out.status()])
+            told.append(out.get_meta().to_dict())
+    Path("source/deep/file.txt").write_text("other")
+    Path("params.yaml").write_text(Path("params.yaml").read_text().replace("a: 1", "a: 4"))
+    Path("made/b/x.txt").write_text("changed")
+    if sys.argv[1] == "remembering":
+        keep(Path.cwd())
+print(json.dumps(told))
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "dvc.yaml").write_text(STAGES)
+    (tmp_path / "params.yaml").write_text(PARAMS)
+    (tmp_path / ".dvcignore").write_text("*.tmp\n")
+    for path in ("source/deep/file.txt", "source/top.txt", "source/left.tmp", *(f"made/{n}/x.txt" for n in "abc")):
+        target = tmp_path / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(path)
+    (tmp_path / "sum.txt").write_text("sum")
+    for command in (["git", "init", "-q"], ["dvc", "init", "-q"], ["dvc", "commit", "-q", "-f"]):
+        subprocess.run(command, cwd=tmp_path, env=environment(), check=True)
+    return tmp_path
+
+
+def ask(folder: Path, how: str) -> list:
+    for path, text in {"source/deep/file.txt": "before", "params.yaml": PARAMS, "made/b/x.txt": "before"}.items():
+        (folder / path).write_text(text)
+    done = subprocess.run(
+        [sys.executable, "-c", ASK, how],
+        cwd=folder,
+        env=environment() | {"PYTHONPATH": str(Path(__file__).parents[3])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+def test_the_answers_are_those_of_dvc_before_and_after_a_change(folder):
+    plain = ask(folder, "plain")
+    assert ask(folder, "remembering") == plain
+    assert ask(folder, "remembering") == plain  # now with what the process before has left
+    assert plain[: len(plain) // 2] != plain[len(plain) // 2 :]

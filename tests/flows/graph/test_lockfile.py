@@ -1,0 +1,64 @@
+"""dvc.lock as DVC writes it, whole at any moment."""
+
+import copy
+
+import pytest
+from dvc.utils.serialize import dumps_yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from flows.graph.lockfile import COPY, HEAD, LOCKFILE, repair, update
+
+LONG = "b5343588ab5cc26bafcb919f8e0b48df2b2731ee48d2a73abe585594477a63b7"
+words = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Zl", "Zp"]), max_size=90)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | words,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
+    max_leaves=6,
+)
+entries = st.fixed_dictionaries(
+    {
+        "cmd": words.filter(bool),
+        "params": st.fixed_dictionaries({"params.yaml": st.dictionaries(words, values, min_size=1, max_size=3)}),
+        "outs": st.lists(
+            st.fixed_dictionaries({"path": words, "hash": st.just("md5"), "md5": st.just(LONG)}), min_size=1
+        ),
+    }
+)
+names = st.from_regex(r"[a-z][a-z_]{0,9}(@[a-z0-9_]{1,9}(-[a-z0-9_]{1,9}){0,4})?", fullmatch=True).filter(
+    lambda name: name not in ("null", "true", "false", "yes", "no", "on", "off", "y", "n")
+)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.dictionaries(names, entries, min_size=1, max_size=3), st.dictionaries(names, entries, min_size=1, max_size=3))
+def test_it_is_what_dvc_would_write(tmp_path_factory, first, then):
+    root = tmp_path_factory.mktemp("lock")
+    for some in (first, then):
+        assert update(root, copy.deepcopy(some))
+    assert (root / LOCKFILE).read_text("utf-8") == dumps_yaml({"schema": "2.0", "stages": {**first, **then}})
+    assert (root / COPY).read_bytes() == (root / LOCKFILE).read_bytes()
+
+
+def test_a_name_that_yaml_writes_in_another_way_is_left_to_dvc(tmp_path):
+    assert not update(tmp_path, {"train@" + "x" * 130: {"cmd": "y"}})
+    assert not (tmp_path / LOCKFILE).exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "stages: {}\n", HEAD + "  a: {cmd: x}", HEAD.replace("'2.0'", "'3.0'") + "  a:\n"]
+)
+def test_what_dvc_has_not_written_is_left_to_dvc(tmp_path, text):
+    (tmp_path / LOCKFILE).write_text(text)
+    assert not update(tmp_path, {"a": {"cmd": "y"}})
+    assert (tmp_path / LOCKFILE).read_text() == text
+
+
+@pytest.mark.parametrize("torn", ["", "schema: '2.0'\nstages:\n  a:\n    cm"])
+def test_a_torn_one_is_put_back_from_the_copy(tmp_path, torn):
+    entry = {"cmd": "python -m a", "outs": [{"path": "a", "hash": "md5", "md5": LONG}]}
+    update(tmp_path, {"a": entry, "b": entry})
+    whole = (tmp_path / LOCKFILE).read_text()
+    (tmp_path / LOCKFILE).write_text(torn)
+    repair(tmp_path)
+    assert (tmp_path / LOCKFILE).read_text() == whole

@@ -1,0 +1,40 @@
+"""How a deployed run says that it ended, without a server."""
+
+import logging
+
+import pytest
+from prefect.exceptions import FailedRun
+
+from flows.platform.deployed import carry_out
+from stages.runtime.faults import ConfigFault, MachineFault
+
+SETTINGS = {"jobs": 1, "devices": None, "share": False}
+
+
+@pytest.mark.parametrize(
+    ("what", "type_", "message"),
+    [
+        (ConfigFault("train.rank: is wrong."), "FAILED", "train.rank: is wrong."),
+        (MachineFault("lock: held by pid 1."), "CRASHED", "lock: held by pid 1."),
+        (3, "FAILED", "Ended with 3"),
+        (75, "CRASHED", "Ended with 75"),
+        (0, "COMPLETED", "Everything is up to date."),
+    ],
+)
+def test_failed_is_the_fault_of_the_study_and_crashed_that_of_the_machine(monkeypatch, what, type_, message):
+    def perform(args, chosen, first):
+        if isinstance(what, Exception):
+            raise what
+        return what
+
+    monkeypatch.setattr("flows.platform.deployed.perform", perform)
+    state = carry_out(lambda _: None, **SETTINGS)
+    assert state.type.value == type_
+    assert state.message.startswith(message)
+
+
+def test_that_a_run_failed_is_said_without_a_traceback():
+    log = logging.getLogger("prefect.flow_runs")
+    for error, news in ((FailedRun("as said"), False), (ValueError("a bug"), True)):
+        record = log.makeRecord(log.name, logging.ERROR, "", 0, "it ended", (), (type(error), error, None))
+        assert bool(log.filter(record)) is news

@@ -1,0 +1,323 @@
+import io
+import os
+import struct
+import zlib
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms, ImageFile
+
+from stages.core.params import Prepare
+from stages.files.untrusted import list_folder, read_file
+from stages.photos.decode import decode
+from stages.runtime.faults import InputFault
+
+LIMITS = Prepare(resolution=32)
+ORIENTATION = 0x0112
+
+
+def encoded(image: Image.Image, kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def noise(width: int = 48, height: int = 40, mode: str = "RGB") -> Image.Image:
+    bands = len(Image.new(mode, (1, 1)).getbands())
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, bands), np.uint8)
+    return Image.frombytes(mode, (width, height), pixels.tobytes())
+
+
+def scene() -> Image.Image:
+    """Smooth, so that JPEG keeps it, and different in every corner."""
+    x, y = np.meshgrid(np.linspace(0, 255, 64), np.linspace(0, 255, 48))
+    return Image.fromarray(np.stack([x, y, 255 - x], -1).astype(np.uint8))
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png_of_size(width: int, height: int, depth: int = 8, colour: int = 0, body: bytes = b"") -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body or zlib.compress(b"")) + chunk(b"IEND", b"")
+    )
+
+
+def refused(data: bytes, limits: Prepare = LIMITS) -> str:
+    with pytest.raises(InputFault) as caught:
+        decode(data, limits)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "data", [b"hello, this is text", b"\x00" * 100, b"\xff\xd8\xff", b"GIF89a", b"\x89PNG\r\n\x1a\n"]
+)
+def test_what_is_no_picture_is_refused(data):
+    assert "picture" in refused(data) or "damaged" in refused(data)
+
+
+def test_formats_with_wider_parsers_are_refused():
+    assert "no JPEG, PNG" in refused(encoded(scene(), "EPS"))
+    assert "no JPEG, PNG" in refused(encoded(scene(), "PPM"))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_a_truncated_file_is_found(kind, share):
+    data = encoded(noise(), kind)
+    assert refused(data[: int(len(data) * share)])
+
+
+@pytest.mark.parametrize("position", [0.1, 0.35, 0.5, 0.75, 0.95])
+def test_a_flipped_bit_in_a_png_is_found(position):
+    data = bytearray(encoded(noise(), "PNG"))
+    data[int(len(data) * position)] ^= 4
+    assert "damaged" in refused(bytes(data))
+
+
+def test_a_jpeg_that_passes_verify_but_lacks_its_end_is_found():
+    data = encoded(noise(200, 200), "JPEG")[:-2000]
+    Image.open(io.BytesIO(data)).verify()
+    assert "truncated" in refused(data)
+
+
+def test_too_many_pixels_are_refused_before_they_are_decoded():
+    assert "prepare.max_megapixels: 64" in refused(png_of_size(15000, 15000))
+    assert "prepare.max_megapixels: 64" in refused(png_of_size(9000, 9000))  # for which Pillow itself would only warn
+    assert "prepare.max_megapixels: 0.001" in refused(
+        encoded(noise(), "PNG"), Prepare(resolution=32, max_megapixels=0.001)
+    )
+
+
+def test_the_limit_can_be_raised_above_that_of_pillow(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert decode(encoded(noise(), "PNG"), LIMITS)[0].size == (48, 40)
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_a_library_that_lets_truncated_files_pass_does_not_matter(monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    assert refused(encoded(noise(200, 200), "JPEG")[:-2000])
+
+
+def test_text_that_unpacks_to_much_is_refused():
+    bomb = chunk(b"zTXt", b"k\0\0" + zlib.compress(b" " * (80 << 20), 9))
+    data = encoded(noise(), "PNG")
+    assert "damaged" in refused(data[:33] + bomb + data[33:])
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_several_pictures_are_refused_unless_the_first_is_asked_for(kind):
+    first, second = Image.new("RGB", (40, 40), "red"), Image.new("RGB", (40, 40), "blue")
+    data = encoded(first, kind, save_all=True, append_images=[second])
+    assert "several pictures" in refused(data)
+    image, notes = decode(data, Prepare(resolution=32, first_frame=True))
+    red, _, blue = image.getpixel((5, 5))
+    assert red > 240
+    assert blue < 15
+    assert notes == ["first of several pictures"]
+
+
+def test_numbers_without_black_and_white_are_refused():
+    floats = Image.fromarray(np.linspace(0, 9, 64, dtype=np.float32).reshape(8, 8))
+    assert "pixels of kind F" in refused(encoded(floats, "TIFF"))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.sampled_from(["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"]), st.data())
+def test_damage_of_any_kind_is_a_fault_or_a_picture(kind, data):
+    whole = bytearray(encoded(noise(24, 24), kind))
+    for _ in range(data.draw(st.integers(1, 4))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(1, len(whole)))
+    with suppress(InputFault):
+        assert decode(bytes(whole[:cut]), Prepare(resolution=32, max_megapixels=1))[0].mode == "RGB"
+
+
+# --- what is put right -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+def test_every_orientation_is_turned_upright(kind, orientation):
+    turn = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    stored = scene().transpose(turn[orientation]) if orientation > 1 else scene()
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    options = {"lossless": True} if kind == "WEBP" else {}
+    image, _ = decode(encoded(stored, kind, exif=exif, **options), LIMITS)
+    assert np.array_equal(np.asarray(image), np.asarray(scene()))
+
+
+def test_an_exif_that_cannot_be_read_does_not_spoil_the_photo():
+    data = encoded(scene(), "JPEG", exif=b"Exif\0\0MM\0*\0\0\xff\xff" + b"\xff" * 40)
+    assert decode(data, LIMITS)[0].size == scene().size
+
+
+@pytest.mark.parametrize("byte_order", ["PNG", "TIFF"])
+def test_16_bit_grey_is_scaled_not_cut_off(byte_order):
+    values = np.array([[0, 128, 129, 257], [32768, 65407, 65406, 65535]], np.uint16)
+    image, notes = decode(encoded(Image.fromarray(values), byte_order), LIMITS)
+    assert np.asarray(image)[..., 0].tolist() == [[0, 0, 1, 1], [128, 255, 254, 255]]
+    assert notes == ["16 bits per pixel scaled to 8"]
+
+
+def test_16_bit_colour_is_scaled():
+    rows = b"".join(b"\0" + struct.pack(">6H", 0, 32896, 65535, 257, 514, 65278) for _ in range(2))
+    image, _ = decode(png_of_size(2, 2, 16, 2, zlib.compress(rows)), LIMITS)
+    assert np.asarray(image)[0].tolist() == [[0, 128, 255], [1, 2, 254]]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB"])
+def test_other_kinds_of_pixels_become_rgb(mode):
+    source = scene().convert(mode)
+    image, notes = decode(encoded(source, "PNG"), LIMITS)
+    assert np.array_equal(np.asarray(image), np.asarray(source.convert("RGB")))
+    assert notes == []
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_parts_are_white(mode):
+    source = Image.new("RGBA", (20, 20), (255, 0, 0, 0) if mode != "LA" else (0, 0, 0, 0))
+    source.paste((0, 0, 0, 255), (0, 0, 10, 20))
+    image, notes = decode(encoded(source.convert(mode) if mode != "P" else source.quantize(), "PNG"), LIMITS)
+    assert image.getpixel((15, 5)) == (255, 255, 255)
+    assert image.getpixel((5, 5)) == (0, 0, 0)
+    assert notes == ["transparent parts were made white"]
+
+
+def test_a_colour_that_stands_for_transparency_is_white():
+    image, notes = decode(encoded(Image.new("RGB", (8, 8), (10, 20, 30)), "PNG", transparency=(10, 20, 30)), LIMITS)
+    assert image.getpixel((1, 1)) == (255, 255, 255)
+    assert notes == ["transparent parts were made white"]
+
+
+def test_opaque_alpha_changes_nothing():
+    source = scene().convert("RGBA")
+    image, notes = decode(encoded(source, "PNG"), LIMITS)
+    assert np.array_equal(np.asarray(image), np.asarray(scene()))
+    assert notes == []
+
+
+def test_cmyk_becomes_rgb_with_a_note():
+    image, notes = decode(encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG"), LIMITS)
+    red, green, blue = image.getpixel((8, 8))
+    assert (red > 200, green < 60, blue < 60) == (True, True, True)
+    assert notes == ["CMYK without a usable profile, its colours are a guess"]
+
+
+def test_a_profile_is_applied_and_that_of_srgb_left_alone():
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    image, notes = decode(encoded(scene(), "PNG", icc_profile=srgb), LIMITS)
+    assert notes == []
+    assert np.array_equal(np.asarray(image), np.asarray(scene()))
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    _, notes = decode(encoded(scene(), "PNG", icc_profile=lab), LIMITS)  # not a profile for RGB
+    assert notes == ["its colour profile cannot be used and was ignored"]
+
+
+def test_another_profile_changes_the_colours():
+    image, notes = decode(
+        encoded(Image.new("RGB", (8, 8), (200, 100, 50)), "PNG", icc_profile=swapped_profile()), LIMITS
+    )
+    assert notes == ["colours converted to sRGB"]
+    assert image.getpixel((4, 4)) != (200, 100, 50)
+
+
+def swapped_profile() -> bytes:
+    """sRGB under another name, with the columns of red and blue exchanged."""
+    srgb = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    data = bytes(srgb).replace("sRGB".encode("utf-16-be"), "else".encode("utf-16-be")).replace(b"sRGB", b"else")
+    return data.replace(b"rXYZ", b"tmpX").replace(b"bXYZ", b"rXYZ").replace(b"tmpX", b"bXYZ")
+
+
+def test_a_broken_profile_is_noted_and_ignored():
+    image, notes = decode(encoded(scene(), "PNG", icc_profile=b"not a profile"), LIMITS)
+    assert notes == ["its colour profile cannot be used and was ignored"]
+    assert np.array_equal(np.asarray(image), np.asarray(scene()))
+
+
+def test_the_first_picture_of_an_mpo_is_the_photo():
+    data = encoded(Image.new("RGB", (40, 40), "red"), "MPO", save_all=True, append_images=[Image.new("L", (40, 40))])
+    assert Image.open(io.BytesIO(data)).format == "MPO"
+    image, notes = decode(data, LIMITS)
+    assert image.getpixel((5, 5))[0] > 240
+    assert notes == []
+
+
+# --- files and folders -----------------------------------------------------------------------------------------------
+
+
+def unreadable(path: Path, max_megabytes: float = 256) -> str:
+    with pytest.raises(InputFault) as caught:
+        read_file(path, max_megabytes)
+    return str(caught.value)
+
+
+def test_what_is_no_file_is_refused_without_waiting(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "empty").touch()
+    (tmp_path / "large").write_bytes(b"x" * (1 << 20) + b"y")
+    (tmp_path / "loop").symlink_to("loop")
+    assert "not a regular file" in unreadable(tmp_path / "pipe")
+    assert "not a regular file" in unreadable(Path("/dev/zero"))
+    assert "empty" in unreadable(tmp_path / "empty")
+    assert "prepare.max_megabytes: 1." in unreadable(tmp_path / "large", 1)
+    assert "cannot be read" in unreadable(tmp_path / "loop")
+    assert "cannot be read" in unreadable(tmp_path / "missing")
+    assert unreadable(tmp_path)  # a folder
+
+
+def test_a_folder_is_listed_by_name_without_what_systems_leave_there(tmp_path):
+    for name in ("b", "a b", "-c", "é", "日本", ".hidden", "Thumbs.db"):
+        (tmp_path / name).touch()
+    assert [path.name for path in list_folder(tmp_path, tmp_path)] == ["-c", "a b", "b", "é", "日本"]
+
+
+def test_the_order_does_not_depend_on_how_a_file_system_writes_umlauts(tmp_path):
+    composed, decomposed = tmp_path / "nfc", tmp_path / "nfd"
+    for folder, name in ((composed, "\u00e9"), (decomposed, "e\u0301")):
+        folder.mkdir()
+        for other in (name, "f", "z"):
+            (folder / other).touch()
+    first, second = ([path.name for path in list_folder(f, tmp_path)][:2] for f in (composed, decomposed))
+    assert (first, second) == (["f", "z"], ["f", "z"])
+
+
+def test_all_names_and_links_that_are_refused_are_listed(tmp_path):
+    root, outside = tmp_path / "root", tmp_path / "outside.png"
+    root.mkdir()
+    outside.touch()
+    (root / "fine.png").touch()
+    (root / "inside.png").symlink_to(root / "fine.png")
+    (root / "out.png").symlink_to(outside)
+    (root / "up.png").symlink_to("../outside.png")
+    (root / "loop").symlink_to("loop")
+    (root / "line\nbreak.png").touch()
+    (root / "escape\x1b[31m.png").touch()
+    with open(os.fsencode(root) + b"/\xff.png", "wb"):
+        pass
+    with pytest.raises(InputFault) as caught:
+        list_folder(root, root)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 6
+    assert all(line.isprintable() for line in lines)
+    assert sum("a link out of" in line for line in lines) == 3

@@ -1,0 +1,321 @@
+"""The page: every number and picture in it is one that was measured, and a prompt stays a prompt."""
+
+import base64
+import hashlib
+import io
+import json
+import re
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from ruamel.yaml import YAML
+
+from stages.core.runs import runs
+from stages.evaluation.preference import Opinion, People
+from stages.evaluation.statistics import Interval, summarise
+from stages.files import model_lock, tables
+from stages.reporting import data_files
+from stages.reporting.page import background, charts, headline, render, sprites, svg
+from stages.reporting.page.sections import SECTIONS
+from tests.support import synthetic_study
+
+HOSTILE = '</script><script>alert(1)</script><img src="http://evil.example/x" onerror=alert(2)> {} & {}'
+STRATEGIES = ("naive", "merge_init", "magmax")
+
+
+@dataclass
+class Page(HTMLParser):
+    """What a browser would make of it."""
+
+    text: str
+    tags: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    scripts: list[str] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self.feed(self.text)
+
+    def handle_starttag(self, tag, attrs) -> None:
+        self.tags.append((tag, {key: value or "" for key, value in attrs}))
+
+    def handle_data(self, data) -> None:
+        kind = self.tags[-1][0] if self.tags else ""
+        (self.scripts if kind == "script" and data.strip() else self.said).append(data)
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory):
+    """The parameters, summary and page of a small study whose prompts mean harm."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("study"))
+        params = synthetic_study.parameters(strategies=STRATEGIES, bootstrap=100, plain=1)
+        synthetic_study.write(params, wording=HOSTILE)
+        summary = summarise(params)
+        yield params, summary, render.page(summary)
+
+
+@pytest.fixture(scope="module")
+def page(made) -> Page:
+    return Page(made[2])
+
+
+def test_it_is_the_same_bytes_again(made) -> None:
+    assert render.page(summarise(made[0])) == made[2]
+
+
+def test_the_licences_of_models_are_those_of_the_lock_or_said_to_be_unknown(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model_lock.LOCK.parent.mkdir()
+    model_lock.LOCK.write_text("vae: {repo: maker/vae, licence: MIT, files: {config.json: {}}}", "utf-8")
+    assert list(background._models(synthetic_study.parameters())) == [
+        ["base model", "data/world/base", "made by data/world", "Apache-2.0"],
+        ["base model, vae", "data/models/vae", "maker/vae", "MIT"],
+        ["judge looks, judge prompted", "judges/eye", "not stated", "not stated"],
+    ]
+
+
+def test_damage_is_the_same_in_the_table_and_in_the_metrics(made) -> None:
+    summary, text = made[1:]
+    tree = data_files.metrics(summary)["damage"]["objects"]
+    assert set(tree) == {"looks", "prompted"}
+    section = text.split('<section id="damage"')[1].split("</section>")[0]
+    for by_strategy in tree.values():
+        for name, found in by_strategy.items():
+            assert found["change"]["value"] == pytest.approx(
+                found["at_the_end"]["value"] - found["before"]["value"], abs=2e-6
+            )
+            row = re.findall(rf'<th scope="row">{name.replace("_", " ")}</th>(.*?)</tr>', section)
+            shown = {key: "{value:.2f}".format(**found[key]) for key in ("before", "at_the_end")}
+            change = "{value:+.2f} [{low:+.2f}, {high:+.2f}]".format(**found["change"]).replace("-", "\u2212")
+            assert any(all(f">{x}<" in cells for x in shown.values()) and change in cells for cells in row), (name, row)
+    assert tree["prompted"]["naive"]["change"]["high"] < 0, "the study has it fall"
+
+
+def test_every_section_is_there_in_order(page) -> None:
+    assert [s["id"] for s in page.all("section")] == [name for name, _, _ in SECTIONS if name != "people"]
+    assert {path.name.split(".")[0] for path in render.TEMPLATES.glob("*.j2")} >= {name for name, _, _ in SECTIONS}
+
+
+def test_it_asks_for_nothing(made, page) -> None:
+    for tag, attributes in page.tags:
+        for key in ("src", "href", "srcset", "action", "data", "poster"):
+            assert re.match(r"#|data:|$", attributes.get(key, "")), (tag, attributes)
+    assert not re.search(r"url\((?!data:image/webp;base64,)|@import", made[2])
+    assert not page.all("link")
+    assert not page.all("iframe")
+
+
+def test_only_its_own_scripts_may_run(page) -> None:
+    policy = next(m["content"] for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy")
+    allowed = set(re.findall(r"'sha256-([^']+)'", policy))
+    run = [text for text, a in zip(page.scripts, page.all("script"), strict=True) if "type" not in a]
+    assert {base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in run} == allowed
+    assert len(run) == 2
+    assert policy.startswith("default-src 'none'; img-src data:")
+
+
+def test_a_prompt_with_markup_stays_text(made, page) -> None:
+    assert not page.all("img")
+    assert not [a for _, a in page.tags if any(key.startswith("on") for key in a)]
+    prompt = HOSTILE.format("red_mug", 0)
+    assert any(prompt in text for text in page.said)
+    assert "<script>alert" not in made[2]
+
+
+def test_the_first_table_is_that_of_the_metrics(made, page) -> None:
+    tree = data_files.metrics(made[1])["objects"]["looks"]
+    wanted = []
+    for name in (*STRATEGIES, "base"):
+        for measure in ("average_score", "forgetting"):
+            found = tree[name].get(measure)
+            wanted += [found[key] for key in ("value", "low", "high")] if found else []
+    assert [float(d["value"]) for d in page.all("data")] == wanted
+
+
+def test_known_numbers_of_the_paper_stand_beside_and_others_are_empty(made) -> None:
+    table = made[2].split('class="result"')[1].split("</table>")[0]
+    cited = re.findall(r'<td class="cited">(.*?)</td>', table)
+    assert cited == ["0.488", "", "0.675", "0.026", "0.503", "", "", ""]
+
+
+def film(page: Page) -> list[dict]:
+    text = next(t for t, a in zip(page.scripts, page.all("script"), strict=True) if a.get("id") == "films")
+    return json.loads(text)[0]
+
+
+def test_scores_of_the_strip_are_those_that_were_scored(made, page) -> None:
+    params = made[0]
+    run = next(r for r in runs(params) if r.strategy == "magmax")
+    rows = tables.read(run.at("03") / "scores" / "scores.parquet", tables.SCORES).to_pylist()
+    mine = {(r["prompt"], r["noise"]): r["score"] for r in rows if (r["task"], r["metric"]) == (2, "looks")}
+    shown = film(page)[1]["scores"]["looks"][1 + STRATEGIES.index("magmax")]
+    assert len(shown) == 2, "concept 2 is seen after tasks 2 and 3"
+    assert shown[1] == pytest.approx([mine[key] for key in sorted(mine)], abs=6e-4)
+
+
+@pytest.fixture
+def several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The parameters and summary of a study of two orders and two seeds."""
+    monkeypatch.chdir(tmp_path)
+    params = synthetic_study.parameters(tasks=2, orders=("0", "1"), seeds=(0, 5), bootstrap=100)
+    synthetic_study.write(params)
+    return params, summarise(params)
+
+
+def test_the_strip_has_every_order_and_seed(several) -> None:
+    params, summary = several
+    page = Page(render.page(summary))
+    assert [a["value"] for a in page.all("input") if a["name"] == "run-objects"] == ["0", "1", "2", "3"]
+    shown = json.loads(next(t for t, a in zip(page.scripts, page.all("script"), strict=True) if a.get("id") == "films"))
+    pairs = [(run.sequence.order, run.seed) for run in runs(params) if run.strategy == "merge_init"]
+    for (order, seed), film in zip(pairs, shown, strict=True):
+        run = next(r for r in runs(params) if (r.sequence.order, r.seed, r.strategy) == (order, seed, "merge_init"))
+        rows = tables.read(run.at("02") / "scores" / "scores.parquet", tables.SCORES).to_pylist()
+        mine = {(r["prompt"], r["noise"]): r["score"] for r in rows if (r["task"], r["metric"]) == (1, "looks")}
+        assert film[0]["scores"]["looks"][2][1] == pytest.approx([mine[key] for key in sorted(mine)], abs=6e-4)
+
+
+def test_where_all_orders_would_be_too_much_the_first_is_shown_and_it_is_said(several, monkeypatch) -> None:
+    whole = render.page(several[1])
+    assert "the first of 4" not in whole
+    kept = sum(map(len, re.findall(r"base64,([^)]+)", whole)))
+    monkeypatch.setattr(sprites, "BUDGET", kept * 3 // 4 // 2)
+    text = render.page(several[1])
+    assert "Order 0, seed 0, the first of 4: all of them" in text
+    assert 'name="run-objects"' not in text
+    assert text.count('class="film') == 1
+
+
+def sheets(text: str) -> dict[str, Image.Image]:
+    found = re.findall(r"\.(p\d+)\{[^}]*base64,([^)]+)\)", text)
+    return {name: Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB") for name, data in found}
+
+
+def test_pictures_of_the_strip_are_those_that_were_sampled(made) -> None:
+    params, _, text = made
+    reel = text.split('data-strip="1"')[1].split('data-strip="2"')[0]
+    label = 'role="img" aria-label="blue boot, magmax, after task 3"'
+    name, row = re.findall(rf'pic (p\d+) " style="--y:(\d)" {label}', reel)[0]
+    run = next(r for r in runs(params) if r.strategy == "magmax")
+    sheet = np.asarray(sheets(text)[name])
+    for prompt, noise in np.ndindex(2, 2):
+        wanted = np.asarray(Image.open(run.at("03") / "images" / "02" / f"{prompt:02d}-{noise:02d}.png"))
+        x, y = (2 * prompt + noise) * synthetic_study.SIZE, int(row) * synthetic_study.SIZE
+        assert (sheet[y : y + synthetic_study.SIZE, x : x + synthetic_study.SIZE] == wanted).all()
+
+
+def test_every_picture_class_has_its_sheet(made) -> None:
+    used = set(re.findall(r'class="pic (?:tiny )?(p\d+)', made[2]))
+    assert used == set(sheets(made[2]))
+
+
+def test_photos_are_credited(page) -> None:
+    said = " ".join(page.said)
+    assert said.count(synthetic_study.OWNED["source"]) == 3
+    assert synthetic_study.OWNED["licence"] in said
+
+
+def test_damage_is_the_change_of_the_class_alone(made) -> None:
+    part = made[2].split('<section id="damage"')[1].split("</section>")[0]
+    change = {v.metric: v.strategies["naive"]["gain"] for v in made[1].plain}
+    assert change["prompted"].high < 0 < change["looks"].low
+    assert f"{change['prompted'].value:+.2f}".replace("-", "−") in part
+    assert "a photo of a thing in place 0" in part
+
+
+def test_without_plain_pictures_it_says_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = synthetic_study.parameters(tasks=1, strategies=("naive",), bootstrap=100, paper=False)
+    synthetic_study.write(params, prompts=1)
+    text = render.page(summarise(params))
+    assert "sample.plain" in text
+    assert [s["id"] for s in Page(text).all("section")][:3] == ["overview", "heatmaps", "filmstrip"]
+    assert "nan" not in re.sub(r"base64,[^)]*", "", text)
+
+
+def test_orders_and_all_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = synthetic_study.parameters(tasks=2, orders=("0", "5"), seeds=(0, 1), sees_all=True, bootstrap=100)
+    synthetic_study.write(params, prompts=1)
+    page = Page(render.page(summarise(params)))
+    labels = [a["aria-label"] for a in page.all("span") if "blue boot, naive" in a.get("aria-label", "")]
+    assert "blue boot, naive, after task 1" in labels, "also before it was learnt"
+
+
+def photo(side: int) -> Image.Image:
+    small = np.random.default_rng(0).integers(0, 255, (side // 32, side // 32, 3), np.uint8)
+    return Image.fromarray(small).resize((side, side), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize(("side", "cells", "noises"), [(32, 230, 4), (1024, 230, 4), (1024, 1500, 10), (512, 60, 1)])
+def test_pictures_stay_within_their_budget(side: int, cells: int, noises: int) -> None:
+    sample = photo(side)
+    shown = sprites.plan([sample], cells, noises, 5)
+    each = len(sprites.encode([sample], 1, shown.side, shown.lossless))
+    assert each * cells * shown.prompts * shown.noises <= sprites.BUDGET
+    assert shown.lossless == (side <= sprites.LOSSLESS)
+    assert shown.left_out == ((shown.prompts, shown.noises) != (5, noises))
+
+
+def test_a_chart_has_its_numbers_as_tips_and_escapes_names() -> None:
+    rows = [{"strategy": "a", "after": k, "value": k / 2, "tip": tip} for k, tip in ((1, '<b>"&'), (2, "x"))]
+    drawn = svg.draw(charts.line_per_strategy(rows, ["a"], 2), 'a "title" <b>')
+    assert 'aria-label="a &#34;title&#34; &lt;b&gt;"' in drawn
+    assert re.findall(r'data-tip="([^"]*)"', drawn) == ["&lt;b&gt;&quot;&amp;", "x"]
+    assert "<b>" not in drawn
+    odd = {(0, 0): (0.5, "#ffffff", "#000000")}
+    named = svg.draw(charts.cells(odd, ["<i>'\"\\ 𝛼"], ["r"], {(0, 0): "t"}, framed=False), "t")
+    assert "<i>" not in named
+    assert "&lt;i&gt;'\"\\ 𝛼" in named.replace("&quot;", '"')
+
+
+def test_colours_of_loss_and_gain_part_at_zero() -> None:
+    (loss, dark), (none, _), (gain, _) = (charts.loss_or_gain(x) for x in (-1.0, 0.0, 1.0))
+    assert (loss, none, gain) == (charts.LOSS_TO_GAIN[0], charts.LOSS_TO_GAIN[3], charts.LOSS_TO_GAIN[6])
+    assert dark == charts.LIGHT_TEXT
+
+
+def test_the_sentence_says_what_the_intervals_allow(made) -> None:
+    found = made[1].verdicts[0]
+    text = headline.sentence(found)
+    assert text.startswith("After 3 objects, ")
+    assert text.count(".") == text.count("0.") + 1, "one sentence"
+    best = max(found.strategies, key=lambda name: found.strategies[name]["average_score"].value)
+    assert best.replace("_", " ") in text.split("scores highest")[0]
+    least = min(found.strategies, key=lambda name: found.strategies[name]["forgetting"].value)
+    assert f"{least.replace('_', ' ')} forgets the least" in text or "seems to forget" in text
+
+
+def test_losses_are_means_over_short_stretches(made) -> None:
+    rows, starts = background._binned([[np.arange(50.0), np.arange(10.0)]])
+    assert starts == [0, 50]
+    assert rows[0] == (2, 0.5)
+    assert rows[-1] == (60, 9.0)
+    assert len(rows) == background.BINS + 10
+
+
+def test_the_citation_is_that_of_the_project(page) -> None:
+    known = YAML(typ="safe").load(Path(__file__).parents[2].joinpath("CITATION.cff"))
+    said = " ".join(page.said)
+    paper = known["references"][0]
+    for text in (known["title"], known["license"], known["authors"][0]["name"], paper["title"], "arXiv:2410.04891"):
+        assert text in said
+    assert all(author["family-names"] in said for author in paper["authors"])
+
+
+def test_what_people_said_stands_in_a_section_of_its_own(made) -> None:
+    high, low = Interval(0.5, 0.2, 0.8), Interval(-0.5, -0.8, -0.2)
+    opinion = Opinion("same", 40, {"naive": low, "merge_init": high}, 0.61, {"looks": high})
+    text = render.page(made[1], People(5, 1, [opinion]))
+    section = text[text.index('<section id="people"') :]
+    assert "5 raters, of whom 1 did not pass" in section
+    assert section.index("+0.50 [+0.20, +0.80]") < section.index("0.50 [-0.80, -0.20]".replace("-", "\u2212"))
+    assert 'id="people"' not in made[2]

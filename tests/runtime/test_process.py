@@ -1,0 +1,81 @@
+"""Processes among others, with real ones that are really killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from stages.runtime.faults import MachineFault
+from stages.runtime.process import StopRequest, lock
+
+GUARDED = (
+    "import os, time; from stages.runtime.process import guard; guard(); print(os.getpid(), flush=True); time.sleep(60)"
+)
+STARTER = "import subprocess, sys; subprocess.run([*sys.argv[1:]])"
+
+
+def alive(pid: int) -> bool:
+    """A killed process of which nobody has asked is a zombie until its new parent does."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("shell", ["none", "shell", "shell that stays"])
+def test_a_guarded_process_dies_with_who_started_it(shell):
+    command = [sys.executable, "-c", GUARDED]
+    if shell != "none":
+        quoted = f"'{sys.executable}' -c '{GUARDED}'"
+        command = ["sh", "-c", quoted + ("; true" if shell == "shell that stays" else "")]
+    starter = subprocess.Popen([sys.executable, "-c", STARTER, *command], stdout=subprocess.PIPE, text=True)
+    pid = int(starter.stdout.readline())
+    assert alive(pid)
+    starter.kill()
+    starter.wait()
+    until = time.monotonic() + 20
+    while alive(pid) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not alive(pid)
+
+
+def test_a_lock_is_held_by_one_and_says_by_whom(tmp_path):
+    with (
+        lock(tmp_path / "a" / "lock"),
+        pytest.raises(MachineFault, match=f"held by pid {os.getpid()} on "),
+        lock(tmp_path / "a" / "lock"),
+    ):
+        pass
+    with lock(tmp_path / "a" / "lock"):
+        pass
+
+
+def test_a_lock_file_that_its_holder_removes_excludes_the_next_two_from_each_other(tmp_path):
+    path, order = tmp_path / "lock", []
+
+    def work(name):
+        with lock(path, wait=True):
+            order.append(f"{name} in")
+            time.sleep(0.1)
+            order.append(f"{name} out")
+            path.unlink()
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [word.split()[1] for word in order] == ["in", "out"] * 4
+
+
+def test_a_request_to_stop_is_noted_and_nothing_else_happens():
+    with StopRequest() as stop:
+        assert not stop.came
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.came
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

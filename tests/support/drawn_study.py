@@ -1,0 +1,50 @@
+"""A study of two tasks merged by every strategy, in a second: its adapters are drawn instead of trained."""
+
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import torch
+
+from stages.adapters.algebra import Adapter
+from stages.adapters.storage import save_adapter
+from stages.core import params
+from stages.core.runs import provenance, runs, sequences
+from stages.core.strategy import strategies
+from stages.files import artifact
+from stages.merge import merge
+from stages.prepare import prepare
+from stages.runtime.seeds import generator
+from stages.start import start
+from tests.support.workspace import workspace
+
+SUM, DENSE = "objects/0/merge_init/0", "objects/0/magmax/0"
+
+
+def drawn(place: Path) -> Iterator[params.Params]:
+    """Its parameters; until the iterator goes on, its workspace is where everything happens."""
+    folder = workspace(place / "work", strategies=sorted(strategies.classes))
+    with pytest.MonkeyPatch.context() as monkey, patch.object(artifact, "sync"):
+        monkey.chdir(folder)
+        loaded = params.load()
+        for task in loaded.tasks:
+            prepare(loaded, sequences(loaded)[0], Namespace(task=task.index))
+        for run in runs(loaded):
+            start(loaded, run, Namespace())
+            for task in loaded.tasks:
+                _adapter(loaded, run, task.index)
+                merge(loaded, run, Namespace(task=task.index))
+        yield loaded
+
+
+def _adapter(study, run, index):
+    g = generator(index)
+    a = {n: torch.randn(4, c, generator=g) / 4 for n, (_, c) in study.family.shapes().items()}
+    made = Adapter(a, {n: 0.05 * torch.randn(r, 4, generator=g) for n, (r, _) in study.family.shapes().items()}, 2.0)
+    data = artifact.read(run.sequence.data(index), "data")
+    facts = provenance(study, run) | {"concept": data["concept"], "scale": 2.0, "position": int(index)}
+    facts["train"] = study.train.model_dump(mode="json")
+    with artifact.publish(run.at(index) / "adapter", "adapter", facts) as draft:
+        save_adapter(draft / "adapter.safetensors", made)

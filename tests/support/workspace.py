@@ -1,0 +1,97 @@
+"""A workspace of its own for tests that run stages: a copy of the project with a study that takes seconds."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from stages.files.artifact import sha256
+
+PROJECT = Path(__file__).parents[2]
+NEEDED = ("stages", "data", "flows", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore")
+SMALL = {
+    "study": "small",
+    "strategies": ["merge_init"],
+    "train": {"steps": 6, "batch": 2, "learning_rate": 0.0005, "checkpoint_every": 2},
+    "sample": {"steps": 2, "images": 1, "guidance": 3.0},
+    "report": {"bootstrap": 100},
+}
+ONE_METRIC = {"metrics": {"dino": {"path": "dino", "resize": 32}}}  # of `score`, for what does not look at scores
+PLACES = ["zwz_heart", "sks_star", "pdw_square", "uwu_circle"]
+
+
+def change(folder: Path, **sections: Any) -> None:
+    """Changes sections of a workspace's parameters."""
+    yaml = YAML()
+    params = yaml.load((folder / "params.yaml").read_text("utf-8"))
+    for section, value in sections.items():
+        if isinstance(value, dict) and section != "sequences":
+            params[section].update(value)
+        else:
+            params[section] = value
+    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
+        yaml.dump(params, file)
+
+
+def tasks(count: int) -> dict[str, Any]:
+    """The sections that make a study of so many tasks."""
+    listed = [{"index": f"{i:02d}", "previous": f"{i - 1:02d}", "sees": f"data/{i:02d}"} for i in range(1, count + 1)]
+    return {"tasks": listed, "sequences": {"objects": {"0": {f"t{i + 1:02d}": PLACES[i] for i in range(count)}}}}
+
+
+def workspace(folder: Path, count: int = 2, **sections: Any) -> Path:
+    """A workspace in `folder` whose study has `count` tasks; the profile is toy-objects made small."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in NEEDED:
+        source = PROJECT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name)
+        elif source.exists():
+            shutil.copy2(source, folder / name)
+    shutil.copy2(PROJECT / "data/profiles/toy-objects.yaml", folder / "params.yaml")
+    change(folder, **SMALL | tasks(count) | sections)
+    return folder
+
+
+def environment() -> dict[str, str]:
+    """This interpreter first on the path, nothing asked of the network."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    fixed = {"PATH": path, "DVC_NO_ANALYTICS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
+    return {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | fixed
+
+
+def with_dvc(folder: Path) -> Path:
+    """Makes a workspace a repository that DVC can run, as `dvc init` would in ten times the time."""
+    subprocess.run(["git", "init", "-q"], cwd=folder, env=environment(), check=True, capture_output=True)
+    (folder / ".dvc").mkdir(exist_ok=True)
+    (folder / ".dvc/config").touch()
+    (folder / ".dvc/.gitignore").write_text("/config.local\n/tmp\n/cache\n")
+    return folder
+
+
+def small(folder: Path) -> Path:
+    """A study of two tasks, one strategy and one metric that DVC can run."""
+    return with_dvc(workspace(folder, score=ONE_METRIC))
+
+
+def dvc(folder: Path, *words: str) -> str:
+    """What DVC says; it must succeed."""
+    done = subprocess.run(["dvc", *words], cwd=folder, env=environment(), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def ran(output: str) -> set[str]:
+    """The stages that `dvc repro` says it ran."""
+    return set(re.findall(r"Running stage '([^']+)'", output))
+
+
+def hashes(folder: Path, *roots: str) -> dict[str, str]:
+    """The sha256 of every file that a study makes."""
+    files = [p for root in roots or ("runs", "report") for p in (folder / root).rglob("*") if p.is_file()]
+    return {p.relative_to(folder).as_posix(): sha256(p) for p in files}

@@ -1,0 +1,205 @@
+"""What is written is what was learnt: read back by other programs' rules, and by diffusers itself."""
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as some
+
+from stages.adapters.algebra import Adapter, Delta
+from stages.core.family import KnownAs
+from stages.files import tensors
+from stages.runtime.faults import ConfigFault, InputFault
+from stages.tools.exchange.exporting import DTYPES, LIMIT, Packed, check_truncation, pack
+from stages.tools.exchange.factors import balance, join, truncate
+from stages.tools.exchange.formats import kohya_names, ldm_name
+from stages.tools.exchange.importing import adopt
+from tests.support.lora_readers import comfyui, diffusers, ldm_names, opened
+
+MODULES = [
+    f"{block}.transformer_blocks.0.attn{k}.to_{end}"
+    for block in ("down_blocks.1.attentions.0", "mid_block.attentions.0", "up_blocks.0.attentions.1")
+    for k, end in ((1, "q"), (2, "out.0"))
+]
+NAMES, ALIKE = ldm_names(2, 1, MODULES), {name: name for name in MODULES}
+TOLERANCE = {"fp16": 1e-3, "fp32": 1e-6}
+
+
+def adapter(seed: int, rank: int, scale: float = 1.0, size: float = 1.0, modules: list[str] = MODULES) -> Adapter:
+    g = torch.Generator().manual_seed(seed)
+    wide = {name: (5 + k % 3, 7 - k % 2) for k, name in enumerate(MODULES)}
+    a = {name: torch.randn(rank, wide[name][1], generator=g) for name in modules}
+    return Adapter(a, {name: size * torch.randn(wide[name][0], rank, generator=g) for name in modules}, scale)
+
+
+def dense(seed: int) -> Delta:
+    return Delta(dense={name: shift for name, shift in adapter(seed, 7).delta.matrices()})
+
+
+def apart(found: dict[str, torch.Tensor], delta: Delta) -> float:
+    assert sorted(found) == delta.modules
+    return max(float((found[n] - shift).norm() / shift.norm()) for n, shift in delta.matrices())
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    ranks=some.lists(some.integers(1, 6), min_size=1, max_size=4),
+    scale=some.floats(0.01, 8),
+    size=some.sampled_from([1e-5, 1e-2, 1.0, 30.0]),
+    seed=some.integers(0, 2**31),
+    dtype=some.sampled_from(["fp16", "fp32"]),
+    layers=some.sampled_from([1, None]),
+)
+def test_sums_come_back_through_both_formats(tmp_path_factory, ranks, scale, size, seed, dtype, layers):
+    delta = sum((adapter(seed + k, r, scale, size).delta for k, r in enumerate(ranks)), Delta())
+    folder = tmp_path_factory.getbasetemp() / "exported"
+    folder.mkdir(exist_ok=True)
+    for form, read in (("kohya", comfyui), ("diffusers", diffusers)):
+        packed = pack(delta, form, DTYPES[dtype], None, layers)
+        tensors.write(folder / "a.safetensors", packed.tensors, packed.metadata)
+        file, metadata = opened(folder / "a.safetensors")
+        found = read(file, NAMES) if form == "kohya" else read(file, metadata, MODULES)
+        assert apart(found, delta) <= TOLERANCE[dtype]
+        if sum(ranks) <= 5:  # that of the narrowest module
+            assert packed.rank == str(sum(ranks))
+        assert max(packed.errors.values()) == pytest.approx(apart(found, delta), rel=0.3, abs=2e-7)
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "fp32"])
+def test_dense_states_come_back_whole(dtype):
+    packed = pack(dense(3), "kohya", DTYPES[dtype], None, 1)
+    assert apart(comfyui(packed.tensors, NAMES), dense(3)) <= TOLERANCE[dtype]
+    assert packed.rank == "full"
+    with pytest.raises(ConfigFault, match=r"diffusers cannot load.*--rank N.*--format kohya"):
+        pack(dense(3), "diffusers", DTYPES[dtype], None, 1)
+
+
+def test_blocks_are_called_what_kohya_calls_those_of_sdxl():
+    known = {
+        "down_blocks.1.attentions.0": "input_blocks.4.1",
+        "down_blocks.2.attentions.1": "input_blocks.8.1",
+        "mid_block.attentions.0": "middle_block.1",
+        "up_blocks.0.attentions.2": "output_blocks.2.1",
+        "up_blocks.1.attentions.0": "output_blocks.3.1",
+    }
+    inner = ".transformer_blocks.9.attn2.to_out.0"
+    assert {name: ldm_name(name + inner, 2).removesuffix(inner) for name in known} == known
+    names = kohya_names(["text_encoder_2.encoder.q_proj", *(name + inner for name in known)], 2)
+    assert next(iter(names.values())) == "lora_te2_encoder_q_proj"
+    assert list(names.values())[-1] == "lora_unet_output_blocks_3_1_transformer_blocks_9_attn2_to_out_0"
+
+
+@given(seed=some.integers(0, 10**6), rank=some.integers(1, 5), kind=some.sampled_from(["sum", "dense"]))
+@settings(max_examples=30, deadline=None)
+def test_a_truncation_is_the_best_there_is(seed, rank, kind):
+    delta = dense(seed) if kind == "dense" else adapter(seed, 2, 0.5).delta + adapter(seed + 1, 3).delta
+    packed = pack(delta, "kohya", torch.float32, rank, None)
+    for name, shift in delta.matrices():
+        sizes = np.linalg.svd(shift.double().numpy(), compute_uv=False)
+        best = np.sqrt((sizes[rank:] ** 2).sum() / (sizes**2).sum())
+        assert packed.errors[name] == pytest.approx(best, rel=1e-3, abs=1e-6)
+        assert np.linalg.matrix_rank(comfyui(packed.tensors, ALIKE)[name], rtol=1e-5) <= rank
+    highest = max(min(rank, *shift.shape) for _, shift in delta.matrices())
+    assert {t.shape[0] for name, t in packed.tensors.items() if name.endswith("lora_down.weight")} == {highest}
+
+
+def test_a_truncation_that_loses_too_much_is_refused_with_its_error():
+    lossy = pack(dense(1), "diffusers", torch.float16, 1, 1)
+    with pytest.raises(InputFault, match=rf"at rank 1 too much is lost: .*worst .*over {LIMIT:g}.*--accept-error"):
+        check_truncation(lossy, accepted=False)
+    check_truncation(lossy, accepted=True)
+    check_truncation(Packed({}, {}, "1", {"m": LIMIT}), accepted=False)
+
+
+@pytest.mark.parametrize("rank", [0, -1])
+def test_a_rank_that_cannot_be_is_refused(rank):
+    with pytest.raises(ConfigFault, match=rf"--rank {rank}: at least 1"):
+        pack(dense(1), "kohya", torch.float16, rank, 1)
+
+
+def test_a_rank_above_all_that_there_is_loses_nothing():
+    assert pack(adapter(0, 2).delta, "kohya", torch.float32, 4, 1).rank == "2"
+    whole = pack(dense(1), "diffusers", torch.float32, 99, 1)
+    assert apart(diffusers(whole.tensors, whole.metadata, MODULES), dense(1)) < 1e-6
+
+
+def test_more_ranks_than_a_module_is_wide_are_folded_into_as_many(tmp_path):
+    delta = adapter(0, 6).delta + adapter(1, 6, 0.5).delta
+    for form in ("diffusers", "kohya"):
+        packed = pack(delta, form, torch.float32, None, 1)
+        assert packed.worst < 1e-6
+        assert not packed.cut
+        if form == "diffusers":
+            sizes = {t.shape[0] for n, t in packed.tensors.items() if "lora.down" in n}
+            assert sizes == {min(shift.shape) for _, shift in delta.matrices()}
+        tensors.write(tmp_path / form, packed.tensors, packed.metadata)
+        back = adopt(tmp_path / form, {name: tuple(shift.shape) for name, shift in delta.matrices()}, KnownAs())
+        assert apart(dict(back.adapter.delta.matrices()), delta) < 1e-6
+
+
+def test_layers_are_told_with_the_worst_first():
+    packed = pack(dense(1), "kohya", torch.float16, 2, 1)
+    assert packed.cut
+    errors = [error for _, error in packed.layers()]
+    assert errors == sorted(errors, reverse=True)
+    assert len(errors) == len(MODULES)
+    assert packed.layers()[0][0] in packed.summary()
+    assert not pack(dense(1), "kohya", torch.float16, 7, 1).cut
+    assert not pack(adapter(1, 2).delta, "kohya", torch.float16, 2, 1).cut
+
+
+def test_a_state_that_is_dense_in_part_is_written_in_part_as_factors():
+    some_dense = {name: shift for name, shift in dense(2).dense.items() if name in MODULES[:2]}
+    mixed = Delta(adapter(0, 2, modules=MODULES[2:]).delta.terms, some_dense)
+    packed = pack(mixed, "kohya", torch.float32, None, 1)
+    assert len(packed.tensors) == 2 + 3 * 4
+    assert apart(comfyui(packed.tensors, NAMES), mixed) < 1e-6
+
+
+def test_what_does_not_fit_the_numbers_is_refused():
+    with pytest.raises(InputFault, match=r"is too large for torch\.float16"):
+        pack(adapter(0, 2, size=1e10).delta, "kohya", torch.float16, None, 1)
+    with pytest.raises(InputFault, match="shifts nothing"):
+        pack(Delta(), "kohya", torch.float16, None, 1)
+
+
+@given(seed=some.integers(0, 10**6), power=some.integers(-30, 30))
+@settings(max_examples=20, deadline=None)
+def test_balancing_changes_no_bit_of_the_product(seed, power):
+    one = adapter(seed, 1, size=2.0**power)
+    for name, a in one.a.items():
+        left, right = balance(a, one.b[name])
+        assert torch.equal(right @ left, one.b[name] @ a)
+        assert 0.25 <= float(left.abs().max() / right.abs().max()) <= 4
+    zero = torch.zeros(2, 1)
+    assert all(
+        torch.equal(x, y) for x, y in zip(balance(torch.ones(1, 3), zero), (torch.ones(1, 3), zero), strict=True)
+    )
+
+
+def test_adapters_of_different_modules_add_up_to_several_ranks():
+    delta = adapter(0, 2).delta + adapter(1, 3, modules=MODULES[:2]).delta
+    assert {join(delta, name)[0].shape[0] for name in delta.modules} == {2, 5}
+    packed = pack(delta, "diffusers", torch.float32, None, 1)
+    assert packed.rank == "Dynamic"
+    assert apart(diffusers(packed.tensors, packed.metadata, MODULES), delta) < 1e-6
+
+
+def test_thin_sums_are_not_multiplied_out():
+    thin = Adapter({"m": torch.randn(2, 4000)}, {"m": torch.randn(3000, 2)})
+    a, b = truncate(thin.delta, "m", 2)
+    assert torch.allclose(b[:9] @ a[:, :9], thin.b["m"][:9] @ thin.a["m"][:, :9], atol=1e-4)
+
+
+def test_equal_content_is_equal_bytes(tmp_path):
+    packed = pack(adapter(1, 2).delta, "kohya", torch.float16, None, 1)
+    notes = {f"ss_{k}": str(k) for k in range(20)}
+    for name, some_order in (("a", packed.tensors), ("b", dict(reversed(packed.tensors.items())))):
+        tensors.write(tmp_path / name, some_order, notes if name == "a" else dict(reversed(notes.items())))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert opened(tmp_path / "a")[1] == notes
+    start = 8 + int.from_bytes((tmp_path / "a").read_bytes()[:8], "little")
+    assert start % 8 == 0
+    assert tensors.content_hash(packed.tensors) == hashlib.sha256((tmp_path / "a").read_bytes()[start:]).hexdigest()

@@ -1,0 +1,88 @@
+"""What a study will take, told before it starts."""
+
+import json
+from argparse import Namespace
+
+import pytest
+from PIL import Image
+
+from stages.adapters.storage import delta_fingerprint
+from stages.core import params, profiles
+from stages.tools.forecast import forecast
+from stages.tools.forecasting import calibration
+from stages.tools.forecasting.calibration import Cost
+from stages.tools.forecasting.workload import count
+from tests.support.workspace import workspace
+
+
+def test_the_counts_of_the_default_study_are_those_of_its_parameters():
+    work = count(params.load())
+    assert (work.runs, work.tasks, work.adapters) == (4, 10, 40)
+    assert work.steps == 300 * (1 + 4 * 9)  # the first task is the same for all four
+    assert work.images == 4 * sum((20 + 5) * task for task in range(1, 11)) + 250
+    assert work.sampled == work.images - 3 * (20 + 5)
+    assert (work.dense_states, work.first) == (9, 1)
+    shapes = params.load().family.shapes().values()
+    assert work.adapter_bytes == 4 * 16 * sum(rows + columns for rows, columns in shapes)
+
+
+@pytest.mark.parametrize("name", ["quick", "toy-styles"])
+def test_any_profile_can_be_counted(name, capsys):
+    forecast(params.load(), None, Namespace(profile=name, steps=1, counts=True, json=True))
+    told, wanted = json.loads(capsys.readouterr().out), profiles.params(name)
+    assert told["study"] == name
+    assert told["counts"]["adapters"] == len(wanted.strategies) * len(wanted.tasks) * len(wanted.orders)
+    assert told["disk"]["cache"] > told["counts"]["kept_adapters"]
+
+
+def test_a_spread_is_that_of_the_single_measurements():
+    assert Cost.of([3.0, 1.0, 2.0]) == Cost(2.0, 1.0, 3.0)
+    assert Cost.of([float(k) for k in range(20)]) == Cost(9.5, 2.0, 17.0)
+
+
+def test_a_pictures_cost_grows_with_its_steps_and_what_is_done_once_is_counted_once(tmp_path, monkeypatch):
+    """By a clock that only sampling moves: 60 seconds to compile, 0.5 for a picture and 0.02 for each of its steps."""
+    clock, calls = [0.0], []
+
+    def sample(some, state, groups):
+        folder = tmp_path / f"model{len(calls)}" / "group"
+        folder.mkdir(parents=True)
+        files = [folder / f"{number}.png" for number in range(some.sample.images * len(groups[0]))]
+        for file in files:
+            Image.new("RGB", (8, 8)).save(file)
+        clock[0] += len(files) * (0.5 + 0.02 * some.sample.steps) + (60 if not calls else 0)
+        calls.append(delta_fingerprint(state.delta))
+        return [files]
+
+    monkeypatch.setattr(calibration, "_clock", lambda: clock[0])
+    monkeypatch.setattr(calibration.sampler, "sample", sample)
+    study = params.load()
+    once, cost, pictures, size = calibration._sample(study)
+    assert once == pytest.approx(60)
+    assert cost.each == pytest.approx(0.5 + 0.02 * study.sample.steps)
+    assert len({*calls}) == 1 + calibration.REPEATS  # never one whose pictures are there already
+    assert (pictures[0].size, size > 50) == ((8, 8), True)
+
+
+@pytest.mark.slow
+def test_a_calibration_measures_every_part_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+    folder = workspace(tmp_path / "work")
+    monkeypatch.chdir(folder)
+    study = params.load()
+    forecast(study, None, Namespace(profile=None, steps=2, counts=False, json=True))
+    told = json.loads(capsys.readouterr().out)
+    for part in ("train", "sample", "score", "merge"):
+        low, each, high = (told["seconds"][part][key] for key in ("low", "each", "high"))
+        assert 0 < low <= each <= high
+        assert told["hours"][part]["each"] > 0
+    train = told["counts"]["steps"] * told["seconds"]["train"]["each"] / 3600
+    assert told["hours"]["train"]["each"] == pytest.approx(train)
+    assert told["memory"]["process"] > 100e6
+    assert told["disk"]["scratch"] > 0
+    left = {p.name for p in folder.rglob("*") if p.is_file() and p.suffix in {".png", ".safetensors"}}
+    assert not (folder / "runs").exists()
+    assert not list((folder / ".cache/images").rglob("*.png"))
+    assert not list((folder / ".checkpoints").rglob("*.safetensors"))
+    assert left
+    forecast(study, None, Namespace(profile=None, steps=1, counts=False, json=False))
+    assert "pictures to sample" in capsys.readouterr().out

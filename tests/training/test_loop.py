@@ -1,0 +1,335 @@
+"""The loop on a learner so small that thousands of steps take a second; the real one runs in the tests of the flows."""
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import time
+import weakref
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from stages.adapters.algebra import Adapter
+from stages.adapters.storage import fingerprint, flat
+from stages.core.family import Learner, Row
+from stages.core.params import Train
+from stages.files import artifact
+from stages.runtime.faults import InputFault, MachineFault, Preempted
+from stages.runtime.seeds import generator
+from stages.training import cuda_graph
+from stages.training import step as descent
+from stages.training.examples import Material
+from stages.training.loop import Training, batch_rows, rate
+
+OPTIONS = Train(rank=2, alpha=2, steps=40, batch=2, learning_rate=0.01, reinit="shared", checkpoint_every=7)
+MOMENTS = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+MATERIAL = Material([{"moments": row[None]} for row in MOMENTS], {"text": torch.ones(1, 1)}, [0] * 5, 5)
+
+
+class Small(Learner):
+    def __init__(self, spoil_at: int = -1, slow: float = 0.0) -> None:
+        g = torch.Generator().manual_seed(1)
+        self.a, self.b = nn.Parameter(torch.randn(2, 4, generator=g)), nn.Parameter(torch.zeros(3, 2))
+        self.spoil_at, self.slow, self.seen = spoil_at, slow, 0
+
+    def parameters(self):
+        return [self.a, self.b]
+
+    def study(self, images, prompts):
+        self.images = images
+
+    def inputs(self, rows):
+        noise = torch.stack([torch.randn(3, generator=generator(row.seed)) for row in rows])
+        moments = torch.cat([self.images[row.image]["moments"] for row in rows])
+        return {"moments": moments, "noise": noise, "weight": torch.tensor([row.weight for row in rows])}
+
+    def loss(self, inputs):
+        self.seen += 1
+        time.sleep(self.slow)
+        errors = (inputs["moments"] @ self.a.T @ self.b.T - inputs["noise"]).square().mean(1)
+        loss = (errors * inputs["weight"]).sum()
+        return loss * float("nan") if self.seen == self.spoil_at else loss
+
+    def aside(self):
+        return nullcontext()
+
+    def adapter(self):
+        return Adapter({"m": self.a.detach().clone()}, {"m": self.b.detach().clone()})
+
+
+def train(folder: Path, learner: Small | None = None, options: Train = OPTIONS, keep: bool = True):
+    training = Training(learner or Small(), options, (0, "0", "01"), folder)
+    adapter, losses = training.run(MATERIAL, keep)
+    return fingerprint(flat(adapter)), losses
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("whole") / "run")
+
+
+def test_every_picture_is_seen_once_before_any_is_seen_again():
+    for batch in (1, 2, 3, 8):
+        rows = [row for step in range(30) for row in batch_rows((0,), 5, batch, step)]
+        for epoch in range(len(rows) // 5):
+            assert sorted(rows[epoch * 5 : epoch * 5 + 5]) == [0, 1, 2, 3, 4]
+
+
+def test_it_learns_something(whole):
+    assert whole[1].loss[-1] < whole[1].loss[0] * 1.5
+    assert len(whole[1].loss) == OPTIONS.steps
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("at", [1, 6, 7, 8, 13, 14, 20, 33, 39])
+def test_stopped_anywhere_and_begun_again_it_ends_with_the_same_bytes(tmp_path, whole, at, monkeypatch):
+    class Dies(Small):
+        def loss(self, inputs):
+            if self.seen == at:
+                raise Stop
+            return super().loss(inputs)
+
+    with pytest.raises(Stop):
+        train(tmp_path / "run", Dies())
+    again = Small()
+    assert train(tmp_path / "run", again) == whole
+    assert again.seen <= OPTIONS.steps - (at // OPTIONS.checkpoint_every) * OPTIONS.checkpoint_every
+
+
+def test_a_finished_training_is_not_repeated(tmp_path, whole):
+    train(tmp_path / "run")
+    again = Small()
+    assert train(tmp_path / "run", again) == whole
+    assert again.seen == 0
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, whole):
+    train(tmp_path / "run")
+    newest = max((tmp_path / "run").glob("[0-9]*")) / "training.safetensors"
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)
+    assert train(tmp_path / "run") == whole
+
+
+@pytest.mark.parametrize("at", [1, 9, 26])
+def test_nan_stops_before_the_step_that_would_spread_it(tmp_path, whole, at):
+    with pytest.raises(InputFault, match=f"diverged at step {at}"):
+        train(tmp_path / "run", Small(spoil_at=at))
+    assert train(tmp_path / "run") == whole  # nothing of it was kept
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from tests.training.test_loop import Small, train
+try:
+    print(train(Path(sys.argv[1]), Small(slow=0.02))[0])
+except BaseException as error:
+    print(type(error).__name__); raise
+"""
+
+
+def start(folder: Path) -> subprocess.Popen:
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(folder)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": "."},
+    )
+    while not list(folder.glob("[0-9]*")) and process.poll() is None:
+        time.sleep(0.01)
+    return process
+
+
+def test_kill_9_and_again(tmp_path, whole):
+    process = start(tmp_path / "run")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert train(tmp_path / "run") == whole
+
+
+def test_sigterm_saves_and_says_so(tmp_path, whole):
+    process = start(tmp_path / "run")
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert Preempted.__name__ in out
+    assert train(tmp_path / "run") == whole
+
+
+def test_preempted_means_run_me_again():
+    assert Preempted.code == 75
+
+
+def pretend_to_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    def record(self, function):
+        self._rehearse(lambda: [function() for _ in range(3)])
+        return function
+
+    monkeypatch.setattr(descent, "recordable", lambda *_: True)
+    monkeypatch.setattr(cuda_graph.Recorder, "record", record)
+
+
+def test_what_is_rehearsed_before_it_is_recorded_leaves_no_trace(tmp_path, whole, monkeypatch):
+    pretend_to_record(monkeypatch)
+    assert train(tmp_path / "run") == whole
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("not permitted when stream is capturing"), torch.OutOfMemoryError()])
+def test_a_step_that_cannot_be_recorded_is_called(tmp_path, whole, monkeypatch, caplog, fault):
+    def fails(self, function):
+        raise fault
+
+    monkeypatch.setattr(descent, "recordable", lambda *_: True)
+    monkeypatch.setattr(cuda_graph.Recorder, "record", fails)
+    assert train(tmp_path / "run") == whole
+    assert caplog.text.count(str(fault) or "out of memory") == 2  # the gradient and the update
+
+
+def test_a_finished_training_leaves_nothing_that_only_a_collector_of_garbage_would_find(tmp_path, monkeypatch):
+    pretend_to_record(monkeypatch)
+    gc.disable()
+    try:
+        training = Training(Small(), OPTIONS, (0, "0", "01"), tmp_path / "run")
+        training.run(MATERIAL, keep=False)
+        left = weakref.ref(training.descent)
+        del training
+        assert left() is None
+    finally:
+        gc.enable()
+
+
+class Magnified(Small):
+    """Gradients leave the number format where the loss is multiplied by more than 512, in some steps."""
+
+    magnify = 4096.0
+
+    def __init__(self, too_large: range) -> None:
+        super().__init__()
+        self.too_large = too_large
+
+    def loss(self, inputs):
+        loss, at = super().loss(inputs), self.seen
+        loss.register_hook(lambda g: g if g <= 512 or at not in self.too_large else g * float("inf"))
+        return loss
+
+
+@pytest.mark.parametrize("too_large", [range(1), range(1, 100), range(30, 100), range(40, 100), range(26, 27)])
+def test_a_gradient_too_large_for_the_number_format_is_computed_again_with_a_smaller_factor(tmp_path, whole, too_large):
+    learner = Magnified(too_large)
+    assert train(tmp_path / "run", learner) == whole
+    assert (learner.seen > OPTIONS.steps) == bool(too_large.stop > 1)
+    found = artifact.read(max((tmp_path / "run").glob("[0-9]*")), "checkpoint")["magnify"]
+    assert found == {1: 4096.0, 100: 512.0, 27: 2048.0}[too_large.stop]
+    assert train(tmp_path / "run", again := Magnified(range(0))) == whole
+    assert again.seen == 0
+
+
+def test_the_norm_of_many_numbers_is_theirs():
+    class Many(Small):
+        def __init__(self):
+            g = torch.Generator().manual_seed(2)
+            self.a, self.b = nn.Parameter(torch.zeros(20_000_000)), nn.Parameter(torch.zeros(1))
+            self.wanted = torch.randn(20_000_000, generator=g)
+
+        def loss(self, inputs):
+            return (self.a * self.wanted).sum() + self.b.sum()
+
+    learner = Many()
+    steps = descent.Descent(learner, OPTIONS, 9)
+    steps.gradient({})
+    steps.update(0.01)
+    assert steps.read()[0].gradient_norm == pytest.approx(float(learner.wanted.double().norm()), rel=1e-5)
+
+
+def test_the_update_is_that_of_adamw_after_clipping():
+    one, other = Small(), Small()
+    one.study(MATERIAL.images, MATERIAL.prompts)
+    inputs = one.inputs([Row(i, 0, i, 0.5) for i in range(2)])
+    steps = descent.Descent(one, OPTIONS, 9)
+    peer = torch.optim.AdamW(other.parameters(), 0.01, OPTIONS.betas, OPTIONS.epsilon, OPTIONS.weight_decay)
+    for _ in range(5):
+        steps.gradient(inputs)
+        steps.update(0.01)
+        other.loss(inputs).backward()
+        norm = torch.nn.utils.clip_grad_norm_(other.parameters(), OPTIONS.clip_norm)
+        peer.step()
+        peer.zero_grad()
+    for mine, theirs in zip(one.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-7)
+    assert steps.read()[-1].gradient_norm == pytest.approx(float(norm))
+
+
+class Crowded(Small):
+    """Memory for two pictures, from the step on at which there is no more for all."""
+
+    def __init__(self, from_step: int) -> None:
+        super().__init__()
+        self.from_step = from_step
+
+    def loss(self, inputs):
+        if self.seen >= self.from_step and len(inputs["weight"]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().loss(inputs)
+
+
+@pytest.mark.parametrize("from_step", [0, 20])
+def test_out_of_memory_halves_what_is_computed_at_a_time_and_nothing_else(tmp_path, from_step):
+    options = OPTIONS.model_copy(update={"batch": 5})
+    adapters, losses = [], []
+    for i, learner in enumerate((Small(), Crowded(from_step))):
+        training = Training(learner, options, (0, "0", "01"), tmp_path / str(i))
+        adapter, told = training.run(MATERIAL, keep=True)
+        adapters.append(adapter)
+        losses.append(told)
+    assert losses[0].micro_batch is None
+    assert losses[1].micro_batch == 2
+    assert losses[1].loss == pytest.approx(losses[0].loss, rel=1e-4)
+    torch.testing.assert_close(adapters[1].b, adapters[0].b, rtol=1e-3, atol=1e-5)
+    again = Training(Crowded(0), options, (0, "0", "01"), tmp_path / "1")
+    assert again.run(MATERIAL, keep=True)[1].micro_batch == 2  # a checkpoint remembers
+
+
+def test_no_memory_for_one_picture_is_said(tmp_path):
+    class Full(Small):
+        def loss(self, inputs):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(MachineFault, match="out of memory with one picture at a time"):
+        train(tmp_path / "run", Full())
+
+
+@pytest.mark.parametrize(
+    ("schedule", "at_quarters"),
+    [("constant", [1, 1, 1, 1]), ("linear", [1, 0.75, 0.5, 0.25]), ("cosine", [1, 0.8536, 0.5, 0.1464])],
+)
+def test_the_learning_rate_falls_as_asked(schedule, at_quarters):
+    options = OPTIONS.model_copy(update={"schedule": schedule})
+    found = [rate(options, step) / options.learning_rate for step in (0, 10, 20, 30)]
+    assert found == pytest.approx(at_quarters, abs=1e-4)
+
+
+TWO = """
+import sys
+from pathlib import Path
+from tests.training.test_loop import *
+training = Training(Small(slow=0.01), OPTIONS, (0, "0", "01"), Path(sys.argv[1]))
+adapter, _ = training.run(MATERIAL, keep=False)
+training.forget()
+print(fingerprint(flat(adapter)))
+"""
+
+
+def test_two_that_start_from_the_same_place_do_not_take_the_checkpoints_from_each_other(tmp_path, whole):
+    command = [sys.executable, "-c", TWO, str(tmp_path / "run")]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate()[0].strip() for process in both] == [whole[0]] * 2
+    assert not (tmp_path / "run").exists()
