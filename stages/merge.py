@@ -29,7 +29,7 @@ def merge(params: Params, run: Run, args: argparse.Namespace) -> None:
     common = provenance(params, run) | {"position": int(index), "tasks": tasks}
     parents = {"state": previous, "adapter": trained}
     with artifact.publish(run.at(index) / "state", "state", common, parents) as draft:
-        common |= save_state(draft, new)
+        draft.note(save_state(draft.path, new))
         (draft / "check.json").write_text(artifact.to_json(facts(found)), "utf-8")
 
 

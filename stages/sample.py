@@ -38,14 +38,17 @@ def sample(params: Params, run: Run | TaskSequence, args: argparse.Namespace) ->
         named = {f"{place:02d}": {"name": c["name"], "prompts": c["plain_prompts"]} for place, c in tasks.items()}
         facts["plain"] = {"images": count, "tasks": named}
     with artifact.publish(folder / "images", "images", facts, parents) as draft:
-        write(params, state, facts["tasks"], draft, facts)
+        batches = write(params, state, facts["tasks"], draft.path)
         if count:
             fewer = params.model_copy(update={"sample": params.sample.model_copy(update={"images": count})})
-            write(fewer, state, facts["plain"]["tasks"], draft / "plain", facts)
+            batches += write(fewer, state, facts["plain"]["tasks"], draft / "plain")
+        if batches:
+            draft.note(micro_batch=min(batches))
 
 
-def write(params: Params, state: State, tasks: dict[str, Any], folder: Path, facts: dict[str, Any]) -> None:
-    """A folder of pictures for each task: <prompt>-<noise>.png. The facts learn of the smallest batch it took."""
+def write(params: Params, state: State, tasks: dict[str, Any], folder: Path) -> list[int]:
+    """A folder of pictures for each task: <prompt>-<noise>.png. Returns the sizes of batches that memory enforced."""
+    batches = []
     made = sample_prompts(params, state, [task["prompts"] for task in tasks.values()])
     for place, files in zip(tasks, track(made, len(tasks), "sample"), strict=True):
         (folder / place).mkdir(parents=True)
@@ -53,7 +56,8 @@ def write(params: Params, state: State, tasks: dict[str, Any], folder: Path, fac
             name = "{:02d}-{:02d}.png".format(*divmod(number, params.sample.images))
             (folder / place / name).write_bytes(file.read_bytes())
         if room := artifact.read(files[0].parent, "pictures").get("micro_batch"):
-            facts["micro_batch"] = min(room, facts.get("micro_batch", room))
+            batches.append(room)
+    return batches
 
 
 if __name__ == "__main__":

@@ -263,9 +263,8 @@ def test_references_are_the_pictures_as_they_are_in_their_files(domain, tmp_path
     pictures = tuple(Picture(path.name, path) for path in paths)
     mug = Concept("mug", "sks", "mug", "a photo of sks mug", ("a sks mug",), ("a mug",), pictures, pictures)
     limits = Prepare(**PAPER[domain]["prepare"]).model_copy(update={"resolution": 32})
-    facts: dict[str, object] = {}
-    with artifact.publish(tmp_path / "data", "data", facts) as draft:
-        facts["pictures"] = develop(mug, limits, draft, Seen()).pictures
+    with artifact.publish(tmp_path / "data", "data", {}) as draft:
+        draft.note(pictures=develop(mug, limits, draft.path, Seen()).pictures)
     _, training, references = read_data(tmp_path / "data")
     assert [image.tobytes() for image in references] == [noisy(side, side).tobytes() for side in (90, 70)]
     assert [image.size for image in training] == [(32, 32), (32, 32)]

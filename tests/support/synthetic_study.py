@@ -12,7 +12,7 @@ from torch import Tensor
 from stages.core.metric import Metric
 from stages.core.params import Named, Params, Report, Sample, Score, Task
 from stages.core.runs import runs, sequences
-from stages.files import artifact, tables
+from stages.files import artifact, tables, writing
 
 SIZE = 16
 STEPS = 40
@@ -77,7 +77,7 @@ def parameters(
 
 def write(params: Params, prompts: int = 2, wording: str = WORDING) -> None:
     """The study in the current folder: data, images, scores, losses, and a merge check for every state."""
-    with patch.object(artifact, "sync"):  # nothing here has to survive a power cut
+    with patch.object(writing, "sync"):  # nothing here has to survive a power cut
         _write(params, prompts, wording)
 
 
