@@ -120,15 +120,33 @@ def publish(
         files = files_of(folder)
         for path in files:
             path.chmod(0o644)
-        manifest = {
+        said = {
             "kind": kind,
             "schema": SCHEMA,
             **draft.facts,
             "files": {p.relative_to(folder).as_posix(): sha256(p) for p in files},
             "parents": {name: sha256(p / MANIFEST) for name, p in sorted((parents or {}).items())},
         }
-        manifest["digest"] = digest(manifest)
-        (folder / MANIFEST).write_text(to_json(manifest), "utf-8")
+        said["digest"] = digest(said)
+        (folder / MANIFEST).write_text(to_json(said), "utf-8")
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a published folder as it stands, its files not compared with it.
+
+    Raises:
+        InputFault: there is none, or it is no JSON object.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise InputFault(f"{folder}: there is no {MANIFEST}. Run dvc repro, which makes it.")
+    try:
+        facts = json.loads(path.read_text("utf-8"))
+    except ValueError:
+        facts = None
+    if not isinstance(facts, dict):
+        raise InputFault(f"{path}: not a manifest. {REMEDY}")
+    return facts
 
 
 def read(folder: Path, kind: str) -> dict[str, Any]:
@@ -137,29 +155,26 @@ def read(folder: Path, kind: str) -> dict[str, Any]:
     Raises:
         InputFault: it is missing, of another kind or schema, incomplete or damaged.
     """
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise InputFault(f"{folder}: there is no {MANIFEST}. Run dvc repro, which makes it.")
+    facts = manifest(folder)
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        found = (manifest["kind"], manifest["schema"])
-        listed: dict[str, str] = manifest["files"]
-        stated = manifest.pop("digest")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise InputFault(f"{path}: not a manifest. {REMEDY}") from None
+        found = (facts["kind"], facts["schema"])
+        listed: dict[str, str] = dict(facts["files"])
+        stated = facts.pop("digest")
+    except (ValueError, KeyError, TypeError):
+        raise InputFault(f"{folder / MANIFEST}: not a manifest. {REMEDY}") from None
     if found != (kind, SCHEMA):
         raise InputFault(
             f"{folder}: holds {found[0]} of schema {found[1]}, expected {kind} of schema {SCHEMA}. {REMEDY}"
         )
-    if digest(manifest) != stated:
-        raise InputFault(f"{path}: damaged, its digest is not that of what it says. {REMEDY}")
+    if digest(facts) != stated:
+        raise InputFault(f"{folder / MANIFEST}: damaged, its digest is not that of what it says. {REMEDY}")
     names = {p.relative_to(folder).as_posix() for p in files_of(folder)}
     for name in sorted({*names, *listed}):
         if name not in names or name not in listed:
             raise InputFault(f"{folder / name}: {'missing' if name in listed else 'not in the manifest'}. {REMEDY}")
         if sha256(folder / name) != listed[name]:
             raise InputFault(f"{folder / name}: damaged, its sha256 is not the manifest's. {REMEDY}")
-    return manifest
+    return facts
 
 
 REMEDY = "Remove the folder and run dvc repro: what is not in the cache is computed again."
