@@ -14,6 +14,7 @@ from stages.core.params import Params
 from stages.core.runs import Run, TaskSequence, provenance
 from stages.core.states import begun_with
 from stages.files import artifact
+from stages.files.artifact import Draft
 from stages.runtime.progress import track
 from stages.sampling.sampler import sample as sample_prompts
 from stages.sampling.sampler import seen
@@ -38,17 +39,14 @@ def sample(params: Params, run: Run | TaskSequence, args: argparse.Namespace) ->
         named = {f"{place:02d}": {"name": c["name"], "prompts": c["plain_prompts"]} for place, c in tasks.items()}
         facts["plain"] = {"images": count, "tasks": named}
     with artifact.publish(folder / "images", "images", facts, parents) as draft:
-        batches = write(params, state, facts["tasks"], draft.path)
+        write(params, state, facts["tasks"], draft.path, draft)
         if count:
             fewer = params.model_copy(update={"sample": params.sample.model_copy(update={"images": count})})
-            batches += write(fewer, state, facts["plain"]["tasks"], draft / "plain")
-        if batches:
-            draft.note(micro_batch=min(batches))
+            write(fewer, state, facts["plain"]["tasks"], draft / "plain", draft)
 
 
-def write(params: Params, state: State, tasks: dict[str, Any], folder: Path) -> list[int]:
-    """A folder of pictures for each task: <prompt>-<noise>.png. Returns the sizes of batches that memory enforced."""
-    batches = []
+def write(params: Params, state: State, tasks: dict[str, Any], folder: Path, draft: Draft) -> None:
+    """A folder of pictures for each task: <prompt>-<noise>.png. Notes the smallest batch that memory forced on it."""
     made = sample_prompts(params, state, [task["prompts"] for task in tasks.values()])
     for place, files in zip(tasks, track(made, len(tasks), "sample"), strict=True):
         (folder / place).mkdir(parents=True)
@@ -56,8 +54,7 @@ def write(params: Params, state: State, tasks: dict[str, Any], folder: Path) -> 
             name = "{:02d}-{:02d}.png".format(*divmod(number, params.sample.images))
             (folder / place / name).write_bytes(file.read_bytes())
         if room := artifact.read(files[0].parent, "pictures").get("micro_batch"):
-            batches.append(room)
-    return batches
+            draft.note(micro_batch=min(room, draft.facts.get("micro_batch", room)))
 
 
 if __name__ == "__main__":

@@ -70,7 +70,6 @@ def train(
 def of_the_class(params: Params, options: Prior, concept: Mapping[str, Any]) -> list[Lesson]:
     """Pictures of the concept's class as the base makes them, made once and kept with what else has been sampled."""
     prompt = class_prompt(options.prompt, concept)
-    params.family  # noqa: B018 - loaded here, the copy below shares it
     drawn = {"images": options.images, "seed": seed(params.sample.seed, "class")}
     of_class = params.model_copy(update={"sample": params.sampling(None).model_copy(update=drawn)})
     (files,) = sample(of_class, State(), [[prompt]])

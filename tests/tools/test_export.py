@@ -13,7 +13,6 @@ from ruamel.yaml import YAML
 
 from stages.adapters.algebra import Delta
 from stages.adapters.storage import load_adapter
-from stages.core.family import families
 from stages.files import artifact, writing
 from stages.runtime.faults import ConfigFault, InputFault, MachineFault
 from stages.tools.exchange.model_card import card, metadata
@@ -110,9 +109,7 @@ def test_it_tells_what_it_is(study, tmp_path):
 def based(study, name, **options):
     """The study as if its base were another."""
     base = study.base.model_copy(update={"name": name, "options": study.base.options | options})
-    made = study.model_copy(update={"base": base})
-    made.__dict__["family"] = families.make(name, base.options)
-    return made
+    return study.model_copy(update={"base": base})
 
 
 @pytest.mark.parametrize(
