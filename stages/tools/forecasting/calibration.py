@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from stages.adapters.algebra import Adapter, Delta, fresh_adapter
+from stages.adapters.algebra import Adapter, fresh_adapter
 from stages.adapters.merge_check import check
 from stages.adapters.state import State
 from stages.core.params import Params
@@ -198,7 +198,7 @@ def _merge(params: Params) -> Cost:
                 state = strategy.merge(state, adapter)
             began = _clock()
             merged = strategy.merge(state, new)
-            check(state, (strategy.frozen(state) or Delta()) + new.delta, merged, params.family.weight)
+            check(state, strategy.frozen(state), new, merged, params.family.weight)
             total += (_clock() - began) * sum(other == shape for other in shapes.values())
         found.append(total)
     return Cost.of(found)
