@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from flows.commands import console
 from flows.commands.concept_scores import Key, Standing, standings
 from flows.commands.status import LOCK, RUNS
-from stages.core import edit_params
 from stages.files.writing import new_folder, write_file
 from stages.files.yaml import PARAMS
 from stages.runtime.faults import ConfigFault, MachineFault
 from stages.runtime.formatting import spoken
+from stages.tools import edit_params
 
 if TYPE_CHECKING:
     from stages.core.params import Params

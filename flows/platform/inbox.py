@@ -142,10 +142,10 @@ def _leave(entry: Path, why: str, only_look: bool) -> None:
 
 
 def _add(params: Params, entry: Path, only_look: bool) -> str:
-    from stages.core.edit_params import with_task
     from stages.datasets.folder import Folder, identify
     from stages.files.writing import write_file
     from stages.files.yaml import PARAMS
+    from stages.tools.edit_params import with_task
 
     domain, name = params.domains[0], identify(entry.name)
     assert isinstance(params.data, Folder)

@@ -16,7 +16,6 @@ from torchvision.transforms import InterpolationMode, Resize
 
 from stages.adapters.algebra import Adapter, Delta, fresh_adapter
 from stages.adapters.state import State
-from stages.core import profiles
 from stages.core.dataset import Concept, Picture, facts_of
 from stages.core.metric import pairwise
 from stages.core.params import Prepare, Sample, Train, Watch, load
@@ -31,6 +30,7 @@ from stages.photos.develop import Seen, develop, fit, read_data
 from stages.reporting import wording
 from stages.runtime.seeds import generator
 from stages.sampling import sampler
+from stages.tools import profiles
 from stages.training import task as training_task
 from tests.datasets.test_dreambooth import CHOSEN, CLASSES, ORDERS, write_subjects
 from tests.datasets.test_unlearn_canvas import FROM_50, FROM_60

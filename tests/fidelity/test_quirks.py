@@ -18,7 +18,6 @@ from torch import Tensor
 
 from stages.adapters.algebra import Adapter, Delta, fresh_adapter
 from stages.adapters.state import State
-from stages.core import profiles
 from stages.core.family import families
 from stages.core.params import Sample, Train, load
 from stages.core.runs import Run, TaskSequence, runs
@@ -30,6 +29,7 @@ from stages.files import artifact
 from stages.runtime.faults import ConfigFault
 from stages.runtime.seeds import generator
 from stages.sampling.noise import noises
+from stages.tools import profiles
 from stages.tools.forecasting.workload import count
 from stages.tools.sign_conflicts import compare
 from stages.training import task as training_task
