@@ -14,7 +14,6 @@ from stages.core.params import Params
 from stages.core.runs import Run, TaskSequence, provenance
 from stages.core.states import begun_with
 from stages.files import artifact
-from stages.files.artifact import Draft
 from stages.runtime.progress import track
 from stages.sampling.sampler import sample as sample_prompts
 from stages.sampling.sampler import seen
@@ -45,7 +44,7 @@ def sample(params: Params, run: Run | TaskSequence, args: argparse.Namespace) ->
             write(fewer, state, facts["plain"]["tasks"], draft / "plain", draft)
 
 
-def write(params: Params, state: State, tasks: dict[str, Any], folder: Path, draft: Draft) -> None:
+def write(params: Params, state: State, tasks: dict[str, Any], folder: Path, draft: artifact.Draft) -> None:
     """A folder of pictures for each task: <prompt>-<noise>.png. Notes the smallest batch that memory forced on it."""
     made = sample_prompts(params, state, [task["prompts"] for task in tasks.values()])
     for place, files in zip(tasks, track(made, len(tasks), "sample"), strict=True):

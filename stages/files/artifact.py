@@ -120,15 +120,15 @@ def publish(
         files = files_of(folder)
         for path in files:
             path.chmod(0o644)
-        said = {
+        whole = {
             "kind": kind,
             "schema": SCHEMA,
             **draft.facts,
             "files": {p.relative_to(folder).as_posix(): sha256(p) for p in files},
             "parents": {name: sha256(p / MANIFEST) for name, p in sorted((parents or {}).items())},
         }
-        said["digest"] = digest(said)
-        (folder / MANIFEST).write_text(to_json(said), "utf-8")
+        whole["digest"] = digest(whole)
+        (folder / MANIFEST).write_text(to_json(whole), "utf-8")
 
 
 def manifest(folder: Path) -> dict[str, Any]:
