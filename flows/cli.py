@@ -193,8 +193,8 @@ def concept_add(
 ) -> None:
     """Learns one more, after all others."""
     from flows.commands import concepts
-    from stages.core import edit_params
-    from stages.core.edit_params import with_task
+    from stages.tools import edit_params
+    from stages.tools.edit_params import with_task
 
     tree = edit_params.tree()
     found = edit_params.by_domain(names, tree["domains"])
@@ -208,7 +208,7 @@ def concept_redo(
 ) -> None:
     """Learns one again, from other photos."""
     from flows.commands import concepts
-    from stages.core import edit_params
+    from stages.tools import edit_params
 
     domain, known = edit_params.domain_of(name)
     found = {domain: known}
@@ -220,7 +220,7 @@ def concept_redo(
 def concept_remove(names: Names, yes: Yes = False, run: Run = True, jobs: Jobs = 0, no_view: NoView = False) -> None:
     """Forgets one. Those after it move up and are learnt again; its photos stay."""
     from flows.commands import concepts
-    from stages.core import edit_params
+    from stages.tools import edit_params
 
     found = edit_params.by_domain(names, edit_params.tree()["domains"])
     gone = ", ".join(found.values())
@@ -245,7 +245,7 @@ def _change(change: object, yes: bool, run: bool, how: list[str]) -> None:
 def profile_list(json: Json = False) -> None:
     """What there is."""
     from flows.commands import console
-    from stages.core import profiles
+    from stages.tools import profiles
 
     rows = [(name, profiles.summary(name)) for name in profiles.names()]
     if json:
@@ -258,7 +258,7 @@ def profile_list(json: Json = False) -> None:
 @profile.command("show")
 def profile_show(name: ProfileName, memory: Memory = None) -> None:
     """Prints one as params.yaml would hold it."""
-    from stages.core import profiles
+    from stages.tools import profiles
 
     print(profiles.text(name, memory), end="")
 
@@ -272,8 +272,8 @@ def profile_use(
 ) -> None:
     """Writes one to params.yaml. The results of others stay."""
     from flows.commands import console
-    from stages.core import profiles
     from stages.files import model_lock
+    from stages.tools import profiles
 
     changed = profiles.use(name, force, memory)
     chosen = name + (f" for {memory} GB" if memory else "")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.core import profiles
 from stages.core.strategy import strategies
+from stages.tools import profiles
 
 SOURCES = sorted(p for root in ("stages", "flows", "data") for p in Path(root).rglob("*.py"))
 

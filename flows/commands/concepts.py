@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from flows.commands import console
 from flows.commands.concept_scores import Key, Standing, standings
 from flows.commands.status import LOCK, RUNS
-from stages.core import edit_params
-from stages.files.artifact import put
+from stages.files.writing import new_folder, write_file
 from stages.files.yaml import PARAMS
-from stages.runtime.faults import ConfigFault
+from stages.runtime.faults import ConfigFault, MachineFault
 from stages.runtime.formatting import spoken
+from stages.tools import edit_params
 
 if TYPE_CHECKING:
     from stages.core.params import Params
@@ -139,11 +139,11 @@ class Change:
         undo = _bring_photos(*self.photos, fresh=self.fresh) if self.photos else None
         aside: dict[Path, Path] = {}
         try:
-            put(PARAMS, [self.edit(text).encode("utf-8")])
+            write_file(PARAMS, self.edit(text))
             aside = _set_aside()
             yield
         except BaseException:
-            put(PARAMS, [text.encode("utf-8")])
+            write_file(PARAMS, text)
             for folder, kept in aside.items():
                 kept.rename(folder)
                 kept.parent.rmdir()
@@ -204,12 +204,12 @@ def _bring_photos(source: Path, concept: str, fresh: bool) -> _Undo:
     if folder.exists():
         old = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=root.parent)) / name
         folder.rename(old)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        shutil.copytree(source, folder)
-    except OSError as error:
+        with new_folder(folder) as draft:
+            shutil.copytree(source, draft, dirs_exist_ok=True)
+    except MachineFault as fault:
         _Undo(folder, old)()
-        raise ConfigFault(f"{source}: cannot be copied to {folder}: {error}.") from None
+        raise ConfigFault(f"{source}: cannot be copied to {folder}: {fault.__cause__}.") from None
     return _Undo(folder, old)
 
 

@@ -8,10 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from stages.core import edit_params, profiles
-from stages.core.edit_params import LAST_POSITION
 from stages.files.yaml import PARAMS
 from stages.runtime.faults import ConfigFault, MachineFault, nearest
+from stages.tools import edit_params, profiles
+from stages.tools.edit_params import LAST_POSITION
 
 HOME = Path(__file__).resolve().parents[2]  # where this code lies
 CODE = (

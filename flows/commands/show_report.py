@@ -10,8 +10,8 @@ from pathlib import Path
 
 from flows.commands import console
 from flows.commands.status import REPORT
-from stages.core import edit_params
 from stages.runtime.faults import InputFault
+from stages.tools import edit_params
 
 PAGES = ("index.html", "report.html", "results.md")  # the first that is there is what people read
 SUMMARY, METRICS, HEADLINE = "summary.txt", "metrics.json", "headline.json"

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from flows.graph.stage_names import kind
+from stages.files.writing import write_file
 
 STORE = Path(".cache", "flow", "times.json")
 WEIGHT = 0.3  # of the newest time in the running mean
@@ -29,5 +30,4 @@ class Times:
         self.known[kind(name)] = (1 - WEIGHT) * self.known.get(kind(name), seconds) + WEIGHT * seconds
 
     def save(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(json.dumps(self.known, sort_keys=True, indent=1), "utf-8")
+        write_file(self.path, json.dumps(self.known, sort_keys=True, indent=1), durable=False)

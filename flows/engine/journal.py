@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+from stages.files.writing import write_file
+from stages.runtime.faults import MachineFault
 
 JOURNAL, LOCKS = Path(".cache", "flow", "journal.json"), Path("/proc/locks")
 EVERY_SECONDS = 1.0
@@ -48,11 +50,8 @@ class Journal:
     def _write(self) -> None:
         """A disk that is full is for others to complain about."""
         self._written = time.monotonic()
-        draft = JOURNAL.with_suffix(".tmp")
-        with contextlib.suppress(OSError):
-            JOURNAL.parent.mkdir(parents=True, exist_ok=True)
-            draft.write_text(json.dumps(asdict(self), indent=1), "utf-8")
-            os.replace(draft, JOURNAL)
+        with contextlib.suppress(MachineFault):
+            write_file(JOURNAL, json.dumps(asdict(self), indent=1), durable=False)
 
 
 def read() -> Journal | None:

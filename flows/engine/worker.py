@@ -37,13 +37,9 @@ def main() -> None:
 
 
 def _set_up(answer: Any) -> None:
-    from stages.core.family import families
-    from stages.core.metric import metrics
     from stages.runtime import progress
 
     guard()
-    families.keep_what_is_made()
-    metrics.keep_what_is_made()
     said = 0.0
 
     def listen(what: str, done: int, total: int) -> None:

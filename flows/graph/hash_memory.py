@@ -24,8 +24,8 @@ from dvc_data.hashfile.meta import Meta
 from dvc_data.hashfile.obj import HashFile
 from dvc_data.hashfile.tree import Tree
 
-from flows.graph.lockfile import write_whole
 from flows.graph.up_to_date import seen
+from stages.files.writing import write_file
 
 Row = tuple[str, int, int, int]
 PARSED, HASHES = Path(".dvc", "tmp", "dvc.lock.json"), Path(".dvc", "tmp", "hashes.json")
@@ -44,7 +44,7 @@ def recall(root: Path) -> None:
 def keep(root: Path) -> None:
     """Leaves what is known of this workspace to later processes."""
     mine = {path: facts for path, facts in _hashes.items() if path.startswith(f"{root}/")}
-    write_whole(root / HASHES, json.dumps({"ignored": _ignored(root), "hashes": mine}))
+    write_file(root / HASHES, json.dumps({"ignored": _ignored(root), "hashes": mine}))
 
 
 def _ignored(root: Path) -> str:
@@ -168,7 +168,7 @@ def _parsed(load: Callable[..., Any]) -> Callable[..., Any]:
         content, raw = load(self, **more)
         draft = json.dumps({"sha256": name, "content": content})
         if not more and json.loads(draft)["content"] == content:
-            write_whole(store, draft)
+            write_file(store, draft, durable=False)
         return content, raw
 
     return remembered

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.files.artifact import digest
+from stages.files.writing import write_file
 
 if TYPE_CHECKING:
     from dvc.stage import PipelineStage
@@ -53,9 +54,7 @@ def _look(root: Path, paths: Iterable[str]) -> str:
 
 
 def stamp(root: Path, paths: list[str]) -> None:
-    target = root / STAMP
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps({"paths": paths, "seen": _look(root, paths)}), "utf-8")
+    write_file(root / STAMP, json.dumps({"paths": paths, "seen": _look(root, paths)}), durable=False)
 
 
 def untouched(root: Path) -> bool:

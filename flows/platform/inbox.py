@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 INBOX = Path("data/inbox")
 NOTE = ".rejected.txt"  # after the folder's name
-COMING = ".coming-"  # before the name of a folder that is being copied from another disk
 QUIET = 60.0  # seconds without a change after which a folder is taken for whole
 
 
@@ -83,8 +82,6 @@ def _finish_moves(entries: list[Path]) -> None:
         place = Folder(root=tree["source"]).place(domain)
     except (KeyError, TypeError, ValueError, AttributeError):
         return  # what is wrong with params.yaml is said by its reader
-    for left in place.glob(f"{COMING}*"):
-        shutil.rmtree(left)
     for entry in entries:
         if entry.is_dir() and identify(entry.name) in named:
             target = place / entry.name
@@ -145,10 +142,10 @@ def _leave(entry: Path, why: str, only_look: bool) -> None:
 
 
 def _add(params: Params, entry: Path, only_look: bool) -> str:
-    from stages.core.edit_params import with_task
     from stages.datasets.folder import Folder, identify
-    from stages.files.artifact import put
+    from stages.files.writing import write_file
     from stages.files.yaml import PARAMS
+    from stages.tools.edit_params import with_task
 
     domain, name = params.domains[0], identify(entry.name)
     assert isinstance(params.data, Folder)
@@ -157,7 +154,7 @@ def _add(params: Params, entry: Path, only_look: bool) -> str:
     task = f"{int(params.tasks[-1].index) + 1:02d}"
     print(f"{entry}: {'would be' if only_look else 'is'} task {task} of {domain}.")
     if not only_look:
-        put(PARAMS, [text.encode("utf-8")])
+        write_file(PARAMS, text)
         _move(entry, target)
         entry.with_name(entry.name + NOTE).unlink(missing_ok=True)
     return name
@@ -165,17 +162,15 @@ def _add(params: Params, entry: Path, only_look: bool) -> str:
 
 def _move(entry: Path, target: Path) -> None:
     """Moves a folder, whole or not at all, to this disk or another."""
-    from stages.files.artifact import sync
+    from stages.files.writing import new_folder, sync
 
     try:
         entry.rename(target)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        draft = target.with_name(f"{COMING}{target.name}")
-        shutil.copytree(entry, draft)
-        draft.rename(target)
-        sync(target.parent)
+        with new_folder(target) as draft:
+            shutil.copytree(entry, draft, dirs_exist_ok=True)
         shutil.rmtree(entry)
     sync(target.parent)
 

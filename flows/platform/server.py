@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.engine import prefect_view
+from stages.files.writing import write_file
 
 HOST, PORT = "127.0.0.1", 4200
 HOME = Path(".cache", "server")  # apart from that of the temporary servers: two must not share a database
@@ -49,12 +50,8 @@ def access(root: Path, port: int = PORT) -> Access:
     password = before.password if before else f"palimpsest:{secrets.token_urlsafe(24)}"
     found = Access(f"http://{HOST}:{port}/api", password)
     if found != before:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(".tmp")
-        draft.unlink(missing_ok=True)
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(f"export PREFECT_API_URL={found.url}\nexport PREFECT_API_AUTH_STRING={found.password}\n")
-        draft.replace(path)
+        text = f"export PREFECT_API_URL={found.url}\nexport PREFECT_API_AUTH_STRING={found.password}\n"
+        write_file(path, text, private=True)
     return found
 
 

@@ -147,4 +147,4 @@ class Learner(ABC):
         """Within the block the family is free for other uses, such as sampling; afterwards training goes on."""
 
 
-families: Registry[Family] = Registry("family", "stages.families")
+families: Registry[Family] = Registry("family", "stages.families", remembers=1)  # for weights take memory

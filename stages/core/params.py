@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
-from stages.core.dataset import Concept, Dataset, datasets
+from stages.core.dataset import Concept, Dataset, class_prompt, datasets
 from stages.core.family import Family, Teaching, families
 from stages.core.metric import Metric, metrics
 from stages.core.strategy import Strategy, strategies
@@ -149,13 +148,15 @@ class Params(Strict):
     report: Report
     watch: Watch = Watch()
 
-    @cached_property
+    @property
     def data(self) -> Dataset:
+        """The dataset, which sees its folder as it is now; one that is asked much is best looked up once."""
         return datasets.make(self.dataset.name, {"root": self.source, **self.dataset.options}, "dataset: ")
 
-    @cached_property
+    @property
     def family(self) -> Family:
-        return families.make(self.base.name, self.base.options, "base: ")
+        """The base: one instance for all parameters that name it with the same options and weights."""
+        return families.get(self.base.name, self.base.options, "base: ")
 
     def rule(self, strategy: str) -> Strategy:
         """The strategy of this name with its options."""
@@ -166,13 +167,13 @@ class Params(Strict):
         scheduler = self.sample.schedulers.get(strategy or "", self.sample.scheduler)
         return self.sample.model_copy(update={"scheduler": scheduler, "schedulers": {}})
 
-    @cached_property
+    @property
     def judges(self) -> dict[str, Metric]:
         """The metrics; their paths start from the judges' folder."""
         made = {}
         for name, options in self.score.metrics.items():
             path = {"path": f"{self.score.judges}/{options['path']}"} if "path" in options else {}
-            made[name] = metrics.make(name, options | path, f"score.metrics.{name}: ")
+            made[name] = metrics.get(name, options | path, f"score.metrics.{name}: ")
         return made
 
     def task(self, index: str) -> Task:
@@ -198,7 +199,8 @@ class Params(Strict):
 
     def concepts(self, domain: str, order: str) -> dict[str, Concept]:
         """The same, as concepts."""
-        return {index: self.data.concept(domain, name) for index, name in self.sequence(domain, order).items()}
+        data = self.data
+        return {index: data.concept(domain, name) for index, name in self.sequence(domain, order).items()}
 
 
 def load(path: Path = PARAMS) -> Params:
@@ -251,7 +253,8 @@ def _cross_check(params: Params) -> None:
     identity = params.report.identity
     if identity not in params.judges:
         raise ConfigFault(f"report.identity: '{identity}' is not in score.metrics. {nearest(identity, params.judges)}")
-    known = params.data.domains()
+    data = params.data
+    known = data.domains()
     for domain in params.domains:
         if domain not in known:
             raise ConfigFault(f"domains: dataset {params.dataset.name} has no '{domain}'. {nearest(domain, known)}")
@@ -265,29 +268,27 @@ def _cross_check(params: Params) -> None:
             doubled = {name for name in listed if listed.count(name) > 1}
             if doubled:
                 raise ConfigFault(f"sequences.{domain}.{order}: {', '.join(sorted(doubled))} stands at two positions.")
-            _check_tokens(params, domain, order)
-            _check_classes(params, domain, order)
+            concepts = [data.concept(domain, name) for name in listed]
+            _check_tokens(concepts, f"sequences.{domain}.{order}")
+            _check_classes(params.train.prior, concepts)
     _check_rank(params)
 
 
-def _check_tokens(params: Params, domain: str, order: str) -> None:
+def _check_tokens(concepts: list[Concept], where: str) -> None:
     tokens: dict[str, str] = {}
-    for concept in params.concepts(domain, order).values():
+    for concept in concepts:
         other = tokens.setdefault(concept.token, concept.name)
         if other != concept.name:
             raise ConfigFault(
-                f"sequences.{domain}.{order}: {other} and {concept.name} share the token '{concept.token}'. "
-                "Give one of them another."
+                f"{where}: {other} and {concept.name} share the token '{concept.token}'. Give one of them another."
             )
 
 
-def _check_classes(params: Params, domain: str, order: str) -> None:
-    if params.train.prior:
-        from stages.core.dataset import class_prompt  # which knows parameters itself
-
-        for concept in params.concepts(domain, order).values():
+def _check_classes(prior: Prior | None, concepts: list[Concept]) -> None:
+    if prior:
+        for concept in concepts:
             words = {key: getattr(concept, key) for key in ("token", "noun", "training_prompt")}
-            class_prompt(params.train.prior.prompt, words)
+            class_prompt(prior.prompt, words)
 
 
 def _check_rank(params: Params) -> None:

@@ -14,6 +14,7 @@ from stages.core.metric import Metric, pairwise
 from stages.core.params import Params
 from stages.core.runs import Run, TaskSequence, before
 from stages.files import artifact, tables
+from stages.files.pictures import open_png
 from stages.photos.develop import read_data
 from stages.runtime.device import side_by_side
 from stages.runtime.progress import track
@@ -50,7 +51,7 @@ class Scorer:
             files = sorted((folder / f"{int(place):02d}").glob("*.png"))
             numbers = [tuple(int(part) for part in path.stem.split("-")) for path in files]
             cells = [(after, int(place), task["name"], prompt, noise) for prompt, noise in numbers]
-            pictures = side_by_side(_open, files)
+            pictures = side_by_side(open_png, files)
             found = {encoder: _embed(metric, pictures) for encoder, metric in self.by_encoder.items()}
             for encoder, vectors in found.items():
                 for cell, vector in zip(cells, vectors, strict=True):
@@ -97,11 +98,6 @@ def references_for(
 
 def _embed(metric: Metric, pictures: Sequence[Image.Image]) -> Tensor:
     return torch.cat([metric.embed(pictures[at : at + BATCH]) for at in range(0, len(pictures), BATCH)])
-
-
-def _open(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        return image.convert("RGB")
 
 
 def _append(rows: Rows, values: Sequence[Any]) -> None:

@@ -19,8 +19,8 @@ def convert(converter: str, source: Path, target: Path) -> None:
 
 
 def work(args: argparse.Namespace) -> None:
-    from stages.core import profiles
     from stages.files import model_lock
+    from stages.tools import profiles
     from stages.tools.exchange import download
 
     lock, names = model_lock.read_lock(), list(args.names)

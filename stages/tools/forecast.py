@@ -25,7 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def forecast(params: Params, key: None, args: argparse.Namespace) -> None:
-    from stages.core import profiles
+    from stages.tools import profiles
     from stages.tools.forecasting.calibration import calibrate
     from stages.tools.forecasting.forecast import facts, words
     from stages.tools.forecasting.workload import count

@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from stages.core import profiles
+from stages.tools import profiles
 from tests.support.workspace import environment, hashes, with_dvc, workspace
 
 STRATEGIES = ["merge_init", "naive", "magmax", "ortho_init"]

@@ -37,9 +37,9 @@ def finished(request, tmp_path, monkeypatch):
         facts = {"scale": trained.scale, "strategy": {"options": strategy.model_dump(mode="json")}}
         with artifact.publish(run.at(task.index) / "adapter", "adapter", facts) as draft:
             save_adapter(draft / "adapter.safetensors", trained)
-        state, facts = strategy.merge(state, trained), {}
-        with artifact.publish(run.at(task.index) / "state", "state", facts) as draft:
-            facts |= save_state(draft, state)
+        state = strategy.merge(state, trained)
+        with artifact.publish(run.at(task.index) / "state", "state", {}) as draft:
+            draft.note(save_state(draft.path, state))
     return params, run
 
 

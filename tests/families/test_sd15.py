@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from stages.adapters.algebra import Adapter, Delta, fresh_adapter
-from stages.core import params, profiles
+from stages.core import params
 from stages.core.family import Row, families
 from stages.core.params import Train
 from stages.core.runs import runs
@@ -27,6 +27,7 @@ from stages.families.unet.random_weights import new_tokenizer
 from stages.files import artifact, tables, tensors
 from stages.files.artifact import folder_digest
 from stages.runtime.seeds import generator
+from stages.tools import profiles
 from stages.tools.exchange.exporting import pack
 from stages.tools.exchange.importing import adopt
 from stages.training.step import Descent

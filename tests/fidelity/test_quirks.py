@@ -18,7 +18,7 @@ from torch import Tensor
 
 from stages.adapters.algebra import Adapter, Delta, fresh_adapter
 from stages.adapters.state import State
-from stages.core import profiles
+from stages.core.family import families
 from stages.core.params import Sample, Train, load
 from stages.core.runs import Run, TaskSequence, runs
 from stages.core.states import state_after
@@ -29,6 +29,7 @@ from stages.files import artifact
 from stages.runtime.faults import ConfigFault
 from stages.runtime.seeds import generator
 from stages.sampling.noise import noises
+from stages.tools import profiles
 from stages.tools.forecasting.workload import count
 from stages.tools.sign_conflicts import compare
 from stages.training import task as training_task
@@ -174,13 +175,13 @@ def first_a(monkeypatch, reinit: str, strategy: str, order: str, index: str, see
     """The A with which a task begins its training, where no other was learnt before."""
     study = load()
     study = study.model_copy(update={"train": study.train.model_copy(update={"reinit": reinit})})
-    study.__dict__["family"] = Beginning()
     monkeypatch.setattr(training_task, "Training", Beginning)
     monkeypatch.setattr(training_task, "taught", lambda *of: [])
     monkeypatch.setattr(training_task, "encoded", lambda *of: None)
     concept = {"token": "sks", "noun": "mug", "prompts": []}
     run = Run(TaskSequence("study", "objects", order), strategy, seed)
-    adapter, _ = training_task.train(study, run, index, State(), {"concept": concept}, [])
+    with families.put(study.base.name, Beginning()):  # type: ignore[arg-type]
+        adapter, _ = training_task.train(study, run, index, State(), {"concept": concept}, [])
     return adapter.a["m"]
 
 

@@ -14,10 +14,10 @@ from PIL import Image
 from flows import cli
 from flows.engine import journal
 from flows.graph import stage_names
-from stages.core import edit_params, profiles
-from stages.core.edit_params import with_task
 from stages.runtime import process
 from stages.runtime.exits import attempt
+from stages.tools import edit_params, profiles
+from stages.tools.edit_params import with_task
 from tests.support.workspace import change, dvc, environment, hashes, with_dvc, workspace
 
 SLOW_TO_IMPORT = {"torch", "prefect", "dvc", "rich", "pyarrow", "numpy"}

@@ -69,7 +69,7 @@ def write(folder: Path, scale: str = "hundredth", seed: int = 0, told: Callable[
     pipeline = StableDiffusionXLPipeline(
         **parts, **tokenizers, scheduler=EulerDiscreteScheduler(**SCHEDULER), add_watermarker=False
     )
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     pipeline.save_config(folder)
     pipeline.scheduler.save_config(folder / "scheduler")
     for name, tokenizer in tokenizers.items():

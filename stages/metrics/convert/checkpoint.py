@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
+from stages.files.tensors import save
+from stages.files.writing import new_file
 from stages.runtime.faults import InputFault
 
 SCALAR = import_module("numpy._core.multiarray").scalar
@@ -68,6 +69,5 @@ def check(weights: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], 
 
 def write(weights: Mapping[str, Tensor], target: Path) -> None:
     """In float32, whole or not at all."""
-    draft = target.with_suffix(".tmp")
-    save_file({key: value.float().contiguous() for key, value in weights.items()}, draft)
-    draft.replace(target)
+    with new_file(target) as draft:
+        save({key: value.float().contiguous() for key, value in weights.items()}, draft)

@@ -12,9 +12,9 @@ from torch import Tensor
 from stages.adapters.algebra import Adapter, Delta
 from stages.core.params import Params
 from stages.files import artifact
-from stages.files.artifact import put
 from stages.files.tensors import content_hash, read_header
 from stages.files.tensors import write as write_tensors
+from stages.files.writing import write_file
 from stages.runtime.faults import ConfigFault, InputFault
 from stages.runtime.progress import track
 from stages.tools.exchange.factors import Pair, full_rank, join, relative_error, truncate
@@ -146,10 +146,10 @@ def write(params: Params, origin: Origin, packed: Packed, form: Format, dtype: s
     notes = metadata(params, origin, form, packed.rank, hashed) | packed.metadata
     write_tensors(weights, packed.tensors, notes)
     if origin.picture:
-        put(picture, [origin.picture.read_bytes()])
+        write_file(picture, origin.picture.read_bytes())
     holds = f"{form}, {dtype}, rank {packed.rank}; {packed.summary()}; content sha256 {hashed}."
     text = card(params, origin, weights.name, form, holds, picture.name if origin.picture else None)
-    put(readme, [text.encode()])
+    write_file(readme, text)
     return weights
 
 

@@ -15,17 +15,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
-from stages.adapters.algebra import Adapter, Delta, fresh_adapter
+from stages.adapters.algebra import Adapter, fresh_adapter
 from stages.adapters.merge_check import check
 from stages.adapters.state import State
 from stages.core.params import Params
 from stages.core.runs import runs
+from stages.files.pictures import open_png
 from stages.runtime import progress
 from stages.runtime.device import device
 from stages.runtime.seeds import generator
@@ -155,7 +155,7 @@ def _sample(params: Params) -> tuple[float, Cost, list[Image.Image], float]:
         began = _clock()
         (files,) = sampler.sample(some, state, [prompts])
         took = _clock() - began
-        pictures, size = [_open(path) for path in files], statistics.mean(path.stat().st_size for path in files)
+        pictures, size = [open_png(path) for path in files], statistics.mean(path.stat().st_size for path in files)
         shutil.rmtree(files[0].parent.parent, ignore_errors=True)
         return took / len(files), pictures, size
 
@@ -168,11 +168,6 @@ def _sample(params: Params) -> tuple[float, Cost, list[Image.Image], float]:
         again.append(few)
     once = max(0.0, first - statistics.median(again)) * len(pictures)
     return once, Cost.of(found), pictures, size
-
-
-def _open(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        return image.convert("RGB")
 
 
 def _score(params: Params, pictures: list[Image.Image]) -> tuple[Cost, int]:
@@ -203,7 +198,7 @@ def _merge(params: Params) -> Cost:
                 state = strategy.merge(state, adapter)
             began = _clock()
             merged = strategy.merge(state, new)
-            check(state, (strategy.frozen(state) or Delta()) + new.delta, merged, params.family.weight)
+            check(state, strategy.frozen(state), new, merged, params.family.weight)
             total += (_clock() - began) * sum(other == shape for other in shapes.values())
         found.append(total)
     return Cost.of(found)

@@ -14,6 +14,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from stages.core.params import Params, load
+from stages.files.writing import write_file
 from stages.files.yaml import PARAMS, read_yaml
 from stages.runtime.faults import ConfigFault, nearest
 
@@ -112,7 +113,7 @@ def use(name: str, force: bool = False, memory: str | None = None) -> bool:
         raise ConfigFault(
             f"{PARAMS}: has changes that no profile has. Keep them as {kept}, or give --force to drop them."
         )
-    PARAMS.write_text(wanted, "utf-8")
+    write_file(PARAMS, wanted)
     return True
 
 

@@ -2,9 +2,10 @@ import json
 
 import pytest
 
-from stages.core import params, profiles
+from stages.core import params
 from stages.datasets.unlearn_canvas import UnlearnCanvas
 from stages.runtime.faults import ConfigFault
+from stages.tools import profiles
 from tests.datasets.test_dreambooth import ORDERS
 from tests.datasets.test_unlearn_canvas import FROM_50
 

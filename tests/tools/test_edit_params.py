@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from stages.core import profiles
-from stages.core.edit_params import with_task
 from stages.runtime.faults import ConfigFault
+from stages.tools import profiles
+from stages.tools.edit_params import with_task
 
 BLOCK = """\
 # my study
