@@ -1,4 +1,4 @@
-"""A study of 64 chains: python -m tests.bench.scale [--orders 32] [--tasks 10] [--jobs 2] [--peer-stages 8] [--view]
+"""A study of 64 chains: python -m tests.bench.flows.scale [--orders 32] [--tasks 10] [--jobs 2] [--view]
 
 The real dvc.yaml over two domains, ORDERS orders and one strategy. The commands write files of a few bytes, so that
 what is left is orchestration. Printed are wall and CPU seconds of the plan, of the run per stage, and of finding
