@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.engine import prefect_view
-from flows.graph import stage_names
 from flows.graph.remote import open_graph
-from flows.graph.stage_names import last_stages
+from flows.graph.stage_names import StageName, last_stages
 from stages.runtime.process import collect_rarely
 
 if TYPE_CHECKING:
@@ -143,7 +142,7 @@ class Study:
         if found.bytes > free:
             log.warning("The disk may not do. What is finished is kept: make room, and run it again.")
         if self.args.plan:
-            print(*(f"  {stage_names.title(name)}" for name in plan), sep="\n")
+            print(*(f"  {StageName.parse(name).title}" for name in plan), sep="\n")
 
     def _perform(self, plan: list[str]) -> int:
         """Runs the plan in workers, and says how it went."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from flows.graph.stage_names import StageName
 from stages.core.dataset import Concept, facts_of
 from stages.core.params import Params
 from stages.core.runs import TaskSequence
@@ -28,7 +29,7 @@ def settled(params: Params) -> list[str]:
             for at, task in enumerate(params.tasks):
                 folder = TaskSequence(params.study, domain, order).data(task.index)
                 if _prepared(folder, concepts[task.index], params):
-                    found.append(f"prepare@{domain}-{order}-task{at}")
+                    found.append(str(StageName("prepare", domain, order, task=at)))
                 else:
                     _check(concepts[task.index], params)
     return found

@@ -12,7 +12,7 @@ import networkx as nx
 from flows.commands import console
 from flows.engine.durations import Times
 from flows.graph.graph import Graph
-from flows.graph.stage_names import place
+from flows.graph.stage_names import StageName
 from stages.runtime.formatting import spoken
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Foresight:
 
     @property
     def verbs(self) -> dict[str, int]:
-        return dict(Counter(place(name).verb.replace("_base", " of the base") for name in self.stages))
+        return dict(Counter(StageName.parse(name).action for name in self.stages))
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -44,9 +44,9 @@ class Foresight:
     def effect(self, params: Params) -> list[tuple[str, str, str, str]]:
         """Domain, position, concept and what would become of it, for every order at once."""
         touched: dict[tuple[str, str], set[str]] = {}
-        for stage in map(place, self.stages):
-            if stage.at is not None and stage.domain and stage.order:
-                index = params.tasks[stage.at].index
+        for stage in map(StageName.parse, self.stages):
+            if stage.task is not None and stage.domain and stage.order:
+                index = params.tasks[stage.task].index
                 concept = params.sequence(stage.domain, stage.order)[index]
                 touched.setdefault((stage.domain, concept), set()).add(stage.verb)
         rows = []

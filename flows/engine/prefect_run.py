@@ -12,7 +12,7 @@ from typing import Any, cast
 from flows.engine import prefect_view
 from flows.engine.scheduler import Ended, Engine, Outcome, StageFailed
 from flows.engine.stage_log import Telling
-from flows.graph import stage_names
+from flows.graph.stage_names import StageName
 
 log = logging.getLogger("palimpsest")
 
@@ -60,7 +60,7 @@ class TaskRuns:
         once = Once(work, name)
         self.given.append(once)
         try:
-            self.task.submit(stage_names.title(name), len(self.given) - 1).add_done_callback(once.in_a_thread)
+            self.task.submit(StageName.parse(name).title, len(self.given) - 1).add_done_callback(once.in_a_thread)
         except Exception as error:
             log.warning("Prefect does not show %s: %s.", name, error)
             once.in_a_thread()

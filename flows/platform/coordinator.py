@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.graph.remote import open_graph
-from flows.graph.stage_names import title
+from flows.graph.stage_names import StageName, last_stages
 from flows.study import LOCK, command, nothing, perform
 
 if TYPE_CHECKING:
@@ -58,14 +58,13 @@ def gather(graph: Graph) -> tuple[list[str], set[str]]:
 
 def said(first: list[str], missing: set[str]) -> str:
     """One line on what is missing."""
-    names = "; ".join(title(name) for name in sorted(first)[:SHOWN])
+    names = "; ".join(StageName.parse(name).title for name in sorted(first)[:SHOWN])
     more = f"; and {len(first) - SHOWN} more" if len(first) > SHOWN else ""
     return f"{len(missing)} stages are missing, beginning with {names}{more}"
 
 
 def units(graph: Graph, missing: set[str]) -> list[str]:
     """The runs, and the base model's part of each sequence, that some of these stages belong to."""
-    from flows.graph.stage_names import last_stages
     from stages.core.params import load
     from stages.core.runs import runs, sequences
 

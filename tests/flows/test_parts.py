@@ -4,7 +4,7 @@ import pytest
 
 from flows.engine.durations import Times
 from flows.engine.pool import Pool, Slots, WorkerLost, slots
-from flows.graph.stage_names import title
+from flows.graph.stage_names import StageName
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,8 @@ from flows.graph.stage_names import title
     ],
 )
 def test_names_are_for_people(stage, said):
-    assert title(stage) == said
+    assert StageName.parse(stage).title == said
+    assert str(StageName.parse(stage)) == stage
 
 
 def test_slots_come_from_the_command_line_then_from_the_machine(monkeypatch):
