@@ -131,14 +131,14 @@ class Study:
     def _announce(self, plan: list[str], all_stages: int) -> None:
         from flows.engine.estimate import Estimate
         from stages.core.params import load
-        from stages.runtime.formatting import spoken, weighed
+        from stages.runtime.formatting import duration, size
 
         found = Estimate.of(self.graph, plan, self.times, load())
         free = shutil.disk_usage(self.root).free
         what = f"{self.slots.jobs} at a time" + (f" on {', '.join(self.slots.devices)}" if self.slots.devices else "")
         print(f"{len(plan)} of {all_stages} stages to bring up to date: {found.to_run} to run, {found.cached} cached.")
-        print(f"{what}: about {spoken(found.seconds / self.slots.jobs)}.", end=" ")
-        print(f"About {weighed(found.bytes)} of disk; {weighed(free)} are free.", flush=True)
+        print(f"{what}: about {duration(found.seconds / self.slots.jobs)}.", end=" ")
+        print(f"About {size(found.bytes)} of disk; {size(free)} are free.", flush=True)
         if found.bytes > free:
             log.warning("The disk may not do. What is finished is kept: make room, and run it again.")
         if self.args.plan:

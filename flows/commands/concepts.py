@@ -19,7 +19,7 @@ from stages.core import edit_params
 from stages.files.artifact import put
 from stages.files.yaml import PARAMS
 from stages.runtime.faults import ConfigFault
-from stages.runtime.formatting import spoken
+from stages.runtime.formatting import duration
 
 if TYPE_CHECKING:
     from stages.core.params import Params
@@ -126,7 +126,7 @@ class Change:
             said = {"learnt": "learnt again" if known else "new"}.get(said, said)
             rows.append((index, f"{domain}/{concept}" if len(params.domains) > 1 else concept, said))
         console.table(("", "concept", "what happens"), rows)
-        count, time = len(foresight.stages), spoken(foresight.seconds)
+        count, time = len(foresight.stages), duration(foresight.seconds)
         print(
             f"{count} of {foresight.total} stages, {time} one after another." if count else "Nothing is to be computed."
         )

@@ -21,9 +21,9 @@ def table(head: Sequence[str], rows: Rows, title: str = "") -> None:
         return
     if title:
         print(title)
-    for row in [list(head)] * any(head) + texts:
-        widths = [max(len(line[i]) for line in [list(head), *texts]) for i in range(len(head))]
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    from tabulate import tabulate
+
+    print(tabulate([list(head)] * any(head) + texts, tablefmt="plain", disable_numparse=True))
 
 
 def fits(text: str) -> bool:

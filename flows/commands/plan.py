@@ -13,7 +13,7 @@ from flows.commands import console
 from flows.engine.durations import Times
 from flows.graph.graph import Graph
 from flows.graph.stage_names import StageName
-from stages.runtime.formatting import spoken
+from stages.runtime.formatting import duration
 
 if TYPE_CHECKING:
     from dvc.stage import PipelineStage
@@ -136,7 +136,7 @@ def show(json: bool) -> None:
         console.next_steps("palimpsest report")
         return
     print(
-        f"{len(ahead.stages)} of {ahead.total} stages to run: about {spoken(ahead.seconds / jobs)}, {jobs} at a time.\n"
+        f"{len(ahead.stages)} of {ahead.total} stages to run: about {duration(ahead.seconds / jobs)}, {jobs} at a time.\n"
     )
     console.table(("stages", "of"), [(count, verb) for verb, count in ahead.verbs.items()])
     reasons: list[tuple[int, str]] = [(count, cause) for cause, count in list(ahead.reasons.items())[:MOST_REASONS]]

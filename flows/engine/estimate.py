@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from statistics import fmean
 
 from flows.engine.durations import Times
 from flows.graph.graph import Graph
-from flows.graph.stage_names import kind
+from flows.graph.stage_names import StageName
 from stages.core.params import Params
 
 COPIES = 2  # one in the workspace and one in DVC's cache, where the file system cannot share them
@@ -41,23 +40,23 @@ class Sizes:
 
     def __init__(self, known: Mapping[str, int], params: Params) -> None:
         self.params = params
-        self.means = _means((kind(name), size) for name, size in known.items())
+        self.means = _means((StageName.parse(name).kind, size) for name, size in known.items())
         weights = sum(sum(shape) for shape in params.family.shapes().values())
         self.adapter = weights * params.train.rank * FLOAT
         pixels = int(params.base.options.get("pixels", getattr(params.family, "pixels", 0)))
         self.pictures = params.sample.images * pixels * pixels * PNG
 
     def of(self, name: str) -> float:
-        return COPIES * self.means.get(kind(name), self._guess(name))
+        return COPIES * self.means.get(StageName.parse(name).kind, self._guess(name))
 
     def _guess(self, name: str) -> float:
         """Before anything of its kind has run: adapters and pictures are what counts."""
-        verb, place = name.split("@")[0], re.search(r"task(\d+)$", name)
-        learnt = int(place.group(1)) + 1 if place else len(self.params.tasks)
+        stage = StageName.parse(name)
+        learnt = len(self.params.tasks) if stage.task is None else stage.task + 1
         prompts = 10  # of a concept, about
         each: dict[str, float] = {"train": self.adapter, "merge": self.adapter * learnt}
         each["sample"] = each["sample_base"] = self.pictures * prompts * learnt
-        return each.get(verb, 0.0)
+        return each.get(stage.verb, 0.0)
 
 
 def _means(found: Iterable[tuple[str, int]]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from flows.engine.durations import Times
 from flows.engine.journal import Journal
 from flows.graph.stage_names import StageName, titles
-from stages.runtime.formatting import spoken
+from stages.runtime.formatting import duration
 
 if TYPE_CHECKING:
     from flows.engine.scheduler import Ended, Outcome
@@ -28,7 +28,7 @@ class Telling:
     def __call__(self, ended: Ended) -> None:
         self.done += 1
         self.left[_kind(ended.name)] -= 1
-        left = spoken(sum(count * self.times.of_kind(kind) for kind, count in self.left.items()) / self.jobs)
+        left = duration(sum(count * self.times.of_kind(kind) for kind, count in self.left.items()) / self.jobs)
         how = f"{ended.seconds:.1f} s" if ended.how == "ran" else ended.how
         name = self.named.get(ended.name) or _title(ended.name)
         line = f"[{self.done:{len(str(self.total))}}/{self.total}] {name}: {how}"
@@ -53,7 +53,7 @@ class Telling:
         counts = [f"{outcome.count(way)} {way}" for way in ways if outcome.count(way)]
         if outcome.skipped:
             counts.append(f"{len(outcome.skipped)} skipped")
-        print(f"{', '.join(counts) or 'nothing begun'} in {spoken(time.monotonic() - self.began)}.", flush=True)
+        print(f"{', '.join(counts) or 'nothing begun'} in {duration(time.monotonic() - self.began)}.", flush=True)
         if not outcome.failures:
             if len(outcome.ended) < self.total:
                 print("Stopped as asked. Run the same command again to go on.", file=sys.stderr)

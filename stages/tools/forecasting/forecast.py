@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from stages.core.params import Params
-from stages.runtime.formatting import _size, _span, in_columns
+from stages.runtime.formatting import brief, duration, in_columns, size
 from stages.tools.forecasting.calibration import Calibration, Cost
 from stages.tools.forecasting.workload import Workload
 from stages.training.loop import KEPT
@@ -72,16 +72,16 @@ def words(params: Params, work: Workload, found: Calibration | None) -> str:
         return "\n".join([*lines, *_disk(work, 0.0, 0), "Pictures and time are not in it without a calibration."])
     rows = [["on " + found.device, "count", "each", "hours", "low", "high"]]
     for name, part in hours(work, found).items():
-        count, each = (str(part["count"]), _span(getattr(found, name).each)) if name != "together" else ("", "")
+        count, each = (str(part["count"]), brief(getattr(found, name).each)) if name != "together" else ("", "")
         rows.append([name, count, each, *(f"{part[key]:.3g}" for key in ("each", "low", "high"))])
-    memory = ", ".join(f"{name} {_size(size)}" for name, size in found.memory.items())
+    memory = ", ".join(f"{name} {size(count)}" for name, count in found.memory.items())
     return "\n".join(
         [
             *lines,
             "",
             in_columns(rows),
             "",
-            f"Hours are those of one device; several share them. The start takes {_span(found.start)} on each.",
+            f"Hours are those of one device; several share them. The start takes {duration(found.start)} on each.",
             *_disk(work, found.picture_bytes, found.vector_bytes),
             f"memory, at most: {memory}",
             LEFT_OUT,
@@ -91,5 +91,5 @@ def words(params: Params, work: Workload, found: Calibration | None) -> str:
 
 def _disk(work: Workload, picture_bytes: float, vector_bytes: int) -> list[str]:
     places = disk(work, picture_bytes, vector_bytes)
-    parts = ", ".join(f"{name} {_size(size)}" for name, size in places.items())
-    return [f"disk: {_size(sum(places.values()))} ({parts})"]
+    parts = ", ".join(f"{name} {size(count)}" for name, count in places.items())
+    return [f"disk: {size(sum(places.values()))} ({parts})"]
