@@ -1,4 +1,4 @@
-"""Who imports whom: layers, no circles, and deps in dvc.yaml that name what a stage's command imports, no more, no less.
+"""Who imports whom: layers, no circles, and deps in dvc.yaml that are what the commands import, no more, no less.
 
 Imports within functions and for type checkers count like any other.
 """
@@ -63,7 +63,9 @@ def imports() -> nx.DiGraph:
     graph = grimp.build_graph(*PACKAGES, exclude_type_checking_imports=False)
     found = nx.DiGraph()
     found.add_nodes_from(graph.modules)
-    found.add_edges_from((one, other) for one in graph.modules for other in graph.find_modules_directly_imported_by(one))
+    found.add_edges_from(
+        (one, other) for one in graph.modules for other in graph.find_modules_directly_imported_by(one)
+    )
     return found
 
 
