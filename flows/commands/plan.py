@@ -16,8 +16,7 @@ from flows.graph.stage_names import StageName
 from stages.runtime.formatting import duration
 
 if TYPE_CHECKING:
-    from dvc.stage import PipelineStage
-
+    from flows.graph.dvc_internals import PipelineStage
     from stages.core.params import Params
 
 MOST_REASONS = 10
@@ -135,9 +134,8 @@ def show(json: bool) -> None:
         print("Nothing to do: everything is up to date.")
         console.next_steps("palimpsest report")
         return
-    print(
-        f"{len(ahead.stages)} of {ahead.total} stages to run: about {duration(ahead.seconds / jobs)}, {jobs} at a time.\n"
-    )
+    time = duration(ahead.seconds / jobs)
+    print(f"{len(ahead.stages)} of {ahead.total} stages to run: about {time}, {jobs} at a time.\n")
     console.table(("stages", "of"), [(count, verb) for verb, count in ahead.verbs.items()])
     reasons: list[tuple[int, str]] = [(count, cause) for cause, count in list(ahead.reasons.items())[:MOST_REASONS]]
     if follow := len(ahead.stages) - len(ahead.causes):

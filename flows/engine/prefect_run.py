@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from flows.engine import prefect_view
+from flows.engine.prefect_internals import in_flow_run
 from flows.engine.scheduler import Ended, Engine, Outcome, StageFailed
 from flows.engine.stage_log import Telling
 from flows.graph.stage_names import StageName
@@ -70,7 +71,6 @@ def under_prefect(root: Path, study: str, engine: Engine, plan: list[str], telli
     """Runs the plan as a flow, or within the flow that is running; whatever becomes of the server, the plan is run."""
     prefect_view.settle(root)
     from prefect import flow
-    from prefect.context import FlowRunContext
     from prefect.task_runners import ThreadPoolTaskRunner
 
     began, outcomes = False, list[Outcome]()
@@ -92,7 +92,7 @@ def under_prefect(root: Path, study: str, engine: Engine, plan: list[str], telli
         elif "report" in plan:
             prefect_view.show_results(study, root / "report" / study)
 
-    if FlowRunContext.get() is None:
+    if not in_flow_run():
         run = flow(name="study", flow_run_name=study, validate_parameters=False, task_runner=runner)(run)
     try:
         run()

@@ -15,12 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dvc.dependency.base import DependencyDoesNotExistError
-from dvc.exceptions import DvcException
-from dvc.lock import LockError
-
 from flows.engine.durations import Times
 from flows.engine.pool import LOGS, Pool, WorkerLost
+from flows.graph.dvc_internals import DependencyDoesNotExistError, DvcException, LockError
 from flows.graph.graph import Graph
 from stages.runtime.faults import Fault, InputFault, MachineFault, Preempted
 

@@ -17,13 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dvc import dvcfile, output
-from dvc.dependency import param
-from dvc_data.hashfile.hash_info import HashInfo
-from dvc_data.hashfile.meta import Meta
-from dvc_data.hashfile.obj import HashFile
-from dvc_data.hashfile.tree import Tree
-
+from flows.graph.dvc_internals import HashFile, HashInfo, Meta, Tree, is_wrapped, path_without_protocol, wrap
 from flows.graph.lockfile import write_whole
 from flows.graph.up_to_date import seen
 
@@ -56,14 +50,8 @@ def _ignored(root: Path) -> str:
 def remember() -> None:
     """Makes DVC remember, from here on: the hashes of what stages read and write, params.yaml and dvc.lock as they were
     parsed, and how a local path is opened."""
-    if hasattr(output.Output, "remembers"):
-        return
-    output.Output.remembers = True
-    output.Output._build = _hashed(output.Output._build)
-    output.Output._get_hash_meta = _hash_only
-    output.get_cloud_fs = _opened(output.get_cloud_fs)
-    param.read_param_file = _read(param.read_param_file)
-    dvcfile.Lockfile._load_yaml = _parsed(dvcfile.Lockfile._load_yaml)
+    if not is_wrapped():
+        wrap(build=_hashed, open_path=_opened, read_params=_read, read_lockfile=_parsed)
 
 
 def _hashed(build: Callable[..., Any]) -> Callable[..., Any]:
@@ -101,13 +89,6 @@ def _composed(path: str, rows: tuple[Row, ...], files: dict[Row, tuple[Any, Any]
     return None, Meta(size=sum(row[1] for row in rows), nfiles=len(rows), isdir=True), tree
 
 
-def _hash_only(self: Any) -> tuple[Any, Any]:
-    """Output._get_hash_meta, which otherwise prepares the files of an output for the cache as well."""
-    odb = self.cache if self.use_cache else self.local_cache
-    _, meta, made = self._build(odb, self.fs_path, self.fs, self.hash_name, ignore=self.dvcignore, dry_run=True)
-    return meta, made.hash_info
-
-
 def _opened(get_cloud_fs: Callable[..., Any]) -> Callable[..., Any]:
     """dvc.fs.get_cloud_fs: for a plain path the answer is the path and what was said of the one before."""
     known: dict[int, tuple[Any, Any]] = {}
@@ -121,7 +102,7 @@ def _opened(get_cloud_fs: Callable[..., Any]) -> Callable[..., Any]:
             cls, options, _ = get_cloud_fs(config, **more)
             known[id(config)] = (config, (cls, options))
         cls, options = known[id(config)][1]
-        return cls, dict(options), cls._strip_protocol(path)
+        return cls, dict(options), path_without_protocol(cls, path)
 
     return remembered
 

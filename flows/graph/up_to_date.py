@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from stages.files.artifact import digest
 
 if TYPE_CHECKING:
-    from dvc.stage import PipelineStage
+    from flows.graph.dvc_internals import PipelineStage
 
 STAMP = Path(".cache", "flow", "stamp.json")
 SOURCES = ("dvc.yaml", "dvc.lock", "params.yaml")

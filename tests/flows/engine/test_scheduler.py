@@ -174,7 +174,7 @@ def test_asked_to_stop_nothing_new_begins_and_what_is_lost_then_counts_as_saved(
 
 def test_what_ends_last_begins_first():
     times = Times(Path.cwd())
-    times.known = {"a": 1.0, "b": 1.0, "c": 1.0, "x": 9.0, "y": 9.0, "report": 1.0}
+    times.measured = {"a": 1.0, "b": 1.0, "c": 1.0, "x": 9.0, "y": 9.0, "report": 1.0}
     pool = Pool(jobs=1)
     Engine(Graph(), pool, times).run(NAMES, lambda work, name: work(name), lambda end: None)
     assert pool.ran[:2] == ["x", "y"]
