@@ -99,8 +99,8 @@ class Study:
     """One run of the flow, with or without Prefect looking on."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        from flows.engine.durations import Times
         from flows.engine.pool import slots
+        from stages.tools.forecasting.durations import Times
 
         self.args, self.root = args, ROOT.absolute()
         self.slots, self.times = slots(args.jobs, args.devices), Times(self.root)

@@ -114,22 +114,20 @@ class Change:
         return 0
 
     def _wanted(self, params: Params, before: Mapping[Key, Standing], yes: bool) -> bool:
-        from flows.commands.plan import look_ahead
+        from flows.commands.plan import current_plan
 
-        foresight = look_ahead(params)
-        if not foresight.stages and not self.fresh:
+        plan = current_plan(params)
+        if not plan.stages and not self.fresh:
             print("Everything stays as it is: the same photos, parameters and seeds give the same results.")
             return False
         rows = []
-        for domain, index, concept, said in foresight.effect(params):
+        for domain, index, concept, said in plan.effect(params):
             known = any(key[0] == domain and key[2] == concept for key in before)
             said = {"learnt": "learnt again" if known else "new"}.get(said, said)
             rows.append((index, f"{domain}/{concept}" if len(params.domains) > 1 else concept, said))
         console.table(("", "concept", "what happens"), rows)
-        count, time = len(foresight.stages), duration(foresight.seconds)
-        print(
-            f"{count} of {foresight.total} stages, {time} one after another." if count else "Nothing is to be computed."
-        )
+        count, time = len(plan.stages), duration(plan.seconds)
+        print(f"{count} of {plan.total} stages, {time} one after another." if count else "Nothing is to be computed.")
         return console.agreed("Go on?", yes)
 
     @contextmanager

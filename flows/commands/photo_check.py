@@ -16,7 +16,7 @@ from stages.runtime.faults import Fault
 OF_A_PICTURE = ("name", "caption", "source", "licence")
 
 
-def settled(params: Params) -> list[str]:
+def already_prepared(params: Params) -> list[str]:
     """The prepare stages that would write what they have written. The photos of all others are decoded.
 
     Raises:

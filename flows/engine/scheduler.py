@@ -15,11 +15,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flows.engine.durations import Times
 from flows.engine.pool import LOGS, Pool, WorkerLost
 from flows.graph.dvc_internals import DependencyDoesNotExistError, DvcException, LockError
 from flows.graph.graph import Graph
+from flows.graph.stage_names import StageName
 from stages.runtime.faults import Fault, InputFault, MachineFault, Preempted
+from stages.tools.forecasting.durations import Times
 
 log = logging.getLogger("palimpsest")
 RETRIES, FIRST_PAUSE = 3, 1.0  # after a lost worker or a busy lock; each pause is twice the one before
@@ -115,8 +116,12 @@ class Engine:
         urgency: dict[str, float] = {}
         for name in reversed(plan):
             after = [urgency.get(follower, 0.0) for follower in self.graph.downstream(name)]
-            urgency[name] = self.times.of(name) + max(after, default=0.0)
+            urgency[name] = self._seconds(name) + max(after, default=0.0)
         return urgency
+
+    def _seconds(self, name: str) -> float:
+        stage = StageName.parse(name)
+        return self.times.of(stage.verb, stage.task)
 
     def _skip(self, failed: str, waiting: dict[str, int], outcome: Outcome) -> None:
         lost = [failed]
@@ -145,7 +150,8 @@ class Engine:
                 return Ended(name, "failed", time.monotonic() - began, *_told(error))
             seconds = time.monotonic() - began
             if how == "ran":
-                self.times.note(name, seconds)
+                stage = StageName.parse(name)
+                self.times.note(stage.verb, stage.task, seconds)
             return Ended(name, how, seconds)
         raise AssertionError("every attempt returns or goes on")
 

@@ -7,10 +7,10 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from flows.engine.durations import Times
 from flows.engine.journal import Journal
 from flows.graph.stage_names import StageName, titles
 from stages.runtime.formatting import duration
+from stages.tools.forecasting.durations import Times
 
 if TYPE_CHECKING:
     from flows.engine.scheduler import Ended, Outcome
@@ -28,7 +28,7 @@ class Telling:
     def __call__(self, ended: Ended) -> None:
         self.done += 1
         self.left[_kind(ended.name)] -= 1
-        left = duration(sum(count * self.times.of_kind(kind) for kind, count in self.left.items()) / self.jobs)
+        left = duration(sum(count * self.times.of(*kind) for kind, count in self.left.items()) / self.jobs)
         how = f"{ended.seconds:.1f} s" if ended.how == "ran" else ended.how
         name = self.named.get(ended.name) or _title(ended.name)
         line = f"[{self.done:{len(str(self.total))}}/{self.total}] {name}: {how}"
@@ -65,8 +65,9 @@ class Telling:
         return max(outcome.failures, key=lambda end: end.how == "failed").code
 
 
-def _kind(name: str) -> str:
-    return StageName.parse(name).kind
+def _kind(name: str) -> tuple[str, int | None]:
+    stage = StageName.parse(name)
+    return stage.verb, stage.task
 
 
 def _title(name: str) -> str:

@@ -11,9 +11,9 @@ from dvc.exceptions import DvcException
 from dvc.lock import LockError
 
 from flows.engine import scheduler
-from flows.engine.durations import Times
 from flows.engine.pool import Slots, WorkerLost
 from flows.engine.scheduler import RETRIES, Engine
+from stages.tools.forecasting.durations import Times
 
 NEEDS = {"a": [], "b": ["a"], "c": ["b"], "x": [], "y": ["x"], "report": ["c", "y"]}
 NAMES = list(NEEDS)
