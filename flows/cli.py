@@ -58,7 +58,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="say which")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="show the traceback of an error")] = False,
 ) -> None:
     pass
@@ -138,7 +140,7 @@ def doctor(json: Json = False) -> None:
     if json:
         console.as_json([asdict(one) for one in findings])
     else:
-        console.table(("", "", ""), [(one.how, one.what, one.said) for one in findings])
+        console.table(("", "", ""), [(one.how, one.what, one.message) for one in findings])
     if code := max(one.code for one in findings):
         raise typer.Exit(code)
     if not json:
@@ -192,8 +194,8 @@ def _work() -> int:
     except typer.TyperException as error:
         from stages.runtime.faults import ConfigFault
 
-        said = error.format_message()
-        raise ConfigFault(f"{said.rstrip('.')}. --help says what there is.") from None
+        message = error.format_message()
+        raise ConfigFault(f"{message.rstrip('.')}. --help says what there is.") from None
 
 
 def main() -> None:

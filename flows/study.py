@@ -49,13 +49,13 @@ def command(
     collect_rarely()
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     options(parser)
-    parser.add_argument("--jobs", type=int, help="stages at a time; one per GPU, or per core, if not said")
+    parser.add_argument("--jobs", type=int, help="stages at a time; default: one per GPU, or per core")
     parser.add_argument("--devices", help="GPUs to use, as in CUDA_VISIBLE_DEVICES; with more jobs they are shared")
-    parser.add_argument("--plan", action="store_true", help="say what would run, and run nothing")
+    parser.add_argument("--plan", action="store_true", help="print what would run, and run nothing")
     parser.add_argument(
         "--share", action="store_true", help="take what DVC's remote has, and give it what is made here"
     )
-    parser.add_argument("--no-view", action="store_true", help="do without Prefect")
+    parser.add_argument("--no-view", action="store_true", help="don't report to Prefect")
     args = parser.parse_args()
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     from stages.runtime.faults import Fault
@@ -68,7 +68,7 @@ def command(
     except KeyboardInterrupt:
         print("error: interrupted. Run the same command again to go on.", file=sys.stderr)
         code = 130
-    prefect_view.leave(code)
+    prefect_view.exit_process(code)
 
 
 def perform(args: argparse.Namespace, chosen: Chosen, first: First = nothing) -> int:
@@ -91,12 +91,12 @@ def perform(args: argparse.Namespace, chosen: Chosen, first: First = nothing) ->
             return 0
         from stages.core.params import load
 
-        load()  # what is wrong with params.yaml is said before anything else
+        load()  # first, for what is wrong with params.yaml
         return Study(args).run(chosen(args))
 
 
 class Study:
-    """One run of the flow, with or without Prefect looking on."""
+    """One run of the flow, with or without Prefect showing it."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         from flows.engine.pool import slots
@@ -135,12 +135,12 @@ class Study:
 
         found = Estimate.of(self.graph, plan, self.times, load())
         free = shutil.disk_usage(self.root).free
-        what = f"{self.slots.jobs} at a time" + (f" on {', '.join(self.slots.devices)}" if self.slots.devices else "")
+        where = f"{self.slots.jobs} at a time" + (f" on {', '.join(self.slots.devices)}" if self.slots.devices else "")
         print(f"{len(plan)} of {all_stages} stages to bring up to date: {found.to_run} to run, {found.cached} cached.")
-        print(f"{what}: about {duration(found.seconds / self.slots.jobs)}.", end=" ")
+        print(f"{where}: about {duration(found.seconds / self.slots.jobs)}.", end=" ")
         print(f"About {size(found.bytes)} of disk; {size(free)} are free.", flush=True)
         if found.bytes > free:
-            log.warning("The disk may not do. What is finished is kept: make room, and run it again.")
+            log.warning("There may be too little disk. Finished stages are kept: make room, and run it again.")
         if self.args.plan:
             print(*(f"  {StageName.parse(name).title}" for name in plan), sep="\n")
 
@@ -159,25 +159,25 @@ class Study:
 
         before = signal.signal(signal.SIGTERM, stop)
         try:
-            return self._looked_at(engine, plan)
+            return self._run_watched(engine, plan)
         finally:
             signal.signal(signal.SIGTERM, before)
             pool.stop()
             self.times.save()
 
-    def _looked_at(self, engine: Engine, plan: list[str]) -> int:
+    def _run_watched(self, engine: Engine, plan: list[str]) -> int:
         from flows.engine.prefect_run import under_prefect
-        from flows.engine.progress_bars import bars
-        from flows.engine.stage_log import Telling
+        from flows.engine.progress_bars import draw_bars
+        from flows.engine.stage_log import StageLog
         from stages.core.params import load
 
-        telling = Telling(plan, self.times, self.slots.jobs)
-        with bars(engine.progress, telling.named):
+        stage_log = StageLog(plan, self.times, self.slots.jobs)
+        with draw_bars(engine.progress, stage_log.named):
             if self.args.no_view:
-                outcome = engine.run(plan, in_a_thread, telling)
+                outcome = engine.run(plan, in_a_thread, stage_log)
             else:
-                outcome = under_prefect(self.root, load().study, engine, plan, telling)
-        return telling.end(outcome)
+                outcome = under_prefect(self.root, load().study, engine, plan, stage_log)
+        return stage_log.end(outcome)
 
     def _finish(self) -> None:
         from flows.graph.graph import unfinished

@@ -18,7 +18,7 @@ Run = Annotated[bool, typer.Option(help="run the study afterwards")]
 
 @concept.command("list")
 def concept_list(json: Json = False) -> None:
-    """In what order they are learnt; how well each stands."""
+    """Lists them in the order of learning, with their scores."""
     from flows.commands import concepts, console
 
     rows = concepts.listed()
@@ -53,7 +53,7 @@ def concept_redo(
 
     domain, known = edit_params.domain_of(name)
     found = {domain: known}
-    change = concepts.Change(lambda text: text, f"Took up {known} anew", _photos(photos, found), fresh=False)
+    change = concepts.Change(lambda text: text, f"Changed the photos of {known}", _photos(photos, found), fresh=False)
     _change(change, yes, run, run_options(jobs, no_view))
 
 
@@ -79,4 +79,4 @@ def _change(change: object, yes: bool, run: bool, how: list[str]) -> None:
 
     assert isinstance(change, Change)
     set_environment()
-    raise typer.Exit(change.carry_out(yes, how if run else None))
+    raise typer.Exit(change.apply(yes, how if run else None))

@@ -23,19 +23,19 @@ LIBRARIES = ("torch", "diffusers", "transformers", "peft", "dvc", "prefect")
 
 @dataclass(frozen=True)
 class Finding:
-    """What one look has found: "ok", "note" or "wrong"; with an exit code if it is wrong."""
+    """The result of one check: "ok", "note" or "wrong"; with an exit code if it is wrong."""
 
     what: str
     how: str
-    said: str
+    message: str
     code: int = 0
 
 
 def examine() -> Iterator[Finding]:
-    for what, look in LOOKS.items():
+    for what, check in CHECKS.items():
         try:
-            yield from (Finding(what, "note" if said.startswith("note: ") else "ok", said.removeprefix("note: "))
-                        for said in look())  # fmt: skip
+            for message in check():
+                yield Finding(what, "note" if message.startswith("note: ") else "ok", message.removeprefix("note: "))
         except Fault as fault:
             yield Finding(what, "wrong", str(fault), fault.code)
 
@@ -133,7 +133,7 @@ def _prefect() -> Iterator[str]:
         yield f"note: {url} does not answer ({error}): studies run without it"
 
 
-LOOKS: dict[str, Callable[[], Iterator[str]]] = {
+CHECKS: dict[str, Callable[[], Iterator[str]]] = {
     "libraries": _libraries,
     "GPU": _gpu,
     "memory": _memory,

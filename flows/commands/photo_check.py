@@ -38,12 +38,12 @@ def already_prepared(params: Params) -> list[str]:
 def _prepared(folder: Path, concept: Concept, params: Params) -> bool:
     """Were just these photos and words prepared?"""
     try:
-        kept = artifact.read(folder, "data")
+        facts = artifact.read(folder, "data")
         how = (params.prepare.resolution, params.prepare.unusual())
-        if kept["concept"] != facts_of(concept) or (kept["resolution"], kept.get("prepared", {})) != how:
+        if facts["concept"] != facts_of(concept) or (facts["resolution"], facts.get("prepared", {})) != how:
             return False
         for role in ROLES:
-            was = [[entry[key] for key in (*OF_A_PICTURE, "sha256_of_source")] for entry in kept["pictures"][role]]
+            was = [[entry[key] for key in (*OF_A_PICTURE, "sha256_of_source")] for entry in facts["pictures"][role]]
             pictures = getattr(concept, role)
             now = [[getattr(p, k) for k in OF_A_PICTURE] + [take(p, params.prepare).sha256] for p in pictures]
             if was != now:

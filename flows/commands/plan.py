@@ -140,5 +140,7 @@ def show(json: bool) -> None:
     if follow := len(plan.stages) - len(plan.causes):
         reasons.append((follow, "a stage before them, which they need"))
     console.table(("stages", "because of"), reasons)
-    console.table(("", "domain", "concept", "what happens"), [(i, d, c, said) for d, i, c, said in plan.effect(params)])
+    console.table(
+        ("", "domain", "concept", "what happens"), [(i, d, c, effect) for d, i, c, effect in plan.effect(params)]
+    )
     console.next_steps("palimpsest run")

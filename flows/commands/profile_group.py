@@ -22,7 +22,7 @@ ProfileName = Annotated[str, typer.Argument(autocompletion=_profiles)]
 
 @profile.command("list")
 def profile_list(json: Json = False) -> None:
-    """What there is."""
+    """Lists the profiles."""
     from flows.commands import console
     from stages.core import profiles
 

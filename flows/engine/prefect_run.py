@@ -12,7 +12,7 @@ from typing import Any, cast
 from flows.engine import prefect_view
 from flows.engine.prefect_internals import in_flow_run
 from flows.engine.scheduler import Ended, Engine, Outcome, StageFailed
-from flows.engine.stage_log import Telling
+from flows.engine.stage_log import StageLog
 from flows.graph.stage_names import StageName
 
 log = logging.getLogger("palimpsest")
@@ -39,7 +39,7 @@ class Once:
             threading.Thread(target=self._quietly, name=self.name, daemon=True).start()
 
     def _quietly(self) -> None:
-        with contextlib.suppress(StageFailed):  # the engine has been told
+        with contextlib.suppress(StageFailed):  # the engine knows
             self()
 
 
@@ -67,9 +67,9 @@ class TaskRuns:
             once.in_a_thread()
 
 
-def under_prefect(root: Path, study: str, engine: Engine, plan: list[str], telling: Telling) -> Outcome:
+def under_prefect(root: Path, study: str, engine: Engine, plan: list[str], stage_log: StageLog) -> Outcome:
     """Runs the plan as a flow, or within the flow that is running; whatever becomes of the server, the plan is run."""
-    prefect_view.settle(root)
+    prefect_view.set_environment(root)
     from prefect import flow
     from prefect.task_runners import ThreadPoolTaskRunner
 
@@ -82,13 +82,13 @@ def under_prefect(root: Path, study: str, engine: Engine, plan: list[str], telli
         shown = prefect_view.Progress(len(plan))
 
         def tell(ended: Ended) -> None:
-            telling(ended)
-            shown(telling.done)
+            stage_log(ended)
+            shown(stage_log.done)
 
         outcome = engine.run(plan, TaskRuns().submit, tell)
         outcomes.append(outcome)
         if outcome.failures:
-            prefect_view.show_failures(telling.rows(outcome))
+            prefect_view.show_failures(stage_log.rows(outcome))
         elif "report" in plan:
             prefect_view.show_results(study, root / "report" / study)
 
@@ -99,5 +99,5 @@ def under_prefect(root: Path, study: str, engine: Engine, plan: list[str], telli
     except Exception as error:
         if began and not outcomes:
             raise
-        prefect_view.lost(error)
-    return outcomes[0] if outcomes else engine.run(plan, lambda work, name: Once(work, name).in_a_thread(), telling)
+        prefect_view.note_server_lost(error)
+    return outcomes[0] if outcomes else engine.run(plan, lambda work, name: Once(work, name).in_a_thread(), stage_log)

@@ -81,7 +81,7 @@ class Engine:
         running: set[str] = set()
 
         def work(name: str) -> Ended:
-            ended = self._bring(name)
+            ended = self._bring_up_to_date(name)
             ends.put(ended)
             return ended
 
@@ -131,23 +131,23 @@ class Engine:
                     outcome.skipped[name] = failed
                     lost.append(name)
 
-    def _bring(self, name: str) -> Ended:
+    def _bring_up_to_date(self, name: str) -> Ended:
         began, pause = time.monotonic(), FIRST_PAUSE
         for attempt in range(RETRIES + 1):
             try:
-                how = self.graph.bring(name, lambda: self._command(name))
+                how = self.graph.bring_up_to_date(name, lambda: self._command(name))
             except StageFailed as error:
                 how = "preempted" if error.code == Preempted.code else "failed"
                 return Ended(name, how, time.monotonic() - began, str(error), error.code)
             except (WorkerLost, LockError) as error:
                 if attempt < RETRIES and not self.stopping.wait(pause):
-                    log.warning("%s: %s; once more.", name, error)
+                    log.warning("%s: %s; trying again.", name, error)
                     pause *= 2
                     continue
                 how, code = ("preempted", Preempted.code) if self.stopping.is_set() else ("failed", MachineFault.code)
                 return Ended(name, how, time.monotonic() - began, str(error), code)
             except Exception as error:
-                return Ended(name, "failed", time.monotonic() - began, *_told(error))
+                return Ended(name, "failed", time.monotonic() - began, *_message(error))
             seconds = time.monotonic() - began
             if how == "ran":
                 stage = StageName.parse(name)
@@ -174,8 +174,8 @@ class Engine:
         self.progress[name] = (done, total)
 
 
-def _told(error: Exception) -> tuple[str, int]:
-    """What to say of an error on the way through DVC, and the exit code of its kind."""
+def _message(error: Exception) -> tuple[str, int]:
+    """The message of an error within DVC, and the exit code of its kind."""
     if isinstance(error, DependencyDoesNotExistError):
         return f"{error}. Put it back.", InputFault.code
     if isinstance(error, (DvcException, OSError)):
@@ -184,7 +184,7 @@ def _told(error: Exception) -> tuple[str, int]:
 
 
 def last_words(log: Path, code: int) -> str:
-    """What the stage said of its end."""
+    """The error that the stage ended with, from its log."""
     lines = log.read_text("utf-8", "replace").splitlines() if log.exists() else []
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return errors[-1] if errors else f"ended with {code}; what it said is in {log}."
+    return errors[-1] if errors else f"ended with {code}; its output is in {log}."

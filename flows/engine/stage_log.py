@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from flows.engine.scheduler import Ended, Outcome
 
 
-class Telling:
+class StageLog:
     """Hears of every end."""
 
     def __init__(self, plan: list[str], times: Times, jobs: int) -> None:
@@ -53,15 +53,15 @@ class Telling:
         counts = [f"{outcome.count(way)} {way}" for way in ways if outcome.count(way)]
         if outcome.skipped:
             counts.append(f"{len(outcome.skipped)} skipped")
-        print(f"{', '.join(counts) or 'nothing begun'} in {duration(time.monotonic() - self.began)}.", flush=True)
+        print(f"{', '.join(counts) or 'nothing started'} in {duration(time.monotonic() - self.began)}.", flush=True)
         if not outcome.failures:
             if len(outcome.ended) < self.total:
-                print("Stopped as asked. Run the same command again to go on.", file=sys.stderr)
+                print("Stopped on request. Run the same command again to go on.", file=sys.stderr)
                 return 75
             return 0
         for row in self.rows(outcome):
             print(f"  {row['stage']}: {row['what']}", file=sys.stderr)
-        print("What is finished is kept: run the same command again to go on.", file=sys.stderr)
+        print("Finished stages are kept. Run the same command again to go on.", file=sys.stderr)
         return max(outcome.failures, key=lambda end: end.how == "failed").code
 
 

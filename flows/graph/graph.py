@@ -36,7 +36,7 @@ from flows.graph.dvc_internals import (
     rwlock,
     to_single_stage_lockfile,
 )
-from flows.graph.hash_memory import keep, recall, remember
+from flows.graph.hash_memory import load_hashes, save_hashes, speed_up_dvc
 from flows.graph.lockfile import update
 from stages.runtime.faults import MachineFault
 
@@ -49,8 +49,8 @@ class Graph:
     """The stages of dvc.yaml by name, and which needs which."""
 
     def __init__(self, root: Path) -> None:
-        remember()
-        recall(root)
+        speed_up_dvc()
+        load_hashes(root)
         self.root, self.repo = root, open_repo(root)
         gc.disable()  # what is made here stays: to look for garbage in it takes a tenth of the time
         try:
@@ -81,7 +81,7 @@ class Graph:
             for name in order:
                 if not planned.isdisjoint(self.needs.successors(name)) or _changed(self.stages[name]):
                     planned.add(name)
-        keep(self.root)
+        save_hashes(self.root)
         return [name for name in order if name in planned]
 
     def with_upstream(self, names: set[str]) -> set[str]:
@@ -141,10 +141,10 @@ class Graph:
                 held.enter_context(rwlock(self.repo.tmp_dir, self.repo.fs, " ".join(sys.argv), [], folders, False))
             except LockError as error:
                 (who, *_) = re.findall(r"\(PID .+", str(error)) or [str(error)]
-                raise MachineFault(f"DVC is at work here already: {who}. Wait for it to end.") from None
+                raise MachineFault(f"DVC is already running here: {who}. Wait for it to end.") from None
             yield
 
-    def bring(self, name: str, run: Callable[[], None]) -> str:
+    def bring_up_to_date(self, name: str, run: Callable[[], None]) -> str:
         """Brings one stage up to date, what it needs being so, and says how: "unchanged", "cached" or "ran".
 
         `run` runs its command; it is called without any lock, and what it raises passes through.

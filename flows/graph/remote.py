@@ -54,8 +54,8 @@ class SharedGraph(Graph):
         self._behind.update(planned)
         return planned
 
-    def bring(self, name: str, run: Callable[[], None]) -> str:
-        how = super().bring(name, run)
+    def bring_up_to_date(self, name: str, run: Callable[[], None]) -> str:
+        how = super().bring_up_to_date(name, run)
         self._behind.discard(name)
         if how == "ran":
             self._giver.submit(self._give, name)

@@ -48,7 +48,7 @@ def study(jobs: int | None = None, devices: str | None = None, share: bool = Fal
     """Runs what is not up to date of the current study.
 
     Args:
-        jobs: stages at a time; one per GPU, or per core, if not said.
+        jobs: stages at a time; default: one per GPU, or per core.
         devices: GPUs to use, as in CUDA_VISIBLE_DEVICES.
         share: take what DVC's remote has, and give it what is made here.
     """
@@ -62,7 +62,7 @@ def add_concepts(
     """Makes each good folder of photos in data/inbox the next task of the current study, and runs what is new.
 
     Args:
-        quiet: seconds without a change after which a folder is taken for whole.
+        quiet: seconds without a change after which a folder is complete.
     """
     from flows.platform.inbox import take_in
 

@@ -36,9 +36,9 @@ def set_up(root: Path) -> None:
         crash_zombies(client, SILENCE)
     os.environ.pop(WORKSPACE, None)  # that of each worker is wanted, not that of here
     deploy = prefect("--no-prompt", "deploy", "--all", settings={}, cwd=root, stdout=subprocess.PIPE, text=True)
-    said, _ = deploy.communicate()
+    output, _ = deploy.communicate()
     if deploy.returncode:
-        raise MachineFault(f"prefect deploy --all ended with {deploy.returncode}: {said.strip().splitlines()[-1:]}")
+        raise MachineFault(f"prefect deploy --all ended with {deploy.returncode}: {output.strip().splitlines()[-1:]}")
 
 
 def crash_zombies(client: Any, silence: timedelta) -> None:

@@ -34,7 +34,7 @@ class Graph:
     def downstream(self, name):
         return [other for other, needed in NEEDS.items() if name in needed]
 
-    def bring(self, name, run):
+    def bring_up_to_date(self, name, run):
         self.came.append(name)
         if self.trouble.get(name):
             raise self.trouble[name].pop(0)
@@ -117,7 +117,7 @@ def test_what_never_gets_better_is_given_up_after_a_few_times_with_longer_and_lo
     monkeypatch.setattr(threading.Event, "wait", lambda self, seconds=None: pauses.append(seconds) or False)
     graph = Graph({"b": [LockError("busy")] * 9})
     engine = Engine(graph, Pool(), Times(Path.cwd()))
-    ended = engine._bring("b")
+    ended = engine._bring_up_to_date("b")
     assert (ended.how, ended.code, graph.came) == ("failed", 4, ["b"] * (RETRIES + 1))
     assert pauses == [0.001, 0.002, 0.004]
 

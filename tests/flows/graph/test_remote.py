@@ -44,7 +44,7 @@ def bring_all(folder: Path, monkeypatch, graph=SharedGraph) -> dict[str, str]:
         return lambda: subprocess.run(made.command(name), shell=True, cwd=folder, check=True)
 
     try:
-        how = {name: made.bring(name, run(name)) for name in made.plan()}
+        how = {name: made.bring_up_to_date(name, run(name)) for name in made.plan()}
         made.write()
         made.give(made.stages)
         return how
@@ -96,7 +96,7 @@ def test_a_remote_that_takes_nothing_fails_no_stage_and_is_told_of_at_the_end(cl
     (a.parent / "remote").write_text("in the way of the folder")
     how = {}
     for name in made.plan():
-        how[name] = made.bring(
+        how[name] = made.bring_up_to_date(
             name, lambda name=name: subprocess.run(made.command(name), shell=True, cwd=a, check=True)
         )
     made.write()
