@@ -8,7 +8,7 @@ import pytest
 
 from flows.graph.graph import Graph
 from flows.graph.remote import SharedGraph, agree, inputs
-from flows.platform.coordinator import gather, said
+from flows.platform.coordinator import describe, gather
 from stages.runtime.faults import ConfigFault, MachineFault
 from tests.support.workspace import with_dvc
 
@@ -85,7 +85,7 @@ def test_an_entry_without_its_objects_is_taken_for_missing(clones, monkeypatch):
     shutil.rmtree(a.parent / "remote/files")
     first, missing = gathered(b, monkeypatch)
     assert (first, missing) == (["one"], {"one", "two"})
-    assert said(first, missing) == "2 stages are missing, beginning with one"
+    assert describe(first, missing) == "2 stages are missing, beginning with one"
     assert bring_all(b, monkeypatch) == {"one": "ran", "two": "ran", "report": "ran"}
 
 
