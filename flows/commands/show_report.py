@@ -32,9 +32,9 @@ def show(as_json: bool, browser: bool) -> None:
     if as_json:
         console.as_json({"page": str(page), "metrics": json.loads((folder / METRICS).read_text("utf-8"))})
         return
-    said = (folder / SUMMARY).read_text("utf-8")
-    if console.fits(said):
-        print(said, end="")
+    summary = (folder / SUMMARY).read_text("utf-8")
+    if console.fits(summary):
+        print(summary, end="")
     else:
         _in_short(folder)
     if browser and page.suffix == ".html" and _someone_is_looking():

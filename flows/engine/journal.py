@@ -23,7 +23,7 @@ class Journal:
     began: str = ""  # local time
     done: int = 0
     total: int = 0
-    left: str = ""  # the time, as it was said
+    left: str = ""  # time, for people
     last: str = ""  # the stage that ended last
     code: int | None = None  # None as long as it runs, and if it was killed
     failures: list[dict[str, str]] = field(default_factory=list)  # stage, what
@@ -63,7 +63,7 @@ def read() -> Journal | None:
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds the flow's lock."""
+    """The process that holds the flow's lock."""
 
     pid: int
     host: str
@@ -71,7 +71,7 @@ class Holder:
 
 
 def holder(lock: Path) -> Holder | None:
-    """Told by the kernel's list, without touching the lock; None if nobody on this machine holds it."""
+    """From the kernel's list of locks, without touching the lock; None if no process on this machine holds it."""
     try:
         found = re.fullmatch(r"pid (\d+) on (\S+) since (.+)", lock.read_text("utf-8").strip())
         taken = re.findall(r"FLOCK .*:(\d+) 0 EOF", LOCKS.read_text("utf-8"))

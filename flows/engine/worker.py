@@ -40,12 +40,12 @@ def _set_up(answer: Any) -> None:
     from stages.runtime import progress
 
     guard()
-    said = 0.0
+    sent = 0.0
 
     def listen(what: str, done: int, total: int) -> None:
-        nonlocal said
-        if time.monotonic() - said > EVERY_SECONDS:
-            said = time.monotonic()
+        nonlocal sent
+        if time.monotonic() - sent > EVERY_SECONDS:
+            sent = time.monotonic()
             answer(progress=[what, done, total])
 
     progress.listeners.append(listen)

@@ -27,7 +27,7 @@ ENTRY = re.compile(r"^  (?=\S)", re.MULTILINE)  # where the entry of a stage beg
 
 def update(root: Path, entries: Mapping[str, Any]) -> bool:
     """Puts these stages' entries into dvc.lock, new ones at its end; False, if that is not as DVC writes it."""
-    from dvc.utils.serialize import dumps_yaml
+    from flows.graph.dvc_internals import dumps_yaml
 
     lockfile = root / LOCKFILE
     text = lockfile.read_text("utf-8") if lockfile.exists() else HEAD

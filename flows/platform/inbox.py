@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 INBOX = Path("data/inbox")
 NOTE = ".rejected.txt"  # after the folder's name
-QUIET = 60.0  # seconds without a change after which a folder is taken for whole
+QUIET = 60.0  # seconds without a change after which a folder is complete
 
 
 def take_in(quiet: float = QUIET, only_look: bool = False) -> tuple[list[str], list[str]]:
@@ -81,7 +81,7 @@ def _finish_moves(entries: list[Path]) -> None:
         named = {name for listed in tree["sequences"][domain].values() for name in listed.values()}
         place = Folder(root=tree["source"]).place(domain)
     except (KeyError, TypeError, ValueError, AttributeError):
-        return  # what is wrong with params.yaml is said by its reader
+        return  # whatever is wrong with params.yaml, its reader reports
     for entry in entries:
         if entry.is_dir() and identify(entry.name) in named:
             target = place / entry.name
@@ -119,7 +119,7 @@ def _complaint(params: Params, entry: Path) -> str:
     domain = params.domains[0]
     try:
         if entry.is_symlink() or not entry.is_dir():
-            raise InputFault(f"{entry}: is no folder. Put the photos of one concept into a folder.")
+            raise InputFault(f"{entry}: is not a folder. Put the photos of one concept into a folder.")
         name = identify(entry.name)
         if name in params.data.domains()[domain]:
             raise InputFault(f"{entry}: there is a concept called {name} already. Rename the folder.")
@@ -186,7 +186,7 @@ def _all_there(entry: Path, target: Path) -> bool:
 
 def main() -> None:
     def options(parser: argparse.ArgumentParser) -> None:
-        text = f"take a folder for whole when it has not changed for this long; {QUIET:.0f} if not said"
+        text = f"treat a folder as complete when it has not changed for this long; default: {QUIET:.0f}"
         parser.add_argument("--quiet", type=float, default=QUIET, metavar="SECONDS", help=text)
 
     def work(args: argparse.Namespace) -> int:

@@ -105,7 +105,7 @@ def test_a_shell_completes_it(shell):
         (["concept", "add", "zwz_heart", "--yes"], 2, "is there already"),
         (["concept", "add", "zwz_hart", "--yes"], 2, "Did you mean 'zwz_heart'?"),
         (["concept", "add", "cats/tom", "--yes"], 2, "no domain 'cats'"),
-        (["concept", "add", "tom", "--photos", "nowhere", "--yes"], 2, "nowhere: is no folder"),
+        (["concept", "add", "tom", "--photos", "nowhere", "--yes"], 2, "nowhere: is not a folder"),
         (["concept", "remove", "zwz_hart", "--yes"], 2, "Did you mean 'zwz_heart'?"),
         (["concept", "redo", "zwz_hart", "--yes"], 2, "Did you mean 'zwz_heart'?"),
         (["profile", "use", "toy-object"], 2, "Did you mean 'toy-objects'?"),

@@ -65,6 +65,11 @@ class Calibration:
     vector_bytes: int  # of a picture's embeddings
     memory: dict[str, int]  # peak bytes: taken from the device by part, and held by the process
 
+    @property
+    def costs(self) -> dict[str, Cost]:
+        """By part, as the workload names them."""
+        return {"train": self.train, "sample": self.sample, "score": self.score, "merge": self.merge}
+
 
 def calibrate(params: Params, measured: int = 12) -> Calibration:
     """

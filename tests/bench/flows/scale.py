@@ -1,4 +1,4 @@
-"""A study of 64 chains: python -m tests.bench.scale [--orders 32] [--tasks 10] [--jobs 2] [--peer-stages 8] [--view]
+"""A study of 64 chains: python -m tests.bench.flows.scale [--orders 32] [--tasks 10] [--jobs 2] [--view]
 
 The real dvc.yaml over two domains, ORDERS orders and one strategy. The commands write files of a few bytes, so that
 what is left is orchestration. Printed are wall and CPU seconds of the plan, of the run per stage, and of finding
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.world import scenes
+from flows.graph.stage_names import StageName
 from stages.core.strategy import strategies
 from tests.support.workspace import change, environment, with_dvc, workspace
 
@@ -124,7 +125,7 @@ def nothing_to_do(folder: Path) -> None:
 
 def peer(folder: Path, count: int) -> Cost:
     """`dvc repro` of so many stages: what they take beyond an equal call that finds nothing to do, per stage."""
-    names = [f"sample@objects-{i}-{sorted(strategies.classes)[0]}-0-task0" for i in range(count)]
+    names = [str(StageName("sample", "objects", str(i), sorted(strategies.classes)[0], "0", 0)) for i in range(count)]
     idle = cost(folder, "dvc", "repro", "--single-item", *names)
     run = cost(folder, "dvc", "repro", "--single-item", "--force", *names)
     assert len(re.findall("Running stage", run.said)) == count

@@ -1,4 +1,4 @@
-"""Kills at random moments: nice python -m tests.bench.kills [--kills 200] [--first 0] [--tasks 2] [--steps 12]
+"""Kills at random moments: nice python -m tests.bench.flows.kills [--kills 200] [--first 0] [--tasks 2] [--steps 12]
 
 A small study is run once without being disturbed. Then, for each kill, a study of its own is begun by the flow or by
 `dvc repro`, killed at a random moment in one of the ways of tests/crash.py, and run again to its end by either. Three

@@ -1,4 +1,4 @@
-"""The flow beside `dvc repro`: python -m tests.bench.flow [--rounds 3] [--tasks 3] [--strategies 4] [--steps 60]
+"""The flow beside `dvc repro`: python -m tests.bench.flows.beside_dvc [--rounds 3] [--tasks 3] [--steps 60]
 
 Both run the same study from nothing, in turn, in workspaces of their own: a small one or, with `--whole`, the default
 study. Printed are the times, the ratio with its spread over the rounds, whether the bytes are the same, and how long

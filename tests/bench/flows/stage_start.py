@@ -1,4 +1,4 @@
-"""The start of a stage, warm against cold: python -m tests.bench.stage_start [--rounds 5] [--block 20]
+"""The start of a stage, warm against cold: python -m tests.bench.flows.stage_start [--rounds 5] [--block 20]
 
 Cold is what `dvc repro` does for every stage: a process that imports the libraries, reads params.yaml and loads the
 base. Warm is the same command in a worker of the flow, which has done so before. The command ends where a stage's own
