@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from stages.core.metric import Metric, metrics
-from stages.metrics.loading import fill, read, sha256, unit_vectors, weights_file
+from stages.metrics.weights.loading import fill, read, sha256, unit_vectors, weights_file
 from stages.runtime.faults import InputFault
 
 if TYPE_CHECKING:  # importing it takes seconds, which commands that embed nothing need not spend

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stages.core.metric import metrics
 from stages.metrics.clip_i import ClipI, load, source
-from stages.metrics.loading import BATCH
+from stages.metrics.weights.loading import BATCH
 from stages.runtime.device import device
 
 if TYPE_CHECKING:

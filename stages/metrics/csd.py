@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from stages.core.metric import Metric, metrics
 from stages.metrics.clip_i import WEIGHTS, Prepare, blank
-from stages.metrics.loading import fill, read, sha256, unit_vectors, weights_file
+from stages.metrics.weights.loading import fill, read, sha256, unit_vectors, weights_file
 
 # Only the tower of pictures is wanted, so that of texts is made as small as it can be.
 NO_TEXT = {"context_length": 2, "vocab_size": 2, "width": 8, "heads": 1, "layers": 1}

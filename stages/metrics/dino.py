@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from stages.core.metric import Metric, metrics
-from stages.metrics.loading import fill, read, sha256, unit_vectors, weights_file
+from stages.metrics.weights.loading import fill, read, sha256, unit_vectors, weights_file
 from stages.runtime.faults import InputFault
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"

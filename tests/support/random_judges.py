@@ -13,7 +13,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcesso
 
 from stages.core.metric import Metric, metrics
 from stages.families.unet.random_weights import LENGTH, VOCABULARY, new_tokenizer
-from stages.metrics.convert import dino as dino_checkpoint
+from stages.metrics.weights.convert import dino as dino_checkpoint
 
 MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's
 BLOCK = {
