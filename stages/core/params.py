@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
-from stages.core.dataset import Concept, Dataset, datasets
+from stages.core.dataset import Concept, Dataset, class_prompt, datasets, facts_of
 from stages.core.family import Family, Teaching, families
-from stages.core.metric import Metric, metrics
+from stages.core.metric import Metric, metric_of
 from stages.core.strategy import Strategy, strategies
 from stages.files.yaml import PARAMS, Document, read_yaml
 from stages.runtime.faults import ConfigFault, nearest
@@ -116,7 +116,7 @@ class Sample(Strict):
 
 class Score(Strict):
     judges: str  # the folder of their weights: DVC watches it
-    metrics: dict[Name, Options] = Field(min_length=1)
+    metrics: dict[Name, Options] = Field(min_length=1)  # `is` names the class where the key does not
 
 
 class Report(Strict):
@@ -168,12 +168,8 @@ class Params(Strict):
 
     @cached_property
     def judges(self) -> dict[str, Metric]:
-        """The metrics; their paths start from the judges' folder."""
-        made = {}
-        for name, options in self.score.metrics.items():
-            path = {"path": f"{self.score.judges}/{options['path']}"} if "path" in options else {}
-            made[name] = metrics.make(name, options | path, f"score.metrics.{name}: ")
-        return made
+        """The metrics by their keys in params.yaml."""
+        return {key: metric_of(key, entry, self.score.judges) for key, entry in self.score.metrics.items()}
 
     def task(self, index: str) -> Task:
         return next(task for task in self.tasks if task.index == index)
@@ -248,26 +244,30 @@ def _cross_check(params: Params) -> None:
         params.rule(name)
     for name in params.sample.schedulers:
         strategies.make(name, params.strategy.get(name), "sample.schedulers: ")
-    identity = params.report.identity
-    if identity not in params.judges:
-        raise ConfigFault(f"report.identity: '{identity}' is not in score.metrics. {nearest(identity, params.judges)}")
-    known = params.data.domains()
+    _check_identity(params)
     for domain in params.domains:
-        if domain not in known:
-            raise ConfigFault(f"domains: dataset {params.dataset.name} has no '{domain}'. {nearest(domain, known)}")
+        params.data.check(domain, where="domains: ")
         for order in params.orders:
             listed = list(params.sequence(domain, order).values())
             for name in listed:
-                if name not in known[domain]:
-                    raise ConfigFault(
-                        f"sequences.{domain}.{order}: no concept '{name}'. {nearest(name, known[domain])}"
-                    )
+                params.data.check(domain, name, f"sequences.{domain}.{order}: ")
             doubled = {name for name in listed if listed.count(name) > 1}
             if doubled:
                 raise ConfigFault(f"sequences.{domain}.{order}: {', '.join(sorted(doubled))} stands at two positions.")
             _check_tokens(params, domain, order)
             _check_classes(params, domain, order)
     _check_rank(params)
+
+
+def _check_identity(params: Params) -> None:
+    identity, able = params.report.identity, [name for name, judge in params.judges.items() if judge.recognises]
+    if identity not in params.judges:
+        raise ConfigFault(f"report.identity: '{identity}' is not in score.metrics. {nearest(identity, params.judges)}")
+    if identity not in able:
+        raise ConfigFault(
+            f"report.identity: '{identity}' cannot tell concepts apart: it compares with the prompt, or stores no "
+            f"vectors of pictures. {nearest(identity, able)}"
+        )
 
 
 def _check_tokens(params: Params, domain: str, order: str) -> None:
@@ -283,11 +283,8 @@ def _check_tokens(params: Params, domain: str, order: str) -> None:
 
 def _check_classes(params: Params, domain: str, order: str) -> None:
     if params.train.prior:
-        from stages.core.dataset import class_prompt  # which knows parameters itself
-
         for concept in params.concepts(domain, order).values():
-            words = {key: getattr(concept, key) for key in ("token", "noun", "training_prompt")}
-            class_prompt(params.train.prior.prompt, words)
+            class_prompt(params.train.prior.prompt, facts_of(concept))
 
 
 def _check_rank(params: Params) -> None:

@@ -5,6 +5,7 @@ from stages.adapters.algebra import Adapter, Delta
 from stages.adapters.merge_check import check, facts, spectral_norm, too_coarse
 from stages.adapters.state import State
 from stages.core.strategy import strategies
+from stages.runtime.seeds import generator
 
 SHAPES = {"one": (12, 10), "two": (8, 14)}
 
@@ -21,9 +22,9 @@ def weight(name: str) -> torch.Tensor:
 
 def audit(name: str, size: float = 1.0, **options: object):
     strategy = strategies.make(name, options)
-    before = strategy.merge(State(), adapter(1, size))
+    before = strategy.merge(State(), adapter(1, size), generator("merge"))
     trained = (strategy.frozen(before) or Delta()) + adapter(2, size).delta
-    return check(before, trained, strategy.merge(before, adapter(2, size)), weight)
+    return check(before, trained, strategy.merge(before, adapter(2, size), generator("merge")), weight)
 
 
 @pytest.mark.parametrize("name", ["naive", "merge_init"])

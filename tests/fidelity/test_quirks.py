@@ -122,7 +122,7 @@ def test_surprise_2_row_space_avoids_every_task_before_and_is_refused_where_they
     strategy = strategies.make("ortho_init", {"init": "row_space", "merging": "exact"})
     state = State()
     for trained in adapters[:2]:
-        state = strategy.merge(state, Adapter(strategy.start(state, trained).a, trained.b))
+        state = strategy.merge(state, Adapter(strategy.start(state, trained).a, trained.b), generator("merge"))
     first, second = (term.a["m"] for term in state.delta.terms)
     summed = Adapter({"m": first + second}, adapters[0].b)
 
@@ -144,7 +144,9 @@ def test_surprise_3_added_factors_have_cross_terms_as_large_as_what_was_learnt()
 
     def error(merging: str) -> float:
         strategy = strategies.make("ortho_init", {"merging": merging})
-        merged = strategy.merge(strategy.merge(State(), parts[0]), parts[1]).delta.module("m")
+        merged = strategy.merge(
+            strategy.merge(State(), parts[0], generator("merge")), parts[1], generator("merge")
+        ).delta.module("m")
         assert merged is not None
         return float((merged - exact).norm() / exact.norm())
 
@@ -276,7 +278,7 @@ def test_surprise_17_what_magmax_merges_has_no_low_rank():
     rng = torch.Generator().manual_seed(0)
     parts = [Adapter(*({"m": torch.randn(s, generator=rng)} for s in ((4, 64), (64, 4)))) for _ in range(2)]
     strategy = strategies.make("magmax")
-    merged = strategy.merge(strategy.merge(State(), parts[0]), parts[1]).delta
+    merged = strategy.merge(strategy.merge(State(), parts[0], generator("merge")), parts[1], generator("merge")).delta
     energy = torch.linalg.svdvals(merged.module("m")).square()  # type: ignore[arg-type]
     assert "m" in merged.dense
     assert int(torch.linalg.matrix_rank(merged.module("m"))) == 64
