@@ -10,7 +10,6 @@ Captions and concept.yaml are never needed: the noun is the folder's name, and t
 
 from __future__ import annotations
 
-import hashlib
 import json
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +17,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from stages.core.dataset import Concept, Dataset, Picture, datasets, fill
-from stages.datasets.shared.names import ABOUT, TEXTS, Line, Template, Word, by_id, legible, noun_of
+from stages.datasets.shared.names import ABOUT, TEXTS, Line, Template, Word, by_id, legible, noun_of, rare_word
 from stages.files.untrusted import list_folder, read_file
 from stages.files.yaml import read_yaml
 from stages.runtime.faults import ConfigFault, InputFault, nearest
@@ -33,7 +32,6 @@ EVERYDAY = (
     "a photo of a {} in the snow",
     "a photo of a {} in a meadow",
 )
-RARE = "bcdfgjkpqvwxz"  # without vowels, four of them are a word in no language
 
 
 class About(Strict):
@@ -138,12 +136,6 @@ class Folder(Dataset):
             raise InputFault("\n".join(complaints))
         texts = {stem: read_caption(path, words) for stem, path in captions.items()}
         return tuple(Picture(p.name, p, texts.get(p.stem), about.source, about.licence) for p in photos)
-
-
-def rare_word(name: str) -> str:
-    """A token that depends on nothing but the name, so that a folder that is added changes none of the others."""
-    number = int.from_bytes(hashlib.sha256(f"token {name}".encode()).digest(), "big")
-    return "".join(RARE[number // len(RARE) ** place % len(RARE)] for place in range(4))
 
 
 def read_about(path: Path) -> About:

@@ -15,6 +15,7 @@ from stages.runtime.faults import ConfigFault
 TEXTS = (".txt", ".md")  # files beside pictures that are none
 ABOUT = "concept.yaml"
 LONGEST, LONGEST_ID = 10_000, 40  # characters
+RARE = "bcdfgjkpqvwxz"  # without vowels, four of them are a word in no language
 # Marks that change the direction of writing: what is read is not what a text encoder gets.
 TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
@@ -75,3 +76,9 @@ def noun_of(folder: Path) -> str:
         return legible(" ".join(re.sub("[_-]", " ", folder.name).split()))
     except ValueError as error:
         raise ConfigFault(f"{folder}: its name {error}, or give a noun in {ABOUT}.") from None
+
+
+def rare_word(name: str) -> str:
+    """A token that depends on nothing but the name, so that a folder that is added changes none of the others."""
+    number = int.from_bytes(hashlib.sha256(f"token {name}".encode()).digest(), "big")
+    return "".join(RARE[number // len(RARE) ** place % len(RARE)] for place in range(4))
