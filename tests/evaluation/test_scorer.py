@@ -41,7 +41,7 @@ class Pairs(Metric):
 
 
 class Wrong(Pairs):
-    answer: list[float]
+    answer: ClassVar[list[float]] = []
 
     def score(self, pictures: Sequence[Image.Image], references: Sequence[Image.Image], prompt: str) -> Tensor:
         return torch.tensor(self.answer)
@@ -101,10 +101,11 @@ def test_only_vectors_of_metrics_that_embed_are_stored(images: Path, references:
 
 @pytest.mark.parametrize("answer", [[0.5], [0.5, float("nan")], [0.5, 0.5, 0.5]])
 def test_a_metric_that_does_not_give_a_finite_number_per_picture_is_named(
-    images: Path, references: References, answer: list[float]
+    images: Path, references: References, answer: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ValueError, match="metric pairs: score returned .* one finite number per picture"):
-        Scorer({"wrong": Wrong(answer=answer)}, references).score(images, 2, TASKS)
+    monkeypatch.setattr(Wrong, "answer", answer)
+    with pytest.raises(ValueError, match=r"metric pairs: score returned .* one finite number per picture"):
+        Scorer({"wrong": Wrong()}, references).score(images, 2, TASKS)
 
 
 def test_reference_pictures_are_handed_on_under_their_task(tmp_path: Path, references: References) -> None:
