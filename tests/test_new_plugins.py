@@ -106,9 +106,9 @@ def test_the_docs_show_one_file_of_each_kind() -> None:
 
 def test_the_tests_over_every_registered_name_pass(folder) -> None:
     suites = [str(path.relative_to(folder)) for path in sorted((folder / "tests").glob("*/test_every_*.py"))]
-    said = python(folder, "-m", "pytest", "-vv", "-p", "no:xdist", *suites)
+    output = python(folder, "-m", "pytest", "-vv", "-p", "no:xdist", *suites)
     for name in [Path(name).stem for name in examples() if Path(name).parts[1] != "families"]:
-        passed = re.findall(rf"\[(?:[^\]]*-)?{name}\] PASSED", said)
+        passed = re.findall(rf"\[(?:[^\]]*-)?{name}\] PASSED", output)
         assert len(passed) >= 4, f"{name}: {passed}"
     assert python(folder, "-c", "import stages; print(stages.__file__)").startswith(str(folder))
 

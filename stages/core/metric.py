@@ -37,7 +37,7 @@ class Metric(Strict, ABC):
         """One finite number per picture, [n] float64 on the CPU. Higher is better: a distance d is returned as 1 - d.
 
         Args:
-            pictures: RGB pictures sampled with one prompt, in any number that fits a study, so batch them if needed.
+            pictures: RGB pictures sampled with one prompt, at most 64 at a time.
             references: RGB pictures of the concept, at least one, perhaps of other sizes than `pictures`.
             prompt: what the pictures were sampled with.
         """

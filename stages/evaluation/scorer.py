@@ -82,7 +82,7 @@ class Scorer:
                 if isinstance(metric, EmbeddingMetric):
                     values = self._compared(metric, found[metric.encoder], int(place), prompts)
                 else:
-                    values = _scored(metric, pictures, side_by_side(_open, self.files[int(place)]), prompts)
+                    values = scored(metric, pictures, side_by_side(_open, self.files[int(place)]), prompts)
                 for cell, value in zip(cells, values.tolist(), strict=True):
                     _append(self.scores, (*cell, name, value))
 
@@ -127,7 +127,7 @@ def _embed(metric: EmbeddingMetric, pictures: Sequence[Image.Image]) -> Tensor:
     return torch.cat([metric.embed(pictures[at : at + BATCH]) for at in range(0, len(pictures), BATCH)])
 
 
-def _scored(
+def scored(
     metric: Metric, pictures: Sequence[Image.Image], references: Sequence[Image.Image], prompts: Sequence[str]
 ) -> Tensor:
     """The scores of a metric that does not embed, [n] float64: it gets at most BATCH pictures of one prompt at a time.

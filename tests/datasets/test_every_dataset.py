@@ -32,13 +32,13 @@ def everything(dataset: Dataset) -> list[tuple[str, Concept]]:
 @every_dataset
 @pytest.mark.parametrize("place", ["", "nowhere"])
 def test_a_wrong_source_is_a_fault_in_one_line_or_does_not_matter(name, place, tmp_path):
-    said = ""
+    message = ""
     try:
         everything(datasets.make(name, {"root": str(tmp_path / place)}))
     except Fault as fault:
-        said = str(fault)
-    assert not said or str(tmp_path) in said
-    assert "\n" not in said
+        message = str(fault)
+    assert not message or str(tmp_path) in message
+    assert "\n" not in message
 
 
 @every_dataset
