@@ -8,6 +8,7 @@ from stages.adapters.storage import load_adapter, load_state, save_state
 from stages.core.command import main
 from stages.core.params import Params
 from stages.core.runs import Run, before, provenance
+from stages.core.states import merge_generator
 from stages.files import artifact
 
 log = logging.getLogger("palimpsest")
@@ -20,7 +21,7 @@ def merge(params: Params, run: Run, args: argparse.Namespace) -> None:
     shapes, strategy = params.family.shapes(), params.rule(run.strategy)
     old = load_state(previous, earlier, shapes)
     adapter = load_adapter(trained / "adapter.safetensors", manifest["scale"], shapes)
-    new = strategy.merge(old, adapter)
+    new = strategy.merge(old, adapter, merge_generator(run, index))
     found = check(old, strategy.frozen(old), adapter, new, params.family.weight)
     if warning := too_coarse(found, params.family.number_format):
         log.warning("%s, task %s: %s", run, index, warning)

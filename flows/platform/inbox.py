@@ -70,7 +70,8 @@ def _entries() -> list[Path]:
 
 def _finish_moves(entries: list[Path]) -> None:
     """Moves what params.yaml names already: a run was killed in between."""
-    from stages.datasets.folder import Folder, identify
+    from stages.datasets.folder import Folder
+    from stages.datasets.shared.names import identify
     from stages.files.yaml import read_yaml
 
     tree = read_yaml(Path("params.yaml")).tree
@@ -112,7 +113,8 @@ def _is_being_filled(entry: Path, quiet: float) -> bool:
 
 def _complaint(params: Params, entry: Path) -> str:
     """What is wrong with a folder, a line for each thing; nothing, if it can be added."""
-    from stages.datasets.folder import Folder, identify
+    from stages.datasets.folder import Folder
+    from stages.datasets.shared.names import identify
     from stages.photos.develop import Seen, develop
     from stages.runtime.faults import Fault, InputFault
 
@@ -142,7 +144,8 @@ def _leave(entry: Path, why: str, only_look: bool) -> None:
 
 
 def _add(params: Params, entry: Path, only_look: bool) -> str:
-    from stages.datasets.folder import Folder, identify
+    from stages.datasets.folder import Folder
+    from stages.datasets.shared.names import identify
     from stages.files.writing import write_file
     from stages.files.yaml import PARAMS
     from stages.tools.edit_params import with_task

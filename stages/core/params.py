@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
-from stages.core.dataset import Concept, Dataset, class_prompt, datasets
+from stages.core.dataset import Concept, Dataset, class_prompt, datasets, facts_of
 from stages.core.family import Family, Teaching, families
-from stages.core.metric import Metric, metrics
+from stages.core.metric import Metric, metric_of
 from stages.core.strategy import Strategy, strategies
 from stages.files.yaml import PARAMS, Document, read_yaml
 from stages.runtime.faults import ConfigFault, nearest
@@ -115,7 +115,7 @@ class Sample(Strict):
 
 class Score(Strict):
     judges: str  # the folder of their weights: DVC watches it
-    metrics: dict[Name, Options] = Field(min_length=1)
+    metrics: dict[Name, Options] = Field(min_length=1)  # `is` names the class where the key does not
 
 
 class Report(Strict):
@@ -169,12 +169,8 @@ class Params(Strict):
 
     @property
     def judges(self) -> dict[str, Metric]:
-        """The metrics; their paths start from the judges' folder."""
-        made = {}
-        for name, options in self.score.metrics.items():
-            path = {"path": f"{self.score.judges}/{options['path']}"} if "path" in options else {}
-            made[name] = metrics.get(name, options | path, f"score.metrics.{name}: ")
-        return made
+        """The metrics by their keys in params.yaml."""
+        return {key: metric_of(key, entry, self.score.judges) for key, entry in self.score.metrics.items()}
 
     def task(self, index: str) -> Task:
         return next(task for task in self.tasks if task.index == index)
@@ -250,21 +246,14 @@ def _cross_check(params: Params) -> None:
         params.rule(name)
     for name in params.sample.schedulers:
         strategies.make(name, params.strategy.get(name), "sample.schedulers: ")
-    identity = params.report.identity
-    if identity not in params.judges:
-        raise ConfigFault(f"report.identity: '{identity}' is not in score.metrics. {nearest(identity, params.judges)}")
     data = params.data
-    known = data.domains()
+    _check_identity(params)
     for domain in params.domains:
-        if domain not in known:
-            raise ConfigFault(f"domains: dataset {params.dataset.name} has no '{domain}'. {nearest(domain, known)}")
+        data.check(domain, where="domains: ")
         for order in params.orders:
             listed = list(params.sequence(domain, order).values())
             for name in listed:
-                if name not in known[domain]:
-                    raise ConfigFault(
-                        f"sequences.{domain}.{order}: no concept '{name}'. {nearest(name, known[domain])}"
-                    )
+                data.check(domain, name, f"sequences.{domain}.{order}: ")
             doubled = {name for name in listed if listed.count(name) > 1}
             if doubled:
                 raise ConfigFault(f"sequences.{domain}.{order}: {', '.join(sorted(doubled))} stands at two positions.")
@@ -272,6 +261,18 @@ def _cross_check(params: Params) -> None:
             _check_tokens(concepts, f"sequences.{domain}.{order}")
             _check_classes(params.train.prior, concepts)
     _check_rank(params)
+
+
+def _check_identity(params: Params) -> None:
+    judges, identity = params.judges, params.report.identity
+    able = [name for name, judge in judges.items() if judge.recognises]
+    if identity not in judges:
+        raise ConfigFault(f"report.identity: '{identity}' is not in score.metrics. {nearest(identity, judges)}")
+    if identity not in able:
+        raise ConfigFault(
+            f"report.identity: '{identity}' cannot tell concepts apart: it compares with the prompt, or stores no "
+            f"vectors of pictures. {nearest(identity, able)}"
+        )
 
 
 def _check_tokens(concepts: list[Concept], where: str) -> None:
@@ -287,8 +288,7 @@ def _check_tokens(concepts: list[Concept], where: str) -> None:
 def _check_classes(prior: Prior | None, concepts: list[Concept]) -> None:
     if prior:
         for concept in concepts:
-            words = {key: getattr(concept, key) for key in ("token", "noun", "training_prompt")}
-            class_prompt(prior.prompt, words)
+            class_prompt(prior.prompt, facts_of(concept))
 
 
 def _check_rank(params: Params) -> None:

@@ -1,4 +1,7 @@
-"""Finds plug-ins by looking into their folder: a new file with a decorated class is all it takes to add one."""
+"""Finds plug-ins by looking into their folder: a new file with a decorated class is all it takes to add one.
+
+What plug-ins of one kind share lies in a sub-package beneath them, which is not searched.
+"""
 
 import importlib
 import importlib.util
@@ -43,7 +46,8 @@ class Registry(Generic[T]):
         if not self._complete:
             package = importlib.import_module(self.package)
             for module in pkgutil.iter_modules(package.__path__):
-                importlib.import_module(f"{self.package}.{module.name}")
+                if not module.ispkg:
+                    importlib.import_module(f"{self.package}.{module.name}")
             self._complete = True
         return dict(sorted(self._classes.items()))
 

@@ -46,7 +46,7 @@ class Pickle(Strict):
     file: str
     size: int | None = Field(None, ge=1)  # bytes
     sha256: Sha256
-    converter: Annotated[str, StringConstraints(pattern=r"^[a-z_]+$")]  # of stages/metrics
+    converter: Annotated[str, StringConstraints(pattern=r"^[a-z_]+$")]  # of stages/metrics/weights/convert
 
 
 class Model(Strict):

@@ -15,7 +15,7 @@ from stages.runtime.exits import EXIT_CODES, attempt
 
 
 def convert(converter: str, source: Path, target: Path) -> None:
-    import_module(f"stages.metrics.convert.{converter}").convert(source, target)
+    import_module(f"stages.metrics.weights.convert.{converter}").convert(source, target)
 
 
 def work(args: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ from stages.adapters.algebra import Adapter, Delta
 from stages.adapters.merge_check import check, facts, spectral_norm, too_coarse
 from stages.adapters.state import State
 from stages.core.strategy import strategies
+from stages.runtime.seeds import generator
 
 SHAPES = {"one": (12, 10), "two": (8, 14)}
 
@@ -21,9 +22,9 @@ def weight(name: str) -> torch.Tensor:
 
 def audit(name: str, size: float = 1.0, **options: object):
     strategy = strategies.make(name, options)
-    before = strategy.merge(State(), adapter(1, size))
+    before = strategy.merge(State(), adapter(1, size), generator("merge"))
     new = adapter(2, size)
-    return check(before, strategy.frozen(before), new, strategy.merge(before, new), weight)
+    return check(before, strategy.frozen(before), new, strategy.merge(before, new, generator("merge")), weight)
 
 
 @pytest.mark.parametrize("name", ["naive", "merge_init"])
@@ -62,9 +63,9 @@ def copied(state: State) -> State:
 def test_objects_do_not_matter_but_their_numbers(name, tasks):
     strategy, before = strategies.make(name), State()
     for task in range(1, tasks):
-        before = strategy.merge(before, adapter(task))
+        before = strategy.merge(before, adapter(task), generator("merge"))
     new = adapter(tasks)
-    after, frozen = strategy.merge(before, new), strategy.frozen(before)
+    after, frozen = strategy.merge(before, new, generator("merge")), strategy.frozen(before)
     found = check(before, frozen, new, after, weight)
     assert check(copied(before), frozen and copied(State(frozen)).delta, new, copied(after), weight) == found
 

@@ -31,8 +31,9 @@ from stages.tools import profiles
 from stages.tools.exchange.exporting import pack
 from stages.tools.exchange.importing import adopt
 from stages.training.step import Descent
+from tests.support.run_study import run_all
 from tests.support.workspace import change, workspace
-from tests.test_pipeline import PHOTOS, run_all
+from tests.test_pipeline import PHOTOS
 
 PROMPTS = ["a photo of a sks star at night", "a photo of a heart"]
 WITHOUT = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}

@@ -318,7 +318,7 @@ FIRST, SECOND = one([1.0, 2.0], [1.0, -1.0]), one([3.0, 1.0], [0.5, 1.0])
 def learnt(name: str, **options: object) -> list[list[float]]:
     """The shift of the matrix after two tasks."""
     strategy = strategies.make(name, options)
-    state = strategy.merge(strategy.merge(State(), FIRST), SECOND)
+    state = strategy.merge(strategy.merge(State(), FIRST, generator("merge")), SECOND, generator("merge"))
     shift = state.delta.module("m")
     assert shift is not None
     return shift.tolist()
@@ -339,5 +339,7 @@ def test_a_strategy_as_published(name, shift):
 
 def test_magmax_gives_a_tie_to_the_last_task():
     strategy = strategies.make("magmax")
-    state = strategy.merge(strategy.merge(State(), one([1.0], [2.0])), one([1.0], [-2.0]))
+    state = strategy.merge(
+        strategy.merge(State(), one([1.0], [2.0]), generator("merge")), one([1.0], [-2.0]), generator("merge")
+    )
     assert state.delta.module("m").tolist() == [[-2.0]]

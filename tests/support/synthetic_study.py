@@ -3,13 +3,14 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 from unittest.mock import patch
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from stages.core.metric import Metric
+from stages.core.metric import EmbeddingMetric, Metric
 from stages.core.params import Named, Params, Report, Sample, Score, Task
 from stages.core.runs import runs, sequences
 from stages.files import artifact, tables, writing
@@ -22,7 +23,7 @@ NAMES = ("red_mug", "blue_boot", "green_bear", "old_lamp", "tin_can")
 KEPT = {"naive": 0.1, "merge_init": 0.6, "magmax": 0.5}  # of a concept, by each task after it
 
 
-class Looks(Metric):
+class Looks(EmbeddingMetric):
     """Compares with the references."""
 
     @property
@@ -36,8 +37,7 @@ class Looks(Metric):
 class Prompted(Looks):
     """Compares with the prompt, from the same embeddings."""
 
-    def embed_text(self, prompts: Sequence[str]) -> Tensor | None:
-        raise NotImplementedError
+    compares_with: ClassVar = "prompt"
 
 
 class SyntheticParams(Params):

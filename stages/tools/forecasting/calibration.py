@@ -23,8 +23,10 @@ from PIL import Image
 from stages.adapters.algebra import Adapter, fresh_adapter
 from stages.adapters.merge_check import check
 from stages.adapters.state import State
+from stages.core.metric import EmbeddingMetric
 from stages.core.params import Params
 from stages.core.runs import runs
+from stages.evaluation.scorer import scored
 from stages.files.pictures import open_png
 from stages.runtime import progress
 from stages.runtime.device import device
@@ -176,14 +178,20 @@ def _sample(params: Params) -> tuple[float, Cost, list[Image.Image], float]:
 
 
 def _score(params: Params, pictures: list[Image.Image]) -> tuple[Cost, int]:
-    """Each encoder once, however many metrics use it."""
-    encoders = {metric.encoder: metric for metric in params.judges.values()}
+    """Each encoder once; metrics that do not embed compare with as many references as a concept has."""
+    judges = params.judges.values()
+    encoders = {metric.encoder: metric for metric in judges if isinstance(metric, EmbeddingMetric)}
+    others = [metric for metric in judges if not isinstance(metric, EmbeddingMetric)]
+    concept = next(iter(params.concepts(params.domains[0], params.orders[0]).values()))
+    references = [pictures[i % len(pictures)] for i in range(len(concept.references))]
     widths = [metric.embed(pictures).shape[1] for metric in encoders.values()]
     found = []
     for _ in range(REPEATS):
         began = _clock()
         for metric in encoders.values():
             metric.embed(pictures)
+        for other in others:
+            scored(other, pictures, references, concept.prompts[:1] * len(pictures))
         found.append((_clock() - began) / len(pictures))
     return Cost.of(found), 4 * sum(widths)
 
@@ -200,9 +208,9 @@ def _merge(params: Params) -> Cost:
             *earlier, new = [Adapter({name: x.a[name]}, {name: x.b[name]}, x.scale) for x in adapters]
             state = State()
             for adapter in earlier:
-                state = strategy.merge(state, adapter)
+                state = strategy.merge(state, adapter, generator("forecast", "merge"))
             began = _clock()
-            merged = strategy.merge(state, new)
+            merged = strategy.merge(state, new, generator("forecast", "merge"))
             check(state, strategy.frozen(state), new, merged, params.family.weight)
             total += (_clock() - began) * sum(other == shape for other in shapes.values())
         found.append(total)

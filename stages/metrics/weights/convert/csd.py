@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from stages.metrics.clip_i import blank
-from stages.metrics.convert.checkpoint import check, read, write
 from stages.metrics.csd import NO_TEXT, tower
+from stages.metrics.weights.convert.checkpoint import check, read, write
 from stages.runtime.faults import InputFault
 
 ARCHITECTURE = "ViT-L-14-quickgelu"

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from stages.metrics.convert.checkpoint import check, read, write
 from stages.metrics.dino import blank
+from stages.metrics.weights.convert.checkpoint import check, read, write
 
 ARCHITECTURE = "vit_small_patch16_224"
 STEM = {
