@@ -21,7 +21,6 @@ from stages.runtime.strict import Strict, explain, foremost, unsaid
 # What becomes part of a path or of a stage's name.
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_]*$", max_length=64)]
 Position = Annotated[str, StringConstraints(pattern=r"^\d\d$")]
-Scheduler = Literal["euler", "dpmpp"]
 Options = dict[str, Any]
 
 
@@ -87,7 +86,6 @@ class Train(Teaching):
     clip_norm: float = Field(1.0, gt=0)
     reinit: Literal["shared", "per_task"]  # does every task draw the same A, as published, or its own?
     checkpoint_every: int = Field(ge=1)  # steps
-    conditioning: Literal["square", "source"] = "square"  # SDXL is told one size for all, or each photo's size and crop
     prior: Prior | None = None
     processes: int = Field(1, ge=1, le=64)  # GPUs that share a step's pictures; more than `batch` are of no use
 
@@ -107,8 +105,8 @@ class Sample(Strict):
     batch: int = Field(ge=1)  # pictures at a time; how they are grouped can change the last bit of a picture
     steps: int = Field(ge=1, le=1000)
     guidance: float = Field(ge=1)
-    scheduler: Scheduler = "euler"
-    schedulers: dict[Name, Scheduler] = unsaid({})  # of single strategies
+    scheduler: str = "euler"  # one of the family's
+    schedulers: dict[Name, str] = unsaid({})  # of single strategies
     seed: int = Field(ge=0)
     # Is the generator's seed a hash of `seed` and what it is for, or `seed` itself, as published?
     noise: Literal["hashed", "seeded"] = unsaid("hashed")
@@ -267,6 +265,7 @@ def _cross_check(params: Params) -> None:
                 raise ConfigFault(f"sequences.{domain}.{order}: {', '.join(sorted(doubled))} stands at two positions.")
             _check_tokens(params, domain, order)
             _check_classes(params, domain, order)
+    _check_family(params)
     _check_rank(params)
 
 
@@ -288,6 +287,24 @@ def _check_classes(params: Params, domain: str, order: str) -> None:
         for concept in params.concepts(domain, order).values():
             words = {key: getattr(concept, key) for key in ("token", "noun", "training_prompt")}
             class_prompt(params.train.prior.prompt, words)
+
+
+def _check_family(params: Params) -> None:
+    """Whatever the family does not read is refused: ignored, it would look as if it had an effect."""
+    family, name = type(params.family), params.base.name
+    chosen = {"": params.sample.scheduler} | {f"s.{key}": value for key, value in params.sample.schedulers.items()}
+    for key, scheduler in chosen.items():
+        if scheduler not in family.schedulers:
+            known = nearest(scheduler, family.schedulers)
+            raise ConfigFault(f"sample.scheduler{key}: base {name} has no scheduler '{scheduler}'. {known}")
+    for option, usual in Teaching.model_fields.items():
+        value = getattr(params.train, option)
+        if value != usual.default and option not in family.training_options:
+            known = ", ".join(sorted(family.training_options)) or "none"
+            raise ConfigFault(
+                f"train.{option}: base {name} does not read it, so it cannot be {value!r}. Leave it out; of such "
+                f"options it reads: {known}."
+            )
 
 
 def _check_rank(params: Params) -> None:

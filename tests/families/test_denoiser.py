@@ -9,7 +9,8 @@ from PIL import Image
 
 from stages.adapters.algebra import Adapter, Delta, fresh_adapter
 from stages.core.params import load
-from stages.families.unet.denoiser import Denoiser, PromptAttention, Prompts, Settings, is_plain
+from stages.families.unet.denoiser import Denoiser, Settings
+from stages.families.unet.prompts import PromptAttention, Prompts, is_plain
 from stages.runtime.faults import InputFault
 from stages.runtime.seeds import generator
 

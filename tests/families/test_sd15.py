@@ -22,7 +22,8 @@ from stages.core.family import Row, families
 from stages.core.params import Train
 from stages.core.runs import runs
 from stages.families.sd15 import Sd15
-from stages.families.unet.denoiser import Prompts, Settings
+from stages.families.unet.denoiser import Settings
+from stages.families.unet.prompts import Prompts
 from stages.families.unet.random_weights import new_tokenizer
 from stages.files import artifact, tables, tensors
 from stages.files.artifact import folder_digest
@@ -138,7 +139,7 @@ def test_what_is_loaded_is_what_is_in_the_files(written, family):
 
 
 def test_it_leaves_the_device_without_a_second_text_encoder(family, monkeypatch):
-    monkeypatch.setattr("stages.families.sdxl.device", lambda: torch.device("meta"))
+    monkeypatch.setattr("stages.families.unet.family.device", lambda: torch.device("meta"))
     family.leave("unet")
     assert {model.device.type for model in (family.pipeline.text_encoder, family.pipeline.vae)} == {"cpu"}
 
@@ -197,7 +198,7 @@ def test_pictures_are_those_of_the_plain_pipeline(written, family, guidance):
 def test_the_empty_prompt_is_heard(family):
     family.shift(Delta())
     noise = torch.randn((1, *family.noise_shape()), generator=generator("noise"))
-    encoded = family.told(family.encode_prompts(PROMPTS[:1]))
+    encoded = family.unet_prompts(family.encode_prompts(PROMPTS[:1]))
     with torch.inference_mode():
         heard, zeros = (
             family.denoiser.latents(family.denoiser.prepare(prompts, noise, Settings(4, 7.5, "euler")))
@@ -208,12 +209,14 @@ def test_the_empty_prompt_is_heard(family):
 
 def test_the_empty_prompt_is_read_by_every_state_itself(family, heard):
     heard.shift(Delta())
-    before = heard.told(heard.embedded(heard.encode_prompts(PROMPTS)))
-    assert torch.equal(before.empty_text, family.told(family.encode_prompts(PROMPTS)).empty_text)
+    before = heard.unet_prompts(heard.embedded(heard.encode_prompts(PROMPTS)))
+    assert torch.equal(before.empty_text, family.unet_prompts(family.encode_prompts(PROMPTS)).empty_text)
     heard.shift(given(heard, 0.2).delta)
-    assert not torch.allclose(heard.told(heard.embedded(heard.encode_prompts(PROMPTS))).empty_text, before.empty_text)
+    assert not torch.allclose(
+        heard.unet_prompts(heard.embedded(heard.encode_prompts(PROMPTS))).empty_text, before.empty_text
+    )
     heard.shift(Delta())
-    again = heard.told(heard.embedded(heard.encode_prompts(PROMPTS)))
+    again = heard.unet_prompts(heard.embedded(heard.encode_prompts(PROMPTS)))
     assert torch.equal(again.empty_text, before.empty_text)
     assert torch.equal(again.text, before.text)
 
@@ -250,13 +253,13 @@ def test_its_profile_runs_from_photos_to_scores(written, tmp_path, monkeypatch):
 def test_its_adapters_are_read_by_diffusers_and_come_back(which, tmp_path, form, request):
     family = request.getfixturevalue(which)
     delta, known = given(family, 0.05).delta, family.known_as
-    packed = pack(delta, form, torch.float32, None, None)
+    packed = pack(delta, form, torch.float32, None, family.module_names())
     notes = {"modelspec.architecture": f"{known.architecture}/lora", "ss_base_model_version": known.version}
     path = tmp_path / "lora.safetensors"
     tensors.write(path, packed.tensors, notes | packed.metadata)
     alone = [name for name in packed.tensors if name.startswith("lora_te_text_model_")]
     assert bool(alone) == (form == "kohya" and which == "heard")
-    back = adopt(path, family.shapes(), known)
+    back = adopt(path, family)
     assert back.format == form
     family.shift(Delta())
     family.pipeline.load_lora_weights(str(tmp_path), weight_name=path.name)

@@ -1,4 +1,4 @@
-"""SDXL in training: the loss of its UNet with LoRA in the attention, on encodings made beforehand.
+"""A UNet in training: its loss with LoRA in the attention, on encodings made beforehand.
 
 Where adapters shift the text encoders too, prompts come as tokens and are encoded in every step.
 """
@@ -7,33 +7,54 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from stages.adapters.algebra import Adapter, Delta
-from stages.adapters.modules import part
 from stages.core.family import Encodings, Learner, Row, Teaching
-from stages.families.text_encoders import own_name, renamed
 from stages.families.unet.layers import Grouped, Layers, PerMatrix
+from stages.families.unet.names import part_of
+from stages.families.unet.text_encoders import own_name, renamed
 from stages.runtime.device import device
 from stages.runtime.seeds import generator
 
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler, UNet2DConditionModel
 
-    from stages.families.sdxl import Sdxl
-
 LAYERS: dict[str, type[Layers]] = {"grouped": Grouped, "peft": PerMatrix}
 # In float16 the gradient of a mean over a latent's numbers is too small for its exponent.
 MAGNIFY = {torch.float16: 2.0**12}
 
 
-class SdxlLearner(Learner):
+class Trained(Protocol):
+    """What a learner needs of the family that it trains: see `UNetFamily`."""
+
+    @property
+    def pipeline(self) -> Any: ...
+
+    @property
+    def shifted(self) -> tuple[str, ...]: ...
+
+    @property
+    def text_encoders(self) -> bool: ...
+
+    def shift(self, delta: Delta) -> None: ...
+
+    def leave(self, *parts: str) -> None: ...
+
+    def embed(self, numbers: Encodings) -> dict[str, Tensor]: ...
+
+    def time_ids(self, count: int) -> Tensor: ...
+
+    def conditioning(self, encodings: Encodings, time_ids: Tensor) -> dict[str, Tensor]: ...
+
+
+class UNetLearner(Learner):
     """The frozen weights in the family's number format, the adapter in float32."""
 
-    def __init__(self, family: Sdxl, frozen: Delta, adapter: Adapter, options: Teaching) -> None:
+    def __init__(self, family: Trained, frozen: Delta, adapter: Adapter, options: Teaching) -> None:
         from diffusers import DDPMScheduler
 
         self.family, self.frozen, self.options = family, frozen, options
@@ -51,7 +72,7 @@ class SdxlLearner(Learner):
         layers: dict[str, Layers] = {}
         for name in self.family.shifted:
             model = getattr(self.family.pipeline, name)
-            names[name] = {module: own_name(model, module) for module in adapter.a if part(module)[0] == name}
+            names[name] = {module: own_name(model, module) for module in adapter.a if part_of(module)[0] == name}
             kind = LAYERS[self.options.layers] if name == "unet" else PerMatrix
             layers[name] = kind(model, renamed(adapter, names[name]))
         return names, layers

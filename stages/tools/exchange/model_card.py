@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from stages.adapters.modules import TEXT, part
 from stages.core.params import Params
 from stages.files import model_lock
 from stages.files.artifact import to_json
@@ -16,8 +15,6 @@ from stages.runtime.formatting import in_markdown
 from stages.tools.exchange.formats import Format
 from stages.tools.exchange.source import Origin
 
-# Whose code knows the modules by the names that they have in the file: kohya's scripts say so of theirs for SDXL.
-STABILITY = "https://github.com/Stability-AI/generative-models"
 FULL = "full"  # in place of a rank, of whole matrices
 MARK = "palimpsest.run"  # the key by which a file is known as written here
 
@@ -50,7 +47,7 @@ def metadata(params: Params, origin: Origin, form: Format, rank: str, hashed: st
         "sshs_model_hash": hashed,
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": f"{known.architecture}/lora",
-        "modelspec.implementation": STABILITY if form == "kohya" and known.ldm_blocks else "diffusers",
+        "modelspec.implementation": known.implementation if form == "kohya" else "diffusers",
         "modelspec.title": origin.title,
         "modelspec.resolution": f"{params.prepare.resolution}x{params.prepare.resolution}",
         "modelspec.hash_sha256": f"0x{hashed}",
@@ -128,8 +125,7 @@ def _front(params: Params, origin: Origin) -> str:
 
 
 def _about(origin: Origin) -> str:
-    also = any(part(module)[0] in TEXT for module in origin.delta.modules)
-    return _made(origin) + (" It shifts the text encoders too: load it into them as well." if also else "")
+    return _made(origin) + (" It shifts the text encoders too: load it into them as well." if origin.text else "")
 
 
 def _made(origin: Origin) -> str:

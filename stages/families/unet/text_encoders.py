@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from stages.adapters.algebra import Adapter
-from stages.adapters.modules import TRUNK, part
 from stages.core.family import Encodings
+from stages.families.unet.names import TRUNK, part_of
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")  # of every attention, as the scripts of diffusers train them
 
@@ -29,7 +29,7 @@ def full_name(encoder: str, stored: str) -> str:
 
 def own_name(model: nn.Module, name: str) -> str:
     """What a part of the pipeline itself calls the module that adapters call `name`."""
-    _, inner = part(name)
+    _, inner = part_of(name)
     return inner if hasattr(model, TRUNK.rstrip(".")) else inner.removeprefix(TRUNK)
 
 
