@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from stages.adapters.algebra import Adapter, Delta
 from stages.core.registry import Registry
+from stages.runtime.faults import ConfigFault, nearest
 from stages.runtime.strict import Strict
 
 Encodings = Mapping[str, Tensor]
@@ -180,6 +181,30 @@ class Learner(ABC):
     @abstractmethod
     def aside(self) -> AbstractContextManager[None]:
         """Within the block the family is free for other uses, such as sampling; afterwards training goes on."""
+
+
+def check_options(family: Family, name: str, schedulers: Mapping[str, str], options: Teaching) -> None:
+    """Refuses what this family does not read: ignored, it would look as if it had an effect.
+
+    Args:
+        name: of the family, as params.yaml has it.
+        schedulers: by their keys in params.yaml.
+
+    Raises:
+        ConfigFault: a scheduler is not one of the family's, or a training option that it does not read is set.
+    """
+    for key, scheduler in schedulers.items():
+        if scheduler not in family.schedulers:
+            known = nearest(scheduler, family.schedulers)
+            raise ConfigFault(f"{key}: base {name} has no scheduler '{scheduler}'. {known}")
+    for option, field_info in Teaching.model_fields.items():
+        value = getattr(options, option)
+        if value != field_info.default and option not in family.training_options:
+            known = ", ".join(sorted(family.training_options)) or "none"
+            raise ConfigFault(
+                f"train.{option}: base {name} does not read it, so it cannot be {value!r}. Leave it out; of such "
+                f"options it reads: {known}."
+            )
 
 
 families: Registry[Family] = Registry("family", "stages.families")

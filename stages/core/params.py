@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from stages.core.dataset import Concept, Dataset, datasets
-from stages.core.family import Family, Teaching, families
+from stages.core.family import Family, Teaching, check_options, families
 from stages.core.metric import Metric, metrics
 from stages.core.strategy import Strategy, strategies
 from stages.files.yaml import PARAMS, Document, read_yaml
@@ -290,21 +290,8 @@ def _check_classes(params: Params, domain: str, order: str) -> None:
 
 
 def _check_family(params: Params) -> None:
-    """Whatever the family does not read is refused: ignored, it would look as if it had an effect."""
-    family, name = type(params.family), params.base.name
-    chosen = {"": params.sample.scheduler} | {f"s.{key}": value for key, value in params.sample.schedulers.items()}
-    for key, scheduler in chosen.items():
-        if scheduler not in family.schedulers:
-            known = nearest(scheduler, family.schedulers)
-            raise ConfigFault(f"sample.scheduler{key}: base {name} has no scheduler '{scheduler}'. {known}")
-    for option, usual in Teaching.model_fields.items():
-        value = getattr(params.train, option)
-        if value != usual.default and option not in family.training_options:
-            known = ", ".join(sorted(family.training_options)) or "none"
-            raise ConfigFault(
-                f"train.{option}: base {name} does not read it, so it cannot be {value!r}. Leave it out; of such "
-                f"options it reads: {known}."
-            )
+    chosen = {f"sample.schedulers.{name}": value for name, value in params.sample.schedulers.items()}
+    check_options(params.family, params.base.name, {"sample.scheduler": params.sample.scheduler} | chosen, params.train)
 
 
 def _check_rank(params: Params) -> None:
