@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
     shutil.copy(PROJECT / "tests/support/tiny_dit.py", place / "stages/families")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stages.families, "__path__", [*stages.families.__path__, str(place / "stages/families")])
-        patch.setattr(families, "_classes", dict(families._classes))
+        patch.setattr(families, "_classes", families.classes)  # a copy, with all that are there without it
         patch.setattr(families, "_complete", False)
         patch.chdir(place)
         yield place
