@@ -46,6 +46,7 @@ class KnownAs:
 
     architecture: str = "unknown"  # as in modelspec.architecture, without its /lora
     version: str = "unknown"  # as in kohya's ss_base_model_version
+    network: str = "networks.lora"  # ss_network_module: which of kohya's scripts knows such adapters
     implementation: str = "diffusers"  # modelspec.implementation in kohya's format: whose code has modules so named
 
 
@@ -63,9 +64,8 @@ class ModuleName:
     factors: tuple[str, str] = ("lora_A", "lora_B")  # what diffusers' files call its A and B
     ending: str = ""  # where versions of a library differ in what a name begins with: what all of them end with
     text: bool = False  # is it in a text encoder?
-    others: Mapping[str, str] = field(
-        default_factory=dict, hash=False
-    )  # further names: their format (kohya, diffusers, peft)
+    # Further names under which an import knows it, and the format that has them: kohya, diffusers or peft.
+    others: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 class Family(Strict, ABC):
@@ -77,7 +77,7 @@ class Family(Strict, ABC):
 
     known_as: ClassVar[KnownAs] = KnownAs()
     schedulers: ClassVar[tuple[str, ...]] = ()  # the values of sample.scheduler that `sample` takes
-    training_options: ClassVar[frozenset[str]] = frozenset()  # the fields of `Teaching` that `learner` reads
+    training_options: ClassVar[frozenset[str]] = frozenset()  # the fields of `Teaching` that its training reads
 
     adapter: str = ""  # a folder of stages.tools.import_lora: what the first task goes on from, and its revision
     adapter_revision: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")] = ""

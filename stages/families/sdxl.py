@@ -19,7 +19,7 @@ from stages.families.unet.text_encoders import read
 class Sdxl(UNetFamily):
     """Two text encoders; beside the text the UNet reads a pooled prompt, and the picture's size and crop."""
 
-    known_as: ClassVar = KnownAs("stable-diffusion-xl-v1-base", "sdxl_base_v1-0", STABILITY)
+    known_as: ClassVar = KnownAs("stable-diffusion-xl-v1-base", "sdxl_base_v1-0", implementation=STABILITY)
     training_options: ClassVar = UNetFamily.training_options | {"conditioning"}
     ldm_blocks: ClassVar = True
     encoders: ClassVar = ("text_encoder", "text_encoder_2")

@@ -11,7 +11,7 @@ from stages.families.unet.names import STABILITY
 class Toy(Sdxl):
     """The base of the embedded world: SDXL's architecture at a six-hundredth of its size, for 32-pixel pictures."""
 
-    known_as: ClassVar = KnownAs("palimpsest-toy", "palimpsest_toy", STABILITY)
+    known_as: ClassVar = KnownAs("palimpsest-toy", "palimpsest_toy", implementation=STABILITY)
 
     path: str = "data/world/base"
     pixels: int = Field(32, ge=8)

@@ -31,7 +31,7 @@ def metadata(params: Params, origin: Origin, form: Format, rank: str, hashed: st
         "ss_v2": "False",
         "ss_base_model_version": known.version,
         "ss_sd_model_name": _base_folder(params),
-        "ss_network_module": "networks.lora",
+        "ss_network_module": known.network,
         "ss_network_dim": rank if rank != FULL else None,
         "ss_network_alpha": rank if rank != FULL else None,
         "ss_network_args": json.dumps({}),
