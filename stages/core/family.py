@@ -151,7 +151,9 @@ class Family(Strict, ABC):
 class Learner(ABC):
     """A model in training. Only the adapter's matrices are trained."""
 
-    magnify = 1.0  # by which a loss is multiplied, lest its gradient vanish in the number format; a power of two
+    magnify = (
+        1.0  # by which a loss is multiplied, so that its gradient does not vanish in the number format; a power of two
+    )
 
     @abstractmethod
     def parameters(self) -> list[nn.Parameter]:

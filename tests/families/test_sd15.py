@@ -74,7 +74,7 @@ def test_what_is_loaded_is_what_is_in_the_files(written, family):
 
 def test_it_leaves_the_device_without_a_second_text_encoder(family, monkeypatch):
     monkeypatch.setattr("stages.families.unet.family.device", lambda: torch.device("meta"))
-    family.leave("unet")
+    family.only_on_device("unet")
     assert {model.device.type for model in (family.pipeline.text_encoder, family.pipeline.vae)} == {"cpu"}
 
 

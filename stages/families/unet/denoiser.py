@@ -44,7 +44,7 @@ class Batch:
     """Everything that one batch needs, on the device and in the model's number format.
 
     With guidance above 1 the unconditional half comes first: `text` and `extra` have 2n rows. `distinct` are the texts
-    that cross attention is told, `rows` which of them each row has after the first `blank` ones, whose text is zeros.
+    that cross attention reads, `rows` which of them each row has after the first `blank` ones, whose text is zeros.
     """
 
     noise: Tensor
@@ -123,25 +123,25 @@ class Denoiser:
         """What the noise becomes, float32 of the same shape."""
         scheduler, guided = batch.scheduler, batch.guidance > 1
         x: Tensor = batch.noise * scheduler.init_noise_sigma
-        with self._told(batch):
+        with self._prompts_set(batch):
             for t in scheduler.timesteps:
                 seen = scheduler.scale_model_input(x, t).to(self.unet.dtype).repeat(1 + guided, 1, 1, 1)
-                found = self.model(seen, t, batch.text, added_cond_kwargs=batch.extra, return_dict=False)[0].float()
+                predicted = self.model(seen, t, batch.text, added_cond_kwargs=batch.extra, return_dict=False)[0].float()
                 if guided:
-                    blank, told = found.chunk(2)
-                    found = blank + batch.guidance * (told - blank)
-                x = scheduler.step(found, t, x, return_dict=False)[0]
+                    blank, prompted = predicted.chunk(2)
+                    predicted = blank + batch.guidance * (prompted - blank)
+                x = scheduler.step(predicted, t, x, return_dict=False)[0]
         return x
 
     @contextmanager
-    def _told(self, batch: Batch) -> Iterator[None]:
+    def _prompts_set(self, batch: Batch) -> Iterator[None]:
         """Within it the UNet's cross attentions know their keys and values."""
         own: list[tuple[Any, Any]] = []
         try:
             for name, attention in _attentions(self.unet):
                 if is_plain(attention):
                     stand_in = self.stand_ins.setdefault(name, PromptAttention())
-                    stand_in.tell(attention, batch.distinct, batch.rows, batch.blank)
+                    stand_in.set_prompts(attention, batch.distinct, batch.rows, batch.blank)
                     own.append((attention, attention.processor))
                     attention.set_processor(stand_in)
             yield

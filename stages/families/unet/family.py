@@ -149,12 +149,12 @@ class UNetFamily(Family):
             pipeline.unet.to(memory_format=torch.channels_last)
         return pipeline
 
-    def bring(self, *parts: str) -> None:
-        """Moves these parts of the pipeline to the device, where they stay until training leaves them."""
+    def to_device(self, *parts: str) -> None:
+        """Moves these parts of the pipeline to the device, where they stay until `only_on_device` moves them off."""
         for part in parts:
             getattr(self.pipeline, part).to(device())
 
-    def leave(self, *parts: str) -> None:
+    def only_on_device(self, *parts: str) -> None:
         """Moves everything but these parts of the pipeline off the device."""
         others = [getattr(self.pipeline, part) for part in {"unet", "vae", *self.encoders} - {*parts}]
         here = [model for model in others if model.device.type != "cpu"]
@@ -178,7 +178,7 @@ class UNetFamily(Family):
 
     @torch.no_grad()
     def encode_images(self, images: Sequence[Image.Image]) -> Encodings:
-        self.bring("vae")
+        self.to_device("vae")
         vae, moments = self.pipeline.vae, []
         for image in images:
             pixels = self.pipeline.image_processor.preprocess(image).to(vae.device)
@@ -192,7 +192,7 @@ class UNetFamily(Family):
         numbers = tokens(self.pipeline, self.encoders, prompts)
         if self.text_encoders:
             return numbers
-        self.bring(*self.encoders)
+        self.to_device(*self.encoders)
         return {name: value.float().cpu() for name, value in self.embed(numbers).items()}
 
     @torch.no_grad()
@@ -230,7 +230,7 @@ class UNetFamily(Family):
         scheduler: str,
         batch: int | None = None,
     ) -> list[Image.Image]:
-        self.bring("vae")
+        self.to_device("vae")
         read, settings = self.unet_prompts(self.embedded(prompts)), Settings(steps, guidance, scheduler)
-        self.leave(*self.shifted, "vae")
+        self.only_on_device(*self.shifted, "vae")
         return self.denoiser.pictures(read, noise, settings, batch or len(noise))

@@ -42,7 +42,7 @@ class Trained(Protocol):
 
     def shift(self, delta: Delta) -> None: ...
 
-    def leave(self, *parts: str) -> None: ...
+    def only_on_device(self, *parts: str) -> None: ...
 
     def embed(self, numbers: Encodings) -> dict[str, Tensor]: ...
 
@@ -59,7 +59,7 @@ class UNetLearner(Learner):
 
         self.family, self.frozen, self.options = family, frozen, options
         self.unet: UNet2DConditionModel = family.pipeline.unet
-        family.leave(*family.shifted)
+        family.only_on_device(*family.shifted)
         family.shift(frozen)
         self.names, self.layers = self._divided(adapter)
         self.schedule: DDPMScheduler = DDPMScheduler.from_config(family.pipeline.scheduler.config)
@@ -93,9 +93,11 @@ class UNetLearner(Learner):
     def study(self, images: Sequence[Encodings], prompts: Encodings) -> None:
         self.images, self.prompts = images, {name: value.to(device()) for name, value in prompts.items()}
         if not self.family.text_encoders:
-            self.prompts = self._told({name: value.to(self.unet.dtype) for name, value in self.prompts.items()})
+            self.prompts = self._with_constants(
+                {name: value.to(self.unet.dtype) for name, value in self.prompts.items()}
+            )
 
-    def _told(self, embedded: Encodings) -> dict[str, Tensor]:
+    def _with_constants(self, embedded: Encodings) -> dict[str, Tensor]:
         return {**embedded, **self.layers["unet"].constants(embedded["text"])}
 
     def inputs(self, rows: Sequence[Row]) -> Encodings:
@@ -116,8 +118,8 @@ class UNetLearner(Learner):
             "time_ids": torch.cat(frames).float(),
         }
         # Stacked and not indexed by a list, which would be copied to the device and waited for.
-        told = {name: torch.stack([value[row.prompt] for row in rows]) for name, value in self.prompts.items()}
-        return {name: sent(value) for name, value in made.items()} | told
+        text = {name: torch.stack([value[row.prompt] for row in rows]) for name, value in self.prompts.items()}
+        return {name: sent(value) for name, value in made.items()} | text
 
     def _draw(self, row: Row) -> tuple[Tensor, Tensor, Tensor]:
         """A latent from the posterior of the picture, its noise and its time, all from the row's seed."""
@@ -129,13 +131,13 @@ class UNetLearner(Learner):
 
     def _snr(self) -> Tensor:
         """The signal-to-noise ratio at each time."""
-        kept: Tensor = self.schedule.alphas_cumprod
-        return kept / (1 - kept)
+        signal: Tensor = self.schedule.alphas_cumprod
+        return signal / (1 - signal)
 
     def loss(self, inputs: Encodings) -> Tensor:
         """The weighted sum of each row's mean squared error."""
         if self.family.text_encoders:
-            inputs = {**inputs, **self._told(self.family.embed(inputs))}
+            inputs = {**inputs, **self._with_constants(self.family.embed(inputs))}
         self.layers["unet"].begin(inputs)
         found = self.unet(
             inputs["noisy"].to(self.unet.dtype),

@@ -12,14 +12,14 @@ from torch import Tensor
 
 
 class PromptAttention:
-    """Cross attention of one module from keys and values that `tell` has computed, as a processor of diffusers."""
+    """Cross attention of one module from keys and values that `set_prompts` computes, as a processor of diffusers."""
 
     def __init__(self) -> None:
         self.key: Tensor | None = None
         self.value: Tensor | None = None
         self.blank = 0  # rows at the beginning of the batch whose prompt is zeros
 
-    def tell(self, attention: Any, text: Tensor, rows: Tensor, blank: int) -> None:
+    def set_prompts(self, attention: Any, text: Tensor, rows: Tensor, blank: int) -> None:
         """
         Args:
             text: distinct prompts [prompts, tokens, width].
@@ -69,7 +69,7 @@ def is_plain(attention: Any) -> bool:
 
 @dataclass(frozen=True)
 class Prompts:
-    """What the model is told of each of n pictures.
+    """What the model reads of the prompts of n pictures.
 
     text: [n, tokens, width]. extra: what else is added to the embedding of time, each [n, ...]. What stands in the
     unconditional half is `empty_text` [tokens, width], None for zeros, and `empty_extra` [n, ...].

@@ -57,8 +57,8 @@ def read(pipeline: Any, encoder: str, tokens: Encodings, **how: Any) -> Any:
 
 
 def each_once(tokens: Encodings, embed: Callable[[Encodings], Encodings]) -> dict[str, Tensor]:
-    """One row per row of tokens, float32 on the CPU. Different ones are read one by one, lest the last bit depend on
-    which stand together."""
+    """One row per row of tokens, float32 on the CPU. Different ones are read one by one, since which stand
+    together could change the last bit."""
     _, which = torch.unique(torch.cat(list(tokens.values()), 1), dim=0, return_inverse=True)
     places = which.tolist()
     rows = [places.index(place) for place in range(max(places) + 1)]

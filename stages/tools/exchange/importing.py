@@ -42,7 +42,7 @@ class Foreign:
 
 
 def adopt(path: Path, family: Family, alpha: float | None = None) -> Foreign:
-    """All that can be told from the file's header is checked before any of its numbers is loaded.
+    """Checks all that the file's header shows before any of its numbers is loaded.
 
     Args:
         alpha: for a peft file without its adapter_config.json, which alone knows it.

@@ -63,8 +63,8 @@ def metadata(params: Params, origin: Origin, form: Format, rank: str, hashed: st
 
 
 def _captions(data: Mapping[str, Any]) -> dict[str, int]:
-    said = [entry["caption"] or data["concept"]["training_prompt"] for entry in data["pictures"]["training"]]
-    return {caption: said.count(caption) for caption in said}
+    captions = [entry["caption"] or data["concept"]["training_prompt"] for entry in data["pictures"]["training"]]
+    return {caption: captions.count(caption) for caption in captions}
 
 
 def _base_path(params: Params) -> str:

@@ -1,4 +1,4 @@
-"""Where a shift of weights comes from: its numbers, and all that the manifests tell of how they were made."""
+"""Where a shift of weights comes from: its numbers, and how they were made, from the manifests."""
 
 from __future__ import annotations
 
