@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from stages.core.dataset import Concept, Dataset, class_prompt, datasets, facts_of
-from stages.core.family import Family, Teaching, families
+from stages.core.family import Family, Teaching, check_options, families
 from stages.core.metric import Metric, metric_of
 from stages.core.strategy import Strategy, strategies
 from stages.files.yaml import PARAMS, Document, read_yaml
@@ -20,7 +20,6 @@ from stages.runtime.strict import Strict, explain, foremost, unsaid
 # What becomes part of a path or of a stage's name.
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_]*$", max_length=64)]
 Position = Annotated[str, StringConstraints(pattern=r"^\d\d$")]
-Scheduler = Literal["euler", "dpmpp"]
 Options = dict[str, Any]
 
 
@@ -86,7 +85,6 @@ class Train(Teaching):
     clip_norm: float = Field(1.0, gt=0)
     reinit: Literal["shared", "per_task"]  # does every task draw the same A, as published, or its own?
     checkpoint_every: int = Field(ge=1)  # steps
-    conditioning: Literal["square", "source"] = "square"  # SDXL is told one size for all, or each photo's size and crop
     prior: Prior | None = None
     processes: int = Field(1, ge=1, le=64)  # GPUs that share a step's pictures; more than `batch` are of no use
 
@@ -106,8 +104,8 @@ class Sample(Strict):
     batch: int = Field(ge=1)  # pictures at a time; how they are grouped can change the last bit of a picture
     steps: int = Field(ge=1, le=1000)
     guidance: float = Field(ge=1)
-    scheduler: Scheduler = "euler"
-    schedulers: dict[Name, Scheduler] = unsaid({})  # of single strategies
+    scheduler: str = "euler"  # one of the family's
+    schedulers: dict[Name, str] = unsaid({})  # of single strategies
     seed: int = Field(ge=0)
     # Is the generator's seed a hash of `seed` and what it is for, or `seed` itself, as published?
     noise: Literal["hashed", "seeded"] = unsaid("hashed")
@@ -260,6 +258,7 @@ def _cross_check(params: Params) -> None:
             concepts = [data.concept(domain, name) for name in listed]
             _check_tokens(concepts, f"sequences.{domain}.{order}")
             _check_classes(params.train.prior, concepts)
+    _check_family(params)
     _check_rank(params)
 
 
@@ -289,6 +288,11 @@ def _check_classes(prior: Prior | None, concepts: list[Concept]) -> None:
     if prior:
         for concept in concepts:
             class_prompt(prior.prompt, facts_of(concept))
+
+
+def _check_family(params: Params) -> None:
+    chosen = {f"sample.schedulers.{name}": value for name, value in params.sample.schedulers.items()}
+    check_options(params.family, params.base.name, {"sample.scheduler": params.sample.scheduler} | chosen, params.train)
 
 
 def _check_rank(params: Params) -> None:

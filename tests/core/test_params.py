@@ -49,6 +49,16 @@ def test_the_projects_own_parameters_are_sound():
         ),
         ("init: columns", "init: row_space", "strategy.ortho_init: strategy ortho_init: init: row_space needs merging"),
         ("scheduler: euler", "schedulers: {naife: dpmpp}", "sample.schedulers: .*'naife'. Did you mean 'naive'"),
+        (
+            "scheduler: euler",
+            "scheduler: eulr",
+            "sample.scheduler: base toy has no .*'eulr'. Did you mean 'euler'",
+        ),
+        (
+            "scheduler: euler",
+            "schedulers: {naive: flow}",
+            r"sample.schedulers.naive: base toy has no scheduler 'flow'. There is: dpmpp, euler\.",
+        ),
         ("    dino: {path", "    dyno: {path", "no metric is called 'dyno'. Did you mean 'dino'"),
         (
             "    dino: {path",

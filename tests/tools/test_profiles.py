@@ -19,6 +19,24 @@ def test_every_profile_with_every_preset_breaks_no_rule(name, memory):
     params.Params.model_validate_json(json.dumps(profiles.tree(name, memory)))
 
 
+@pytest.mark.parametrize("memory", [None, *profiles.presets()])
+@pytest.mark.parametrize("name", profiles.names())
+def test_every_profile_asks_its_family_only_for_what_it_reads(name, memory):
+    params._check_family(params.Params.model_validate_json(json.dumps(profiles.tree(name, memory))))
+
+
+@pytest.mark.parametrize("option", [{"conditioning": "source"}, {"layers": "peft"}])
+def test_a_training_option_that_the_family_ignores_is_refused(option):
+    study = params.Params.model_validate_json(json.dumps(profiles.tree("sd15-quick")))
+    study = study.model_copy(update={"train": study.train.model_copy(update=option)})
+    if "layers" in option:  # which sd15 reads
+        params._check_family(study)
+        return
+    said = r"^train\.conditioning: base sd15 does not read it, so it cannot be 'source'\. .* layers, snr_gamma\.$"
+    with pytest.raises(ConfigFault, match=said):
+        params._check_family(study)
+
+
 @pytest.mark.parametrize("name", REAL)
 def test_a_preset_changes_how_and_not_what(name):
     plain = profiles.tree(name)

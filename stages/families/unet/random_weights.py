@@ -50,7 +50,9 @@ SCALES = {
 }
 
 
-def write(folder: Path, scale: str = "hundredth", seed: int = 0, told: Callable[[str], None] = lambda _: None) -> str:
+def write(
+    folder: Path, scale: str = "hundredth", seed: int = 0, progress: Callable[[str], None] = lambda _: None
+) -> str:
     """Writes the model, in float16, and says its revision: the sha256 over its files.
 
     Weights are drawn and written one by one, so that the memory needed is that of the largest.
@@ -75,7 +77,7 @@ def write(folder: Path, scale: str = "hundredth", seed: int = 0, told: Callable[
     for name, tokenizer in tokenizers.items():
         tokenizer.save_pretrained(folder / name)
     for name, model in parts.items():
-        told(f"{name}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f} million weights")
+        progress(f"{name}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f} million weights")
         (model.config.save_pretrained if name.startswith("text") else model.save_config)(folder / name)
         file = "model.safetensors" if name.startswith("text") else "diffusion_pytorch_model.safetensors"
         shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}

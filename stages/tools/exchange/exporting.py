@@ -18,7 +18,7 @@ from stages.files.writing import write_file
 from stages.runtime.faults import ConfigFault, InputFault
 from stages.runtime.progress import track
 from stages.tools.exchange.factors import Pair, full_rank, join, relative_error, truncate
-from stages.tools.exchange.formats import Format, as_diffusers, as_kohya, of_one_rank, ranks
+from stages.tools.exchange.formats import Format, Names, as_diffusers, as_kohya, of_one_rank, ranks
 from stages.tools.exchange.model_card import FULL, MARK, card, metadata
 from stages.tools.exchange.source import Origin
 
@@ -48,11 +48,11 @@ class Packed:
         return f"relative error mean {mean:.2g}, worst {worst:.2g} ({name})"
 
 
-def pack(delta: Delta, form: Format, dtype: torch.dtype, rank: int | None, layers: int | None) -> Packed:
+def pack(delta: Delta, form: Format, dtype: torch.dtype, rank: int | None, names: Names) -> Packed:
     """
     Args:
         rank: make it an adapter of this rank at most, the closest; None for all of it.
-        layers: as in `kohya_names`.
+        names: of the modules, as the family answers them.
 
     Raises:
         ConfigFault: the format cannot hold all of it, or the rank is none.
@@ -83,9 +83,9 @@ def pack(delta: Delta, form: Format, dtype: torch.dtype, rank: int | None, layer
     adapter = Adapter({name: a for name, (a, _) in pairs.items()}, {name: b for name, (_, b) in pairs.items()})
     cut = rank is not None and any(rank < full_rank(delta, name) for name in delta.modules)
     if form == "diffusers":
-        return Packed(*as_diffusers(adapter), ranks(adapter), errors, cut)
+        return Packed(*as_diffusers(adapter, names), ranks(adapter), errors, cut)
     adapter = of_one_rank(adapter)
-    return Packed(as_kohya(adapter, matrices, layers), {}, FULL if matrices else ranks(adapter), errors, cut)
+    return Packed(as_kohya(adapter, matrices, names), {}, FULL if matrices else ranks(adapter), errors, cut)
 
 
 def _fits(name: str, dtype: torch.dtype, value: Tensor) -> Tensor:

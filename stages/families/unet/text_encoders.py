@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from stages.adapters.algebra import Adapter
-from stages.adapters.modules import TRUNK, part
 from stages.core.family import Encodings
+from stages.families.unet.names import TRUNK, part_of
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")  # of every attention, as the scripts of diffusers train them
 
@@ -29,7 +29,7 @@ def full_name(encoder: str, stored: str) -> str:
 
 def own_name(model: nn.Module, name: str) -> str:
     """What a part of the pipeline itself calls the module that adapters call `name`."""
-    _, inner = part(name)
+    _, inner = part_of(name)
     return inner if hasattr(model, TRUNK.rstrip(".")) else inner.removeprefix(TRUNK)
 
 
@@ -57,8 +57,8 @@ def read(pipeline: Any, encoder: str, tokens: Encodings, **how: Any) -> Any:
 
 
 def each_once(tokens: Encodings, embed: Callable[[Encodings], Encodings]) -> dict[str, Tensor]:
-    """One row per row of tokens, float32 on the CPU. Different ones are read one by one, lest the last bit depend on
-    which stand together."""
+    """One row per row of tokens, float32 on the CPU. Different ones are read one by one, since which stand
+    together could change the last bit."""
     _, which = torch.unique(torch.cat(list(tokens.values()), 1), dim=0, return_inverse=True)
     places = which.tolist()
     rows = [places.index(place) for place in range(max(places) + 1)]
