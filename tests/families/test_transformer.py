@@ -20,7 +20,7 @@ from stages.tools.import_lora import adopt
 from tests.support.family_properties import PROPERTIES, offline
 from tests.support.lora_readers import opened
 from tests.support.workspace import ONE_METRIC, PROJECT, change, workspace
-from tests.test_pipeline import run_all
+from tests.support.run_study import run_all
 
 SAMPLE = {"steps": 2, "images": 1, "guidance": 3.0, "scheduler": "flow", "plain": 0}
 
