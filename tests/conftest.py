@@ -8,11 +8,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from stages.families.unet.random_weights import write
 from stages.runtime.process import collect_rarely, lock
 from tests.support.crash import ran, said
 from tests.support.workspace import hashes, small
+
+
+# A loaded machine is slow, not wrong.
+settings.register_profile("palimpsest", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("palimpsest")
 
 
 def pytest_configure(config) -> None:
