@@ -119,9 +119,9 @@ class Study:
             return 0
         code = 0
         if plan:
-            with self.graph.claimed():
+            with self.graph.locked():
                 code = self._perform(plan)
-        self.graph.give(self.graph.stages if wanted is None else wanted)
+        self.graph.upload(self.graph.stages if wanted is None else wanted)
         if code == 0 and wanted is None:
             if plan:
                 self._finish()
@@ -166,24 +166,24 @@ class Study:
             self.times.save()
 
     def _run_watched(self, engine: Engine, plan: list[str]) -> int:
-        from flows.engine.prefect_run import under_prefect
+        from flows.engine.prefect_run import run_with_prefect
         from flows.engine.progress_bars import draw_bars
         from flows.engine.stage_log import StageLog
         from stages.core.params import load
 
         stage_log = StageLog(plan, self.times, self.slots.jobs)
-        with draw_bars(engine.progress, stage_log.named):
+        with draw_bars(engine.progress, stage_log.names):
             if self.args.no_view:
                 outcome = engine.run(plan, in_a_thread, stage_log)
             else:
-                outcome = under_prefect(self.root, load().study, engine, plan, stage_log)
+                outcome = run_with_prefect(self.root, load().study, engine, plan, stage_log)
         return stage_log.end(outcome)
 
     def _finish(self) -> None:
-        from flows.graph.graph import unfinished
+        from flows.graph.graph import outdated
         from stages.runtime.faults import MachineFault
 
-        left = unfinished(self.root)
+        left = outdated(self.root)
         if left:
             raise MachineFault(
                 f"dvc status still names {', '.join(left[:3])}: was something changed meanwhile? Run again."

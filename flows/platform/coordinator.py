@@ -47,7 +47,7 @@ def gather(graph: Graph) -> tuple[list[str], set[str]]:
     for name in tqdm(graph.plan(cells), desc="from the remote", unit="stage", leave=False, disable=None):
         if missing.isdisjoint(graph.upstream(name)):
             try:
-                graph.bring_up_to_date(name, refuse)
+                graph.update_stage(name, refuse)
                 continue
             except Missing:
                 first.append(name)
@@ -196,14 +196,14 @@ def complete(args: argparse.Namespace) -> int:
 
 def _look() -> tuple[list[str], set[str], list[str], dict[str, str]]:
     """Gathers; returns what is missing, the units that it belongs to, and what they read."""
-    from flows.graph.remote import inputs
+    from flows.graph.remote import hash_inputs
     from stages.runtime.process import lock
 
     with lock(LOCK):
         graph = open_graph(Path.cwd(), share=True)
         try:
             first, missing = gather(graph)
-            return first, missing, units(graph, missing), inputs(graph)
+            return first, missing, units(graph, missing), hash_inputs(graph)
         finally:
             graph.close()
 

@@ -77,7 +77,7 @@ def chain(run: str, inputs: dict[str, str], jobs: int | None = None, devices: st
         run: DOMAIN/ORDER/STRATEGY/SEED, or DOMAIN/ORDER for the base model on that sequence.
         inputs: a hash of each file that must be the same here as where the study was handed out.
     """
-    from flows.graph.remote import agree
+    from flows.graph.remote import check_inputs
     from flows.graph.stage_names import last_stages
 
-    return carry_out(lambda _: last_stages(run), lambda _: agree(inputs), jobs=jobs, devices=devices, share=True)
+    return carry_out(lambda _: last_stages(run), lambda _: check_inputs(inputs), jobs=jobs, devices=devices, share=True)
