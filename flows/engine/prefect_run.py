@@ -1,4 +1,4 @@
-"""Runs the study as a Prefect flow with a task run per stage. Prefect only shows it: it schedules and caches nothing."""
+"""Runs the study as a Prefect flow, a task run per stage. Prefect only shows it: it schedules and caches nothing."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ def test_outside_a_project_it_says_how_to_make_one(tmp_path, monkeypatch, said):
 
 
 def test_a_bug_leaves_its_traceback_in_a_file(here, said, monkeypatch):
-    monkeypatch.setattr("flows.commands.status.look", lambda: 1 / 0)
+    monkeypatch.setattr("flows.commands.status.read_status", lambda: 1 / 0)
     code, _, err = said("status")
     assert code == 70
     assert "This is a bug" in err
@@ -269,7 +269,7 @@ def test_a_concept_is_added_and_removed_and_the_effect_on_the_others_is_shown(re
     assert any("zwz_heart" in line and "(was " in line for line in lines)
     assert any("pdw_square" in line and "(new)" in line for line in lines)
     code, out, _ = said("concept", "remove", "zwz_heart", "--yes", "--no-run")
-    assert any(line.split() == ["01", "sks_star", "learnt", "again"] for line in out.splitlines())
+    assert any(line.split() == ["01", "sks_star", "learned", "again"] for line in out.splitlines())
     assert said("concept", "add", "zwz_heart", "--yes", "--no-run")[0] == 0
     rows = json.loads(said("concept", "list", "--json")[1])
     assert [row["concept"] for row in rows] == ["sks_star", "pdw_square", "zwz_heart"]

@@ -5,7 +5,7 @@ import logging
 import pytest
 from prefect.exceptions import FailedRun
 
-from flows.platform.deployed import carry_out
+from flows.platform.deployed import run_flow
 from stages.runtime.faults import ConfigFault, MachineFault
 
 SETTINGS = {"jobs": 1, "devices": None, "share": False}
@@ -28,7 +28,7 @@ def test_failed_is_the_fault_of_the_study_and_crashed_that_of_the_machine(monkey
         return what
 
     monkeypatch.setattr("flows.platform.deployed.perform", perform)
-    state = carry_out(lambda _: None, **SETTINGS)
+    state = run_flow(lambda _: None, **SETTINGS)
     assert state.type.value == type_
     assert state.message.startswith(message)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows.platform.inbox import INBOX, NOTE, take_in
+from flows.platform.inbox import INBOX, NOTE, import_folders
 from stages.core.params import load
 from stages.runtime.faults import ConfigFault
 from tests.support.workspace import ONE_METRIC, workspace
@@ -64,14 +64,14 @@ def names() -> list[str]:
 def test_good_folders_become_tasks_in_the_order_of_their_names_and_a_second_call_does_nothing(here):
     photos(INBOX / "Tea Pot", 1)
     photos(INBOX / "cup", 2)
-    added, left = take_in(0)
+    added, left = import_folders(0)
     assert names() == ["mug", *added]
     assert [name.split("_")[0] for name in added] == ["tea", "cup"]
     assert not left
     assert not list(INBOX.iterdir())
     assert {path.name for path in Path("data/photos").iterdir()} == {"mug", "Tea Pot", "cup"}
     text = Path("params.yaml").read_bytes()
-    assert take_in(0) == ([], [])
+    assert import_folders(0) == ([], [])
     assert Path("params.yaml").read_bytes() == text
 
 
@@ -83,7 +83,7 @@ def test_bad_folders_stay_with_a_note_until_they_are_mended(here):
     photos(INBOX / "mug", 3)
     (INBOX / "stray.png").write_bytes(whole)
     (INBOX / f"gone{NOTE}").write_text("of a folder that is no more")
-    assert take_in(0) == ([], ["cup", "empty", "mug", "stray.png"])
+    assert import_folders(0) == ([], ["cup", "empty", "mug", "stray.png"])
     notes = {path.name.removesuffix(NOTE): path.read_text("utf-8") for path in INBOX.glob(f"*{NOTE}")}
     assert notes.keys() == {"cup", "empty", "mug", "stray.png"}
     assert "cup/0.png" in notes["cup"]
@@ -92,25 +92,25 @@ def test_bad_folders_stay_with_a_note_until_they_are_mended(here):
     assert "is not a folder" in notes["stray.png"]
     assert names() == ["mug"]
     torn.write_bytes(whole)
-    assert take_in(0) == (["cup"], ["empty", "mug", "stray.png"])
+    assert import_folders(0) == (["cup"], ["empty", "mug", "stray.png"])
     assert not (INBOX / f"cup{NOTE}").exists()
 
 
 def test_a_folder_that_is_being_filled_is_left_and_looking_changes_nothing(here):
     photos(INBOX / "cup", 1)
-    assert take_in(3600) == ([], ["cup"])
-    assert take_in(0, only_look=True) == (["cup"], [])
+    assert import_folders(3600) == ([], ["cup"])
+    assert import_folders(0, dry_run=True) == (["cup"], [])
     assert names() == ["mug"]
     assert (INBOX / "cup").is_dir()
 
 
 def test_a_study_of_something_else_takes_no_photos(here):
-    assert take_in(0) == ([], [])
+    assert import_folders(0) == ([], [])
     shutil.copy("data/profiles/toy-objects.yaml", "params.yaml")
-    assert take_in(0) == ([], [])
+    assert import_folders(0) == ([], [])
     photos(INBOX / "cup", 1)
     with pytest.raises(ConfigFault, match="palimpsest profile use own"):
-        take_in(0)
+        import_folders(0)
     assert (INBOX / "cup").is_dir()
 
 
@@ -131,7 +131,7 @@ def killed(step: int) -> bool:
 
     sys.addaudithook(count)
     try:
-        take_in(0)
+        import_folders(0)
     finally:
         os._exit(0)
 
@@ -152,7 +152,7 @@ def test_killed_between_any_two_steps_a_concept_is_added_once(here, monkeypatch,
         photos(INBOX / "cup", 1)
         contents = {path.name: path.read_bytes() for path in (INBOX / "cup").iterdir()}
         was_killed = killed(step)
-        take_in(0)
+        import_folders(0)
         assert names() == ["mug", "cup"]
         assert not list(INBOX.iterdir())
         assert {path.name for path in Path("data/photos").iterdir()} == {"mug", "cup"}
