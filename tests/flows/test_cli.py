@@ -195,7 +195,7 @@ def test_status_says_what_is_done_who_is_at_work_and_what_went_wrong(tmp_path, m
     one.end(3, [{"stage": "task 01 / train", "what": "diverged"}])
     _, out, _ = said("status")
     assert "Nothing is running" in out
-    assert "ended with 3" in out
+    assert "ended with exit code 3" in out
     assert "task 01 / train: diverged" in out
 
 

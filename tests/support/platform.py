@@ -59,8 +59,8 @@ def command(folder: Path, *words: str, **env: str) -> Iterator[subprocess.Popen]
 def server(folder: Path, database: str | None) -> Iterator[dict[str, str]]:
     """`make serve` in a workspace; gives the settings of its clients."""
     more = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": database} if database else {}
-    with command(folder, "flows.platform.server", "--port", str(free_port()), PALIMPSEST_JOBS="1", **more) as process:
-        log = folder.parent / f"{folder.name}-flows.platform.server.log"
+    with command(folder, "flows.platform.serve", "--port", str(free_port()), PALIMPSEST_JOBS="1", **more) as process:
+        log = folder.parent / f"{folder.name}-flows.platform.serve.log"
         wait_for(lambda: "is ready" in log.read_text("utf-8"), process)
         to = saved_access(folder)
         assert to

@@ -16,13 +16,13 @@ SETTINGS = {"jobs": 1, "devices": None, "share": False}
     [
         (ConfigFault("train.rank: is wrong."), "FAILED", "train.rank: is wrong."),
         (MachineFault("lock: held by pid 1."), "CRASHED", "lock: held by pid 1."),
-        (3, "FAILED", "Ended with 3"),
-        (75, "CRASHED", "Ended with 75"),
+        (3, "FAILED", "Ended with exit code 3"),
+        (75, "CRASHED", "Ended with exit code 75"),
         (0, "COMPLETED", "Everything is up to date."),
     ],
 )
 def test_failed_is_the_fault_of_the_study_and_crashed_that_of_the_machine(monkeypatch, what, type_, message):
-    def perform(args, chosen, first):
+    def perform(args, select, prepare):
         if isinstance(what, Exception):
             raise what
         return what

@@ -140,7 +140,7 @@ def test_a_run_whose_machine_is_gone_is_taken_for_crashed(place, client):
     kill(processes(folder, "worker", "start") + processes(folder, "prefect.engine"))
     state = wait_for(lambda: (now := client.read_flow_run(made.id).state).is_final() and now)
     assert state.is_crashed()
-    assert "No sign of life" in state.message
+    assert "No heartbeat" in state.message
     wait_for(lambda: not processes(folder, "flows.engine.worker"))
 
 
@@ -162,8 +162,8 @@ def gathered(place, study):
     first, second, here = (clone(study, home / name, str(remote)) for name in ("first", "second", "here"))
     to = {name: settings[name] for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")} | {"PALIMPSEST_JOBS": "1"}
     with (
-        command(first, "flows.platform.server", "--worker", **to),
-        command(second, "flows.platform.server", "--worker", **to),
+        command(first, "flows.platform.serve", "--worker", **to),
+        command(second, "flows.platform.serve", "--worker", **to),
     ):
         coordinator = [sys.executable, "-m", "flows.platform.coordinator", "--no-view", "--jobs", "1"]
         done = subprocess.run(coordinator, cwd=here, env=environment() | to, capture_output=True, text=True)
@@ -174,7 +174,7 @@ def gathered(place, study):
 def test_two_workers_in_clones_of_their_own_run_a_study_and_the_report_recomputes_nothing(gathered):
     _, here, said = gathered
     assert "[3/3]" in said
-    assert "Every cell of the study is here." in said
+    assert "All stages of the study are here." in said
     assert "\n1 ran in " in said
     assert all((here.parent / name / "runs/small").is_dir() for name in ("first", "second"))
     assert "up to date" in dvc(here, "status")
