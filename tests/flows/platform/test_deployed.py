@@ -1,4 +1,4 @@
-"""How a deployed run says that it ended, without a server."""
+"""The final state of a deployed run, without a server."""
 
 import logging
 
@@ -21,7 +21,7 @@ SETTINGS = {"jobs": 1, "devices": None, "share": False}
         (0, "COMPLETED", "Everything is up to date."),
     ],
 )
-def test_failed_is_the_fault_of_the_study_and_crashed_that_of_the_machine(monkeypatch, what, type_, message):
+def test_errors_of_the_study_end_as_failed_and_errors_of_the_machine_as_crashed(monkeypatch, what, type_, message):
     def perform(args, select, prepare):
         if isinstance(what, Exception):
             raise what
@@ -33,8 +33,8 @@ def test_failed_is_the_fault_of_the_study_and_crashed_that_of_the_machine(monkey
     assert state.message.startswith(message)
 
 
-def test_that_a_run_failed_is_said_without_a_traceback():
+def test_a_failed_run_is_logged_without_a_traceback():
     log = logging.getLogger("prefect.flow_runs")
-    for error, news in ((FailedRun("as said"), False), (ValueError("a bug"), True)):
+    for error, logged in ((FailedRun("failed"), False), (ValueError("a bug"), True)):
         record = log.makeRecord(log.name, logging.ERROR, "", 0, "it ended", (), (type(error), error, None))
-        assert bool(log.filter(record)) is news
+        assert bool(log.filter(record)) is logged
