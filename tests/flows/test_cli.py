@@ -286,9 +286,7 @@ def test_adding_and_removing_a_concept_restores_the_study(ready, palimpsest):
     assert Path("params.yaml").read_text("utf-8") == params
     assert "ran" not in out.split("Removed")[1].split()
     assert hashes(ready) == before
-    assert (
-        palimpsest("concept", "add", "pdw_square", "--yes", "--no-run")[0] == 0
-    )  # although all its results are cached
+    assert palimpsest("concept", "add", "pdw_square", "--yes", "--no-run")[0] == 0  # all its results are cached
     assert "pdw_square" in Path("params.yaml").read_text("utf-8")
 
 

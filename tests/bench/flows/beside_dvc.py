@@ -40,7 +40,7 @@ def main() -> None:
     for name, default in (("rounds", 3), ("tasks", 3), ("strategies", 4), ("steps", 60)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument(
-        "--whole", action="store_true", help="the default study; ignores --tasks, --strategies, --steps"
+        "--whole", action="store_true", help="the default study; ignores the other options except --rounds"
     )
     args = parser.parse_args()
     ratios, again = [], []

@@ -2,8 +2,8 @@
 
 The real dvc.yaml over two domains, ORDERS orders and one strategy. The commands write files of a few bytes, so that
 all measured time is orchestration. It prints wall and CPU seconds of the plan, of the run per stage, and of a run with
-nothing to do: with no change, with one file touched, and without the stamp; and those of `dvc status` and `dvc repro` in
-the same workspace. `dvc repro` would take hours for all stages: it runs PEER-STAGES of them, in the full graph.
+nothing to do: with no change, with one file touched, and without the stamp; and those of `dvc status` and `dvc repro`
+in the same workspace. `dvc repro` would take hours for all stages: it runs PEER-STAGES of them, in the full graph.
 """
 
 import argparse

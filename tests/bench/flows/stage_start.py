@@ -2,8 +2,8 @@
 
 A cold start is that of `dvc repro` for every stage: a new process imports the libraries, reads params.yaml and loads
 the base model. A warm start is the same command in a worker that has run it before. The command ends where the stage's
-own work would start. Each round is one cold start and a block of warm ones; it prints the CPU seconds of each, the ratio
-of the medians, and the range of the rounds' ratios.
+own work would start. Each round is one cold start and a block of warm ones; it prints the CPU seconds of each, the
+ratio of the medians, and the range of the rounds' ratios.
 """
 
 import argparse
