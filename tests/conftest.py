@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 
 from stages.families.unet.random_weights import write
 from stages.runtime.process import collect_rarely, lock
-from tests.support.crash import ran, said
+from tests.support.crash import ran, run_flow
 from tests.support.workspace import hashes, small
 
 
@@ -50,7 +50,7 @@ def graph_done(tmp_path_factory, request):
     folder, notes = place / "graph-done", place / "graph-done.json"
     with lock(place / "graph-done.lock", wait=True):
         if not notes.exists():
-            names = ran(said(small(folder)))
+            names = ran(run_flow(small(folder)))
             notes.write_text(json.dumps([sorted(names), hashes(folder)]))
     names, made = json.loads(notes.read_text())
     return folder, set(names), made

@@ -1,4 +1,4 @@
-"""Which photos are those that were prepared already, and whether new ones can be used, before anything runs."""
+"""Finds photos that have been prepared already, and checks new ones before anything runs."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ OF_A_PICTURE = ("name", "caption", "source", "licence")
 
 
 def already_prepared(params: Params) -> list[str]:
-    """The prepare stages that would write what they have written. The photos of all others are decoded.
+    """The prepare stages whose output would not change; decodes the photos of all others.
 
     Raises:
         InputFault: some photos cannot be used; all of them are listed.
     """
-    found = []
+    names = []
     for domain in params.domains:
         for order in params.orders:
             concepts = params.concepts(domain, order)
             for at, task in enumerate(params.tasks):
                 folder = TaskSequence(params.study, domain, order).data(task.index)
                 if _prepared(folder, concepts[task.index], params):
-                    found.append(str(StageName("prepare", domain, order, task=at)))
+                    names.append(str(StageName("prepare", domain, order, task=at)))
                 else:
                     _check(concepts[task.index], params)
-    return found
+    return names
 
 
 def _prepared(folder: Path, concept: Concept, params: Params) -> bool:
-    """Were just these photos and words prepared?"""
+    """Whether the folder was prepared from exactly these photos, words and settings."""
     try:
         facts = artifact.read(folder, "data")
         how = (params.prepare.resolution, params.prepare.unusual())
