@@ -15,7 +15,6 @@ from stages.runtime.process import collect_rarely, lock
 from tests.support.crash import ran, run_flow
 from tests.support.workspace import hashes, small
 
-
 # A loaded machine is slow, not wrong.
 settings.register_profile("palimpsest", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("palimpsest")

@@ -14,7 +14,7 @@ from flows.graph.graph import Graph
 from flows.graph.stage_names import StageName
 from stages.core.params import Params
 from stages.tools.forecasting.durations import Times, saved_costs, seconds_by_part
-from stages.tools.forecasting.workload import PART, Stage, Work, adapter_bytes
+from stages.tools.forecasting.workload import PART, Stage, WorkCounter, adapter_bytes
 
 COPIES = 2  # one in the workspace and one in DVC's cache, if the file system cannot share them
 PNG = 1.5  # bytes per pixel: three channels, compressed to half
@@ -45,7 +45,7 @@ def plan_seconds(params: Params, plan: Iterable[str], stages: Iterable[str], tim
     todo = [stage for name in names if (stage := workload_stage(name))]
     done = [stage for name in map(StageName.parse, stages) if name not in planned and (stage := workload_stage(name))]
     others = sum(times.of(name.verb, name.task) for name in names if not workload_stage(name))
-    return others + sum(seconds_by_part(Work(params), todo, done, times, saved_costs(params)).values())
+    return others + sum(seconds_by_part(WorkCounter(params), todo, done, times, saved_costs(params)).values())
 
 
 def workload_stage(name: StageName) -> Stage | None:
@@ -59,7 +59,7 @@ class Sizes:
     """Disk space of a stage's outputs, from earlier stages of the same kind or, without any, from the parameters."""
 
     def __init__(self, known: Mapping[str, int], params: Params) -> None:
-        self.params, self.work = params, Work(params)
+        self.params, self.work = params, WorkCounter(params)
         self.means = _means((StageName.parse(name).kind, size) for name, size in known.items())
         self.adapter = adapter_bytes(params)
         pixels = int(params.base.options.get("pixels", getattr(params.family, "pixels", 0)))

@@ -28,7 +28,7 @@ from PIL import Image
 from torch import Tensor
 
 from stages.core.metric import EmbeddingMetric, pairwise
-from stages.metrics.dino import preparation
+from stages.metrics.dino import preprocessing
 from stages.runtime.device import device
 from stages.runtime.seeds import generator
 from tests.bench.blocks import interleaved, report
@@ -56,7 +56,7 @@ def published_clip(folder: Path, made: Pictures, shown: Pictures) -> float:
 def published_dino(folder: Path, resize: int, side: int, made: Pictures, shown: Pictures) -> float:
     from transformers import AutoModel
 
-    model, prepare = AutoModel.from_pretrained(folder, add_pooling_layer=False), preparation(resize, side)
+    model, prepare = AutoModel.from_pretrained(folder, add_pooling_layer=False), preprocessing(resize, side)
     generated, wanted = (
         model(torch.stack([prepare(image) for image in images])).last_hidden_state[:, 0] for images in (made, shown)
     )

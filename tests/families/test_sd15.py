@@ -19,7 +19,7 @@ from stages.files.artifact import folder_digest
 from stages.runtime.seeds import generator
 from stages.tools import profiles
 from stages.tools.exchange.exporting import pack
-from stages.tools.exchange.importing import adopt
+from stages.tools.exchange.importing import read_lora
 from stages.training.step import Descent
 from tests.support import random_sd15
 from tests.support.random_sd15 import WITHOUT
@@ -195,7 +195,7 @@ def test_its_adapters_are_read_by_diffusers_and_come_back(which, tmp_path, form,
     tensors.write(path, packed.tensors, notes | packed.metadata)
     alone = [name for name in packed.tensors if name.startswith("lora_te_text_model_")]
     assert bool(alone) == (form == "kohya" and which == "heard")
-    back = adopt(path, family)
+    back = read_lora(path, family)
     assert back.format == form
     family.shift(Delta())
     family.pipeline.load_lora_weights(str(tmp_path), weight_name=path.name)

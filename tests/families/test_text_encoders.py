@@ -20,11 +20,11 @@ from stages.runtime.faults import InputFault
 from stages.runtime.seeds import generator
 from stages.sampling.encodings import encode_prompts
 from stages.tools.exchange.exporting import pack
-from stages.tools.exchange.importing import adopt
+from stages.tools.exchange.importing import read_lora
 from stages.training.examples import Material
 from stages.training.loop import Training
 from stages.training.step import Descent
-from tests.support.lora_readers import clip_names, comfyui, ldm_names, opened
+from tests.support.lora_readers import clip_names, comfyui, ldm_names, open_lora
 
 OPTIONS = Train(rank=4, alpha=8, steps=3, batch=2, learning_rate=1e-3, reinit="shared", checkpoint_every=2)
 ROWS = [Row(0, 0, 11, 0.5), Row(1, 1, 12, 0.5)]
@@ -306,7 +306,7 @@ def test_comfyui_gets_it_and_a_dense_state_too(family, tmp_path):
     names = ldm_names(2, 1, list(family.shapes()))
     summed = given(family, 0.05).delta
     for delta in (summed, Delta(dense=dict(summed.matrices()))):
-        file, _ = opened(written(family, delta, tmp_path, "kohya"))
+        file, _ = open_lora(written(family, delta, tmp_path, "kohya"))
         found = comfyui(file, names, clip_names(first=3, second=3))
         assert sorted(found) == delta.modules
         for name, shift in delta.matrices():
@@ -317,23 +317,23 @@ def test_comfyui_gets_it_and_a_dense_state_too(family, tmp_path):
 def test_it_comes_back_and_only_where_it_is_asked_for(family, usual, tmp_path, form):
     delta = given(family, 0.05).delta
     path = written(family, delta, tmp_path, form)
-    back = adopt(path, family)
+    back = read_lora(path, family)
     assert back.format == form
     for name, shift in delta.matrices():
         assert torch.allclose(back.adapter.delta.module(name), shift, atol=1e-6)
-    with pytest.raises(InputFault, match=r"tensors of other names.*base\.options\.text_encoders: true only"):
-        adopt(path, usual)
+    with pytest.raises(InputFault, match=r"unknown tensors.*base\.options\.text_encoders: true only"):
+        read_lora(path, usual)
     names = list(usual.shapes())
     adapter = delta.terms[0]
     unet = Adapter({n: adapter.a[n] for n in names}, {n: adapter.b[n] for n in names}, adapter.scale)
-    with pytest.raises(InputFault, match=r"found \d+; text_encoder\.text_model\.\S+ is missing"):
-        adopt(written(family, unet.delta, tmp_path, form), family)
+    with pytest.raises(InputFault, match=r"has \d+; text_encoder\.text_model\.\S+ is missing"):
+        read_lora(written(family, unet.delta, tmp_path, form), family)
 
 
 def test_the_names_that_other_scripts_write_are_known(family, tmp_path):
     """`lora_linear_layer`, as diffusers' own, and without `text_model.` where transformers has dropped it."""
     path = written(family, given(family, 0.05).delta, tmp_path, "diffusers")
-    tensors, metadata = opened(path)
+    tensors, metadata = open_lora(path)
     renamed = {
         name.replace(".lora_A.", ".lora_linear_layer.down.")
         .replace(".lora_B.", ".lora_linear_layer.up.")
@@ -342,5 +342,5 @@ def test_the_names_that_other_scripts_write_are_known(family, tmp_path):
     }
     assert set(renamed) != set(tensors)
     weightfile.write(tmp_path / "theirs.safetensors", renamed, metadata)
-    mine, theirs = (adopt(tmp_path / f"{n}.safetensors", family) for n in ("diffusers", "theirs"))
+    mine, theirs = (read_lora(tmp_path / f"{n}.safetensors", family) for n in ("diffusers", "theirs"))
     assert fingerprint(flat(mine.adapter)) == fingerprint(flat(theirs.adapter))

@@ -16,9 +16,9 @@ from stages.core.states import state_after
 from stages.files import artifact, tables
 from stages.runtime.faults import ConfigFault
 from stages.tools.export import export
-from stages.tools.import_lora import adopt
+from stages.tools.import_lora import import_lora
 from tests.support.family_properties import PROPERTIES, offline
-from tests.support.lora_readers import opened
+from tests.support.lora_readers import open_lora
 from tests.support.run_study import run_all
 from tests.support.workspace import ONE_METRIC, PROJECT, change, workspace
 
@@ -71,7 +71,7 @@ def test_it_is_exported_under_its_own_names_and_comes_back(study, tmp_path, form
     usual = {"task": "02", "what": "state", "dtype": "fp32", "rank": None, "accept_error": False, "verbose": False}
     export(study, None, Namespace(key=str(run), to=tmp_path / "out", format=form, **usual))
     (path,) = (tmp_path / "out").glob("*.safetensors")
-    tensors, notes = opened(path)
+    tensors, notes = open_lora(path)
     assert name in tensors
     assert not any("unet" in key for key in tensors)
     assert notes["modelspec.architecture"] == "tiny-dit/lora"
@@ -79,9 +79,9 @@ def test_it_is_exported_under_its_own_names_and_comes_back(study, tmp_path, form
     if form == "diffusers":
         config = json.loads(notes["lora_adapter_metadata"])
         assert config["transformer.target_modules"] == sorted(study.family.shapes())
-    assert "text encoders too" not in (tmp_path / "out/README.md").read_text()
+    assert "changes the text encoders" not in (tmp_path / "out/README.md").read_text()
     there = tmp_path / "back"
-    adopt(study, None, Namespace(file=path, to=there, alpha=None))
+    import_lora(study, None, Namespace(file=path, to=there, alpha=None))
     manifest = artifact.read(there, "adapter")
     assert manifest["adopted"]["format"] == form
     back = load_adapter(there / "adapter.safetensors", manifest["scale"], study.family.shapes())

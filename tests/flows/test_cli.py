@@ -102,7 +102,7 @@ def test_shell_completion(shell):
         (["plna"], 2, "plna"),
         (["run", "--jobs", "many"], 2, "--jobs"),
         (["concept", "add"], 2, "NAME"),
-        (["concept", "add", "zwz_heart", "--yes"], 2, "is there already"),
+        (["concept", "add", "zwz_heart", "--yes"], 2, "already has 'zwz_heart'"),
         (["concept", "add", "zwz_hart", "--yes"], 2, "Did you mean 'zwz_heart'?"),
         (["concept", "add", "cats/tom", "--yes"], 2, "no domain 'cats'"),
         (["concept", "add", "tom", "--photos", "nowhere", "--yes"], 2, "nowhere: is not a folder"),

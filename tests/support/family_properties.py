@@ -16,7 +16,7 @@ from stages.files.artifact import folder_digest
 from stages.runtime.faults import ConfigFault
 from stages.runtime.seeds import generator
 from stages.tools.exchange.exporting import pack
-from stages.tools.exchange.importing import adopt
+from stages.tools.exchange.importing import read_lora
 from tests.support import random_sd15
 
 PROMPTS = ["a photo of a sks star", "a heart"]
@@ -109,7 +109,7 @@ def names_come_back_from_every_format(family: Family, folder: Path) -> None:
         packed = pack(delta, form, torch.float32, None, names)
         path = folder / f"{form}.safetensors"
         tensors.write(path, packed.tensors, packed.metadata)
-        back = adopt(path, family)
+        back = read_lora(path, family)
         assert back.format == form
         for module, shift in delta.matrices():
             assert torch.allclose(back.adapter.module(module), shift, atol=1e-6), module

@@ -12,7 +12,7 @@ from stages.core.params import load
 from stages.tools.forecasting.calibration import Calibration, Cost
 from stages.tools.forecasting.durations import Times, save_costs
 from stages.tools.forecasting.forecast import hours
-from stages.tools.forecasting.workload import Work, count, stages_of
+from stages.tools.forecasting.workload import WorkCounter, count, stages_of
 
 COSTS = {"train": 0.011, "sample": 0.13, "score": 0.017, "merge": 0.19}
 PARTS = {part: Cost(each, each, each) for part, each in COSTS.items()}
@@ -57,7 +57,7 @@ def test_finished_and_remaining_work_add_up(params, names, times, share):
     dice = random.Random(share)
     done = {name for name in names if dice.random() < share}
     remaining = [name for name in names if name not in done]
-    work = Work(params)
+    work = WorkCounter(params)
     stages = {name: workload_stage(StageName.parse(name)) for name in names}
     before = sum(n for _, n in work.units([stages[name] for name in names if name in done]))
     after = sum(n for _, n in work.units([stages[n] for n in remaining], [stages[n] for n in done]))
