@@ -36,7 +36,7 @@ def read(args: argparse.Namespace) -> None:
     from stages.reporting import survey_wording
 
     params = load()
-    kept = survey.keep(args.files, folder := survey.ROOT / params.study)
+    kept = survey.import_answers(args.files, folder := survey.ROOT / params.study)
     print(f"{kept} of {len(args.files)} files are new and kept in {folder}.")
     found = preference.people(params.study, params.report.confidence)
     if found:
