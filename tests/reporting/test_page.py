@@ -286,13 +286,13 @@ def test_colours_of_loss_and_gain_meet_at_zero() -> None:
 
 
 def test_the_sentence_says_what_the_intervals_allow(made) -> None:
-    found = made[1].verdicts[0]
-    text = headline.sentence(found)
+    verdict = made[1].verdicts[0]
+    text = headline.sentence(verdict)
     assert text.startswith("After 3 objects, ")
     assert text.count(".") == text.count("0.") + 1, "one sentence"
-    best = max(found.strategies, key=lambda name: found.strategies[name]["average_score"].value)
+    best = max(verdict.strategies, key=lambda name: verdict.strategies[name]["average_score"].value)
     assert best.replace("_", " ") in text.split("scores highest")[0]
-    least = min(found.strategies, key=lambda name: found.strategies[name]["forgetting"].value)
+    least = min(verdict.strategies, key=lambda name: verdict.strategies[name]["forgetting"].value)
     assert f"{least.replace('_', ' ')} forgets the least" in text or "seems to forget" in text
 
 

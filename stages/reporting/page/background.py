@@ -22,25 +22,13 @@ from stages.runtime.formatting import words
 # The title and meaning of each value of the merge check; other values are shown by their own name.
 FACTS = {
     "cosine": ("cosine with earlier tasks", "0: orthogonal to the earlier tasks; below 0: against them."),
-    "sign_conflicts": (
-        "sign conflicts",
-        "Share of weights that the task moves against earlier tasks.",
-    ),
+    "sign_conflicts": ("sign conflicts", "Share of weights that the task moves against earlier tasks."),
     "stable_rank": ("stable rank", "Effective number of directions in which the delta acts, mean over modules."),
-    "cross_terms": (
-        "share of cross terms",
-        "Where factors are added: the part of the delta from no single task.",
-    ),
-    "relative_error": (
-        "distance from the trained model",
-        "Relative error of the saved model.",
-    ),
+    "cross_terms": ("share of cross terms", "Where factors are added: the part of the delta from no single task."),
+    "relative_error": ("distance from the trained model", "Relative error of the saved delta against the trained one."),
     "norm": ("norm of the whole delta", "Frobenius norm over all modules."),
     "own_norm": ("norm of the task's own delta", "Frobenius norm of the delta that the task added."),
-    "survival": (
-        "delta remaining after the cast",
-        "Share of the delta after rounding base + delta to the format.",
-    ),
+    "survival": ("delta remaining after the cast", "Share of the delta that remains after rounding base + delta."),
 }
 UNKNOWN = "not stated"
 BINS = 25  # points of a loss curve per task: each is a mean over steps
