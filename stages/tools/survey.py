@@ -36,7 +36,7 @@ def read(args: argparse.Namespace) -> None:
     from stages.reporting import survey_wording
 
     params = load()
-    added = survey.keep(args.files, folder := survey.ROOT / params.study)
+    added = survey.import_answers(args.files, folder := survey.ROOT / params.study)
     print(f"{added} of {len(args.files)} files are new and were saved in {folder}.")
     result = preference.people(params.study, params.report.confidence)
     if result:

@@ -26,7 +26,7 @@ from stages.adapters.state import State
 from stages.core.metric import EmbeddingMetric
 from stages.core.params import Params
 from stages.core.runs import runs
-from stages.evaluation.scorer import scored
+from stages.evaluation.scorer import score_pictures
 from stages.files.pictures import open_png
 from stages.runtime import progress
 from stages.runtime.device import device
@@ -195,7 +195,7 @@ def _score(params: Params, pictures: list[Image.Image]) -> tuple[Cost, int]:
         for metric in encoders.values():
             metric.embed(pictures)
         for other in others:
-            scored(other, pictures, references, concept.prompts[:1] * len(pictures))
+            score_pictures(other, pictures, references, concept.prompts[:1] * len(pictures))
         seconds.append((_clock() - began) / len(pictures))
     return Cost.of(seconds), 4 * sum(widths)
 
