@@ -115,7 +115,7 @@ def _complaint(params: Params, entry: Path) -> str:
     """What is wrong with a folder, a line for each thing; nothing, if it can be added."""
     from stages.datasets.folder import Folder
     from stages.datasets.shared.names import identify
-    from stages.photos.develop import Seen, develop
+    from stages.photos.develop import KnownPhotos, develop
     from stages.runtime.faults import Fault, InputFault
 
     domain = params.domains[0]
@@ -130,7 +130,7 @@ def _complaint(params: Params, entry: Path) -> str:
             if other.token == concept.token:
                 raise InputFault(f"{entry}: shares the token '{concept.token}' with {other.name}. Give it another.")
         with tempfile.TemporaryDirectory() as scratch:
-            develop(concept, params.prepare, Path(scratch), Seen())
+            develop(concept, params.prepare, Path(scratch), KnownPhotos())
     except Fault as fault:
         return str(fault)
     return ""

@@ -116,14 +116,14 @@ def server_settings(root: Path, to: Access) -> dict[str, str]:
 
 def prefect(*words: str, settings: Mapping[str, str], **options: Any) -> subprocess.Popen[Any]:
     """A command of Prefect's as a process that dies with this one and does not hear the terminal's Ctrl-C."""
-    from stages.runtime.process import guard
+    from stages.runtime.process import die_with_parent
 
     command = [sys.executable, "-m", "prefect", *words]
     return subprocess.Popen(
         command,
         env=os.environ | settings,
         start_new_session=True,
-        preexec_fn=guard,
+        preexec_fn=die_with_parent,
         stdin=subprocess.DEVNULL,
         **options,
     )

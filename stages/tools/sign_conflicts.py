@@ -13,7 +13,7 @@ from typing import Literal
 from torch import Tensor
 
 from stages.adapters.algebra import Delta
-from stages.adapters.merge_check import shift_of
+from stages.adapters.merge_check import module_delta
 from stages.core.command import main
 from stages.core.params import Params
 from stages.core.runs import Run
@@ -73,7 +73,7 @@ def _conflict(states: Sequence[Delta], like: Callable[[str], Tensor], against: A
     opposed, entries, kept, whole = 0, 0, 0.0, 0.0
     for name in sorted({name for delta in states for name in delta.modules}):
         base = like(name).float().to(device())
-        before, after, origin, end = (shift_of(states[at], name, base) for at in (i - 1, i, start, j))
+        before, after, origin, end = (module_delta(states[at], name, base) for at in (i - 1, i, start, j))
         first, second = after - before, end - origin
         against_it = first * second < 0
         opposed += int(against_it.sum())

@@ -127,7 +127,7 @@ def test_states_that_are_gone_are_handed_on_all_the_same(study, tmp_path, said, 
     adapter.rename(adapter.with_suffix(".away"))
     code, line = said("export", run, "--task", "02", "--to", tmp_path / "third")
     adapter.with_suffix(".away").rename(adapter)
-    assert (code, "01/adapter: there is no manifest.json" in line) == (3, True)
+    assert (code, "01/adapter: has no manifest.json" in line) == (3, True)
 
 
 def test_pictures_are_those_that_the_study_would_sample(study, tmp_path):

@@ -179,16 +179,16 @@ def photos(summary: Summary) -> dict[str, Any]:
 
 def _models(params: Params) -> Iterator[list[str]]:
     """The base with what else its options name, and the judges; those that share their weights in one row."""
-    lock = model_lock.here()
+    lock = model_lock.project_lock()
     roles: dict[str, list[str]] = {}
     for key, value in params.base.options.items():
-        if key == "path" or model_lock.terms(str(value), lock):
+        if key == "path" or model_lock.origin_and_licence(str(value), lock):
             roles.setdefault(str(value), []).append("base model" if key == "path" else f"base model, {key}")
     for name, options in params.score.metrics.items():
         if "path" in options:
             roles.setdefault(f"{params.score.judges}/{options['path']}", []).append(f"judge {words(name)}")
     for path, named in roles.items():
-        yield [", ".join(named), path, *(model_lock.terms(path, lock) or (UNKNOWN, UNKNOWN))]
+        yield [", ".join(named), path, *(model_lock.origin_and_licence(path, lock) or (UNKNOWN, UNKNOWN))]
 
 
 def _concept(manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def consider(name: str, model: Model, trust: bool) -> None:
             f"{model_lock.LOCK}: {name} has no sha256 for {unknown[0]} yet. Give --pin (make weights PIN=1) to "
             "record what comes this time; from then on it is compared."
         )
-    lacking = model_lock.lacking(name, model)
+    lacking = model_lock.missing_files(name, model)
     needed = sum(model.files[file].size or 0 for file in lacking)
     if model.pickle and lacking:
         needed += model.pickle.size or 0

@@ -77,7 +77,7 @@ def _base_folder(params: Params) -> str:
 
 def licence(params: Params, origin: Origin) -> str:
     """Whose terms bind who uses the weights: those of the very weights that were trained on, not of their kind."""
-    found = model_lock.terms(_base_path(params), model_lock.here())
+    found = model_lock.origin_and_licence(_base_path(params), model_lock.project_lock())
     parts = [f"base model: {found[1] if found else 'unknown'}"]
     if "adopted" in origin.facts:
         parts += [f"adapter: {origin.facts['adopted']['metadata'].get('modelspec.license', 'unknown')}"]
@@ -116,7 +116,7 @@ def card(params: Params, origin: Origin, file: str, form: Format, holds: str, pi
 
 def _front(params: Params, origin: Origin) -> str:
     """YAML between rules; JSON strings are YAML strings, whatever is in them."""
-    model = model_lock.known(_base_path(params), model_lock.here())
+    model = model_lock.model_at(_base_path(params), model_lock.project_lock())
     lines = ["---", "tags:", *(f"- {tag}" for tag in ("lora", "text-to-image", "palimpsest"))]
     lines += [f"license: other\nlicense_name: {json.dumps(licence(params, origin))}"]
     lines += [f"base_model: {json.dumps(model.repo if model else _base_folder(params))}"]

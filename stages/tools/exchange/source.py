@@ -12,7 +12,7 @@ from stages.adapters.state import State
 from stages.adapters.storage import load_adapter
 from stages.core.params import Params
 from stages.core.runs import Run, find_run
-from stages.core.states import adopted, state_after
+from stages.core.states import load_imported, state_after
 from stages.files import artifact
 from stages.runtime.faults import ConfigFault, InputFault
 
@@ -76,7 +76,7 @@ def _learnt(params: Params, run: Run, task: str, what: What) -> Origin:
         training=trained["train"],
         data=tuple(artifact.read(sequence.data(index), "data") for index in indices),
         text=_of_text(params, delta),
-        partial=what == "adapter" and int(task) > 1 and params.rule(run.strategy).frozen(State()) is not None,
+        partial=what == "adapter" and int(task) > 1 and params.make_strategy(run.strategy).frozen(State()) is not None,
         picture=_sheet(params, run),
     )
 
@@ -96,7 +96,7 @@ def _sheet(params: Params, run: Run) -> Path | None:
 
 
 def _adopted(params: Params, folder: Path) -> Origin:
-    facts, adapter = adopted(params, folder)
+    facts, adapter = load_imported(params, folder)
     return Origin(
         folder.name, f"{folder.name}", "adapter", adapter.delta, facts, {}, (), _of_text(params, adapter.delta)
     )

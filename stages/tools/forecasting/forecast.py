@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from stages.core.params import Params
-from stages.runtime.formatting import brief, duration, in_columns, size
+from stages.runtime.formatting import duration, in_columns, short_duration, size
 from stages.tools.forecasting.calibration import Calibration
 from stages.tools.forecasting.durations import Times, seconds_by_part
 from stages.tools.forecasting.workload import Work, Workload, stages_of
@@ -78,7 +78,9 @@ def words(params: Params, work: Workload, found: Calibration | None, times: Time
         return "\n".join([*lines, *_disk(work, 0.0, 0), "Pictures and time are not in it without a calibration."])
     rows = [["on " + found.device, "count", "each", "hours", "low", "high"]]
     for name, part in hours(params, work, found, times).items():
-        count, each = (str(part["count"]), brief(getattr(found, name).each)) if name != "together" else ("", "")
+        count, each = (
+            (str(part["count"]), short_duration(getattr(found, name).each)) if name != "together" else ("", "")
+        )
         rows.append([name, count, each, *(f"{part[key]:.3g}" for key in ("each", "low", "high"))])
     memory = ", ".join(f"{name} {size(count)}" for name, count in found.memory.items())
     return "\n".join(

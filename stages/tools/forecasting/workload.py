@@ -115,7 +115,9 @@ class Work:
             ConfigFault: the sequences do not fit the parameters.
         """
         self.params, self.begun = params, bool(params.family.adapter)
-        self.traces = {name: trace(params.rule(name), len(params.tasks), self.begun) for name in params.strategies}
+        self.traces = {
+            name: trace(params.make_strategy(name), len(params.tasks), self.begun) for name in params.strategies
+        }
         self.concepts = {(s.domain, s.order): list(_concepts(params, s).values()) for s in sequences(params)}
 
     def units(self, stages: Iterable[Stage], done: Iterable[Stage] = ()) -> list[tuple[Stage, int]]:
