@@ -64,7 +64,10 @@ def load_adapter(path: Path, scale: float, shapes: Mapping[str, tuple[int, int]]
     for name, (rows, columns) in shapes.items():
         if a[name].shape[1] != columns or b[name].shape[0] != rows or a[name].shape[0] != b[name].shape[1]:
             actual = f"B {tuple(b[name].shape)} and A {tuple(a[name].shape)}"
-            raise InputFault(f"{path}: {name} has {actual}, the base needs ({rows}, rank) and (rank, {columns}).")
+            raise InputFault(
+                f"{path}: {name} has {actual}, the base needs ({rows}, rank) and (rank, {columns}). "
+                "Train or import one for this base."
+            )
     return Adapter(a, b, scale)
 
 

@@ -189,7 +189,7 @@ class Params(Strict):
         missing = [f"t{task.index}" for task in self.tasks if f"t{task.index}" not in names]
         if missing:
             raise ConfigFault(
-                f"sequences.{domain}.{order}: no concept for {', '.join(missing)}, listed in tasks. Add it."
+                f"sequences.{domain}.{order}: no concept for {', '.join(missing)}. Add it or shorten tasks."
             )
         return {task.index: names[f"t{task.index}"] for task in self.tasks}
 
@@ -240,7 +240,7 @@ def _cross_check(params: Params) -> None:
     for task in params.tasks:
         if task.previous != previous or int(task.index) != int(previous) + 1:
             expected = f"{int(previous) + 1:02d} after {previous}"
-            raise ConfigFault(f"tasks: position {task.index} follows {task.previous}, expected {expected}.")
+            raise ConfigFault(f"tasks: position {task.index} follows {task.previous}, expected {expected}. Fix it.")
         previous = task.index
     for name in {*params.strategies, *params.strategy}:
         params.make_strategy(name)
@@ -255,9 +255,7 @@ def _cross_check(params: Params) -> None:
             for name in names:
                 data.check(domain, name, f"sequences.{domain}.{order}: ")
             if repeated := ", ".join(sorted({name for name in names if names.count(name) > 1})):
-                raise ConfigFault(
-                    f"sequences.{domain}.{order}: {repeated} is at two positions. List each concept once."
-                )
+                raise ConfigFault(f"sequences.{domain}.{order}: {repeated} is at two positions. Remove one.")
             concepts = [data.concept(domain, name) for name in names]
             _check_tokens(concepts, f"sequences.{domain}.{order}")
             if params.train.prior:

@@ -183,9 +183,13 @@ def compare(path: Path, name: str, pin: File | Pickle) -> File:
     """
     actual = File(size=path.stat().st_size, sha256=sha256(path))
     if pin.size not in (None, actual.size):
-        raise InputFault(f"{name}: has {actual.size} bytes, {LOCK} pins {pin.size}: truncated, or another file.")
+        raise InputFault(
+            f"{name}: has {actual.size} bytes, {LOCK} pins {pin.size}: truncated, or another file. Fetch it again."
+        )
     if pin.sha256 not in (None, actual.sha256):
-        raise InputFault(f"{name}: its sha256 is {actual.sha256}, {LOCK} pins {pin.sha256}: damaged, or another file.")
+        raise InputFault(
+            f"{name}: its sha256 is {actual.sha256}, {LOCK} pins {pin.sha256}: damaged or another file. Fetch it again."
+        )
     return actual
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stages.files.artifact import REMEDY
 from stages.runtime.faults import InputFault
 
 _CELL = [
@@ -69,11 +70,13 @@ def read(path: Path, schema: pa.Schema) -> pa.Table:
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
-        raise InputFault(f"{path}: cannot be read as Parquet: {str(error).splitlines()[0]}") from None
+        raise InputFault(
+            f"{path}: cannot be read as Parquet: {str(error).splitlines()[0].rstrip('.')}. {REMEDY}"
+        ) from None
     actual, expected = (
         [(field.name, str(field.type).replace("element:", "item:")) for field in fields]
         for fields in (table.schema, schema)
     )
     if actual != expected:
-        raise InputFault(f"{path}: has columns {actual}, expected {expected}.")
+        raise InputFault(f"{path}: has columns {actual}, expected {expected}. {REMEDY}")
     return table.cast(schema)

@@ -102,7 +102,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     header, metadata = read_header(path)
     for name, entry in header.items():
         if entry["dtype"] not in BYTES:
-            raise InputFault(f"{path}: {name} is {entry['dtype']}; adapters must be F16, BF16 or F32.")
+            raise InputFault(f"{path}: {name} is {entry['dtype']}; adapters must be F16, BF16 or F32. Convert it.")
     return load_tensors(path), metadata
 
 
@@ -117,7 +117,7 @@ def read_header(path: Path) -> tuple[Header, dict[str, str]]:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise InputFault(f"{path}: not a regular file.")
+            raise InputFault(f"{path}: not a regular file. Give a safetensors file.")
         with path.open("rb") as file:
             head = file.read(9)
             if head[8:9] != b"{" and head.startswith(MAGIC):
@@ -130,7 +130,7 @@ def read_header(path: Path) -> tuple[Header, dict[str, str]]:
             file.seek(8)
             text = file.read(length)
     except OSError as error:
-        raise InputFault(f"{path}: cannot be read: {error.strerror}.") from None
+        raise InputFault(f"{path}: cannot be read: {error.strerror}. Copy it again.") from None
     try:
         tree = json.loads(text.decode("utf-8"), object_pairs_hook=_without_duplicates)
         metadata = tree.pop("__metadata__", {})
@@ -185,8 +185,10 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     except (MemoryError, RuntimeError, OSError, SafetensorError) as error:
         if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
             size = path.stat().st_size / 1e9
-            raise MachineFault(f"{path}: not enough memory for its {size:.2f} GB.") from None
+            raise MachineFault(f"{path}: not enough memory for its {size:.2f} GB. End other programs.") from None
         if isinstance(error, RuntimeError):
             raise
-        raise InputFault(f"{path}: cannot be read as safetensors: {error}") from None
+        raise InputFault(
+            f"{path}: cannot be read as safetensors: {str(error).rstrip('.')}. Restore the file."
+        ) from None
     return tensors

@@ -125,7 +125,7 @@ def _machine_faults(path: Path) -> Iterator[None]:
 def _require(size: int, path: Path) -> None:
     free = shutil.disk_usage(path.parent).free
     if free < size:
-        raise MachineFault(f"{path}: needs {size / 1e6:.0f} MB, {free / 1e6:.0f} MB are free here.")
+        raise MachineFault(f"{path}: needs {size / 1e6:.0f} MB, {free / 1e6:.0f} MB are free here. Free some space.")
 
 
 def _drafts(path: Path, end: str) -> Iterator[Path]:
