@@ -1,4 +1,4 @@
-"""Trains the adapter of one task. Reads data and the state before; writes the adapter and its losses."""
+"""Trains the adapter of one task. Reads the data and the state before; writes the adapter and its losses."""
 
 import argparse
 from typing import Any
@@ -19,6 +19,13 @@ from stages.training.task import train as train_adapter
 
 
 def train(params: Params, run: Run, args: argparse.Namespace) -> None:
+    """Publishes the adapter of task `args.task`; with train.processes above 1, by that many processes.
+
+    Raises:
+        InputFault: the data, the state before or the weights are missing or damaged.
+        MachineFault: not enough memory, or a process failed.
+        Preempted: a signal stopped it; the work so far is saved.
+    """
     index: str = args.task
     if not assembled(params.train.processes):
         assemble(params.train.processes, ["-m", "stages.train", str(run), "--task", index])

@@ -10,7 +10,7 @@ from stages.core.dataset import Concept, facts_of
 from stages.core.params import Params
 from stages.core.runs import TaskSequence
 from stages.files import artifact
-from stages.photos.develop import ROLES, develop, recall, take
+from stages.photos.develop import ROLES, develop, earlier_photos, load_picture
 from stages.runtime.faults import Fault
 
 OF_A_PICTURE = ("name", "caption", "source", "licence")
@@ -39,13 +39,13 @@ def _prepared(folder: Path, concept: Concept, params: Params) -> bool:
     """Whether the folder was prepared from exactly these photos, words and settings."""
     try:
         facts = artifact.read(folder, "data")
-        how = (params.prepare.resolution, params.prepare.unusual())
+        how = (params.prepare.resolution, params.prepare.non_default())
         if facts["concept"] != facts_of(concept) or (facts["resolution"], facts.get("prepared", {})) != how:
             return False
         for role in ROLES:
             was = [[entry[key] for key in (*OF_A_PICTURE, "sha256_of_source")] for entry in facts["pictures"][role]]
             pictures = getattr(concept, role)
-            now = [[getattr(p, k) for k in OF_A_PICTURE] + [take(p, params.prepare).sha256] for p in pictures]
+            now = [[getattr(p, k) for k in OF_A_PICTURE] + [load_picture(p, params.prepare).sha256] for p in pictures]
             if was != now:
                 return False
     except (Fault, KeyError, TypeError):
@@ -55,5 +55,5 @@ def _prepared(folder: Path, concept: Concept, params: Params) -> bool:
 
 def _check(concept: Concept, params: Params) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        for warning in develop(concept, params.prepare, Path(folder), recall((), params.prepare)).warnings:
+        for warning in develop(concept, params.prepare, Path(folder), earlier_photos((), params.prepare)).warnings:
             print(f"{concept.name}: {warning}")

@@ -60,5 +60,9 @@ def profile_use(
     if quiet:
         return
     lock = model_lock.read_lock()
-    needed = [model for model in model_lock.wanted(profiles.tree(name), lock) if model_lock.lacking(model, lock[model])]
+    needed = [
+        model
+        for model in model_lock.models_used(profiles.tree(name), lock)
+        if model_lock.missing_files(model, lock[model])
+    ]
     console.next_steps(*([f"make weights PROFILE={name}"] if needed else []), "palimpsest plan", "palimpsest run")

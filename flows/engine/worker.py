@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from stages.runtime.process import collect_rarely, guard
+from stages.runtime.process import collect_rarely, die_with_parent
 
 EVERY_SECONDS = 0.5
 
@@ -39,7 +39,7 @@ def main() -> None:
 def _set_up(answer: Any) -> None:
     from stages.runtime import progress
 
-    guard()
+    die_with_parent()
     sent = 0.0
 
     def listen(what: str, done: int, total: int) -> None:

@@ -124,7 +124,7 @@ def _find_error(params: Params, entry: Path) -> str:
     """The errors in a folder, one per line; empty if it can be added."""
     from stages.datasets.folder import Folder
     from stages.datasets.shared.names import identify
-    from stages.photos.develop import Seen, develop
+    from stages.photos.develop import KnownPhotos, develop
     from stages.runtime.faults import Fault, InputFault
 
     domain = params.domains[0]
@@ -139,7 +139,7 @@ def _find_error(params: Params, entry: Path) -> str:
             if other.token == concept.token:
                 raise InputFault(f"{entry}: has the same token '{concept.token}' as {other.name}. Choose another one.")
         with tempfile.TemporaryDirectory() as scratch:
-            develop(concept, params.prepare, Path(scratch), Seen())
+            develop(concept, params.prepare, Path(scratch), KnownPhotos())
     except Fault as fault:
         return str(fault)
     return ""

@@ -121,14 +121,14 @@ def server_settings(root: Path, to: Access) -> dict[str, str]:
 
 def prefect(*words: str, settings: Mapping[str, str], **options: Any) -> subprocess.Popen[Any]:
     """Starts a Prefect command as a process that ends with this one and does not receive the terminal's Ctrl-C."""
-    from stages.runtime.process import guard
+    from stages.runtime.process import die_with_parent
 
     command = [sys.executable, "-m", "prefect", *words]
     return subprocess.Popen(
         command,
         env=os.environ | settings,
         start_new_session=True,
-        preexec_fn=guard,
+        preexec_fn=die_with_parent,
         stdin=subprocess.DEVNULL,
         **options,
     )

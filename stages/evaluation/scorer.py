@@ -22,7 +22,7 @@ from stages.core.runs import Run, TaskSequence, before
 from stages.files import artifact, tables
 from stages.files.pictures import open_png
 from stages.photos.develop import read_data
-from stages.runtime.device import side_by_side
+from stages.runtime.device import parallel_map
 from stages.runtime.progress import track
 
 Columns = dict[str, list[Any]]  # by name
@@ -77,7 +77,7 @@ class Scorer:
             numbers = [tuple(int(part) for part in path.stem.split("-")) for path in files]
             cells = [(after, int(index), task["name"], prompt, noise) for prompt, noise in numbers]
             prompts = [task["prompts"][prompt] for prompt, _ in numbers]
-            pictures = side_by_side(open_png, files)
+            pictures = parallel_map(open_png, files)
             vectors = {encoder: _embed(metric, pictures) for encoder, metric in self.by_encoder.items()}
             for encoder, of_encoder in vectors.items():
                 for cell, vector in zip(cells, of_encoder, strict=True):
@@ -86,7 +86,7 @@ class Scorer:
                 if isinstance(metric, EmbeddingMetric):
                     values = self._similarities(metric, vectors[metric.encoder], int(index), prompts)
                 else:
-                    values = score_pictures(metric, pictures, side_by_side(open_png, self.files[int(index)]), prompts)
+                    values = score_pictures(metric, pictures, parallel_map(open_png, self.files[int(index)]), prompts)
                 for cell, value in zip(cells, values.tolist(), strict=True):
                     _append(self.scores, (*cell, name, value))
 

@@ -44,7 +44,7 @@ class Previews:
         family, options = self.family, self.options
         noise = noises(options, len(self.prompts), family.noise_shape())
         rows = encode_prompts(family, self.prompts)
-        with self.learner.aside():
+        with self.learner.paused():
             family.shift(self.frozen + self.learner.adapter().delta)
             pictures = family.sample(rows, noise, options.steps, options.guidance, options.scheduler)
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from stages.core.family import Encodings, Family
 from stages.core.params import Params, Sample
 from stages.core.runs import Run, TaskSequence
 from stages.files import artifact
-from stages.runtime.device import side_by_side
+from stages.runtime.device import parallel_map
 from stages.runtime.faults import InputFault, MachineFault
 from stages.runtime.process import lock
 from stages.sampling.encodings import encode_prompts
@@ -93,7 +93,7 @@ def _written(folder: Path, prompts: Sequence[str], made: Sequence[Image.Image], 
     if made:
         facts = {"prompts": list(prompts)} | ({"micro_batch": room} if room else {})
         with artifact.publish(folder, "pictures", facts, durable=False) as draft:
-            side_by_side(lambda numbered: numbered[1].save(draft / f"{numbered[0]:04d}.png"), enumerate(made))
+            parallel_map(lambda numbered: numbered[1].save(draft / f"{numbered[0]:04d}.png"), enumerate(made))
     return artifact.files_of(folder)
 
 

@@ -27,7 +27,7 @@ def work(args: argparse.Namespace) -> None:
 
     lock, names = model_lock.read_lock(), list(args.names)
     if args.profile:
-        names += model_lock.wanted(profiles.tree(args.profile), lock)
+        names += model_lock.models_used(profiles.tree(args.profile), lock)
         print(f"{args.profile} needs {', '.join(names) or 'no external weights'}.")
     elif not names:
         print("\n".join(model_lock.describe(name, model) for name, model in lock.items()))
@@ -36,7 +36,7 @@ def work(args: argparse.Namespace) -> None:
     for name in names:
         folder = args.folder and (args.folder if len(args.names) == 1 else args.folder / name)
         files = download.fetch_model(name, model_lock.find(lock, name), folder, args.hub, args.pin, convert)
-        print(f"{name} is in {model_lock.FOLDER / name}, its revision is {model_lock.content(files)}.")
+        print(f"{name} is in {model_lock.FOLDER / name}, its revision is {model_lock.content_digest(files)}.")
 
 
 def main() -> int:

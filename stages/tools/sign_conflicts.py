@@ -13,7 +13,7 @@ from typing import Literal
 from torch import Tensor
 
 from stages.adapters.algebra import Delta
-from stages.adapters.merge_check import shift_of
+from stages.adapters.merge_check import module_delta
 from stages.core.command import main
 from stages.core.params import Params
 from stages.core.runs import Run
@@ -60,7 +60,7 @@ def _conflict(
     opposed, entries, conflicting, reference = 0, 0, 0.0, 0.0
     for name in sorted({name for delta in states for name in delta.modules}):
         base = base_weight(name).float().to(device())
-        before, after, origin, end = (shift_of(states[at], name, base) for at in (i - 1, i, start, j))
+        before, after, origin, end = (module_delta(states[at], name, base) for at in (i - 1, i, start, j))
         first, second = after - before, end - origin
         opposite = first * second < 0
         opposed += int(opposite.sum())

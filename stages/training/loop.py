@@ -86,7 +86,7 @@ class Training:
             with self.team.leader_first():
                 self._resume()
             if self.step < self.options.steps:
-                self.learner.study(material.images, material.prompts)
+                self.learner.prepare(material.images, material.prompts)
             look = observe if observe and self.team.leads else (lambda step, losses: None)
             look(self.step, self.losses)
             for _ in track(self._remaining(), self.options.steps, "train", self.step):
@@ -110,7 +110,7 @@ class Training:
 
     def _stops(self, stop: StopRequest) -> bool:
         """Whether a stop was asked for; processes that share a training agree on it now and then."""
-        return stop.came if self.team.size == 1 else self.step % READ_EVERY == 0 and self.team.any(stop.came)
+        return stop.received if self.team.size == 1 else self.step % READ_EVERY == 0 and self.team.any(stop.received)
 
     def forget(self) -> None:
         """Removes the checkpoints, unless another run has begun to go on from them, which removes them in its turn."""

@@ -51,7 +51,7 @@ class Descent:
         on = self.parameters[0].device
         self._rate, self._loss, self._norm, self._broken = (torch.zeros((), device=on) for _ in range(4))
         self._notes, self._noted = torch.zeros(room, 2, device=on), 0
-        self._magnify = torch.tensor(learner.magnify, device=on)
+        self._magnify = torch.tensor(learner.loss_scale, device=on)
         self.optimiser = torch.optim.AdamW(
             self.parameters,
             self._rate,
@@ -147,7 +147,7 @@ class Descent:
     @torch.no_grad()
     def _apply(self, _: Encodings) -> None:
         gradients = self._gradients
-        if self.learner.magnify != 1:
+        if self.learner.loss_scale != 1:
             torch._foreach_div_(gradients, self._magnify)
         self._norm.copy_(torch.nn.utils.get_total_norm(self._pieces))
         torch.nn.utils.clip_grads_with_norm_(self.parameters, self.options.clip_norm, self._norm)

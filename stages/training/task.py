@@ -39,7 +39,7 @@ def train(
     observe: Callable[[Learner, Delta], Observer] | None = None,
 ) -> tuple[Adapter, Losses]:
     """Trains one task's adapter from the state before it; `observe` makes who is told of each step."""
-    family, options, strategy = params.family, params.train, params.rule(run.strategy)
+    family, options, strategy = params.family, params.train, params.make_strategy(run.strategy)
     words = (run.seed, run.sequence.order, index)
     drawn = (run.seed, "fresh") if options.reinit == "shared" else (*words, "fresh")
     fresh = fresh_adapter(family.shapes(), options.rank, options.alpha, generator(*drawn))

@@ -132,7 +132,7 @@ class Ours:
 
     def __init__(self, family: Sdxl, adapter: Adapter, picture: Image.Image) -> None:
         self.learner = family.learner(None, adapter, OPTIONS)
-        self.learner.study([family.encode_images([picture])], family.encode_prompts([PROMPT]))
+        self.learner.prepare([family.encode_images([picture])], family.encode_prompts([PROMPT]))
         self.descent = Descent(self.learner, OPTIONS, READ_EVERY)
 
     def __call__(self, step: int) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from stages.adapters.algebra import Adapter, Delta, fresh_adapter
-from stages.adapters.merge_check import lost_in
+from stages.adapters.merge_check import rounding_loss
 from stages.adapters.storage import fingerprint
 from stages.families.sdxl import Sdxl
 from stages.families.unet.float8 import FORMAT, LARGEST, Float8Linear, in_eight_bits, scaled
@@ -111,7 +111,7 @@ def test_projections_are_left_out_because_a_small_shift_would_not_survive(standi
         ways = {"float8": lambda w: (c := scaled(w))[0].float() * c[1], "bfloat16": lambda w: w.bfloat16().float()}
         whole += float(shift.square().sum())
         for key, rounding in ways.items():
-            lost[key] += float(lost_in(base, shift, rounding).square().sum())
+            lost[key] += float(rounding_loss(base, shift, rounding).square().sum())
     survival = {key: 1 - (value / whole) ** 0.5 for key, value in lost.items()}
     assert survival["float8"] < 0 < 0.7 < survival["bfloat16"]
 

@@ -9,7 +9,7 @@ from peft import LoraConfig
 from torch import nn
 
 from stages.adapters.algebra import Adapter, Delta, fresh_adapter
-from stages.core.family import Row, Teaching
+from stages.core.family import Row, TrainingOptions
 from stages.core.params import Train, load
 from stages.families.toy import Toy
 from stages.families.unet.learner import min_snr
@@ -41,7 +41,7 @@ def given(family, size: float = 0.02) -> Adapter:
 def trained(family, encodings, options: Train = OPTIONS, rows: list[Row] = ROWS, frozen: Delta | None = None):
     """The adapter after three steps, and the losses and norms on the way."""
     learner = family.learner(frozen, given(family), options)
-    learner.study(*encodings)
+    learner.prepare(*encodings)
     descent = Descent(learner, options, 9)
     for _ in range(options.steps):
         descent.gradient(learner.inputs(rows))
@@ -142,9 +142,9 @@ def test_half_precision_is_near_and_keeps_the_adapter_in_full(family, encodings,
 
 def test_what_is_trained_beside_comes_back_after_an_interruption(family, encodings):
     learner = family.learner(given(family).delta, given(family), OPTIONS)
-    learner.study(*encodings)
+    learner.prepare(*encodings)
     before = float(learner.loss(learner.inputs(ROWS)).detach())
-    with learner.aside():
+    with learner.paused():
         family.shift(Delta())
         assert not [m for m in family.pipeline.unet.modules() if "forward" in m.__dict__]
     assert float(learner.loss(learner.inputs(ROWS)).detach()) == before
@@ -164,7 +164,7 @@ def test_min_snr_is_the_papers_formula(epsilon):
 
 def test_min_snr_weights_each_row_by_its_time(family, encodings):
     learner = family.learner(None, given(family), OPTIONS.model_copy(update={"snr_gamma": 0.5}))
-    learner.study(*encodings)
+    learner.prepare(*encodings)
     inputs = learner.inputs(ROWS)
     kept = learner.schedule.alphas_cumprod[inputs["times"]]
     snr = kept / (1 - kept)
@@ -175,11 +175,11 @@ def test_the_model_is_told_each_pictures_own_frame(family, encodings):
     images, prompts = encodings
     frames = [torch.tensor([[50.0, 100, 2, 0, 16, 40]]), torch.tensor([[32.0, 32, 0, 0, 32, 32]])]
     learner = family.learner(None, given(family), OPTIONS)
-    learner.study([{**image, "frame": frame} for image, frame in zip(images, frames, strict=True)], prompts)
+    learner.prepare([{**image, "frame": frame} for image, frame in zip(images, frames, strict=True)], prompts)
     told = learner.inputs(ROWS)
     assert torch.equal(told["time_ids"], torch.cat(frames))
     other = float(learner.loss(told).detach())
-    learner.study(images, prompts)
+    learner.prepare(images, prompts)
     assert float(learner.loss(learner.inputs(ROWS)).detach()) != other
 
 
@@ -187,5 +187,5 @@ def test_layers_that_cannot_be_grouped_are_refused(family):
     adapter = given(family)
     some = {name: value for name, value in adapter.a.items() if not name.endswith("to_v")}
     with pytest.raises(ValueError, match="four projections"):
-        family.learner(None, Adapter(some, {n: adapter.b[n] for n in some}, 1.0), Teaching())
+        family.learner(None, Adapter(some, {n: adapter.b[n] for n in some}, 1.0), TrainingOptions())
     family.shift(Delta())

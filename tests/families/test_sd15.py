@@ -91,7 +91,7 @@ def test_training_changes_the_adapter_and_lowers_the_loss(which, layers, request
     images, prompts = [family.encode_images([picture]) for picture in pictures], family.encode_prompts(PROMPTS)
     start, rows = given(family, 0.0), [Row(0, 0, 11, 0.5), Row(1, 1, 12, 0.5)]
     learner = family.learner(Delta(), start, options)
-    learner.study(images, prompts)
+    learner.prepare(images, prompts)
     inputs = learner.inputs(rows)
     descent = Descent(learner, options, 9)
     for _ in range(options.steps):

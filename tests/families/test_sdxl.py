@@ -35,7 +35,7 @@ def a_step_of_training(family: Sdxl) -> None:
     options = Train(rank=4, alpha=4, steps=1, batch=1, learning_rate=1e-3, reinit="shared", checkpoint_every=1)
     learner = family.learner(Delta(), given(family, "trained"), options)
     moments = torch.randn((1, 2, *family.noise_shape()), generator=generator("moments")).abs()
-    learner.study([{"moments": moments}], family.encode_prompts(PROMPTS[:1]))
+    learner.prepare([{"moments": moments}], family.encode_prompts(PROMPTS[:1]))
     descent = Descent(learner, options, 1)
     descent.gradient(learner.inputs([Row(0, 0, 1, 1.0)]))
     descent.update(1e-3)

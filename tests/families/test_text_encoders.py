@@ -89,7 +89,7 @@ def test_it_adds_the_four_projections_of_every_layer_of_both_encoders(usual, fam
 
 def trained(family, images, options=OPTIONS, frozen=None, adapter=None):
     learner = family.learner(frozen, adapter or given(family), options)
-    learner.study(images, encode_prompts(family, PROMPTS))
+    learner.prepare(images, encode_prompts(family, PROMPTS))
     descent = Descent(learner, options, 9)
     for _ in range(options.steps):
         descent.gradient(learner.inputs(ROWS))
@@ -219,7 +219,7 @@ def test_pictures_follow_the_text_encoders_and_what_was_trained_is_not_in_them(f
 
 def loss(family, images, frozen: Delta | None, adapter: Adapter) -> float:
     learner = family.learner(frozen, adapter, OPTIONS)
-    learner.study(images, family.encode_prompts(PROMPTS))
+    learner.prepare(images, family.encode_prompts(PROMPTS))
     return float(learner.loss(learner.inputs(ROWS)).detach())
 
 
@@ -235,9 +235,9 @@ def test_what_is_held_fixed_is_held_in_the_encoders_too(family, images):
 
 def test_training_goes_on_after_the_family_was_used_otherwise(family, images):
     learner = family.learner(given(family).delta, given(family), OPTIONS)
-    learner.study(images, family.encode_prompts(PROMPTS))
+    learner.prepare(images, family.encode_prompts(PROMPTS))
     before = float(learner.loss(learner.inputs(ROWS)).detach())
-    with learner.aside():
+    with learner.paused():
         sampled(family, given(family, 0.2).delta)
     assert float(learner.loss(learner.inputs(ROWS)).detach()) == before
 

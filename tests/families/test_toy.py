@@ -8,7 +8,7 @@ import torch
 
 from stages.adapters.algebra import Adapter, Delta, fresh_adapter
 from stages.adapters.storage import flat
-from stages.core.family import Row, Teaching
+from stages.core.family import Row, TrainingOptions
 from stages.core.params import load
 from stages.families.toy import Toy
 from stages.runtime.faults import InputFault
@@ -63,7 +63,7 @@ def test_shifting_adds_up(family):
 def loss(family, frozen: Delta | None, trained: Adapter) -> float:
     images = torch.randn((2, 2, *family.noise_shape()), generator=generator("moments")).abs()
     learner = family.learner(frozen, trained)
-    learner.study([{"moments": row[None]} for row in images], family.encode_prompts(PROMPTS))
+    learner.prepare([{"moments": row[None]} for row in images], family.encode_prompts(PROMPTS))
     with torch.no_grad():
         return float(learner.loss(learner.inputs([Row(i, i, 11 + i, 0.5) for i in range(2)])))
 
@@ -77,7 +77,7 @@ def test_the_model_in_training_is_the_model_that_is_merged(family):
 
 def test_each_row_of_a_batch_has_its_own_noise_and_time(family):
     learner = family.learner(None, adapter(family))
-    learner.study([{"moments": torch.zeros((1, 2, *family.noise_shape()))}] * 2, family.encode_prompts(PROMPTS))
+    learner.prepare([{"moments": torch.zeros((1, 2, *family.noise_shape()))}] * 2, family.encode_prompts(PROMPTS))
     rows = [Row(i, i, 5 + i, 0.5) for i in range(2)]
     both, *alone = (float(learner.loss(learner.inputs(some)).detach()) for some in (rows, rows[:1], rows[1:]))
     assert both == pytest.approx(sum(alone), rel=1e-4)
@@ -123,7 +123,7 @@ def test_weights_other_than_those_pinned_are_refused(family, tmp_path):
 @pytest.mark.parametrize("layers", ["grouped", "peft"])
 def test_what_was_trained_last_is_not_in_what_is_sampled_next(family, layers):
     before = sampled(family, Delta())
-    learner = family.learner(None, adapter(family), Teaching(layers=layers))
+    learner = family.learner(None, adapter(family), TrainingOptions(layers=layers))
     assert learner.parameters()
     assert sampled(family, Delta()) == before
     assert not any("lora" in name for name, _ in family.pipeline.unet.named_parameters())

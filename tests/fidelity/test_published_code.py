@@ -26,7 +26,7 @@ from stages.evaluation.statistics import judge
 from stages.files import artifact
 from stages.metrics.dino import Dino
 from stages.monitoring.previews import Previews
-from stages.photos.develop import Seen, develop, fit, read_data
+from stages.photos.develop import KnownPhotos, develop, fit, read_data
 from stages.reporting import wording
 from stages.runtime.seeds import generator
 from stages.sampling import sampler
@@ -264,7 +264,7 @@ def test_references_are_the_pictures_as_they_are_in_their_files(domain, tmp_path
     mug = Concept("mug", "sks", "mug", "a photo of sks mug", ("a sks mug",), ("a mug",), pictures, pictures)
     limits = Prepare(**PAPER[domain]["prepare"]).model_copy(update={"resolution": 32})
     with artifact.publish(tmp_path / "data", "data", {}) as draft:
-        draft.note(pictures=develop(mug, limits, draft.path, Seen()).pictures)
+        draft.note(pictures=develop(mug, limits, draft.path, KnownPhotos()).pictures)
     _, training, references = read_data(tmp_path / "data")
     assert [image.tobytes() for image in references] == [noisy(side, side).tobytes() for side in (90, 70)]
     assert [image.size for image in training] == [(32, 32), (32, 32)]

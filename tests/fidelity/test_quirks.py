@@ -183,7 +183,7 @@ def first_a(monkeypatch, reinit: str, strategy: str, order: str, index: str, see
     monkeypatch.setattr(training_task, "encoded", lambda *of: None)
     concept = {"token": "sks", "noun": "mug", "prompts": []}
     run = Run(TaskSequence("study", "objects", order), strategy, seed)
-    with families.put(study.base.name, Beginning()):  # type: ignore[arg-type]
+    with families.substitute(study.base.name, Beginning()):  # type: ignore[arg-type]
         adapter, _ = training_task.train(study, run, index, State(), {"concept": concept}, [])
     return adapter.a["m"]
 

@@ -172,7 +172,8 @@ def test_a_class_prompt_with_the_token_is_refused_before_anything_runs(tmp_path,
     code, _, err = palimpsest("plan")
     assert (code, err.count("\n")) == (2, 1)
     assert re.match(
-        r"error: params\.yaml:\d+: train\.prior\.prompt: 'a picture of zwz' is to be the class of 'zwz'", err
+        r"error: params\.yaml:\d+: train\.prior\.prompt: the class prompt 'a picture of zwz' contains the token 'zwz'",
+        err,
     )
 
 

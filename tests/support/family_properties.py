@@ -9,7 +9,7 @@ from PIL import Image
 
 from stages.adapters.algebra import Adapter, Delta, fresh_adapter
 from stages.adapters.storage import fingerprint, flat
-from stages.core.family import Family, Row, Teaching, families
+from stages.core.family import Family, Row, TrainingOptions, families
 from stages.core.params import load
 from stages.files import tensors
 from stages.files.artifact import folder_digest
@@ -79,7 +79,7 @@ def gradients_reach_the_adapter(family: Family, folder: Path) -> None:
     pictures = sampled(family, Delta(), family.schedulers[0])
     images = [family.encode_images([picture]) for picture in pictures]
     learner = family.learner(None, drawn(family))
-    learner.study(images, family.encode_prompts(PROMPTS))
+    learner.prepare(images, family.encode_prompts(PROMPTS))
     loss = learner.loss(learner.inputs([Row(0, 0, 7, 0.5), Row(1, 1, 8, 0.5)]))
     loss.backward()
     assert bool(loss.isfinite())
@@ -96,7 +96,7 @@ def its_fingerprint_depends_on_its_options_alone(family: Family, folder: Path) -
 
 def what_it_declares_exists(family: Family, folder: Path) -> None:
     assert family.schedulers
-    assert family.training_options <= Teaching.model_fields.keys()
+    assert family.training_options <= TrainingOptions.model_fields.keys()
 
 
 def names_come_back_from_every_format(family: Family, folder: Path) -> None:

@@ -127,7 +127,7 @@ def test_deleted_states_are_exported_all_the_same(study, tmp_path, palimpsest, r
     adapter.rename(adapter.with_suffix(".away"))
     code, line = palimpsest("export", run, "--task", "02", "--to", tmp_path / "third")
     adapter.with_suffix(".away").rename(adapter)
-    assert (code, "01/adapter: there is no manifest.json" in line) == (3, True)
+    assert (code, "01/adapter: has no manifest.json" in line) == (3, True)
 
 
 def test_painted_pictures_equal_those_of_the_study(study, tmp_path):

@@ -10,7 +10,7 @@ from stages.adapters.algebra import Adapter, Delta, fresh_adapter, widened
 from stages.adapters.storage import delta_fingerprint, load_adapter
 from stages.core import params
 from stages.core.runs import runs, sequences
-from stages.core.states import beginning, begun_with, merged_again, state_after
+from stages.core.states import initial_adapter, initial_state, rebuilt_state, state_after
 from stages.core.strategy import strategies
 from stages.files import artifact, tensors
 from stages.merge import merge
@@ -79,10 +79,10 @@ def test_every_strategy_starts_from_it(place):
         merge(study, run, Namespace(task="01"))
         manifest = artifact.read(run.at("01") / "adapter", "adapter")
         adapter = load_adapter(run.at("01") / "adapter/adapter.safetensors", manifest["scale"], study.family.shapes())
-        trained = (study.rule(run.strategy).frozen(before) or Delta()) + adapter.delta
+        trained = (study.make_strategy(run.strategy).frozen(before) or Delta()) + adapter.delta
         assert 0 < relative_error(trained, elsewhere) < 0.5  # six steps away from the start
         after = state_after(study, run, "01")
-        assert delta_fingerprint(after.delta) == delta_fingerprint(merged_again(study, run, "01").delta)
+        assert delta_fingerprint(after.delta) == delta_fingerprint(rebuilt_state(study, run, "01").delta)
     placed = [path for run in runs(study) for path in run.at("00").parent.rglob("adapter*.safetensors")]
     work = count(study)
     assert work.trained == len(runs(study))
@@ -104,9 +104,9 @@ def test_the_pictures_before_the_first_task_depend_on_it(place):
 
 def test_without_one_a_run_starts_from_the_base(place):
     _, plain = place
-    assert begun_with(plain) is None
-    assert not beginning(plain, 0).delta.modules
-    assert beginning(plain, 0).adapter is None
+    assert initial_adapter(plain) is None
+    assert not initial_state(plain, 0).delta.modules
+    assert initial_state(plain, 0).adapter is None
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_without_one_a_run_starts_from_the_base(place):
 )
 def test_an_unsuitable_adapter_is_refused(place, options, fault, message):
     with pytest.raises(fault, match=message):
-        beginning(with_adapter(place[0], **options), 0)
+        initial_state(with_adapter(place[0], **options), 0)
 
 
 def test_widening_does_not_change_the_delta():

@@ -116,8 +116,8 @@ KEY = f"{kohya_of()[MODULES[0]]}.lora_down.weight"
             lambda t: [t.update({f"transformer.{k}": t.pop(k)}) for k in list(t)],
             "has 0, and 18 unknown tensors",
         ),
-        (lambda t: t.update({KEY: torch.full_like(t[KEY], float("nan"))}), "not made of finite numbers"),
-        (lambda t: t.update({KEY: t[KEY].to(torch.int8)}), "is I8; adapters are F16, BF16 or F32"),
+        (lambda t: t.update({KEY: torch.full_like(t[KEY], float("nan"))}), "contains other than finite floats"),
+        (lambda t: t.update({KEY: t[KEY].to(torch.int8)}), "is I8; adapters must be F16, BF16 or F32"),
         (
             lambda t: t.update({KEY: torch.ones(4, 99)}),
             r"has up \(5, 4\) and down \(4, 99\), the base needs \(5, rank\)",
@@ -152,7 +152,7 @@ def of_rank(tensors, rank):
         (lambda t: of_rank(t, 4000), "has rank 4000, this base allows 1 to 5"),
         (lambda t: t | {ALPHA: torch.ones(2)}, r"alpha has shape \(2,\); an alpha is one number"),
         (lambda t: t | {ALPHA: torch.ones(0)}, r"alpha has shape \(0,\); an alpha is one number"),
-        (lambda t: t | {ALPHA: torch.tensor(float("nan"))}, "not made of finite numbers"),
+        (lambda t: t | {ALPHA: torch.tensor(float("nan"))}, "contains other than finite floats"),
         (lambda t: t | {KEY: 1e30 * t[KEY], UP: 1e30 * t[UP]}, "is not finite in float32"),
         (lambda t: t | {ALPHA: torch.tensor(3e38), UP: 1e9 * t[UP]}, "is not finite in float32"),
     ],
@@ -253,7 +253,7 @@ def test_not_enough_memory_is_a_machine_fault(tmp_path, monkeypatch, error):
         raise error
 
     monkeypatch.setattr("stages.files.tensors.load_file", full)
-    with pytest.raises(MachineFault, match=r"a\.safetensors: its 0\.00 GB do not fit into the memory"):
+    with pytest.raises(MachineFault, match=r"a\.safetensors: not enough memory for its 0\.00 GB"):
         read_lora(written(tmp_path / "a.safetensors", kohya()), BASE)
 
 
@@ -280,17 +280,17 @@ def malformed_file(**entry) -> bytes:
         ("a.ckpt", valid_file(), r"\.ckpt files can run code"),
         ("a.safetensors", b"PK\x03\x04" + bytes(60), "a pickle, whatever its name says"),
         ("a.safetensors", b"\x80\x02}q\x00." + bytes(60), "a pickle"),
-        ("a.safetensors", b"", "no safetensors, or cut off: 0 bytes"),
-        ("a.safetensors", valid_file()[:20], "no safetensors, or cut off: 20 bytes"),
-        ("a.safetensors", valid_file()[:-1], r"tells of 28 bytes of numbers, the file has 27"),
-        ("a.safetensors", valid_file() + b"x", r"tells of 28 bytes of numbers, the file has 29"),
-        ("a.safetensors", (1 << 60).to_bytes(8, "little") + b"{" * 50, "no safetensors, or cut off"),
+        ("a.safetensors", b"", "not safetensors, or truncated: 0 bytes"),
+        ("a.safetensors", valid_file()[:20], "not safetensors, or truncated: 20 bytes"),
+        ("a.safetensors", valid_file()[:-1], r"lists 28 bytes of numbers, the file has 27"),
+        ("a.safetensors", valid_file() + b"x", r"lists 28 bytes of numbers, the file has 29"),
+        ("a.safetensors", (1 << 60).to_bytes(8, "little") + b"{" * 50, "not safetensors, or truncated"),
         ("a.safetensors", malformed_file(shape=[4]), "has 12 bytes for shape"),
-        ("a.safetensors", malformed_file(shape=[-3]), "does not follow"),
-        ("a.safetensors", malformed_file(data_offsets=[4, 12]), "does not follow"),
+        ("a.safetensors", malformed_file(shape=[-3]), "does not start where"),
+        ("a.safetensors", malformed_file(data_offsets=[4, 12]), "does not start where"),
         ("a.safetensors", malformed_file(shape=None), "header is wrong"),
         ("a.safetensors", (9).to_bytes(8, "little") + b'{"a":{}}}' + bytes(9), "header is wrong"),
-        ("a.safetensors", (19).to_bytes(8, "little") + b'{"a":{},  "a": {} }', "a name stands twice"),
+        ("a.safetensors", (19).to_bytes(8, "little") + b'{"a":{},  "a": {} }', "a name occurs twice"),
     ],
 )
 def test_malformed_files_are_refused(tmp_path, name, data, message):

@@ -40,7 +40,7 @@ class Small(Learner):
     def parameters(self):
         return [self.a, self.b]
 
-    def study(self, images, prompts):
+    def prepare(self, images, prompts):
         self.images = images
 
     def inputs(self, rows):
@@ -55,7 +55,7 @@ class Small(Learner):
         loss = (errors * inputs["weight"]).sum()
         return loss * float("nan") if self.seen == self.spoil_at else loss
 
-    def aside(self):
+    def paused(self):
         return nullcontext()
 
     def adapter(self):
@@ -210,7 +210,7 @@ def test_a_finished_training_leaves_nothing_that_only_a_collector_of_garbage_wou
 class Magnified(Small):
     """Gradients leave the number format where the loss is multiplied by more than 512, in some steps."""
 
-    magnify = 4096.0
+    loss_scale = 4096.0
 
     def __init__(self, too_large: range) -> None:
         super().__init__()
@@ -252,7 +252,7 @@ def test_the_norm_of_many_numbers_is_theirs():
 
 def test_the_update_is_that_of_adamw_after_clipping():
     one, other = Small(), Small()
-    one.study(MATERIAL.images, MATERIAL.prompts)
+    one.prepare(MATERIAL.images, MATERIAL.prompts)
     inputs = one.inputs([Row(i, 0, i, 0.5) for i in range(2)])
     steps = descent.Descent(one, OPTIONS, 9)
     peer = torch.optim.AdamW(other.parameters(), 0.01, OPTIONS.betas, OPTIONS.epsilon, OPTIONS.weight_decay)

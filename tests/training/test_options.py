@@ -92,12 +92,16 @@ def test_the_class_is_named_by_the_prompt_without_the_token(options, about, said
 @pytest.mark.parametrize(
     ("options", "about", "said"),
     [
-        (Prior(), concept("palette knife", "palette knife"), "^train.prior: .*'palette knife' it leaves no word"),
-        (Prior(), concept("palette knife", "palette knife, "), "^train.prior: .* leaves no word"),
-        (Prior(prompt="{}"), concept("sks", "a sks"), "^train.prior.prompt: .*'sks' it leaves no word"),
-        (Prior(prompt="a Palette knife {}"), concept("palette knife", "x", "image"), "holds these words"),
-        (Prior(prompt="a {}"), concept("sks", "a sks dog", "sks dog"), "'a sks dog' is to be the class of 'sks'"),
-        (Prior(), concept("one two", "one one two two dog"), "'one two dog' is to be the class of 'one two'"),
+        (
+            Prior(),
+            concept("palette knife", "palette knife"),
+            "^train.prior: .*'palette knife' has no word for its class",
+        ),
+        (Prior(), concept("palette knife", "palette knife, "), "^train.prior: .* has no word for its class"),
+        (Prior(prompt="{}"), concept("sks", "a sks"), "^train.prior.prompt: .*'sks' has no word for its class"),
+        (Prior(prompt="a Palette knife {}"), concept("palette knife", "x", "image"), "the token 'palette knife'"),
+        (Prior(prompt="a {}"), concept("sks", "a sks dog", "sks dog"), "prompt 'a sks dog' contains the token 'sks'"),
+        (Prior(), concept("one two", "one one two two dog"), "prompt 'one two dog' contains the token 'one two'"),
     ],
 )
 def test_a_class_that_is_the_concept_or_nothing_is_refused(options, about, said):

@@ -14,7 +14,7 @@ from pydantic import Field, StringConstraints
 from torch import Tensor
 
 from stages.adapters.algebra import Adapter, Delta
-from stages.core.family import Encodings, Family, Learner, ModuleName, Teaching
+from stages.core.family import Encodings, Family, Learner, ModuleName, TrainingOptions
 from stages.families.unet import layers
 from stages.families.unet.denoiser import SCHEDULERS, Denoiser, Settings
 from stages.families.unet.float8 import in_eight_bits
@@ -200,8 +200,8 @@ class UNetFamily(Family):
         """What the UNet is to read of prompts, encoded here if that was not possible once for all states."""
         return each_once(prompts, self.embed) if self.text_encoders else prompts
 
-    def learner(self, frozen: Delta | None, adapter: Adapter, options: Teaching | None = None) -> Learner:
-        return UNetLearner(self, frozen or Delta(), adapter, options or Teaching())
+    def learner(self, frozen: Delta | None, adapter: Adapter, options: TrainingOptions | None = None) -> Learner:
+        return UNetLearner(self, frozen or Delta(), adapter, options or TrainingOptions())
 
     def noise_shape(self) -> tuple[int, int, int]:
         side = self.pixels // self.pipeline.vae_scale_factor

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.adapters.algebra import Adapter, Delta
-from stages.core.family import Encodings, Learner, Row, Teaching
+from stages.core.family import Encodings, Learner, Row, TrainingOptions
 from stages.families.unet.layers import Grouped, Layers, PerMatrix
 from stages.families.unet.names import part_of
 from stages.families.unet.text_encoders import own_name, renamed
@@ -54,7 +54,7 @@ class Trained(Protocol):
 class UNetLearner(Learner):
     """The frozen weights in the family's number format, the adapter in float32."""
 
-    def __init__(self, family: Trained, frozen: Delta, adapter: Adapter, options: Teaching) -> None:
+    def __init__(self, family: Trained, frozen: Delta, adapter: Adapter, options: TrainingOptions) -> None:
         from diffusers import DDPMScheduler
 
         self.family, self.frozen, self.options = family, frozen, options
@@ -63,7 +63,7 @@ class UNetLearner(Learner):
         family.shift(frozen)
         self.names, self.layers = self._divided(adapter)
         self.schedule: DDPMScheduler = DDPMScheduler.from_config(family.pipeline.scheduler.config)
-        self.magnify = MAGNIFY.get(self.unet.dtype, 1.0)
+        self.loss_scale = MAGNIFY.get(self.unet.dtype, 1.0)
         self._install()
 
     def _divided(self, adapter: Adapter) -> tuple[dict[str, dict[str, str]], dict[str, Layers]]:
@@ -90,7 +90,7 @@ class UNetLearner(Learner):
         return [parameter for layers in self.layers.values() for parameter in layers.parameters]
 
     @torch.no_grad()
-    def study(self, images: Sequence[Encodings], prompts: Encodings) -> None:
+    def prepare(self, images: Sequence[Encodings], prompts: Encodings) -> None:
         self.images, self.prompts = images, {name: value.to(device()) for name, value in prompts.items()}
         if not self.family.text_encoders:
             self.prompts = self._with_constants(
@@ -160,7 +160,7 @@ class UNetLearner(Learner):
         return Adapter(a, b, found.scale)
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
+    def paused(self) -> Iterator[None]:
         try:
             yield
         finally:

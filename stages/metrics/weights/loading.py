@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from stages.files import artifact
-from stages.runtime.device import device, side_by_side
+from stages.runtime.device import device, parallel_map
 from stages.runtime.faults import InputFault
 
 BATCH = 256  # pictures
@@ -91,6 +91,6 @@ def unit_vectors(
     """
     parts = []
     for start in range(0, len(images), BATCH):
-        batch = torch.stack(side_by_side(lambda image: preprocess(image.convert("RGB")), images[start : start + BATCH]))
+        batch = torch.stack(parallel_map(lambda image: preprocess(image.convert("RGB")), images[start : start + BATCH]))
         parts.append(F.normalize(encode(batch.to(device())).float(), dim=1).cpu())
     return torch.cat(parts)

@@ -180,16 +180,16 @@ def photos(summary: Summary) -> dict[str, Any]:
 
 def _models(params: Params) -> Iterator[list[str]]:
     """A row for the base model, other models in its options, and the judges; models with shared weights share a row."""
-    lock = model_lock.here()
+    lock = model_lock.project_lock()
     roles: dict[str, list[str]] = {}
     for key, value in params.base.options.items():
-        if key == "path" or model_lock.terms(str(value), lock):
+        if key == "path" or model_lock.origin_and_licence(str(value), lock):
             roles.setdefault(str(value), []).append("base model" if key == "path" else f"base model, {key}")
     for name, options in params.score.metrics.items():
         if "path" in options:
             roles.setdefault(f"{params.score.judges}/{options['path']}", []).append(f"judge {words(name)}")
     for path, names in roles.items():
-        yield [", ".join(names), path, *(model_lock.terms(path, lock) or (UNKNOWN, UNKNOWN))]
+        yield [", ".join(names), path, *(model_lock.origin_and_licence(path, lock) or (UNKNOWN, UNKNOWN))]
 
 
 def _concept(manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def check_before_download(name: str, model: Model, trust: bool) -> None:
             f"{model_lock.LOCK}: {name} has no sha256 for {unknown[0]}. Give --pin (make weights PIN=1) to "
             "record that of the first download; later ones are checked against it."
         )
-    missing = model_lock.lacking(name, model)
+    missing = model_lock.missing_files(name, model)
     needed = sum(model.files[file].size or 0 for file in missing)
     if model.pickle and missing:
         needed += model.pickle.size or 0

@@ -81,7 +81,7 @@ def _base_folder(params: Params) -> str:
 
 def licence(params: Params, origin: Origin) -> str:
     """The licences that apply to the weights: of the base weights themselves, an imported adapter, and the pictures."""
-    terms = model_lock.terms(_base_path(params), model_lock.here())
+    terms = model_lock.origin_and_licence(_base_path(params), model_lock.project_lock())
     parts = [f"base model: {terms[1] if terms else 'unknown'}"]
     if "adopted" in origin.facts:
         parts += [f"adapter: {origin.facts['adopted']['metadata'].get('modelspec.license', 'unknown')}"]
@@ -124,7 +124,7 @@ def model_card(params: Params, origin: Origin, file: str, form: Format, contents
 
 def _front(params: Params, origin: Origin) -> str:
     """The YAML front matter; strings are written as JSON, which is valid YAML for any content."""
-    model = model_lock.known(_base_path(params), model_lock.here())
+    model = model_lock.model_at(_base_path(params), model_lock.project_lock())
     lines = ["---", "tags:", *(f"- {tag}" for tag in ("lora", "text-to-image", "palimpsest"))]
     lines += [f"license: other\nlicense_name: {json.dumps(licence(params, origin))}"]
     lines += [f"base_model: {json.dumps(model.repo if model else _base_folder(params))}"]

@@ -12,7 +12,7 @@ from stages.adapters.state import State
 from stages.adapters.storage import load_adapter
 from stages.core.params import Params
 from stages.core.runs import Run, find_run
-from stages.core.states import adopted, state_after
+from stages.core.states import load_imported, state_after
 from stages.files import artifact
 from stages.runtime.faults import ConfigFault, InputFault
 
@@ -84,7 +84,7 @@ def _trained(params: Params, run: Run, task: str, what: What) -> Origin:
         training=trained["train"],
         data=tuple(artifact.read(sequence.data(index), "data") for index in indices),
         text=_changes_text(params, delta),
-        partial=what == "adapter" and int(task) > 1 and params.rule(run.strategy).frozen(State()) is not None,
+        partial=what == "adapter" and int(task) > 1 and params.make_strategy(run.strategy).frozen(State()) is not None,
         picture=_contact_sheet(params, run),
     )
 
@@ -104,6 +104,6 @@ def _contact_sheet(params: Params, run: Run) -> Path | None:
 
 
 def _imported(params: Params, folder: Path) -> Origin:
-    facts, adapter = adopted(params, folder)
+    facts, adapter = load_imported(params, folder)
     text = _changes_text(params, adapter.delta)
     return Origin(folder.name, folder.name, "adapter", adapter.delta, facts, {}, (), text)

@@ -206,7 +206,7 @@ def _merge(params: Params) -> Cost:
     examples = {shape: name for name, shape in shapes.items()}
     adapters = [_adapter(params, task) for task in range(len(params.tasks) // 2 + 1)]
     seconds = []
-    for strategy in map(params.rule, params.strategies):
+    for strategy in map(params.make_strategy, params.strategies):
         total = 0.0
         for shape, name in examples.items():
             *earlier, new = [Adapter({name: x.a[name]}, {name: x.b[name]}, x.scale) for x in adapters]

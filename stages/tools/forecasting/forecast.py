@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from stages.core.params import Params
-from stages.runtime.formatting import brief, duration, in_columns, size
+from stages.runtime.formatting import duration, in_columns, short_duration, size
 from stages.tools.forecasting.calibration import Calibration
 from stages.tools.forecasting.durations import Times, seconds_by_part
 from stages.tools.forecasting.workload import WorkCounter, Workload, stages_of
@@ -82,7 +82,9 @@ def summary(params: Params, work: Workload, calibration: Calibration | None, tim
         return "\n".join([*lines, *_disk(work, 0.0, 0), "Time and the size of pictures need a calibration."])
     rows = [["on " + calibration.device, "count", "each", "hours", "low", "high"]]
     for name, part in hours(params, work, calibration, times).items():
-        count, each = (str(part["count"]), brief(getattr(calibration, name).each)) if name != "together" else ("", "")
+        count, each = (
+            (str(part["count"]), short_duration(getattr(calibration, name).each)) if name != "together" else ("", "")
+        )
         rows.append([name, count, each, *(f"{part[key]:.3g}" for key in ("each", "low", "high"))])
     memory = ", ".join(f"{name} {size(count)}" for name, count in calibration.memory.items())
     return "\n".join(

@@ -120,7 +120,8 @@ class WorkCounter:
         """
         self.params, self.starts_from_adapter = params, bool(params.family.adapter)
         self.traces = {
-            name: trace(params.rule(name), len(params.tasks), self.starts_from_adapter) for name in params.strategies
+            name: trace(params.make_strategy(name), len(params.tasks), self.starts_from_adapter)
+            for name in params.strategies
         }
         self.concepts = {(s.domain, s.order): list(_concepts(params, s).values()) for s in sequences(params)}
 

@@ -52,7 +52,7 @@ class Ours:
         self.bench, self.params = bench, load()
         self.adapter = bench.adapter("before", 0.05)
         self.before = State(self.adapter.delta, self.adapter)  # not the base, whose result is kept for other runs
-        rules = ((name, self.params.rule(name)) for name in self.params.strategies)
+        rules = ((name, self.params.make_strategy(name)) for name in self.params.strategies)
         self.strategy = next(n for n, r in rules if r.start(self.before, self.adapter) is self.adapter)
         noise = torch.randint(0, 256, (bench.family.pixels,) * 2, generator=generator("picture"), dtype=torch.uint8)
         self.picture = Image.fromarray(noise.numpy()).convert("RGB")
@@ -86,7 +86,7 @@ class Ours:
         emptied()
         run = Run(TaskSequence("bench", self.params.domains[0], "0"), self.strategy, self.calls)
         began = time.perf_counter()
-        with families.put(here.base.name, self.bench.family):
+        with families.substitute(here.base.name, self.bench.family):
             _, losses = task.train(here, run, "01", self.before, data, [self.picture], look)
         wait()
         return Trained(losses, self.calls, began, time.perf_counter(), after)
