@@ -10,7 +10,7 @@ from stages.runtime.formatting import brief, duration, in_columns, size
 from stages.tools.forecasting.calibration import Calibration
 from stages.tools.forecasting.durations import Times, seconds_by_part
 from stages.tools.forecasting.workload import Work, Workload, stages_of
-from stages.training.loop import KEPT
+from stages.training.loop import CHECKPOINTS_STORED
 
 LEFT_OUT = (
     "Not counted: the photos' preparation, reading and writing states, the report, and what other work takes away here."
@@ -44,7 +44,7 @@ def disk(work: Workload, picture_bytes: float = 0.0, vector_bytes: int = 0) -> d
         "cache": int(work.kept_adapters * one + dense + work.sampled * picture_bytes + tables),
         "workspace": int(work.placed_adapters * one + dense + work.images * picture_bytes + tables),
         # Pictures by model; the checkpoints of first tasks, for other strategies, and of one other task.
-        "scratch": int(work.sampled * picture_bytes + (work.first + 1) * KEPT * 3 * one),
+        "scratch": int(work.sampled * picture_bytes + (work.first + 1) * CHECKPOINTS_STORED * 3 * one),
     }
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from tests.support.crash import DVC, FLOW, KILLS, at_work, kill_some_time, ran
 from tests.support.workspace import environment, hashes, with_dvc, workspace
 
-WENT_ON = re.compile(r"going on after step (\d+) of")
+RESUMED = re.compile(r"resuming after step (\d+) of")
 
 
 def study(folder: Path, args: argparse.Namespace) -> Path:
@@ -52,7 +52,7 @@ def one(number: int, wanted: dict[str, str], stages: int, args: argparse.Namespa
         assert not at_work(folder)
         lost = sorted(ran(before) & ran(after))
         logs = "".join(path.read_text("utf-8") for path in folder.glob(".cache/flow/logs/train*.log"))
-        went_on = set(map(int, WENT_ON.findall(after + logs)))
+        went_on = set(map(int, RESUMED.findall(after + logs)))
         lost += [f"step {step} of a training" for step in kept - went_on - {args.steps}]
         return what, hashes(folder) == wanted, lost
 
