@@ -16,7 +16,7 @@ from stages.core.states import begun_with
 from stages.files import artifact
 from stages.runtime.progress import track
 from stages.sampling.sampler import sample as sample_prompts
-from stages.sampling.sampler import seen
+from stages.sampling.sampler import sampled_concepts
 
 
 def sample(params: Params, run: Run | TaskSequence, args: argparse.Namespace) -> None:
@@ -29,7 +29,7 @@ def sample(params: Params, run: Run | TaskSequence, args: argparse.Namespace) ->
     elif adapter := begun_with(params):
         state = State(adapter.delta)
     params = params.model_copy(update={"sample": params.sampling(getattr(run, "strategy", None))})
-    tasks = seen(params, run, task, learnt)
+    tasks = sampled_concepts(params, run, task, learnt)
     facts: dict[str, Any] = provenance(params, run) | {
         "sample": params.sample.model_dump(mode="json", exclude={"plain"}),
         "tasks": {f"{place:02d}": {"name": c["name"], "prompts": c["prompts"]} for place, c in tasks.items()},
