@@ -72,5 +72,7 @@ def test_a_failure_to_compile_is_reported_in_one_line(monkeypatch):
         raise OSError("no compiler in this place\nand a page about it")
 
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=lacking))
-    with pytest.raises(MachineFault, match=r"no compiler in this place.*base\.options\.compile"):
+    with pytest.raises(
+        MachineFault, match=r"^base\.options\.compile: torch\.compile .*: no compiler in this place\. Set it to false"
+    ):
         compile_once(torch.nn.Linear(2, 2))(torch.zeros(1, 2))
