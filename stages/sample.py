@@ -16,7 +16,7 @@ from stages.core.states import initial_adapter
 from stages.files import artifact
 from stages.runtime.progress import track
 from stages.sampling.sampler import sample as sample_prompts
-from stages.sampling.sampler import seen
+from stages.sampling.sampler import sampled_concepts
 
 
 def sample(params: Params, run: Run | TaskSequence, args: argparse.Namespace) -> None:
@@ -34,7 +34,7 @@ def sample(params: Params, run: Run | TaskSequence, args: argparse.Namespace) ->
     elif adapter := initial_adapter(params):
         state = State(adapter.delta)
     params = params.model_copy(update={"sample": params.sampling(getattr(run, "strategy", None))})
-    tasks = seen(params, run, task, learned)
+    tasks = sampled_concepts(params, run, task, learned)
     facts: dict[str, Any] = provenance(params, run) | {
         "sample": params.sample.model_dump(mode="json", exclude={"plain"}),
         "tasks": {f"{place:02d}": {"name": c["name"], "prompts": c["prompts"]} for place, c in tasks.items()},

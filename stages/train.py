@@ -10,10 +10,10 @@ from stages.core.family import Learner
 from stages.core.params import Params
 from stages.core.runs import Run, before, provenance
 from stages.files import artifact, tables
-from stages.monitoring.previews import Previews, unharmed
+from stages.monitoring.previews import Previews, safe_observer
 from stages.monitoring.trackers import tracking
 from stages.photos.develop import read_data
-from stages.training.distributed import assemble, assembled, team
+from stages.training.distributed import launch, launched, process_group
 from stages.training.loop import Observer
 from stages.training.task import train as train_adapter
 
@@ -27,8 +27,8 @@ def train(params: Params, run: Run, args: argparse.Namespace) -> None:
         Preempted: a signal stopped it; the work so far is saved.
     """
     index: str = args.task
-    if not assembled(params.train.processes):
-        assemble(params.train.processes, ["-m", "stages.train", str(run), "--task", index])
+    if not launched(params.train.processes):
+        launch(params.train.processes, ["-m", "stages.train", str(run), "--task", index])
         return
     source, previous = run.sequence.data(index), run.at(before(index)) / "state"
     data, pictures, _ = read_data(source)
@@ -37,10 +37,10 @@ def train(params: Params, run: Run, args: argparse.Namespace) -> None:
 
         def observe(learner: Learner, frozen: Delta) -> Observer:
             previews = Previews(params, run, index, learner, frozen, data["concept"])
-            return unharmed([previews, *([track] if track else [])])
+            return safe_observer([previews, *([track] if track else [])])
 
         adapter, losses = train_adapter(params, run, index, state, data, pictures, observe)
-    if not team().leads:
+    if not process_group().leads:
         return
     facts = provenance(params, run) | {
         "position": int(index),

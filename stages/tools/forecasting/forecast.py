@@ -10,7 +10,7 @@ from stages.runtime.formatting import duration, in_columns, short_duration, size
 from stages.tools.forecasting.calibration import Calibration
 from stages.tools.forecasting.durations import Times, seconds_by_part
 from stages.tools.forecasting.workload import WorkCounter, Workload, stages_of
-from stages.training.loop import KEPT
+from stages.training.loop import CHECKPOINTS_STORED
 
 NOT_COUNTED = "Not counted: preparing photos, reading and writing states, the report, and other load on this machine."
 
@@ -44,8 +44,8 @@ def disk(work: Workload, picture_bytes: float = 0.0, vector_bytes: int = 0) -> d
     return {
         "cache": int(work.kept_adapters * one + dense + work.sampled * picture_bytes + tables),
         "workspace": int(work.placed_adapters * one + dense + work.images * picture_bytes + tables),
-        # Pictures by model; checkpoints of first tasks, which other strategies reuse, and of one more task.
-        "scratch": int(work.sampled * picture_bytes + (work.first + 1) * KEPT * 3 * one),
+        # Pictures by model; the checkpoints of first tasks, for other strategies, and of one other task.
+        "scratch": int(work.sampled * picture_bytes + (work.first + 1) * CHECKPOINTS_STORED * 3 * one),
     }
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from tests.support.crash import DVC, FLOW, KILLS, kill_at_random, ran, stage_processes
 from tests.support.workspace import environment, hashes, with_dvc, workspace
 
-CONTINUED = re.compile(r"after step (\d+) of")  # the log line of a training that continues from a checkpoint
+RESUMED = re.compile(r"resuming after step (\d+) of")
 
 
 def study(folder: Path, args: argparse.Namespace) -> Path:
@@ -56,8 +56,8 @@ def one(number: int, wanted: dict[str, str], stages: int, args: argparse.Namespa
         assert not stage_processes(folder)
         lost = sorted(ran(before) & ran(after))
         logs = "".join(path.read_text("utf-8") for path in folder.glob(".cache/flow/logs/train*.log"))
-        continued = set(map(int, CONTINUED.findall(after + logs)))
-        lost += [f"step {step} of a training" for step in saved - continued - {args.steps}]
+        resumed = set(map(int, RESUMED.findall(after + logs)))
+        lost += [f"step {step} of a training" for step in saved - resumed - {args.steps}]
         return what, hashes(folder) == wanted, lost
 
 
