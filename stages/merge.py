@@ -10,6 +10,7 @@ from stages.core.command import main
 from stages.core.params import Params
 from stages.core.runs import Run, before, provenance
 from stages.files import artifact
+from stages.runtime.seeds import generator
 
 log = logging.getLogger("palimpsest")
 
@@ -21,7 +22,7 @@ def merge(params: Params, run: Run, args: argparse.Namespace) -> None:
     shapes, strategy = params.family.shapes(), params.rule(run.strategy)
     old = load_state(previous, earlier, shapes)
     adapter = load_adapter(trained / "adapter.safetensors", manifest["scale"], shapes)
-    new = strategy.merge(old, adapter)
+    new = strategy.merge(old, adapter, generator(run.seed, run.sequence.order, index, "merge"))
     found = check(old, (strategy.frozen(old) or Delta()) + adapter.delta, new, params.family.weight)
     if warning := too_coarse(found, params.family.number_format):
         log.warning("%s, task %s: %s", run, index, warning)

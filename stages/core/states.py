@@ -103,5 +103,6 @@ def merged_again(params: Params, run: Run, index: str) -> State:
         trained = run.at(task.index) / "adapter"
         facts = artifact.read(trained, "adapter")
         strategy = strategies.make(run.strategy, facts["strategy"]["options"], f"{trained}: ")
-        state = strategy.merge(state, load_adapter(trained / "adapter.safetensors", facts["scale"], shapes))
+        adapter = load_adapter(trained / "adapter.safetensors", facts["scale"], shapes)
+        state = strategy.merge(state, adapter, generator(run.seed, run.sequence.order, task.index, "merge"))
     return state

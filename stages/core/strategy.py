@@ -1,13 +1,22 @@
-"""What a strategy is: three answers about what one task passes on to the next."""
+"""What a strategy is: a few answers about what one task passes on to the next."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar, Literal, get_args
+
+import torch
 
 from stages.adapters.algebra import Adapter, Delta
 from stages.adapters.state import State
 from stages.core.registry import Registry
-from stages.runtime.strict import Strict
+from stages.core.rehearsal import Rehearsal
+from stages.runtime.strict import Strict, unsaid
+
+Regime = Literal["strict", "words", "photos"]  # what it knows: state and new adapter; also prompts; also photos
+Law = Literal["fresh", "start", "first", "idle", "linear"]
+LAWS: frozenset[Law] = frozenset(get_args(Law))
 
 
 class Strategy(Strict, ABC):
@@ -16,6 +25,11 @@ class Strategy(Strict, ABC):
     It sees the state and the new adapter, never the adapters of earlier tasks: the strict regime of the paper
     (arXiv 2410.04891, section 3) is kept by these signatures.
     """
+
+    regime: ClassVar[Regime] = "strict"
+    trains_a: ClassVar[bool] = True  # does training change A, or B alone?
+
+    rehearse: Rehearsal | None = unsaid(None)  # what the model must still answer while a task is learned
 
     def start(self, state: State, fresh: Adapter) -> Adapter:
         """The adapter at step 0. `fresh` is a new draw: A random, B zero."""
@@ -26,8 +40,33 @@ class Strategy(Strict, ABC):
         return state.delta
 
     @abstractmethod
-    def merge(self, state: State, adapter: Adapter) -> State:
+    def merge(self, state: State, adapter: Adapter, generator: torch.Generator) -> State:
         """The state after the task, from the state before it and the trained adapter."""
+
+    def memory(self, shapes: Mapping[str, tuple[int, int]]) -> Mapping[str, tuple[int, ...]]:
+        """The shapes of its memory after any task, for modules of these shapes (out, in)."""
+        return {}
+
+    @property
+    def own_draws(self) -> bool:
+        """Does every task after the first need a draw of its own, whatever `train.reinit` says?"""
+        return False
+
+    @property
+    def laws(self) -> frozenset[Law]:
+        """What holds under these options, beside what holds for all; the tests check it.
+
+        fresh: the first task starts from the fresh draw. start: at step 0 the model is that of the state before.
+        first: after one task the model is the one that was trained. idle: a task that learns nothing leaves the model
+        as it was. linear: shifts that are all c times as large give a state c times as large.
+        """
+        return LAWS
+
+    @property
+    def knows(self) -> Regime:
+        """The regime under these options: to rehearse earlier prompts is to know them."""
+        words = self.rehearse is not None and self.rehearse.prompts == "earlier" and self.regime == "strict"
+        return "words" if words else self.regime
 
 
 strategies: Registry[Strategy] = Registry("strategy", "stages.strategies")

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from pydantic import model_validator
 
 from stages.adapters.algebra import Adapter, add_factors, orthogonal_columns, orthogonal_rows
 from stages.adapters.state import State
-from stages.core.strategy import Strategy, strategies
+from stages.core.strategy import LAWS, Law, Strategy, strategies
 
 
 @strategies.register("ortho_init")
@@ -30,6 +31,15 @@ class OrthoInit(Strategy):
             raise ValueError("init: row_space needs merging: exact; added factors hold only the sum of the A before")
         return self
 
+    @property
+    def laws(self) -> frozenset[Law]:
+        return LAWS - {"idle"} if self.merging == "factors" else LAWS
+
+    @property
+    def own_draws(self) -> bool:
+        """A draw that all tasks share lies in the row space of what they learned: what is left of it is noise."""
+        return self.init == "row_space"
+
     def start(self, state: State, fresh: Adapter) -> Adapter:
         if state.adapter is None:
             return fresh
@@ -38,7 +48,7 @@ class OrthoInit(Strategy):
             return Adapter({n: orthogonal_columns(old[n], self.scale == "unit") for n in old}, fresh.b, fresh.scale)
         return Adapter({n: orthogonal_rows(a, state.delta.rows(n)) for n, a in fresh.a.items()}, fresh.b, fresh.scale)
 
-    def merge(self, state: State, adapter: Adapter) -> State:
+    def merge(self, state: State, adapter: Adapter, generator: torch.Generator) -> State:
         if self.merging == "exact" or state.adapter is None:
             return State(state.delta + adapter.delta, adapter)
         total = add_factors(state.adapter, adapter)

@@ -200,9 +200,9 @@ def _merge(params: Params) -> Cost:
             *earlier, new = [Adapter({name: x.a[name]}, {name: x.b[name]}, x.scale) for x in adapters]
             state = State()
             for adapter in earlier:
-                state = strategy.merge(state, adapter)
+                state = strategy.merge(state, adapter, generator("merge"))
             began = _clock()
-            merged = strategy.merge(state, new)
+            merged = strategy.merge(state, new, generator("merge"))
             check(state, (strategy.frozen(state) or Delta()) + new.delta, merged, params.family.weight)
             total += (_clock() - began) * sum(other == shape for other in shapes.values())
         found.append(total)

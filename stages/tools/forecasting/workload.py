@@ -101,7 +101,7 @@ def trace(strategy: Strategy, tasks: int, begun: bool = False) -> Trace:
         held = delta_fingerprint(frozen) if frozen and frozen.modules else ""
         starts.append(fingerprint(flat(strategy.start(state, _probe("fresh")))) + held)
         trained = _probe(f"{task} {starts[-1]}")
-        state = strategy.merge(state, trained)
+        state = strategy.merge(state, trained, generator("merge", task))
         kept = {fingerprint(flat(a)) for a in (*state.delta.terms, *([state.adapter] if state.adapter else []))}
         files |= kept | {fingerprint(flat(trained))}
         placed += 1 + len(kept)

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from pydantic import Field
+
+from stages.adapters.algebra import Adapter, Delta
+from stages.adapters.state import State
+from stages.adapters.subspaces import from_factors, norm, without
+from stages.core.strategy import LAWS, Law, Strategy, strategies
+
+
+@strategies.register("opcm")
+class Opcm(Strategy):
+    """Orthogonal projections of task vectors, merged one after another (OPCM, arXiv 2501.09522).
+
+    Each task trains on the base. With D = U S V^T, what the first k directions say (k: where the sum of S passes alpha)
+    is taken out of M = U^T X V, and its diagonal. D' = lambda D + U M V^T, scaled to the mean norm of the X so far;
+    lambda' is what it was divided by. The diagonal is that over the singular values of D that are not 0. Without it the
+    result has a low rank and exports exactly; with it, as published, the state is dense.
+    """
+
+    alpha: float = Field(0.5, ge=0, lt=1)
+    diagonal: bool = True
+
+    @property
+    def laws(self) -> frozenset[Law]:
+        return LAWS - {"start", "idle"}
+
+    def frozen(self, state: State) -> Delta | None:
+        return None
+
+    def memory(self, shapes: Mapping[str, tuple[int, int]]) -> Mapping[str, tuple[int, ...]]:
+        return {"lambda": (1,), "norms": (1,)}
+
+    def merge(self, state: State, adapter: Adapter, generator: torch.Generator) -> State:
+        old, t = state.delta, state.turn
+        factor = float(state.memory["lambda"]) if state.memory else 1.0
+        norms = norm(adapter.delta) + (float(state.memory["norms"]) if state.memory else norm(old))
+        raw, size = adapter.delta, norms
+        if t > 1:
+            rest = {name: without(adapter, old, name, self.alpha, self.diagonal) for name in sorted(adapter.a)}
+            raw = factor * old + from_factors(rest, dense=self.diagonal)
+            size = norm(raw)
+        scale = norms / t / size if size else 1.0
+        memory = {"lambda": torch.tensor([1 / scale]).double(), "norms": torch.tensor([norms]).double()}
+        return State(scale * raw, memory=memory, tasks=t)
