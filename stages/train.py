@@ -25,14 +25,15 @@ def train(params: Params, run: Run, args: argparse.Namespace) -> None:
         return
     source, previous = run.sequence.data(index), run.at(before(index)) / "state"
     data, pictures, _ = read_data(source)
-    state = load_state(previous, artifact.read(previous, "state"), params.family.shapes())
+    earlier = artifact.read(previous, "state")
+    state = load_state(previous, earlier, params.family.shapes())
     with tracking(params, run, index) as track:
 
         def observe(learner: Learner, frozen: Delta) -> Observer:
             previews = Previews(params, run, index, learner, frozen, data["concept"])
             return unharmed([previews, *([track] if track else [])])
 
-        adapter, losses = train_adapter(params, run, index, state, data, pictures, observe)
+        adapter, losses = train_adapter(params, run, index, state, data, pictures, observe, earlier["tasks"])
     if not team().leads:
         return
     facts = provenance(params, run) | {

@@ -77,7 +77,9 @@ def sylvester(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     (x, q), (y, p) = torch.linalg.eigh(a), torch.linalg.eigh(b)
     sums = x[:, None] + y[None, :]
     known = sums > TINY**2 * sums.max()
-    return q @ torch.where(known, (q.T @ c @ p) / torch.where(known, sums, 1.0), 0.0) @ p.T
+    inner = torch.where(known, (q.T @ c @ p) / torch.where(known, sums, 1.0), 0.0)
+    solved: Tensor = q @ inner @ p.T
+    return solved
 
 
 def closest_to_both(old: Delta, new: Delta, name: str, weight: float) -> tuple[Tensor, Tensor]:
@@ -120,9 +122,11 @@ def without(new: Adapter, old: Delta, name: str, alpha: float, diagonal: bool) -
 def flattened(matrix: Tensor, steps: int) -> Tensor:
     """A matrix with the singular vectors of `matrix` and equal singular values, their mean (Iso-C, arXiv 2502.04959).
 
+    With R = U V^T it is the projection of `matrix` on R: <matrix, R> / <R, R> is that mean.
+
     Args:
-        steps: so many Newton-Schulz steps towards equal values instead, which raise small ones by 1.5 each and leave
-            noise what it is; the result is as long as the projection of `matrix` on it. 0: all that are not 0.
+        steps: so many Newton-Schulz steps towards R, of which each makes small values larger by half; 0: R itself,
+            over the singular values that are not 0.
     """
     x = matrix.to(device(), torch.float64)
     if not bool(x.any()):
@@ -130,11 +134,13 @@ def flattened(matrix: Tensor, steps: int) -> Tensor:
     if steps == 0:
         u, s, vt = torch.linalg.svd(x, full_matrices=False)
         known = s > TINY * s.max()
-        return (s[known].mean() * u[:, known] @ vt[known]).to(matrix)
-    flat = x / x.norm()
-    for _ in range(steps):
-        flat = 1.5 * flat - 0.5 * flat @ (flat.T @ flat)
-    return (flat * ((x * flat).sum() / flat.square().sum())).to(matrix)
+        flat = u[:, known] @ vt[known]
+    else:
+        flat = x / x.norm()
+        for _ in range(steps):
+            flat = 1.5 * flat - 0.5 * flat @ (flat.T @ flat)
+    projected: Tensor = flat * ((x * flat).sum() / flat.square().sum())
+    return projected.to(matrix)
 
 
 def dense(delta: Delta) -> Matrices:

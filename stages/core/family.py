@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from stages.adapters.algebra import Adapter, Delta
 from stages.core.registry import Registry
-from stages.runtime.strict import Strict
+from stages.runtime.strict import Strict, unsaid
 
 Encodings = Mapping[str, Tensor]
 
@@ -25,6 +25,7 @@ class Teaching(Strict):
     layers: Literal["grouped", "peft"] = "grouped"  # LoRA in few large operations, or one layer of peft per matrix
     snr_gamma: float | None = Field(None, gt=0)  # min-SNR weighting of the loss (arXiv 2303.09556); 5 in the paper
     checkpointing: bool = False  # compute activations again rather than keep them: less memory, more time
+    fixed_a: bool = unsaid(False)  # train B alone and leave A as it starts (LoRA-FA, arXiv 2308.03303)
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Row:
     prompt: int  # which of the prompts describes it
     seed: int  # of its noise, its time and its draw from the posterior
     weight: float  # of its error in the loss
+    rehearsed: bool = False  # is the prediction of the model without the adapter wanted, in place of the truth?
 
 
 @dataclass(frozen=True)

@@ -42,4 +42,4 @@ class Rehearsal(Strict):
     weight: float = Field(3.0, gt=0)
     rows: int = Field(2, ge=1)  # in each step
     images: int = Field(6, ge=1)  # per prompt, where the model before the task makes them: once per task
-    captions: tuple[str, ...] = Field(CAPTIONS, min_length=1)  # the generic ones
+    captions: tuple[str, ...] = Field(CAPTIONS, min_length=1, strict=False)  # the generic ones

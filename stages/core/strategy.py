@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal, get_args
 
 import torch
+from pydantic import model_validator
 
 from stages.adapters.algebra import Adapter, Delta
 from stages.adapters.state import State
@@ -28,8 +29,16 @@ class Strategy(Strict, ABC):
 
     regime: ClassVar[Regime] = "strict"
     trains_a: ClassVar[bool] = True  # does training change A, or B alone?
+    starts_fresh: ClassVar[bool] = True  # does every task train a fresh adapter, with B zero, on the model before it?
 
     rehearse: Rehearsal | None = unsaid(None)  # what the model must still answer while a task is learned
+
+    @model_validator(mode="after")
+    def _can_rehearse(self) -> Strategy:
+        """Without its adapter, the model in training must be the one before the task."""
+        if self.rehearse and not self.starts_fresh:
+            raise ValueError("rehearse needs a strategy whose tasks train a fresh adapter on the model before them")
+        return self
 
     def start(self, state: State, fresh: Adapter) -> Adapter:
         """The adapter at step 0. `fresh` is a new draw: A random, B zero."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -20,6 +21,8 @@ class Opcm(Strategy):
     lambda' is what it was divided by. The diagonal is that over the singular values of D that are not 0. Without it the
     result has a low rank and exports exactly; with it, as published, the state is dense.
     """
+
+    starts_fresh: ClassVar[bool] = False
 
     alpha: float = Field(0.5, ge=0, lt=1)
     diagonal: bool = True

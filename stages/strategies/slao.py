@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
@@ -18,6 +18,8 @@ class Slao(Strategy):
     model is B_m A with B_m + (B - B_m) / sqrt(t). This A lies wholly inside the row space of the last one: it is
     orthonormal in itself and not orthogonal to what was learned before. The adapter trains on the base alone.
     """
+
+    starts_fresh: ClassVar[bool] = False
 
     scale: Literal["unit", "matched"] = "unit"  # rows of length 1, as published, or as long as the last A's on average
 

@@ -55,4 +55,14 @@ class Material:
     images: Sequence[Encodings]
     prompts: Encodings
     captions: Sequence[int]  # for each picture the row of `prompts` that describes it
-    taught: int  # how many of the pictures show the concept; the others show its class
+    taught: int  # how many of the pictures show the concept; the others that have a caption show its class
+    repertoire: Repertoire | None = None
+
+
+@dataclass(frozen=True)
+class Repertoire:
+    """What is rehearsed beside it: see core/rehearsal.py."""
+
+    pairs: Sequence[tuple[int, int]]  # which picture with which prompt
+    rows: int  # of them in each step
+    weight: float  # of their mean error

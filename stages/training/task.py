@@ -20,6 +20,7 @@ from stages.core.runs import Run
 from stages.files import artifact
 from stages.runtime.seeds import generator, seed
 from stages.sampling.sampler import sample
+from stages.training import rehearsal
 from stages.training.distributed import team
 from stages.training.examples import Lesson, encoded, taught
 from stages.training.loop import Losses, Observer, Training
@@ -36,18 +37,32 @@ def train(
     data: Mapping[str, Any],
     pictures: Sequence[Image.Image],
     observe: Callable[[Learner, Delta], Observer] | None = None,
+    earlier: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[Adapter, Losses]:
-    """Trains one task's adapter from the state before it; `observe` makes who is told of each step."""
-    family, options, strategy = params.family, params.train, params.rule(run.strategy)
+    """Trains one task's adapter from the state before it.
+
+    Args:
+        observe: makes who is told of each step.
+        earlier: the concepts before, of which only their training prompts are read, and only to rehearse them.
+    """
+    family, strategy = params.family, params.rule(run.strategy)
+    options = params.train if strategy.trains_a else params.train.model_copy(update={"fixed_a": True})
     words = (run.seed, run.sequence.order, index)
-    drawn = (run.seed, "fresh") if options.reinit == "shared" else (*words, "fresh")
+    first = not state.delta.modules
+    shared = options.reinit == "shared" and (first or not strategy.own_draws)
+    drawn = (run.seed, "fresh") if shared else (*words, "fresh")
     fresh = fresh_adapter(family.shapes(), options.rank, options.alpha, generator(*drawn))
     start, frozen = strategy.start(state, fresh), strategy.frozen(state)
+    rehearse = strategy.rehearse
+    spoken = rehearsal.prompts(rehearse, earlier) if rehearse else []
     with team().leader_first():
         lessons = taught(params, data, pictures)
         if options.prior:
             lessons += of_the_class(params, options.prior, data["concept"])
         material = encoded(family, lessons, len(pictures))
+        if rehearse and spoken:
+            made = rehearsal.pictures(params, run, rehearse, state, spoken)
+            material = rehearsal.with_rehearsal(family, material, rehearse, spoken, made)
     inputs = [
         family.fingerprint,
         options.model_dump(mode="json"),
@@ -56,10 +71,11 @@ def train(
         [hashlib.sha256(lesson.image.tobytes()).hexdigest() for lesson in lessons],
         [start.scale, fingerprint(flat(start)), delta_fingerprint(frozen) if frozen and frozen.modules else None],
     ]
+    if rehearse and spoken:
+        inputs.append(rehearsal.named(rehearse, spoken, made))
     learner = family.learner(frozen, start, options)
     training = Training(learner, options, words, CHECKPOINTS / artifact.digest(inputs)[:32])
     # Before the first merge all strategies stand at the same place: what one has trained there, the others reuse.
-    first = not state.delta.modules
     adapter, losses = training.run(material, first, observe and observe(learner, frozen or Delta()))
     if not first:
         training.forget()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stages.adapters.algebra import Adapter
+from stages.adapters.algebra import Adapter, Matrices
 from stages.core.family import Encodings
 
 if TYPE_CHECKING:
@@ -29,9 +30,13 @@ CROSS = "cross"  # the encodings' name for the constant part of a prompt's keys 
 
 
 class Layers(ABC):
-    """An adapter in a UNet or in a text encoder, in training; its names are the model's own."""
+    """An adapter in a UNet or in a text encoder, in training; its names are the model's own.
 
-    def __init__(self, model: Any, adapter: Adapter) -> None:
+    Args:
+        fixed_a: B alone is trained.
+    """
+
+    def __init__(self, model: Any, adapter: Adapter, fixed_a: bool = False) -> None:
         self.model, self.scale, self.names = model, adapter.scale, sorted(adapter.a)
         self.rank = adapter.a[self.names[0]].shape[0]
         self.parameters: list[nn.Parameter] = []
@@ -49,6 +54,12 @@ class Layers(ABC):
 
     def end(self) -> None:  # noqa: B027
         """Called after it, where nothing of it is computed again: lets go of what `begin` made for this pass."""
+
+    @abstractmethod
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """Within the block the model computes as if there were no adapter; `begin` and `end` are called as ever."""
+        yield
 
     @abstractmethod
     def adapter(self) -> Adapter:
@@ -71,12 +82,15 @@ def remove(model: Any) -> None:
 class PerMatrix(Layers):
     """LoRA layers of peft."""
 
-    def __init__(self, model: Any, adapter: Adapter) -> None:
+    def __init__(self, model: Any, adapter: Adapter, fixed_a: bool = False) -> None:
         super().__init__(model, adapter)
         on = model.device
-        self.parameters = [
-            nn.Parameter(h[n].float().to(on, copy=True)) for h in (adapter.a, adapter.b) for n in self.names
+        self.halves = [
+            nn.Parameter(h[n].float().to(on, copy=True), requires_grad=h is adapter.b or not fixed_a)
+            for h in (adapter.a, adapter.b)
+            for n in self.names
         ]
+        self.parameters = [half for half in self.halves if half.requires_grad]
 
     def install(self) -> None:
         from peft import LoraConfig
@@ -86,11 +100,23 @@ class PerMatrix(Layers):
             LoraConfig(r=self.rank, lora_alpha=alpha, target_modules=self.names, init_lora_weights=False)
         )
         places = [(name, half) for half in ("lora_A", "lora_B") for name in self.names]
-        for (name, half), parameter in zip(places, self.parameters, strict=True):
+        for (name, half), parameter in zip(places, self.halves, strict=True):
             getattr(self.model.get_submodule(name), half)["default"].weight = parameter
 
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        scales = [self.model.get_submodule(name).scaling for name in self.names]
+        before = [scale["default"] for scale in scales]
+        for scale in scales:
+            scale["default"] = 0.0
+        try:
+            yield
+        finally:
+            for scale, value in zip(scales, before, strict=True):
+                scale["default"] = value
+
     def adapter(self) -> Adapter:
-        halves = [parameter.detach().float().cpu().clone() for parameter in self.parameters]
+        halves = [parameter.detach().float().cpu().clone() for parameter in self.halves]
         a, b = halves[: len(self.names)], halves[len(self.names) :]
         return Adapter(dict(zip(self.names, a, strict=True)), dict(zip(self.names, b, strict=True)), self.scale)
 
@@ -120,20 +146,40 @@ ROLES = {"qkv": ("to_q", "to_k", "to_v"), "q": ("to_q",), "kv": ("to_k", "to_v")
 class Grouped(Layers):
     """All matrices of a UNet of one shape and role together."""
 
-    def __init__(self, unet: UNet2DConditionModel, adapter: Adapter) -> None:
+    def __init__(self, unet: UNet2DConditionModel, adapter: Adapter, fixed_a: bool = False) -> None:
         super().__init__(unet, adapter)
         self.attentions = _attentions(unet)
         self.groups = list(_groups(self.attentions))
         if sorted(name for group in self.groups for name in group.names) != self.names:
             raise ValueError("grouped layers need an adapter of every attention's four projections")
         self.sizes = [size for group in self.groups for size in group.sizes(self.rank)]
-        parts = [
-            half[name].flatten() for group in self.groups for half in (adapter.a, adapter.b) for name in group.names
-        ]
-        self.flat = nn.Parameter(torch.cat(parts).float().to(unet.device))
+        self.still = self._laid_out(adapter.a) if fixed_a else None
+        self.flat = nn.Parameter(self._laid_out(*([adapter.b] if fixed_a else [adapter.a, adapter.b])))
         self.parameters = [self.flat]
+        self.on = True
         self.projected = {name: Projected(attention) for name, attention in self.attentions.items()}
         self._weigh()
+
+    def _laid_out(self, *halves: Matrices) -> Tensor:
+        """These halves of all modules one after another, group by group."""
+        parts = [half[name].flatten() for group in self.groups for half in halves for name in group.names]
+        return torch.cat(parts).float().to(self.model.device)
+
+    def _halves(self, flat: Tensor) -> Iterator[Tensor]:
+        """A and B of one group after another, each flat."""
+        if self.still is None:
+            return iter(torch.split(flat, self.sizes))
+        a = torch.split(self.still.to(flat), self.sizes[::2])
+        b = torch.split(flat, self.sizes[1::2])
+        return (half for pair in zip(a, b, strict=True) for half in pair)
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        self.on = False
+        try:
+            yield
+        finally:
+            self.on = True
 
     @torch.no_grad()
     def _weigh(self) -> None:
@@ -158,8 +204,11 @@ class Grouped(Layers):
         return found
 
     def begin(self, inputs: Encodings) -> None:
+        if not self.on:
+            self._begin_without(inputs)
+            return
         text = inputs["text"]
-        halves = iter(torch.split(self.flat.to(text.dtype), self.sizes))
+        halves = self._halves(self.flat.to(text.dtype))
         for number, group in enumerate(self.groups):
             (out, inside), count = group.shape, len(group.names)
             a, b = next(halves).view(count, self.rank, inside), next(halves).view(count, out, self.rank)
@@ -174,6 +223,14 @@ class Grouped(Layers):
             for name, down, up in zip(group.attentions, downs, ups.unbind(), strict=True):
                 self.projected[name].trained[group.role] = (down, up.mT, self.scale)
 
+    def _begin_without(self, inputs: Encodings) -> None:
+        for number, group in enumerate(self.groups):
+            if group.role == "kv":
+                self._heard(group, inputs[f"{CROSS}.{number}"].unbind(1))
+            else:
+                for name in group.attentions:
+                    self.projected[name].trained[group.role] = None
+
     def end(self) -> None:
         for projected in self.projected.values():
             projected.trained, projected.spoken = {}, None
@@ -185,13 +242,15 @@ class Grouped(Layers):
         inner = functional.linear(text.reshape(-1, channels), a.reshape(-1, channels)).view(-1, count, self.rank)
         frozen = constant.transpose(0, 1).reshape(count, rows * length, out)
         spoken = torch.baddbmm(frozen, inner.transpose(0, 1), b.transpose(1, 2), alpha=self.scale)
-        keys_values = spoken.view(count, rows, length, out).unbind()
+        self._heard(group, spoken.view(count, rows, length, out).unbind())
+
+    def _heard(self, group: Group, keys_values: Sequence[Tensor]) -> None:
         for place, name in enumerate(group.attentions):
             self.projected[name].spoken = (keys_values[2 * place], keys_values[2 * place + 1])
 
     def adapter(self) -> Adapter:
         halves: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
-        parts = iter(torch.split(self.flat.detach().cpu(), self.sizes))
+        parts = self._halves(self.flat.detach().cpu())
         for group in self.groups:
             out, inside = group.shape
             for half, shape in zip(halves, ((self.rank, inside), (out, self.rank)), strict=True):
@@ -206,7 +265,7 @@ class Projected:
     def __init__(self, attention: Any) -> None:
         self.heads, self.bias = attention.heads, attention.to_out[0].bias
         self.frozen: dict[str, Tensor] = {}
-        self.trained: dict[str, tuple[Tensor, Tensor, float]] = {}
+        self.trained: dict[str, tuple[Tensor, Tensor, float] | None] = {}  # None: as if there were no adapter
         self.spoken: tuple[Tensor, Tensor] | None = None  # keys and values of the prompts
 
     def __call__(
@@ -226,8 +285,11 @@ class Projected:
 
     def _project(self, x: Tensor, role: str, bias: Tensor | None = None) -> Tensor:
         """W x + scale B A x, [rows, out]; [matrices, rows, out] where a role has several matrices."""
-        down, up, scale = self.trained[role]
-        still, inner = functional.linear(x, self.frozen[role], bias), functional.linear(x, down)
+        trained, still = self.trained[role], functional.linear(x, self.frozen[role], bias)
+        if trained is None:
+            return still.view(len(x), 3, -1).transpose(0, 1) if role == "qkv" else still
+        down, up, scale = trained
+        inner = functional.linear(x, down)
         if up.ndim == 2:
             return torch.addmm(still, inner, up, alpha=scale)
         count, rank, out = up.shape
