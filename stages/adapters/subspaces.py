@@ -51,11 +51,8 @@ def gram(b: Tensor, a: Tensor) -> Tensor:
     return a.T @ ((b.T @ b) @ a)
 
 
-def from_factors(factors: Mapping[str, tuple[Tensor, Tensor]], dense: bool = False) -> Delta:
-    """B [out, k] and A [k, in] of all modules as one term; or dense, where that is asked for or takes less room."""
-    low = sum(b.numel() + a.numel() for b, a in factors.values())
-    if dense or low > sum(len(b) * a.shape[1] for b, a in factors.values()):
-        return Delta(dense={name: (b @ a).float().cpu() for name, (b, a) in factors.items()})
+def from_factors(factors: Mapping[str, tuple[Tensor, Tensor]]) -> Delta:
+    """B [out, k] and A [k, in] of all modules as one term."""
     a_halves = {name: a.float().cpu() for name, (_, a) in factors.items()}
     return Adapter(a_halves, {name: b.float().cpu() for name, (b, _) in factors.items()}).delta
 
@@ -96,27 +93,27 @@ def closest_to_both(old: Delta, new: Delta, name: str, weight: float) -> tuple[T
     left = sum((share * y @ y.T for share, y in small), torch.zeros((), dtype=q.dtype, device=q.device))
     right = sum((share * y.T @ y for share, y in small), torch.zeros((), dtype=q.dtype, device=q.device))
     wanted = sum((2 * share * y @ y.T @ y for share, y in small), torch.zeros((), dtype=q.dtype, device=q.device))
-    return q @ sylvester(left, right, wanted), p.T
+    inner = sylvester(left, right, wanted)
+    return (q, inner @ p.T) if q.shape[1] <= p.shape[1] else (q @ inner, p.T)
 
 
-def without(new: Adapter, old: Delta, name: str, alpha: float, diagonal: bool) -> tuple[Tensor, Tensor]:
+def without(new: Adapter, old: Delta, name: str, alpha: float) -> tuple[Tensor, Tensor]:
     """Factors of what is left of a new shift X [out, in] once it is cleared of the main directions of the old one.
 
-    With old = U S V^T and M = U^T X V, the first k rows and columns of M are taken out of X, where k is the first index
-    at which the sum of S passes the share alpha of the whole; and its diagonal, where that is asked for.
+    With old = U S V^T and P, Q the projections on the first k columns of U and V, it is X - P X Q, whose rank is twice
+    that of X; k is the first index at which the sum of S passes the share alpha of the whole.
     """
     u, s, v = svd(old, name)
-    b, a = spread(new.delta, name)
-    taken = (u.T @ b) @ (a @ v)
     k = int((s.cumsum(0) / s.sum() > alpha).double().argmax()) if len(s) else 0
-    mask = torch.zeros_like(taken, dtype=torch.bool)
-    mask[:k, :k] = True
-    size = k
-    if diagonal:
-        mask.fill_diagonal_(True)
-        size = len(s)
-    removed = torch.where(mask, taken, 0.0)[:size, :size]
-    return torch.cat([b, -u[:, :size] @ removed], 1), torch.cat([a, v[:, :size].T])
+    b, a = spread(new.delta, name)
+    return torch.cat([b, -u[:, :k] @ (u[:, :k].T @ b)], 1), torch.cat([a, (a @ v[:, :k]) @ v[:, :k].T])
+
+
+def diagonal(shift: Tensor, old: Delta, name: str) -> Tensor:
+    """U diag(U^T shift V) V^T [out, in] with old = U S V^T, over the singular values that are not 0."""
+    u, _, v = svd(old, name)
+    along: Tensor = u * (u * (shift @ v)).sum(0)
+    return along @ v.T
 
 
 def flattened(matrix: Tensor, steps: int) -> Tensor:

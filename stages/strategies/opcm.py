@@ -8,7 +8,7 @@ from pydantic import Field
 
 from stages.adapters.algebra import Adapter, Delta
 from stages.adapters.state import State
-from stages.adapters.subspaces import from_factors, norm, without
+from stages.adapters.subspaces import diagonal, from_factors, norm, without
 from stages.core.strategy import LAWS, Law, Strategy, strategies
 
 
@@ -43,9 +43,15 @@ class Opcm(Strategy):
         norms = norm(adapter.delta) + (float(state.memory["norms"]) if state.memory else norm(old))
         raw, size = adapter.delta, norms
         if t > 1:
-            rest = {name: without(adapter, old, name, self.alpha, self.diagonal) for name in sorted(adapter.a)}
-            raw = factor * old + from_factors(rest, dense=self.diagonal)
+            raw = factor * old + self._cleared(adapter, old)
             size = norm(raw)
         scale = norms / t / size if size else 1.0
-        memory = {"lambda": torch.tensor([1 / scale]).double(), "norms": torch.tensor([norms]).double()}
+        memory = {"lambda": torch.tensor([1 / scale]), "norms": torch.tensor([norms])}
         return State(scale * raw, memory=memory, tasks=t)
+
+    def _cleared(self, adapter: Adapter, old: Delta) -> Delta:
+        rest = {name: without(adapter, old, name, self.alpha) for name in sorted(adapter.a)}
+        if not self.diagonal:
+            return from_factors(rest)
+        whole = {name: b @ a for name, (b, a) in rest.items()}
+        return Delta(dense={name: (x - diagonal(x, old, name)).float().cpu() for name, x in whole.items()})

@@ -57,7 +57,8 @@ class Cost:
 class Calibration:
     device: str
     start: float  # seconds of what is done once: loading, recording, compiling
-    train: Cost  # of a step
+    train: Cost  # of a step, without rehearsal
+    batch: int  # pictures in it
     sample: Cost  # of a picture
     score: Cost  # of a picture, by all judges
     merge: Cost  # with its check
@@ -80,7 +81,7 @@ def calibrate(params: Params, measured: int = 12) -> Calibration:
     score, width = _part("score", memory, lambda: _score(params, pictures))
     merge = _part("merge", memory, lambda: _merge(params))
     memory["process"] = _resident()
-    return Calibration(_name(), start + once, train, sample, score, merge, size, width, memory)
+    return Calibration(_name(), start + once, train, params.train.batch, sample, score, merge, size, width, memory)
 
 
 def _part(name: str, memory: dict[str, int], work: Callable[[], object]) -> Any:
@@ -135,7 +136,8 @@ def _train(params: Params, measured: int) -> tuple[float, Cost]:
     progress.listeners.append(listen := lambda what, count, total: ticks.append(_clock()))
     began = _clock()
     try:
-        some = params.model_copy(update={"train": short})
+        plain = {name: {**params.strategy.get(name, {}), "rehearse": None} for name in params.strategies}
+        some = params.model_copy(update={"train": short, "strategy": plain})
         train(some, runs(params)[0], params.tasks[0].index, state, data, [Image.new("RGB", (side, side), "grey")])
     finally:
         progress.listeners.remove(listen)

@@ -11,6 +11,7 @@ from stages.tools.forecasting.calibration import Calibration, Cost
 from stages.tools.forecasting.workload import Workload
 from stages.training.loop import KEPT
 
+ROW = 4 / 3  # of a picture's share of a step: what a rehearsed row takes, with the answer of the frozen model
 LEFT_OUT = (
     "Not counted: the photos' preparation, reading and writing states, the report, and what other work takes away here."
 )
@@ -18,28 +19,34 @@ LEFT_OUT = (
 
 def hours(work: Workload, found: Calibration) -> dict[str, dict[str, float]]:
     """By part, how often it is done and its hours on one device; and together. Low and high are those of the units."""
-    parts: dict[str, tuple[int, Cost]] = {
-        "train": (work.steps, found.train),
-        "sample": (work.sampled, found.sample),
-        "score": (work.images + work.references, found.score),
-        "merge": (work.adapters, found.merge),
-    }
     table = {
         name: {"count": count, **{key: count * value / 3600 for key, value in asdict(cost).items()}}
-        for name, (count, cost) in parts.items()
+        for name, (count, cost) in _parts(work, found).items()
     }
     start = found.start / 3600
     together = {key: sum(part[key] for part in table.values()) + start for key in ("each", "low", "high")}
     return {**table, "together": {"count": 1, **together}}
 
 
+def _parts(work: Workload, found: Calibration) -> dict[str, tuple[int, Cost]]:
+    """How often each part is done, and what it takes once."""
+    row = Cost(*(value * ROW / found.batch for value in asdict(found.train).values()))
+    return {
+        "train": (work.steps, found.train),
+        **({"rehearsal": (work.rehearsed, row)} if work.rehearsed else {}),
+        "sample": (work.sampled, found.sample),
+        "score": (work.images + work.references, found.score),
+        "merge": (work.adapters, found.merge),
+    }
+
+
 def disk(work: Workload, picture_bytes: float = 0.0, vector_bytes: int = 0) -> dict[str, int]:
     """Bytes by place. The workspace holds copies of what the cache holds, unless DVC is told to link them."""
-    dense, one = work.dense_states * work.dense_bytes, work.adapter_bytes
+    dense, one = work.dense_states * work.dense_bytes + work.memory_bytes, work.adapter_bytes
     tables = work.images * vector_bytes
     return {
-        "cache": int(work.kept_adapters * one + dense + work.sampled * picture_bytes + tables),
-        "workspace": int(work.placed_adapters * one + dense + work.images * picture_bytes + tables),
+        "cache": int(work.kept_bytes + dense + work.sampled * picture_bytes + tables),
+        "workspace": int(work.placed_bytes + dense + work.images * picture_bytes + tables),
         # Pictures by model; the checkpoints of first tasks, for other strategies, and of one other task.
         "scratch": int(work.sampled * picture_bytes + (work.first + 1) * KEPT * 3 * one),
     }
@@ -50,7 +57,7 @@ def facts(params: Params, work: Workload, found: Calibration | None) -> dict[str
     told: dict[str, Any] = {"study": params.study, "counts": asdict(work)}
     if found is None:
         return told | {"disk": disk(work)}
-    seconds = {name: asdict(getattr(found, name)) for name in ("train", "sample", "score", "merge")}
+    seconds = {name: asdict(cost) for name, (_, cost) in _parts(work, found).items()}
     return told | {
         "device": found.device,
         "seconds": {**seconds, "start": found.start},
@@ -71,8 +78,9 @@ def words(params: Params, work: Workload, found: Calibration | None) -> str:
     if found is None:
         return "\n".join([*lines, *_disk(work, 0.0, 0), "Pictures and time are not in it without a calibration."])
     rows = [["on " + found.device, "count", "each", "hours", "low", "high"]]
+    parts = _parts(work, found)
     for name, part in hours(work, found).items():
-        count, each = (str(part["count"]), _span(getattr(found, name).each)) if name != "together" else ("", "")
+        count, each = (str(part["count"]), _span(parts[name][1].each)) if name != "together" else ("", "")
         rows.append([name, count, each, *(f"{part[key]:.3g}" for key in ("each", "low", "high"))])
     memory = ", ".join(f"{name} {_size(size)}" for name, size in found.memory.items())
     return "\n".join(
