@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar, Literal, get_args
 
-import torch
 from pydantic import model_validator
+from torch import Generator
 
 from stages.adapters.algebra import Adapter, Delta
 from stages.adapters.state import State
@@ -21,7 +21,7 @@ LAWS: frozenset[Law] = frozenset(get_args(Law))
 
 
 class Strategy(Strict, ABC):
-    """Its fields are its options in params.yaml.
+    """Its fields are its options in params.yaml; each has a default.
 
     It sees the state and the new adapter, never the adapters of earlier tasks: the strict regime of the paper
     (arXiv 2410.04891, section 3) is kept by these signatures.
@@ -49,8 +49,12 @@ class Strategy(Strict, ABC):
         return state.delta
 
     @abstractmethod
-    def merge(self, state: State, adapter: Adapter, generator: torch.Generator) -> State:
-        """The state after the task, from the state before it and the trained adapter."""
+    def merge(self, state: State, adapter: Adapter, generator: Generator) -> State:
+        """The state after the task, from the state before it and the trained adapter.
+
+        Neither of them may be changed in place. `generator` is on the CPU and seeded for this run and task: whatever is
+        random is drawn from it, so that the same state can be made again from the adapters.
+        """
 
     def memory(self, shapes: Mapping[str, tuple[int, int]]) -> Mapping[str, tuple[int, ...]]:
         """The shapes of its memory after any task, for modules of these shapes (out, in)."""

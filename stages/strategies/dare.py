@@ -1,6 +1,6 @@
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Generator, Tensor
 
 from stages.adapters.algebra import Adapter, combine
 from stages.adapters.state import State
@@ -21,7 +21,7 @@ class Dare(Strategy):
     def laws(self) -> frozenset[Law]:
         return LAWS if self.density == 1 else LAWS - {"first"}
 
-    def merge(self, state: State, adapter: Adapter, generator: torch.Generator) -> State:
+    def merge(self, state: State, adapter: Adapter, generator: Generator) -> State:
         def added(old: Tensor, new: Tensor) -> Tensor:
             mask = torch.rand(new.shape, generator=generator) < self.density
             return old + torch.where(mask.to(new.device), new / self.density, 0.0)

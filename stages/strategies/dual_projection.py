@@ -1,5 +1,5 @@
-import torch
 from pydantic import Field
+from torch import Generator
 
 from stages.adapters.algebra import Adapter
 from stages.adapters.state import State
@@ -18,7 +18,7 @@ class DualProjection(Strategy):
 
     weight: float = Field(0.5, gt=0, lt=1)  # of the new task; the rest is that of the state
 
-    def merge(self, state: State, adapter: Adapter, generator: torch.Generator) -> State:
+    def merge(self, state: State, adapter: Adapter, generator: Generator) -> State:
         if not state.delta.modules:
             return State(adapter.delta)
         new = adapter.delta

@@ -1,6 +1,6 @@
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Generator, Tensor
 
 from stages.adapters.algebra import Adapter, combine, smallest
 from stages.adapters.state import State
@@ -17,7 +17,7 @@ class FreeEntries(Strategy):
 
     share: float = Field(0.5, gt=0, le=1)  # of the entries that are free: with 0.5, q is the median
 
-    def merge(self, state: State, adapter: Adapter, generator: torch.Generator) -> State:
+    def merge(self, state: State, adapter: Adapter, generator: Generator) -> State:
         if not state.delta.modules:
             return State(adapter.delta)
 

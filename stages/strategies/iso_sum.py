@@ -1,7 +1,7 @@
 from collections.abc import Mapping
 
-import torch
 from pydantic import Field
+from torch import Generator
 
 from stages.adapters.algebra import Adapter, Delta
 from stages.adapters.state import State
@@ -27,7 +27,7 @@ class IsoSum(Strategy):
     def memory(self, shapes: Mapping[str, tuple[int, int]]) -> Mapping[str, tuple[int, ...]]:
         return shapes
 
-    def merge(self, state: State, adapter: Adapter, generator: torch.Generator) -> State:
+    def merge(self, state: State, adapter: Adapter, generator: Generator) -> State:
         before = Delta(dense=state.memory) if state.memory else state.delta
         raw = dense(before + adapter.delta)
         return State(Delta(dense={name: flattened(matrix, self.steps) for name, matrix in raw.items()}), memory=raw)

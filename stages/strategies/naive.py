@@ -1,6 +1,6 @@
 from typing import ClassVar
 
-import torch
+from torch import Generator
 
 from stages.adapters.algebra import Adapter, Delta
 from stages.adapters.state import State
@@ -19,5 +19,5 @@ class Naive(Strategy):
     def frozen(self, state: State) -> Delta | None:
         return None
 
-    def merge(self, state: State, adapter: Adapter, generator: torch.Generator) -> State:
+    def merge(self, state: State, adapter: Adapter, generator: Generator) -> State:
         return State(adapter.delta, adapter)

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import torch
 from pydantic import Field
+from torch import Generator
 
 from stages.adapters.algebra import Adapter, Delta
 from stages.adapters.state import State
@@ -37,7 +38,7 @@ class Opcm(Strategy):
     def memory(self, shapes: Mapping[str, tuple[int, int]]) -> Mapping[str, tuple[int, ...]]:
         return {"lambda": (1,), "norms": (1,)}
 
-    def merge(self, state: State, adapter: Adapter, generator: torch.Generator) -> State:
+    def merge(self, state: State, adapter: Adapter, generator: Generator) -> State:
         old, t = state.delta, state.turn
         factor = float(state.memory["lambda"]) if state.memory else 1.0
         norms = norm(adapter.delta) + (float(state.memory["norms"]) if state.memory else norm(old))

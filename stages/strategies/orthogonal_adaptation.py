@@ -4,7 +4,7 @@ from typing import ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Generator, Tensor
 
 from stages.adapters.algebra import Adapter
 from stages.adapters.state import State
@@ -57,5 +57,5 @@ class OrthogonalAdaptation(Strategy):
         rows[:count] = basis[first : first + count] * a.norm(dim=1).mean()
         return rows
 
-    def merge(self, state: State, adapter: Adapter, generator: torch.Generator) -> State:
+    def merge(self, state: State, adapter: Adapter, generator: Generator) -> State:
         return State(state.delta + adapter.delta, tasks=state.turn)

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from pydantic import Field
+from torch import Generator
 
 from stages.adapters.algebra import Adapter
 from stages.adapters.state import State
@@ -23,5 +23,5 @@ class RehearseGeneric(Strategy):
     rehearse: Rehearsal | None = Rehearsal(prompts="generic", pictures="state")
     damping: float = Field(0.0, ge=0)  # the new shift is divided by the number of the task to this power
 
-    def merge(self, state: State, adapter: Adapter, generator: torch.Generator) -> State:
+    def merge(self, state: State, adapter: Adapter, generator: Generator) -> State:
         return State(state.delta + state.turn**-self.damping * adapter.delta, tasks=state.turn)

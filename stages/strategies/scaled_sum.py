@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from pydantic import Field
+from torch import Generator
 
 from stages.adapters.algebra import Adapter
 from stages.adapters.state import State
@@ -27,7 +27,7 @@ class ScaledSum(Strategy):
         broken: dict[str, frozenset[Law]] = {"constant": frozenset({"first"}), "ema": frozenset({"idle"})}
         return LAWS if self.share == 1 else LAWS - broken.get(self.rule, frozenset())
 
-    def merge(self, state: State, adapter: Adapter, generator: torch.Generator) -> State:
+    def merge(self, state: State, adapter: Adapter, generator: Generator) -> State:
         t, old = state.turn, state.delta
         if self.rule == "ema" and t > 1:
             old = (1 - self.share) * old

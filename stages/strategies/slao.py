@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-import torch
+from torch import Generator
 
 from stages.adapters.algebra import Adapter, Delta
 from stages.adapters.state import State
@@ -37,7 +37,7 @@ class Slao(Strategy):
     def frozen(self, state: State) -> Delta | None:
         return None
 
-    def merge(self, state: State, adapter: Adapter, generator: torch.Generator) -> State:
+    def merge(self, state: State, adapter: Adapter, generator: Generator) -> State:
         t, mean = state.turn, adapter.b
         if state.adapter is not None:
             (merged,) = state.delta.terms

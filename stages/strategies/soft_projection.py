@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Generator, Tensor
 
 from stages.adapters.algebra import Adapter, Delta
 from stages.adapters.state import State
@@ -32,7 +32,7 @@ class SoftProjection(Strategy):
     def _key(self, name: str, width: int) -> str:
         return name if self.memory_of == "module" else f"width {width}"
 
-    def merge(self, state: State, adapter: Adapter, generator: torch.Generator) -> State:
+    def merge(self, state: State, adapter: Adapter, generator: Generator) -> State:
         before = dict(state.memory) or self._grams(state.delta)
         inner = {
             n: self._cleared(a, before.get(self._key(n, a.shape[1])), state.turn - 1) for n, a in adapter.a.items()

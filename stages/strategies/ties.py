@@ -1,6 +1,6 @@
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Generator, Tensor
 
 from stages.adapters.algebra import Adapter, combine, trimmed
 from stages.adapters.state import State
@@ -22,7 +22,7 @@ class Ties(Strategy):
     def laws(self) -> frozenset[Law]:
         return LAWS - {"idle"}
 
-    def merge(self, state: State, adapter: Adapter, generator: torch.Generator) -> State:
+    def merge(self, state: State, adapter: Adapter, generator: Generator) -> State:
         if not state.delta.modules:
             return State(adapter.delta)
         return State(combine(state.delta, adapter.delta, self._elected))

@@ -16,6 +16,7 @@ from stages.core.family import Family
 from stages.core.params import Params
 from stages.core.rehearsal import Rehearsal
 from stages.core.runs import Run
+from stages.files.pictures import open_png
 from stages.runtime.seeds import seed
 from stages.sampling.encodings import encode_images, encode_prompts
 from stages.sampling.sampler import sample
@@ -37,11 +38,10 @@ def pictures(
     """
     if options.pictures == "task":
         return None
-    params.family  # noqa: B018 - loaded here, the copy below shares it
     drawn = {"images": options.images, "seed": seed(params.sample.seed, "rehearsal")}
     some = params.model_copy(update={"sample": params.sampling(run.strategy).model_copy(update=drawn)})
     (files,) = sample(some, state, [spoken])
-    return [Image.open(file).convert("RGB") for file in files]
+    return [open_png(file) for file in files]
 
 
 def with_rehearsal(

@@ -50,9 +50,7 @@ def learned(study, earlier=EARLIER, state: State | None = None, index: str = "03
 
 def with_rule(params, name="merge_init", options=None, **sections):  # noqa: F811
     study = changed(params, strategy={name: (options or {})}, **sections)
-    made = study.model_copy(update={"strategies": (name,)})
-    made.__dict__["family"] = params.family
-    return made
+    return study.model_copy(update={"strategies": (name,)})
 
 
 @pytest.mark.parametrize("options", [{}, {"layers": "peft"}, {"checkpointing": True}], ids=str)

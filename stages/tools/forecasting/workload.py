@@ -7,7 +7,7 @@ task is trained once for those that start it alike. And pictures are sampled onc
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 
@@ -23,8 +23,8 @@ from stages.core.strategy import Strategy
 from stages.runtime.seeds import generator
 from stages.training.rehearsal import prompts
 
-Shapes = Mapping[str, tuple[int, int]]
 FLOAT = 4  # bytes of a number
+ROW = 4 / 3  # of a picture's share of a step: what a rehearsed row takes, with the answer of the frozen model
 
 
 @dataclass(frozen=True)
@@ -56,73 +56,180 @@ def count(params: Params) -> Workload:
     """
     shapes, tasks, strategies = params.family.shapes(), len(params.tasks), len(params.strategies)
     chains = len(sequences(params)) * len(params.seeds)
-    begun = bool(params.family.adapter)
-    traces = [trace(params.rule(name), tasks, begun) for name in params.strategies]
-    started = {t.start for t in traces}
-    merged = {(t.first, params.sampling(name).scheduler) for name, t in zip(params.strategies, traces, strict=True)}
+    work, everything = Work(params), stages_of(params)
     adapters = chains * strategies * tasks
-    trained = adapters if begun else chains * (len(started) + strategies * (tasks - 1))
-    written, sampled = _images(params, len(merged))
-    rules = [params.rule(name) for name in params.strategies]
+    units = {part: sum(n for stage, n in work.units(everything) if PART[stage.verb] == part) for part in PARTS}
+    traces, rules = work.traces.values(), [params.rule(name) for name in params.strategies]
     kept: dict[str, int] = {}
-    for t in traces:
-        kept |= t.files
-    placed = [times for t in traces for times in t.placed]
-    memory = sum(math.prod(shape) for rule in rules for shape in rule.memory(shapes).values())
+    for found in traces:
+        kept |= found.files
+    placed = [times for found in traces for times in found.placed]
+    images = sum(work.images(stage) for stage in everything if PART[stage.verb] == "sample")
     return Workload(
         runs=chains * strategies,
         tasks=tasks,
         adapters=adapters,
-        trained=trained,
-        first=0 if begun else chains * len(started),
-        steps=trained * params.train.steps,
-        images=written,
-        sampled=sampled + rehearsal_pictures(params, [t.first for t in traces]),
-        references=_references(params, strategies),
+        trained=work.trained(everything),
+        first=0 if work.begun else chains * len({t.start for t in traces}),
+        steps=work.trained(everything) * params.train.steps,
+        images=images,
+        sampled=units["sample"] + rehearsal_pictures(params, {name: t.first for name, t in work.traces.items()}),
+        references=units["score"] - images,
         rehearsed=chains * params.train.steps * sum(rehearsed_rows(rule, tasks) for rule in rules),
         kept_adapters=chains * len(kept),
-        kept_bytes=chains * sum(_adapter_bytes(params, times) for times in kept.values()),
+        kept_bytes=chains * sum(adapter_bytes(params, times) for times in kept.values()),
         placed_adapters=chains * len(placed),
-        placed_bytes=chains * sum(_adapter_bytes(params, times) for times in placed),
+        placed_bytes=chains * sum(adapter_bytes(params, times) for times in placed),
         dense_states=chains * sum(t.dense for t in traces),
-        adapter_bytes=_adapter_bytes(params, 1),
+        adapter_bytes=adapter_bytes(params),
         dense_bytes=FLOAT * sum(rows * columns for rows, columns in shapes.values()),
-        memory_bytes=chains * tasks * FLOAT * memory,
+        memory_bytes=chains * tasks * sum(memory_bytes(rule, shapes) for rule in rules),
     )
 
 
-def _adapter_bytes(params: Params, times: int) -> int:
-    """Of an adapter of so many times the rank that is trained, which no module's sides are less than."""
+def adapter_bytes(params: Params, times: int = 1) -> int:
+    """Of an adapter's file, of so many times the rank that is trained; no module has more than its shorter side."""
     rank, shapes = times * params.train.rank, params.family.shapes().values()
     return FLOAT * sum(min(rank, rows, columns) * (rows + columns) for rows, columns in shapes)
 
 
-def rehearsed_rows(strategy: Strategy, tasks: int) -> int:
-    """Of one step of each task together; earlier concepts there are from the second task on."""
+def memory_bytes(strategy: Strategy, shapes: Mapping[str, tuple[int, int]]) -> int:
+    """Of what one state remembers beside its shift."""
+    return FLOAT * sum(math.prod(shape) for shape in strategy.memory(shapes).values())
+
+
+def rehearsed_rows(strategy: Strategy, tasks: int, after: int = 0) -> int:
+    """Of one step of each of so many tasks together, which follow on others; the first has no earlier concepts."""
     rehearse = strategy.rehearse
-    return rehearse.rows * (tasks - (rehearse.prompts == "earlier")) if rehearse else 0
+    return rehearse.rows * (tasks - (rehearse.prompts == "earlier" and not after)) if rehearse else 0
 
 
-def rehearsal_pictures(params: Params, firsts: Sequence[str]) -> int:
+def rehearsal_pictures(params: Params, firsts: Mapping[str, str]) -> int:
     """Those that the models before the tasks make to be rehearsed, once for each model.
 
     Args:
         firsts: by strategy, what names its model after the first task.
     """
-    counts: dict[tuple[object, ...], int] = {}
-    chains = list(product(sequences(params), params.seeds))
-    for name, first in zip(params.strategies, firsts, strict=True):
-        rehearse = params.rule(name).rehearse
+    counts: dict[Hashable, int] = {}
+    for sequence, name in product(sequences(params), params.strategies):
+        rehearse, concepts = params.rule(name).rehearse, list(_concepts(params, sequence).values())
         if rehearse is None or rehearse.pictures == "task":
             continue
-        for chain, position in product(chains, range(len(params.tasks))):
-            concepts = list(_concepts(params, chain[0]).values())[:position]
-            said = tuple(prompts(rehearse, [{"training_prompt": c.training_prompt} for c in concepts]))
-            model: tuple[object, ...] = (
-                ("base",) if position == 0 else (chain, first if position == 1 else name, position)
-            )
+        for seed, position in product(params.seeds, range(len(params.tasks))):
+            said = tuple(prompts(rehearse, [{"training_prompt": c.training_prompt} for c in concepts[:position]]))
+            own = (sequence, seed, firsts[name] if position == 1 else (name, position))
+            model = own if position else "base"
             counts[model, rehearse.images, said, params.sampling(name).scheduler] = rehearse.images * len(said)
     return sum(counts.values())
+
+
+PARTS = ("train", "sample", "score", "merge")
+PART = {**{part: part for part in PARTS}, "sample_base": "sample", "score_base": "score"}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage that computes something worth counting. Parts of its name that it does not have are None."""
+
+    verb: str
+    domain: str
+    order: str
+    strategy: str | None = None
+    seed: str | None = None
+    task: int | None = None  # its place in params.tasks
+
+
+def stages_of(params: Params) -> list[Stage]:
+    """All of a study that are counted."""
+    found = []
+    for sequence in sequences(params):
+        place = (sequence.domain, sequence.order)
+        found += [Stage(f"{verb}_base", *place) for verb in ("sample", "score")]
+        for strategy, seed, task in product(params.strategies, params.seeds, range(len(params.tasks))):
+            found += [Stage(verb, *place, strategy, str(seed), task) for verb in PARTS]
+    return found
+
+
+class Work:
+    """Counts the work of any of a study's stages: training steps, pictures to sample, pictures to score, merges.
+
+    What several stages share, the first of them does: strategies that begin alike share the first training, and a
+    picture of one model and prompt is sampled once.
+    """
+
+    def __init__(self, params: Params) -> None:
+        """
+        Raises:
+            ConfigFault: the sequences do not fit the parameters.
+        """
+        self.params, self.begun = params, bool(params.family.adapter)
+        self.traces = {name: trace(params.rule(name), len(params.tasks), self.begun) for name in params.strategies}
+        self.concepts = {(s.domain, s.order): list(_concepts(params, s).values()) for s in sequences(params)}
+
+    def units(self, stages: Iterable[Stage], done: Iterable[Stage] = ()) -> list[tuple[Stage, int]]:
+        """How much each of these stages has to do, after those that are done."""
+        made = {key for stage in done for key, _ in self._parts(stage)}
+        counts = []
+        for stage in stages:
+            parts = dict(self._parts(stage))
+            counts.append((stage, sum(n for key, n in parts.items() if key not in made)))
+            made |= parts.keys()
+        return counts
+
+    def images(self, stage: Stage) -> int:
+        """Pictures that a stage writes or scores."""
+        return sum(images * len(prompts) for _, images, prompts in self._prompts(stage))
+
+    def _parts(self, stage: Stage) -> Iterator[tuple[Hashable, int]]:
+        """What the stage makes, under names that are equal where two stages make the same, with its units."""
+        part = PART[stage.verb]
+        if part == "train":
+            first = stage.task == 0 and not self.begun
+            start = self.traces[str(stage.strategy)].start if first else None
+            key = ("start", stage.domain, stage.order, stage.seed, start) if first else stage
+            yield key, self._steps(str(stage.strategy), stage.task or 0)
+        elif part == "sample":
+            for kind, images, prompts in self._prompts(stage):
+                yield (self._model(stage), kind, prompts), images * len(prompts)
+        elif part == "score":
+            yield stage, self.images(stage) + self._references(stage)
+        else:
+            yield stage, 1
+
+    def trained(self, stages: Iterable[Stage]) -> int:
+        """How many adapters they train, those that are shared once."""
+        return len({key for stage in stages if PART[stage.verb] == "train" for key, _ in self._parts(stage)})
+
+    def _steps(self, strategy: str, task: int) -> int:
+        """Of one training, in steps without rehearsal."""
+        train, rule = self.params.train, self.params.rule(strategy)
+        more = ROW * rehearsed_rows(rule, 1, after=task) / train.batch
+        return train.steps + round(more * train.steps)
+
+    def _model(self, stage: Stage) -> Hashable:
+        if stage.strategy is None or stage.task is None:
+            return "base"
+        scheduler = self.params.sampling(stage.strategy).scheduler
+        own: Hashable = (stage.strategy, stage.task)
+        model = own if stage.task else (self.traces[stage.strategy].first, scheduler)
+        return (stage.domain, stage.order, stage.seed, model)
+
+    def _prompts(self, stage: Stage) -> Iterator[tuple[str, int, tuple[str, ...]]]:
+        """With the concepts' words and, where the parameters ask for it, without: kind, pictures of each, prompts."""
+        concepts, sample = self.concepts[stage.domain, stage.order], self.params.sample
+        if stage.task is not None and self.params.tasks[stage.task].sees != "data":
+            concepts = concepts[: stage.task + 1]
+        for concept in concepts:
+            yield "prompts", sample.images, concept.prompts
+            if sample.plain:
+                yield "plain_prompts", sample.plain, concept.plain_prompts
+
+    def _references(self, stage: Stage) -> int:
+        """Reference pictures, which are embedded when a task is learnt, and for the base; all where a task sees all."""
+        counts = [len(concept.references) for concept in self.concepts[stage.domain, stage.order]]
+        if stage.task is None or self.params.tasks[stage.task].sees == "data":
+            return sum(counts)
+        return counts[stage.task]
 
 
 @dataclass(frozen=True)
@@ -153,7 +260,7 @@ def trace(strategy: Strategy, tasks: int, begun: bool = False) -> Trace:
         held += rehearse.model_dump_json() if rehearse and (task > 1 or rehearse.prompts == "generic") else ""
         starts.append(fingerprint(flat(strategy.start(state, _probe("fresh", width)))) + held)
         trained = _probe(f"{task} {starts[-1]}", width)
-        state = strategy.merge(state, trained, generator("merge", task))
+        state = strategy.merge(state, trained, generator("probe", task, "merge"))
         kept = _files([*state.delta.terms, *([state.adapter] if state.adapter else [])])
         files |= kept | _files([trained])
         placed += [1, *kept.values()]
@@ -169,41 +276,6 @@ def _files(adapters: Iterable[Adapter]) -> dict[str, int]:
 def _probe(word: str, width: int) -> Adapter:
     g = generator("probe", word)
     return Adapter({"m": torch.randn(1, width, generator=g)}, {"m": torch.randn(width, 1, generator=g)})
-
-
-def _images(params: Params, first_models: int) -> tuple[int, int]:
-    """Pictures written, and pictures sampled: with the concepts' words, and without them where that is asked for."""
-    kinds = {"prompts": params.sample.images} | ({"plain_prompts": params.sample.plain} if params.sample.plain else {})
-    counted = [[images * count for count in _prompts(params, first_models, kind)] for kind, images in kinds.items()]
-    written, sampled = (sum(counts) for counts in zip(*counted, strict=True))
-    return written, sampled
-
-
-def _prompts(params: Params, first_models: int, kind: str) -> tuple[int, int]:
-    """How often a prompt is answered, and how often it has to be sampled for that."""
-    written = sampled = 0
-    by_base = set[tuple[str, ...]]()
-    strategies, seeds = len(params.strategies), len(params.seeds)
-    for sequence in sequences(params):
-        spoken: list[tuple[str, ...]] = [getattr(c, kind) for c in _concepts(params, sequence).values()]
-        by_base |= set(spoken)
-        written += sum(map(len, spoken))  # by the base
-        for number, task in enumerate(params.tasks, 1):
-            seen = spoken if task.sees == "data" else spoken[:number]
-            written += strategies * seeds * sum(map(len, seen))
-            models = first_models if number == 1 else strategies
-            sampled += models * seeds * sum(map(len, set(seen)))
-    return written, sampled + sum(map(len, by_base))
-
-
-def _references(params: Params, strategies: int) -> int:
-    """Embedded when a task is learnt, in every run, and once for the base; all of them where a task sees all."""
-    total = 0
-    for sequence in sequences(params):
-        counts = [len(concept.references) for concept in _concepts(params, sequence).values()]
-        per_run = sum(sum(counts) if t.sees == "data" else counts[k] for k, t in enumerate(params.tasks))
-        total += sum(counts) + strategies * len(params.seeds) * per_run
-    return total
 
 
 def _concepts(params: Params, sequence: TaskSequence) -> dict[str, Concept]:
