@@ -37,6 +37,7 @@ EXEMPT = {
     "stages.core.dataset": Exempt("checks options", ("prepare", "train")),
     "stages.core.family": Exempt("checks options", SHAPED),
     "stages.core.strategy": Exempt("checks options", ("train", "merge")),
+    "stages.core.rehearsal": Exempt("checks options", ("train",)),
     "stages.core.metric": Exempt("checks options", ("score", "report")),
     "stages.adapters": Exempt("only types in signatures", SHAPED),
     # Imported beside the function that reads what `prepare` has written.

@@ -44,6 +44,23 @@ def pictures(
     return [open_png(file) for file in files]
 
 
+def added(
+    params: Params, run: Run, state: State, earlier: Sequence[Mapping[str, Any]], material: Material
+) -> tuple[Material, list[Any]]:
+    """What is learned from with what is rehearsed beside it, and what of the latter makes another training.
+
+    Args:
+        earlier: the concepts before, of which only their training prompts are read.
+    """
+    options = params.rule(run.strategy).rehearse
+    if options is None or not (spoken := prompts(options, earlier)):
+        return material, []
+    made = pictures(params, run, options, state, spoken)
+    shown = [hashlib.sha256(picture.tobytes()).hexdigest() for picture in made or ()]
+    named = [options.model_dump(mode="json"), spoken, shown]
+    return with_rehearsal(params.family, material, options, spoken, made), [named]
+
+
 def with_rehearsal(
     family: Family,
     material: Material,
@@ -62,9 +79,3 @@ def with_rehearsal(
         pairs = [(len(material.images) + i, i // options.images) for i in range(len(made))]
     repertoire = Repertoire([(image, known + prompt) for image, prompt in pairs], options.rows, options.weight)
     return replace(material, images=images, prompts=said, repertoire=repertoire)
-
-
-def named(options: Rehearsal, spoken: Sequence[str], made: Sequence[Image.Image] | None) -> list[Any]:
-    """What of it makes another training."""
-    shown = [hashlib.sha256(picture.tobytes()).hexdigest() for picture in made or ()]
-    return [options.model_dump(mode="json"), list(spoken), shown]

@@ -44,26 +44,20 @@ def train(
 
     Args:
         observe: makes who is told of each step.
-        earlier: the concepts before, of which only their training prompts are read, and only to rehearse them.
+        earlier: the concepts before, for strategies that rehearse their words.
     """
     family, strategy = params.family, params.rule(run.strategy)
     options = params.train if strategy.trains_a else params.train.model_copy(update={"fixed_a": True})
-    words = (run.seed, run.sequence.order, index)
-    first = not state.delta.modules
+    words, first = (run.seed, run.sequence.order, index), not state.delta.modules
     shared = options.reinit == "shared" and (first or not strategy.own_draws)
     drawn = (run.seed, "fresh") if shared else (*words, "fresh")
     fresh = fresh_adapter(family.shapes(), options.rank, options.alpha, generator(*drawn))
     start, frozen = strategy.start(state, fresh), strategy.frozen(state)
-    rehearse = strategy.rehearse
-    spoken = rehearsal.prompts(rehearse, earlier) if rehearse else []
     with team().leader_first():
         lessons = taught(params, data, pictures)
         if options.prior:
             lessons += of_the_class(params, options.prior, data["concept"])
-        material = encoded(family, lessons, len(pictures))
-        if rehearse and spoken:
-            made = rehearsal.pictures(params, run, rehearse, state, spoken)
-            material = rehearsal.with_rehearsal(family, material, rehearse, spoken, made)
+        material, more = rehearsal.added(params, run, state, earlier, encoded(family, lessons, len(pictures)))
     inputs = [
         family.fingerprint,
         options.model_dump(mode="json"),
@@ -71,9 +65,8 @@ def train(
         [[lesson.caption, lesson.frame] for lesson in lessons],
         [hashlib.sha256(lesson.image.tobytes()).hexdigest() for lesson in lessons],
         [start.scale, fingerprint(flat(start)), delta_fingerprint(frozen) if frozen and frozen.modules else None],
+        *more,
     ]
-    if rehearse and spoken:
-        inputs.append(rehearsal.named(rehearse, spoken, made))
     learner = family.learner(frozen, start, options)
     training = Training(learner, options, words, CHECKPOINTS / artifact.digest(inputs)[:32])
     # Before the first merge all strategies stand at the same place: what one has trained there, the others reuse.

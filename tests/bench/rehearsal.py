@@ -125,7 +125,9 @@ def compare(params: Params, rounds: int, steps: int) -> dict[str, float]:
         for place, kind in enumerate(("CPU", "wall")):
             found = [mine[place] / plain[place] for mine, plain in zip(measured, times["plain"], strict=True)]
             middle = statistics.median(one[place] for one in measured)
-            line += f"   {kind} {middle:6.1f} ms {statistics.median(found):5.2f}x ({min(found):.2f} to {max(found):.2f})"
+            line += (
+                f"   {kind} {middle:6.1f} ms {statistics.median(found):5.2f}x ({min(found):.2f} to {max(found):.2f})"
+            )
             if kind == ("wall" if device().type == "cuda" else "CPU"):
                 ratios[name] = statistics.median(found)
         print(line)

@@ -19,8 +19,8 @@ from stages.tools.export import export
 from stages.tools.import_lora import adopt
 from tests.support.family_properties import PROPERTIES, offline
 from tests.support.lora_readers import opened
-from tests.support.workspace import ONE_METRIC, PROJECT, change, workspace
 from tests.support.run_study import run_all
+from tests.support.workspace import ONE_METRIC, PROJECT, change, workspace
 
 SAMPLE = {"steps": 2, "images": 1, "guidance": 3.0, "scheduler": "flow", "plain": 0}
 

@@ -11,7 +11,7 @@ from stages.adapters.storage import fingerprint, flat
 from stages.core.family import Row, Teaching
 from stages.core.rehearsal import CAPTIONS, Rehearsal
 from stages.core.strategy import strategies
-from stages.families.unet.learner import SdxlLearner
+from stages.families.unet.learner import UNetLearner
 from stages.runtime.faults import ConfigFault
 from stages.sampling.encodings import encode_images, encode_prompts
 from stages.training import rehearsal, task
@@ -111,7 +111,7 @@ def test_it_changes_what_is_learned_and_a_kill_does_not(params, monkeypatch):  #
     whole = learned(study)
     assert whole != learned(with_rule(params, train={"steps": 5, "checkpoint_every": 2}))
     assert learned(with_rule(params)) == plain
-    right, calls = SdxlLearner.loss, []
+    right, calls = UNetLearner.loss, []
 
     def dies(self, inputs):
         calls.append(inputs["rehearsed"].tolist())
@@ -119,7 +119,7 @@ def test_it_changes_what_is_learned_and_a_kill_does_not(params, monkeypatch):  #
             raise KeyboardInterrupt
         return right(self, inputs)
 
-    monkeypatch.setattr(SdxlLearner, "loss", dies)
+    monkeypatch.setattr(UNetLearner, "loss", dies)
     with pytest.raises(KeyboardInterrupt):
         learned(study)
     assert learned(study) == whole

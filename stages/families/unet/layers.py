@@ -13,7 +13,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +21,7 @@ from torch.nn import functional
 
 from stages.adapters.algebra import Adapter, Matrices
 from stages.core.family import Encodings
+from stages.families.unet.groups import Group, attentions_of, groups_of
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -74,7 +74,7 @@ def remove(model: Any) -> None:
         recurse_remove_peft_layers(model)
         del model.peft_config
         model._hf_peft_config_loaded = False  # by which diffusers and transformers both know
-    for attention in _attentions(model).values():
+    for attention in attentions_of(model).values():
         if isinstance(attention.forward, Projected):
             del attention.forward
 
@@ -121,35 +121,13 @@ class PerMatrix(Layers):
         return Adapter(dict(zip(self.names, a, strict=True)), dict(zip(self.names, b, strict=True)), self.scale)
 
 
-@dataclass(frozen=True)
-class Group:
-    """Matrices of one shape and one role: `each` of them per attention are applied to the same input."""
-
-    role: str  # qkv: of self-attentions; q, kv: of cross-attentions; out: of both
-    attentions: tuple[str, ...]
-    each: tuple[str, ...]
-    shape: tuple[int, int]  # out, in
-
-    @property
-    def names(self) -> list[str]:
-        return [f"{attention}.{projection}" for attention in self.attentions for projection in self.each]
-
-    def sizes(self, rank: int) -> tuple[int, int]:
-        """How many numbers A and B have."""
-        count, (out, inside) = len(self.names), self.shape
-        return count * rank * inside, count * out * rank
-
-
-ROLES = {"qkv": ("to_q", "to_k", "to_v"), "q": ("to_q",), "kv": ("to_k", "to_v"), "out": ("to_out.0",)}
-
-
 class Grouped(Layers):
     """All matrices of a UNet of one shape and role together."""
 
     def __init__(self, unet: UNet2DConditionModel, adapter: Adapter, fixed_a: bool = False) -> None:
         super().__init__(unet, adapter)
-        self.attentions = _attentions(unet)
-        self.groups = list(_groups(self.attentions))
+        self.attentions = attentions_of(unet)
+        self.groups = list(groups_of(self.attentions))
         if sorted(name for group in self.groups for name in group.names) != self.names:
             raise ValueError("grouped layers need an adapter of every attention's four projections")
         self.sizes = [size for group in self.groups for size in group.sizes(self.rank)]
@@ -295,32 +273,3 @@ class Projected:
         count, rank, out = up.shape
         still, inner = still.view(-1, count, out).transpose(0, 1), inner.view(-1, count, rank).transpose(0, 1)
         return torch.baddbmm(still, inner, up, alpha=scale)
-
-
-def _attentions(model: nn.Module) -> dict[str, Any]:
-    from diffusers.models.attention_processor import Attention
-
-    return {name: module for name, module in model.named_modules() if isinstance(module, Attention)}
-
-
-def _groups(attentions: dict[str, Any]) -> Iterator[Group]:
-    """
-    Raises:
-        ValueError: an attention does more than SDXL's do.
-    """
-    found: dict[tuple[str, tuple[int, int]], list[str]] = {}
-    for name, attention in attentions.items():
-        extras = (
-            attention.spatial_norm,
-            attention.group_norm,
-            attention.norm_q,
-            attention.norm_cross,
-            attention.to_q.bias,
-        )
-        if any(extra is not None and extra is not False for extra in extras) or attention.residual_connection:
-            raise ValueError(f"{name}: does more than project and attend; train.layers: peft can train it")
-        for role in ("q", "kv", "out") if attention.is_cross_attention else ("qkv", "out"):
-            shape = attention.get_submodule(ROLES[role][0]).weight.shape
-            found.setdefault((role, (shape[0], shape[1])), []).append(name)
-    for (role, shape), names in sorted(found.items()):
-        yield Group(role, tuple(names), ROLES[role], shape)
