@@ -1,20 +1,25 @@
 """The beginning of a run: the base, or what base.options.adapter makes of it; no scores yet.
 
-Reads that adapter, if there is one; writes state and scores at position 00.
+Reads that adapter, if there is one; writes state and scores at position 00, and which strategy's code the run follows:
+so that it depends on that one file, whatever name a variant gives itself.
 """
 
 import argparse
+import inspect
+from pathlib import Path
 
 from stages.adapters.storage import save_state
 from stages.core.command import main
 from stages.core.params import Params
 from stages.core.runs import Run, provenance
 from stages.core.states import beginning
+from stages.core.strategy import chosen
 from stages.files import artifact, tables
+from stages.files.writing import write_file
 
 
 def start(params: Params, run: Run, args: argparse.Namespace) -> None:
-    state = beginning(params, run.seed)
+    state = beginning(params, run)
     facts = provenance(params, run) | {"position": 0, "tasks": []}
     if params.family.adapter:
         facts["begun_with"] = params.family.adapter_revision
@@ -22,6 +27,9 @@ def start(params: Params, run: Run, args: argparse.Namespace) -> None:
         tables.write(draft / "references.parquet", tables.REFERENCES, {name: [] for name in tables.REFERENCES.names})
     with artifact.publish(run.at("00") / "state", "state", facts) as draft:
         draft.note(save_state(draft.path, state))
+    kind, strategy = chosen(run.strategy, params.strategy.get(run.strategy, {}))
+    code = {"strategy": kind, "code": artifact.sha256(Path(inspect.getfile(type(strategy))))}
+    write_file(run.at("00") / "strategy.json", [artifact.to_json(code).encode()])
 
 
 if __name__ == "__main__":

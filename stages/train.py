@@ -20,8 +20,9 @@ from stages.training.task import train as train_adapter
 
 def train(params: Params, run: Run, args: argparse.Namespace) -> None:
     index: str = args.task
-    if not assembled(params.train.processes):
-        assemble(params.train.processes, ["-m", "stages.train", str(run), "--task", index])
+    options = params.training(run.strategy)
+    if not assembled(options.processes):
+        assemble(options.processes, ["-m", "stages.train", str(run), "--task", index])
         return
     source, previous = run.sequence.data(index), run.at(before(index)) / "state"
     data, pictures, _ = read_data(source)
@@ -39,7 +40,7 @@ def train(params: Params, run: Run, args: argparse.Namespace) -> None:
     facts = provenance(params, run) | {
         "position": int(index),
         "concept": data["concept"],
-        "train": params.train.model_dump(mode="json"),
+        "train": options.model_dump(mode="json"),
         "scale": adapter.scale,
     }
     if losses.micro_batch:

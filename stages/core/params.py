@@ -10,9 +10,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from stages.core.dataset import Concept, Dataset, class_prompt, datasets, facts_of
-from stages.core.family import Family, Teaching, check_options, families
+from stages.core.family import Family, check_options, families
 from stages.core.metric import Metric, metric_of
-from stages.core.strategy import Strategy, strategies
+from stages.core.strategy import Strategy, chosen
+from stages.core.training import Prior as Prior
+from stages.core.training import Train as Train
 from stages.files.yaml import PARAMS, Document, read_yaml
 from stages.runtime.faults import ConfigFault, nearest
 from stages.runtime.strict import Strict, explain, foremost, unsaid
@@ -60,33 +62,6 @@ class Prepare(Strict):
         """What beside the resolution makes other pictures of the same photos, where it is not the default."""
         limits = {"resolution", "max_megapixels", "max_megabytes"}
         return self.model_dump(mode="json", exclude_defaults=True, exclude=limits)
-
-
-class Prior(Strict):
-    """Prior preservation (DreamBooth, arXiv 2208.12242): pictures of the class that the base itself makes are learnt
-    along, so that the class does not turn into the one thing that is taught."""
-
-    images: int = Field(100, ge=1)  # pictures of the class, made once for each base and prompt
-    weight: float = Field(1.0, gt=0)  # of their loss
-    batch: int = Field(1, ge=1)  # of them in a step, beside the others
-    prompt: str | None = None  # {} stands for the class; without it, the training prompt without the token
-
-
-class Train(Teaching):
-    rank: int = Field(ge=1, le=4096)
-    alpha: float = Field(gt=0)  # the adapter's shift is alpha / rank * B A
-    steps: int = Field(ge=1)
-    batch: int = Field(ge=1)
-    learning_rate: float = Field(gt=0)
-    schedule: Literal["constant", "linear", "cosine"] = "constant"  # how the rate falls to zero, if it does
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = Field(1e-4, ge=0)
-    epsilon: float = Field(1e-8, gt=0)
-    clip_norm: float = Field(1.0, gt=0)
-    reinit: Literal["shared", "per_task"]  # does every task draw the same A, as published, or its own?
-    checkpoint_every: int = Field(ge=1)  # steps
-    prior: Prior | None = None
-    processes: int = Field(1, ge=1, le=64)  # GPUs that share a step's pictures; more than `batch` are of no use
 
 
 class Watch(Strict):
@@ -140,7 +115,7 @@ class Params(Strict):
     base: Named
     prepare: Prepare
     train: Train
-    strategy: dict[Name, Options]  # options by strategy
+    strategy: dict[Name, Options]  # options by strategy; {is: NAME} makes a variant, {train: {...}} trains otherwise
     sample: Sample
     score: Score
     report: Report
@@ -158,7 +133,21 @@ class Params(Strict):
 
     def rule(self, strategy: str) -> Strategy:
         """The strategy of this name with its options."""
-        return strategies.make(strategy, self.strategy.get(strategy), f"strategy.{strategy}: ")
+        return chosen(strategy, self.strategy.get(strategy, {}))[1]
+
+    def training(self, strategy: str) -> Train:
+        """How this strategy's adapters are trained: section `train`, and what strategy.NAME.train has in place of it.
+
+        Raises:
+            ConfigFault: such a key is unknown or out of range.
+        """
+        if not (changes := self.strategy.get(strategy, {}).get("train")):
+            return self.train
+        try:
+            return Train.model_validate_json(json.dumps(self.train.model_dump(mode="json") | changes))
+        except (ValidationError, TypeError) as error:
+            said = explain(error, Train) if isinstance(error, ValidationError) else "must be keys of section train."
+            raise ConfigFault(f"strategy.{strategy}.train: {said}") from None
 
     def sampling(self, strategy: str | None) -> Sample:
         """How pictures of this strategy's models are sampled; None: those of the base."""
@@ -240,10 +229,9 @@ def _cross_check(params: Params) -> None:
             expected = f"{int(previous) + 1:02d} after {previous}"
             raise ConfigFault(f"tasks: position {task.index} follows {task.previous}, expected {expected}.")
         previous = task.index
-    for name in {*params.strategies, *params.strategy}:
+    for name in sorted({*params.strategies, *params.strategy, *params.sample.schedulers}):
         params.rule(name)
-    for name in params.sample.schedulers:
-        strategies.make(name, params.strategy.get(name), "sample.schedulers: ")
+        _check_rank(params, name)
     data = params.data
     _check_identity(params)
     for domain in params.domains:
@@ -259,7 +247,6 @@ def _cross_check(params: Params) -> None:
             _check_tokens(concepts, f"sequences.{domain}.{order}")
             _check_classes(params.train.prior, concepts)
     _check_family(params)
-    _check_rank(params)
 
 
 def _check_identity(params: Params) -> None:
@@ -295,7 +282,9 @@ def _check_family(params: Params) -> None:
     check_options(params.family, params.base.name, {"sample.scheduler": params.sample.scheduler} | chosen, params.train)
 
 
-def _check_rank(params: Params) -> None:
+def _check_rank(params: Params, strategy: str) -> None:
     narrow = min((min(shape), name) for name, shape in params.family.shapes().items())
-    if params.train.rank > narrow[0]:
-        raise ConfigFault(f"train.rank: {params.train.rank} is more than {narrow[1]} is wide ({narrow[0]}).")
+    rank = params.training(strategy).rank
+    where = "train.rank" if rank == params.train.rank else f"strategy.{strategy}.train.rank"
+    if rank > narrow[0]:
+        raise ConfigFault(f"{where}: {rank} is more than {narrow[1]} is wide ({narrow[0]}).")

@@ -56,22 +56,22 @@ def begun_with(params: Params) -> Adapter | None:
     return adapter
 
 
-def beginning(params: Params, seed: int) -> State:
+def beginning(params: Params, run: Run) -> State:
     """The state before the first task: the base, or what an adapter has made of it that was begun elsewhere.
 
-    That adapter counts as what a task before the first has left, at the study's own rank and scale.
+    That adapter counts as what a task before the first has left, at the strategy's own rank and scale.
 
     Raises:
         InputFault: as `begun_with`.
         ConfigFault: train.rank is too small for it.
     """
-    adapter, options = begun_with(params), params.train
+    adapter, options = begun_with(params), params.training(run.strategy)
     if adapter is None:
         return State()
     rank = next(iter(adapter.a.values())).shape[0]
     if rank > options.rank:
         raise ConfigFault(f"train.rank: {options.rank} is less than the rank of {params.family.adapter}, {rank}.")
-    fresh = fresh_adapter(params.family.shapes(), options.rank, options.alpha, generator(seed, "fresh"))
+    fresh = fresh_adapter(params.family.shapes(), options.rank, options.alpha, generator(run.seed, "fresh"))
     whole = widened(adapter, fresh)
     return State(whole.delta, whole)
 
@@ -103,13 +103,14 @@ def merged_again(params: Params, run: Run, index: str) -> State:
     Raises:
         InputFault: an adapter is missing or damaged, also the one that the study begins with.
     """
-    state, shapes = beginning(params, run.seed), params.family.shapes()
+    state, shapes = beginning(params, run), params.family.shapes()
     for task in params.tasks:
         if task.index > index:
             break
         trained = run.at(task.index) / "adapter"
         facts = artifact.read(trained, "adapter")
-        strategy = strategies.make(run.strategy, facts["strategy"]["options"], f"{trained}: ")
+        named = facts["strategy"]
+        strategy = strategies.make(named.get("is", run.strategy), named["options"], f"{trained}: ")
         adapter = load_adapter(trained / "adapter.safetensors", facts["scale"], shapes)
         state = strategy.merge(state, adapter, merge_generator(run, task.index))
     return state

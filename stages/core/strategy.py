@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import model_validator
 from torch import Generator
@@ -83,3 +83,16 @@ class Strategy(Strict, ABC):
 
 
 strategies: Registry[Strategy] = Registry("strategy", "stages.strategies")
+
+
+def chosen(name: str, entry: Mapping[str, Any]) -> tuple[str, Strategy]:
+    """The plug-in and the strategy that an entry of section `strategy` stands for.
+
+    Its keys are the strategy's options; `is` names the plug-in where the entry is a variant of one under a name of its
+    own, and `train` is not for here: see `Params.training`.
+
+    Raises:
+        ConfigFault: there is none of that name, or an option is unknown or out of range.
+    """
+    kind, options = entry.get("is", name), {key: value for key, value in entry.items() if key not in ("is", "train")}
+    return kind, strategies.make(kind, options, f"strategy.{name}: ")

@@ -47,7 +47,9 @@ def train(
         earlier: the concepts before, for strategies that rehearse their words.
     """
     family, strategy = params.family, params.rule(run.strategy)
-    options = params.train if strategy.trains_a else params.train.model_copy(update={"fixed_a": True})
+    options = params.training(run.strategy)
+    options = options if strategy.trains_a else options.model_copy(update={"fixed_a": True})
+    params = params.model_copy(update={"train": options})
     words, first = (run.seed, run.sequence.order, index), not state.delta.modules
     shared = options.reinit == "shared" and (first or not strategy.own_draws)
     drawn = (run.seed, "fresh") if shared else (*words, "fresh")

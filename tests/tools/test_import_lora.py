@@ -103,8 +103,8 @@ def test_the_pictures_before_the_first_task_show_it(place):
 def test_without_one_a_run_begins_with_the_base(place):
     _, plain = place
     assert begun_with(plain) is None
-    assert not beginning(plain, 0).delta.modules
-    assert beginning(plain, 0).adapter is None
+    assert not beginning(plain, runs(plain)[0]).delta.modules
+    assert beginning(plain, runs(plain)[0]).adapter is None
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_without_one_a_run_begins_with_the_base(place):
 )
 def test_what_does_not_fit_is_said(place, options, fault, said):
     with pytest.raises(fault, match=said):
-        beginning(begun(place[0], **options), 0)
+        beginning(study := begun(place[0], **options), runs(study)[0])
 
 
 def test_widening_changes_no_shift():

@@ -63,23 +63,25 @@ def count(params: Params) -> Workload:
     kept: dict[str, int] = {}
     for found in traces:
         kept |= found.files
-    placed = [times for found in traces for times in found.placed]
+    placed = [rank for found in traces for rank in found.placed]
+    trained = work.trained(everything)
     images = sum(work.images(stage) for stage in everything if PART[stage.verb] == "sample")
     return Workload(
         runs=chains * strategies,
         tasks=tasks,
         adapters=adapters,
-        trained=work.trained(everything),
+        trained=len(trained),
         first=0 if work.begun else chains * len({t.start for t in traces}),
-        steps=work.trained(everything) * params.train.steps,
+        steps=sum(trained.values()),
         images=images,
         sampled=units["sample"] + rehearsal_pictures(params, {name: t.first for name, t in work.traces.items()}),
         references=units["score"] - images,
-        rehearsed=chains * params.train.steps * sum(rehearsed_rows(rule, tasks) for rule in rules),
+        rehearsed=chains
+        * sum(params.training(name).steps * rehearsed_rows(params.rule(name), tasks) for name in params.strategies),
         kept_adapters=chains * len(kept),
-        kept_bytes=chains * sum(adapter_bytes(params, times) for times in kept.values()),
+        kept_bytes=chains * sum(adapter_bytes(params, rank) for rank in kept.values()),
         placed_adapters=chains * len(placed),
-        placed_bytes=chains * sum(adapter_bytes(params, times) for times in placed),
+        placed_bytes=chains * sum(adapter_bytes(params, rank) for rank in placed),
         dense_states=chains * sum(t.dense for t in traces),
         adapter_bytes=adapter_bytes(params),
         dense_bytes=FLOAT * sum(rows * columns for rows, columns in shapes.values()),
@@ -87,9 +89,9 @@ def count(params: Params) -> Workload:
     )
 
 
-def adapter_bytes(params: Params, times: int = 1) -> int:
-    """Of an adapter's file, of so many times the rank that is trained; no module has more than its shorter side."""
-    rank, shapes = times * params.train.rank, params.family.shapes().values()
+def adapter_bytes(params: Params, rank: int | None = None) -> int:
+    """Of an adapter's file of this rank, or of that which is trained; no module has more than its shorter side."""
+    rank, shapes = rank or params.train.rank, params.family.shapes().values()
     return FLOAT * sum(min(rank, rows, columns) * (rows + columns) for rows, columns in shapes)
 
 
@@ -163,7 +165,7 @@ class Work:
             ConfigFault: the sequences do not fit the parameters.
         """
         self.params, self.begun = params, bool(params.family.adapter)
-        self.traces = {name: trace(params.rule(name), len(params.tasks), self.begun) for name in params.strategies}
+        self.traces = {name: trace(params, name, self.begun) for name in params.strategies}
         self.concepts = {(s.domain, s.order): list(_concepts(params, s).values()) for s in sequences(params)}
 
     def units(self, stages: Iterable[Stage], done: Iterable[Stage] = ()) -> list[tuple[Stage, int]]:
@@ -196,13 +198,14 @@ class Work:
         else:
             yield stage, 1
 
-    def trained(self, stages: Iterable[Stage]) -> int:
-        """How many adapters they train, those that are shared once."""
-        return len({key for stage in stages if PART[stage.verb] == "train" for key, _ in self._parts(stage)})
+    def trained(self, stages: Iterable[Stage]) -> dict[Hashable, int]:
+        """The adapters that they train, those that are shared once, with the steps of each."""
+        training = [stage for stage in stages if PART[stage.verb] == "train"]
+        return {key: self.params.training(str(s.strategy)).steps for s in training for key, _ in self._parts(s)}
 
     def _steps(self, strategy: str, task: int) -> int:
         """Of one training, in steps without rehearsal."""
-        train, rule = self.params.train, self.params.rule(strategy)
+        train, rule = self.params.training(strategy), self.params.rule(strategy)
         more = ROW * rehearsed_rows(rule, 1, after=task) / train.batch
         return train.steps + round(more * train.steps)
 
@@ -238,17 +241,19 @@ class Trace:
 
     start: str  # names where its first task starts
     first: str  # names its model after the first task
-    files: dict[str, int]  # names of the adapter files that it writes, and how many times the trained rank they have
-    placed: list[int]  # the latter of those in all folders together
+    files: dict[str, int]  # names of the adapter files that it writes, with their ranks
+    placed: list[int]  # the ranks of those in all folders together
     dense: int  # states
 
 
-def trace(strategy: Strategy, tasks: int, begun: bool = False) -> Trace:
+def trace(params: Params, name: str, begun: bool = False) -> Trace:
     """Found out by running the strategy on tiny adapters of rank 1; tasks that start alike end alike.
 
     Args:
         begun: the first task goes on from an adapter.
     """
+    strategy, training, tasks = params.rule(name), params.training(name), len(params.tasks)
+    trains = "" if training == params.train else training.model_dump_json()
     width = 2 * tasks + 2  # room for all of them
     earlier = [_probe("begun", width)] if begun else []
     state = State(earlier[0].delta, earlier[0]) if begun else State()
@@ -256,7 +261,7 @@ def trace(strategy: Strategy, tasks: int, begun: bool = False) -> Trace:
     placed, starts, firsts = list(files.values()), [], []
     for task in range(1, tasks + 1):
         frozen, rehearse = strategy.frozen(state), strategy.rehearse
-        held = delta_fingerprint(frozen) if frozen and frozen.modules else ""
+        held = trains + (delta_fingerprint(frozen) if frozen and frozen.modules else "")
         held += rehearse.model_dump_json() if rehearse and (task > 1 or rehearse.prompts == "generic") else ""
         starts.append(fingerprint(flat(strategy.start(state, _probe("fresh", width)))) + held)
         trained = _probe(f"{task} {starts[-1]}", width)
@@ -266,7 +271,8 @@ def trace(strategy: Strategy, tasks: int, begun: bool = False) -> Trace:
         placed += [1, *kept.values()]
         dense += bool(state.delta.dense)
         firsts.append(delta_fingerprint(state.delta))
-    return Trace(starts[0], firsts[0], files, placed, dense)
+    ranks = {file: times * training.rank for file, times in files.items()}
+    return Trace(starts[0], firsts[0], ranks, [times * training.rank for times in placed], dense)
 
 
 def _files(adapters: Iterable[Adapter]) -> dict[str, int]:
