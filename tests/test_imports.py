@@ -28,6 +28,7 @@ SHAPED = ("start", "train", "merge", "sample")  # stages that load adapters or t
 EXEMPT = {
     "stages.core.command": Exempt("reads the command line, then calls the stage"),
     "stages.core.registry": Exempt("finds a plug-in by its name"),
+    "stages.files.writing": Exempt("moves a finished file or folder into place; its bytes are the caller's"),
     "stages.runtime.exits": Exempt("exit codes"),
     "stages.runtime.faults": Exempt("error messages"),
     "stages.runtime.process": Exempt("locks and signals"),
@@ -41,6 +42,7 @@ EXEMPT = {
     "stages.core.rehearsal": Exempt("checks options", ("train",)),
     "stages.core.metric": Exempt("checks options", ("score", "report")),
     "stages.adapters": Exempt("only types in signatures", SHAPED),
+    "stages.files.tensors": Exempt("imported with the adapters", SHAPED),
     # Imported beside the function that reads what `prepare` has written.
     "stages.photos.decode": Exempt("only `prepare` decodes photos", ("prepare",)),
     "stages.files.untrusted": Exempt("only `prepare` reads photos", ("prepare",)),

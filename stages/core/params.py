@@ -26,8 +26,7 @@ Options = dict[str, Any]
 
 
 class Task(Strict):
-    """A position in the sequence. `sees` says whose prompts are sampled after it: data/NN for those learnt so far, data
-    for all, also those not yet learnt."""
+    """A position in the sequence. `sees`: sample the prompts of the tasks so far (data/NN) or of all (data)."""
 
     index: Position
     previous: Position
