@@ -49,10 +49,11 @@ EXEMPT = {
 }
 # The file of a run's strategy, as `start` has written its hash; a variant has no file of its own name.
 STRATEGY = "runs/${study}/${item.domain}/${item.order}/${item.strategy}/${item.seed}/00/strategy.json"
+HASHED = "stages/strategies"  # by `start`, whose results do not depend on what they import
 # Plug-ins are imported by name, which no import statement shows: those that a stage's results depend on.
 PLUG_INS = {
     "prepare": ("stages/datasets/${dataset.name}.py",),
-    "start": ("stages/families", "stages/strategies"),
+    "start": ("stages/families", HASHED),
     "train": ("stages/families", STRATEGY),
     "merge": ("stages/families", STRATEGY),
     "sample": ("stages/families",),
@@ -93,6 +94,7 @@ def plug_ins(stage: str) -> set[str]:
     patterns = [
         "stages/strategies/*" if dep == STRATEGY else dep.replace("${dataset.name}", "*")
         for dep in PLUG_INS[verb(stage)]
+        if dep != HASHED
     ]
     paths = {path for pattern in patterns for path in Path().glob(pattern)}
     return {module for module in imports() for path in paths if path_of(module).is_relative_to(path)}
