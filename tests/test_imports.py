@@ -158,3 +158,9 @@ def test_deps_are_what_the_command_imports(stage):
 def test_nothing_is_exempt_in_vain():
     imported = set().union(*(nx.descendants(imports(), f"stages.{verb(stage)}") for stage in STAGES))
     assert not [room for room in EXEMPT if not any(within(module, room) for module in imported)]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_dep_that_names_code_exists(stage):
+    named = [dep for dep in STAGES[stage]["deps"] if dep.startswith(("stages/", "flows/")) and "$" not in dep]
+    assert [dep for dep in named if not Path(dep).exists()] == []
