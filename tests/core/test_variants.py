@@ -109,9 +109,9 @@ def test_a_name_that_would_break_the_names_of_stages_is_refused(study, tmp_path)
 
 @pytest.mark.slow
 def test_a_new_variant_reruns_nothing_of_the_others(tmp_path):
-    folder = with_dvc(workspace(tmp_path / "work", score={"metrics": {"dino": {"path": "dino", "resize": 32}}}))
+    folder = with_dvc(workspace(tmp_path / "work", 1, train={"steps": 2, "batch": 2}))
     dvc(folder, "repro", "merge")
-    change(folder, strategies=["merge_init", "slow"], strategy={"slow": {"is": "merge_init", "train": {"steps": 3}}})
+    change(folder, strategies=["merge_init", "slow"], strategy={"slow": {"is": "merge_init", "train": {"steps": 1}}})
     assert {name for name in ran(dvc(folder, "repro", "merge")) if "slow" not in name} == set()
     (folder / "stages/strategies/magmax.py").open("a").write("# another line\n")
     assert {name.split("@")[0] for name in ran(dvc(folder, "repro", "merge"))} == {"start"}

@@ -46,7 +46,7 @@ def place(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         plain = params.load()
-        packed = pack(drawn(plain.family.shapes()).delta, "diffusers", torch.float32, None, None)
+        packed = pack(drawn(plain.family.shapes()).delta, "diffusers", torch.float32, None, plain.family.module_names())
         tensors.write(Path("lora.safetensors"), packed.tensors, packed.metadata)
         adopt(plain, None, Namespace(file=Path("lora.safetensors"), to=Path(FOLDER), alpha=None))
         yield folder, plain
