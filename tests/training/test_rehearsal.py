@@ -1,6 +1,8 @@
 """Rehearsal on the embedded base: the loss is what it says, the teacher is the model before the task, nothing is lost
 by a kill, and without it nothing is different."""
 
+import json
+
 import pytest
 import torch
 from PIL import Image
@@ -91,6 +93,20 @@ def test_at_step_0_the_model_answers_as_the_one_before(params, layers):  # noqa:
     loss.backward()
     assert float(loss.detach()) < 1e-10
     assert all(float(p.grad.abs().max()) < 1e-6 for p in learner.parameters())
+
+
+def test_the_frozen_text_encoders_answer_too_where_adapters_shift_them(params):  # noqa: F811
+    tree = params.model_dump(mode="json")
+    tree["base"]["options"]["text_encoders"] = True
+    study = type(params).model_validate_json(json.dumps(tree))
+    losses = []
+    for size in (0.0, 0.02):
+        learner = study.family.learner(shaped(study, 1).delta, shaped(study, 2, size), Teaching())
+        learner.study(encode_images(study.family, photos(1)), encode_prompts(study.family, ["a sks star"]))
+        losses.append(learner.loss(learner.inputs([Row(0, 0, 5, 1.0, True)])))
+    losses[1].backward()
+    assert float(losses[0].detach()) < 1e-10 < 1e-5 < float(losses[1].detach())
+    assert all(bool(p.grad.any()) for p in learner.parameters()[:1])
 
 
 def test_rows_go_through_all_pairs_before_any_comes_again():
