@@ -9,6 +9,7 @@ from pathlib import Path
 
 from stages.core.params import Params
 from stages.files.artifact import digest
+from stages.files.writing import write_file
 from stages.tools.forecasting.workload import PART, PARTS, Stage, Work
 
 TIMES, CALIBRATION = Path(".cache", "flow", "times.json"), Path(".cache", "flow", "calibration.json")
@@ -40,8 +41,7 @@ class Times:
         self.measured[key] = (1 - WEIGHT) * self.measured.get(key, seconds) + WEIGHT * seconds
 
     def save(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(json.dumps(self.measured, sort_keys=True, indent=1), "utf-8")
+        write_file(self.path, json.dumps(self.measured, sort_keys=True, indent=1), durable=False)
 
 
 def _key(verb: str, task: int | None) -> str:
@@ -50,10 +50,7 @@ def _key(verb: str, task: int | None) -> str:
 
 def save_costs(params: Params, costs: Mapping[str, float]) -> None:
     """Keeps what a calibration has measured, for the plans of this study."""
-    CALIBRATION.parent.mkdir(parents=True, exist_ok=True)
-    draft = CALIBRATION.with_suffix(".tmp")
-    draft.write_text(json.dumps({"of": _measured_with(params), "costs": dict(costs)}), "utf-8")
-    os.replace(draft, CALIBRATION)
+    write_file(CALIBRATION, json.dumps({"of": _measured_with(params), "costs": dict(costs)}), durable=False)
 
 
 def saved_costs(params: Params) -> dict[str, float]:

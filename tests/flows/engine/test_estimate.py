@@ -2,6 +2,7 @@
 
 import random
 from itertools import product
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +39,7 @@ def names(params):
 @pytest.fixture
 def times(tmp_path, monkeypatch, params):
     """Of a folder where nothing has run, but a calibration was made."""
+    (tmp_path / "data").symlink_to(Path("data").resolve())
     monkeypatch.chdir(tmp_path)
     save_costs(params, COSTS)
     return Times(tmp_path)
