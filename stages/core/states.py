@@ -65,9 +65,10 @@ def beginning(params: Params, run: Run) -> State:
         InputFault: as `begun_with`.
         ConfigFault: train.rank is too small for it.
     """
-    adapter, options = begun_with(params), params.training(run.strategy)
+    adapter = begun_with(params)
     if adapter is None:
         return State()
+    options = params.training(run.strategy)
     rank = next(iter(adapter.a.values())).shape[0]
     if rank > options.rank:
         raise ConfigFault(f"train.rank: {options.rank} is less than the rank of {params.family.adapter}, {rank}.")

@@ -78,7 +78,8 @@ def test_every_strategy_goes_on_from_it(place):
         manifest = artifact.read(run.at("01") / "adapter", "adapter")
         adapter = load_adapter(run.at("01") / "adapter/adapter.safetensors", manifest["scale"], study.family.shapes())
         trained = (study.rule(run.strategy).frozen(before) or Delta()) + adapter.delta
-        assert 0 < apart(trained, elsewhere) < 0.5  # six steps away from where it began
+        if "start" in study.rule(run.strategy).laws:
+            assert 0 < apart(trained, elsewhere) < 0.5  # six steps away from where it began
         after = state_after(study, run, "01")
         assert delta_fingerprint(after.delta) == delta_fingerprint(merged_again(study, run, "01").delta)
     placed = [path for run in runs(study) for path in run.at("00").parent.rglob("adapter*.safetensors")]
