@@ -1,7 +1,7 @@
-"""The beginning of a run: the base, or what base.options.adapter makes of it; no scores yet.
+"""Writes the first state of a run: the base, with the adapter of base.options.adapter if one is set.
 
-Reads that adapter, if there is one; writes state and scores at position 00, and which strategy's code the run follows:
-so that it depends on that one file, whatever name a variant gives itself.
+Reads that adapter; writes the state and an empty table of references at position 00, and the hash of the strategy's
+file, on which training and merging depend.
 """
 
 import argparse
@@ -12,14 +12,20 @@ from stages.adapters.storage import save_state
 from stages.core.command import main
 from stages.core.params import Params
 from stages.core.runs import Run, provenance
-from stages.core.states import beginning
+from stages.core.states import initial_state
 from stages.core.strategy import chosen
 from stages.files import artifact, tables
 from stages.files.writing import write_file
 
 
 def start(params: Params, run: Run, args: argparse.Namespace) -> None:
-    state = beginning(params, run)
+    """Publishes the state and scores before the first task.
+
+    Raises:
+        InputFault: base.options.adapter is missing, damaged or not the pinned one.
+        ConfigFault: train.rank is too small for it.
+    """
+    state = initial_state(params, run)
     facts = provenance(params, run) | {"position": 0, "tasks": []}
     if params.family.adapter:
         facts["begun_with"] = params.family.adapter_revision

@@ -1,4 +1,4 @@
-"""Trains the adapter of one task. Reads data and the state before; writes the adapter and its losses."""
+"""Trains the adapter of one task. Reads the data and the state before; writes the adapter and its losses."""
 
 import argparse
 from typing import Any
@@ -10,32 +10,37 @@ from stages.core.family import Learner
 from stages.core.params import Params
 from stages.core.runs import Run, before, provenance
 from stages.files import artifact, tables
-from stages.monitoring.previews import Previews, unharmed
+from stages.monitoring.previews import Previews, safe_observer
 from stages.monitoring.trackers import tracking
 from stages.photos.develop import read_data
-from stages.training.distributed import assemble, assembled, team
+from stages.training.distributed import launch, launched, process_group
 from stages.training.loop import Observer
 from stages.training.task import train as train_adapter
 
 
 def train(params: Params, run: Run, args: argparse.Namespace) -> None:
-    index: str = args.task
-    options = params.training(run.strategy)
-    if not assembled(options.processes):
-        assemble(options.processes, ["-m", "stages.train", str(run), "--task", index])
+    """Publishes the adapter of task `args.task`; with train.processes above 1, by that many processes.
+
+    Raises:
+        InputFault: the data, the state before or the weights are missing or damaged.
+        MachineFault: not enough memory, or a process failed.
+        Preempted: a signal stopped it; the work so far is saved.
+    """
+    index, options = str(args.task), params.training(run.strategy)
+    if not launched(options.processes):
+        launch(options.processes, ["-m", "stages.train", str(run), "--task", index])
         return
     source, previous = run.sequence.data(index), run.at(before(index)) / "state"
-    data, pictures, _ = read_data(source)
-    earlier = artifact.read(previous, "state")
+    (data, pictures, _), earlier = read_data(source), artifact.read(previous, "state")
     state = load_state(previous, earlier, params.family.shapes())
     with tracking(params, run, index) as track:
 
         def observe(learner: Learner, frozen: Delta) -> Observer:
             previews = Previews(params, run, index, learner, frozen, data["concept"])
-            return unharmed([previews, *([track] if track else [])])
+            return safe_observer([previews, *([track] if track else [])])
 
         adapter, losses = train_adapter(params, run, index, state, data, pictures, observe, earlier["tasks"])
-    if not team().leads:
+    if not process_group().leads:
         return
     facts = provenance(params, run) | {
         "position": int(index),
@@ -43,12 +48,11 @@ def train(params: Params, run: Run, args: argparse.Namespace) -> None:
         "train": options.model_dump(mode="json"),
         "scale": adapter.scale,
     }
-    if losses.micro_batch:
-        facts["micro_batch"] = losses.micro_batch
+    facts |= {"micro_batch": losses.micro_batch} if losses.micro_batch else {}
     with artifact.publish(run.at(index) / "adapter", "adapter", facts, {"data": source, "state": previous}) as draft:
         save_adapter(draft / "adapter.safetensors", adapter)
-        steps = list(range(1, len(losses.loss) + 1))
-        columns: dict[str, list[Any]] = {"step": steps, "loss": losses.loss, "gradient_norm": losses.gradient_norm}
+        steps: list[Any] = list(range(1, len(losses.loss) + 1))
+        columns = {"step": steps, "loss": losses.loss, "gradient_norm": losses.gradient_norm}
         tables.write(draft / "losses.parquet", tables.LOSSES, columns)
 
 

@@ -13,7 +13,7 @@ from stages.adapters.algebra import Adapter, Delta
 from stages.adapters.state import State
 from stages.core.registry import Registry
 from stages.core.rehearsal import Rehearsal
-from stages.runtime.strict import Strict, unsaid
+from stages.runtime.strict import Strict, omit_default
 
 Regime = Literal["strict", "words", "photos"]  # what it knows: state and new adapter; also prompts; also photos
 Law = Literal["fresh", "start", "first", "idle", "linear"]
@@ -31,7 +31,7 @@ class Strategy(Strict, ABC):
     trains_a: ClassVar[bool] = True  # does training change A, or B alone?
     starts_fresh: ClassVar[bool] = True  # does every task train a fresh adapter, with B zero, on the model before it?
 
-    rehearse: Rehearsal | None = unsaid(None)  # what the model must still answer while a task is learned
+    rehearse: Rehearsal | None = omit_default(None)  # what the model must still answer while a task is learned
 
     @model_validator(mode="after")
     def _can_rehearse(self) -> Strategy:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from stages.core.family import Teaching
+from stages.core.family import TrainingOptions
 from stages.runtime.strict import Strict
 
 
@@ -20,7 +20,7 @@ class Prior(Strict):
     prompt: str | None = None  # {} stands for the class; without it, the training prompt without the token
 
 
-class Train(Teaching):
+class Train(TrainingOptions):
     rank: int = Field(ge=1, le=4096)
     alpha: float = Field(gt=0)  # the adapter's shift is alpha / rank * B A
     steps: int = Field(ge=1)

@@ -1,11 +1,11 @@
-"""What the place in the sequence does, apart from what the concept does.
+"""The effect of the place in the sequence, apart from the effect of the concept.
 
-A concept that is learnt early has more time to be forgotten, and some are forgotten easily wherever they stand. With
-one order the two cannot be told apart. With several they can, if every concept is met at several places: the loss of
-each (order, place) is taken as a sum, loss = mean + effect of the place + effect of the concept, and fitted by least
-squares. Orders in which every concept stands at every place once (a Latin square: T orders) make both effects plain
-means; fewer orders make them less certain, and too few leave them undetermined, which is said. The last place is left
-out: nothing comes after it, so that it loses nothing whatever stands there.
+A concept that is learned early has more time to be forgotten, and some concepts are forgotten easily at any place. With
+one order the two effects cannot be separated. With several orders they can, if each concept has several places: the
+loss at each (order, place) is modelled as mean + effect of the place + effect of the concept, and fitted by least
+squares. Orders in which each concept has each place once (a Latin square: T orders) make both effects plain means;
+fewer orders make them less certain, and too few leave them undetermined. The last place is left out: nothing comes
+after it, so that nothing is lost there.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from stages.evaluation.transfer import Array, Transfer, known_mean
 
 @dataclass(frozen=True, eq=False)
 class Effects:
-    """Of one strategy: what is lost on average, and how much more or less of it at each place and of each concept."""
+    """Of one strategy: the mean loss, and how much more or less is lost at each place and of each concept."""
 
     mean: float
     places: Array  # [T - 1], sums to 0
@@ -28,8 +28,12 @@ class Effects:
 
 
 def balanced(count: int) -> list[list[int]]:
-    """Orders of `count` tasks in which each stands at each place once, and follows each other one once where `count` is
-    even (Williams 1949)."""
+    """Orders of `count` tasks in which each has each place once, and follows each other one once where `count` is even
+    (Williams 1949).
+
+    Returns:
+        `count` orders, each a list of tasks from 0.
+    """
     first = [0]
     for step in range(1, count):
         first.append((first[-1] + (step if step % 2 else -step)) % count)
@@ -49,22 +53,26 @@ def separate(results: Results, metric: str) -> dict[str, Effects] | None:
         return None
     scores = Transfer(known_mean(results.measured[metric][OWN], -1))
     lost = (scores.best() - scores.at_end())[..., :places]  # [strategy, run, T - 1]
-    found = {}
+    effects = {}
     for name, values in zip(results.strategies, lost, strict=True):
-        solved = np.linalg.lstsq(design, values.reshape(-1), rcond=None)[0]
-        by_place, by_concept = solved[1:places], solved[places:]
-        found[name] = Effects(float(solved[0]), _whole(by_place), _whole(by_concept))
-    return found
+        coefficients = np.linalg.lstsq(design, values.reshape(-1), rcond=None)[0]
+        by_place, by_concept = coefficients[1:places], coefficients[places:]
+        effects[name] = Effects(float(coefficients[0]), _with_last(by_place), _with_last(by_concept))
+    return effects
 
 
-def _whole(effects: Array) -> Array:
-    """With the one that makes them sum to zero."""
+def _with_last(effects: Array) -> Array:
+    """The effects with the last one, which makes them sum to zero."""
     return np.append(effects, -effects.sum())
 
 
 def _design(concepts: np.ndarray, names: int) -> Array:
-    """Rows of ones, places and concepts, each effect coded to sum to zero: [runs * places, places + names - 1]."""
+    """The design matrix: a column of ones, then places and concepts, each effect coded to sum to zero.
+
+    Returns:
+        [runs * places, places + names - 1].
+    """
     tasks = concepts.shape[1]
     place, concept = (np.vstack([np.eye(n - 1), -np.ones((1, n - 1))]) for n in (tasks, names))
-    rows = [np.concatenate([[1.0], place[j], concept[which]]) for line in concepts for j, which in enumerate(line)]
+    rows = [np.concatenate([[1.0], place[j], concept[which]]) for order in concepts for j, which in enumerate(order)]
     return np.array(rows)

@@ -1,4 +1,4 @@
-"""The charts of a report, from its Summary. The only file that knows matplotlib. Equal numbers are equal bytes."""
+"""Draws the charts of a report as PNG files: the only module that uses matplotlib. Equal numbers give equal bytes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from stages.runtime.formatting import words
 
 T = TypeVar("T")
 
-# Okabe and Ito's palette (jfly.uni-koeln.de/color), dark ones first; markers tell the lines apart without colour.
+# Okabe and Ito's palette (jfly.uni-koeln.de/color), dark ones first; markers distinguish the lines without colour.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 INK, QUIET, FAINT, FRAME = "#1d2733", "#6b7785", "#e3e7ec", "#E69F00"
@@ -50,14 +50,14 @@ STYLE = {
     "savefig.facecolor": "white",
 }
 DPI = 160
-FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"  # matplotlib brings its own, the same on every machine
+FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"  # bundled with matplotlib, the same on every machine
 
 
 CHARTS = ("matrix", "concepts", "curve", "tradeoff")
 
 
 def draw_all(verdict: Verdict, folder: Path) -> list[Path]:
-    """Every chart of one domain and metric; with a single task there is nothing to draw a curve or a trade-off of."""
+    """Every chart of one domain and metric; with a single task there is no curve and no trade-off."""
     charts: tuple[Callable[[Verdict], Figure], ...] = (heatmaps, concepts_over_time, curves, trade_off)
     paths = []
     for name, chart in zip(CHARTS, charts if len(verdict.labels) > 1 else charts[:2], strict=False):
@@ -69,23 +69,23 @@ def draw_all(verdict: Verdict, folder: Path) -> list[Path]:
 
 
 def heatmaps(verdict: Verdict) -> Figure:
-    """R of every strategy on one scale: rows are what was learnt last, columns are what is asked for."""
+    """R of every strategy on one scale: a row per task learned last, a column per task asked for."""
     count, tasks = len(verdict.matrices), len(verdict.labels)
     columns = min(count, 2)
     rows = math.ceil(count / columns)
     side = max(2.4, 0.42 * tasks)
     figure = Figure(figsize=(columns * (side + 0.35) + 1.9, rows * (side + 0.75) + 1.5))
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    known = [float(r.at(*cell)) for r in verdict.matrices.values() for cell in r.cells()]
-    scale = Normalize(min(known), max(known))
-    _show(axes, count)
+    values = [float(r.at(*cell)) for r in verdict.matrices.values() for cell in r.cells()]
+    scale = Normalize(min(values), max(values))
+    _show_first(axes, count)
     for axis, (name, matrix) in zip(axes.flat, verdict.matrices.items(), strict=False):
         _heatmap(axis, matrix, scale, verdict.labels)
         axis.set_title(words(name), pad=8)
     for axis in axes[:, 0]:
         axis.set_ylabel("after learning")
     width, height = figure.get_size_inches()
-    _title(figure, verdict, "each concept after each task", "rows: learnt last · framed: right after it was learnt")
+    _title(figure, verdict, "each concept after each task", "rows: learned last · framed: right after it was learned")
     figure.tight_layout(rect=(0, 0, 1 - 0.75 / width, 1 - 0.6 / height), h_pad=2.2, w_pad=1.5)
     bar = figure.add_axes((1 - 0.68 / width, 0.3, 0.14 / width, 0.4))
     figure.colorbar(ScalarMappable(scale, HEAT), cax=bar).outline.set_visible(False)
@@ -113,29 +113,29 @@ def _heatmap(axis: Axes, matrix: Transfer, scale: Normalize, labels: Sequence[st
 
 
 def number(value: float) -> str:
-    """Two digits without the leading zero, as fits a cell: .53, −.07, 1.0."""
+    """Two digits without the leading zero, short enough for a cell: .53, −.07, 1.0."""
     text = f"{abs(value):.2f}"
     sign = "−" if value < 0 and text != "0.00" else ""
     return sign + (text[1:] if text < "1" else text[:3])
 
 
 def curves(verdict: Verdict) -> Figure:
-    """The mean score over the tasks learnt so far, with its interval, as in the figures of arXiv 2410.04891."""
+    """The mean score over the tasks learned so far, with its interval, as in the figures of arXiv 2410.04891."""
     figure = Figure(figsize=(7.2, 4.2))
     axis = figure.subplots()
     after = range(1, len(verdict.labels) + 1)
     axis.plot(after, verdict.base_curve, color=QUIET, linestyle=(0, (4, 3)), linewidth=1.4)
     ends = [(verdict.base_curve[-1], "base model", QUIET)]
-    for name, line, colour, marker in _marked(verdict.curves):
+    for name, line, colour, marker in _with_style(verdict.curves):
         values = [point.value for point in line]
         axis.fill_between(after, [p.low for p in line], [p.high for p in line], color=colour, alpha=0.11, linewidth=0)
         axis.plot(after, values, color=colour, marker=marker, markersize=5, markeredgecolor="white", linewidth=2)
         ends.append((values[-1], words(name), colour))
     _label_ends(axis, after[-1], ends)
     axis.set(
-        xlabel="tasks learnt", ylabel=f"mean {words(verdict.metric)} of the tasks learnt so far", xticks=list(after)
+        xlabel="tasks learned", ylabel=f"mean {words(verdict.metric)} of the tasks learned so far", xticks=list(after)
     )
-    axis.set_title(f"{words(verdict.domain)}: what is left of what was learnt", pad=12)
+    axis.set_title(f"{words(verdict.domain)}: score of the tasks learned so far", pad=12)
     axis.grid(axis="x", visible=False)
     axis.margins(x=0.02)
     figure.tight_layout()
@@ -144,11 +144,11 @@ def curves(verdict: Verdict) -> Figure:
 
 
 def _label_ends(axis: Axes, x: float, ends: list[tuple[float, str, str]]) -> None:
-    """Names beside the ends of lines, moved apart where they would overlap."""
+    """Writes names next to the ends of lines, moved apart where they would overlap."""
     low, high = axis.get_ylim()
-    places = sorted(ends)
-    heights = spread([y for y, _, _ in places], 0.055 * (high - low))
-    for height, (_, name, colour) in zip(heights, places, strict=True):
+    upwards = sorted(ends)
+    heights = spread([y for y, _, _ in upwards], 0.055 * (high - low))
+    for height, (_, name, colour) in zip(heights, upwards, strict=True):
         axis.annotate(
             name,
             (x, height),
@@ -163,7 +163,7 @@ def _label_ends(axis: Axes, x: float, ends: list[tuple[float, str, str]]) -> Non
 
 
 def spread(heights: list[float], step: float) -> list[float]:
-    """Sorted heights, moved apart until neighbours are a step from each other."""
+    """Moves sorted heights apart until neighbours differ by at least a step."""
     moved = list(heights)
     for _ in range(200):
         for k in range(len(moved) - 1):
@@ -174,17 +174,17 @@ def spread(heights: list[float], step: float) -> list[float]:
 
 
 def concepts_over_time(verdict: Verdict) -> Figure:
-    """One small panel per concept: its score from when it was learnt to the end."""
+    """One small panel per concept: its score from when it was learned to the end."""
     tasks = len(verdict.labels)
     columns = min(tasks, 5)
     rows = math.ceil(tasks / columns)
     figure = Figure(figsize=(2.05 * columns + 0.6, 1.75 * rows + 1.0))
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     handles: list[Any] = []
-    _show(axes, tasks)
+    _show_first(axes, tasks)
     for task, axis in zip(range(1, tasks + 1), axes.flat, strict=False):
         handles = []
-        for name, matrix, colour, marker in _marked(verdict.matrices):
+        for name, matrix, colour, marker in _with_style(verdict.matrices):
             after = list(range(task, tasks + 1))
             values = [float(matrix.at(i, task)) for i in after]
             handles += axis.plot(
@@ -204,16 +204,16 @@ def concepts_over_time(verdict: Verdict) -> Figure:
         axis.set_xlim(0.6, tasks + 0.4)
         axis.tick_params(labelsize=7.5, length=0)
     height = figure.get_figheight()
-    _title(figure, verdict, "each concept from when it was learnt", "")
+    _title(figure, verdict, "each concept from when it was learned", "")
     legend = {"loc": "upper left", "bbox_to_anchor": (0.012, 1 - 0.3 / height), "ncols": len(handles)}
     figure.legend(handles=handles, frameon=False, fontsize=8.5, columnspacing=1.6, **legend)
     figure.tight_layout(rect=(0, 0.2 / height, 1, 1 - 0.55 / height))
-    figure.text(0.5, 0.08 / height, "tasks learnt", ha="center", fontsize=9)
+    figure.text(0.5, 0.08 / height, "tasks learned", ha="center", fontsize=9)
     return figure
 
 
-def _show(axes: NDArray[Any], count: int) -> None:
-    """Only the first of the panels, each of them with labels below where no other panel is."""
+def _show_first(axes: NDArray[Any], count: int) -> None:
+    """Shows the first panels only; those with no panel below get the labels of the x axis."""
     for place, axis in enumerate(axes.flat):
         axis.set_visible(place < count)
         axis.tick_params(labelbottom=place + axes.shape[1] >= count)
@@ -227,28 +227,28 @@ def _title(figure: Figure, verdict: Verdict, text: str, note: str) -> None:
 
 
 def trade_off(verdict: Verdict) -> Figure:
-    """What is learnt against what is forgotten of it: the upper right corner is where one wants to be."""
+    """Learning against forgetting: the upper right corner is best."""
     figure = Figure(figsize=(6.2, 4.2))
     axis = figure.subplots()
-    for name, found, colour, marker in _marked(verdict.strategies):
-        x, y = found["plasticity"], found["forgetting_usual"]
+    for name, intervals, colour, marker in _with_style(verdict.strategies):
+        x, y = intervals["plasticity"], intervals["forgetting_usual"]
         axis.plot([x.low, x.high], [y.value, y.value], color=colour, linewidth=1.3, alpha=0.6)
         axis.plot([x.value, x.value], [y.low, y.high], color=colour, linewidth=1.3, alpha=0.6)
         axis.plot(x.value, y.value, marker, color=colour, markersize=9, markeredgecolor="white", label=words(name))
     axis.margins(0.12)
     for get, put in ((axis.get_xlim, axis.set_xlim), (axis.get_ylim, axis.set_ylim)):
         low, high = get()
-        room = max(0.0, 0.1 - (high - low)) / 2  # not so near that a hundredth looks like a gulf
+        room = max(0.0, 0.1 - (high - low)) / 2  # not so near that a hundredth looks large
         put(low - room, high + room)
     axis.invert_yaxis()
     axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
     axis.set(xlabel=f"{words(verdict.metric)} right after learning  →", ylabel="less forgetting of earlier tasks  →")
-    axis.set_title(f"{words(verdict.domain)}: learning against keeping", pad=12)
+    axis.set_title(f"{words(verdict.domain)}: learning vs. forgetting", pad=12)
     figure.tight_layout()
     return figure
 
 
-def _marked(by_strategy: Mapping[str, T]) -> Iterator[tuple[str, T, str, str]]:
-    """Each strategy with the colour and the marker that it has in every chart."""
+def _with_style(by_strategy: Mapping[str, T]) -> Iterator[tuple[str, T, str, str]]:
+    """Each strategy with its colour and marker, the same in every chart."""
     for place, (name, value) in enumerate(by_strategy.items()):
         yield name, value, COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]

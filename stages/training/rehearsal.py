@@ -52,7 +52,7 @@ def added(
     Args:
         earlier: the concepts before, of which only their training prompts are read.
     """
-    options = params.rule(run.strategy).rehearse
+    options = params.make_strategy(run.strategy).rehearse
     if options is None or not (spoken := prompts(options, earlier)):
         return material, []
     made = pictures(params, run, options, state, spoken)
@@ -73,7 +73,7 @@ def with_rehearsal(
     said = {name: torch.cat([value, more[name]]) for name, value in material.prompts.items()}
     if made is None:
         images = list(material.images)
-        pairs = list(product(range(material.taught), range(len(spoken))))
+        pairs = list(product(range(material.concept), range(len(spoken))))
     else:
         images = [*material.images, *encode_images(family, made)]
         pairs = [(len(material.images) + i, i // options.images) for i in range(len(made))]

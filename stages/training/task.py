@@ -1,4 +1,4 @@
-"""What one task does between reading and writing: the parts of the stages that are worth calling from elsewhere."""
+"""Trains the adapter of one task, without reading or writing artifacts."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from stages.files.pictures import open_png
 from stages.runtime.seeds import generator, seed
 from stages.sampling.sampler import sample
 from stages.training import rehearsal
-from stages.training.distributed import team
-from stages.training.examples import Lesson, encoded, taught
+from stages.training.distributed import process_group
+from stages.training.examples import Example, concept_examples, encode_examples
 from stages.training.loop import Losses, Observer, Training
 
 log = logging.getLogger("palimpsest")
@@ -43,45 +43,53 @@ def train(
     """Trains one task's adapter from the state before it.
 
     Args:
-        observe: makes who is told of each step.
-        earlier: the concepts before, for strategies that rehearse their words.
+        params, run, index: of the study, the run and the task (01, 02, ...).
+        state: after the task before.
+        data, pictures: the manifest of the task's data, and its training pictures.
+        observe: makes the observer of each step, from the learner and the frozen delta.
+        earlier: the concepts before, for strategies that rehearse their prompts.
+
+    Returns:
+        The adapter, and the loss of each step.
     """
-    family, strategy = params.family, params.rule(run.strategy)
-    options = params.training(run.strategy)
+    family, strategy, options = params.family, params.make_strategy(run.strategy), params.training(run.strategy)
     options = options if strategy.trains_a else options.model_copy(update={"fixed_a": True})
     params = params.model_copy(update={"train": options})
     words, first = (run.seed, run.sequence.order, index), not state.delta.modules
     shared = options.reinit == "shared" and (first or not strategy.own_draws)
-    drawn = (run.seed, "fresh") if shared else (*words, "fresh")
-    fresh = fresh_adapter(family.shapes(), options.rank, options.alpha, generator(*drawn))
+    fresh = _fresh(params, (run.seed, "fresh") if shared else (*words, "fresh"))
     start, frozen = strategy.start(state, fresh), strategy.frozen(state)
-    with team().leader_first():
-        lessons = taught(params, data, pictures)
+    with process_group().leader_first():
+        examples = concept_examples(params, data, pictures)
         if options.prior:
-            lessons += of_the_class(params, options.prior, data["concept"])
-        material, more = rehearsal.added(params, run, state, earlier, encoded(family, lessons, len(pictures)))
+            examples += class_examples(params, options.prior, data["concept"])
+        material, more = rehearsal.added(params, run, state, earlier, encode_examples(family, examples, len(pictures)))
     inputs = [
         family.fingerprint,
         options.model_dump(mode="json"),
         words,
-        [[lesson.caption, lesson.frame] for lesson in lessons],
-        [hashlib.sha256(lesson.image.tobytes()).hexdigest() for lesson in lessons],
+        [[example.caption, example.frame] for example in examples],
+        [hashlib.sha256(example.image.tobytes()).hexdigest() for example in examples],
         [start.scale, fingerprint(flat(start)), delta_fingerprint(frozen) if frozen and frozen.modules else None],
         *more,
     ]
     learner = family.learner(frozen, start, options)
     training = Training(learner, options, words, CHECKPOINTS / artifact.digest(inputs)[:32])
-    # Before the first merge all strategies stand at the same place: what one has trained there, the others reuse.
+    # Before the first merge every strategy trains the same first adapter: its checkpoint stays for the others.
     adapter, losses = training.run(material, first, observe and observe(learner, frozen or Delta()))
     if not first:
-        training.forget()
+        training.remove_checkpoints()
     return adapter, losses
 
 
-def of_the_class(params: Params, options: Prior, concept: Mapping[str, Any]) -> list[Lesson]:
-    """Pictures of the concept's class as the base makes them, made once and kept with what else has been sampled."""
+def _fresh(params: Params, words: Sequence[object]) -> Adapter:
+    return fresh_adapter(params.family.shapes(), params.train.rank, params.train.alpha, generator(*words))
+
+
+def class_examples(params: Params, options: Prior, concept: Mapping[str, Any]) -> list[Example]:
+    """Pictures of the concept's class, sampled once from the base and cached with all other pictures."""
     prompt = class_prompt(options.prompt, concept)
     drawn = {"images": options.images, "seed": seed(params.sample.seed, "class")}
     of_class = params.model_copy(update={"sample": params.sampling(None).model_copy(update=drawn)})
     (files,) = sample(of_class, State(), [[prompt]])
-    return [Lesson(open_png(file), prompt, None) for file in files]
+    return [Example(open_png(file), prompt, None) for file in files]

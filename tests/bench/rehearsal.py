@@ -52,7 +52,7 @@ class Peer:
         self.learner = family.learner(fresh.delta, Adapter(fresh.a, b, fresh.scale), options)
         pixels = [torch.randint(0, 256, (32, 32, 3), generator=generator(i), dtype=torch.uint8) for i in range(6)]
         pictures = [family.encode_images([Image.fromarray(value.numpy())]) for value in pixels]
-        self.learner.study(pictures, family.encode_prompts(PROMPTS))
+        self.learner.prepare(pictures, family.encode_prompts(PROMPTS))
         self.descent = Descent(self.learner, options, READ_EVERY)
 
     def __call__(self, step: int) -> None:

@@ -8,7 +8,7 @@ import pytest
 from stages.adapters.storage import state_fingerprint
 from stages.core import params
 from stages.core.runs import provenance, runs
-from stages.core.states import beginning, merged_again, state_after
+from stages.core.states import initial_state, rebuilt_state, state_after
 from stages.files import artifact
 from stages.merge import merge
 from stages.prepare import prepare
@@ -44,8 +44,8 @@ def study(tmp_path_factory):
 
 
 def test_it_is_the_strategy_that_it_names_with_its_own_options(study):
-    assert (study.rule("magmax").threshold, study.rule("magmax_t2").threshold) == (1.0, 2.0)
-    assert type(study.rule("magmax_t2")) is type(study.rule("magmax"))
+    assert (study.make_strategy("magmax").threshold, study.make_strategy("magmax_t2").threshold) == (1.0, 2.0)
+    assert type(study.make_strategy("magmax_t2")) is type(study.make_strategy("magmax"))
     by_name = {run.strategy: provenance(study, run)["strategy"] for run in runs(study)}
     assert by_name["magmax_t2"]["is"] == "magmax"
     assert "is" not in by_name["magmax"]
@@ -63,11 +63,11 @@ def test_it_trains_as_it_says_and_nothing_else_does(study):
 
 def test_its_states_come_back_from_its_adapters(study):
     for run in runs(study):
-        again, stored = merged_again(study, run, "02"), state_after(study, run, "02")
+        again, stored = rebuilt_state(study, run, "02"), state_after(study, run, "02")
         assert state_fingerprint(again) == state_fingerprint(stored)
     run = runs(study)[-1]
     assert {len(a) for term in state_after(study, run, "02").delta.terms for a in term.a.values()} == {4}
-    assert not beginning(study, run).delta.modules
+    assert not initial_state(study, run).delta.modules
 
 
 def test_the_graph_depends_on_the_file_of_the_strategy_it_names(study):

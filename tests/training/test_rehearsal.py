@@ -10,7 +10,7 @@ from PIL import Image
 from stages.adapters.algebra import Adapter
 from stages.adapters.state import State
 from stages.adapters.storage import fingerprint, flat
-from stages.core.family import Row, Teaching
+from stages.core.family import Row, TrainingOptions
 from stages.core.rehearsal import CAPTIONS, Rehearsal
 from stages.core.strategy import strategies
 from stages.families.unet.learner import UNetLearner
@@ -62,12 +62,14 @@ def test_the_loss_is_that_of_the_task_and_of_the_answers_before_it(params, optio
     taught = [Row(0, 1, 11, 0.5), Row(1, 1, 12, 0.5)]
     asked = [Row(0, 0, 13, 0.7), Row(1, 0, 14, 0.7)]
     told = [Row(row.image, row.prompt, row.seed, row.weight, True) for row in asked]
-    before = params.family.learner(frozen, Adapter(adapter.a, {n: 0 * b for n, b in adapter.b.items()}), Teaching())
-    before.study(images, prompts)
+    before = params.family.learner(
+        frozen, Adapter(adapter.a, {n: 0 * b for n, b in adapter.b.items()}), TrainingOptions()
+    )
+    before.prepare(images, prompts)
     with torch.no_grad():
         answer = before._predicted(before.inputs(asked))
-    learner = params.family.learner(frozen, adapter, Teaching(**options))
-    learner.study(images, prompts)
+    learner = params.family.learner(frozen, adapter, TrainingOptions(**options))
+    learner.prepare(images, prompts)
     together = learner.loss(learner.inputs([*taught[:1], told[0], *taught[1:], told[1]]))
     together.backward()
     gradients = [parameter.grad.clone() for parameter in learner.parameters()]
@@ -87,8 +89,8 @@ def test_the_loss_is_that_of_the_task_and_of_the_answers_before_it(params, optio
 @pytest.mark.parametrize("layers", ["grouped", "peft"])
 def test_at_step_0_the_model_answers_as_the_one_before(params, layers):  # noqa: F811
     start = shaped(params, 2, size=0.0)
-    learner = params.family.learner(shaped(params, 1).delta, start, Teaching(layers=layers))
-    learner.study(encode_images(params.family, photos(1)), encode_prompts(params.family, ["a"]))
+    learner = params.family.learner(shaped(params, 1).delta, start, TrainingOptions(layers=layers))
+    learner.prepare(encode_images(params.family, photos(1)), encode_prompts(params.family, ["a"]))
     loss = learner.loss(learner.inputs([Row(0, 0, 5, 1.0, True)]))
     loss.backward()
     assert float(loss.detach()) < 1e-10
@@ -101,8 +103,8 @@ def test_the_frozen_text_encoders_answer_too_where_adapters_shift_them(params): 
     study = type(params).model_validate_json(json.dumps(tree))
     losses = []
     for size in (0.0, 0.02):
-        learner = study.family.learner(shaped(study, 1).delta, shaped(study, 2, size), Teaching())
-        learner.study(encode_images(study.family, photos(1)), encode_prompts(study.family, ["a sks star"]))
+        learner = study.family.learner(shaped(study, 1).delta, shaped(study, 2, size), TrainingOptions())
+        learner.prepare(encode_images(study.family, photos(1)), encode_prompts(study.family, ["a sks star"]))
         losses.append(learner.loss(learner.inputs([Row(0, 0, 5, 1.0, True)])))
     losses[1].backward()
     assert float(losses[0].detach()) < 1e-10 < 1e-5 < float(losses[1].detach())
@@ -196,8 +198,8 @@ def test_b_alone_is_trained_where_a_is_fixed(params, layers):  # noqa: F811
     adapter = shaped(params, 2)
     gradients = []
     for fixed in (False, True):
-        learner = params.family.learner(None, adapter, Teaching(layers=layers, fixed_a=fixed))
-        learner.study(encode_images(params.family, photos(1)), encode_prompts(params.family, ["a"]))
+        learner = params.family.learner(None, adapter, TrainingOptions(layers=layers, fixed_a=fixed))
+        learner.prepare(encode_images(params.family, photos(1)), encode_prompts(params.family, ["a"]))
         back = learner.adapter()
         assert fingerprint(flat(back)) == fingerprint(flat(adapter))
         learner.loss(learner.inputs([Row(0, 0, 5, 1.0)])).backward()
