@@ -20,34 +20,33 @@ from stages.training.task import train as train_adapter
 
 def train(params: Params, run: Run, args: argparse.Namespace) -> None:
     """Publishes the adapter of task `args.task`; with train.processes above 1, by that many processes."""
-    index: str = args.task
-    if not launched(params.train.processes):
-        launch(params.train.processes, ["-m", "stages.train", str(run), "--task", index])
+    index, options = str(args.task), params.training(run.strategy)
+    if not launched(options.processes):
+        launch(options.processes, ["-m", "stages.train", str(run), "--task", index])
         return
     source, previous = run.sequence.data(index), run.at(before(index)) / "state"
-    data, pictures, _ = read_data(source)
-    state = load_state(previous, artifact.read(previous, "state"), params.family.shapes())
+    (data, pictures, _), earlier = read_data(source), artifact.read(previous, "state")
+    state = load_state(previous, earlier, params.family.shapes())
     with tracking(params, run, index) as track:
 
         def observe(learner: Learner, frozen: Delta) -> Observer:
             previews = Previews(params, run, index, learner, frozen, data["concept"])
             return safe_observer([previews, *([track] if track else [])])
 
-        adapter, losses = train_adapter(params, run, index, state, data, pictures, observe)
+        adapter, losses = train_adapter(params, run, index, state, data, pictures, observe, earlier["tasks"])
     if not process_group().leads:
         return
     facts = provenance(params, run) | {
         "position": int(index),
         "concept": data["concept"],
-        "train": params.train.model_dump(mode="json"),
+        "train": options.model_dump(mode="json"),
         "scale": adapter.scale,
     }
-    if losses.micro_batch:
-        facts["micro_batch"] = losses.micro_batch
+    facts |= {"micro_batch": losses.micro_batch} if losses.micro_batch else {}
     with artifact.publish(run.at(index) / "adapter", "adapter", facts, {"data": source, "state": previous}) as draft:
         save_adapter(draft / "adapter.safetensors", adapter)
-        steps = list(range(1, len(losses.loss) + 1))
-        columns: dict[str, list[Any]] = {"step": steps, "loss": losses.loss, "gradient_norm": losses.gradient_norm}
+        steps: list[Any] = list(range(1, len(losses.loss) + 1))
+        columns = {"step": steps, "loss": losses.loss, "gradient_norm": losses.gradient_norm}
         tables.write(draft / "losses.parquet", tables.LOSSES, columns)
 
 

@@ -38,7 +38,9 @@ EXEMPT = {
     # stages.core.params imports every kind of plug-in to check its options; these are the stages that also use it.
     "stages.core.dataset": Exempt("checks options", ("prepare", "train")),
     "stages.core.family": Exempt("checks options", SHAPED),
-    "stages.core.strategy": Exempt("checks options", ("train", "merge")),
+    "stages.core.strategy": Exempt("checks options", ("start", "train", "merge")),
+    "stages.core.training": Exempt("checks options", ("start", "train")),
+    "stages.core.rehearsal": Exempt("checks options", ("train",)),
     "stages.core.metric": Exempt("checks options", ("score", "report")),
     "stages.adapters": Exempt("only types in signatures", SHAPED),
     "stages.files.tensors": Exempt("imported with the adapters", SHAPED),
@@ -46,12 +48,15 @@ EXEMPT = {
     "stages.photos.decode": Exempt("only `prepare` decodes photos", ("prepare",)),
     "stages.files.untrusted": Exempt("only `prepare` reads photos", ("prepare",)),
 }
+# The file of a run's strategy, as `start` has written its hash; a variant has no file of its own name.
+STRATEGY = "runs/${study}/${item.domain}/${item.order}/${item.strategy}/${item.seed}/00/strategy.json"
+HASHED = "stages/strategies"  # by `start`, whose results do not depend on what they import
 # Plug-ins that a stage's results depend on; they are imported by name, without an import statement.
 PLUG_INS = {
     "prepare": ("stages/datasets/${dataset.name}.py",),
-    "start": ("stages/families",),
-    "train": ("stages/families", "stages/strategies/${item.strategy}.py"),
-    "merge": ("stages/families", "stages/strategies/${item.strategy}.py"),
+    "start": ("stages/families", HASHED),
+    "train": ("stages/families", STRATEGY),
+    "merge": ("stages/families", STRATEGY),
     "sample": ("stages/families",),
     "score": ("stages/metrics",),
     "report": ("stages/metrics",),
@@ -87,7 +92,11 @@ def verb(stage: str) -> str:
 
 def plug_ins(stage: str) -> set[str]:
     """The modules that a stage's plug-in deps may name."""
-    patterns = [dep.replace("${dataset.name}", "*").replace("${item.strategy}", "*") for dep in PLUG_INS[verb(stage)]]
+    patterns = [
+        "stages/strategies/*" if dep == STRATEGY else dep.replace("${dataset.name}", "*")
+        for dep in PLUG_INS[verb(stage)]
+        if dep != HASHED
+    ]
     paths = {path for pattern in patterns for path in Path().glob(pattern)}
     return {module for module in imports() for path in paths if path_of(module).is_relative_to(path)}
 

@@ -77,7 +77,7 @@ def python(folder: Path, *words: str) -> str:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A workspace with all examples of the docs, and a study that uses them."""
-    folder = workspace(tmp_path_factory.mktemp("new") / "work", strategies=["halves", "dare"], source="photos")
+    folder = workspace(tmp_path_factory.mktemp("new") / "work", strategies=["halves", "thinned"], source="photos")
     for name, text in examples().items():
         (folder / name).write_text(text, "utf-8")
     custom_concept_101(folder / "photos")
@@ -114,7 +114,7 @@ def test_the_tests_over_every_registered_name_pass(folder) -> None:
 
 
 def test_every_metric_has_scored_every_picture(finished) -> None:
-    for strategy in ("halves", "dare"):
+    for strategy in ("halves", "thinned"):
         rows = tables.read(at(finished, strategy, "02") / "scores/scores.parquet", tables.SCORES).to_pylist()
         assert {(row["task"], row["metric"]) for row in rows} == {(t, m) for t in (1, 2) for m in METRICS}
         by_metric = {m: [row["score"] for row in rows if row["metric"] == m] for m in METRICS}
@@ -123,7 +123,7 @@ def test_every_metric_has_scored_every_picture(finished) -> None:
 
 
 def test_vectors_are_stored_for_metrics_that_embed_and_pictures_for_the_others(finished) -> None:
-    scores = at(finished, "dare", "02") / "scores"
+    scores = at(finished, "thinned", "02") / "scores"
     encoders = {*tables.read(scores / "embeddings.parquet", tables.EMBEDDINGS)["encoder"].to_pylist()}
     assert len(encoders) == 5, "edges has none"
     assert not any(name.startswith("edges") for name in encoders)
@@ -132,20 +132,20 @@ def test_vectors_are_stored_for_metrics_that_embed_and_pictures_for_the_others(f
 
 
 def test_strategies_differ_after_the_first_task(finished) -> None:
-    halves, dare = (
+    halves, thinned = (
         [path.read_bytes() for path in sorted((at(finished, name, "01") / "images/01").glob("*.png"))]
-        for name in ("halves", "dare")
+        for name in ("halves", "thinned")
     )
-    assert len(halves) == len(dare) == 2
-    assert halves != dare
+    assert len(halves) == len(thinned) == 2
+    assert halves != thinned
 
 
 def test_the_report_shows_them(finished) -> None:
     results = json.loads((finished / "report/small/metrics.json").read_text("utf-8"))["objects"]
     assert {*results} == {*METRICS}
-    assert {"halves", "dare"} <= {*results["edges"]}
+    assert {"halves", "thinned"} <= {*results["edges"]}
     page = (finished / "report/small/report.html").read_text("utf-8")
-    assert all(name in page for name in ("halves", "dare", "cow plushie", "fine colours"))
-    summary = results["dino"]["dare"]
+    assert all(name in page for name in ("halves", "thinned", "cow plushie", "fine colours"))
+    summary = results["dino"]["thinned"]
     assert "top1" in summary
-    assert "top1" not in results["edges"]["dare"]
+    assert "top1" not in results["edges"]["thinned"]

@@ -7,7 +7,7 @@ All sums are done in float32.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -161,6 +161,29 @@ def select(old: Delta, new: Delta, threshold: float = 1.0) -> Delta:
                 chosen[rows] = both[0]
         dense[name] = chosen
     return Delta(dense=dense)
+
+
+def combine(old: Delta, new: Delta, rule: Callable[[Tensor, Tensor], Tensor]) -> Delta:
+    """rule(old, new) [out, in] of every module, dense, on the CPU; a module that only one of them shifts is 0 there."""
+    made = {}
+    for name in sorted({*old.modules, *new.modules}):
+        found = [delta.module(name, device()) for delta in (old, new)]
+        like = next(shift for shift in found if shift is not None)
+        a, b = (torch.zeros_like(like) if shift is None else shift for shift in found)
+        made[name] = rule(a, b).cpu()
+    return Delta(dense=made)
+
+
+def smallest(matrix: Tensor, share: float) -> Tensor:
+    """Which entries of a matrix are among this share of the smallest in magnitude, at least one: a mask."""
+    sizes = matrix.abs()
+    return sizes <= sizes.flatten().kthvalue(max(1, int(share * sizes.numel()))).values
+
+
+def trimmed(matrix: Tensor, density: float) -> Tensor:
+    """The share `density` of the entries of a matrix that are largest in magnitude; 0 for the others."""
+    left = matrix.numel() - int(density * matrix.numel())
+    return torch.where(smallest(matrix, left / matrix.numel()), 0.0, matrix) if left else matrix
 
 
 def _shape(delta: Delta, name: str) -> tuple[int, int]:

@@ -92,11 +92,17 @@ def save_state(folder: Path, state: State) -> dict[str, Any]:
         "carried": store(state.adapter) if state.adapter else None,
     }
     if state.delta.dense:
-        save(
-            {name: state.delta.dense[name].contiguous() for name in sorted(state.delta.dense)},
-            folder / "dense.safetensors",
-        )
+        _save(folder / facts["dense"], state.delta.dense)
+    if state.memory:
+        facts["memory"] = "memory.safetensors"
+        _save(folder / facts["memory"], state.memory)
+    if state.tasks:
+        facts["count"] = state.tasks
     return facts
+
+
+def _save(path: Path, matrices: Mapping[str, Tensor]) -> None:
+    save({name: matrices[name].contiguous() for name in sorted(matrices)}, path)
 
 
 def load_state(folder: Path, facts: Mapping[str, Any], shapes: Mapping[str, tuple[int, int]]) -> State:
@@ -114,4 +120,12 @@ def load_state(folder: Path, facts: Mapping[str, Any], shapes: Mapping[str, tupl
     dense = load_tensors(folder / facts["dense"]) if facts["dense"] else {}
     carried = facts["carried"]
     adapter = load_adapter(folder / carried["file"], carried["scale"], shapes) if carried else None
-    return State(Delta(terms, dense), adapter)
+    memory = load_tensors(folder / facts["memory"]) if facts.get("memory") else {}
+    return State(Delta(terms, dense), adapter, memory, facts.get("count", 0))
+
+
+def state_fingerprint(state: State) -> str:
+    """A name for all that a state holds."""
+    carried = f"{state.adapter.scale!r}{fingerprint(flat(state.adapter))}" if state.adapter else ""
+    parts = [delta_fingerprint(state.delta), carried, fingerprint(state.memory), str(state.tasks)]
+    return hashlib.sha256("".join(parts).encode()).hexdigest()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from stages.adapters.algebra import Adapter, Delta
 from stages.core.registry import Registry
 from stages.runtime.faults import ConfigFault, nearest
-from stages.runtime.strict import Strict
+from stages.runtime.strict import Strict, omit_default
 
 Encodings = Mapping[str, Tensor]
 
@@ -27,6 +27,7 @@ class TrainingOptions(Strict):
     snr_gamma: float | None = Field(None, gt=0)  # min-SNR weighting of the loss (arXiv 2303.09556); 5 in that paper
     checkpointing: bool = False  # recompute activations instead of storing them: less memory, more time
     conditioning: Literal["square", "source"] = "square"  # SDXL reads one size for all, or each photo's size and crop
+    fixed_a: bool = omit_default(False)  # train B alone and leave A as it starts (LoRA-FA, arXiv 2308.03303)
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Row:
     prompt: int  # index of its prompt
     seed: int  # of its noise, its timestep and its draw from the posterior
     weight: float  # of its error in the loss
+    rehearsed: bool = False  # is the prediction of the model without the adapter wanted, in place of the truth?
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from stages.core.dataset import Concept, Dataset, class_prompt, datasets, facts_of
-from stages.core.family import Family, TrainingOptions, check_options, families
+from stages.core.family import Family, check_options, families
 from stages.core.metric import Metric, metric_of
-from stages.core.strategy import Strategy, strategies
+from stages.core.strategy import Strategy, chosen
+from stages.core.training import Prior as Prior
+from stages.core.training import Train as Train
 from stages.files.yaml import PARAMS, read_yaml
 from stages.runtime.faults import ConfigFault, nearest
 from stages.runtime.strict import Strict, explain, first_error, omit_default
@@ -59,32 +61,6 @@ class Prepare(Strict):  # how photos become training and reference pictures
         """Returns the options, besides the resolution, that change pictures and are not at their defaults."""
         limits = {"resolution", "max_megapixels", "max_megabytes"}
         return self.model_dump(mode="json", exclude_defaults=True, exclude=limits)
-
-
-class Prior(Strict):
-    """Prior preservation (DreamBooth, arXiv 2208.12242): also train on the base's own pictures of the class."""
-
-    images: int = Field(100, ge=1)  # pictures of the class, sampled once per base and prompt
-    weight: float = Field(1.0, gt=0)  # of their loss
-    batch: int = Field(1, ge=1)  # class pictures per step, added to the others
-    prompt: str | None = None  # {} stands for the class; None: the training prompt without the token
-
-
-class Train(TrainingOptions):  # how an adapter is trained
-    rank: int = Field(ge=1, le=4096)
-    alpha: float = Field(gt=0)  # the adapter's delta is alpha / rank * B A
-    steps: int = Field(ge=1)
-    batch: int = Field(ge=1)
-    learning_rate: float = Field(gt=0)
-    schedule: Literal["constant", "linear", "cosine"] = "constant"  # how the rate falls to zero, if it does
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = Field(1e-4, ge=0)
-    epsilon: float = Field(1e-8, gt=0)
-    clip_norm: float = Field(1.0, gt=0)
-    reinit: Literal["shared", "per_task"]  # does every task start from the same A, as published, or from its own?
-    checkpoint_every: int = Field(ge=1)  # steps
-    prior: Prior | None = None
-    processes: int = Field(1, ge=1, le=64)  # GPUs that share a step's pictures; at most `batch` are used
 
 
 class Watch(Strict):
@@ -138,7 +114,7 @@ class Params(Strict):
     base: PlugIn
     prepare: Prepare
     train: Train
-    strategy: dict[Name, Options]  # options by strategy
+    strategy: dict[Name, Options]  # options by strategy; {is: NAME} makes a variant, {train: {...}} trains otherwise
     sample: Sample
     score: Score
     report: Report
@@ -160,7 +136,21 @@ class Params(Strict):
         Raises:
             ConfigFault: there is no such strategy, or an option is wrong.
         """
-        return strategies.make(strategy, self.strategy.get(strategy), f"strategy.{strategy}: ")
+        return chosen(strategy, self.strategy.get(strategy, {}))[1]
+
+    def training(self, strategy: str) -> Train:
+        """Returns the training options of a strategy: section `train`, with strategy.NAME.train in its place.
+
+        Raises:
+            ConfigFault: an option is unknown or out of range.
+        """
+        if not (changes := self.strategy.get(strategy, {}).get("train")):
+            return self.train
+        try:
+            return Train.model_validate_json(json.dumps(self.train.model_dump(mode="json") | changes))
+        except (ValidationError, TypeError) as error:
+            said = explain(error, Train) if isinstance(error, ValidationError) else "must be keys of section train."
+            raise ConfigFault(f"strategy.{strategy}.train: {said}") from None
 
     def sampling(self, strategy: str | None) -> Sample:
         """Returns the sampling options of a strategy, with its scheduler; None means the base."""
@@ -242,10 +232,9 @@ def _cross_check(params: Params) -> None:
             expected = f"{int(previous) + 1:02d} after {previous}"
             raise ConfigFault(f"tasks: position {task.index} follows {task.previous}, expected {expected}. Fix it.")
         previous = task.index
-    for name in {*params.strategies, *params.strategy}:
+    for name in sorted({*params.strategies, *params.strategy, *params.sample.schedulers}):
         params.make_strategy(name)
-    for name in params.sample.schedulers:
-        strategies.make(name, params.strategy.get(name), "sample.schedulers: ")
+        _check_rank(params, name)
     data = params.data
     _check_identity(params)
     for domain in params.domains:
@@ -262,7 +251,6 @@ def _cross_check(params: Params) -> None:
                 for concept in concepts:
                     class_prompt(params.train.prior.prompt, facts_of(concept))
     _check_family(params)
-    _check_rank(params)
 
 
 def _check_identity(params: Params) -> None:
@@ -293,7 +281,9 @@ def _check_family(params: Params) -> None:
     check_options(params.family, params.base.name, schedulers, params.train)
 
 
-def _check_rank(params: Params) -> None:
+def _check_rank(params: Params, strategy: str) -> None:
     width, module = min((min(shape), name) for name, shape in params.family.shapes().items())
-    if params.train.rank > width:
-        raise ConfigFault(f"train.rank: {params.train.rank} is more than the width of {module}, {width}. Lower it.")
+    rank = params.training(strategy).rank
+    where = "train.rank" if rank == params.train.rank else f"strategy.{strategy}.train.rank"
+    if rank > width:
+        raise ConfigFault(f"{where}: {rank} is more than the width of {module}, {width}. Lower it.")

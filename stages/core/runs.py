@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.core.params import Params
+from stages.core.strategy import chosen
 from stages.runtime.faults import ConfigFault, nearest
 
 ROOT = Path("runs")
@@ -105,6 +106,7 @@ def provenance(params: Params, run: Run | TaskSequence) -> dict[str, Any]:
         "base": params.family.fingerprint,
     }
     if isinstance(run, Run):
-        options = params.make_strategy(run.strategy).model_dump(mode="json")
-        facts |= {"strategy": {"name": run.strategy, "options": options}, "seed": run.seed}
+        kind, strategy = chosen(run.strategy, params.strategy.get(run.strategy, {}))
+        named = {"name": run.strategy} | ({"is": kind} if kind != run.strategy else {})
+        facts |= {"strategy": named | {"options": strategy.model_dump(mode="json")}, "seed": run.seed}
     return facts

@@ -59,28 +59,29 @@ def initial_adapter(params: Params) -> Adapter | None:
     return adapter
 
 
-def initial_state(params: Params, seed: int) -> State:
+def initial_state(params: Params, run: Run) -> State:
     """Returns the state before the first task: the base, with the imported adapter if there is one.
 
-    That adapter counts as the result of a task before the first, widened to the study's rank and scale.
+    That adapter counts as the result of a task before the first, widened to the strategy's rank and scale.
 
     Args:
         params: the study.
-        seed: of the run; it fixes the draw of the added ranks.
+        run: its seed fixes the draw of the added ranks.
 
     Raises:
         InputFault: as `initial_adapter`.
         ConfigFault: train.rank is too small for it.
     """
-    adapter, options = initial_adapter(params), params.train
+    adapter = initial_adapter(params)
     if adapter is None:
         return State()
+    options = params.training(run.strategy)
     rank = next(iter(adapter.a.values())).shape[0]
     if rank > options.rank:
         raise ConfigFault(
             f"train.rank: {options.rank} is less than the rank of {params.family.adapter}, {rank}. Raise it to that."
         )
-    fresh = fresh_adapter(params.family.shapes(), options.rank, options.alpha, generator(seed, "fresh"))
+    fresh = fresh_adapter(params.family.shapes(), options.rank, options.alpha, generator(run.seed, "fresh"))
     wide = widened(adapter, fresh)
     return State(wide.delta, wide)
 
@@ -112,13 +113,14 @@ def rebuilt_state(params: Params, run: Run, index: str) -> State:
     Raises:
         InputFault: an adapter is missing or damaged, or the initial one is.
     """
-    state, shapes = initial_state(params, run.seed), params.family.shapes()
+    state, shapes = initial_state(params, run), params.family.shapes()
     for task in params.tasks:
         if task.index > index:
             break
         trained = run.at(task.index) / "adapter"
         facts = artifact.read(trained, "adapter")
-        strategy = strategies.make(run.strategy, facts["strategy"]["options"], f"{trained}: ")
+        named = facts["strategy"]
+        strategy = strategies.make(named.get("is", run.strategy), named["options"], f"{trained}: ")
         adapter = load_adapter(trained / "adapter.safetensors", facts["scale"], shapes)
         state = strategy.merge(state, adapter, merge_generator(run, task.index))
     return state

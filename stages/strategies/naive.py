@@ -1,3 +1,5 @@
+from typing import ClassVar
+
 from torch import Generator
 
 from stages.adapters.algebra import Adapter, Delta
@@ -8,6 +10,8 @@ from stages.core.strategy import Strategy, strategies
 @strategies.register("naive")
 class Naive(Strategy):
     """One adapter for all tasks: each task goes on training what the last one left (arXiv 2410.04891, "naive")."""
+
+    starts_fresh: ClassVar[bool] = False
 
     def start(self, state: State, fresh: Adapter) -> Adapter:
         return state.adapter or fresh

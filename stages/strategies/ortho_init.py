@@ -7,7 +7,7 @@ from torch import Generator
 
 from stages.adapters.algebra import Adapter, add_factors, orthogonal_columns, orthogonal_rows
 from stages.adapters.state import State
-from stages.core.strategy import Strategy, strategies
+from stages.core.strategy import LAWS, Law, Strategy, strategies
 
 
 @strategies.register("ortho_init")
@@ -30,6 +30,15 @@ class OrthoInit(Strategy):
         if self.init == "row_space" and self.merging == "factors":
             raise ValueError("init: row_space needs merging: exact; added factors hold only the sum of the A before")
         return self
+
+    @property
+    def laws(self) -> frozenset[Law]:
+        return LAWS - {"idle"} if self.merging == "factors" else LAWS
+
+    @property
+    def own_draws(self) -> bool:
+        """A draw that all tasks share lies in the row space of what they learned: what is left of it is noise."""
+        return self.init == "row_space"
 
     def start(self, state: State, fresh: Adapter) -> Adapter:
         if state.adapter is None:

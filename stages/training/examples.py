@@ -61,4 +61,14 @@ class Material:
     images: Sequence[Encodings]
     prompts: Encodings
     captions: Sequence[int]  # for each picture the row of `prompts` with its caption
-    concept: int  # how many of the pictures show the concept; the others show its class
+    concept: int  # how many of the pictures show the concept; the others that have a caption show its class
+    repertoire: Repertoire | None = None
+
+
+@dataclass(frozen=True)
+class Repertoire:
+    """What is rehearsed beside it: see core/rehearsal.py."""
+
+    pairs: Sequence[tuple[int, int]]  # which picture with which prompt
+    rows: int  # of them in each step
+    weight: float  # of their mean error

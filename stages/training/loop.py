@@ -28,7 +28,7 @@ from stages.runtime.process import StopRequest, lock
 from stages.runtime.progress import track
 from stages.runtime.seeds import generator, seed
 from stages.training.distributed import process_group
-from stages.training.examples import Material
+from stages.training.examples import Material, Repertoire
 from stages.training.step import Descent
 
 log = logging.getLogger("palimpsest")
@@ -59,6 +59,14 @@ def batch_rows(words: Sequence[object], count: int, batch: int, step: int) -> li
         order = torch.randperm(count, generator=generator(*words, "epoch", place // count))
         rows.append(int(order[place % count]))
     return rows
+
+
+def rehearsed_rows(words: Sequence[object], repertoire: Repertoire, step: int) -> list[Row]:
+    """What is rehearsed in a step: as with pictures, each pair once before any comes again."""
+    some = batch_rows((*words, "rehearsal"), len(repertoire.pairs), repertoire.rows, step)
+    seeds = [seed(*words, "rehearsal", step, number) for number in range(repertoire.rows)]
+    weight = repertoire.weight / repertoire.rows
+    return [Row(*repertoire.pairs[pair], one, weight, True) for pair, one in zip(some, seeds, strict=True)]
 
 
 def rate(options: Train, step: int) -> float:
@@ -167,12 +175,13 @@ class Training:
         prior, concept = self.options.prior, material.concept
         chosen = [(i, 1 / self.options.batch) for i in batch_rows(self.words, concept, self.options.batch, self.step)]
         if prior:
-            others = batch_rows((*self.words, "prior"), len(material.images) - concept, prior.batch, self.step)
+            others = batch_rows((*self.words, "prior"), len(material.captions) - concept, prior.batch, self.step)
             chosen += [(concept + i, prior.weight / prior.batch) for i in others]
-        return [
+        rows = [
             Row(image, material.captions[image], seed(*self.words, "step", self.step, number), weight)
             for number, (image, weight) in enumerate(chosen)
         ]
+        return rows + (rehearsed_rows(self.words, material.repertoire, self.step) if material.repertoire else [])
 
     def _read(self) -> None:
         """Reads the losses; if a gradient overflowed, halves the loss scale and goes back to its step."""

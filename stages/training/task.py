@@ -21,6 +21,7 @@ from stages.files import artifact
 from stages.files.pictures import open_png
 from stages.runtime.seeds import generator, seed
 from stages.sampling.sampler import sample
+from stages.training import rehearsal
 from stages.training.distributed import process_group
 from stages.training.examples import Example, concept_examples, encode_examples
 from stages.training.loop import Losses, Observer, Training
@@ -37,31 +38,32 @@ def train(
     data: Mapping[str, Any],
     pictures: Sequence[Image.Image],
     observe: Callable[[Learner, Delta], Observer] | None = None,
+    earlier: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[Adapter, Losses]:
     """Trains one task's adapter from the state before it.
 
     Args:
-        params: of the study.
-        run: the run that the task belongs to.
-        index: of the task: 01, 02, ...
+        params, run, index: of the study, the run and the task (01, 02, ...).
         state: after the task before.
-        data: the manifest of the task's data.
-        pictures: its training pictures.
+        data, pictures: the manifest of the task's data, and its training pictures.
         observe: makes the observer of each step, from the learner and the frozen delta.
+        earlier: the concepts before, for strategies that rehearse their prompts.
 
     Returns:
         The adapter, and the loss of each step.
     """
-    family, options, strategy = params.family, params.train, params.make_strategy(run.strategy)
-    words = (run.seed, run.sequence.order, index)
-    drawn = (run.seed, "fresh") if options.reinit == "shared" else (*words, "fresh")
-    fresh = fresh_adapter(family.shapes(), options.rank, options.alpha, generator(*drawn))
+    family, strategy, options = params.family, params.make_strategy(run.strategy), params.training(run.strategy)
+    options = options if strategy.trains_a else options.model_copy(update={"fixed_a": True})
+    params = params.model_copy(update={"train": options})
+    words, first = (run.seed, run.sequence.order, index), not state.delta.modules
+    shared = options.reinit == "shared" and (first or not strategy.own_draws)
+    fresh = _fresh(params, (run.seed, "fresh") if shared else (*words, "fresh"))
     start, frozen = strategy.start(state, fresh), strategy.frozen(state)
     with process_group().leader_first():
         examples = concept_examples(params, data, pictures)
         if options.prior:
             examples += class_examples(params, options.prior, data["concept"])
-        material = encode_examples(family, examples, len(pictures))
+        material, more = rehearsal.added(params, run, state, earlier, encode_examples(family, examples, len(pictures)))
     inputs = [
         family.fingerprint,
         options.model_dump(mode="json"),
@@ -69,15 +71,19 @@ def train(
         [[example.caption, example.frame] for example in examples],
         [hashlib.sha256(example.image.tobytes()).hexdigest() for example in examples],
         [start.scale, fingerprint(flat(start)), delta_fingerprint(frozen) if frozen and frozen.modules else None],
+        *more,
     ]
     learner = family.learner(frozen, start, options)
     training = Training(learner, options, words, CHECKPOINTS / artifact.digest(inputs)[:32])
     # Before the first merge every strategy trains the same first adapter: its checkpoint stays for the others.
-    first = not state.delta.modules
     adapter, losses = training.run(material, first, observe and observe(learner, frozen or Delta()))
     if not first:
         training.remove_checkpoints()
     return adapter, losses
+
+
+def _fresh(params: Params, words: Sequence[object]) -> Adapter:
+    return fresh_adapter(params.family.shapes(), params.train.rank, params.train.alpha, generator(*words))
 
 
 def class_examples(params: Params, options: Prior, concept: Mapping[str, Any]) -> list[Example]:

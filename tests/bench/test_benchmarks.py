@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.bench import first_hour, training
+from tests.bench import first_hour, rehearsal, training
 from tests.support.workspace import environment
 
 
@@ -36,6 +36,15 @@ def test_a_training_step_against_the_plain_loops(monkeypatch, capsys):
     output = capsys.readouterr().out
     assert "3 steps agree" in output
     for peer in ("plain", "checkpointing", "cached", "ours"):
+        assert f"\n{peer} " in output
+
+
+def test_a_step_with_rehearsal_beside_a_plain_one(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["rehearsal", "--rounds", "1", "--steps", "1"])
+    rehearsal.main()
+    output = capsys.readouterr().out
+    assert "3 steps agree" in output
+    for peer in ("plain", "rehearsal", "apart"):
         assert f"\n{peer} " in output
 
 

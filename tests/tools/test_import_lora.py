@@ -80,7 +80,8 @@ def test_every_strategy_starts_from_it(place):
         manifest = artifact.read(run.at("01") / "adapter", "adapter")
         adapter = load_adapter(run.at("01") / "adapter/adapter.safetensors", manifest["scale"], study.family.shapes())
         trained = (study.make_strategy(run.strategy).frozen(before) or Delta()) + adapter.delta
-        assert 0 < relative_error(trained, elsewhere) < 0.5  # six steps away from the start
+        if "start" in study.make_strategy(run.strategy).laws:
+            assert 0 < relative_error(trained, elsewhere) < 0.5  # six steps away from the start
         after = state_after(study, run, "01")
         assert delta_fingerprint(after.delta) == delta_fingerprint(rebuilt_state(study, run, "01").delta)
     placed = [path for run in runs(study) for path in run.at("00").parent.rglob("adapter*.safetensors")]
@@ -105,8 +106,8 @@ def test_the_pictures_before_the_first_task_depend_on_it(place):
 def test_without_one_a_run_starts_from_the_base(place):
     _, plain = place
     assert initial_adapter(plain) is None
-    assert not initial_state(plain, 0).delta.modules
-    assert initial_state(plain, 0).adapter is None
+    assert not initial_state(plain, runs(plain)[0]).delta.modules
+    assert initial_state(plain, runs(plain)[0]).adapter is None
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ def test_without_one_a_run_starts_from_the_base(place):
 )
 def test_an_unsuitable_adapter_is_refused(place, options, fault, message):
     with pytest.raises(fault, match=message):
-        initial_state(with_adapter(place[0], **options), 0)
+        initial_state(study := with_adapter(place[0], **options), runs(study)[0])
 
 
 def test_widening_does_not_change_the_delta():

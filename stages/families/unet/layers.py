@@ -12,15 +12,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stages.adapters.algebra import Adapter
+from stages.adapters.algebra import Adapter, Matrices
 from stages.core.family import Encodings
+from stages.families.unet.groups import Group, attentions_of, groups_of
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -32,11 +33,10 @@ class Layers(ABC):
     """An adapter in training in a UNet or a text encoder.
 
     Args:
-        model: the UNet or text encoder.
-        adapter: where training starts, under the model's own module names.
+        fixed_a: B alone is trained.
     """
 
-    def __init__(self, model: Any, adapter: Adapter) -> None:
+    def __init__(self, model: Any, adapter: Adapter, fixed_a: bool = False) -> None:
         self.model, self.scale, self.names = model, adapter.scale, sorted(adapter.a)
         self.rank = adapter.a[self.names[0]].shape[0]
         self.parameters: list[nn.Parameter] = []
@@ -56,6 +56,12 @@ class Layers(ABC):
         """Called after it, unless activations are recomputed: frees what `begin` computed for this pass."""
 
     @abstractmethod
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """Within the block the model computes as if there were no adapter; `begin` and `end` are called as ever."""
+        yield
+
+    @abstractmethod
     def adapter(self) -> Adapter:
         """The current adapter, float32 on the CPU."""
 
@@ -68,7 +74,7 @@ def remove(model: Any) -> None:
         recurse_remove_peft_layers(model)
         del model.peft_config
         model._hf_peft_config_loaded = False  # the flag of both diffusers and transformers
-    for attention in _attentions(model).values():
+    for attention in attentions_of(model).values():
         if isinstance(attention.forward, GroupedAttention):
             del attention.forward
 
@@ -76,12 +82,15 @@ def remove(model: Any) -> None:
 class PerMatrix(Layers):
     """One LoRA layer of peft per matrix."""
 
-    def __init__(self, model: Any, adapter: Adapter) -> None:
+    def __init__(self, model: Any, adapter: Adapter, fixed_a: bool = False) -> None:
         super().__init__(model, adapter)
         on = model.device
-        self.parameters = [
-            nn.Parameter(h[n].float().to(on, copy=True)) for h in (adapter.a, adapter.b) for n in self.names
+        self.factors = [
+            nn.Parameter(h[n].float().to(on, copy=True), requires_grad=h is adapter.b or not fixed_a)
+            for h in (adapter.a, adapter.b)
+            for n in self.names
         ]
+        self.parameters = [factor for factor in self.factors if factor.requires_grad]
 
     def install(self) -> None:
         from peft import LoraConfig
@@ -91,35 +100,25 @@ class PerMatrix(Layers):
             LoraConfig(r=self.rank, lora_alpha=alpha, target_modules=self.names, init_lora_weights=False)
         )
         places = [(name, factor) for factor in ("lora_A", "lora_B") for name in self.names]
-        for (name, factor), parameter in zip(places, self.parameters, strict=True):
+        for (name, factor), parameter in zip(places, self.factors, strict=True):
             getattr(self.model.get_submodule(name), factor)["default"].weight = parameter
 
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        scales = [self.model.get_submodule(name).scaling for name in self.names]
+        before = [scale["default"] for scale in scales]
+        for scale in scales:
+            scale["default"] = 0.0
+        try:
+            yield
+        finally:
+            for scale, value in zip(scales, before, strict=True):
+                scale["default"] = value
+
     def adapter(self) -> Adapter:
-        factors = [parameter.detach().float().cpu().clone() for parameter in self.parameters]
+        factors = [parameter.detach().float().cpu().clone() for parameter in self.factors]
         a, b = factors[: len(self.names)], factors[len(self.names) :]
         return Adapter(dict(zip(self.names, a, strict=True)), dict(zip(self.names, b, strict=True)), self.scale)
-
-
-@dataclass(frozen=True)
-class Group:
-    """Matrices of one shape and one role; those of one attention are applied to the same input."""
-
-    role: str  # qkv: of self-attentions; q, kv: of cross-attentions; out: of both
-    attentions: tuple[str, ...]
-    projections: tuple[str, ...]  # of each attention
-    shape: tuple[int, int]  # out, in
-
-    @property
-    def names(self) -> list[str]:
-        return [f"{attention}.{projection}" for attention in self.attentions for projection in self.projections]
-
-    def sizes(self, rank: int) -> tuple[int, int]:
-        """Number of elements of all A, and of all B."""
-        count, (out, in_) = len(self.names), self.shape
-        return count * rank * in_, count * out * rank
-
-
-ROLES = {"qkv": ("to_q", "to_k", "to_v"), "q": ("to_q",), "kv": ("to_k", "to_v"), "out": ("to_out.0",)}
 
 
 class Grouped(Layers):
@@ -129,20 +128,40 @@ class Grouped(Layers):
         ValueError: the adapter is not one of all four projections of every attention.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, adapter: Adapter) -> None:
+    def __init__(self, unet: UNet2DConditionModel, adapter: Adapter, fixed_a: bool = False) -> None:
         super().__init__(unet, adapter)
-        self.attentions = _attentions(unet)
-        self.groups = list(_groups(self.attentions))
+        self.attentions = attentions_of(unet)
+        self.groups = list(groups_of(self.attentions))
         if sorted(name for group in self.groups for name in group.names) != self.names:
             raise ValueError("grouped layers need an adapter of every attention's four projections")
         self.sizes = [size for group in self.groups for size in group.sizes(self.rank)]
-        parts = [
-            factor[name].flatten() for group in self.groups for factor in (adapter.a, adapter.b) for name in group.names
-        ]
-        self.flat = nn.Parameter(torch.cat(parts).float().to(unet.device))
+        self.still = self._laid_out(adapter.a) if fixed_a else None
+        self.flat = nn.Parameter(self._laid_out(*([adapter.b] if fixed_a else [adapter.a, adapter.b])))
         self.parameters = [self.flat]
+        self.on = True
         self.grouped = {name: GroupedAttention(attention) for name, attention in self.attentions.items()}
         self._stack_frozen()
+
+    def _laid_out(self, *halves: Matrices) -> Tensor:
+        """These halves of all modules one after another, group by group."""
+        parts = [half[name].flatten() for group in self.groups for half in halves for name in group.names]
+        return torch.cat(parts).float().to(self.model.device)
+
+    def _factors(self, flat: Tensor) -> Iterator[Tensor]:
+        """A and B of one group after another, each flat."""
+        if self.still is None:
+            return iter(torch.split(flat, self.sizes))
+        a = torch.split(self.still.to(flat), self.sizes[::2])
+        b = torch.split(flat, self.sizes[1::2])
+        return (half for pair in zip(a, b, strict=True) for half in pair)
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        self.on = False
+        try:
+            yield
+        finally:
+            self.on = True
 
     @torch.no_grad()
     def _stack_frozen(self) -> None:
@@ -167,8 +186,11 @@ class Grouped(Layers):
         return constants
 
     def begin(self, inputs: Encodings) -> None:
+        if not self.on:
+            self._begin_without(inputs)
+            return
         text = inputs["text"]
-        factors = iter(torch.split(self.flat.to(text.dtype), self.sizes))
+        factors = self._factors(self.flat.to(text.dtype))
         for number, group in enumerate(self.groups):
             (out, in_), count = group.shape, len(group.names)
             a, b = next(factors).view(count, self.rank, in_), next(factors).view(count, out, self.rank)
@@ -183,6 +205,14 @@ class Grouped(Layers):
             for name, down, up in zip(group.attentions, downs, ups.unbind(), strict=True):
                 self.grouped[name].trained[group.role] = (down, up.mT, self.scale)
 
+    def _begin_without(self, inputs: Encodings) -> None:
+        for number, group in enumerate(self.groups):
+            if group.role == "kv":
+                self._place(group, inputs[f"{CROSS}.{number}"].unbind(1))
+            else:
+                for name in group.attentions:
+                    self.grouped[name].trained[group.role] = None
+
     def end(self) -> None:
         for grouped in self.grouped.values():
             grouped.trained, grouped.keys_values = {}, None
@@ -194,13 +224,15 @@ class Grouped(Layers):
         inner = functional.linear(text.reshape(-1, channels), a.reshape(-1, channels)).view(-1, count, self.rank)
         frozen = constant.transpose(0, 1).reshape(count, rows * length, out)
         products = torch.baddbmm(frozen, inner.transpose(0, 1), b.transpose(1, 2), alpha=self.scale)
-        keys_values = products.view(count, rows, length, out).unbind()
+        self._place(group, products.view(count, rows, length, out).unbind())
+
+    def _place(self, group: Group, keys_values: Sequence[Tensor]) -> None:
         for place, name in enumerate(group.attentions):
             self.grouped[name].keys_values = (keys_values[2 * place], keys_values[2 * place + 1])
 
     def adapter(self) -> Adapter:
         factors: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
-        parts = iter(torch.split(self.flat.detach().cpu(), self.sizes))
+        parts = self._factors(self.flat.detach().cpu())
         for group in self.groups:
             out, in_ = group.shape
             for factor, shape in zip(factors, ((self.rank, in_), (out, self.rank)), strict=True):
@@ -215,7 +247,7 @@ class GroupedAttention:
     def __init__(self, attention: Any) -> None:
         self.heads, self.bias = attention.heads, attention.to_out[0].bias
         self.frozen: dict[str, Tensor] = {}
-        self.trained: dict[str, tuple[Tensor, Tensor, float]] = {}
+        self.trained: dict[str, tuple[Tensor, Tensor, float] | None] = {}  # None: as if there were no adapter
         self.keys_values: tuple[Tensor, Tensor] | None = None  # of the prompts
 
     def __call__(
@@ -235,40 +267,13 @@ class GroupedAttention:
 
     def _project(self, x: Tensor, role: str, bias: Tensor | None = None) -> Tensor:
         """W x + scale B A x, [rows, out]; [matrices, rows, out] for a role with several matrices."""
-        down, up, scale = self.trained[role]
-        fixed, inner = functional.linear(x, self.frozen[role], bias), functional.linear(x, down)
+        trained, fixed = self.trained[role], functional.linear(x, self.frozen[role], bias)
+        if trained is None:
+            return fixed.view(len(x), 3, -1).transpose(0, 1) if role == "qkv" else fixed
+        down, up, scale = trained
+        inner = functional.linear(x, down)
         if up.ndim == 2:
             return torch.addmm(fixed, inner, up, alpha=scale)
         count, rank, out = up.shape
         fixed, inner = fixed.view(-1, count, out).transpose(0, 1), inner.view(-1, count, rank).transpose(0, 1)
         return torch.baddbmm(fixed, inner, up, alpha=scale)
-
-
-def _attentions(model: nn.Module) -> dict[str, Any]:
-    from diffusers.models.attention_processor import Attention
-
-    return {name: module for name, module in model.named_modules() if isinstance(module, Attention)}
-
-
-def _groups(attentions: dict[str, Any]) -> Iterator[Group]:
-    """Groups the matrices of all attentions by role and shape.
-
-    Raises:
-        ValueError: an attention does more than SDXL's.
-    """
-    groups: dict[tuple[str, tuple[int, int]], list[str]] = {}
-    for name, attention in attentions.items():
-        extras = (
-            attention.spatial_norm,
-            attention.group_norm,
-            attention.norm_q,
-            attention.norm_cross,
-            attention.to_q.bias,
-        )
-        if any(extra is not None and extra is not False for extra in extras) or attention.residual_connection:
-            raise ValueError(f"{name}: does more than project and attend. Set train.layers to peft")
-        for role in ("q", "kv", "out") if attention.is_cross_attention else ("qkv", "out"):
-            shape = attention.get_submodule(ROLES[role][0]).weight.shape
-            groups.setdefault((role, (shape[0], shape[1])), []).append(name)
-    for (role, shape), names in sorted(groups.items()):
-        yield Group(role, tuple(names), ROLES[role], shape)

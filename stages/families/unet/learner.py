@@ -6,7 +6,7 @@ If adapters change the text encoders too, prompts are token ids and are encoded 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -74,7 +74,7 @@ class UNetLearner(Learner):
             model = getattr(self.family.pipeline, name)
             names[name] = {module: own_name(model, module) for module in adapter.a if part_of(module)[0] == name}
             kind = LAYERS[self.options.layers] if name == "unet" else PerMatrix
-            layers[name] = kind(model, renamed(adapter, names[name]))
+            layers[name] = kind(model, renamed(adapter, names[name]), self.options.fixed_a)
         return names, layers
 
     def _install(self) -> None:
@@ -107,8 +107,9 @@ class UNetLearner(Learner):
         clean = clean * self.family.pipeline.vae.config.scaling_factor
         epsilon = self.schedule.config.prediction_type == "epsilon"
         weight = torch.tensor([row.weight for row in rows])
+        rehearsed = torch.tensor([row.rehearsed for row in rows])
         if self.options.snr_gamma is not None:
-            weight = weight * min_snr(self._snr()[times], self.options.snr_gamma, epsilon)
+            weight = weight * torch.where(rehearsed, 1.0, min_snr(self._snr()[times], self.options.snr_gamma, epsilon))
         frames = [self.images[row.image].get("frame", self.family.time_ids(1).cpu()) for row in rows]
         values = {
             "noisy": self.schedule.add_noise(clean, noise, times),
@@ -117,6 +118,8 @@ class UNetLearner(Learner):
             "weight": weight,
             "time_ids": torch.cat(frames).float(),
         }
+        if bool(rehearsed.any()):
+            values["rehearsed"] = rehearsed.nonzero()[:, 0]
         # Stacked, because indexing by a list copies the indices to the device and synchronises.
         text = {name: torch.stack([value[row.prompt] for row in rows]) for name, value in self.prompts.items()}
         return {name: to_device(value) for name, value in values.items()} | text
@@ -136,20 +139,40 @@ class UNetLearner(Learner):
 
     def loss(self, inputs: Encodings) -> Tensor:
         """The weighted sum of each row's mean squared error."""
+        wanted = inputs["wanted"]
+        if "rehearsed" in inputs:
+            wanted = wanted.index_copy(0, inputs["rehearsed"], self._without_adapter(inputs))
+        found = self._predicted(inputs)
+        if not self.options.checkpointing:
+            self.layers["unet"].end()
+        errors = nn.functional.mse_loss(found, wanted, reduction="none").mean((1, 2, 3))
+        return (errors * inputs["weight"]).sum()
+
+    def _predicted(self, inputs: Encodings) -> Tensor:
+        """What the UNet answers, [rows, channels, height, width] in float32."""
         if self.family.text_encoders:
             inputs = {**inputs, **self._with_constants(self.family.embed(inputs))}
         self.layers["unet"].begin(inputs)
-        predicted = self.unet(
+        predicted: Tensor = self.unet(
             inputs["noisy"].to(self.unet.dtype),
             inputs["times"],
             inputs["text"],
             added_cond_kwargs=self.family.conditioning(inputs, inputs["time_ids"]),
             return_dict=False,
         )[0]
-        if not self.options.checkpointing:
+        return predicted.float()
+
+    @torch.no_grad()
+    def _without_adapter(self, inputs: Encodings) -> Tensor:
+        """What the frozen model answers in the rows that are rehearsed."""
+        rows = inputs["rehearsed"]
+        some = {name: value.index_select(0, rows) for name, value in inputs.items() if name != "rehearsed"}
+        with ExitStack() as stack:
+            for layers in self.layers.values():
+                stack.enter_context(layers.off())
+            found = self._predicted(some)
             self.layers["unet"].end()
-        errors = nn.functional.mse_loss(predicted.float(), inputs["wanted"], reduction="none").mean((1, 2, 3))
-        return (errors * inputs["weight"]).sum()
+        return found
 
     def adapter(self) -> Adapter:
         a: dict[str, Tensor] = {}

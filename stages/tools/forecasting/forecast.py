@@ -12,7 +12,10 @@ from stages.tools.forecasting.durations import Times, seconds_by_part
 from stages.tools.forecasting.workload import WorkCounter, Workload, stages_of
 from stages.training.loop import CHECKPOINTS_STORED
 
-NOT_COUNTED = "Not counted: preparing photos, reading and writing states, the report, and other load on this machine."
+NOT_COUNTED = (
+    "Not counted: preparing photos, sampling pictures for rehearsal, reading and writing states, the report, and other "
+    "load on this machine."
+)
 
 
 def hours(params: Params, work: Workload, calibration: Calibration, times: Times | None) -> dict[str, dict[str, float]]:
@@ -39,11 +42,11 @@ def hours(params: Params, work: Workload, calibration: Calibration, times: Times
 
 def disk(work: Workload, picture_bytes: float = 0.0, vector_bytes: int = 0) -> dict[str, int]:
     """Bytes by place; the workspace holds copies of the cache unless DVC is configured to link files."""
-    dense, one = work.dense_states * work.dense_bytes, work.adapter_bytes
+    dense, one = work.dense_states * work.dense_bytes + work.memory_bytes, work.adapter_bytes
     tables = work.images * vector_bytes
     return {
-        "cache": int(work.kept_adapters * one + dense + work.sampled * picture_bytes + tables),
-        "workspace": int(work.placed_adapters * one + dense + work.images * picture_bytes + tables),
+        "cache": int(work.kept_bytes + dense + work.sampled * picture_bytes + tables),
+        "workspace": int(work.placed_bytes + dense + work.images * picture_bytes + tables),
         # Pictures by model; the checkpoints of first tasks, for other strategies, and of one other task.
         "scratch": int(work.sampled * picture_bytes + (work.first + 1) * CHECKPOINTS_STORED * 3 * one),
     }

@@ -1,0 +1,45 @@
+"""What a model must still answer while it learns: an option of every strategy."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from stages.runtime.strict import Strict
+
+# No word of a concept is in them. The base answers them, and the state before a task is to answer them as it did.
+CAPTIONS = tuple(
+    f"{kind} of {thing}"
+    for thing in (
+        "a mountain lake",
+        "a busy street",
+        "an old man",
+        "a bowl of fruit",
+        "a sleeping cat",
+        "a sailing boat",
+        "a child at a table",
+        "a field of flowers",
+        "a red car",
+        "a wooden house",
+        "a bird on a branch",
+        "a city at night",
+    )
+    for kind in ("a photo", "a painting")
+)
+
+
+class Rehearsal(Strict):
+    """Extra rows of each training step ask the model in training to predict what the model before the task predicts.
+
+    The loss grows by weight * MSE(v(x_t, c'), v_before(x_t, c')), the mean over the rows, with v the model's own
+    prediction (velocity or noise). Trainers have it for one class word, as prior preservation without pictures; the
+    nearest in research is function distillation (arXiv 2410.00700).
+    """
+
+    prompts: Literal["earlier", "generic"]  # c': the training prompts of the concepts before, or captions of anything
+    pictures: Literal["task", "state"] = "task"  # x: this task's, or those that the model before it makes of c'
+    weight: float = Field(3.0, gt=0)
+    rows: int = Field(2, ge=1)  # in each step
+    images: int = Field(6, ge=1)  # per prompt, where the model before the task makes them: once per task
+    captions: tuple[str, ...] = Field(CAPTIONS, min_length=1, strict=False)  # the generic ones

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+from torch import Generator
+
+from stages.adapters.algebra import Adapter
+from stages.adapters.state import State
+from stages.core.rehearsal import Rehearsal
+from stages.core.strategy import Regime, Strategy, strategies
+
+
+@strategies.register("rehearse_words")
+class RehearseWords(Strategy):
+    """The sum of all shifts, learned while rehearsing the prompts of earlier concepts on this task's noised pictures.
+
+    Every strategy that trains a fresh adapter takes the same option: see core/rehearsal.py, for its source too.
+    """
+
+    regime: ClassVar[Regime] = "words"
+
+    rehearse: Rehearsal | None = Rehearsal(prompts="earlier", pictures="task")
+    damping: float = Field(0.0, ge=0)  # the new shift is divided by the number of the task to this power
+
+    def merge(self, state: State, adapter: Adapter, generator: Generator) -> State:
+        return State(state.delta + state.turn**-self.damping * adapter.delta, tasks=state.turn)

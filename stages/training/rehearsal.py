@@ -1,0 +1,81 @@
+"""What a task rehearses: prompts and pictures to which the model in training must answer as the one before it does."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import torch
+from PIL import Image
+
+from stages.adapters.state import State
+from stages.core.family import Family
+from stages.core.params import Params
+from stages.core.rehearsal import Rehearsal
+from stages.core.runs import Run
+from stages.files.pictures import open_png
+from stages.runtime.seeds import seed
+from stages.sampling.encodings import encode_images, encode_prompts
+from stages.sampling.sampler import sample
+from stages.training.examples import Material, Repertoire
+
+
+def prompts(options: Rehearsal, earlier: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What is rehearsed while a task is learned after these concepts; nothing before the first has been learned."""
+    spoken = [concept["training_prompt"] for concept in earlier] if options.prompts == "earlier" else options.captions
+    return list(dict.fromkeys(spoken))
+
+
+def pictures(
+    params: Params, run: Run, options: Rehearsal, state: State, spoken: Sequence[str]
+) -> list[Image.Image] | None:
+    """Those that the model before the task makes of the prompts, in their order; None: this task's are taken.
+
+    They are made once and stay with what else has been sampled.
+    """
+    if options.pictures == "task":
+        return None
+    drawn = {"images": options.images, "seed": seed(params.sample.seed, "rehearsal")}
+    some = params.model_copy(update={"sample": params.sampling(run.strategy).model_copy(update=drawn)})
+    (files,) = sample(some, state, [spoken])
+    return [open_png(file) for file in files]
+
+
+def added(
+    params: Params, run: Run, state: State, earlier: Sequence[Mapping[str, Any]], material: Material
+) -> tuple[Material, list[Any]]:
+    """What is learned from with what is rehearsed beside it, and what of the latter makes another training.
+
+    Args:
+        earlier: the concepts before, of which only their training prompts are read.
+    """
+    options = params.make_strategy(run.strategy).rehearse
+    if options is None or not (spoken := prompts(options, earlier)):
+        return material, []
+    made = pictures(params, run, options, state, spoken)
+    shown = [hashlib.sha256(picture.tobytes()).hexdigest() for picture in made or ()]
+    named = [options.model_dump(mode="json"), spoken, shown]
+    return with_rehearsal(params.family, material, options, spoken, made), [named]
+
+
+def with_rehearsal(
+    family: Family,
+    material: Material,
+    options: Rehearsal,
+    spoken: Sequence[str],
+    made: Sequence[Image.Image] | None,
+) -> Material:
+    """What is learned from, and beside it what is rehearsed."""
+    more, known = encode_prompts(family, spoken), len(next(iter(material.prompts.values())))
+    said = {name: torch.cat([value, more[name]]) for name, value in material.prompts.items()}
+    if made is None:
+        images = list(material.images)
+        pairs = list(product(range(material.concept), range(len(spoken))))
+    else:
+        images = [*material.images, *encode_images(family, made)]
+        pairs = [(len(material.images) + i, i // options.images) for i in range(len(made))]
+    repertoire = Repertoire([(image, known + prompt) for image, prompt in pairs], options.rows, options.weight)
+    return replace(material, images=images, prompts=said, repertoire=repertoire)
