@@ -232,7 +232,9 @@ def _cross_check(params: Params) -> None:
             expected = f"{int(previous) + 1:02d} after {previous}"
             raise ConfigFault(f"tasks: position {task.index} follows {task.previous}, expected {expected}. Fix it.")
         previous = task.index
-    for name in sorted({*params.strategies, *params.strategy, *params.sample.schedulers}):
+    for name in params.sample.schedulers:
+        chosen(name, params.strategy.get(name, {}), "sample.schedulers: ")
+    for name in sorted({*params.strategies, *params.strategy}):
         params.make_strategy(name)
         _check_rank(params, name)
     data = params.data

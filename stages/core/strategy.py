@@ -85,14 +85,14 @@ class Strategy(Strict, ABC):
 strategies: Registry[Strategy] = Registry("strategy", "stages.strategies")
 
 
-def chosen(name: str, entry: Mapping[str, Any]) -> tuple[str, Strategy]:
+def chosen(name: str, entry: Mapping[str, Any], where: str = "") -> tuple[str, Strategy]:
     """The plug-in and the strategy that an entry of section `strategy` stands for.
 
     Its keys are the strategy's options; `is` names the plug-in where the entry is a variant of one under a name of its
-    own, and `train` is not for here: see `Params.training`.
+    own, and `train` is not for here: see `Params.training`. `where` is the key that an error names.
 
     Raises:
         ConfigFault: there is none of that name, or an option is unknown or out of range.
     """
     kind, options = entry.get("is", name), {key: value for key, value in entry.items() if key not in ("is", "train")}
-    return kind, strategies.make(kind, options, f"strategy.{name}: ")
+    return kind, strategies.make(kind, options, where or f"strategy.{name}: ")
