@@ -1,11 +1,11 @@
-"""What the place in the sequence does, apart from what the concept does.
+"""The effect of the place in the sequence, apart from the effect of the concept.
 
-A concept that is learnt early has more time to be forgotten, and some are forgotten easily wherever they stand. With
-one order the two cannot be told apart. With several they can, if every concept is met at several places: the loss of
-each (order, place) is taken as a sum, loss = mean + effect of the place + effect of the concept, and fitted by least
-squares. Orders in which every concept stands at every place once (a Latin square: T orders) make both effects plain
-means; fewer orders make them less certain, and too few leave them undetermined, which is said. The last place is left
-out: nothing comes after it, so that it loses nothing whatever stands there.
+A concept that is learned early has more time to be forgotten, and some concepts are forgotten easily at any place. With
+one order the two effects cannot be separated. With several orders they can, if each concept has several places: the
+loss at each (order, place) is modelled as mean + effect of the place + effect of the concept, and fitted by least
+squares. Orders in which each concept has each place once (a Latin square: T orders) make both effects plain means;
+fewer orders make them less certain, and too few leave them undetermined. The last place is left out: nothing comes
+after it, so that nothing is lost there.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from stages.evaluation.transfer import Array, Transfer, known_mean
 
 @dataclass(frozen=True, eq=False)
 class Effects:
-    """Of one strategy: what is lost on average, and how much more or less of it at each place and of each concept."""
+    """Of one strategy: the mean loss, and how much more or less is lost at each place and of each concept."""
 
     mean: float
     places: Array  # [T - 1], sums to 0
@@ -28,8 +28,12 @@ class Effects:
 
 
 def balanced(count: int) -> list[list[int]]:
-    """Orders of `count` tasks in which each stands at each place once, and follows each other one once where `count` is
-    even (Williams 1949)."""
+    """Orders of `count` tasks in which each has each place once, and follows each other one once where `count` is even
+    (Williams 1949).
+
+    Returns:
+        `count` orders, each a list of tasks from 0.
+    """
     first = [0]
     for step in range(1, count):
         first.append((first[-1] + (step if step % 2 else -step)) % count)
@@ -37,7 +41,7 @@ def balanced(count: int) -> list[list[int]]:
 
 
 def separate(results: Results, metric: str) -> dict[str, Effects] | None:
-    """The loss since the best, max_{i>=j} R[i, j] - R[T, j], of every strategy as a sum of effects.
+    """The loss since learning, R[j, j] - R[T, j], of every strategy as a sum of effects.
 
     None where the orders do not determine them.
     """
@@ -48,7 +52,7 @@ def separate(results: Results, metric: str) -> dict[str, Effects] | None:
     if np.linalg.matrix_rank(design) < design.shape[1]:
         return None
     scores = Transfer(known_mean(results.measured[metric][OWN], -1))
-    lost = (scores.best() - scores.at_end())[..., :places]  # [strategy, run, T - 1]
+    lost = -scores.backward_transfer(by_task=True)[..., :places]  # [strategy, run, T - 1]
     found = {}
     for name, values in zip(results.strategies, lost, strict=True):
         solved = np.linalg.lstsq(design, values.reshape(-1), rcond=None)[0]
@@ -58,7 +62,7 @@ def separate(results: Results, metric: str) -> dict[str, Effects] | None:
 
 
 def _whole(effects: Array) -> Array:
-    """With the one that makes them sum to zero."""
+    """The effects with the last one, which makes them sum to zero."""
     return np.append(effects, -effects.sum())
 
 

@@ -1,30 +1,55 @@
-"""Bradley-Terry, agreement."""
+"""What raters prefer: the model of Bradley and Terry, with intervals over raters and comparisons; agreement."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from stages.evaluation.statistics import Interval, interval
+from stages.evaluation.crossed import POWER, estimate, quantile
+from stages.evaluation.statistics import Interval
 from stages.evaluation.survey import ROOT, Choice, answers_in, attentive, choices, read_answers, read_key
 from stages.evaluation.transfer import Array
 
 QUESTIONS = ("same", "text")
-
-
 SIDE_SPREAD = 1.0  # standard deviation of the raters' preference for a side, in log-odds
 
 
 def bradley_terry(found: Sequence[Choice], strategies: Sequence[str]) -> Array:
-    """The scale of the strategies, [strategy], which sums to zero: log-odds of being chosen.
+    """The scale of the strategies, [strategy], which sums to zero: log-odds of being chosen (Bradley and Terry 1952).
 
     Maximum a posteriori by Newton's method: raters' sides have a normal prior of SIDE_SPREAD, strategies a very wide
     one, so that one that always wins has a finite place.
     """
+    return _fit(found, strategies)[0]
+
+
+def placed(found: Sequence[Choice], strategies: Sequence[str], confidence: float) -> dict[str, Interval]:
+    """The same with intervals, by strategy; without bounds where there is one rater or one comparison.
+
+    Raters and comparisons are crossed, and both are a sample. The variance is the two-way sandwich estimate of Cameron,
+    Gelbach and Miller (2011): that over raters plus that over comparisons minus that over single choices, but no less
+    than each of the first two. Its t-distribution is the mixture of crossed.py.
+    """
+    scale, influence = _fit(found, strategies)
+    by_rater, raters = _spread(influence, [choice.rater for choice in found])
+    by_comparison, comparisons = _spread(influence, [choice.comparison for choice in found])
+    if min(raters, comparisons) < 2:
+        return {name: Interval(float(x), np.nan, np.nan) for name, x in zip(strategies, scale, strict=True)}
+    both = np.stack([by_rater, by_comparison], -1)  # [strategy, 2]
+    variance = np.maximum(both.sum(-1) - (influence**2).sum(0), both.max(-1))
+    weights = both**POWER / (both**POWER).sum(-1, keepdims=True)
+    degrees = np.array([raters - 1.0, comparisons - 1.0])
+    reach = np.sqrt(variance) * quantile(confidence, weights, degrees)
+    bounds = zip(strategies, scale, scale - reach, scale + reach, strict=True)
+    return {name: Interval(float(x), float(low), float(high)) for name, x, low, high in bounds}
+
+
+def _fit(found: Sequence[Choice], strategies: Sequence[str]) -> tuple[Array, Array]:
+    """The scale, [strategy], and how far each choice moves it, [choice, strategy]: the sum of all is 0."""
     place = {name: i for i, name in enumerate(strategies)}
     raters = {name: len(place) + i for i, name in enumerate(dict.fromkeys(c.rater for c in found))}
     design = np.zeros((len(found), len(place) + len(raters)))
@@ -43,8 +68,18 @@ def bradley_terry(found: Sequence[Choice], strategies: Sequence[str]) -> Array:
         at = at + step
         if np.abs(step).max() < 1e-10:
             break
+    moved = np.linalg.solve(curve, (design * (chosen - share)[:, None]).T).T[:, : len(place)]
     scale = at[: len(place)]
-    return np.asarray(scale - scale.mean())
+    return np.asarray(scale - scale.mean()), moved - moved.mean(1, keepdims=True)
+
+
+def _spread(influence: Array, groups: Sequence[Hashable]) -> tuple[Array, int]:
+    """The variance of the sum over groups, [strategy], and their number."""
+    places = {name: k for k, name in enumerate(dict.fromkeys(groups))}
+    sums = np.zeros((len(places), influence.shape[1]))
+    np.add.at(sums, [places[name] for name in groups], influence)
+    count = len(places)
+    return (sums**2).sum(0) * count / max(count - 1, 1), count
 
 
 def alpha(units: Iterable[Sequence[int]]) -> float:
@@ -64,7 +99,7 @@ def alpha(units: Iterable[Sequence[int]]) -> float:
 
 
 def majorities(found: Iterable[Choice]) -> dict[str, float]:
-    """Which picture of each comparison most chose: 0, 1, or a half where they are even."""
+    """The picture of each comparison that most raters chose: 0, 1, or a half where they are even."""
     votes = defaultdict(list)
     for choice in found:
         votes[choice.comparison].append(choice.chosen)
@@ -72,7 +107,7 @@ def majorities(found: Iterable[Choice]) -> dict[str, float]:
 
 
 def agreement(found: Sequence[Choice], key: Mapping[str, Any], metric: str) -> Array:
-    """Of each comparison whether the metric sides with most of the people: 1, 0, or a half where either is even."""
+    """Whether the metric agrees with most raters, by comparison, [n]: 1, 0, or a half where either is even."""
     sides = []
     for name, most in majorities(found).items():
         first, second = key["comparisons"][name]["scores"][metric]
@@ -83,7 +118,7 @@ def agreement(found: Sequence[Choice], key: Mapping[str, Any], metric: str) -> A
 
 @dataclass(frozen=True)
 class Opinion:
-    """What people say in answer to one question."""
+    """The answers to one question."""
 
     question: str
     choices: int
@@ -99,34 +134,22 @@ class People:
     opinions: list[Opinion]
 
 
-def opinion(found: Sequence[Choice], key: Mapping[str, Any], question: str, draws: int, confidence: float) -> Opinion:
-    """Intervals are of a bootstrap over raters for the scale, and over comparisons for the metrics."""
+def opinion(found: Sequence[Choice], key: Mapping[str, Any], question: str, confidence: float) -> Opinion:
+    """The scale with intervals over raters and comparisons; the metrics' agreement with intervals over comparisons."""
     mine = [choice for choice in found if choice.question == question]
     strategies = list(dict.fromkeys(name for choice in mine for name in sorted((choice.first, choice.second))))
-    rng = np.random.default_rng(0)
-    by_rater = defaultdict(list)
-    for choice in mine:
-        by_rater[choice.rater].append(choice)
-    raters = sorted(by_rater)
-    scales = [bradley_terry(mine, strategies)]
-    for _ in range(draws):
-        drawn = rng.choice(len(raters), len(raters))
-        scales.append(bradley_terry([choice for r in drawn for choice in by_rater[raters[r]]], strategies))
     units = defaultdict(list)
     for choice in mine:
         units[choice.comparison].append(choice.chosen)
     metrics = {}
     for metric in sorted(next(facts["scores"] for facts in key["comparisons"].values() if "scores" in facts)):
-        sides = agreement(mine, key, metric)
-        rows = np.vstack([np.arange(len(sides)), rng.integers(0, len(sides), (draws, len(sides)))])
-        metrics[metric] = interval(sides[rows].mean(1), confidence)
-    table = np.array(scales)
-    placed = {name: interval(table[:, i], confidence) for i, name in enumerate(strategies)}
-    return Opinion(question, len(mine), placed, alpha(units.values()), metrics)
+        sides = estimate(agreement(mine, key, metric), 1, confidence)
+        metrics[metric] = Interval(float(sides.value), max(0.0, float(sides.low)), min(1.0, float(sides.high)))
+    return Opinion(question, len(mine), placed(mine, strategies, confidence), alpha(units.values()), metrics)
 
 
-def people(study: str, confidence: float = 0.95, draws: int = 300) -> People | None:
-    """What the answers kept for a study say; None if there are none.
+def people(study: str, confidence: float = 0.95) -> People | None:
+    """All answers to a study's questions; None if there are none.
 
     Raises:
         InputFault: a file is damaged.
@@ -139,5 +162,5 @@ def people(study: str, confidence: float = 0.95, draws: int = 300) -> People | N
     answers = [read_answers(path, key) for path in files]
     found = choices(answers, key)
     asked = [question for question in QUESTIONS if any(choice.question == question for choice in found)]
-    opinions = [opinion(found, key, question, draws, confidence) for question in asked]
+    opinions = [opinion(found, key, question, confidence) for question in asked]
     return People(len(answers), sum(not attentive(a, key) for a in answers), opinions)

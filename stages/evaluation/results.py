@@ -46,6 +46,7 @@ class Results:
     concepts: NDArray[np.int64]  # [run, task] -> index in names
     pictures: NDArray[np.int64]  # by concept: how many there are
     measured: Mapping[str, Mapping[str, Array]]  # metric -> OWN, and perhaps MARGIN and TOP1 -> array
+    noises: int = 1  # of each prompt: picture k of a concept has prompt k // noises and noise k % noises
 
     @property
     def tasks(self) -> int:
@@ -93,7 +94,8 @@ def load(params: Params, domain: str, plain: bool = False) -> Results:
         n: len(codes) for lesson in lessons.values() for n, codes in zip(lesson.names, lesson.pictures, strict=True)
     }
     measured = _gather(params, chains, lessons, pairs, max(counts.values()))
-    results = Results(domain, params.strategies, pairs, names, concepts, np.array([counts[n] for n in names]), measured)
+    pictures, noises = np.array([counts[n] for n in names]), params.sample.plain if plain else params.sample.images
+    results = Results(domain, params.strategies, pairs, names, concepts, pictures, measured, noises)
     _need_cells(results, _promised(params))
     return results
 

@@ -1,4 +1,4 @@
-"""What people chose: their files read and checked, and what follows from them.
+"""The choices of people: their files, read and checked.
 
 Strategies are placed on one scale by the model of Bradley and Terry (1952): the log-odds that a picture of strategy b
 is chosen over one of a is theta_b - theta_a. Raters differ in how much they favour a side, so that each has an effect

@@ -134,7 +134,7 @@ def cut(text: str, size: int, width: int) -> str:
 
 def sheet(params: Params, run: Run) -> Image.Image:
     """One run. Rows are concepts; columns are a reference, the base, and the model after each task. Before a concept is
-    learnt its place is empty."""
+    learned its place is empty."""
     rows, tasks = shots(params, run.sequence), [task.index for task in params.tasks]
     cell = cell_of(rows[0].base)
     step, top = cell + GAP, HEAD
@@ -143,7 +143,7 @@ def sheet(params: Params, run: Run) -> Image.Image:
     canvas = Canvas(first + len(tasks) * step - GAP + EDGE, top + len(rows) * step - GAP + EDGE, cell)
     canvas.write(EDGE, 34, words(run.strategy), 20, bold=True)
     setting = f"{words(run.sequence.domain)} · order {run.sequence.order} · seed {run.seed}"
-    note = "one prompt and one noise per row · framed: right after it was learnt"
+    note = "one prompt and one noise per row · framed: right after it was learned"
     canvas.write(canvas.image.width - EDGE, 26, setting, 13, ink=QUIET, at="rm")
     canvas.write(canvas.image.width - EDGE, 45, note, 13, ink=QUIET, at="rm")
     heads = [(left, "reference"), (left + step + APART, "base")]
@@ -172,7 +172,7 @@ def _label(canvas: Canvas, x: int, y: int, width: int, name: str, prompt: str) -
 
 
 def milestones(task: int, tasks: int, most: int = 4) -> list[int]:
-    """After which tasks a concept is shown: right after it was learnt, at the end, and evenly between."""
+    """After which tasks a concept is shown: right after it was learned, at the end, and evenly between."""
     count = min(most, tasks - task + 1)
     steps = [task + (tasks - task) * k / max(1, count - 1) for k in range(count)]
     return [math.floor(step + 0.5) for step in steps]
@@ -197,7 +197,7 @@ def side_by_side(params: Params, chains: list[Run], concepts: int = 3) -> Image.
         _head(canvas, x, EDGE + 24, shot, wide)
         for column, index in enumerate(after):
             at = x + column * step
-            head = "when learnt" if column == 0 else "at the end" if index == tasks else f"after task {index}"
+            head = "when learned" if column == 0 else "at the end" if index == tasks else f"after task {index}"
             canvas.write(at + cell / 2, top - 16, head, 12, ink=QUIET, at="mm")
             for row, run in enumerate(chains):
                 picture = open_picture(run.at(f"{index:02d}") / "images", shot.file)

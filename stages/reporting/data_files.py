@@ -11,7 +11,7 @@ from typing import Any
 from stages.evaluation.preference import People
 from stages.evaluation.statistics import Interval, Intervals, Summary, Verdict
 
-HEADLINE = ("average_score", "forgetting", "top1_earlier")
+HEADLINE = ("average_score", "forgetting_unbiased", "forgetting", "top1_earlier")
 
 
 def headline(summary: Summary) -> dict[str, Any]:
@@ -28,14 +28,19 @@ def headline(summary: Summary) -> dict[str, Any]:
 
 
 def metrics(summary: Summary, asked: People | None = None) -> dict[str, Any]:
-    """Domain, metric, strategy, measure, and of each its value, low and high. Where it was sampled, `damage`: the same
-    of the class without the token. Where people were asked, `people`: by question the strategies' places, the raters'
-    agreement and that of the metrics with them."""
+    """Domain, metric, strategy, measure, and of each its value, low and high; `base` and `ceiling` (photos among
+    photos) stand among the strategies. Where the class was sampled without the token, `damage`: its scores; and `word`:
+    what the token adds. Where people were asked, `people`: by question the strategies' places, the raters' agreement
+    and that of the metrics with them. A bound that is not known is null."""
     tree: dict[str, Any] = {}
     for verdict in summary.verdicts:
         by_strategy = {**verdict.strategies, "base": verdict.base}
+        by_strategy |= {"ceiling": verdict.ceiling} if verdict.ceiling else {}
         leaf = {name: {m: _bounds(found) for m, found in intervals.items()} for name, intervals in by_strategy.items()}
         tree.setdefault(verdict.domain, {})[verdict.metric] = leaf
+        if verdict.word:
+            added = {name: _bounds(found) for name, found in verdict.word.items()}
+            tree.setdefault("word", {}).setdefault(verdict.domain, {})[verdict.metric] = added
     for verdict in summary.plain:
         before = verdict.base["average_score"]
         leaf = {name: damage(before, found) for name, found in verdict.strategies.items()}
@@ -50,8 +55,8 @@ def metrics(summary: Summary, asked: People | None = None) -> dict[str, Any]:
     return tree
 
 
-def damage(before: Interval, found: Intervals) -> dict[str, dict[str, float]]:
-    """What became of a class: its score under the base, under the model at the end, and the paired difference."""
+def damage(before: Interval, found: Intervals) -> dict[str, dict[str, float | None]]:
+    """The score of a class with the base, with the model at the end, and their paired difference."""
     return {
         "before": _bounds(before),
         "at_the_end": _bounds(found["average_score"]),
@@ -59,12 +64,13 @@ def damage(before: Interval, found: Intervals) -> dict[str, dict[str, float]]:
     }
 
 
-def _bounds(found: Interval) -> dict[str, float]:
-    return {"value": rounded(found.value), "low": rounded(found.low), "high": rounded(found.high)}
+def _bounds(found: Interval) -> dict[str, float | None]:
+    exact = {"value": found.value, "low": found.low, "high": found.high}
+    return {key: None if math.isnan(x) else rounded(x) for key, x in exact.items()}
 
 
 def rounded(value: float) -> float:
-    """To what does not depend on the machine; zero has no sign."""
+    """To six digits, which do not depend on the machine; zero has no sign."""
     return round(value, 6) + 0.0
 
 
@@ -72,8 +78,15 @@ def _csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(head)
-    writer.writerows([rounded(x) if isinstance(x, float) else x for x in row] for row in rows)
+    writer.writerows([_cell(x) for x in row] for row in rows)
     return file.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """Rounded; empty where it is not known."""
+    if not isinstance(value, float):
+        return value
+    return "" if math.isnan(value) else rounded(value)
 
 
 def matrix_csv(summary: Summary) -> str:
@@ -97,7 +110,7 @@ def _concepts(summary: Summary, verdict: Verdict) -> dict[str, list[str]]:
 
 
 def curve_csv(summary: Summary) -> str:
-    """The mean score over the tasks learnt so far, after each task; the base model on the same tasks."""
+    """The mean score over the tasks learned so far, after each task; the base model on the same tasks."""
     rows: list[tuple[Any, ...]] = []
     for verdict in summary.verdicts:
         for after, value in enumerate(verdict.base_curve, 1):

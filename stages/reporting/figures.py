@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from stages.evaluation.statistics import Verdict
+from stages.evaluation.statistics import Verdict, lost
 from stages.evaluation.transfer import Transfer
 from stages.runtime.formatting import words
 
@@ -57,7 +57,7 @@ CHARTS = ("matrix", "concepts", "curve", "tradeoff")
 
 
 def draw_all(verdict: Verdict, folder: Path) -> list[Path]:
-    """Every chart of one domain and metric; with a single task there is nothing to draw a curve or a trade-off of."""
+    """Every chart of one domain and metric; with a single task there is no curve and no trade-off."""
     charts: tuple[Callable[[Verdict], Figure], ...] = (heatmaps, concepts_over_time, curves, trade_off)
     paths = []
     for name, chart in zip(CHARTS, charts if len(verdict.labels) > 1 else charts[:2], strict=False):
@@ -69,7 +69,7 @@ def draw_all(verdict: Verdict, folder: Path) -> list[Path]:
 
 
 def heatmaps(verdict: Verdict) -> Figure:
-    """R of every strategy on one scale: rows are what was learnt last, columns are what is asked for."""
+    """R of every strategy on one scale: a row per task learned last, a column per task asked for."""
     count, tasks = len(verdict.matrices), len(verdict.labels)
     columns = min(count, 2)
     rows = math.ceil(count / columns)
@@ -85,7 +85,7 @@ def heatmaps(verdict: Verdict) -> Figure:
     for axis in axes[:, 0]:
         axis.set_ylabel("after learning")
     width, height = figure.get_size_inches()
-    _title(figure, verdict, "each concept after each task", "rows: learnt last · framed: right after it was learnt")
+    _title(figure, verdict, "each concept after each task", "rows: learned last · framed: right after it was learned")
     figure.tight_layout(rect=(0, 0, 1 - 0.75 / width, 1 - 0.6 / height), h_pad=2.2, w_pad=1.5)
     bar = figure.add_axes((1 - 0.68 / width, 0.3, 0.14 / width, 0.4))
     figure.colorbar(ScalarMappable(scale, HEAT), cax=bar).outline.set_visible(False)
@@ -120,7 +120,7 @@ def number(value: float) -> str:
 
 
 def curves(verdict: Verdict) -> Figure:
-    """The mean score over the tasks learnt so far, with its interval, as in the figures of arXiv 2410.04891."""
+    """The mean score over the tasks learned so far, with its interval, as in the figures of arXiv 2410.04891."""
     figure = Figure(figsize=(7.2, 4.2))
     axis = figure.subplots()
     after = range(1, len(verdict.labels) + 1)
@@ -128,19 +128,30 @@ def curves(verdict: Verdict) -> Figure:
     ends = [(verdict.base_curve[-1], "base model", QUIET)]
     for name, line, colour, marker in _marked(verdict.curves):
         values = [point.value for point in line]
-        axis.fill_between(after, [p.low for p in line], [p.high for p in line], color=colour, alpha=0.11, linewidth=0)
+        low, high = zip(*(point.drawn for point in line), strict=True)
+        axis.fill_between(after, low, high, color=colour, alpha=0.11, linewidth=0)
         axis.plot(after, values, color=colour, marker=marker, markersize=5, markeredgecolor="white", linewidth=2)
         ends.append((values[-1], words(name), colour))
+    bottom, top = curve_range(verdict)
+    room = 0.04 * (top - bottom) or 0.05
+    axis.set_ylim(bottom - room, top + room)
     _label_ends(axis, after[-1], ends)
     axis.set(
-        xlabel="tasks learnt", ylabel=f"mean {words(verdict.metric)} of the tasks learnt so far", xticks=list(after)
+        xlabel="tasks learned", ylabel=f"mean {words(verdict.metric)} of the tasks learned so far", xticks=list(after)
     )
-    axis.set_title(f"{words(verdict.domain)}: what is left of what was learnt", pad=12)
+    axis.set_title(f"{words(verdict.domain)}: score of the tasks learned so far", pad=12)
     axis.grid(axis="x", visible=False)
     axis.margins(x=0.02)
     figure.tight_layout()
     figure.subplots_adjust(right=0.83)
     return figure
+
+
+def curve_range(verdict: Verdict) -> tuple[float, float]:
+    """What a chart of the curves shows: all lines, and the intervals at their ends."""
+    shown = [*verdict.base_curve, *(bound for line in verdict.curves.values() for bound in line[-1].drawn)]
+    shown += [point.value for line in verdict.curves.values() for point in line]
+    return min(shown), max(shown)
 
 
 def _label_ends(axis: Axes, x: float, ends: list[tuple[float, str, str]]) -> None:
@@ -174,7 +185,7 @@ def spread(heights: list[float], step: float) -> list[float]:
 
 
 def concepts_over_time(verdict: Verdict) -> Figure:
-    """One small panel per concept: its score from when it was learnt to the end."""
+    """One small panel per concept: its score from when it was learned to the end."""
     tasks = len(verdict.labels)
     columns = min(tasks, 5)
     rows = math.ceil(tasks / columns)
@@ -204,11 +215,11 @@ def concepts_over_time(verdict: Verdict) -> Figure:
         axis.set_xlim(0.6, tasks + 0.4)
         axis.tick_params(labelsize=7.5, length=0)
     height = figure.get_figheight()
-    _title(figure, verdict, "each concept from when it was learnt", "")
+    _title(figure, verdict, "each concept from when it was learned", "")
     legend = {"loc": "upper left", "bbox_to_anchor": (0.012, 1 - 0.3 / height), "ncols": len(handles)}
     figure.legend(handles=handles, frameon=False, fontsize=8.5, columnspacing=1.6, **legend)
     figure.tight_layout(rect=(0, 0.2 / height, 1, 1 - 0.55 / height))
-    figure.text(0.5, 0.08 / height, "tasks learnt", ha="center", fontsize=9)
+    figure.text(0.5, 0.08 / height, "tasks learned", ha="center", fontsize=9)
     return figure
 
 
@@ -227,23 +238,23 @@ def _title(figure: Figure, verdict: Verdict, text: str, note: str) -> None:
 
 
 def trade_off(verdict: Verdict) -> Figure:
-    """What is learnt against what is forgotten of it: the upper right corner is where one wants to be."""
+    """Learning against forgetting: the upper right corner is best."""
     figure = Figure(figsize=(6.2, 4.2))
     axis = figure.subplots()
     for name, found, colour, marker in _marked(verdict.strategies):
-        x, y = found["plasticity"], found["forgetting_usual"]
-        axis.plot([x.low, x.high], [y.value, y.value], color=colour, linewidth=1.3, alpha=0.6)
-        axis.plot([x.value, x.value], [y.low, y.high], color=colour, linewidth=1.3, alpha=0.6)
+        x, y = found["plasticity"], lost(found)
+        axis.plot(x.drawn, [y.value, y.value], color=colour, linewidth=1.3, alpha=0.6)
+        axis.plot([x.value, x.value], y.drawn, color=colour, linewidth=1.3, alpha=0.6)
         axis.plot(x.value, y.value, marker, color=colour, markersize=9, markeredgecolor="white", label=words(name))
     axis.margins(0.12)
     for get, put in ((axis.get_xlim, axis.set_xlim), (axis.get_ylim, axis.set_ylim)):
         low, high = get()
-        room = max(0.0, 0.1 - (high - low)) / 2  # not so near that a hundredth looks like a gulf
+        room = max(0.0, 0.1 - (high - low)) / 2  # not so near that a hundredth looks large
         put(low - room, high + room)
     axis.invert_yaxis()
     axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
     axis.set(xlabel=f"{words(verdict.metric)} right after learning  →", ylabel="less forgetting of earlier tasks  →")
-    axis.set_title(f"{words(verdict.domain)}: learning against keeping", pad=12)
+    axis.set_title(f"{words(verdict.domain)}: learning against forgetting", pad=12)
     figure.tight_layout()
     return figure
 

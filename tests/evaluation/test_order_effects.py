@@ -1,4 +1,4 @@
-"""Place and concept, told apart on losses that are known to be their sum."""
+"""Place and concept, separated on losses that are known to be their sum."""
 
 from itertools import pairwise
 

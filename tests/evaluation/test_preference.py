@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.evaluation.preference import agreement, alpha, bradley_terry, opinion, people
+from stages.evaluation.preference import agreement, alpha, bradley_terry, opinion, people, placed
 from stages.evaluation.survey import KEY, Choice, keep, refuse_another_page
 from stages.runtime.faults import ConfigFault, InputFault
+from tests.support.simulated_survey import coverage
 
 KEY_OF_THREE = {
     "page": "p1",
@@ -78,10 +79,35 @@ def test_intervals_hold_the_truth_and_narrow_with_raters() -> None:
     widths = []
     for count in (6, 30):
         found = [c for r in range(count) for c in chosen(f"r{r}", scale, seed=r)]
-        said = opinion(found, KEY_OF_THREE, "same", 100, 0.99)
+        said = opinion(found, KEY_OF_THREE, "same", 0.99)
         assert all(said.scale[name].low < truth < said.scale[name].high for name, truth in scale.items())
         widths.append(said.scale["a"].high - said.scale["a"].low)
     assert widths[1] < widths[0]
+
+
+def test_intervals_are_over_raters_and_over_comparisons() -> None:
+    """A few comparisons that many raters answer alike are a few answers."""
+    few = [Choice(f"r{r}", f"c{k:03d}", "same", "a", "b", int(k < 5), (r + k) % 2) for r in range(40) for k in range(6)]
+    many = [
+        Choice(f"r{r}", f"c{r}-{k}", "same", "a", "b", int(k < 5), (r + k) % 2) for r in range(40) for k in range(6)
+    ]
+    narrow, wide = (placed(found, ["a", "b"], 0.95)["b"] for found in (many, few))
+    assert narrow.value == pytest.approx(wide.value)
+    assert narrow.low > 0, "240 comparisons"
+    assert wide.low < 0 < wide.high, "6 comparisons"
+
+
+@pytest.mark.parametrize("spread", [(0.0, 0.0), (0.5, 0.7)])
+def test_intervals_cover_the_truth(spread: tuple[float, float]) -> None:
+    only, now = coverage(60, 10, 30, *spread)
+    assert now > 0.95 - 2 * np.sqrt(0.95 * 0.05 / 180) - 0.02
+    assert only < now
+
+
+def test_one_rater_has_no_interval() -> None:
+    found = opinion(chosen("r", {"a": -1.0, "b": 0.0, "c": 1.0}), KEY_OF_THREE, "same", 0.95)
+    assert all(np.isnan([place.low, place.high]).all() for place in found.scale.values())
+    assert all(np.isfinite(place.value) for place in found.scale.values())
 
 
 def file_of(folder: Path, rater: str = "ab" * 8, page: str = "p1", **more) -> Path:
@@ -106,7 +132,7 @@ def test_files_are_kept_once_and_read_back(kept: Path, tmp_path: Path) -> None:
     files = [file_of(tmp_path, "ab" * 8), file_of(tmp_path, "cd" * 8)]
     assert keep(files, kept) == 2
     assert keep(files, kept) == 0
-    said = people("small", draws=20)
+    said = people("small")
     assert said is not None
     assert (said.raters, said.left_out, said.opinions[0].choices) == (2, 0, 2)
 
@@ -115,7 +141,7 @@ def test_those_who_do_not_look_are_left_out(kept: Path, tmp_path: Path) -> None:
     wrong = {"comparison": "c900", "question": "same", "left": 0, "chosen": 1, "seconds": 0.1}
     good = {"comparison": "c000", "question": "same", "left": 0, "chosen": 1, "seconds": 1.0}
     keep([file_of(tmp_path, "ab" * 8), file_of(tmp_path, "cd" * 8, answers=[good, wrong])], kept)
-    said = people("small", draws=20)
+    said = people("small")
     assert said is not None
     assert (said.raters, said.left_out, said.opinions[0].choices) == (2, 1, 1)
 

@@ -21,7 +21,7 @@ from stages.runtime.formatting import words
 
 # What a fact of the merge check is called, and what it tells; others are shown by their own name.
 FACTS = {
-    "cosine": ("cosine with the tasks before", "0: at right angles to what was learnt before; below 0: against it."),
+    "cosine": ("cosine with the tasks before", "0: at right angles to what was learned before; below 0: against it."),
     "sign_conflicts": ("sign conflicts", "Share of weights that the task moves against what earlier tasks had moved."),
     "stable_rank": ("stable rank", "In how many directions the shift really acts, mean over modules."),
     "cross_terms": ("share of cross terms", "Where factors are added, the part of the shift that no task asked for."),
@@ -168,7 +168,7 @@ def _flat(tree: Mapping[str, Any], head: str = "") -> Iterator[tuple[str, str]]:
 
 
 def photos(summary: Summary) -> dict[str, Any]:
-    """Every picture that was learnt from or compared with, and the weights: whose they are, under which licence."""
+    """Every picture that was learned from or compared with, and the weights: whose they are, under which licence."""
     domains = []
     for domain in summary.params.domains:
         line = TaskSequence(summary.params.study, domain, summary.params.orders[0])

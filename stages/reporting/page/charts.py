@@ -6,9 +6,10 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from stages.evaluation.statistics import Interval, Verdict, show
+from stages.evaluation.statistics import Verdict, lost, show
 from stages.reporting.data_files import rounded
-from stages.reporting.figures import HEAT, number
+from stages.reporting.figures import HEAT, curve_range, number
+from stages.reporting.headline import number as decimal
 from stages.reporting.page.svg import LINE, QUIET, Spec
 from stages.runtime.formatting import words
 
@@ -47,7 +48,7 @@ def axis(field: str, title: str | None, **more: Any) -> Spec:
     return {"field": field, "type": "quantitative", "title": title, "scale": {"zero": False}, **more}
 
 
-def steps(count: int, title: str | None = "tasks learnt") -> Spec:
+def steps(count: int, title: str | None = "tasks learned") -> Spec:
     """The x axis of what is known after each task."""
     shown = list(range(1, count + 1)) if count <= 12 else [k for k in range(1, count + 1) if k == 1 or k % 5 == 0]
     return axis("after", title, axis={"values": shown, "grid": False, "format": "d"})
@@ -57,16 +58,25 @@ POINT = {"type": "point", "filled": True, "size": 55, "stroke": "var(--paper)", 
 
 
 def curves(verdict: Verdict, width: int = 640, height: int = 280) -> Spec:
-    """The mean score over the tasks learnt so far, with its interval; the base on the same tasks is dashed."""
-    rows = [
-        {"strategy": name, "after": after, **_bounds(found), "tip": f"{words(name)}, {after} learnt: {show(found)}"}
-        for name, line in verdict.curves.items()
-        for after, found in enumerate(line, 1)
-    ]
+    """The mean score over the tasks learned so far, with its interval; the base on the same tasks is dashed.
+
+    Two concepts have an interval many times as wide as ten: bands are cut off at the range of the lines and of the
+    ends.
+    """
+    lowest, highest = (rounded(bound) for bound in curve_range(verdict))
+    rows = []
+    for name, line in verdict.curves.items():
+        for after, found in enumerate(line, 1):
+            low, high = (min(max(rounded(bound), lowest), highest) for bound in found.drawn)
+            tip = f"{words(name)}, {after} learned: {show(found)}"
+            rows.append(
+                {"strategy": name, "after": after, "value": rounded(found.value), "low": low, "high": high, "tip": tip}
+            )
     base = [{"after": after, "value": rounded(value)} for after, value in enumerate(verdict.base_curve, 1)]
     channels = by_strategy(list(verdict.curves))
     x, title = steps(len(verdict.labels)), f"mean {words(verdict.metric)}"
     coloured = {"x": x, "color": channels["color"]}
+    scale = {"domain": [lowest, highest], "nice": True, "zero": False}
     return {
         "width": width,
         "height": height,
@@ -74,17 +84,13 @@ def curves(verdict: Verdict, width: int = 640, height: int = 280) -> Spec:
         "layer": [
             {
                 "mark": {"type": "area", "opacity": 0.09},
-                "encoding": {**coloured, "y": axis("low", title), "y2": {"field": "high"}},
+                "encoding": {**coloured, "y": axis("low", title, scale=scale), "y2": {"field": "high"}},
             },
             _dashed(base, x, "value"),
-            {"mark": "line", "encoding": {**coloured, "y": axis("value", title)}},
-            {"mark": POINT, "encoding": {"x": x, "y": axis("value", title), **channels, **_tip()}},
+            {"mark": "line", "encoding": {**coloured, "y": axis("value", title, scale=scale)}},
+            {"mark": POINT, "encoding": {"x": x, "y": axis("value", title, scale=scale), **channels, **_tip()}},
         ],
     }
-
-
-def _bounds(found: Interval) -> dict[str, float]:
-    return {"value": rounded(found.value), "low": rounded(found.low), "high": rounded(found.high)}
 
 
 def _tip() -> Spec:
@@ -97,14 +103,14 @@ def _dashed(rows: list[dict[str, Any]], x: Spec, field: str) -> Spec:
 
 
 def concept(verdict: Verdict, task: int) -> Spec:
-    """One concept's score from when it was learnt to the end."""
+    """One concept's score from when it was learned to the end."""
     tasks = len(verdict.labels)
     rows = []
     for name, matrix in verdict.matrices.items():
         for after in range(task, tasks + 1):
             value = float(matrix.at(after, task))
-            told = f"{words(name)}, {after} learnt: {value:.3f}"
-            rows.append({"strategy": name, "after": after, "value": rounded(value), "tip": told})
+            tip = f"{words(name)}, {after} learned: {decimal(value, 3)}"
+            rows.append({"strategy": name, "after": after, "value": rounded(value), "tip": tip})
     known = [float(x.at(i, j)) for x in verdict.matrices.values() for i, j in x.cells() if i == 0 or i >= j]
     base = rounded(float(next(iter(verdict.matrices.values())).at(0, task)))
     channels = by_strategy(list(verdict.matrices))
@@ -124,13 +130,13 @@ def concept(verdict: Verdict, task: int) -> Spec:
 
 
 def trade_off(verdict: Verdict) -> Spec:
-    """What is learnt against what is forgotten of it, with intervals; up and to the right is better."""
+    """What is learned against what is forgotten of it, with intervals; up and to the right is better."""
     rows = []
     for name, found in verdict.strategies.items():
-        x, y = found["plasticity"], found["forgetting_usual"]
-        told = f"{words(name)}: when learnt {show(x)}, forgetting {show(y)}"
-        spans = {"x_low": x.low, "x_high": x.high, "y_low": y.low, "y_high": y.high}
-        rows.append({"strategy": name, "x": x.value, "y": y.value, **spans, "tip": told})
+        x, y = found["plasticity"], lost(found)
+        tip = f"{words(name)}: when learned {show(x)}, forgetting {show(y)}"
+        spans = dict(zip(("x_low", "x_high", "y_low", "y_high"), (*x.drawn, *y.drawn), strict=True))
+        rows.append({"strategy": name, "x": x.value, "y": y.value, **spans, "tip": tip})
     rows = [{key: rounded(v) if isinstance(v, float) else v for key, v in row.items()} for row in rows]
     channels = by_strategy(list(verdict.strategies))
     across = axis("x", f"{words(verdict.metric)} right after learning →", axis={"tickCount": 6})
@@ -210,8 +216,8 @@ def cells(
 
 def _places(field: str, labels: Sequence[str], more: Spec) -> Spec:
     """A discrete axis over 0, 1, ... with a label for each; two places may have the same label."""
-    told = f"{json.dumps(list(labels))}[datum.value]"
-    look = {"labelExpr": told, "grid": False, "labelLimit": 120, **more}
+    tip = f"{json.dumps(list(labels))}[datum.value]"
+    look = {"labelExpr": tip, "grid": False, "labelLimit": 120, **more}
     scale = {"domain": list(range(len(labels))), "padding": 0}
     return {"field": field, "type": "ordinal", "title": None, "scale": scale, "axis": look}
 
@@ -227,7 +233,7 @@ def heatmap(verdict: Verdict, strategy: str) -> Spec:
         value = float(matrix.at(after, task))
         values[after, task - 1] = (value, *heat((value - low) / (high - low) if high > low else 0.5))
         when = f"after {rows[after]}" if after else "base model"
-        tips[after, task - 1] = f"{verdict.labels[task - 1]}, {when}: {value:.4f}"
+        tips[after, task - 1] = f"{verdict.labels[task - 1]}, {when}: {decimal(value, 4)}"
     return cells(values, verdict.labels, rows, tips, framed=True)
 
 
@@ -240,7 +246,9 @@ def harm(verdict: Verdict, strategy: str) -> Spec:
         for j in range(i):
             value = float(changes[strategy][i, j])
             values[i - 1, j] = (value, *loss_or_gain(value / most if most else 0.0))
-            tips[i - 1, j] = f"learning {verdict.labels[i]} changed {verdict.labels[j]} by {value:+.4f}"
+            tips[i - 1, j] = (
+                f"learning {verdict.labels[i]} changed {verdict.labels[j]} by {decimal(value, 4, signed=True)}"
+            )
     return cells(values, verdict.labels[:-1], verdict.labels[1:], tips, framed=False)
 
 

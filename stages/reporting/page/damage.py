@@ -1,4 +1,4 @@
-"""What became of the base: its classes, asked for without the concept's word, before any task and after all of them."""
+"""Damage to the base: its classes, asked for without the concept's word, before any task and after all of them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from stages.core.runs import TaskSequence, runs
 from stages.evaluation import statistics
 from stages.evaluation.results import Results
 from stages.evaluation.statistics import Summary, Verdict
+from stages.reporting.headline import number
 from stages.reporting.page import charts
 from stages.reporting.page.filmstrip import Roll
 from stages.reporting.page.sprites import Album, Cell, plan, sheet
@@ -27,18 +28,19 @@ def damage(summary: Summary, album: Album, roll: Roll) -> dict[str, Any]:
         panels = [_panel(params, verdict) for verdict in verdicts]
         panels.sort(key=lambda panel: not panel["prompted"])
         domains.append({"name": results.domain, "panels": panels, **_pictures(params, results, album, roll)})
-    return {"domains": domains, "tasks": len(params.tasks)}
+    return {"domains": domains, "tasks": len(params.tasks), "level": f"{1 - params.report.confidence:.2g}"}
 
 
 def _panel(params: Params, verdict: Verdict) -> dict[str, Any]:
     prompted = type(params.judges[verdict.metric]).embed_text is not Metric.embed_text
     title = f"Mean {words(verdict.metric)} of the class alone, after each task"
-    base = f"{verdict.base['average_score'].value:.2f}"
+    base = number(verdict.base["average_score"].value)
+    level = 1 - params.report.confidence
     rows = [["strategy", "before", "at the end", "change"]]
     for name, found in verdict.strategies.items():
         change = found["gain"]
-        mark = " *" if change.excludes_zero else ""
-        rows.append([name, base, f"{found['average_score'].value:.2f}", statistics.show(change, 2, signed=True) + mark])
+        mark = " *" if verdict.gain_p[name] <= level else ""
+        rows.append([name, base, number(found["average_score"].value), statistics.show(change, 2, signed=True) + mark])
     svg = draw(charts.curves(verdict, 400, 200), title) if len(verdict.labels) > 1 else None
     return {"metric": verdict.metric, "prompted": prompted, "svg": svg, "rows": rows}
 
