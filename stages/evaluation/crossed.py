@@ -170,9 +170,9 @@ def _scale(degrees: Array) -> Array:
 
 def _known_levels(table: Array, factors: int) -> Array:
     """The table without levels of which no cell is known."""
-    known = ~np.isnan(table.reshape(-1, *table.shape[table.ndim - factors :])).all(0)
+    known = np.asarray(~np.isnan(table.reshape(-1, *table.shape[table.ndim - factors :])).all(0))
     for axis in range(factors):
-        here = np.moveaxis(known, axis, 0).reshape(known.shape[axis], -1).any(1)
+        here = np.asarray(known.any(tuple(a for a in range(factors) if a != axis)))
         table = np.compress(here, table, table.ndim - factors + axis)
     return table
 

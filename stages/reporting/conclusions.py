@@ -102,8 +102,8 @@ def _over_base(verdict: Verdict) -> str:
     below = [name for name, gain in gains.items() if gain.high < 0]
     rest = [name for name in gains if name not in above + below]
     parts = (("above", above), ("below", below), ("not certainly different from", rest))
-    said = "; ".join(f"{', '.join(names)} {relation} the base model" for relation, names in parts if names)
-    return f"at the end {said} ({number(verdict.base['average_score'].value)}) in average score."
+    text = "; ".join(f"{', '.join(names)} {relation} the base model" for relation, names in parts if names)
+    return f"at the end {text} ({number(verdict.base['average_score'].value)}) in average score."
 
 
 def _recognized(verdict: Verdict) -> str:

@@ -22,7 +22,7 @@ import numpy as np
 from stages.core.params import Params
 from stages.evaluation.statistics import Interval, Summary, Verdict
 
-Branch = Literal["no spread", "not learned", "not kept", "not the concepts", "alone", "tie", "best"]
+Branch = Literal["no spread", "not learned", "lost", "not the concepts", "alone", "tie", "best"]
 SCORE = "average_score"
 
 
@@ -68,15 +68,15 @@ def _gate(verdict: Verdict, others: Sequence[Verdict], level: float) -> tuple[Br
     if not any(intervals["gain_when_learned"].low > 0 for intervals in found.values()):
         most = max(found.values(), key=lambda intervals: intervals["gain_when_learned"].value)["gain_when_learned"]
         return "not learned", None, f"nothing was learned: the best gain over the base model is {spread(most)}"
-    kept = [name for name, intervals in found.items() if intervals["gain"].low > 0]
-    if not kept:
-        return "not kept", None, f"no strategy scores above the base model: {_values(verdict, list(found))} ({base})"
-    faults = {name: fault for name in kept if (fault := missing(verdict, name))}
-    shown = [name for name in kept if name not in faults]
+    ahead = [name for name, intervals in found.items() if intervals["gain"].low > 0]
+    if not ahead:
+        return "lost", None, f"no strategy scores above the base model: {_values(verdict, list(found))} ({base})"
+    faults = {name: fault for name in ahead if (fault := missing(verdict, name))}
+    shown = [name for name in ahead if name not in faults]
     if not shown:
         top = max(faults, key=lambda name: found[name][SCORE].value)
         text = f"{top} scores {number(found[top][SCORE].value)} by {verdict.metric} ({base})"
-        return "not the concepts", None, f"{text}, but does not show the concepts: {faults[top]}"
+        return "not the concepts", None, f"{text}, but {faults[top]}"
     return _compared(verdict, others, shown, faults, level)
 
 
@@ -102,13 +102,13 @@ def _compared(
     else:
         branch = "best"
         alike = [r for r in equal if number(scores[r]) == number(scores[best])]
-        leaders, verb = _listed([best, *alike]), "score" if alike else "scores"
-        text = f"{leaders} {verb} {'' if alike or equal else 'highest, '}{number(scores[best])} {by} ({base}), "
-        text += f"above {_values(verdict, below)}"
+        highest = all(number(scores[r]) != number(scores[best]) and scores[r] < scores[best] for r in rivals)
+        verb = "score" if alike else "scores highest," if highest and not equal else "scores"
+        text = f"{_listed([best, *alike])} {verb} {number(scores[best])} {by} ({base}), above {_values(verdict, below)}"
         if rest := [r for r in equal if r not in alike]:
             text += f"; {_values(verdict, rest)} cannot be distinguished from it"
     text += "".join(
-        f"; {name} scores {number(scores[name])} but does not show the concepts: {fault}"
+        f"; {name} scores {number(scores[name])}, but {fault}"
         for name, fault in faults.items()
         if name not in below
     )
@@ -117,23 +117,21 @@ def _compared(
 
 
 def missing(verdict: Verdict, name: str) -> str:
-    """Why the pictures of a strategy do not show its concepts; empty if they do."""
+    """Why the score of a strategy is not that of its concepts, as a clause; empty if it is."""
     found = verdict.strategies[name]
     if "top1_earlier" in found:
         top1, chance = found["top1_earlier"], 1 / len(verdict.labels)
         if not top1.low > chance:
-            return f"top-1 of earlier concepts is {number(top1.value)}, by chance {number(chance)}"
+            rates = f"top-1 {number(top1.value)}, by chance {number(chance)}"
+            return f"its pictures of earlier concepts are not recognized as theirs more often than by chance ({rates})"
         if not found["own_minus_others_earlier"].low > 0:
-            return f"own - others is {spread(found['own_minus_others_earlier'])}"
+            margin = spread(found["own_minus_others_earlier"])
+            return f"its pictures are not closer to their own concept than to the others (own - others {margin})"
         if not (found["top1_gain"].low > 0 or found["own_minus_others_gain"].low > 0):
-            base = number(verdict.base["top1_earlier"].value)
-            return (
-                f"they are recognized no better than the base model's (top-1 {number(top1.value)}, base model {base})"
-            )
+            rates = f"top-1 {number(top1.value)}, base model {number(verdict.base['top1_earlier'].value)}"
+            return f"its pictures are recognized no better than the base model's ({rates})"
     if name in verdict.word and not verdict.word[name].low > 0:
-        return (
-            f"their words add nothing to the score ({spread(verdict.word[name])}), so that whole classes have changed"
-        )
+        return f"the concepts' words add nothing ({spread(verdict.word[name])}): whole classes have changed instead"
     return ""
 
 

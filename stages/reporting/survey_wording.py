@@ -1,4 +1,4 @@
-"""What people said of the pictures, in words and tables."""
+"""The answers of people about the pictures, in text and tables."""
 
 from __future__ import annotations
 
@@ -43,4 +43,4 @@ def survey_table(asked: People | None) -> list[str]:
     tables = (
         (f"Asked {words}.", in_markdown(scale), in_markdown(metrics)) for words, scale, metrics in opinions(asked)
     )
-    return ["## What people say", raters(asked), *(part for parts in tables for part in parts)]
+    return ["## Human preference", raters(asked), *(part for parts in tables for part in parts)]

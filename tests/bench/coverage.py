@@ -9,7 +9,8 @@ import numpy as np
 
 from stages.evaluation.correction import holm
 from stages.evaluation.crossed import estimate
-from stages.evaluation.statistics import FACTORS
+from stages.evaluation.results import Results
+from stages.evaluation.statistics import FACTORS, table_of
 from tests.support.simulated_studies import (
     DESIGNS,
     STRESS,
@@ -62,13 +63,11 @@ def forgetting(repetitions: int) -> None:
         for block in range(repetitions // BLOCK // 5):
             found = unforgotten(BLOCK, seed=block)
             outside.append(alarms(found, measure))
-            means.append(found_mean(found, measure))
+            means.append(means_of(found, measure))
         print(f"| {measure} | {1 - share(outside):.3f} | {share(means):.3f} |", flush=True)
 
 
-def found_mean(found, measure: str) -> np.ndarray:
-    from stages.evaluation.statistics import table_of
-
+def means_of(found: Results, measure: str) -> np.ndarray:
     return estimate(table_of(found, "m", measure), FACTORS, 0.95).value
 
 
@@ -78,7 +77,7 @@ def people(repetitions: int) -> None:
     print("| --- | --- | ---: | ---: |")
     for raters, each in ((8, 30), (20, 30), (20, 60)):
         for spread in ((0.0, 0.0), (0.5, 0.0), (0.0, 0.7), (0.5, 0.7)):
-            only, now = coverage(max(40, repetitions // 50), raters, each, *spread)
+            only, now = coverage(max(40, repetitions // 20), raters, each, *spread)
             print(f"| {raters} x {each} | {spread[0]}, {spread[1]} | {only:.3f} | {now:.3f} |", flush=True)
 
 

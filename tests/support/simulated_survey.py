@@ -32,9 +32,16 @@ def answers(raters: int, each: int, rater_spread: float, picture_spread: float, 
 
 
 def truth(rater_spread: float, picture_spread: float) -> dict[str, float]:
-    """The places that the model finds in endlessly many answers: variation between raters draws them together."""
-    spread = np.sqrt(1 + (2 * rater_spread**2 + picture_spread**2) / 2.9)  # the logistic one is 1.7 normal ones wide
-    return {name: value / spread for name, value in SCALE.items()}
+    """The places that the model finds in endlessly many answers: what varies draws them together."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+    spread = np.sqrt(2 * rater_spread**2 + picture_spread**2) * nodes
+
+    def odds(apart: float) -> float:
+        chosen = (weights / (1 + np.exp(-apart - spread))).sum() / weights.sum()
+        return float(np.log(chosen / (1 - chosen)))
+
+    step = (odds(0.6) + odds(0.6) + odds(1.2)) / 4  # neighbours twice, the ends once
+    return {name: step * value / 0.6 for name, value in SCALE.items()}
 
 
 def coverage(
