@@ -170,6 +170,7 @@ def harm(verdict: Verdict, strategy: str) -> str:
     worst = int(total.argmin())
     if float(change[i, j]) >= 0:
         return "No task lowered the score of an earlier one."
-    text = f"Largest single loss: learning {verdict.labels[i]} changed {verdict.labels[j]} by {number(change[i, j], signed=True)}."
-    text += f" Over all earlier concepts, {verdict.labels[worst]} did the most harm ({number(total[worst], signed=True)} in sum)."
+    single, whole = number(change[i, j], signed=True), number(total[worst], signed=True)
+    text = f"Largest single loss: learning {verdict.labels[i]} changed {verdict.labels[j]} by {single}."
+    text += f" Over all earlier concepts, {verdict.labels[worst]} did the most harm ({whole} in sum)."
     return text.replace("-", "\u2212")

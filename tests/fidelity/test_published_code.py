@@ -56,7 +56,7 @@ OTHERWISE = {
     "judges": "CLIP by open_clip, DINO by timm, CSD in open_clip's tower: vectors differ by less than 2e-6; "
     "loaded once, not for every pair",
     "pictures": "PNG instead of pickles of the same 8-bit pixels: nothing differs",
-    "spread": "bootstrap intervals as well, over concepts, prompts and noises",
+    "spread": "intervals as well, over orders, seeds, concepts, prompts and noises",
     "validation": "pictures every so many steps, not epochs, with the study's own steps and scheduler (there 25 of "
     "DPM-Solver++ under autocast); nothing that is measured depends on them",
     "checkpoints": "every 50 steps, not at step 500 alone: nothing differs",
