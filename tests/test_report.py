@@ -23,7 +23,7 @@ FOLDER = Path("report/small")
 def params(tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("study"))
-        params = synthetic_study.parameters(bootstrap=100)
+        params = synthetic_study.parameters()
         synthetic_study.write(params)
         report(params, None, Namespace())
         yield params
@@ -131,7 +131,7 @@ def test_words_link_to_files_that_exist(params) -> None:
 
 def test_the_paper_is_left_out_unless_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    params = synthetic_study.parameters(tasks=1, strategies=("naive",), paper=False, bootstrap=100)
+    params = synthetic_study.parameters(tasks=1, strategies=("naive",), paper=False)
     synthetic_study.write(params)
     report(params, None, Namespace())
     words = (FOLDER / "results.md").read_text("utf-8")
@@ -153,7 +153,7 @@ def test_positions_that_params_no_longer_has_leave_no_trace(tmp_path: Path, monk
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)
         synthetic_study.write(synthetic_study.parameters(tasks=written, plain=1, sees_all=True))
-        report(synthetic_study.parameters(tasks=2, plain=1, sees_all=True, bootstrap=100), None, Namespace())
+        report(synthetic_study.parameters(tasks=2, plain=1, sees_all=True), None, Namespace())
         made.append({path: path.read_bytes() for path in FOLDER.rglob("*") if path.is_file()})
     assert (tmp_path / "cut/runs/small/objects/0/data/03").is_dir()
     assert made[0] == made[1]

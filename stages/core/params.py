@@ -120,10 +120,8 @@ class Score(Strict):
 
 
 class Report(Strict):
-    bootstrap: int = Field(ge=100)  # resamples behind an interval
     confidence: float = Field(0.95, gt=0.5, lt=1)
     identity: Name  # the metric by which a picture's concept is recognised among all
-    seed: int = Field(0, ge=0)
     paper: bool = False  # show the numbers known from the paper beside ours
     over_runs: bool = unsaid(False)  # also show mean and standard deviation over orders and seeds, as the paper does
 

@@ -108,9 +108,7 @@ def _compared(
         if rest := [r for r in equal if r not in alike]:
             text += f"; {_values(verdict, rest)} cannot be distinguished from it"
     text += "".join(
-        f"; {name} scores {number(scores[name])}, but {fault}"
-        for name, fault in faults.items()
-        if name not in below
+        f"; {name} scores {number(scores[name])}, but {fault}" for name, fault in faults.items() if name not in below
     )
     text += "".join(_disagreement(other, best, below, level) for other in others)
     return branch, best if branch != "tie" else None, text

@@ -16,7 +16,7 @@ from tests.support import synthetic_study
 
 
 def report(**rest) -> Report:
-    return Report(**{"bootstrap": 200, "identity": "m", **rest})
+    return Report(**{"identity": "m", **rest})
 
 
 def made(

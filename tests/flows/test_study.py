@@ -28,7 +28,7 @@ def test_up_to_date_is_said_without_asking_dvc_and_after_asking_it(study):
 
 
 def test_at_a_terminal_there_are_our_lines_and_no_bars_of_dvcs(study):
-    change(study, report={"bootstrap": 120}, sample={"guidance": 2.0})
+    change(study, report={"confidence": 0.8}, sample={"guidance": 2.0})
     terminal, its_end = pty.openpty()
     command = [sys.executable, "-m", "flows.study", "--no-view"]
     process = subprocess.Popen(command, cwd=study, env=environment(), stdin=its_end, stdout=its_end, stderr=its_end)
@@ -122,7 +122,7 @@ def test_while_dvc_is_at_work_the_flow_is_refused_and_told_who_it_is(study):
     other = begun(study, sys.executable, "-c", script)
     try:
         assert other.stdout.readline() == "held\n"
-        change(study, report={"bootstrap": 101})
+        change(study, report={"confidence": 0.9})
         refused = flow(study)
         assert refused.returncode == 4
         assert f"PID {other.pid}" in refused.stderr

@@ -21,7 +21,7 @@ def verdict(strategies: int = 2, tasks: int = 3) -> Verdict:
     values = noise(strategies, 1, tasks + 1, tasks, 4)
     for after in range(1, tasks):
         values[:, :, after, after:] = np.nan
-    return judge(made(values, kinds=(OWN,)), Report(bootstrap=100, identity="m"))[0]
+    return judge(made(values, kinds=(OWN,)), Report(identity="m"))[0]
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,7 @@ def study(
     if plain is not None:
         values = scores(plain, orders, spread, seed=9)
         without = named(made(values, orders=orders, noises=NOISES), plain, {"looks": {OWN: values}})
-    report = Report(bootstrap=100, identity="looks")
+    report = Report(identity="looks")
     params = synthetic_study.parameters(
         strategies=tuple(gains), orders=tuple(str(k) for k in range(orders)), tasks=3, plain=int(plain is not None)
     )
@@ -216,7 +216,7 @@ def test_one_strategy_is_compared_with_the_base_alone() -> None:
 
 def test_a_single_picture_says_that_chance_is_unknown() -> None:
     results = replace(made(np.array([[[[[0.2]], [[0.9]]]]])), strategies=("naive",))
-    verdicts = [replace(v, metric="looks") for v in judge(results, Report(bootstrap=100, identity="looks"))]
+    verdicts = [replace(v, metric="looks") for v in judge(results, Report(identity="looks"))]
     found = headline.headline(Summary(synthetic_study.parameters(tasks=1), verdicts, [], []), "objects")
     assert found.branch == "no spread"
     assert found.text.startswith("After 1 object, naive 0.90; with one picture of one concept, chance is unknown")

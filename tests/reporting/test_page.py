@@ -56,7 +56,7 @@ def made(tmp_path_factory: pytest.TempPathFactory):
     """The parameters, summary and page of a small study whose prompts mean harm."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("study"))
-        params = synthetic_study.parameters(strategies=STRATEGIES, bootstrap=100, plain=1)
+        params = synthetic_study.parameters(strategies=STRATEGIES, plain=1)
         synthetic_study.write(params, wording=HOSTILE)
         summary = summarise(params)
         yield params, summary, render.page(summary)
@@ -173,7 +173,7 @@ def test_scores_of_the_strip_are_those_that_were_scored(made, page) -> None:
 def several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The parameters and summary of a study of two orders and two seeds."""
     monkeypatch.chdir(tmp_path)
-    params = synthetic_study.parameters(tasks=2, orders=("0", "1"), seeds=(0, 5), bootstrap=100)
+    params = synthetic_study.parameters(tasks=2, orders=("0", "1"), seeds=(0, 5))
     synthetic_study.write(params)
     return params, summarise(params)
 
@@ -241,7 +241,7 @@ def test_damage_is_the_change_of_the_class_alone(made) -> None:
 
 def test_without_plain_pictures_it_says_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    params = synthetic_study.parameters(tasks=1, strategies=("naive",), bootstrap=100, paper=False)
+    params = synthetic_study.parameters(tasks=1, strategies=("naive",), paper=False)
     synthetic_study.write(params, prompts=1)
     text = render.page(summarise(params))
     assert "sample.plain" in text
@@ -251,7 +251,7 @@ def test_without_plain_pictures_it_says_how_to_get_them(tmp_path: Path, monkeypa
 
 def test_orders_and_all_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    params = synthetic_study.parameters(tasks=2, orders=("0", "5"), seeds=(0, 1), sees_all=True, bootstrap=100)
+    params = synthetic_study.parameters(tasks=2, orders=("0", "5"), seeds=(0, 1), sees_all=True)
     synthetic_study.write(params, prompts=1)
     page = Page(render.page(summarise(params)))
     labels = [a["aria-label"] for a in page.all("span") if "blue boot, naive" in a.get("aria-label", "")]

@@ -24,7 +24,7 @@ def given(
     values[:, :, 1:] += np.reshape(shifts, (-1, 1, 1, 1, 1)) + spread * noise(len(shifts), 1, tasks, tasks, 4, seed=1)
     results = made(values, kinds=(OWN, MARGIN, TOP1))
     results = replace(results, strategies=names or results.strategies)
-    verdict = judge(results, Report(bootstrap=300, identity="m"))[0]
+    verdict = judge(results, Report(identity="m"))[0]
     return replace(verdict, metric="looks")
 
 

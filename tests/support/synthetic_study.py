@@ -48,7 +48,6 @@ def parameters(
     noises: int = 2,
     names: tuple[str, ...] = NAMES,
     sees_all: bool = False,
-    bootstrap: int = 200,
     paper: bool = True,
     plain: int = 0,
     dataset: str = "toy",
@@ -71,7 +70,7 @@ def parameters(
         base=Named(name="toy", options={"path": "data/world/base", "vae": "data/models/vae", "dtype": "float32"}),
         score=Score(judges="judges", metrics={"looks": {"path": "eye"}, "prompted": {"path": "eye"}}),
         sample=Sample.model_construct(images=noises, plain=plain),
-        report=Report(bootstrap=bootstrap, identity="looks", paper=paper),
+        report=Report(identity="looks", paper=paper),
     )
     params.__dict__["judges"] = {"looks": Looks(), "prompted": Prompted()}
     return params

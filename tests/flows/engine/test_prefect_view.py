@@ -110,7 +110,7 @@ def test_a_server_that_asks_for_a_password_shows_the_study_to_those_who_have_it(
     ("moment", "changed", "ran"),
     [
         ("/ sample: ", {"sample": {"guidance": 2.0}}, "7 ran"),  # during the study
-        ("report: ", {"report": {"bootstrap": 101}}, "1 ran"),  # before its results are shown
+        ("report: ", {"report": {"confidence": 0.9}}, "1 ran"),  # before its results are shown
     ],
 )
 def test_a_server_killed_meanwhile_costs_a_warning(running, study, moment, changed, ran):
@@ -125,7 +125,7 @@ def test_a_server_killed_meanwhile_costs_a_warning(running, study, moment, chang
 
 def test_a_server_that_is_not_there_costs_a_warning(server, study):
     server.kill()
-    change(study, report={"bootstrap": 101})
+    change(study, report={"confidence": 0.9})
     code, said, complaints = flow(study, server)
     assert (code, "1 ran" in said) == (0, True), said + complaints
     assert "without it" in complaints
