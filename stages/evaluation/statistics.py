@@ -197,11 +197,14 @@ def _base(results: Results, metric: str, confidence: float) -> Intervals:
 
 
 def _curves(results: Results, metric: str, confidence: float) -> dict[str, list[Interval]]:
+    """After each task; without bounds where a single concept stands for all that a study might have."""
     scores = _pictures(results, metric, OWN)
-    points = [
-        _intervals(estimate(_table(results, scores.so_far(after, by_task=True)), FACTORS, confidence))
-        for after in range(1, results.tasks + 1)
-    ]
+    points = []
+    for after in range(1, results.tasks + 1):
+        found = _intervals(estimate(_table(results, scores.so_far(after, by_task=True)), FACTORS, confidence))
+        if results.tasks > len(set(results.concepts[:, :after].flat)) == 1:
+            found = [Interval(point.value, np.nan, np.nan) for point in found]
+        points.append(found)
     return {name: [point[s] for point in points] for s, name in enumerate(results.strategies)}
 
 

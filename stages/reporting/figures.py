@@ -128,8 +128,7 @@ def curves(verdict: Verdict) -> Figure:
     ends = [(verdict.base_curve[-1], "base model", QUIET)]
     for name, line, colour, marker in _marked(verdict.curves):
         values = [point.value for point in line]
-        low, high = zip(*(point.drawn for point in line), strict=True)
-        axis.fill_between(after, low, high, color=colour, alpha=0.11, linewidth=0)
+        axis.fill_between(after, [p.low for p in line], [p.high for p in line], color=colour, alpha=0.11, linewidth=0)
         axis.plot(after, values, color=colour, marker=marker, markersize=5, markeredgecolor="white", linewidth=2)
         ends.append((values[-1], words(name), colour))
     bottom, top = curve_range(verdict)

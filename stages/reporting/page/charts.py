@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from math import isnan
 from typing import Any
 
 from stages.evaluation.statistics import Verdict, lost, show
@@ -67,11 +68,10 @@ def curves(verdict: Verdict, width: int = 640, height: int = 280) -> Spec:
     rows = []
     for name, line in verdict.curves.items():
         for after, found in enumerate(line, 1):
-            low, high = (min(max(rounded(bound), lowest), highest) for bound in found.drawn)
             tip = f"{words(name)}, {after} learned: {show(found)}"
-            rows.append(
-                {"strategy": name, "after": after, "value": rounded(found.value), "low": low, "high": high, "tip": tip}
-            )
+            row = {"strategy": name, "after": after, "value": rounded(found.value), "tip": tip}
+            band = [None if isnan(x) else min(max(rounded(x), lowest), highest) for x in (found.low, found.high)]
+            rows.append(row | {"low": band[0], "high": band[1]})
     base = [{"after": after, "value": rounded(value)} for after, value in enumerate(verdict.base_curve, 1)]
     channels = by_strategy(list(verdict.curves))
     x, title = steps(len(verdict.labels)), f"mean {words(verdict.metric)}"
