@@ -53,8 +53,8 @@ BASE_MEASURES = _table(
 
 SHARES = ("top1", "top1_earlier", "top1_when_learned")  # from 0 to 1
 
-# What is said at once, so that its p-values are corrected at once, over all pairs of strategies: the measures of the
+# Measures whose p-values are corrected together, over all pairs of strategies: those of the
 # first sentence and of the rankings; the other columns of the table of differences.
-SAID = ("average_score", "forgetting_unbiased")
+RANKED = ("average_score", "forgetting_unbiased")
 COMPARED = ("plasticity", "own_minus_others_earlier", "top1_earlier")
-FAMILIES = (SAID, COMPARED)
+FAMILIES = (RANKED, COMPARED)

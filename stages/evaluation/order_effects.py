@@ -4,7 +4,7 @@ A concept that is learned early has more time to be forgotten, and some concepts
 one order the two effects cannot be separated. With several orders they can, if each concept has several places: the
 loss at each (order, place) is modelled as mean + effect of the place + effect of the concept, and fitted by least
 squares. Orders in which each concept has each place once (a Latin square: T orders) make both effects plain means;
-fewer orders make them less certain, and too few leave them undetermined. The last place is left out: nothing comes
+fewer orders make them less certain, and too few leave them undetermined. The last place is not used: nothing comes
 after it, so that nothing is lost there.
 """
 

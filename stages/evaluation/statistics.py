@@ -44,7 +44,7 @@ class Interval:
         return (self.value, self.value) if np.isnan(self.low) else (self.low, self.high)
 
 
-Intervals = dict[str, Interval]  # by measure; undefined ones (earlier tasks for T = 1) are left out
+Intervals = dict[str, Interval]  # by measure; without those that are undefined (earlier tasks for T = 1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from stages.evaluation.measures import SAID
+from stages.evaluation.measures import RANKED
 from stages.evaluation.statistics import Summary, Verdict
 from stages.reporting.glossary import GLOSSARY
 from stages.reporting.headline import number
@@ -74,7 +74,7 @@ def _ranking(verdict: Verdict, measure: str, high_is_best: bool, level: float) -
 def _certain(verdict: Verdict, level: float) -> str:
     """The pairs that differ, by the corrected test."""
     parts = []
-    for measure in (m for m in SAID if any(m in p for p in verdict.p_values.values())):
+    for measure in (m for m in RANKED if any(m in p for p in verdict.p_values.values())):
         found = [
             f"{b} {'above' if verdict.differences[a, b][measure].value > 0 else 'below'} {a} (p {p[measure]:.2g})"
             for (a, b), p in verdict.p_values.items()

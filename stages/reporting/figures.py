@@ -50,7 +50,7 @@ STYLE = {
     "savefig.facecolor": "white",
 }
 DPI = 160
-FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"  # matplotlib brings its own, the same on every machine
+FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"  # matplotlib's own, the same on every machine
 
 
 CHARTS = ("matrix", "concepts", "curve", "tradeoff")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.evaluation.correction import correct, holm
-from stages.evaluation.measures import COMPARED, FAMILIES, MEASURES, SAID
+from stages.evaluation.measures import COMPARED, FAMILIES, MEASURES, RANKED
 
 AB, AC = ("a", "b"), ("a", "c")
 
@@ -27,10 +27,10 @@ def test_holms_own_steps() -> None:
 
 
 def test_the_measures_of_one_sentence_are_corrected_together_over_all_pairs() -> None:
-    raw = {pair: dict.fromkeys((*SAID, *COMPARED, "gain"), 0.01) for pair in (AB, AC)}
+    raw = {pair: dict.fromkeys((*RANKED, *COMPARED, "gain"), 0.01) for pair in (AB, AC)}
     found = correct(raw)
     for pair in (AB, AC):
-        assert all(found[pair][name] == pytest.approx(0.01 * 2 * len(SAID)) for name in SAID)
+        assert all(found[pair][name] == pytest.approx(0.01 * 2 * len(RANKED)) for name in RANKED)
         assert all(found[pair][name] == pytest.approx(0.01 * 2 * len(COMPARED)) for name in COMPARED)
         assert found[pair]["gain"] == pytest.approx(0.01 * 2), "a measure of no family: pairs only"
 

@@ -65,7 +65,7 @@ def _fact(params: Params, rows: list[dict[str, str | float]], fact: str) -> dict
     ]
     values = set(means.values())
     chart = charts.line_per_strategy(points, params.strategies, len(params.tasks))
-    svg = draw(chart, f"{title} after each task") if len(values) > 1 else None  # a constant is said, not drawn
+    svg = draw(chart, f"{title} after each task") if len(values) > 1 else None  # a constant is written, not drawn
     table = [["task", *params.strategies]]
     for task in (int(t.index) for t in params.tasks):
         table.append([str(task), *(f"{means[s, task]:.4g}" if (s, task) in means else "" for s in params.strategies)])
@@ -73,7 +73,7 @@ def _fact(params: Params, rows: list[dict[str, str | float]], fact: str) -> dict
 
 
 def losses(summary: Summary) -> dict[str, Any] | None:
-    """The loss over all tasks of a run, mean over runs; None if no run has kept its losses."""
+    """The loss over all tasks of a run, mean over runs; None if no run has any."""
     domains = []
     for domain in summary.params.domains:
         found: dict[str, list[list[np.ndarray[Any, Any]]]] = {}

@@ -16,7 +16,7 @@ from stages.runtime.formatting import words
 
 SHAPES = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "triangle-right")
 COLOURS = 7  # the style sheet has --s0 to --s6; in figures.COLOURS' order
-# Orange is loss, blue is gain: told apart by all kinds of colour vision.
+# Orange is loss, blue is gain: different in all kinds of colour vision.
 LOSS_TO_GAIN = ("#a34a00", "#d9822b", "#f6c58f", "#f4f3f0", "#aacbe6", "#4d8fc4", "#15508c")
 DASH = [5, 4]
 DARK_TEXT, LIGHT_TEXT = "#0b1420", "#ffffff"
