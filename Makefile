@@ -17,7 +17,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 PORT ?= 4200
 
-.PHONY: help demo study serve worker test fast lint weights clean
+.PHONY: help demo study serve worker test fast lint weights images clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -48,8 +48,11 @@ lint: .venv/ready ## style, types, and which part may import which
 weights: .venv/ready ## fetch the weights that a profile needs: make weights PROFILE=sdxl-quick
 	HF_HUB_OFFLINE=0 python -m stages.tools.fetch --for $(PROFILE) $(if $(PIN),--pin) $(if $(FROM),--from $(FROM))
 
+images: ## copy the figures that README.md shows from the report of the default study to docs/images
+	cp report/toy-objects/grids/objects-side-by-side.png report/toy-objects/figures/objects-dino-matrix.png docs/images
+
 clean: ## forget every result, cache and checkpoint of this workspace
-	rm -rf runs $(filter-out report/toy-objects,$(wildcard report/*)) .cache .checkpoints .dvc/cache .dvc/tmp
+	rm -rf runs report .cache .checkpoints .dvc/cache .dvc/tmp
 
 .venv/ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -13,6 +13,9 @@ from typing import Annotated
 
 import typer
 
+from flows.commands.concept_group import concept
+from flows.commands.options import Jobs, Json, NoView, run_options, set_environment
+from flows.commands.profile_group import profile
 from stages.runtime.exits import EXIT_CODES, attempt
 
 NAME = "palimpsest"
@@ -26,16 +29,7 @@ MODULES = {
     "standin": ("stages.tools.random_sdxl", "Writes an SDXL of random weights, to try."),
     "study": ("stages.tools.survey", "Asks people which pictures are right."),
 }
-ONLINE = ("fetch",)  # what may ask a model hub
-# What a run wants of its surroundings; what is set already stays. A large heap is not given back only to be asked for
-# again: a quarter of the time on a CPU.
-SURROUNDINGS = {
-    "MALLOC_MMAP_THRESHOLD_": "4000000000",
-    "MALLOC_TRIM_THRESHOLD_": "8000000000",
-    "DVC_NO_ANALYTICS": "1",
-    "HF_HUB_OFFLINE": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-}
+ONLINE = ("fetch",)  # may ask a model hub
 
 app = typer.Typer(
     name=NAME,
@@ -45,31 +39,12 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-concept = typer.Typer(help="The concepts: list, add, redo, remove.", no_args_is_help=True)
-profile = typer.Typer(help="Studies to start from: list, show, use.", no_args_is_help=True)
-
-Json = Annotated[bool, typer.Option("--json", help="for programs")]
-Names = Annotated[list[str], typer.Argument(metavar="NAME", help="one, or with several domains DOMAIN/NAME of each")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="do not ask")]
-Run = Annotated[bool, typer.Option(help="run the study afterwards")]
-Jobs = Annotated[
-    int, typer.Option(min=0, metavar="N", show_default=False, help="stages at a time; one per GPU or core")
-]
-NoView = Annotated[bool, typer.Option("--no-view", help="do without Prefect")]
-
-
-def _profiles() -> list[str]:
-    return sorted(path.stem for path in Path("data/profiles").glob("*.yaml"))
 
 
 def _runs() -> list[str]:
     from flows.commands.status import look
 
     return [str(run["run"]) for run in look()["runs"]]
-
-
-Memory = Annotated[str | None, typer.Option(metavar="GB", help="settings for a GPU of so much memory: 12, 16, 24, 80")]
-ProfileName = Annotated[str, typer.Argument(autocompletion=_profiles)]
 
 
 def _version(wanted: bool) -> None:
@@ -83,7 +58,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="say which")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="show the traceback of an error")] = False,
 ) -> None:
     pass
@@ -130,12 +107,7 @@ def run(
     """Runs what is not up to date. Killed, it goes on where it was."""
     words = [only] if only else []
     words += [f"--devices={devices}"] if devices else []
-    _module("run", "flows.study", [*words, *_how(jobs, no_view), *context.args])
-
-
-def _how(jobs: int, no_view: bool) -> list[str]:
-    """The options of a run that a change of concepts has, too."""
-    return ([f"--jobs={jobs}"] if jobs else []) + (["--no-view"] if no_view else [])
+    _module("run", "flows.study", [*words, *run_options(jobs, no_view), *context.args])
 
 
 @app.command()
@@ -168,137 +140,22 @@ def doctor(json: Json = False) -> None:
     if json:
         console.as_json([asdict(one) for one in findings])
     else:
-        console.table(("", "", ""), [(one.how, one.what, one.said) for one in findings])
+        console.table(("", "", ""), [(one.how, one.what, one.message) for one in findings])
     if code := max(one.code for one in findings):
         raise typer.Exit(code)
     if not json:
         console.next_steps("palimpsest plan")
 
 
-@concept.command("list")
-def concept_list(json: Json = False) -> None:
-    """In what order they are learnt; how well each stands."""
-    from flows.commands import concepts, console
-
-    rows = concepts.listed()
-    console.as_json(rows) if json else concepts.show_list(rows)
-
-
-Photos = Annotated[Path | None, typer.Option(help="a folder with its photos, to be copied into the project")]
-
-
-@concept.command("add")
-def concept_add(
-    names: Names, photos: Photos = None, yes: Yes = False, run: Run = True, jobs: Jobs = 0, no_view: NoView = False
-) -> None:
-    """Learns one more, after all others."""
-    from flows.commands import concepts
-    from stages.core import edit_params
-    from stages.core.edit_params import with_task
-
-    tree = edit_params.tree()
-    found = edit_params.by_domain(names, tree["domains"])
-    _change(concepts.Change(lambda text: with_task(text, found), f"Added {', '.join(found.values())}",
-                            _photos(photos, found)), yes, run, _how(jobs, no_view))  # fmt: skip
-
-
-@concept.command("redo")
-def concept_redo(
-    name: str, photos: Photos = None, yes: Yes = False, run: Run = True, jobs: Jobs = 0, no_view: NoView = False
-) -> None:
-    """Learns one again, from other photos."""
-    from flows.commands import concepts
-    from stages.core import edit_params
-
-    domain, known = edit_params.domain_of(name)
-    found = {domain: known}
-    change = concepts.Change(lambda text: text, f"Took up {known} anew", _photos(photos, found), fresh=False)
-    _change(change, yes, run, _how(jobs, no_view))
-
-
-@concept.command("remove")
-def concept_remove(names: Names, yes: Yes = False, run: Run = True, jobs: Jobs = 0, no_view: NoView = False) -> None:
-    """Forgets one. Those after it move up and are learnt again; its photos stay."""
-    from flows.commands import concepts
-    from stages.core import edit_params
-
-    found = edit_params.by_domain(names, edit_params.tree()["domains"])
-    gone = ", ".join(found.values())
-    change = concepts.Change(lambda text: edit_params.without_concept(text, found), f"Removed {gone}")
-    _change(change, yes, run, _how(jobs, no_view))
-
-
-def _photos(folder: Path | None, concepts: dict[str, str]) -> tuple[Path, str] | None:
-    domain, name = next(iter(concepts.items()))
-    return None if folder is None else (folder, f"{domain}/{name}")
-
-
-def _change(change: object, yes: bool, run: bool, how: list[str]) -> None:
-    from flows.commands.concepts import Change
-
-    assert isinstance(change, Change)
-    _settle()
-    raise typer.Exit(change.carry_out(yes, how if run else None))
-
-
-@profile.command("list")
-def profile_list(json: Json = False) -> None:
-    """What there is."""
-    from flows.commands import console
-    from stages.core import profiles
-
-    rows = [(name, profiles.summary(name)) for name in profiles.names()]
-    if json:
-        console.as_json(dict(rows))
-    else:
-        console.table(("profile", "what it is"), rows)
-        console.next_steps("palimpsest profile use NAME")
-
-
-@profile.command("show")
-def profile_show(name: ProfileName, memory: Memory = None) -> None:
-    """Prints one as params.yaml would hold it."""
-    from stages.core import profiles
-
-    print(profiles.text(name, memory), end="")
-
-
-@profile.command("use")
-def profile_use(
-    name: ProfileName,
-    memory: Memory = None,
-    force: Annotated[bool, typer.Option("--force", help="drop changes to params.yaml that no profile has")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="do not say what to do next")] = False,
-) -> None:
-    """Writes one to params.yaml. The results of others stay."""
-    from flows.commands import console
-    from stages.core import profiles
-    from stages.files import model_lock
-
-    changed = profiles.use(name, force, memory)
-    chosen = name + (f" for {memory} GB" if memory else "")
-    print(f"params.yaml is now {chosen}." if changed else f"params.yaml is {chosen} already.")
-    if quiet:
-        return
-    lock = model_lock.read_lock()
-    needed = [model for model in model_lock.wanted(profiles.tree(name), lock) if model_lock.lacking(model, lock[model])]
-    console.next_steps(*([f"make weights PROFILE={name}"] if needed else []), "palimpsest plan", "palimpsest run")
-
-
 app.add_typer(concept, name="concept")
 app.add_typer(profile, name="profile")
-
-
-def _settle() -> None:
-    for name, value in SURROUNDINGS.items():
-        os.environ.setdefault(name, value)
 
 
 def _module(command: str, module: str, words: list[str]) -> None:
     """Runs `python -m module` with these words, in this process, under the command's name."""
     if command in ONLINE:
         os.environ["HF_HUB_OFFLINE"] = "0"
-    _settle()
+    set_environment()
     sys.argv = [f"{NAME} {command}", *words]
     runpy.run_module(module, run_name="__main__", alter_sys=False)
 
@@ -337,8 +194,8 @@ def _work() -> int:
     except typer.TyperException as error:
         from stages.runtime.faults import ConfigFault
 
-        said = error.format_message()
-        raise ConfigFault(f"{said.rstrip('.')}. --help says what there is.") from None
+        message = error.format_message()
+        raise ConfigFault(f"{message.rstrip('.')}. --help says what there is.") from None
 
 
 def main() -> None:

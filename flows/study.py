@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.engine import prefect_view
-from flows.graph import stage_names
 from flows.graph.remote import open_graph
-from flows.graph.stage_names import last_stages
+from flows.graph.stage_names import StageName, last_stages
 from stages.runtime.process import collect_rarely
 
 if TYPE_CHECKING:
@@ -50,13 +49,13 @@ def command(
     collect_rarely()
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     options(parser)
-    parser.add_argument("--jobs", type=int, help="stages at a time; one per GPU, or per core, if not said")
+    parser.add_argument("--jobs", type=int, help="stages at a time; default: one per GPU, or per core")
     parser.add_argument("--devices", help="GPUs to use, as in CUDA_VISIBLE_DEVICES; with more jobs they are shared")
-    parser.add_argument("--plan", action="store_true", help="say what would run, and run nothing")
+    parser.add_argument("--plan", action="store_true", help="print what would run, and run nothing")
     parser.add_argument(
         "--share", action="store_true", help="take what DVC's remote has, and give it what is made here"
     )
-    parser.add_argument("--no-view", action="store_true", help="do without Prefect")
+    parser.add_argument("--no-view", action="store_true", help="don't report to Prefect")
     args = parser.parse_args()
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     from stages.runtime.faults import Fault
@@ -69,7 +68,7 @@ def command(
     except KeyboardInterrupt:
         print("error: interrupted. Run the same command again to go on.", file=sys.stderr)
         code = 130
-    prefect_view.leave(code)
+    prefect_view.exit_process(code)
 
 
 def perform(args: argparse.Namespace, chosen: Chosen, first: First = nothing) -> int:
@@ -92,16 +91,16 @@ def perform(args: argparse.Namespace, chosen: Chosen, first: First = nothing) ->
             return 0
         from stages.core.params import load
 
-        load()  # what is wrong with params.yaml is said before anything else
+        load()  # first, for what is wrong with params.yaml
         return Study(args).run(chosen(args))
 
 
 class Study:
-    """One run of the flow, with or without Prefect looking on."""
+    """One run of the flow, with or without Prefect showing it."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        from flows.engine.durations import Times
         from flows.engine.pool import slots
+        from stages.tools.forecasting.durations import Times
 
         self.args, self.root = args, ROOT.absolute()
         self.slots, self.times = slots(args.jobs, args.devices), Times(self.root)
@@ -132,18 +131,18 @@ class Study:
     def _announce(self, plan: list[str], all_stages: int) -> None:
         from flows.engine.estimate import Estimate
         from stages.core.params import load
-        from stages.runtime.formatting import spoken, weighed
+        from stages.runtime.formatting import duration, size
 
         found = Estimate.of(self.graph, plan, self.times, load())
         free = shutil.disk_usage(self.root).free
-        what = f"{self.slots.jobs} at a time" + (f" on {', '.join(self.slots.devices)}" if self.slots.devices else "")
+        where = f"{self.slots.jobs} at a time" + (f" on {', '.join(self.slots.devices)}" if self.slots.devices else "")
         print(f"{len(plan)} of {all_stages} stages to bring up to date: {found.to_run} to run, {found.cached} cached.")
-        print(f"{what}: about {spoken(found.seconds / self.slots.jobs)}.", end=" ")
-        print(f"About {weighed(found.bytes)} of disk; {weighed(free)} are free.", flush=True)
+        print(f"{where}: about {duration(found.seconds / self.slots.jobs)}.", end=" ")
+        print(f"About {size(found.bytes)} of disk; {size(free)} are free.", flush=True)
         if found.bytes > free:
-            log.warning("The disk may not do. What is finished is kept: make room, and run it again.")
+            log.warning("There may be too little disk. Finished stages are kept: make room, and run it again.")
         if self.args.plan:
-            print(*(f"  {stage_names.title(name)}" for name in plan), sep="\n")
+            print(*(f"  {StageName.parse(name).title}" for name in plan), sep="\n")
 
     def _perform(self, plan: list[str]) -> int:
         """Runs the plan in workers, and says how it went."""
@@ -160,25 +159,25 @@ class Study:
 
         before = signal.signal(signal.SIGTERM, stop)
         try:
-            return self._looked_at(engine, plan)
+            return self._run_watched(engine, plan)
         finally:
             signal.signal(signal.SIGTERM, before)
             pool.stop()
             self.times.save()
 
-    def _looked_at(self, engine: Engine, plan: list[str]) -> int:
+    def _run_watched(self, engine: Engine, plan: list[str]) -> int:
         from flows.engine.prefect_run import under_prefect
-        from flows.engine.progress_bars import bars
-        from flows.engine.stage_log import Telling
+        from flows.engine.progress_bars import draw_bars
+        from flows.engine.stage_log import StageLog
         from stages.core.params import load
 
-        telling = Telling(plan, self.times, self.slots.jobs)
-        with bars(engine.progress, telling.named):
+        stage_log = StageLog(plan, self.times, self.slots.jobs)
+        with draw_bars(engine.progress, stage_log.named):
             if self.args.no_view:
-                outcome = engine.run(plan, in_a_thread, telling)
+                outcome = engine.run(plan, in_a_thread, stage_log)
             else:
-                outcome = under_prefect(self.root, load().study, engine, plan, telling)
-        return telling.end(outcome)
+                outcome = under_prefect(self.root, load().study, engine, plan, stage_log)
+        return stage_log.end(outcome)
 
     def _finish(self) -> None:
         from flows.graph.graph import unfinished

@@ -3,12 +3,12 @@
 import argparse
 import logging
 
-from stages.adapters.algebra import Delta
 from stages.adapters.merge_check import check, facts, too_coarse
 from stages.adapters.storage import load_adapter, load_state, save_state
 from stages.core.command import main
 from stages.core.params import Params
 from stages.core.runs import Run, before, provenance
+from stages.core.states import merge_generator
 from stages.files import artifact
 
 log = logging.getLogger("palimpsest")
@@ -21,15 +21,15 @@ def merge(params: Params, run: Run, args: argparse.Namespace) -> None:
     shapes, strategy = params.family.shapes(), params.rule(run.strategy)
     old = load_state(previous, earlier, shapes)
     adapter = load_adapter(trained / "adapter.safetensors", manifest["scale"], shapes)
-    new = strategy.merge(old, adapter)
-    found = check(old, (strategy.frozen(old) or Delta()) + adapter.delta, new, params.family.weight)
+    new = strategy.merge(old, adapter, merge_generator(run, index))
+    found = check(old, strategy.frozen(old), adapter, new, params.family.weight)
     if warning := too_coarse(found, params.family.number_format):
         log.warning("%s, task %s: %s", run, index, warning)
     tasks = [*earlier["tasks"], manifest["concept"]]
     common = provenance(params, run) | {"position": int(index), "tasks": tasks}
     parents = {"state": previous, "adapter": trained}
     with artifact.publish(run.at(index) / "state", "state", common, parents) as draft:
-        common |= save_state(draft, new)
+        draft.note(save_state(draft.path, new))
         (draft / "check.json").write_text(artifact.to_json(facts(found)), "utf-8")
 
 

@@ -31,8 +31,8 @@ def prepare(params: Params, sequence: TaskSequence, args: argparse.Namespace) ->
     if how := params.prepare.unusual():
         facts["prepared"] = how
     with artifact.publish(sequence.data(args.task), "data", facts) as draft:
-        developed = develop(concept, params.prepare, draft, recall(before, params.prepare))
-        facts["pictures"] = developed.pictures
+        developed = develop(concept, params.prepare, draft.path, recall(before, params.prepare))
+        draft.note(pictures=developed.pictures)
     for warning in developed.warnings:
         log.warning("%s %s: %s", args.task, concept.name, warning)
     training, references = (len(developed.pictures[role]) for role in ("training", "references"))

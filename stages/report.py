@@ -24,7 +24,7 @@ def report(params: Params, key: None, args: argparse.Namespace) -> None:
         for verdict in summary.verdicts:
             drawn += figures.draw_all(verdict, draft / "figures")
         drawn += contact_sheets.draw_all(params, draft / "grids")
-        names = [path.relative_to(draft).as_posix() for path in drawn]
+        names = [path.relative_to(draft.path).as_posix() for path in drawn]
         written = {
             "metrics.json": artifact.to_json(data_files.metrics(summary, asked)),
             "headline.json": artifact.to_json(data_files.headline(summary)),

@@ -38,14 +38,14 @@ def sample(params: Params, run: Run | TaskSequence, args: argparse.Namespace) ->
         named = {f"{place:02d}": {"name": c["name"], "prompts": c["plain_prompts"]} for place, c in tasks.items()}
         facts["plain"] = {"images": count, "tasks": named}
     with artifact.publish(folder / "images", "images", facts, parents) as draft:
-        write(params, state, facts["tasks"], draft, facts)
+        write(params, state, facts["tasks"], draft.path, draft)
         if count:
             fewer = params.model_copy(update={"sample": params.sample.model_copy(update={"images": count})})
-            write(fewer, state, facts["plain"]["tasks"], draft / "plain", facts)
+            write(fewer, state, facts["plain"]["tasks"], draft / "plain", draft)
 
 
-def write(params: Params, state: State, tasks: dict[str, Any], folder: Path, facts: dict[str, Any]) -> None:
-    """A folder of pictures for each task: <prompt>-<noise>.png. The facts learn of the smallest batch it took."""
+def write(params: Params, state: State, tasks: dict[str, Any], folder: Path, draft: artifact.Draft) -> None:
+    """A folder of pictures for each task: <prompt>-<noise>.png. Notes the smallest batch that memory forced on it."""
     made = sample_prompts(params, state, [task["prompts"] for task in tasks.values()])
     for place, files in zip(tasks, track(made, len(tasks), "sample"), strict=True):
         (folder / place).mkdir(parents=True)
@@ -53,7 +53,7 @@ def write(params: Params, state: State, tasks: dict[str, Any], folder: Path, fac
             name = "{:02d}-{:02d}.png".format(*divmod(number, params.sample.images))
             (folder / place / name).write_bytes(file.read_bytes())
         if room := artifact.read(files[0].parent, "pictures").get("micro_batch"):
-            facts["micro_batch"] = min(room, facts.get("micro_batch", room))
+            draft.note(micro_batch=min(room, draft.facts.get("micro_batch", room)))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ def start(params: Params, run: Run, args: argparse.Namespace) -> None:
     with artifact.publish(run.at("00") / "scores", "scores", facts) as draft:
         tables.write(draft / "references.parquet", tables.REFERENCES, {name: [] for name in tables.REFERENCES.names})
     with artifact.publish(run.at("00") / "state", "state", facts) as draft:
-        facts |= save_state(draft, state)
+        draft.note(save_state(draft.path, state))
 
 
 if __name__ == "__main__":

@@ -1,37 +1,36 @@
-"""The shape of the project, kept by a machine: who imports whom, how long things are, what the README lists."""
+"""The size of files, functions and folders, what the README names, and names that must stay in their files."""
 
 import ast
 import re
-import subprocess
-import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from stages.core import profiles
-from stages.core.strategy import strategies
+from stages.tools import profiles
 
-SOURCES = sorted(p for root in ("stages", "flows", "data") for p in Path(root).rglob("*.py"))
-
-
-def test_imports_run_one_way():
-    done = subprocess.run([Path(sys.executable).parent / "lint-imports"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
+ROOTS = ("stages", "flows", "data", "tests")
+SOURCES = sorted(p for root in ROOTS[:3] for p in Path(root).rglob("*.py"))
+FILES_IN_A_FOLDER, LINES_OF_A_FILE, LINES_OF_A_FUNCTION, LINES_OF_A_STAGE = 12, 300, 50, 60
+# Longer than allowed, with the reason.
+LONG = {Path("data/world/pretrain_judges.py"): 315}  # made the judges that are shipped; it is about to be replaced
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=str)
 def test_functions_and_files_stay_short(path):
     text = path.read_text("utf-8")
-    limit = 60 if path.parent == Path("stages") else 350
+    limit = LONG.get(path, LINES_OF_A_STAGE if path.parent == Path("stages") else LINES_OF_A_FILE)
     assert text.count("\n") <= limit, f"{path} has {text.count(chr(10))} lines, {limit} are allowed"
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             length = (node.end_lineno or 0) - node.lineno + 1
-            assert length <= 50, f"{path}:{node.lineno} {node.name} has {length} lines"
+            assert length <= LINES_OF_A_FUNCTION, f"{path}:{node.lineno} {node.name} has {length} lines"
 
 
 def test_no_strategy_is_named_outside_its_own_file():
-    names = "|".join(strategies.classes)
+    """Of those published: the name of a later one may be a common word. That none is imported is a contract of
+    import-linter's."""
+    names = "naive|merge_init|ortho_init|magmax"
     for path in SOURCES:
         if path.parent.name == "strategies" or path.parts[0] == "data":
             continue
@@ -50,8 +49,16 @@ def test_every_profile_can_be_written_out(name):
     assert f"study: {profiles.COMPLETE if name == profiles.COMPLETE else name}" in profiles.text(name)
 
 
-def test_the_readme_lists_every_file():
-    readme = Path("README.md").read_text("utf-8")
-    for path in SOURCES:
-        if path.name != "__init__.py":
-            assert path.name in readme, f"{path} is not in the README's tree"
+def test_folders_stay_small():
+    paths = [path for root in ROOTS for path in Path(root).rglob("*.py")]
+    counts = Counter(path.parent for path in paths if path.name != "__init__.py")
+    assert not {str(folder): count for folder, count in counts.items() if count > FILES_IN_A_FOLDER}
+
+
+@pytest.mark.parametrize("package", ["stages", "flows"])
+def test_the_readme_has_a_line_for_every_room(package):
+    readme = Path("stages/README.md").read_text("utf-8")
+    rooms = {path.parent.name for path in Path(package).glob("*/__init__.py")}
+    assert rooms
+    missing = {room for room in rooms if not re.search(rf"\b{package}/{room}\b", readme)}
+    assert not missing, f"stages/README.md has no line for {package}/ {sorted(missing)}"

@@ -1,4 +1,4 @@
-"""The whole pipeline in one process, on the embedded base: every registered strategy, and a new one in a new file."""
+"""The whole pipeline in one process, on the embedded base, with every registered strategy."""
 
 import importlib
 import json
@@ -16,55 +16,21 @@ from stages.core.states import merged_again, state_after
 from stages.core.strategy import strategies
 from stages.files import artifact, tables
 from stages.tools.forecasting.workload import count
+from tests.support.run_study import report, run_all
 from tests.support.workspace import change, workspace
 
-NEW = '''
-from stages.core.strategy import State, Strategy, strategies
-from stages.adapters.algebra import Adapter
-
-
-@strategies.register("halves")
-class Halves(Strategy):
-    """Half of what was, half of what is new."""
-
-    share: float = 0.5
-
-    def merge(self, state: State, adapter: Adapter) -> State:
-        return State((1 - self.share) * state.delta + self.share * adapter.delta)
-'''
-
-
-def run_all(study: params.Params) -> None:
-    stage = {
-        name: getattr(importlib.import_module(f"stages.{name}"), name)
-        for name in ("prepare", "start", "train", "merge", "sample", "score")
-    }
-    for sequence in sequences(study):
-        for task in study.tasks:
-            stage["prepare"](study, sequence, Namespace(task=task.index))
-        for verb in ("sample", "score"):
-            stage[verb](study, sequence, Namespace(task=None))
-    for run in runs(study):
-        stage["start"](study, run, Namespace())
-        for task in study.tasks:
-            for verb in ("train", "merge", "sample", "score"):
-                stage[verb](study, run, Namespace(task=task.index))
+PUBLISHED = ("naive", "merge_init", "ortho_init", "magmax")  # whose first task is the same
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    folder = workspace(tmp_path_factory.mktemp("pipeline") / "work", strategies=[*strategies.classes, "halves"])
-    (folder / "stages/strategies/halves.py").write_text(NEW)
-    here = Path.cwd()
-    exec(compile(NEW, "halves.py", "exec"), {})
+    folder = workspace(tmp_path_factory.mktemp("pipeline") / "work", strategies=[*strategies.classes])
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         loaded = params.load()
         run_all(loaded)
-        importlib.import_module("stages.report").report(loaded, None, Namespace())
+        report(loaded)
         yield loaded
-    strategies._classes.pop("halves")
-    assert Path.cwd() == here
 
 
 def test_every_folder_says_what_it_is(study):
@@ -75,15 +41,14 @@ def test_every_folder_says_what_it_is(study):
                 assert manifest["strategy"]["name"] == run.strategy
 
 
-def test_after_the_first_task_every_strategy_has_the_same_pictures(study):
+def test_after_the_first_task_every_published_strategy_has_the_same_pictures(study):
     def pictures(run):
         return artifact.read(run.at("01") / "images", "images")["files"]
 
-    first, *others = [pictures(run) for run in runs(study) if run.strategy != "halves"]
+    first, *others = [pictures(run) for run in runs(study) if run.strategy in PUBLISHED]
     assert len(first) == 5 + 5, "one noise of five prompts, with the concept's word and without"
+    assert len(others) == 3
     assert all(other == first for other in others)
-    halves = next(run for run in runs(study) if run.strategy == "halves")
-    assert pictures(halves) != first
 
 
 def test_the_second_task_is_sampled_on_both_prompts_and_scored_by_every_metric(study):
@@ -124,7 +89,7 @@ def test_the_merge_check_tells_an_exact_merge_from_the_published_one(study):
 def test_the_report_has_every_strategy(study):
     found = json.loads(Path("report/small/metrics.json").read_text())
     text = json.dumps(found)
-    assert all(name in text for name in [*strategies.classes, "halves"])
+    assert all(name in text for name in strategies.classes)
 
 
 PHOTOS = Path(os.environ.get("PALIMPSEST_DREAMBOOTH", "../shared/dreambooth/dataset")).resolve()
@@ -156,7 +121,7 @@ def test_the_forecast_has_counted_what_was_made(study):
     assert work.placed_adapters == len(adapters)
     assert work.kept_adapters == len({artifact.sha256(path) for path in adapters})
     shared = len(list(Path(".checkpoints").glob("*/00000006")))  # first tasks, kept for those that start alike
-    assert work.adapters - work.trained == work.runs - shared == 4
+    assert work.adapters - work.trained == work.runs - shared >= len(PUBLISHED) - 1
     assert work.dense_states == len(list(Path("runs").rglob("dense.safetensors")))
     assert work.adapter_bytes == pytest.approx(adapters[0].stat().st_size, rel=0.05)
     references = [p for p in Path("runs").rglob("scores/references.parquet") if p.parent.parent.name in ("01", "base")]

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from stages.core import params, profiles
+from stages.core import params
 from stages.core.runs import runs
 from stages.files import artifact, tables
 from stages.files.artifact import folder_digest
+from stages.tools import profiles
+from tests.support.run_study import run_all
 from tests.support.workspace import change, workspace
-from tests.test_pipeline import PHOTOS, run_all
+from tests.test_pipeline import PHOTOS
 
 pytestmark = [
     pytest.mark.slow,

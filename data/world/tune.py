@@ -18,6 +18,8 @@ from stages.core.dataset import Concept
 from stages.core.metric import pairwise
 from stages.core.params import Params, load
 from stages.core.runs import Run, TaskSequence
+from stages.core.states import merge_generator
+from stages.files.pictures import open_png
 from stages.sampling.sampler import sample
 from stages.training.task import train
 
@@ -49,7 +51,7 @@ class Measure:
         """Of the pictures of each of these concepts [row], the mean likeness to their own references and top-1."""
         rows, prompts = [], [self.concepts[place].prompts for place in places]
         for place, files in zip(places, sample(self.params, state, prompts), strict=True):
-            vectors = self.judge.embed([Image.open(file).convert("RGB") for file in files])
+            vectors = self.judge.embed([open_png(file) for file in files])
             to_each = torch.stack([pairwise(vectors, reference) for reference in self.references], 1)
             rows.append(torch.stack([to_each[:, place].mean(), (to_each.argmax(1) == place).double().mean()]))
         return torch.stack(rows)
@@ -61,7 +63,7 @@ def study(params: Params, strategy: str, concepts: list[Concept], measure: Measu
     for place, concept in enumerate(concepts):
         facts = {"concept": asdict(concept), "pictures": {"training": [{"caption": None}] * len(concept.training)}}
         adapter, _ = train(params, run, f"{place + 1:02d}", state, facts, pictures(concept))
-        state = params.rule(strategy).merge(state, adapter)
+        state = params.rule(strategy).merge(state, adapter, merge_generator(run, f"{place + 1:02d}"))
         learnt.append(measure(state, [place])[0])
     earlier = list(range(len(concepts) - 1))
     own, end = torch.stack(learnt), measure(state, earlier)

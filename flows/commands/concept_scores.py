@@ -10,7 +10,7 @@ from flows.commands.status import REPORT
 
 
 @dataclass(frozen=True)
-class Standing:
+class ConceptScore:
     """Mean scores over orders and seeds."""
 
     learnt: float  # right after the concept was learnt
@@ -20,7 +20,7 @@ class Standing:
 Key = tuple[str, str, str]  # domain, strategy, concept
 
 
-def standings(study: str, metric: str) -> dict[Key, Standing]:
+def concept_scores(study: str, metric: str) -> dict[Key, ConceptScore]:
     """By domain, strategy and concept; nothing, if there is no report yet."""
     path = REPORT / study / "matrix.csv"
     if not path.exists():
@@ -36,4 +36,4 @@ def standings(study: str, metric: str) -> dict[Key, Standing]:
             learnt.setdefault(key, []).append(float(row["score"]))
         if int(row["after"]) == last:
             now.setdefault(key, []).append(float(row["score"]))
-    return {key: Standing(fmean(scores), fmean(now[key])) for key, scores in learnt.items() if key in now}
+    return {key: ConceptScore(fmean(scores), fmean(now[key])) for key, scores in learnt.items() if key in now}

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.commands import console
-from flows.commands.concept_scores import Key, Standing, standings
+from flows.commands.concept_scores import ConceptScore, Key, concept_scores
 from flows.commands.status import LOCK, RUNS
-from stages.core import edit_params
-from stages.files.artifact import put
+from stages.files.writing import new_folder, write_file
 from stages.files.yaml import PARAMS
-from stages.runtime.faults import ConfigFault
-from stages.runtime.formatting import spoken
+from stages.runtime.faults import ConfigFault, MachineFault
+from stages.runtime.formatting import duration
+from stages.tools import edit_params
 
 if TYPE_CHECKING:
     from stages.core.params import Params
@@ -32,7 +32,7 @@ def listed() -> list[dict[str, Any]]:
     from stages.core.params import load
 
     params = load()
-    scores = standings(params.study, params.report.identity)
+    scores = concept_scores(params.study, params.report.identity)
     rows = []
     for domain in params.domains:
         for index, concept in params.concepts(domain, params.orders[0]).items():
@@ -74,13 +74,13 @@ class Change:
 
     def __init__(self, edit: Edit, done: str, photos: tuple[Path, str] | None = None, fresh: bool = True) -> None:
         """Args:
-        done: what was done, to be said.
+        done: printed after the change: what was done.
         photos: a folder to take photos from, and the concept as DOMAIN/NAME.
         fresh: its folder must not be there yet. If not, it is an old one: without other photos there is nothing to do.
         """
         self.edit, self.done, self.photos, self.fresh = edit, done, photos, fresh
 
-    def carry_out(self, yes: bool, run: Sequence[str] | None) -> int:
+    def apply(self, yes: bool, run: Sequence[str] | None) -> int:
         """Shows the effect, asks, changes, runs, and shows what became of every concept. Returns the exit code.
 
         Args:
@@ -96,7 +96,7 @@ class Change:
         with lock(LOCK):
             try:
                 with self._changed():
-                    before = standings(load().study, load().report.identity)
+                    before = concept_scores(load().study, load().report.identity)
                     if not self._wanted(load(), before, yes):
                         raise Declined
             except Declined:
@@ -109,54 +109,52 @@ class Change:
         if code := _run(run):
             return code
         params = load()
-        _show_after(params, before, standings(params.study, params.report.identity))
+        _show_after(params, before, concept_scores(params.study, params.report.identity))
         console.next_steps("palimpsest report   the whole study", "palimpsest export --help   take it elsewhere")
         return 0
 
-    def _wanted(self, params: Params, before: Mapping[Key, Standing], yes: bool) -> bool:
-        from flows.commands.plan import look_ahead
+    def _wanted(self, params: Params, before: Mapping[Key, ConceptScore], yes: bool) -> bool:
+        from flows.commands.plan import current_plan
 
-        foresight = look_ahead(params)
-        if not foresight.stages and not self.fresh:
+        plan = current_plan(params)
+        if not plan.stages and not self.fresh:
             print("Everything stays as it is: the same photos, parameters and seeds give the same results.")
             return False
         rows = []
-        for domain, index, concept, said in foresight.effect(params):
+        for domain, index, concept, effect in plan.effect(params):
             known = any(key[0] == domain and key[2] == concept for key in before)
-            said = {"learnt": "learnt again" if known else "new"}.get(said, said)
-            rows.append((index, f"{domain}/{concept}" if len(params.domains) > 1 else concept, said))
+            effect = {"learnt": "learnt again" if known else "new"}.get(effect, effect)
+            rows.append((index, f"{domain}/{concept}" if len(params.domains) > 1 else concept, effect))
         console.table(("", "concept", "what happens"), rows)
-        count, time = len(foresight.stages), spoken(foresight.seconds)
-        print(
-            f"{count} of {foresight.total} stages, {time} one after another." if count else "Nothing is to be computed."
-        )
-        return console.agreed("Go on?", yes)
+        count, time = len(plan.stages), duration(plan.seconds)
+        print(f"{count} of {plan.total} stages, {time} one after another." if count else "Nothing is to be computed.")
+        return console.confirmed("Go on?", yes)
 
     @contextmanager
     def _changed(self) -> Iterator[None]:
         """The change, undone if anything is raised."""
         text = PARAMS.read_text("utf-8")
-        undo = _bring_photos(*self.photos, fresh=self.fresh) if self.photos else None
-        aside: dict[Path, Path] = {}
+        undo = _copy_photos(*self.photos, fresh=self.fresh) if self.photos else None
+        old: dict[Path, Path] = {}
         try:
-            put(PARAMS, [self.edit(text).encode("utf-8")])
-            aside = _set_aside()
+            write_file(PARAMS, self.edit(text))
+            old = _move_old_photos()
             yield
         except BaseException:
-            put(PARAMS, [text.encode("utf-8")])
-            for folder, kept in aside.items():
-                kept.rename(folder)
-                kept.parent.rmdir()
+            write_file(PARAMS, text)
+            for folder, place in old.items():
+                place.rename(folder)
+                place.parent.rmdir()
             if undo:
                 undo()
             raise
-        for kept in aside.values():
-            shutil.rmtree(kept.parent)
+        for place in old.values():
+            shutil.rmtree(place.parent)
         if undo and undo.old:
             shutil.rmtree(undo.old, ignore_errors=True)
 
 
-def _set_aside() -> dict[Path, Path]:
+def _move_old_photos() -> dict[Path, Path]:
     """Takes the photos of positions that are no more out of the study, where the base model would still be asked for
     them: folder -> where it is now. DVC's cache keeps them."""
     tree = edit_params.tree()
@@ -164,8 +162,8 @@ def _set_aside() -> dict[Path, Path]:
     moved = {}
     for folder in (RUNS / str(tree["study"])).glob("*/*/data/*"):
         if folder.name not in known:
-            kept = Path(tempfile.mkdtemp(dir=LOCK.parent)) / folder.name
-            moved[folder] = folder.rename(kept)
+            place = Path(tempfile.mkdtemp(dir=LOCK.parent)) / folder.name
+            moved[folder] = folder.rename(place)
     return moved
 
 
@@ -185,17 +183,17 @@ class _Undo:
             self.old.rename(self.folder)
 
 
-def _bring_photos(source: Path, concept: str, fresh: bool) -> _Undo:
+def _copy_photos(source: Path, concept: str, fresh: bool) -> _Undo:
     """Copies a folder of photos to where the study looks for this concept.
 
     Raises:
-        ConfigFault: it is no folder, or there are photos of this concept already.
+        ConfigFault: it is not a folder, or there are photos of this concept already.
     """
     domain, _, name = concept.rpartition("/")
     root = Path(str(edit_params.tree().get("source", "")))
     folder = (root / domain if (root / domain).is_dir() and domain else root) / name
     if not source.is_dir():
-        raise ConfigFault(f"{source}: is no folder. Give the folder that holds the photos of {name}.")
+        raise ConfigFault(f"{source}: is not a folder. Give the folder that holds the photos of {name}.")
     if source.resolve() == folder.resolve():
         raise ConfigFault(f"{source}: is where the photos of {name} lie already. Leave it out.")
     if fresh and folder.exists():
@@ -204,12 +202,12 @@ def _bring_photos(source: Path, concept: str, fresh: bool) -> _Undo:
     if folder.exists():
         old = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=root.parent)) / name
         folder.rename(old)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        shutil.copytree(source, folder)
-    except OSError as error:
+        with new_folder(folder) as draft:
+            shutil.copytree(source, draft, dirs_exist_ok=True)
+    except MachineFault as fault:
         _Undo(folder, old)()
-        raise ConfigFault(f"{source}: cannot be copied to {folder}: {error}.") from None
+        raise ConfigFault(f"{source}: cannot be copied to {folder}: {fault.__cause__}.") from None
     return _Undo(folder, old)
 
 
@@ -220,13 +218,13 @@ def _run(how: Sequence[str]) -> int:
     before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:
         while True:
-            with suppress(KeyboardInterrupt):  # the terminal has told the process as well
+            with suppress(KeyboardInterrupt):  # the process has got it from the terminal, too
                 return process.wait()
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def _show_after(params: Params, before: Mapping[Key, Standing], after: Mapping[Key, Standing]) -> None:
+def _show_after(params: Params, before: Mapping[Key, ConceptScore], after: Mapping[Key, ConceptScore]) -> None:
     """Every concept's score now beside what it was before the change."""
     rows = []
     for domain in params.domains:
@@ -237,7 +235,7 @@ def _show_after(params: Params, before: Mapping[Key, Standing], after: Mapping[K
     console.table(("", "concept", *params.strategies), rows, f"Score now ({params.report.identity}), and what it was")
 
 
-def _difference(before: Standing | None, after: Standing | None) -> str:
+def _difference(before: ConceptScore | None, after: ConceptScore | None) -> str:
     if after is None:
         return "-"
     if before is None:

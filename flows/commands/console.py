@@ -21,9 +21,9 @@ def table(head: Sequence[str], rows: Rows, title: str = "") -> None:
         return
     if title:
         print(title)
-    for row in [list(head)] * any(head) + texts:
-        widths = [max(len(line[i]) for line in [list(head), *texts]) for i in range(len(head))]
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    from tabulate import tabulate
+
+    print(tabulate([list(head)] * any(head) + texts, tablefmt="plain", disable_numparse=True))
 
 
 def fits(text: str) -> bool:
@@ -76,15 +76,15 @@ def as_json(value: Any) -> None:
 
 
 def next_steps(*steps: str) -> None:
-    """Says what to do now: commands, each followed by three spaces and what it is good for, if that has to be said."""
+    """Prints what to do next: commands, each followed by three spaces and its purpose, if that is not obvious."""
     parts = [step.partition(" " * 3) for step in steps]
     width = max(len(command) for command, _, _ in parts)
     lines = [f"{command:{width}}   {why.strip()}".rstrip() for command, _, why in parts]
     print(f"Next: {lines[0]}" if len(lines) == 1 else "Next:\n" + "\n".join(f"  {line}" for line in lines))
 
 
-def agreed(question: str, yes: bool) -> bool:
-    """Asks, unless told not to.
+def confirmed(question: str, yes: bool) -> bool:
+    """Asks, unless `yes` is given.
 
     Raises:
         ConfigFault: nobody is there to be asked.

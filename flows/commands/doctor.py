@@ -15,26 +15,27 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from stages.runtime.faults import ConfigFault, Fault, InputFault, MachineFault
+from stages.runtime.formatting import size
 
-LEAST_GB = 5.0  # of disk
+LEAST_DISK = 5e9  # bytes
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "dvc", "prefect")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one look has found: "ok", "note" or "wrong"; with an exit code if it is wrong."""
+    """The result of one check: "ok", "note" or "wrong"; with an exit code if it is wrong."""
 
     what: str
     how: str
-    said: str
+    message: str
     code: int = 0
 
 
 def examine() -> Iterator[Finding]:
-    for what, look in LOOKS.items():
+    for what, check in CHECKS.items():
         try:
-            yield from (Finding(what, "note" if said.startswith("note: ") else "ok", said.removeprefix("note: "))
-                        for said in look())  # fmt: skip
+            for message in check():
+                yield Finding(what, "note" if message.startswith("note: ") else "ok", message.removeprefix("note: "))
         except Fault as fault:
             yield Finding(what, "wrong", str(fault), fault.code)
 
@@ -69,19 +70,19 @@ def _gpu() -> Iterator[str]:
         return
     for i in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(i)
-        yield f"{torch.cuda.get_device_name(i)}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free"
+        yield f"{torch.cuda.get_device_name(i)}, {size(free)} of {size(total)} free"
 
 
 def _memory() -> Iterator[str]:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    yield f"{total:.0f} GB, {len(os.sched_getaffinity(0))} cores"
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    yield f"{size(total)}, {len(os.sched_getaffinity(0))} cores"
 
 
 def _disk() -> Iterator[str]:
-    free = shutil.disk_usage(".").free / 1e9
-    if free < LEAST_GB:
-        raise MachineFault(f"{free:.1f} GB free here. Make room, or work elsewhere: {LEAST_GB:.0f} GB are little.")
-    yield f"{free:.0f} GB free here"
+    free = shutil.disk_usage(".").free
+    if free < LEAST_DISK:
+        raise MachineFault(f"{size(free)} free here. Make room, or work elsewhere: {size(LEAST_DISK)} are little.")
+    yield f"{size(free)} free here"
 
 
 def _project() -> Iterator[str]:
@@ -132,7 +133,7 @@ def _prefect() -> Iterator[str]:
         yield f"note: {url} does not answer ({error}): studies run without it"
 
 
-LOOKS: dict[str, Callable[[], Iterator[str]]] = {
+CHECKS: dict[str, Callable[[], Iterator[str]]] = {
     "libraries": _libraries,
     "GPU": _gpu,
     "memory": _memory,

@@ -8,10 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from stages.core import edit_params, profiles
-from stages.core.edit_params import LAST_POSITION
 from stages.files.yaml import PARAMS
 from stages.runtime.faults import ConfigFault, MachineFault, nearest
+from stages.tools import edit_params, profiles
+from stages.tools.edit_params import LAST_POSITION
 
 HOME = Path(__file__).resolve().parents[2]  # where this code lies
 CODE = (
@@ -89,7 +89,7 @@ def _choose(folder: Path, profile: str, names: list[str]) -> None:
 def _concepts(photos: Path) -> list[str]:
     """The sub-folders, as the folder dataset calls them."""
     if not photos.is_dir():
-        raise ConfigFault(f"{photos}: is no folder. Give one that holds a folder of photos per concept.")
+        raise ConfigFault(f"{photos}: is not a folder. Give one that holds a folder of photos per concept.")
     names = sorted(path.name for path in photos.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not names:
         raise ConfigFault(f"{photos}: holds no folders. Put the photos of each concept into one of its own.")

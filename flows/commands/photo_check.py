@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from flows.graph.stage_names import StageName
 from stages.core.dataset import Concept, facts_of
 from stages.core.params import Params
 from stages.core.runs import TaskSequence
@@ -15,7 +16,7 @@ from stages.runtime.faults import Fault
 OF_A_PICTURE = ("name", "caption", "source", "licence")
 
 
-def settled(params: Params) -> list[str]:
+def already_prepared(params: Params) -> list[str]:
     """The prepare stages that would write what they have written. The photos of all others are decoded.
 
     Raises:
@@ -28,7 +29,7 @@ def settled(params: Params) -> list[str]:
             for at, task in enumerate(params.tasks):
                 folder = TaskSequence(params.study, domain, order).data(task.index)
                 if _prepared(folder, concepts[task.index], params):
-                    found.append(f"prepare@{domain}-{order}-task{at}")
+                    found.append(str(StageName("prepare", domain, order, task=at)))
                 else:
                     _check(concepts[task.index], params)
     return found
@@ -37,12 +38,12 @@ def settled(params: Params) -> list[str]:
 def _prepared(folder: Path, concept: Concept, params: Params) -> bool:
     """Were just these photos and words prepared?"""
     try:
-        kept = artifact.read(folder, "data")
+        facts = artifact.read(folder, "data")
         how = (params.prepare.resolution, params.prepare.unusual())
-        if kept["concept"] != facts_of(concept) or (kept["resolution"], kept.get("prepared", {})) != how:
+        if facts["concept"] != facts_of(concept) or (facts["resolution"], facts.get("prepared", {})) != how:
             return False
         for role in ROLES:
-            was = [[entry[key] for key in (*OF_A_PICTURE, "sha256_of_source")] for entry in kept["pictures"][role]]
+            was = [[entry[key] for key in (*OF_A_PICTURE, "sha256_of_source")] for entry in facts["pictures"][role]]
             pictures = getattr(concept, role)
             now = [[getattr(p, k) for k in OF_A_PICTURE] + [take(p, params.prepare).sha256] for p in pictures]
             if was != now:

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING
 import networkx as nx
 
 from flows.commands import console
-from flows.engine.durations import Times
+from flows.engine.estimate import plan_seconds
 from flows.graph.graph import Graph
-from flows.graph.stage_names import place
-from stages.runtime.formatting import spoken
+from flows.graph.stage_names import StageName
+from stages.runtime.formatting import duration
+from stages.tools.forecasting.durations import Times
 
 if TYPE_CHECKING:
-    from dvc.stage import PipelineStage
-
+    from flows.graph.dvc_internals import PipelineStage
     from stages.core.params import Params
 
 MOST_REASONS = 10
 
 
 @dataclass(frozen=True)
-class Foresight:
+class Plan:
     """The stages that would run, each after those that it needs."""
 
     stages: list[str]
@@ -34,7 +34,7 @@ class Foresight:
 
     @property
     def verbs(self) -> dict[str, int]:
-        return dict(Counter(place(name).verb.replace("_base", " of the base") for name in self.stages))
+        return dict(Counter(StageName.parse(name).action for name in self.stages))
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -44,19 +44,19 @@ class Foresight:
     def effect(self, params: Params) -> list[tuple[str, str, str, str]]:
         """Domain, position, concept and what would become of it, for every order at once."""
         touched: dict[tuple[str, str], set[str]] = {}
-        for stage in map(place, self.stages):
-            if stage.at is not None and stage.domain and stage.order:
-                index = params.tasks[stage.at].index
+        for stage in map(StageName.parse, self.stages):
+            if stage.task is not None and stage.domain and stage.order:
+                index = params.tasks[stage.task].index
                 concept = params.sequence(stage.domain, stage.order)[index]
                 touched.setdefault((stage.domain, concept), set()).add(stage.verb)
         rows = []
         for domain in params.domains:
             for index, concept in params.sequence(domain, params.orders[0]).items():
-                rows.append((domain, index, concept, _said(touched.get((domain, concept), set()))))
+                rows.append((domain, index, concept, _effect(touched.get((domain, concept), set()))))
         return rows
 
 
-def _said(verbs: set[str]) -> str:
+def _effect(verbs: set[str]) -> str:
     if "train" in verbs:
         return "learnt"
     if "merge" in verbs:
@@ -66,24 +66,23 @@ def _said(verbs: set[str]) -> str:
     return "scored again" if "score" in verbs else "stays as it is"
 
 
-def foresee(graph: Graph, times: Times, settled: Iterable[str] = (), source: str = "") -> Foresight:
+def make_plan(graph: Graph, params: Params, times: Times, prepared: Iterable[str] = ()) -> Plan:
     """What has changed, and what follows from that.
 
     Args:
-        settled: stages whose outputs would be the same if nothing but `source` has changed for them: what needs them
-            has no reason to run.
+        prepared: stages that would write the same again if nothing but the folder of photos has changed for them.
     """
     order = list(nx.dfs_postorder_nodes(graph.needs))
-    firm, causes, planned = set(settled), dict[str, list[str]](), set[str]()
+    same, causes, planned = set(prepared), dict[str, list[str]](), set[str]()
     with graph.repo.lock:
         for name in order:
             if planned.intersection(graph.upstream(name)):
                 planned.add(name)
-            elif (found := why(graph.stages[name])) and not (name in firm and found == [source]):
+            elif (found := why(graph.stages[name])) and not (name in same and found == [params.source]):
                 causes[name] = found
                 planned.add(name)
     stages = [name for name in order if name in planned]
-    return Foresight(stages, causes, len(order), sum(map(times.of, stages)))
+    return Plan(stages, causes, len(order), plan_seconds(params, stages, graph.stages, times))
 
 
 def why(stage: PipelineStage) -> list[str]:
@@ -102,20 +101,19 @@ def why(stage: PipelineStage) -> list[str]:
     return ["not run yet"] if "not run yet" in causes else causes
 
 
-def look_ahead(params: Params) -> Foresight:
+def current_plan(params: Params) -> Plan:
     """What would run here now.
 
     Raises:
         InputFault: new photos cannot be used; all of them are listed.
     """
-    from flows.commands.photo_check import settled
+    from flows.commands.photo_check import already_prepared
     from flows.graph.remote import open_graph
     from flows.study import ROOT
 
-    same = settled(params)
     graph = open_graph(ROOT.absolute())
     try:
-        return foresee(graph, Times(ROOT.absolute()), same, params.source)
+        return make_plan(graph, params, Times(ROOT.absolute()), already_prepared(params))
     finally:
         graph.close()
 
@@ -126,24 +124,23 @@ def show(json: bool) -> None:
     from stages.core.params import load
 
     params = load()
-    ahead, jobs = look_ahead(params), slots(None, None).jobs
+    plan, jobs = current_plan(params), slots(None, None).jobs
     if json:
-        facts = {"stages": ahead.stages, "total": ahead.total, "reasons": ahead.reasons, "jobs": jobs}
-        console.as_json(facts | {"seconds": ahead.seconds / jobs})
+        facts = {"stages": plan.stages, "total": plan.total, "reasons": plan.reasons, "jobs": jobs}
+        console.as_json(facts | {"seconds": plan.seconds / jobs})
         return
-    if not ahead.stages:
+    if not plan.stages:
         print("Nothing to do: everything is up to date.")
         console.next_steps("palimpsest report")
         return
-    print(
-        f"{len(ahead.stages)} of {ahead.total} stages to run: about {spoken(ahead.seconds / jobs)}, {jobs} at a time.\n"
-    )
-    console.table(("stages", "of"), [(count, verb) for verb, count in ahead.verbs.items()])
-    reasons: list[tuple[int, str]] = [(count, cause) for cause, count in list(ahead.reasons.items())[:MOST_REASONS]]
-    if follow := len(ahead.stages) - len(ahead.causes):
+    time = duration(plan.seconds / jobs)
+    print(f"{len(plan.stages)} of {plan.total} stages to run: about {time}, {jobs} at a time.\n")
+    console.table(("stages", "of"), [(count, verb) for verb, count in plan.verbs.items()])
+    reasons: list[tuple[int, str]] = [(count, cause) for cause, count in list(plan.reasons.items())[:MOST_REASONS]]
+    if follow := len(plan.stages) - len(plan.causes):
         reasons.append((follow, "a stage before them, which they need"))
     console.table(("stages", "because of"), reasons)
     console.table(
-        ("", "domain", "concept", "what happens"), [(i, d, c, said) for d, i, c, said in ahead.effect(params)]
+        ("", "domain", "concept", "what happens"), [(i, d, c, effect) for d, i, c, effect in plan.effect(params)]
     )
     console.next_steps("palimpsest run")

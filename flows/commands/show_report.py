@@ -10,8 +10,8 @@ from pathlib import Path
 
 from flows.commands import console
 from flows.commands.status import REPORT
-from stages.core import edit_params
 from stages.runtime.faults import InputFault
+from stages.tools import edit_params
 
 PAGES = ("index.html", "report.html", "results.md")  # the first that is there is what people read
 SUMMARY, METRICS, HEADLINE = "summary.txt", "metrics.json", "headline.json"
@@ -32,9 +32,9 @@ def show(as_json: bool, browser: bool) -> None:
     if as_json:
         console.as_json({"page": str(page), "metrics": json.loads((folder / METRICS).read_text("utf-8"))})
         return
-    said = (folder / SUMMARY).read_text("utf-8")
-    if console.fits(said):
-        print(said, end="")
+    summary = (folder / SUMMARY).read_text("utf-8")
+    if console.fits(summary):
+        print(summary, end="")
     else:
         _in_short(folder)
     if browser and page.suffix == ".html" and _someone_is_looking():

@@ -9,7 +9,7 @@ from typing import Any
 
 from flows.commands import console
 from flows.engine import journal
-from stages.core import edit_params
+from stages.tools import edit_params
 
 RUNS, REPORT, LOCK = Path("runs"), Path("report"), Path(".cache", "flow", "lock")
 VERBS = ("adapter", "state", "images", "scores")  # what a task leaves behind, in the order of the stages

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+from stages.files.writing import write_file
+from stages.runtime.faults import MachineFault
 
 JOURNAL, LOCKS = Path(".cache", "flow", "journal.json"), Path("/proc/locks")
 EVERY_SECONDS = 1.0
@@ -21,7 +23,7 @@ class Journal:
     began: str = ""  # local time
     done: int = 0
     total: int = 0
-    left: str = ""  # the time, as it was said
+    left: str = ""  # time, for people
     last: str = ""  # the stage that ended last
     code: int | None = None  # None as long as it runs, and if it was killed
     failures: list[dict[str, str]] = field(default_factory=list)  # stage, what
@@ -48,11 +50,8 @@ class Journal:
     def _write(self) -> None:
         """A disk that is full is for others to complain about."""
         self._written = time.monotonic()
-        draft = JOURNAL.with_suffix(".tmp")
-        with contextlib.suppress(OSError):
-            JOURNAL.parent.mkdir(parents=True, exist_ok=True)
-            draft.write_text(json.dumps(asdict(self), indent=1), "utf-8")
-            os.replace(draft, JOURNAL)
+        with contextlib.suppress(MachineFault):
+            write_file(JOURNAL, json.dumps(asdict(self), indent=1), durable=False)
 
 
 def read() -> Journal | None:
@@ -64,7 +63,7 @@ def read() -> Journal | None:
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds the flow's lock."""
+    """The process that holds the flow's lock."""
 
     pid: int
     host: str
@@ -72,7 +71,7 @@ class Holder:
 
 
 def holder(lock: Path) -> Holder | None:
-    """Told by the kernel's list, without touching the lock; None if nobody on this machine holds it."""
+    """From the kernel's list of locks, without touching the lock; None if no process on this machine holds it."""
     try:
         found = re.fullmatch(r"pid (\d+) on (\S+) since (.+)", lock.read_text("utf-8").strip())
         taken = re.findall(r"FLOCK .*:(\d+) 0 EOF", LOCKS.read_text("utf-8"))

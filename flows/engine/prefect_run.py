@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from flows.engine import prefect_view
+from flows.engine.prefect_internals import in_flow_run
 from flows.engine.scheduler import Ended, Engine, Outcome, StageFailed
-from flows.engine.stage_log import Telling
-from flows.graph import stage_names
+from flows.engine.stage_log import StageLog
+from flows.graph.stage_names import StageName
 
 log = logging.getLogger("palimpsest")
 
@@ -38,7 +39,7 @@ class Once:
             threading.Thread(target=self._quietly, name=self.name, daemon=True).start()
 
     def _quietly(self) -> None:
-        with contextlib.suppress(StageFailed):  # the engine has been told
+        with contextlib.suppress(StageFailed):  # the engine knows
             self()
 
 
@@ -60,17 +61,16 @@ class TaskRuns:
         once = Once(work, name)
         self.given.append(once)
         try:
-            self.task.submit(stage_names.title(name), len(self.given) - 1).add_done_callback(once.in_a_thread)
+            self.task.submit(StageName.parse(name).title, len(self.given) - 1).add_done_callback(once.in_a_thread)
         except Exception as error:
             log.warning("Prefect does not show %s: %s.", name, error)
             once.in_a_thread()
 
 
-def under_prefect(root: Path, study: str, engine: Engine, plan: list[str], telling: Telling) -> Outcome:
+def under_prefect(root: Path, study: str, engine: Engine, plan: list[str], stage_log: StageLog) -> Outcome:
     """Runs the plan as a flow, or within the flow that is running; whatever becomes of the server, the plan is run."""
-    prefect_view.settle(root)
+    prefect_view.set_environment(root)
     from prefect import flow
-    from prefect.context import FlowRunContext
     from prefect.task_runners import ThreadPoolTaskRunner
 
     began, outcomes = False, list[Outcome]()
@@ -82,22 +82,22 @@ def under_prefect(root: Path, study: str, engine: Engine, plan: list[str], telli
         shown = prefect_view.Progress(len(plan))
 
         def tell(ended: Ended) -> None:
-            telling(ended)
-            shown(telling.done)
+            stage_log(ended)
+            shown(stage_log.done)
 
         outcome = engine.run(plan, TaskRuns().submit, tell)
         outcomes.append(outcome)
         if outcome.failures:
-            prefect_view.show_failures(telling.rows(outcome))
+            prefect_view.show_failures(stage_log.rows(outcome))
         elif "report" in plan:
             prefect_view.show_results(study, root / "report" / study)
 
-    if FlowRunContext.get() is None:
+    if not in_flow_run():
         run = flow(name="study", flow_run_name=study, validate_parameters=False, task_runner=runner)(run)
     try:
         run()
     except Exception as error:
         if began and not outcomes:
             raise
-        prefect_view.lost(error)
-    return outcomes[0] if outcomes else engine.run(plan, lambda work, name: Once(work, name).in_a_thread(), telling)
+        prefect_view.note_server_lost(error)
+    return outcomes[0] if outcomes else engine.run(plan, lambda work, name: Once(work, name).in_a_thread(), stage_log)

@@ -27,8 +27,8 @@ SETTINGS = {
 }
 
 
-def settle(root: Path) -> None:
-    """Settings that must stand before Prefect is imported; what the user has set stays."""
+def set_environment(root: Path) -> None:
+    """Settings that Prefect reads when it is imported; what the user has set stays."""
     if "PREFECT_API_URL" not in os.environ:
         os.environ.setdefault("PREFECT_HOME", str(root / HOME))
     for name, value in SETTINGS.items():
@@ -50,16 +50,16 @@ class Progress:
     def __init__(self, total: int) -> None:
         self.total = max(total, 1)
         self.id: Any = None
-        self.told = time.monotonic()
+        self.updated = time.monotonic()
         with only_a_view("the progress"):
             from prefect.artifacts import create_progress_artifact
 
             self.id = create_progress_artifact(0.0, key="progress", description="stages that are up to date")
 
     def __call__(self, done: int) -> None:
-        if self.id is None or (done < self.total and time.monotonic() < self.told + EVERY_SECONDS):
+        if self.id is None or (done < self.total and time.monotonic() < self.updated + EVERY_SECONDS):
             return
-        self.told = time.monotonic()
+        self.updated = time.monotonic()
         from prefect.artifacts import update_progress_artifact
 
         try:
@@ -84,15 +84,15 @@ def show_failures(rows: list[dict[str, str]]) -> None:
         create_table_artifact(rows, key="failures", description="stages that failed, and those that need them")
 
 
-def lost(error: Exception) -> None:
+def note_server_lost(error: Exception) -> None:
     """Notes that the server went away."""
     global _server_is_there
     _server_is_there = False
-    log.warning("Prefect lost sight of the study, which went on without it: %s.", str(error) or repr(error))
+    log.warning("Prefect lost the study, which went on without it: %s.", str(error) or repr(error))
 
 
-def leave(code: int) -> NoReturn:
-    """Ends the process; with the server gone, without waiting for what Prefect still wants to send there."""
+def exit_process(code: int) -> NoReturn:
+    """Ends the process; if the server is gone, without waiting for Prefect to send it the rest."""
     sys.stdout.flush()
     sys.stderr.flush()
     if not _server_is_there:

@@ -11,7 +11,7 @@ EVERY_SECONDS = 0.5
 
 
 @contextmanager
-def bars(running: Mapping[str, tuple[int, int]], named: Mapping[str, str]) -> Iterator[None]:
+def draw_bars(running: Mapping[str, tuple[int, int]], named: Mapping[str, str]) -> Iterator[None]:
     """Draws `running`, stage -> (done, of how many), as it changes; what is printed goes above. In a pipe, nothing.
 
     Args:

@@ -15,14 +15,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dvc.dependency.base import DependencyDoesNotExistError
-from dvc.exceptions import DvcException
-from dvc.lock import LockError
-
-from flows.engine.durations import Times
 from flows.engine.pool import LOGS, Pool, WorkerLost
+from flows.graph.dvc_internals import DependencyDoesNotExistError, DvcException, LockError
 from flows.graph.graph import Graph
+from flows.graph.stage_names import StageName
 from stages.runtime.faults import Fault, InputFault, MachineFault, Preempted
+from stages.tools.forecasting.durations import Times
 
 log = logging.getLogger("palimpsest")
 RETRIES, FIRST_PAUSE = 3, 1.0  # after a lost worker or a busy lock; each pause is twice the one before
@@ -83,7 +81,7 @@ class Engine:
         running: set[str] = set()
 
         def work(name: str) -> Ended:
-            ended = self._bring(name)
+            ended = self._bring_up_to_date(name)
             ends.put(ended)
             return ended
 
@@ -118,8 +116,12 @@ class Engine:
         urgency: dict[str, float] = {}
         for name in reversed(plan):
             after = [urgency.get(follower, 0.0) for follower in self.graph.downstream(name)]
-            urgency[name] = self.times.of(name) + max(after, default=0.0)
+            urgency[name] = self._seconds(name) + max(after, default=0.0)
         return urgency
+
+    def _seconds(self, name: str) -> float:
+        stage = StageName.parse(name)
+        return self.times.of(stage.verb, stage.task)
 
     def _skip(self, failed: str, waiting: dict[str, int], outcome: Outcome) -> None:
         lost = [failed]
@@ -129,26 +131,27 @@ class Engine:
                     outcome.skipped[name] = failed
                     lost.append(name)
 
-    def _bring(self, name: str) -> Ended:
+    def _bring_up_to_date(self, name: str) -> Ended:
         began, pause = time.monotonic(), FIRST_PAUSE
         for attempt in range(RETRIES + 1):
             try:
-                how = self.graph.bring(name, lambda: self._command(name))
+                how = self.graph.bring_up_to_date(name, lambda: self._command(name))
             except StageFailed as error:
                 how = "preempted" if error.code == Preempted.code else "failed"
                 return Ended(name, how, time.monotonic() - began, str(error), error.code)
             except (WorkerLost, LockError) as error:
                 if attempt < RETRIES and not self.stopping.wait(pause):
-                    log.warning("%s: %s; once more.", name, error)
+                    log.warning("%s: %s; trying again.", name, error)
                     pause *= 2
                     continue
                 how, code = ("preempted", Preempted.code) if self.stopping.is_set() else ("failed", MachineFault.code)
                 return Ended(name, how, time.monotonic() - began, str(error), code)
             except Exception as error:
-                return Ended(name, "failed", time.monotonic() - began, *_told(error))
+                return Ended(name, "failed", time.monotonic() - began, *_message(error))
             seconds = time.monotonic() - began
             if how == "ran":
-                self.times.note(name, seconds)
+                stage = StageName.parse(name)
+                self.times.note(stage.verb, stage.task, seconds)
             return Ended(name, how, seconds)
         raise AssertionError("every attempt returns or goes on")
 
@@ -171,8 +174,8 @@ class Engine:
         self.progress[name] = (done, total)
 
 
-def _told(error: Exception) -> tuple[str, int]:
-    """What to say of an error on the way through DVC, and the exit code of its kind."""
+def _message(error: Exception) -> tuple[str, int]:
+    """The message of an error within DVC, and the exit code of its kind."""
     if isinstance(error, DependencyDoesNotExistError):
         return f"{error}. Put it back.", InputFault.code
     if isinstance(error, (DvcException, OSError)):
@@ -181,7 +184,7 @@ def _told(error: Exception) -> tuple[str, int]:
 
 
 def last_words(log: Path, code: int) -> str:
-    """What the stage said of its end."""
+    """The error that the stage ended with, from its log."""
     lines = log.read_text("utf-8", "replace").splitlines() if log.exists() else []
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return errors[-1] if errors else f"ended with {code}; what it said is in {log}."
+    return errors[-1] if errors else f"ended with {code}; its output is in {log}."

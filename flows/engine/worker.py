@@ -37,19 +37,15 @@ def main() -> None:
 
 
 def _set_up(answer: Any) -> None:
-    from stages.core.family import families
-    from stages.core.metric import metrics
     from stages.runtime import progress
 
     guard()
-    families.keep_what_is_made()
-    metrics.keep_what_is_made()
-    said = 0.0
+    sent = 0.0
 
     def listen(what: str, done: int, total: int) -> None:
-        nonlocal said
-        if time.monotonic() - said > EVERY_SECONDS:
-            said = time.monotonic()
+        nonlocal sent
+        if time.monotonic() - sent > EVERY_SECONDS:
+            sent = time.monotonic()
             answer(progress=[what, done, total])
 
     progress.listeners.append(listen)

@@ -2,16 +2,8 @@
 
 DVC's own code does every step (is it changed? is it in the run-cache? hash it, cache it, write it down), in one process
 that has read dvc.yaml once. The commands are handed out, so that they run side by side where they cost least.
-
-Used of DVC beyond its documented interface, here and nowhere else but in lockfile.py, in run_cache.py, in shared.py
-(what concerns a remote) and in remembering.py (the same, faster):
-
-- `Repo.index.graph`, `Repo.lock` and `dvc.rwlock`;
-- what `Stage.reproduce` is made of: `changed_stage`, the `status` of deps and outs,
-  `stage_cache.restore`, `save`, and the outs' `remove` and `commit`. `Stage.changed`, `remove_outs` and `commit` are
-  loops over these that take a lock file of their own at each step; here there is one claim on the workspace for all;
-- for a plan, the keys of the run-cache;
-- `to_single_stage_lockfile` and `dumps_yaml`, which give the entries of dvc.lock.
+They are what `Stage.reproduce` is made of. `Stage.changed`, `remove_outs` and `commit` would take a lock file at each
+step; here one claim on the workspace covers all.
 """
 
 from __future__ import annotations
@@ -20,7 +12,6 @@ import contextlib
 import copy
 import gc
 import json
-import logging
 import re
 import sys
 import threading
@@ -30,18 +21,23 @@ from pathlib import Path
 from typing import Any
 
 import networkx as nx
-from dvc.exceptions import DvcException
-from dvc.lock import LockError, make_lock
-from dvc.repo import Repo
-from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK, rwlock
-from dvc.stage import PipelineStage
-from dvc.stage.cache import RunCacheNotFoundError, _get_cache_hash
-from dvc.stage.serialize import to_single_stage_lockfile
-from dvc_data.hashfile.hash_info import HashInfo
 
-from flows.graph.hash_memory import keep, recall, remember
+from flows.graph.dvc_internals import (
+    RWLOCK_FILE,
+    RWLOCK_LOCK,
+    DvcException,
+    HashInfo,
+    LockError,
+    PipelineStage,
+    RunCacheNotFoundError,
+    cache_key,
+    make_lock,
+    open_repo,
+    rwlock,
+    to_single_stage_lockfile,
+)
+from flows.graph.hash_memory import load_hashes, save_hashes, speed_up_dvc
 from flows.graph.lockfile import update
-from flows.graph.run_cache import RunCache
 from stages.runtime.faults import MachineFault
 
 # Writing dvc.lock takes as long as it is big: this share of the time at most is spent on it.
@@ -53,13 +49,9 @@ class Graph:
     """The stages of dvc.yaml by name, and which needs which."""
 
     def __init__(self, root: Path) -> None:
-        logging.getLogger("dvc").setLevel(logging.ERROR)
-        for bars in ("dvc.progress", "dvc_data.callbacks"):  # their level says whether DVC draws bars of its own
-            logging.getLogger(bars).setLevel(logging.CRITICAL)
-        remember()
-        recall(root)
-        self.root, self.repo = root, Repo(str(root), _wait_for_lock=True)
-        self.repo.stage_cache = RunCache(self.repo)
+        speed_up_dvc()
+        load_hashes(root)
+        self.root, self.repo = root, open_repo(root)
         gc.disable()  # what is made here stays: to look for garbage in it takes a tenth of the time
         try:
             needs = self.repo.index.graph  # an edge goes from a stage to one that it needs
@@ -89,7 +81,7 @@ class Graph:
             for name in order:
                 if not planned.isdisjoint(self.needs.successors(name)) or _changed(self.stages[name]):
                     planned.add(name)
-        keep(self.root)
+        save_hashes(self.root)
         return [name for name in order if name in planned]
 
     def with_upstream(self, names: set[str]) -> set[str]:
@@ -127,7 +119,7 @@ class Graph:
         except (OSError, DvcException):
             return None
         asked.deps = asked_deps
-        return self.repo.stage_cache.newest(_get_cache_hash(to_single_stage_lockfile(asked), key=True))
+        return self.repo.stage_cache.newest(cache_key(asked))
 
     def size(self, name: str) -> int | None:
         """Bytes of a stage's outputs as dvc.lock knows them; None before it has run."""
@@ -149,10 +141,10 @@ class Graph:
                 held.enter_context(rwlock(self.repo.tmp_dir, self.repo.fs, " ".join(sys.argv), [], folders, False))
             except LockError as error:
                 (who, *_) = re.findall(r"\(PID .+", str(error)) or [str(error)]
-                raise MachineFault(f"DVC is at work here already: {who}. Wait for it to end.") from None
+                raise MachineFault(f"DVC is already running here: {who}. Wait for it to end.") from None
             yield
 
-    def bring(self, name: str, run: Callable[[], None]) -> str:
+    def bring_up_to_date(self, name: str, run: Callable[[], None]) -> str:
         """Brings one stage up to date, what it needs being so, and says how: "unchanged", "cached" or "ran".
 
         `run` runs its command; it is called without any lock, and what it raises passes through.

@@ -1,4 +1,4 @@
-"""What DVC asks again and again, answered from memory until the disk has changed.
+"""A cache for what DVC computes again and again, valid until the files change.
 
 On its way through one stage DVC hashes each of its dependencies about ten times and reads params.yaml once per section;
 in a study of thousands of stages that is most of the time. DVC itself trusts a file's size, time and inode to tell that
@@ -17,15 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dvc import dvcfile, output
-from dvc.dependency import param
-from dvc_data.hashfile.hash_info import HashInfo
-from dvc_data.hashfile.meta import Meta
-from dvc_data.hashfile.obj import HashFile
-from dvc_data.hashfile.tree import Tree
-
-from flows.graph.lockfile import write_whole
-from flows.graph.up_to_date import seen
+from flows.graph.dvc_internals import HashFile, HashInfo, Meta, Tree, is_wrapped, path_without_protocol, wrap
+from flows.graph.up_to_date import file_states
+from stages.files.writing import write_file
 
 Row = tuple[str, int, int, int]
 PARSED, HASHES = Path(".dvc", "tmp", "dvc.lock.json"), Path(".dvc", "tmp", "hashes.json")
@@ -33,18 +27,18 @@ PARSED, HASHES = Path(".dvc", "tmp", "dvc.lock.json"), Path(".dvc", "tmp", "hash
 _hashes: dict[str, tuple[str, str, dict[str, Any]]] = {}
 
 
-def recall(root: Path) -> None:
-    """Takes up what an earlier process knew of this workspace."""
+def load_hashes(root: Path) -> None:
+    """Reads the hashes that an earlier process has saved for this workspace."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        kept = json.loads((root / HASHES).read_bytes())
-        if kept["ignored"] == _ignored(root):
-            _hashes.update({path: tuple(facts) for path, facts in kept["hashes"].items()})
+        saved = json.loads((root / HASHES).read_bytes())
+        if saved["ignored"] == _ignored(root):
+            _hashes.update({path: tuple(facts) for path, facts in saved["hashes"].items()})
 
 
-def keep(root: Path) -> None:
-    """Leaves what is known of this workspace to later processes."""
+def save_hashes(root: Path) -> None:
+    """Saves the hashes of this workspace for later processes."""
     mine = {path: facts for path, facts in _hashes.items() if path.startswith(f"{root}/")}
-    write_whole(root / HASHES, json.dumps({"ignored": _ignored(root), "hashes": mine}))
+    write_file(root / HASHES, json.dumps({"ignored": _ignored(root), "hashes": mine}))
 
 
 def _ignored(root: Path) -> str:
@@ -53,17 +47,11 @@ def _ignored(root: Path) -> str:
     return path.read_text("utf-8") if path.exists() else ""
 
 
-def remember() -> None:
-    """Makes DVC remember, from here on: the hashes of what stages read and write, params.yaml and dvc.lock as they were
-    parsed, and how a local path is opened."""
-    if hasattr(output.Output, "remembers"):
-        return
-    output.Output.remembers = True
-    output.Output._build = _hashed(output.Output._build)
-    output.Output._get_hash_meta = _hash_only
-    output.get_cloud_fs = _opened(output.get_cloud_fs)
-    param.read_param_file = _read(param.read_param_file)
-    dvcfile.Lockfile._load_yaml = _parsed(dvcfile.Lockfile._load_yaml)
+def speed_up_dvc() -> None:
+    """From here on DVC caches the hashes of what stages read and write, params.yaml and dvc.lock as parsed, and how a
+    local path is opened."""
+    if not is_wrapped():
+        wrap(build=_hashed, open_path=_opened, read_params=_read, read_lockfile=_parsed)
 
 
 def _hashed(build: Callable[..., Any]) -> Callable[..., Any]:
@@ -71,10 +59,10 @@ def _hashed(build: Callable[..., Any]) -> Callable[..., Any]:
     files: dict[Row, tuple[Any, Any]] = {}  # a file as it was seen -> what DVC knows of it
 
     @functools.wraps(build)
-    def remembered(self: Any, odb: Any, path: str, fs: Any, name: str, **more: Any) -> Any:
+    def wrapped(self: Any, odb: Any, path: str, fs: Any, name: str, **more: Any) -> Any:
         if fs.protocol != "local" or name != "md5":
             return build(self, odb, path, fs, name, **more)
-        hash_only, rows = more.get("dry_run"), tuple(seen(path))
+        hash_only, rows = more.get("dry_run"), tuple(file_states(path))
         mark = hashlib.sha256(repr(rows).encode()).hexdigest()
         if hash_only and path in _hashes and _hashes[path][0] == mark:
             _, md5, facts = _hashes[path]
@@ -87,7 +75,7 @@ def _hashed(build: Callable[..., Any]) -> Callable[..., Any]:
         _hashes[path] = (mark, made[2].hash_info.value, made[1].to_dict() | {"isdir": made[1].isdir})
         return made
 
-    return remembered
+    return wrapped
 
 
 def _composed(path: str, rows: tuple[Row, ...], files: dict[Row, tuple[Any, Any]]) -> Any:
@@ -101,19 +89,12 @@ def _composed(path: str, rows: tuple[Row, ...], files: dict[Row, tuple[Any, Any]
     return None, Meta(size=sum(row[1] for row in rows), nfiles=len(rows), isdir=True), tree
 
 
-def _hash_only(self: Any) -> tuple[Any, Any]:
-    """Output._get_hash_meta, which otherwise prepares the files of an output for the cache as well."""
-    odb = self.cache if self.use_cache else self.local_cache
-    _, meta, made = self._build(odb, self.fs_path, self.fs, self.hash_name, ignore=self.dvcignore, dry_run=True)
-    return meta, made.hash_info
-
-
 def _opened(get_cloud_fs: Callable[..., Any]) -> Callable[..., Any]:
-    """dvc.fs.get_cloud_fs: for a plain path the answer is the path and what was said of the one before."""
+    """dvc.fs.get_cloud_fs: for a plain path the answer is the path and the last answer's options."""
     known: dict[int, tuple[Any, Any]] = {}
 
     @functools.wraps(get_cloud_fs)
-    def remembered(config: Any, **more: Any) -> Any:
+    def wrapped(config: Any, **more: Any) -> Any:
         path = more.get("url")
         if len(more) > 1 or not isinstance(path, str) or ":" in path or "\\" in path or path != os.path.normpath(path):
             return get_cloud_fs(config, **more)
@@ -121,9 +102,9 @@ def _opened(get_cloud_fs: Callable[..., Any]) -> Callable[..., Any]:
             cls, options, _ = get_cloud_fs(config, **more)
             known[id(config)] = (config, (cls, options))
         cls, options = known[id(config)][1]
-        return cls, dict(options), cls._strip_protocol(path)
+        return cls, dict(options), path_without_protocol(cls, path)
 
-    return remembered
+    return wrapped
 
 
 def _read(read: Callable[..., Any]) -> Callable[..., Any]:
@@ -131,16 +112,16 @@ def _read(read: Callable[..., Any]) -> Callable[..., Any]:
     known: dict[str, tuple[tuple[Row, ...], Any]] = {}
 
     @functools.wraps(read)
-    def remembered(fs: Any, path: str, key_paths: Any = None, flatten: bool = False, **more: Any) -> Any:
+    def wrapped(fs: Any, path: str, key_paths: Any = None, flatten: bool = False, **more: Any) -> Any:
         if fs.protocol == "local" and key_paths and flatten and not more:
-            now = tuple(seen(path))
+            now = tuple(file_states(path))
             if path not in known or known[path][0] != now:
                 known[path] = (now, read(fs, path))
             with contextlib.suppress(KeyError, TypeError):
                 return {key: copy.deepcopy(_at(known[path][1], key)) for key in key_paths}
         return read(fs, path, key_paths, flatten, **more)
 
-    return remembered
+    return wrapped
 
 
 def _at(tree: Any, key: str) -> Any:
@@ -153,22 +134,22 @@ def _at(tree: Any, key: str) -> Any:
 
 
 def _parsed(load: Callable[..., Any]) -> Callable[..., Any]:
-    """Lockfile._load_yaml; what it returned last is kept as JSON, which is read a hundred times faster."""
+    """Lockfile._load_yaml; its last result is saved as JSON, which is read a hundred times faster."""
 
     @functools.wraps(load)
-    def remembered(self: Any, **more: Any) -> Any:
+    def wrapped(self: Any, **more: Any) -> Any:
         text, store = Path(self.path).read_bytes(), Path(self.repo.root_dir) / PARSED
         name = hashlib.sha256(text).hexdigest()
         try:
-            kept = json.loads(store.read_bytes())
-            if kept["sha256"] == name and not more:
-                return kept["content"], text.decode()
+            saved = json.loads(store.read_bytes())
+            if saved["sha256"] == name and not more:
+                return saved["content"], text.decode()
         except (OSError, ValueError, KeyError, TypeError):
             pass
         content, raw = load(self, **more)
         draft = json.dumps({"sha256": name, "content": content})
         if not more and json.loads(draft)["content"] == content:
-            write_whole(store, draft)
+            write_file(store, draft, durable=False)
         return content, raw
 
-    return remembered
+    return wrapped

@@ -6,7 +6,6 @@ run-cache has every finished stage, and gives it back without running it.
 """
 
 import logging
-import os
 import re
 import subprocess
 from collections.abc import Mapping
@@ -15,6 +14,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+
+from stages.files.writing import write_file
 
 log = logging.getLogger("palimpsest")
 LOCKFILE = "dvc.lock"
@@ -26,7 +27,7 @@ ENTRY = re.compile(r"^  (?=\S)", re.MULTILINE)  # where the entry of a stage beg
 
 def update(root: Path, entries: Mapping[str, Any]) -> bool:
     """Puts these stages' entries into dvc.lock, new ones at its end; False, if that is not as DVC writes it."""
-    from dvc.utils.serialize import dumps_yaml
+    from flows.graph.dvc_internals import dumps_yaml
 
     lockfile = root / LOCKFILE
     text = lockfile.read_text("utf-8") if lockfile.exists() else HEAD
@@ -39,18 +40,8 @@ def update(root: Path, entries: Mapping[str, Any]) -> bool:
         return False
     whole = "  ".join((HEAD, *blocks.values()))
     for target in (root / COPY, lockfile):
-        write_whole(target, whole)
+        write_file(target, whole)
     return True
-
-
-def write_whole(target: Path, text: str) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f"{target.name}.tmp")
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(target)
 
 
 def repair(root: Path) -> None:
@@ -60,7 +51,7 @@ def repair(root: Path) -> None:
     committed = subprocess.run(["git", "show", f"HEAD:./{LOCKFILE}"], cwd=root, capture_output=True).stdout
     for source, content in (("its copy", copy.read_bytes() if copy.exists() else b""), ("git", committed)):
         if _whole(content):
-            lockfile.write_bytes(content)
+            write_file(lockfile, content)
             log.warning("%s was broken and has been put back from %s; nothing is computed again.", LOCKFILE, source)
             return
     lockfile.unlink(missing_ok=True)

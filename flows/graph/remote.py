@@ -3,8 +3,7 @@
 Only the run-cache joins them: an entry says what came of a command on these inputs, and lies on the remote beside the
 objects that it names. They go there first, so that an entry on the remote can be relied on. `dvc push --run-cache` does
 the same for a whole repository, under its lock and with every entry sent anew each time, which is too slow to be done
-after each stage. What is used of DVC beyond its documented interface: StageCache.restore(pull=True), how it names its
-entries, and DataCloud.push.
+after each stage.
 """
 
 from __future__ import annotations
@@ -15,21 +14,21 @@ import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dvc.config import RemoteConfigError
-from dvc.exceptions import DvcException
-from dvc.stage import PipelineStage
-from dvc.stage.cache import RunCacheNotFoundError, _get_cache_hash
-from dvc.stage.serialize import to_single_stage_lockfile
-from dvc_objects.fs.generic import copy
-
+from flows.graph.dvc_internals import (
+    DvcException,
+    PipelineStage,
+    RemoteConfigError,
+    RunCacheNotFoundError,
+    cache_key,
+    cache_value,
+    copy,
+)
 from flows.graph.graph import Graph
+from flows.graph.lockfile import repair
 from stages.files.artifact import digest, sha256
 from stages.runtime.faults import ConfigFault, MachineFault
-
-if TYPE_CHECKING:
-    from flows.graph.graph import Graph
 
 log = logging.getLogger("palimpsest")
 AT_A_TIME = 16  # files of a few hundred bytes
@@ -55,8 +54,8 @@ class SharedGraph(Graph):
         self._behind.update(planned)
         return planned
 
-    def bring(self, name: str, run: Callable[[], None]) -> str:
-        how = super().bring(name, run)
+    def bring_up_to_date(self, name: str, run: Callable[[], None]) -> str:
+        how = super().bring_up_to_date(name, run)
         self._behind.discard(name)
         if how == "ran":
             self._giver.submit(self._give, name)
@@ -125,9 +124,8 @@ class Entries:
         """The entry of a stage that is up to date; none, if git keeps its outputs and not the cache."""
         if not all(out.use_cache for out in stage.outs):
             return None
-        key = _get_cache_hash(to_single_stage_lockfile(stage), key=True)
-        value = _get_cache_hash(to_single_stage_lockfile(stage))
-        return f"runs/{key[:2]}/{key}/{value}"
+        key = cache_key(stage)
+        return f"runs/{key[:2]}/{key}/{cache_value(stage)}"
 
     def take(self) -> None:
         """Copies the entries that are not here yet."""
@@ -189,21 +187,17 @@ def agree(expected: dict[str, str]) -> None:
 
 
 def open_graph(root: Path, share: bool = False) -> Graph:
-    """The graph; a dvc.lock that was torn by a kill is mended first."""
-    from dvc.exceptions import DvcException
+    """The graph; a dvc.lock that was torn by a kill is repaired first.
 
-    from flows.graph.graph import Graph
-    from flows.graph.lockfile import repair
-    from stages.runtime.faults import ConfigFault
-
-    pass
-
-    kind = SharedGraph if share else Graph
+    Raises:
+        ConfigFault: DVC cannot read dvc.yaml.
+    """
+    make = SharedGraph if share else Graph
     try:
-        return kind(root)
+        return make(root)
     except DvcException:
         repair(root)
     try:
-        return kind(root)
+        return make(root)
     except DvcException as error:
         raise ConfigFault(f"dvc.yaml: {str(error).splitlines()[0]}") from None

@@ -1,42 +1,94 @@
-"""One parser and one printer of DVC stage names."""
+"""The names that DVC gives to stages: train@objects-0-merge_init-0-task2 is the training of task 03 in that run."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
-STAGE = re.compile(
-    r"(?P<verb>\w+)(@(?P<domain>\w+)-(?P<order>\w+)(-(?P<strategy>\w+)-(?P<seed>\w+))?(-task(?P<at>\d+))?)?"
+NAME = re.compile(
+    r"(?P<verb>\w+)(@(?P<domain>\w+)-(?P<order>\w+)(-(?P<strategy>\w+)-(?P<seed>-?\d+))?(-task(?P<task>\d+))?)?"
 )
 
 
 @dataclass(frozen=True)
-class Place:
-    """What a stage's name says."""
+class StageName:
+    """A stage's name in parts. Parts that it does not have are None."""
 
     verb: str
-    domain: str | None
-    order: str | None
-    strategy: str | None
-    at: int | None  # its position's place among the tasks, from 0
+    domain: str | None = None
+    order: str | None = None
+    strategy: str | None = None
+    seed: str | None = None
+    task: int | None = None  # the place in `tasks` of params.yaml, from 0
+
+    @staticmethod
+    def parse(name: str) -> StageName:
+        """
+        Raises:
+            ValueError: no stage of dvc.yaml has such a name.
+        """
+        return _parse(name)
+
+    def __str__(self) -> str:
+        task = None if self.task is None else f"task{self.task}"
+        key = "-".join(part for part in (self.domain, self.order, self.strategy, self.seed, task) if part is not None)
+        return f"{self.verb}@{key}" if key else self.verb
+
+    @property
+    def kind(self) -> str:
+        """Verb and task, as in train-task2: stages of one kind take about the same time and disk."""
+        return self.verb if self.task is None else f"{self.verb}-task{self.task}"
+
+    @property
+    def action(self) -> str:
+        """The verb for people: sample of the base."""
+        return self.verb.replace("_base", " of the base")
+
+    @property
+    def title(self) -> str:
+        """The name for people: objects / merge_init / order 0 / seed 0 / task 03 / train."""
+        return " / ".join(text for _, text in self._parts())
+
+    def _parts(self) -> Iterator[tuple[str, str]]:
+        if self.domain is not None:
+            yield "domain", self.domain
+        if self.strategy is not None:
+            yield "strategy", self.strategy
+        if self.order is not None:
+            yield "order", f"order {self.order}"
+        if self.seed is not None:
+            yield "seed", f"seed {self.seed}"
+        if self.task is not None:
+            yield "task", f"task {self.task + 1:02d}"
+        yield "verb", self.action
 
 
-def place(stage: str) -> Place:
-    found = STAGE.fullmatch(stage)
-    assert found, stage
-    at = found["at"]
-    return Place(found["verb"], found["domain"], found["order"], found["strategy"], None if at is None else int(at))
+@cache
+def _parse(name: str) -> StageName:
+    match = NAME.fullmatch(name)
+    if match is None:
+        raise ValueError(f"'{name}' is not the name of a stage")
+    parts = match.groupdict()
+    task = parts.pop("task")
+    return StageName(**parts, task=None if task is None else int(task))
 
 
-def kind(name: str) -> str:
-    """The verb and the task of a stage's name, train-task3: what stages that take the same have in common."""
-    task = re.search(r"task\d+$", name)
-    return "-".join(filter(None, (re.split("[@-]", name)[0], task.group() if task else "")))
+def titles(names: Iterable[str]) -> dict[str, str]:
+    """The titles of these stages, without domain, order or seed where all have the same one."""
+    parts = {name: list(StageName.parse(name)._parts()) for name in names}
+    values: dict[str, set[str]] = {"domain": set(), "order": set(), "seed": set()}
+    for listed in parts.values():
+        for what, text in listed:
+            if what in values:
+                values[what].add(text)
+    single = {what for what, texts in values.items() if len(texts) == 1}
+    return {name: " / ".join(text for what, text in listed if what not in single) for name, listed in parts.items()}
 
 
 def last_stages(key: str) -> set[str]:
-    """Those of a run, or with DOMAIN/ORDER alone those of the base model on that sequence.
+    """The last stages of a run, or for DOMAIN/ORDER those of the base model on that sequence.
 
     Raises:
         ConfigFault: params.yaml has no such run or sequence.
@@ -47,39 +99,7 @@ def last_stages(key: str) -> set[str]:
     params = load()
     if key.count("/") == 1:
         sequence = find_sequence(params, key)
-        return {f"{verb}_base@{sequence.domain}-{sequence.order}" for verb in ("sample", "score")}
+        return {str(StageName(f"{verb}_base", sequence.domain, sequence.order)) for verb in ("sample", "score")}
     run = find_run(params, key)
-    name = f"{run.sequence.domain}-{run.sequence.order}-{run.strategy}-{run.seed}"
-    return {f"{verb}@{name}-task{len(params.tasks) - 1}" for verb in ("sample", "score")}
-
-
-def title(stage: str) -> str:
-    """A stage's name for people: objects / merge_init / order 0 / seed 0 / task 03 / train."""
-    verb, _, key = stage.partition("@")
-    words = key.split("-") if key else []
-    place = re.fullmatch(r"task(\d+)", words[-1]) if words else None
-    task = [f"task {int(place.group(1)) + 1:02d}"] if place else []
-    rest = words[: len(words) - len(task)]
-    named = rest[:1]
-    if len(rest) == 4:
-        named += [rest[2], f"order {rest[1]}", f"seed {rest[3]}"]
-    elif len(rest) == 2:
-        named += [f"order {rest[1]}"]
-    return " / ".join([*named, *task, verb.replace("_base", " of the base")])
-
-
-def titles(stages: Iterable[str]) -> dict[str, str]:
-    """The same for all of them, without the domain, order and seed where there is but one of it."""
-    whole = {stage: title(stage).split(" / ") for stage in stages}
-    kinds: dict[str, set[str]] = {}
-    for parts in whole.values():
-        for k, part in enumerate(parts[:-1]):
-            kinds.setdefault(_kind(k, part), set()).add(part)
-    single = {part for kind, found in kinds.items() if kind and len(found) == 1 for part in found}
-    return {stage: " / ".join(part for part in parts if part not in single) for stage, parts in whole.items()}
-
-
-def _kind(place: int, part: str) -> str:
-    """What a part of a title says, if it may be left out."""
-    word = part.split(" ")[0]
-    return "domain" if place == 0 else word if word in ("order", "seed") else ""
+    place = (run.sequence.domain, run.sequence.order, run.strategy, str(run.seed), len(params.tasks) - 1)
+    return {str(StageName(verb, *place)) for verb in ("sample", "score")}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.graph.remote import open_graph
-from flows.graph.stage_names import title
+from flows.graph.stage_names import StageName, last_stages
 from flows.study import LOCK, command, nothing, perform
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def gather(graph: Graph) -> tuple[list[str], set[str]]:
     for name in tqdm(graph.plan(cells), desc="from the remote", unit="stage", leave=False, disable=None):
         if missing.isdisjoint(graph.upstream(name)):
             try:
-                graph.bring(name, refuse)
+                graph.bring_up_to_date(name, refuse)
                 continue
             except Missing:
                 first.append(name)
@@ -56,16 +56,15 @@ def gather(graph: Graph) -> tuple[list[str], set[str]]:
     return first, missing
 
 
-def said(first: list[str], missing: set[str]) -> str:
+def describe(first: list[str], missing: set[str]) -> str:
     """One line on what is missing."""
-    names = "; ".join(title(name) for name in sorted(first)[:SHOWN])
+    names = "; ".join(StageName.parse(name).title for name in sorted(first)[:SHOWN])
     more = f"; and {len(first) - SHOWN} more" if len(first) > SHOWN else ""
     return f"{len(missing)} stages are missing, beginning with {names}{more}"
 
 
 def units(graph: Graph, missing: set[str]) -> list[str]:
     """The runs, and the base model's part of each sequence, that some of these stages belong to."""
-    from flows.graph.stage_names import last_stages
     from stages.core.params import load
     from stages.core.runs import runs, sequences
 
@@ -182,14 +181,14 @@ def complete(args: argparse.Namespace) -> int:
     load()
     first, missing, keys, read = _look()
     if missing and not (args.report or args.plan):
-        print(f"{said(first, missing)}.", flush=True)
+        print(f"{describe(first, missing)}.", flush=True)
         failed = hand_out(keys, read)
         if failed:
             listed = "; ".join(f"{key}: {why}" for key, why in failed.items())
             raise MachineFault(f"{len(failed)} of {len(keys)} runs failed: {listed}")
         first, missing, *_ = _look()
     if missing:
-        raise InputFault(f"no report: {said(first, missing)}. Compute them: python -m flows.platform.coordinator")
+        raise InputFault(f"no report: {describe(first, missing)}. Compute them: python -m flows.platform.coordinator")
     print("Every cell of the study is here.", flush=True)
     args.share = False
     return perform(args, nothing)

@@ -6,24 +6,17 @@ How a run ends says whose fault it was: Failed, the study's own; Crashed, the ma
 from __future__ import annotations
 
 import argparse
-import logging
 from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.exceptions import CrashedRun, FailedRun
 from prefect.runtime import flow_run
 from prefect.states import Completed, Crashed, Failed
 
+from flows.engine.prefect_internals import hide_tracebacks_of_returned_states
 from flows.study import Chosen, First, nothing, perform
 
-
-def is_news(record: logging.LogRecord) -> bool:
-    """Not the traceback by which Prefect's engine says again that a run ended as it did."""
-    return not (record.exc_info and isinstance(record.exc_info[1], (CrashedRun, FailedRun)))
-
-
-logging.getLogger("prefect.flow_runs").addFilter(is_news)
+hide_tracebacks_of_returned_states()
 
 
 def dated() -> str:
@@ -55,7 +48,7 @@ def study(jobs: int | None = None, devices: str | None = None, share: bool = Fal
     """Runs what is not up to date of the current study.
 
     Args:
-        jobs: stages at a time; one per GPU, or per core, if not said.
+        jobs: stages at a time; default: one per GPU, or per core.
         devices: GPUs to use, as in CUDA_VISIBLE_DEVICES.
         share: take what DVC's remote has, and give it what is made here.
     """
@@ -69,7 +62,7 @@ def add_concepts(
     """Makes each good folder of photos in data/inbox the next task of the current study, and runs what is new.
 
     Args:
-        quiet: seconds without a change after which a folder is taken for whole.
+        quiet: seconds without a change after which a folder is complete.
     """
     from flows.platform.inbox import take_in
 

@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
 INBOX = Path("data/inbox")
 NOTE = ".rejected.txt"  # after the folder's name
-COMING = ".coming-"  # before the name of a folder that is being copied from another disk
-QUIET = 60.0  # seconds without a change after which a folder is taken for whole
+QUIET = 60.0  # seconds without a change after which a folder is complete
 
 
 def take_in(quiet: float = QUIET, only_look: bool = False) -> tuple[list[str], list[str]]:
@@ -71,7 +70,8 @@ def _entries() -> list[Path]:
 
 def _finish_moves(entries: list[Path]) -> None:
     """Moves what params.yaml names already: a run was killed in between."""
-    from stages.datasets.folder import Folder, identify
+    from stages.datasets.folder import Folder
+    from stages.datasets.shared.names import identify
     from stages.files.yaml import read_yaml
 
     tree = read_yaml(Path("params.yaml")).tree
@@ -82,9 +82,7 @@ def _finish_moves(entries: list[Path]) -> None:
         named = {name for listed in tree["sequences"][domain].values() for name in listed.values()}
         place = Folder(root=tree["source"]).place(domain)
     except (KeyError, TypeError, ValueError, AttributeError):
-        return  # what is wrong with params.yaml is said by its reader
-    for left in place.glob(f"{COMING}*"):
-        shutil.rmtree(left)
+        return  # whatever is wrong with params.yaml, its reader reports
     for entry in entries:
         if entry.is_dir() and identify(entry.name) in named:
             target = place / entry.name
@@ -115,14 +113,15 @@ def _is_being_filled(entry: Path, quiet: float) -> bool:
 
 def _complaint(params: Params, entry: Path) -> str:
     """What is wrong with a folder, a line for each thing; nothing, if it can be added."""
-    from stages.datasets.folder import Folder, identify
+    from stages.datasets.folder import Folder
+    from stages.datasets.shared.names import identify
     from stages.photos.develop import Seen, develop
     from stages.runtime.faults import Fault, InputFault
 
     domain = params.domains[0]
     try:
         if entry.is_symlink() or not entry.is_dir():
-            raise InputFault(f"{entry}: is no folder. Put the photos of one concept into a folder.")
+            raise InputFault(f"{entry}: is not a folder. Put the photos of one concept into a folder.")
         name = identify(entry.name)
         if name in params.data.domains()[domain]:
             raise InputFault(f"{entry}: there is a concept called {name} already. Rename the folder.")
@@ -145,10 +144,11 @@ def _leave(entry: Path, why: str, only_look: bool) -> None:
 
 
 def _add(params: Params, entry: Path, only_look: bool) -> str:
-    from stages.core.edit_params import with_task
-    from stages.datasets.folder import Folder, identify
-    from stages.files.artifact import put
+    from stages.datasets.folder import Folder
+    from stages.datasets.shared.names import identify
+    from stages.files.writing import write_file
     from stages.files.yaml import PARAMS
+    from stages.tools.edit_params import with_task
 
     domain, name = params.domains[0], identify(entry.name)
     assert isinstance(params.data, Folder)
@@ -157,7 +157,7 @@ def _add(params: Params, entry: Path, only_look: bool) -> str:
     task = f"{int(params.tasks[-1].index) + 1:02d}"
     print(f"{entry}: {'would be' if only_look else 'is'} task {task} of {domain}.")
     if not only_look:
-        put(PARAMS, [text.encode("utf-8")])
+        write_file(PARAMS, text)
         _move(entry, target)
         entry.with_name(entry.name + NOTE).unlink(missing_ok=True)
     return name
@@ -165,17 +165,15 @@ def _add(params: Params, entry: Path, only_look: bool) -> str:
 
 def _move(entry: Path, target: Path) -> None:
     """Moves a folder, whole or not at all, to this disk or another."""
-    from stages.files.artifact import sync
+    from stages.files.writing import new_folder, sync
 
     try:
         entry.rename(target)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        draft = target.with_name(f"{COMING}{target.name}")
-        shutil.copytree(entry, draft)
-        draft.rename(target)
-        sync(target.parent)
+        with new_folder(target) as draft:
+            shutil.copytree(entry, draft, dirs_exist_ok=True)
         shutil.rmtree(entry)
     sync(target.parent)
 
@@ -191,7 +189,7 @@ def _all_there(entry: Path, target: Path) -> bool:
 
 def main() -> None:
     def options(parser: argparse.ArgumentParser) -> None:
-        text = f"take a folder for whole when it has not changed for this long; {QUIET:.0f} if not said"
+        text = f"treat a folder as complete when it has not changed for this long; default: {QUIET:.0f}"
         parser.add_argument("--quiet", type=float, default=QUIET, metavar="SECONDS", help=text)
 
     def work(args: argparse.Namespace) -> int:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.platform.server import (
+    CLIENT_ENV,
     HOME,
-    KEPT,
     PAUSE,
     PORT,
     Access,
@@ -37,15 +37,15 @@ def serve(root: Path, port: int) -> None:
         os.environ.update(client_settings(root, to))
         set_up(root)
         running.append(start_worker("workspace", root, client_settings(root, to)))
-        print(f"{to.page} is ready. Log in with the PREFECT_API_AUTH_STRING that stands in {KEPT}, name and all;")
-        print(f"`. {KEPT}` lets other commands in. Ctrl-C stops it.", flush=True)
+        print(f"{to.page} is ready. Log in with the PREFECT_API_AUTH_STRING that stands in {CLIENT_ENV}, name and all;")
+        print(f"`. {CLIENT_ENV}` lets other commands in. Ctrl-C stops it.", flush=True)
         while True:
             time.sleep(PAUSE)
             if running[0].poll() is not None:
-                print("The server was lost and is started again.", flush=True)
+                print("The server has stopped; starting it again.", flush=True)
                 running[0] = start_server(root, to, log)
             if running[1].poll() is not None:
-                print("The worker was lost and is started again.", flush=True)
+                print("The worker has stopped; starting it again.", flush=True)
                 running[1] = start_worker("workspace", root, client_settings(root, to))
     finally:
         for process in reversed(running):

@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from flows.engine import prefect_view
+from stages.files.writing import write_file
 
 HOST, PORT = "127.0.0.1", 4200
 HOME = Path(".cache", "server")  # apart from that of the temporary servers: two must not share a database
-KEPT = HOME / "client.env"  # readable by this user alone
+CLIENT_ENV = HOME / "client.env"  # readable by this user alone
 WORKSPACE = "PALIMPSEST_WORKSPACE"  # where a worker runs deployments: prefect.yaml asks for it
 HEARTBEAT = 30  # seconds between two signs of life of a run
 SLOWEST_START, LONGEST_SAVE, PAUSE = 600.0, 60.0, 2.0  # seconds
@@ -33,7 +34,7 @@ SLOWEST_START, LONGEST_SAVE, PAUSE = 600.0, 60.0, 2.0  # seconds
 
 @dataclass(frozen=True)
 class Access:
-    """Where a server is, and what it wants to hear."""
+    """The address of a server, and its password."""
 
     url: str
     password: str
@@ -44,30 +45,26 @@ class Access:
 
 
 def access(root: Path, port: int = PORT) -> Access:
-    """The workspace's own server: the password is drawn once and kept in a file that only this user can read."""
-    path, before = root / KEPT, kept(root)
+    """The workspace's own server: the password is drawn once and stored in a file that only this user can read."""
+    path, before = root / CLIENT_ENV, saved_access(root)
     password = before.password if before else f"palimpsest:{secrets.token_urlsafe(24)}"
     found = Access(f"http://{HOST}:{port}/api", password)
     if found != before:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(".tmp")
-        draft.unlink(missing_ok=True)
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(f"export PREFECT_API_URL={found.url}\nexport PREFECT_API_AUTH_STRING={found.password}\n")
-        draft.replace(path)
+        text = f"export PREFECT_API_URL={found.url}\nexport PREFECT_API_AUTH_STRING={found.password}\n"
+        write_file(path, text, private=True)
     return found
 
 
-def kept(root: Path) -> Access | None:
+def saved_access(root: Path) -> Access | None:
     """What the file holds of an earlier start; None, if there was none."""
     try:
-        lines = (root / KEPT).read_text("utf-8").splitlines()
+        lines = (root / CLIENT_ENV).read_text("utf-8").splitlines()
     except OSError:
         return None
-    said = dict(line.removeprefix("export ").split("=", 1) for line in lines if "=" in line)
-    if not {"PREFECT_API_URL", "PREFECT_API_AUTH_STRING"} <= said.keys():
+    found = dict(line.removeprefix("export ").split("=", 1) for line in lines if "=" in line)
+    if not {"PREFECT_API_URL", "PREFECT_API_AUTH_STRING"} <= found.keys():
         return None
-    return Access(said["PREFECT_API_URL"], said["PREFECT_API_AUTH_STRING"])
+    return Access(found["PREFECT_API_URL"], found["PREFECT_API_AUTH_STRING"])
 
 
 def connect(root: Path) -> str:
@@ -81,11 +78,11 @@ def connect(root: Path) -> str:
     from stages.runtime.faults import MachineFault
 
     if "PREFECT_API_URL" not in os.environ:
-        own = kept(root)
+        own = saved_access(root)
         if own is None:
             raise MachineFault("no Prefect server is known: start one with `make serve`, or set PREFECT_API_URL.")
         os.environ.update(client_settings(root, own))
-    prefect_view.settle(root)
+    prefect_view.set_environment(root)
     (root / HOME).mkdir(parents=True, exist_ok=True)
     return os.environ["PREFECT_API_URL"]
 
@@ -155,7 +152,7 @@ def start_server(root: Path, to: Access, log: Path) -> subprocess.Popen[Any]:
     while not _answers(to):
         if server.poll() is not None or time.monotonic() > until:
             server.terminate()
-            raise MachineFault(f"the Prefect server did not start; what it said is in {log}.")
+            raise MachineFault(f"the Prefect server did not start; its output is in {log}.")
         time.sleep(0.3)
     return server
 

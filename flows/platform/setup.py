@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from flows.engine.prefect_internals import END_EVENTS, HEARTBEAT_EVENT, process_job_template
 from flows.platform.server import HEARTBEAT, WORKSPACE, prefect
 
 POOLS: dict[str, int | None] = {"workspace": 1, "chains": None}  # runs at a time
@@ -24,11 +25,10 @@ def set_up(root: Path) -> None:
     """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
-    from prefect.workers.process import ProcessWorker
 
     from stages.runtime.faults import MachineFault
 
-    template = ProcessWorker.get_default_base_job_template()
+    template = process_job_template()
     with get_client(sync_client=True) as client:
         for name, limit in POOLS.items():
             pool = WorkPoolCreate(name=name, type="process", base_job_template=template, concurrency_limit=limit)
@@ -36,9 +36,9 @@ def set_up(root: Path) -> None:
         crash_zombies(client, SILENCE)
     os.environ.pop(WORKSPACE, None)  # that of each worker is wanted, not that of here
     deploy = prefect("--no-prompt", "deploy", "--all", settings={}, cwd=root, stdout=subprocess.PIPE, text=True)
-    said, _ = deploy.communicate()
+    output, _ = deploy.communicate()
     if deploy.returncode:
-        raise MachineFault(f"prefect deploy --all ended with {deploy.returncode}: {said.strip().splitlines()[-1:]}")
+        raise MachineFault(f"prefect deploy --all ended with {deploy.returncode}: {output.strip().splitlines()[-1:]}")
 
 
 def crash_zombies(client: Any, silence: timedelta) -> None:
@@ -48,11 +48,9 @@ def crash_zombies(client: Any, silence: timedelta) -> None:
     from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
     from prefect.events.schemas.events import ResourceSpecification
 
-    life = "prefect.flow-run.heartbeat"
-    ends = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
     trigger = EventTrigger(
-        after={life},
-        expect={life} | ends,
+        after={HEARTBEAT_EVENT},
+        expect={HEARTBEAT_EVENT} | END_EVENTS,
         match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
         for_each={"prefect.resource.id"},
         posture=Posture.Proactive,

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from stages.adapters.algebra import Delta
+from stages.adapters.algebra import Adapter, Delta
 from stages.adapters.state import State
 from stages.runtime.device import device
 from stages.runtime.seeds import generator
@@ -33,12 +33,17 @@ class Check:
     survival: dict[str, float]  # by number format: 1 - |lost in rounding base + D| / |D|, at least 0
 
 
-def check(before: State, trained: Delta, after: State, weight: Callable[[str], Tensor]) -> Check:
-    """
+def check(
+    before: State, frozen: Delta | None, adapter: Adapter, after: State, weight: Callable[[str], Tensor]
+) -> Check:
+    """Compares a state with the one before it and with the model that was trained: base + frozen + adapter.
+
     Args:
-        trained: the shift with which the task's last step was taken: frozen + adapter.
+        frozen: the shift that was held fixed in training; None for none.
+        adapter: the trained adapter.
         weight: the base's own weights by module.
     """
+    trained = (frozen or Delta()) + adapter.delta
     sums = dict.fromkeys(("merged", "own", "old", "trained", "error", "cross", "dot"), 0.0)
     lost = dict.fromkeys(("float32", "bfloat16", "float16"), 0.0)
     ranks, conflicts, entries = [], 0, 0
@@ -54,7 +59,8 @@ def check(before: State, trained: Delta, after: State, weight: Callable[[str], T
             ("error", merged - final),
         ):
             sums[key] += _square(value)
-        sums["cross"] += _square(_cross(before, after, trained, merged, final, name))
+        if _factors_added(before.adapter, adapter, after.adapter, name):  # the merged shift is the sum and cross terms
+            sums["cross"] += _square(merged - final)
         sums["dot"] += float((own.double() * old.double()).sum())
         moved = (own != 0) & (old != 0)
         conflicts += int((moved & (own.sign() != old.sign())).sum())
@@ -110,12 +116,15 @@ def shift_of(delta: Delta, name: str, like: Tensor) -> Tensor:
     return torch.zeros_like(like) if shift is None else shift
 
 
-def _cross(before: State, after: State, trained: Delta, merged: Tensor, final: Tensor, name: str) -> Tensor:
-    """Where what is carried on is a sum of factors, its product is the exact sum plus the cross terms."""
-    carried = after.adapter
-    if before.adapter is None or carried is None or any(carried is term for term in trained.terms):
-        return torch.zeros_like(merged)
-    return merged - final
+def _factors_added(old: Adapter | None, new: Adapter, carried: Adapter | None, name: str) -> bool:
+    """Whether a merge made one adapter of two by adding their factors, as `add_factors` does; the numbers decide."""
+    if old is None or carried is None or not all(name in adapter.a for adapter in (old, new, carried)):
+        return False
+    return _is_sum(carried.a[name], old.a[name], new.a[name]) and _is_sum(carried.b[name], old.b[name], new.b[name])
+
+
+def _is_sum(total: Tensor, one: Tensor, other: Tensor) -> bool:
+    return total.shape == one.shape == other.shape and torch.equal(total, one + other)
 
 
 def spectral_norm(matrix: Tensor, steps: int = 64) -> float:

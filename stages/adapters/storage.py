@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from stages.adapters.algebra import Adapter, Delta
 from stages.adapters.state import State
-from stages.files.tensors import load_tensors
+from stages.files.tensors import load_tensors, save
 from stages.runtime.faults import InputFault
 
 HALVES = {"a": ".lora_A.weight", "b": ".lora_B.weight"}
@@ -61,7 +60,7 @@ def load_adapter(path: Path, scale: float, shapes: Mapping[str, tuple[int, int]]
 
 
 def save_adapter(path: Path, adapter: Adapter) -> None:
-    save_file(flat(adapter), path)
+    save(flat(adapter), path)
 
 
 def save_state(folder: Path, state: State) -> dict[str, Any]:
@@ -71,7 +70,7 @@ def save_state(folder: Path, state: State) -> dict[str, Any]:
         tensors = flat(adapter)
         name = f"adapter-{fingerprint(tensors)[:16]}.safetensors"
         if not (folder / name).exists():
-            save_file(tensors, folder / name)
+            save(tensors, folder / name)
         return {"file": name, "scale": adapter.scale}
 
     facts: dict[str, Any] = {
@@ -80,7 +79,7 @@ def save_state(folder: Path, state: State) -> dict[str, Any]:
         "carried": keep(state.adapter) if state.adapter else None,
     }
     if state.delta.dense:
-        save_file(
+        save(
             {name: state.delta.dense[name].contiguous() for name in sorted(state.delta.dense)},
             folder / "dense.safetensors",
         )

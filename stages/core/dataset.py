@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from stages.core.registry import Registry
-from stages.runtime.faults import ConfigFault
+from stages.runtime.faults import ConfigFault, nearest
 from stages.runtime.strict import Strict
 
 
@@ -53,12 +53,37 @@ class Dataset(Strict, ABC):
         """
 
     @abstractmethod
-    def concept(self, domain: str, name: str) -> Concept:
-        """One concept.
+    def load(self, domain: str, name: str) -> Concept:
+        """One of the concepts that `domains` lists.
 
         Raises:
-            ConfigFault: there is none of this name.
+            ConfigFault: its folder is not there, or what it says of the concept breaks a rule.
+            InputFault: it has no pictures, or files that are not pictures.
         """
+
+    def concept(self, domain: str, name: str) -> Concept:
+        """The concept of this name, which is checked here for every dataset.
+
+        Raises:
+            ConfigFault: there is no such domain or concept.
+            Fault: as `load`.
+        """
+        self.check(domain, name)
+        return self.load(domain, name)
+
+    def check(self, domain: str, name: str | None = None, where: str = "") -> None:
+        """
+        Args:
+            where: what the message begins with, for instance the keys in params.yaml that gave the name.
+
+        Raises:
+            ConfigFault: there is no such domain, or no such concept in it.
+        """
+        known = self.domains()
+        if domain not in known:
+            raise ConfigFault(f"{where}the dataset has no domain '{domain}'. {nearest(domain, known)}")
+        if name is not None and name not in known[domain]:
+            raise ConfigFault(f"{where}the dataset has no concept '{name}'. {nearest(name, known[domain])}")
 
 
 datasets: Registry[Dataset] = Registry("dataset", "stages.datasets")

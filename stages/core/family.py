@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
 from PIL import Image
@@ -14,17 +14,20 @@ from torch import Tensor, nn
 
 from stages.adapters.algebra import Adapter, Delta
 from stages.core.registry import Registry
+from stages.runtime.faults import ConfigFault, nearest
 from stages.runtime.strict import Strict
 
 Encodings = Mapping[str, Tensor]
 
 
 class Teaching(Strict):
-    """What a family must know of how it is taught: options that the section `train` of params.yaml has among others."""
+    """Options of the section `train` of params.yaml that mean something to some families only: see
+    `Family.training_options`."""
 
     layers: Literal["grouped", "peft"] = "grouped"  # LoRA in few large operations, or one layer of peft per matrix
     snr_gamma: float | None = Field(None, gt=0)  # min-SNR weighting of the loss (arXiv 2303.09556); 5 in the paper
     checkpointing: bool = False  # compute activations again rather than keep them: less memory, more time
+    conditioning: Literal["square", "source"] = "square"  # SDXL reads one size for all, or each photo's size and crop
 
 
 @dataclass(frozen=True)
@@ -39,17 +42,42 @@ class Row:
 
 @dataclass(frozen=True)
 class KnownAs:
-    """What other programs call a kind of base: for adapters that are handed on to them, or come from them."""
+    """What other programs call a kind of base, in the metadata of adapters."""
 
     architecture: str = "unknown"  # as in modelspec.architecture, without its /lora
     version: str = "unknown"  # as in kohya's ss_base_model_version
-    ldm_blocks: bool = False  # does kohya name this kind's blocks as LDM does (input_blocks), not as diffusers?
+    network: str = "networks.lora"  # ss_network_module: which of kohya's scripts knows such adapters
+    implementation: str = "diffusers"  # modelspec.implementation in kohya's format: whose code has modules so named
+
+
+@dataclass(frozen=True)
+class ModuleName:
+    """What other programs call one module that adapters shift.
+
+    Files of diffusers call it `part.module`, those of peft `base_model.model.module`, those of kohya `kohya`. Exports
+    use these names; imports know `others` too.
+    """
+
+    part: str  # the model of a diffusers pipeline that has it: unet, transformer, text_encoder
+    module: str  # its name there, with dots
+    kohya: str  # the whole of it, without dots: lora_unet_..., lora_transformer_...
+    factors: tuple[str, str] = ("lora_A", "lora_B")  # what diffusers' files call its A and B
+    ending: str = ""  # where versions of a library differ in what a name begins with: what all of them end with
+    text: bool = False  # is it in a text encoder?
+    # Further names under which an import knows it, and the format that has them: kohya, diffusers or peft.
+    others: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 class Family(Strict, ABC):
-    """Its fields are its options in params.yaml: where the weights are, which revision, which number format."""
+    """Its fields are its options in params.yaml: where the weights are, which revision, which number format.
+
+    Values of `sample.scheduler` that are not in `schedulers`, and options of `train` that this family does not read,
+    are refused when params.yaml is loaded.
+    """
 
     known_as: ClassVar[KnownAs] = KnownAs()
+    schedulers: ClassVar[tuple[str, ...]] = ()  # the values of sample.scheduler that `sample` takes
+    training_options: ClassVar[frozenset[str]] = frozenset()  # the fields of `Teaching` that its training reads
 
     adapter: str = ""  # a folder of stages.tools.import_lora: what the first task goes on from, and its revision
     adapter_revision: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")] = ""
@@ -75,6 +103,14 @@ class Family(Strict, ABC):
     @abstractmethod
     def weight(self, name: str) -> Tensor:
         """One of those modules' weights in the base, [out, in], as stored."""
+
+    @abstractmethod
+    def module_names(self) -> Mapping[str, ModuleName]:
+        """For every module of `shapes` its names in other programs' files; no two modules share one."""
+
+    def why_unknown(self, names: Sequence[str]) -> str:
+        """Why a file of an adapter may have these names, which are in no `module_names`; empty if that is not known."""
+        return ""
 
     @abstractmethod
     def encode_images(self, images: Sequence[Image.Image]) -> Encodings:
@@ -115,7 +151,9 @@ class Family(Strict, ABC):
 class Learner(ABC):
     """A model in training. Only the adapter's matrices are trained."""
 
-    magnify = 1.0  # by which a loss is multiplied, lest its gradient vanish in the number format; a power of two
+    magnify = (
+        1.0  # by which a loss is multiplied, so that its gradient does not vanish in the number format; a power of two
+    )
 
     @abstractmethod
     def parameters(self) -> list[nn.Parameter]:
@@ -147,4 +185,28 @@ class Learner(ABC):
         """Within the block the family is free for other uses, such as sampling; afterwards training goes on."""
 
 
-families: Registry[Family] = Registry("family", "stages.families")
+def check_options(family: Family, name: str, schedulers: Mapping[str, str], options: Teaching) -> None:
+    """Refuses what this family does not read: ignored, it would look as if it had an effect.
+
+    Args:
+        name: of the family, as params.yaml has it.
+        schedulers: by their keys in params.yaml.
+
+    Raises:
+        ConfigFault: a scheduler is not one of the family's, or a training option that it does not read is set.
+    """
+    for key, scheduler in schedulers.items():
+        if scheduler not in family.schedulers:
+            known = nearest(scheduler, family.schedulers)
+            raise ConfigFault(f"{key}: base {name} has no scheduler '{scheduler}'. {known}")
+    for option, field_info in Teaching.model_fields.items():
+        value = getattr(options, option)
+        if value != field_info.default and option not in family.training_options:
+            known = ", ".join(sorted(family.training_options)) or "none"
+            raise ConfigFault(
+                f"train.{option}: base {name} does not read it, so it cannot be {value!r}. Leave it out; of such "
+                f"options it reads: {known}."
+            )
+
+
+families: Registry[Family] = Registry("family", "stages.families", remembers=1)  # for weights take memory

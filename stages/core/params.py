@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
-from stages.core.dataset import Concept, Dataset, datasets
-from stages.core.family import Family, Teaching, families
-from stages.core.metric import Metric, metrics
+from stages.core.dataset import Concept, Dataset, class_prompt, datasets, facts_of
+from stages.core.family import Family, Teaching, check_options, families
+from stages.core.metric import Metric, metric_of
 from stages.core.strategy import Strategy, strategies
 from stages.files.yaml import PARAMS, Document, read_yaml
 from stages.runtime.faults import ConfigFault, nearest
@@ -21,13 +20,11 @@ from stages.runtime.strict import Strict, explain, foremost, unsaid
 # What becomes part of a path or of a stage's name.
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_]*$", max_length=64)]
 Position = Annotated[str, StringConstraints(pattern=r"^\d\d$")]
-Scheduler = Literal["euler", "dpmpp"]
 Options = dict[str, Any]
 
 
 class Task(Strict):
-    """A position in the sequence. `sees` says whose prompts are sampled after it: data/NN for those learnt so far, data
-    for all, also those not yet learnt."""
+    """A position in the sequence. `sees`: sample the prompts of the tasks so far (data/NN) or of all (data)."""
 
     index: Position
     previous: Position
@@ -87,7 +84,6 @@ class Train(Teaching):
     clip_norm: float = Field(1.0, gt=0)
     reinit: Literal["shared", "per_task"]  # does every task draw the same A, as published, or its own?
     checkpoint_every: int = Field(ge=1)  # steps
-    conditioning: Literal["square", "source"] = "square"  # SDXL is told one size for all, or each photo's size and crop
     prior: Prior | None = None
     processes: int = Field(1, ge=1, le=64)  # GPUs that share a step's pictures; more than `batch` are of no use
 
@@ -107,8 +103,8 @@ class Sample(Strict):
     batch: int = Field(ge=1)  # pictures at a time; how they are grouped can change the last bit of a picture
     steps: int = Field(ge=1, le=1000)
     guidance: float = Field(ge=1)
-    scheduler: Scheduler = "euler"
-    schedulers: dict[Name, Scheduler] = unsaid({})  # of single strategies
+    scheduler: str = "euler"  # one of the family's
+    schedulers: dict[Name, str] = unsaid({})  # of single strategies
     seed: int = Field(ge=0)
     # Is the generator's seed a hash of `seed` and what it is for, or `seed` itself, as published?
     noise: Literal["hashed", "seeded"] = unsaid("hashed")
@@ -116,7 +112,7 @@ class Sample(Strict):
 
 class Score(Strict):
     judges: str  # the folder of their weights: DVC watches it
-    metrics: dict[Name, Options] = Field(min_length=1)
+    metrics: dict[Name, Options] = Field(min_length=1)  # `is` names the class where the key does not
 
 
 class Report(Strict):
@@ -147,13 +143,15 @@ class Params(Strict):
     report: Report
     watch: Watch = Watch()
 
-    @cached_property
+    @property
     def data(self) -> Dataset:
+        """The dataset, which sees its folder as it is now; one that is asked much is best looked up once."""
         return datasets.make(self.dataset.name, {"root": self.source, **self.dataset.options}, "dataset: ")
 
-    @cached_property
+    @property
     def family(self) -> Family:
-        return families.make(self.base.name, self.base.options, "base: ")
+        """The base: one instance for all parameters that name it with the same options and weights."""
+        return families.get(self.base.name, self.base.options, "base: ")
 
     def rule(self, strategy: str) -> Strategy:
         """The strategy of this name with its options."""
@@ -164,14 +162,10 @@ class Params(Strict):
         scheduler = self.sample.schedulers.get(strategy or "", self.sample.scheduler)
         return self.sample.model_copy(update={"scheduler": scheduler, "schedulers": {}})
 
-    @cached_property
+    @property
     def judges(self) -> dict[str, Metric]:
-        """The metrics; their paths start from the judges' folder."""
-        made = {}
-        for name, options in self.score.metrics.items():
-            path = {"path": f"{self.score.judges}/{options['path']}"} if "path" in options else {}
-            made[name] = metrics.make(name, options | path, f"score.metrics.{name}: ")
-        return made
+        """The metrics by their keys in params.yaml."""
+        return {key: metric_of(key, entry, self.score.judges) for key, entry in self.score.metrics.items()}
 
     def task(self, index: str) -> Task:
         return next(task for task in self.tasks if task.index == index)
@@ -196,7 +190,8 @@ class Params(Strict):
 
     def concepts(self, domain: str, order: str) -> dict[str, Concept]:
         """The same, as concepts."""
-        return {index: self.data.concept(domain, name) for index, name in self.sequence(domain, order).items()}
+        data = self.data
+        return {index: data.concept(domain, name) for index, name in self.sequence(domain, order).items()}
 
 
 def load(path: Path = PARAMS) -> Params:
@@ -246,46 +241,55 @@ def _cross_check(params: Params) -> None:
         params.rule(name)
     for name in params.sample.schedulers:
         strategies.make(name, params.strategy.get(name), "sample.schedulers: ")
-    identity = params.report.identity
-    if identity not in params.judges:
-        raise ConfigFault(f"report.identity: '{identity}' is not in score.metrics. {nearest(identity, params.judges)}")
-    known = params.data.domains()
+    data = params.data
+    _check_identity(params)
     for domain in params.domains:
-        if domain not in known:
-            raise ConfigFault(f"domains: dataset {params.dataset.name} has no '{domain}'. {nearest(domain, known)}")
+        data.check(domain, where="domains: ")
         for order in params.orders:
             listed = list(params.sequence(domain, order).values())
             for name in listed:
-                if name not in known[domain]:
-                    raise ConfigFault(
-                        f"sequences.{domain}.{order}: no concept '{name}'. {nearest(name, known[domain])}"
-                    )
+                data.check(domain, name, f"sequences.{domain}.{order}: ")
             doubled = {name for name in listed if listed.count(name) > 1}
             if doubled:
                 raise ConfigFault(f"sequences.{domain}.{order}: {', '.join(sorted(doubled))} stands at two positions.")
-            _check_tokens(params, domain, order)
-            _check_classes(params, domain, order)
+            concepts = [data.concept(domain, name) for name in listed]
+            _check_tokens(concepts, f"sequences.{domain}.{order}")
+            _check_classes(params.train.prior, concepts)
+    _check_family(params)
     _check_rank(params)
 
 
-def _check_tokens(params: Params, domain: str, order: str) -> None:
+def _check_identity(params: Params) -> None:
+    judges, identity = params.judges, params.report.identity
+    able = [name for name, judge in judges.items() if judge.recognises]
+    if identity not in judges:
+        raise ConfigFault(f"report.identity: '{identity}' is not in score.metrics. {nearest(identity, judges)}")
+    if identity not in able:
+        raise ConfigFault(
+            f"report.identity: '{identity}' cannot tell concepts apart: it compares with the prompt, or stores no "
+            f"vectors of pictures. {nearest(identity, able)}"
+        )
+
+
+def _check_tokens(concepts: list[Concept], where: str) -> None:
     tokens: dict[str, str] = {}
-    for concept in params.concepts(domain, order).values():
+    for concept in concepts:
         other = tokens.setdefault(concept.token, concept.name)
         if other != concept.name:
             raise ConfigFault(
-                f"sequences.{domain}.{order}: {other} and {concept.name} share the token '{concept.token}'. "
-                "Give one of them another."
+                f"{where}: {other} and {concept.name} share the token '{concept.token}'. Give one of them another."
             )
 
 
-def _check_classes(params: Params, domain: str, order: str) -> None:
-    if params.train.prior:
-        from stages.core.dataset import class_prompt  # which knows parameters itself
+def _check_classes(prior: Prior | None, concepts: list[Concept]) -> None:
+    if prior:
+        for concept in concepts:
+            class_prompt(prior.prompt, facts_of(concept))
 
-        for concept in params.concepts(domain, order).values():
-            words = {key: getattr(concept, key) for key in ("token", "noun", "training_prompt")}
-            class_prompt(params.train.prior.prompt, words)
+
+def _check_family(params: Params) -> None:
+    chosen = {f"sample.schedulers.{name}": value for name, value in params.sample.schedulers.items()}
+    check_options(params.family, params.base.name, {"sample.scheduler": params.sample.scheduler} | chosen, params.train)
 
 
 def _check_rank(params: Params) -> None:

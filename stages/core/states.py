@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Generator
+
 from stages.adapters.algebra import Adapter, fresh_adapter, widened
 from stages.adapters.state import State
 from stages.adapters.storage import load_adapter, load_state
@@ -74,6 +76,11 @@ def beginning(params: Params, seed: int) -> State:
     return State(whole.delta, whole)
 
 
+def merge_generator(run: Run, index: str) -> Generator:
+    """What the strategy may draw from when it merges task `index`: the same whenever the state is made."""
+    return generator(run.seed, run.sequence.order, index, "merge")
+
+
 def state_after(params: Params, run: Run, index: str) -> State:
     """base + delta of this state is the model after task `index`; 00 is before the first.
 
@@ -103,5 +110,6 @@ def merged_again(params: Params, run: Run, index: str) -> State:
         trained = run.at(task.index) / "adapter"
         facts = artifact.read(trained, "adapter")
         strategy = strategies.make(run.strategy, facts["strategy"]["options"], f"{trained}: ")
-        state = strategy.merge(state, load_adapter(trained / "adapter.safetensors", facts["scale"], shapes))
+        adapter = load_adapter(trained / "adapter.safetensors", facts["scale"], shapes)
+        state = strategy.merge(state, adapter, merge_generator(run, task.index))
     return state

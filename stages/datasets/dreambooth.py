@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stages.core.dataset import Concept, Dataset, Picture, datasets, fill
 from stages.files.untrusted import list_folder
-from stages.runtime.faults import ConfigFault, nearest
+from stages.runtime.faults import ConfigFault
 
 CHOICE = 42  # the seed with which the reference code chooses ten classes, and a subject of each
 # The reference's rare words, in the order in which the chosen subjects get them.
@@ -37,12 +37,7 @@ class DreamBooth(Dataset):
     def domains(self) -> dict[str, list[str]]:
         return {"objects": list(self._chosen)}
 
-    def concept(self, domain: str, name: str) -> Concept:
-        known = self.domains()
-        if domain not in known:
-            raise ConfigFault(f"dataset dreambooth has no domain '{domain}'. {nearest(domain, known)}")
-        if name not in known[domain]:
-            raise ConfigFault(f"dataset dreambooth has no concept '{name}'. {nearest(name, known[domain])}")
+    def load(self, domain: str, name: str) -> Concept:
         token, noun = self._chosen[name]
         training = self._pictures(name)
         words = f"{token} {noun}"

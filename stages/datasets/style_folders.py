@@ -14,9 +14,9 @@ from pathlib import Path
 from pydantic import Field
 
 from stages.core.dataset import Concept, Dataset, Picture, datasets, fill
-from stages.datasets.folder import TEXTS, Template, by_id, noun_of
+from stages.datasets.shared.names import TEXTS, Template, by_id, noun_of
 from stages.files.untrusted import list_folder
-from stages.runtime.faults import ConfigFault, InputFault, nearest
+from stages.runtime.faults import ConfigFault, InputFault
 
 PROMPTS = (
     "{} image of a wizard",
@@ -40,11 +40,7 @@ class StyleFolders(Dataset):
     def domains(self) -> dict[str, list[str]]:
         return {"styles": list(self._folders)}
 
-    def concept(self, domain: str, name: str) -> Concept:
-        if domain != "styles":
-            raise ConfigFault(f"dataset style_folders has no domain '{domain}'. There is: styles.")
-        if name not in self._folders:
-            raise ConfigFault(f"{self.root}: has no style '{name}'. {nearest(name, self._folders)}")
+    def load(self, domain: str, name: str) -> Concept:
         folder = self._folders[name]
         words = noun_of(folder)
         learnt, held_out = self._split(folder)

@@ -12,7 +12,6 @@ from data.world import scenes
 from data.world.draw import COLOURS, SHAPES, Marking, Scene, draw
 from data.world.scenes import caption
 from stages.core.dataset import Concept, Dataset, Picture, datasets
-from stages.runtime.faults import ConfigFault, nearest
 from stages.runtime.seeds import seed as seed_of
 
 SOURCE, LICENCE = "drawn by data/world", "Apache-2.0"
@@ -34,13 +33,8 @@ class Toy(Dataset):
     def domains(self) -> dict[str, list[str]]:
         return {"objects": list(self._objects()), "styles": list(self._styles())}
 
-    def concept(self, domain: str, name: str) -> Concept:
-        make = {"objects": self._object, "styles": self._style}.get(domain)
-        if make is None:
-            raise ConfigFault(f"dataset toy has no domain '{domain}'. {nearest(domain, self.domains())}")
-        if name not in self.domains()[domain]:
-            raise ConfigFault(f"dataset toy has no {domain} '{name}'. {nearest(name, self.domains()[domain])}")
-        return make(name)
+    def load(self, domain: str, name: str) -> Concept:
+        return self._object(name) if domain == "objects" else self._style(name)
 
     def _objects(self) -> dict[str, scenes.Object]:
         return {known.name: known for known in (scenes.TUNING_OBJECTS if self.tuning else scenes.OBJECTS)}

@@ -12,7 +12,7 @@ from typing import Literal
 
 from stages.core.dataset import Concept, Dataset, Picture, datasets, fill
 from stages.files.untrusted import list_folder
-from stages.runtime.faults import ConfigFault, nearest
+from stages.runtime.faults import ConfigFault
 
 CHOICE = 42  # the seed with which the reference code chooses objects, styles and pictures
 TASKS, LEARNT, EACH = 10, 5, 20  # styles; pictures to learn one from; pictures of an object in a style
@@ -52,11 +52,7 @@ class UnlearnCanvas(Dataset):
     def domains(self) -> dict[str, list[str]]:
         return {"styles": list(self._chosen)}
 
-    def concept(self, domain: str, name: str) -> Concept:
-        if domain != "styles":
-            raise ConfigFault(f"dataset unlearn_canvas has no domain '{domain}'. {nearest(domain, self.domains())}")
-        if name not in self._chosen:
-            raise ConfigFault(f"dataset unlearn_canvas has no concept '{name}'. {nearest(name, self._chosen)}")
+    def load(self, domain: str, name: str) -> Concept:
         style, training = self._chosen[name]
         words, thing = spoken(style), spoken(training[0][0])
         return Concept(

@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from stages.core.metric import Metric
 from stages.core.params import Params
 from stages.core.runs import Run, TaskSequence, runs, sequences
 from stages.evaluation.transfer import Array
@@ -24,7 +23,7 @@ from stages.runtime.faults import InputFault
 Codes = NDArray[np.int64]
 
 # What is known of a picture, by metric. The last two ask whether the right concept is recognised: they exist for
-# metrics that compare with references, and for more than one concept.
+# embedding metrics that compare with references, and for more than one concept.
 OWN = "own"  # the score: similarity to the concept's own references, or to the prompt
 MARGIN = "margin"  # that similarity minus the mean of the similarities to every other concept's references
 TOP1 = "top1"  # 1 where the own concept is the most similar of all T, else 0
@@ -67,7 +66,7 @@ class _Lesson:
 
     plain: bool  # of the prompts without the token
     names: tuple[str, ...]  # by position
-    encoders: Mapping[str, str | None]  # by metric; None for one that compares with the prompt
+    encoders: Mapping[str, str | None]  # by metric; None for one that cannot recognise concepts
     pictures: list[Codes] = field(default_factory=list)  # by position: the sorted (prompt, noise) that a cell has
     references: dict[str, Array] = field(default_factory=dict)  # encoder -> mean reference vectors [T, d]
 
@@ -130,8 +129,7 @@ def _lesson(params: Params, line: TaskSequence, plain: bool) -> _Lesson:
     """Names, pictures and references, as the scores of the base know them: it is scored on all tasks."""
     folder = line.base / "scores"
     used = artifact.read(folder, "scores")["encoders"]
-    visual = {name for name, judge in params.judges.items() if type(judge).embed_text is Metric.embed_text}
-    kinds = {name: used.get(name) if name in visual else None for name in params.judges}
+    kinds = {name: used.get(name) if judge.recognises else None for name, judge in params.judges.items()}
     lesson = _Lesson(plain, tuple(params.sequence(line.domain, line.order).values()), kinds)
     rows = _columns(folder / lesson.scores, SCORES, lesson, 0)
     codes = _codes(rows)

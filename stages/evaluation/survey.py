@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from stages.files.artifact import put
+from stages.files.writing import write_file
 from stages.runtime.faults import ConfigFault, InputFault
 from stages.runtime.strict import Strict
 
@@ -122,7 +122,7 @@ def keep(files: Sequence[Path], folder: Path) -> int:
     if complaints:
         raise InputFault("\n".join(complaints))
     for target, content in fresh.items():
-        put(target, [content])
+        write_file(target, content)
     return len(fresh)
 
 

@@ -8,18 +8,19 @@ from pydantic import Field
 from torch import Tensor
 
 from stages.core.family import Encodings, KnownAs, families
-from stages.families.sdxl import Sdxl
-from stages.families.text_encoders import read
-from stages.families.unet.denoiser import Prompts
+from stages.families.unet.family import UNetFamily
+from stages.families.unet.prompts import Prompts
+from stages.families.unet.text_encoders import read
 
 
 @families.register("sd15")
-class Sd15(Sdxl):
-    """One text encoder, and a UNet that is told nothing but its text: no pooled prompt and no sizes, so that
-    `train.conditioning` changes nothing here. Its empty prompt is an encoded one and not zeros."""
+class Sd15(UNetFamily):
+    """One text encoder, and a UNet that reads nothing but its text: no pooled prompt and no sizes. Its empty prompt is
+    an encoded one and not zeros."""
 
-    known_as: ClassVar = KnownAs("stable-diffusion-v1", "sd_v1", ldm_blocks=False)
-    encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
+    known_as: ClassVar = KnownAs("stable-diffusion-v1", "sd_v1")
+    ldm_blocks: ClassVar = False
+    encoders: ClassVar = ("text_encoder",)
 
     pixels: int = Field(512, ge=8)
 
@@ -36,6 +37,6 @@ class Sd15(Sdxl):
     def conditioning(self, encodings: Encodings, time_ids: Tensor) -> dict[str, Tensor]:
         return {}
 
-    def told(self, prompts: Encodings) -> Prompts:
+    def unet_prompts(self, prompts: Encodings) -> Prompts:
         (empty,) = self.embedded(self.encode_prompts([""]))["text"]
         return Prompts(prompts["text"], {}, {}, empty)

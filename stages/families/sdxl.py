@@ -2,239 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
-from PIL import Image
-from pydantic import Field, StringConstraints
+from pydantic import Field
 from torch import Tensor
 
-from stages.adapters import modules
-from stages.adapters.algebra import Adapter, Delta
-from stages.core.family import Encodings, Family, KnownAs, Learner, Teaching, families
-from stages.families.pipeline import headers, pinned
-from stages.families.text_encoders import PROJECTIONS, each_once, full_name, own_name, read, tokens
-from stages.families.unet import layers
-from stages.families.unet.denoiser import Denoiser, Prompts, Settings
-from stages.families.unet.float8 import in_eight_bits
-from stages.families.unet.learner import SdxlLearner
-from stages.files.artifact import digest
-from stages.runtime.device import device
-
-if TYPE_CHECKING:
-    from diffusers import StableDiffusionXLPipeline
-
-TARGETS = ("to_q", "to_k", "to_v", "to_out.0")  # the attention projections, as the paper trains them
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-OPTIONS = ("decoder_dtype", "compile", "text_encoders", "feed_forward_dtype")  # in the fingerprint where they are on
+from stages.core.family import Encodings, KnownAs, families
+from stages.families.unet.family import UNetFamily
+from stages.families.unet.names import STABILITY
+from stages.families.unet.prompts import Prompts
+from stages.families.unet.text_encoders import read
 
 
 @families.register("sdxl")
-class Sdxl(Family):
-    """The base stays as it is on disk; adapters shift the attention projections of its UNet, and of its text encoders
-    where that is asked for."""
+class Sdxl(UNetFamily):
+    """Two text encoders; beside the text the UNet reads a pooled prompt, and the picture's size and crop."""
 
-    known_as: ClassVar = KnownAs("stable-diffusion-xl-v1-base", "sdxl_base_v1-0", ldm_blocks=True)
-    encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2")  # those of prompts, by their folders
+    known_as: ClassVar = KnownAs("stable-diffusion-xl-v1-base", "sdxl_base_v1-0", implementation=STABILITY)
+    training_options: ClassVar = UNetFamily.training_options | {"conditioning"}
+    ldm_blocks: ClassVar = True
+    encoders: ClassVar = ("text_encoder", "text_encoder_2")
 
-    path: str  # a folder in the format of diffusers, with a model_index.json
-    revision: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]  # sha256 over its files: see `fingerprint`
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of the frozen weights, in training and in sampling
-    pixels: int = Field(1024, ge=8)  # the size that prompts are conditioned on and pictures are sampled at
-    # Sampling that is faster and rounds otherwise. SDXL's own decoder overflows in float16, the repaired one does not.
-    decoder_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    compile: bool = False  # torch.compile, and channels_last on a GPU: minutes once for each shape, then faster
-    feed_forward_dtype: Literal["", "float8_e4m3fn"] = ""  # of those layers, in sampling; otherwise as `dtype`
-    vae: str = ""  # a folder with another autoencoder than the base's own, and its revision
-    vae_revision: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")] = ""
-    # Here and not in `train`, for it says which weights an adapter has: every stage that reads one asks for `shapes`.
-    text_encoders: bool = False  # adapters shift the attention of the text encoders too
-
-    @cached_property
-    def fingerprint(self) -> str:
-        found = [pinned(Path(self.path), "model_index.json", self.revision), self.dtype, self.pixels]
-        found += [pinned(Path(self.vae), "config.json", self.vae_revision)] if self.vae else []
-        found += [f"{key} {value}" for key in OPTIONS if (value := self._chosen(key)) is not None]
-        return digest(found)
-
-    @property
-    def number_format(self) -> str:
-        return self.dtype
-
-    def _chosen(self, key: str) -> object:
-        """The value of an option where it is not the usual one."""
-        value: object = getattr(self, key)
-        return None if value == type(self).model_fields[key].default else value
-
-    @property
-    def shifted(self) -> tuple[str, ...]:
-        """The parts of the pipeline that adapters shift."""
-        return ("unet", *self.encoders) if self.text_encoders else ("unet",)
-
-    @cached_property
-    def _stored(self) -> dict[str, tuple[Path, str, tuple[int, int]]]:
-        """Of every module that adapters shift: its weight's file, key and shape, read without loading any."""
-        found = {}
-        for part in self.shifted:
-            ends = tuple(f".{target}.weight" for target in (TARGETS if part == "unet" else PROJECTIONS))
-            for key, (path, shape) in headers(Path(self.path, part)).items():
-                if key.endswith(ends) and "attn" in key:
-                    inner = key.removesuffix(".weight")
-                    name = inner if part == "unet" else full_name(part, inner)
-                    found[name] = path, key, (shape[0], shape[1])
-        return found
-
-    def shapes(self) -> dict[str, tuple[int, int]]:
-        return {name: shape for name, (_, _, shape) in sorted(self._stored.items())}
-
-    def weight(self, name: str) -> Tensor:
-        from safetensors import safe_open
-
-        path, key, _ = self._stored[name]
-        with safe_open(path, "pt") as file:
-            weight: Tensor = file.get_tensor(key)
-        return weight
-
-    def module(self, name: str) -> Any:
-        """The module of the pipeline that adapters call `name`."""
-        model = getattr(self.pipeline, modules.part(name)[0])
-        return model.get_submodule(own_name(model, name))
-
-    @cached_property
-    def pipeline(self) -> StableDiffusionXLPipeline:
-        """The whole model, loaded once; the autoencoder in float32, for it overflows in half precision."""
-        from diffusers import AutoencoderKL
-        from diffusers.utils import logging as diffusers_logging
-        from transformers.utils import logging as transformers_logging
-
-        self.fingerprint  # noqa: B018 - what is loaded must be what is pinned
-        for noisy in (diffusers_logging, transformers_logging):
-            noisy.set_verbosity_error()
-            noisy.disable_progress_bar()
-        how = {"use_safetensors": True, "local_files_only": True}
-        parts = {"vae": AutoencoderKL.from_pretrained(self.vae, dtype=torch.float32, **how)} if self.vae else {}
-        pipeline = self.load(dtype=DTYPES[self.dtype], **how, **parts)
-        pipeline.set_progress_bar_config(disable=True)
-        for part in ("unet", "vae", *self.encoders):
-            getattr(pipeline, part).requires_grad_(False).eval()
-        pipeline.vae.to(torch.float32)
-        for part in self.shifted:
-            getattr(pipeline, part).to(device())
-        if self.compile and device().type == "cuda":  # here, for it moves the weights: before graphs of them are made
-            pipeline.unet.to(memory_format=torch.channels_last)
-        return pipeline
+    pixels: int = Field(1024, ge=8)
 
     def load(self, **how: Any) -> Any:
-        """The pipeline of diffusers for this kind of model, from `path`."""
         from diffusers import StableDiffusionXLPipeline
 
         return StableDiffusionXLPipeline.from_pretrained(self.path, add_watermarker=False, **how)
 
-    def bring(self, *parts: str) -> None:
-        """Moves these parts of the pipeline to the device, where they stay until training leaves them."""
-        for part in parts:
-            getattr(self.pipeline, part).to(device())
-
-    def leave(self, *parts: str) -> None:
-        """Moves everything but these parts of the pipeline off the device."""
-        others = [getattr(self.pipeline, part) for part in {"unet", "vae", *self.encoders} - {*parts}]
-        here = [model for model in others if model.device.type != "cpu"]
-        for model in here:
-            model.to("cpu")
-        if here:
-            torch.cuda.empty_cache()
-
-    @cached_property
-    def _untouched(self) -> dict[str, Tensor]:
-        """The projections as they are in the base, in the number format of the model."""
-        return {name: self.module(name).weight.clone() for name in self.shapes()}
-
-    def shift(self, delta: Delta) -> None:
-        for part in self.shifted:
-            layers.remove(getattr(self.pipeline, part).eval())  # what was trained last is still in it
-        with torch.no_grad():
-            for name, base in self._untouched.items():
-                weight, shift = self.module(name).weight, delta.module(name, base.device)
-                weight.copy_(base if shift is None else base.float() + shift)
-
-    @torch.no_grad()
-    def encode_images(self, images: Sequence[Image.Image]) -> Encodings:
-        self.bring("vae")
-        vae, moments = self.pipeline.vae, []
-        for image in images:
-            pixels = self.pipeline.image_processor.preprocess(image).to(vae.device)
-            posterior = vae.encode(pixels).latent_dist
-            moments.append(torch.stack([posterior.mean[0], posterior.std[0]]).float().cpu())
-        return {"moments": torch.stack(moments)}
-
-    @torch.no_grad()
-    def encode_prompts(self, prompts: Sequence[str]) -> Encodings:
-        """What the text encoders make of them; where adapters shift those, tokens, the same whatever the shift."""
-        numbers = tokens(self.pipeline, self.encoders, prompts)
-        if self.text_encoders:
-            return numbers
-        self.bring(*self.encoders)
-        return {name: value.float().cpu() for name, value in self.embed(numbers).items()}
-
     def embed(self, numbers: Encodings) -> dict[str, Tensor]:
-        """What the text encoders, in the state that they are in, make of tokens' numbers; gradients go through it."""
         first, second = (read(self.pipeline, name, numbers, output_hidden_states=True) for name in self.encoders)
         text = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1)
         return {"text": text, "pooled": second.text_embeds}
 
-    @torch.no_grad()
-    def embedded(self, prompts: Encodings) -> Encodings:
-        """What the UNet is to read of prompts, encoded here if that was not possible once for all states."""
-        return each_once(prompts, self.embed) if self.text_encoders else prompts
-
-    def learner(self, frozen: Delta | None, adapter: Adapter, options: Teaching | None = None) -> Learner:
-        return SdxlLearner(self, frozen or Delta(), adapter, options or Teaching())
-
-    def noise_shape(self) -> tuple[int, int, int]:
-        side = self.pixels // self.pipeline.vae_scale_factor
-        return int(self.pipeline.unet.config.in_channels), side, side
-
-    def time_ids(self, count: int) -> Tensor:
-        """SDXL's size conditioning: original size, crop corner, target size, [count, 6]."""
-        return torch.tensor([[self.pixels, self.pixels, 0, 0, self.pixels, self.pixels]], device=device()).repeat(
-            count, 1
-        )
-
     def conditioning(self, encodings: Encodings, time_ids: Tensor) -> dict[str, Tensor]:
-        """What the UNet is told beside the text, one row per prompt."""
         return {"text_embeds": encodings["pooled"], "time_ids": time_ids}
 
-    def told(self, prompts: Encodings) -> Prompts:
-        """Everything that sampling tells the UNet; SDXL's empty prompt is zeros, unless its model_index.json says
-        otherwise."""
+    def unet_prompts(self, prompts: Encodings) -> Prompts:
+        """The empty prompt is zeros, unless model_index.json says otherwise."""
         ids, pooled, text = self.time_ids(len(prompts["text"])), torch.zeros_like(prompts["pooled"]), None
         if not self.pipeline.config.get("force_zeros_for_empty_prompt", True):
             empty = self.embedded(self.encode_prompts([""]))
             pooled, text = empty["pooled"].expand_as(pooled), empty["text"][0]
         extra, empty_extra = (self.conditioning(of, ids) for of in (prompts, {"pooled": pooled}))
         return Prompts(prompts["text"], extra, empty_extra, text)
-
-    @cached_property
-    def denoiser(self) -> Denoiser:
-        pipeline = self.pipeline
-        unet = in_eight_bits(pipeline.unet) if self.feed_forward_dtype else pipeline.unet
-        decoding = DTYPES[self.decoder_dtype]
-        return Denoiser(unet, pipeline.vae, pipeline.scheduler.config, self.compile, decoding)
-
-    @torch.inference_mode()
-    def sample(
-        self,
-        prompts: Encodings,
-        noise: Tensor,
-        steps: int,
-        guidance: float,
-        scheduler: str,
-        batch: int | None = None,
-    ) -> list[Image.Image]:
-        self.bring("vae")
-        told, settings = self.told(self.embedded(prompts)), Settings(steps, guidance, scheduler)
-        self.leave(*self.shifted, "vae")
-        return self.denoiser.pictures(told, noise, settings, batch or len(noise))

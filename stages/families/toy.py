@@ -4,13 +4,14 @@ from pydantic import Field
 
 from stages.core.family import KnownAs, families
 from stages.families.sdxl import Sdxl
+from stages.families.unet.names import STABILITY
 
 
 @families.register("toy")
 class Toy(Sdxl):
     """The base of the embedded world: SDXL's architecture at a six-hundredth of its size, for 32-pixel pictures."""
 
-    known_as: ClassVar = KnownAs("palimpsest-toy", "palimpsest_toy", ldm_blocks=True)
+    known_as: ClassVar = KnownAs("palimpsest-toy", "palimpsest_toy", implementation=STABILITY)
 
     path: str = "data/world/base"
     pixels: int = Field(32, ge=8)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stages.runtime.faults import ConfigFault, InputFault, MachineFault
+from stages.files.writing import new_folder
+from stages.runtime.faults import ConfigFault, InputFault
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
+OWN_KEYS = {"kind", "schema", "files", "parents", "digest"}  # of a manifest: no facts
 LARGE = 1 << 20  # bytes: what is smaller is hashed faster than it is worth to remember
 SETTLED = 100_000_000  # nanoseconds, many ticks of any file system's clock
 _hashed: dict[tuple[int, ...], str] = {}
@@ -55,45 +56,8 @@ def folder_digest(root: Path) -> str:
     return digest({p.relative_to(root).as_posix(): sha256(p) for p in sorted(root.rglob("*")) if p.is_file()})
 
 
-def sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def files_of(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
-
-
-def put(path: Path, parts: Iterable[bytes], size: int = 0) -> None:
-    """One file, whole or not at all.
-
-    Args:
-        size: bytes that are to come, where it is known: less room than that is found before anything is written.
-
-    Raises:
-        MachineFault: the disk is full or the folder cannot be written.
-    """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    free = 0
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(path.parent).free
-        if free < size:
-            raise MachineFault(f"{path}: needs {size / 1e6:.0f} MB, {free / 1e6:.0f} MB are free here.")
-        with draft.open("wb") as file:
-            file.writelines(parts)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-        sync(path.parent)
-    except OSError as error:
-        raise MachineFault(f"{path}: cannot write: {error.strerror} ({free / 1e6:.0f} MB free here).") from error
-    finally:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
 
 
 def check_folder(path: Path) -> None:
@@ -106,47 +70,83 @@ def check_folder(path: Path) -> None:
         raise ConfigFault(f"{there}: is a file, where a folder has to be. Give another --to.")
 
 
+class Draft:
+    """A folder that is being written: `draft / "name"` is a path in it, `note` adds to what its manifest says."""
+
+    def __init__(self, path: Path, facts: Mapping[str, Any]) -> None:
+        self.path = path
+        self.facts: dict[str, Any] = {}
+        self.note(facts)
+
+    def note(self, facts: Mapping[str, Any] | None = None, /, **more: Any) -> None:
+        """Facts for the manifest, as JSON; a later one replaces an earlier one of its name.
+
+        Raises:
+            ValueError: the manifest uses the name itself.
+        """
+        added = {**(facts or {}), **more}
+        if reserved := OWN_KEYS & added.keys():
+            raise ValueError(f"a manifest uses {', '.join(sorted(reserved))} itself")
+        self.facts |= added
+
+    def __truediv__(self, name: str | os.PathLike[str]) -> Path:
+        return self.path / name
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.path)
+
+
 @contextmanager
 def publish(
-    target: Path, kind: str, facts: Mapping[str, Any], parents: Mapping[str, Path] | None = None
-) -> Iterator[Path]:
-    """Gives a temporary folder beside `target`; what is written there appears at `target` at once, or not at all.
+    target: Path,
+    kind: str,
+    facts: Mapping[str, Any],
+    parents: Mapping[str, Path] | None = None,
+    durable: bool = True,
+) -> Iterator[Draft]:
+    """Gives a draft; what is written there appears at `target` at once, or not at all.
+
+    Args:
+        facts: what the manifest says; the block adds what it learns by `draft.note`.
+        parents: the published folders that this one is made from.
+        durable: survive a power cut; see `new_folder`.
 
     Raises:
         MachineFault: the disk is full or the folder cannot be written.
     """
-    draft, old = (target.parent / f".{target.name}.{os.getpid()}.{end}" for end in ("tmp", "old"))
-    try:
-        for left in (*target.parent.glob(f".{target.name}.*.tmp"), *target.parent.glob(f".{target.name}.*.old")):
-            shutil.rmtree(left, ignore_errors=True)  # by one that was killed
-        draft.mkdir(parents=True)
+    with new_folder(target, durable) as folder:
+        draft = Draft(folder, facts)
         yield draft
-        files = files_of(draft)
+        files = files_of(folder)
         for path in files:
             path.chmod(0o644)
-            sync(path)
-        manifest = {
+        whole = {
             "kind": kind,
             "schema": SCHEMA,
-            **facts,
-            "files": {p.relative_to(draft).as_posix(): sha256(p) for p in files},
+            **draft.facts,
+            "files": {p.relative_to(folder).as_posix(): sha256(p) for p in files},
             "parents": {name: sha256(p / MANIFEST) for name, p in sorted((parents or {}).items())},
         }
-        manifest["digest"] = digest(manifest)
-        (draft / MANIFEST).write_text(to_json(manifest), "utf-8")
-        sync(draft / MANIFEST)
-        for folder in {p.parent for p in files} | {draft}:
-            sync(folder)
-        if target.exists():  # removed by its name first, for taking its files away one by one can be cut short
-            target.rename(old)
-        draft.rename(target)
-        sync(target.parent)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        free = shutil.disk_usage(target.parent).free if target.parent.exists() else 0
-        raise MachineFault(f"{target}: cannot write: {error.strerror} ({free / 1e6:.0f} MB free here).") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        whole["digest"] = digest(whole)
+        (folder / MANIFEST).write_text(to_json(whole), "utf-8")
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a published folder as it stands, its files not compared with it.
+
+    Raises:
+        InputFault: there is none, or it is no JSON object.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise InputFault(f"{folder}: there is no {MANIFEST}. Run dvc repro, which makes it.")
+    try:
+        facts = json.loads(path.read_text("utf-8"))
+    except ValueError:
+        facts = None
+    if not isinstance(facts, dict):
+        raise InputFault(f"{path}: not a manifest. {REMEDY}")
+    return facts
 
 
 def read(folder: Path, kind: str) -> dict[str, Any]:
@@ -155,29 +155,26 @@ def read(folder: Path, kind: str) -> dict[str, Any]:
     Raises:
         InputFault: it is missing, of another kind or schema, incomplete or damaged.
     """
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise InputFault(f"{folder}: there is no {MANIFEST}. Run dvc repro, which makes it.")
+    facts = manifest(folder)
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        found = (manifest["kind"], manifest["schema"])
-        listed: dict[str, str] = manifest["files"]
-        stated = manifest.pop("digest")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise InputFault(f"{path}: not a manifest. {REMEDY}") from None
+        found = (facts["kind"], facts["schema"])
+        listed: dict[str, str] = dict(facts["files"])
+        stated = facts.pop("digest")
+    except (ValueError, KeyError, TypeError):
+        raise InputFault(f"{folder / MANIFEST}: not a manifest. {REMEDY}") from None
     if found != (kind, SCHEMA):
         raise InputFault(
             f"{folder}: holds {found[0]} of schema {found[1]}, expected {kind} of schema {SCHEMA}. {REMEDY}"
         )
-    if digest(manifest) != stated:
-        raise InputFault(f"{path}: damaged, its digest is not that of what it says. {REMEDY}")
+    if digest(facts) != stated:
+        raise InputFault(f"{folder / MANIFEST}: damaged, its digest is not that of what it says. {REMEDY}")
     names = {p.relative_to(folder).as_posix() for p in files_of(folder)}
     for name in sorted({*names, *listed}):
         if name not in names or name not in listed:
             raise InputFault(f"{folder / name}: {'missing' if name in listed else 'not in the manifest'}. {REMEDY}")
         if sha256(folder / name) != listed[name]:
             raise InputFault(f"{folder / name}: damaged, its sha256 is not the manifest's. {REMEDY}")
-    return manifest
+    return facts
 
 
 REMEDY = "Remove the folder and run dvc repro: what is not in the cache is computed again."

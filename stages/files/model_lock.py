@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from safetensors import SafetensorError, safe_open
 
 from stages.files.artifact import digest, sha256
+from stages.files.writing import new_file
 from stages.files.yaml import read_yaml
 from stages.runtime.faults import ConfigFault, InputFault, nearest
 from stages.runtime.strict import Strict, explain
@@ -45,7 +46,7 @@ class Pickle(Strict):
     file: str
     size: int | None = Field(None, ge=1)  # bytes
     sha256: Sha256
-    converter: Annotated[str, StringConstraints(pattern=r"^[a-z_]+$")]  # of stages/metrics
+    converter: Annotated[str, StringConstraints(pattern=r"^[a-z_]+$")]  # of stages/metrics/weights/convert
 
 
 class Model(Strict):
@@ -200,7 +201,5 @@ def pin(name: str, revision: str | None, files: dict[str, File], path: Path = LO
     for file, found in files.items():
         entry = tree[name]["files"].setdefault(file, {})
         entry["size"], entry["sha256"] = found.size, found.sha256
-    draft = path.with_suffix(".tmp")
-    with draft.open("w", encoding="utf-8") as out:
+    with new_file(path) as draft, draft.open("w", encoding="utf-8") as out:
         yaml.dump(tree, out)
-    draft.replace(path)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from stages.files import artifact
 from stages.runtime.faults import InputFault
+
+# What Pillow raises for a file that is no PNG, cut off, damaged inside, or far too large.
+DAMAGED = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 
 
 def to_png(image: Image.Image) -> bytes:
@@ -20,6 +21,20 @@ def to_png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+def open_png(path: Path) -> Image.Image:
+    """A PNG that this project wrote, decoded to RGB. Photos from outside have a decoder of their own, in `photos`.
+
+    Raises:
+        InputFault: it is missing, no PNG, or damaged.
+    """
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            return image.convert("RGB")
+    except DAMAGED as error:
+        reason = getattr(error, "strerror", None) or "damaged"
+        raise InputFault(f"{path}: cannot be read as PNG: {reason}. {artifact.REMEDY}") from None
+
+
 def open_picture(folder: Path, name: str) -> Image.Image:
     """One picture of a published folder, after it has been compared with its sha256.
 
@@ -27,15 +42,6 @@ def open_picture(folder: Path, name: str) -> Image.Image:
         InputFault: it is missing or damaged.
     """
     path = folder / name
-    if not path.is_file() or artifact.sha256(path) != _manifest(folder)["files"].get(name):
+    if not path.is_file() or artifact.sha256(path) != artifact.manifest(folder)["files"].get(name):
         raise InputFault(f"{path}: missing or damaged. {artifact.REMEDY}")
-    with Image.open(path) as image:
-        return image.convert("RGB")
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    path = folder / artifact.MANIFEST
-    if not path.is_file():
-        raise InputFault(f"{folder}: there is no {artifact.MANIFEST}. Run dvc repro, which makes it.")
-    manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    return manifest
+    return open_png(path)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 import stat
 import sys
@@ -18,10 +19,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from stages.files.artifact import put
+from stages.files.writing import write_file
 from stages.runtime.faults import InputFault, MachineFault
 
 NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -73,7 +74,22 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
         yield head
         yield from _chunks(tensors)
 
-    put(path, parts(), at + len(head) + 8)
+    write_file(path, parts(), at + len(head) + 8)
+
+
+def save(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """By the library's own writer, for files between stages: without metadata its bytes are in one form too.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written. The library has an error of its own for that.
+    """
+    try:
+        save_file(dict(tensors), path)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

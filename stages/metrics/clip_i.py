@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 from torch import Tensor
 
-from stages.core.metric import Metric, metrics
-from stages.metrics.loading import fill, read, sha256, unit_vectors, weights_file
+from stages.core.metric import EmbeddingMetric, metrics
+from stages.metrics.weights.loading import fill, read, sha256, unit_vectors, weights_file
 from stages.runtime.faults import InputFault
 
 if TYPE_CHECKING:  # importing it takes seconds, which commands that embed nothing need not spend
@@ -65,7 +65,7 @@ def load(path: str, architecture: str) -> tuple[open_clip.CLIP, Prepare]:
 
 
 @metrics.register("clip_i")
-class ClipI(Metric):
+class ClipI(EmbeddingMetric):
     """`path`: a folder in open_clip's format, or its file of weights and with it the `architecture`; for OpenAI's
     weights that is ViT-B-32-quickgelu, because without the quick GELU they give other vectors and no error."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stages.core.metric import metrics
 from stages.metrics.clip_i import ClipI, load, source
-from stages.metrics.loading import BATCH
+from stages.metrics.weights.loading import BATCH
 from stages.runtime.device import device
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ def tokenizer(path: str, architecture: str) -> open_clip.tokenizer.HFTokenizer |
 @metrics.register("clip_t")
 class ClipT(ClipI):
     """As clip_i, which shares its vectors of pictures, but compared with the prompt."""
+
+    compares_with: ClassVar = "prompt"
 
     @torch.inference_mode()
     def embed_text(self, prompts: Sequence[str]) -> Tensor:

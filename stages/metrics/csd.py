@@ -6,9 +6,9 @@ from functools import lru_cache
 from PIL import Image
 from torch import Tensor, nn
 
-from stages.core.metric import Metric, metrics
+from stages.core.metric import EmbeddingMetric, metrics
 from stages.metrics.clip_i import WEIGHTS, Prepare, blank
-from stages.metrics.loading import fill, read, sha256, unit_vectors, weights_file
+from stages.metrics.weights.loading import fill, read, sha256, unit_vectors, weights_file
 
 # Only the tower of pictures is wanted, so that of texts is made as small as it can be.
 NO_TEXT = {"context_length": 2, "vocab_size": 2, "width": 8, "heads": 1, "layers": 1}
@@ -38,7 +38,7 @@ def load(path: str, architecture: str) -> tuple[nn.Module, Prepare]:
 
 
 @metrics.register("csd")
-class Csd(Metric):
+class Csd(EmbeddingMetric):
     """`path`: a folder in open_clip's format, or the published weights as one safetensors file and with it the
     `architecture`, ViT-L-14-quickgelu in the paper."""
 

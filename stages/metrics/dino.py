@@ -9,8 +9,8 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor, nn
 
-from stages.core.metric import Metric, metrics
-from stages.metrics.loading import fill, read, sha256, unit_vectors, weights_file
+from stages.core.metric import EmbeddingMetric, metrics
+from stages.metrics.weights.loading import fill, read, sha256, unit_vectors, weights_file
 from stages.runtime.faults import InputFault
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -56,7 +56,7 @@ def load(path: str, architecture: str, norm_eps: float | None) -> nn.Module:
 
 
 @metrics.register("dino")
-class Dino(Metric):
+class Dino(EmbeddingMetric):
     """`path`: a folder in timm's format, or its file of weights and with it the `architecture`, vit_small_patch16_224
     in the paper. `resize`: the short side in pixels before the middle is cut out at the size that the model takes.
     `norm_eps`: what layer norms add to the variance, where it is not timm's 1e-6; the published model has 1e-12."""

@@ -30,7 +30,7 @@ class Previews:
     def __init__(
         self, params: Params, run: Run, index: str, learner: Learner, frozen: Delta, concept: Mapping[str, Any]
     ) -> None:
-        self.params, self.learner, self.frozen = params, learner, frozen
+        self.params, self.family, self.learner, self.frozen = params, params.family, learner, frozen
         words = " ".join(filter(None, (concept["token"], concept["noun"])))
         own = [fill(prompt, words) for prompt in params.watch.prompts]
         self.prompts = own or list(concept["prompts"])[: params.watch.previews]
@@ -41,7 +41,7 @@ class Previews:
         every = self.params.watch.previews_every
         if not every or step % every:
             return
-        family, options = self.params.family, self.options
+        family, options = self.family, self.options
         noise = noises(options, len(self.prompts), family.noise_shape())
         rows = encode_prompts(family, self.prompts)
         with self.learner.aside():

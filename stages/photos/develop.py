@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from stages.core.dataset import Concept, Picture
 from stages.files import artifact
-from stages.files.pictures import to_png
+from stages.files.pictures import open_png, to_png
 from stages.files.untrusted import read_file
 from stages.photos.decode import decode
 from stages.runtime.faults import InputFault
@@ -246,5 +246,4 @@ def read_data(folder: Path) -> tuple[dict[str, Any], list[Image.Image], list[Ima
 def _read_png(folder: Path, file: str, facts: dict[str, Any]) -> Image.Image:
     if file not in facts["files"]:
         raise ValueError(file)
-    with Image.open(folder / file, formats=("PNG",)) as image:
-        return image.convert("RGB")
+    return open_png(folder / file)

@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from stages.core.params import Params
 from stages.core.runs import Run, TaskSequence, runs
-from stages.files.pictures import _manifest, open_picture, to_png
+from stages.files.artifact import manifest
+from stages.files.pictures import open_picture, to_png
 from stages.reporting.figures import FONTS, FRAME, INK, QUIET
 from stages.runtime.formatting import words
 
@@ -58,7 +59,7 @@ def shots(params: Params, sequence: TaskSequence) -> list[Shots]:
     found = []
     for task in params.tasks:
         data, images = sequence.data(task.index), sequence.base / "images"
-        concept, files = _manifest(data), sorted(_manifest(images)["files"])
+        concept, files = manifest(data), sorted(manifest(images)["files"])
         file = next((name for name in files if name.startswith(f"{task.index}/")), f"{task.index}/00-00.png")
         prompt = concept["concept"]["prompts"][int(Path(file).stem.split("-")[0])]
         reference = open_picture(data, concept["pictures"]["references"][0]["file"])

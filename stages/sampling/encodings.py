@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor
 
 from stages.core.family import Encodings, Family
 from stages.files.artifact import digest
-from stages.files.tensors import load_tensors
+from stages.files.tensors import load_tensors, save
+from stages.files.writing import new_file
 from stages.runtime.faults import InputFault
 
 CACHE = Path(".cache/encodings")
@@ -28,10 +27,8 @@ def _cached(key: str, make: Callable[[], Encodings]) -> Encodings:
         except InputFault:  # a damaged cache entry is not worth an error: it is made again
             path.unlink(missing_ok=True)
     made = {name: value.contiguous() for name, value in make().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file(made, draft)
-    draft.replace(path)
+    with new_file(path, durable=False) as draft:
+        save(made, draft)
     return made
 
 

@@ -89,10 +89,10 @@ def _made(
 
 
 def _written(folder: Path, prompts: Sequence[str], made: Sequence[Image.Image], room: int | None) -> list[Path]:
-    """The files of a group, once those that were just made are published."""
+    """The files of a group, once those that were just made are published: to a cache, which is verified when read."""
     if made:
         facts = {"prompts": list(prompts)} | ({"micro_batch": room} if room else {})
-        with artifact.publish(folder, "pictures", facts) as draft:
+        with artifact.publish(folder, "pictures", facts, durable=False) as draft:
             side_by_side(lambda numbered: numbered[1].save(draft / f"{numbered[0]:04d}.png"), enumerate(made))
     return artifact.files_of(folder)
 

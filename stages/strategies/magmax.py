@@ -1,4 +1,5 @@
 from pydantic import Field
+from torch import Generator
 
 from stages.adapters.algebra import Adapter, select
 from stages.adapters.state import State
@@ -17,7 +18,7 @@ class MagMax(Strategy):
     threshold: float = Field(1.0, gt=0)  # the new entry must be this many times the old one
     delay: int = Field(1, ge=1)  # so many tasks are summed before selection begins
 
-    def merge(self, state: State, adapter: Adapter) -> State:
+    def merge(self, state: State, adapter: Adapter, generator: Generator) -> State:
         new = adapter.delta * self.scale
         if not state.delta.dense and len(state.delta.terms) < self.delay:
             return State(state.delta + new)

@@ -1,3 +1,5 @@
+from torch import Generator
+
 from stages.adapters.algebra import Adapter
 from stages.adapters.state import State
 from stages.core.strategy import Strategy, strategies
@@ -10,5 +12,5 @@ class MergeInit(Strategy):
     Called "merge and re-initialise" in arXiv 2410.04891.
     """
 
-    def merge(self, state: State, adapter: Adapter) -> State:
+    def merge(self, state: State, adapter: Adapter, generator: Generator) -> State:
         return State(state.delta + adapter.delta)

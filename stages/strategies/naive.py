@@ -1,3 +1,5 @@
+from torch import Generator
+
 from stages.adapters.algebra import Adapter, Delta
 from stages.adapters.state import State
 from stages.core.strategy import Strategy, strategies
@@ -13,5 +15,5 @@ class Naive(Strategy):
     def frozen(self, state: State) -> Delta | None:
         return None
 
-    def merge(self, state: State, adapter: Adapter) -> State:
+    def merge(self, state: State, adapter: Adapter, generator: Generator) -> State:
         return State(adapter.delta, adapter)

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import model_validator
+from torch import Generator
 
 from stages.adapters.algebra import Adapter, add_factors, orthogonal_columns, orthogonal_rows
 from stages.adapters.state import State
@@ -38,7 +39,7 @@ class OrthoInit(Strategy):
             return Adapter({n: orthogonal_columns(old[n], self.scale == "unit") for n in old}, fresh.b, fresh.scale)
         return Adapter({n: orthogonal_rows(a, state.delta.rows(n)) for n, a in fresh.a.items()}, fresh.b, fresh.scale)
 
-    def merge(self, state: State, adapter: Adapter) -> State:
+    def merge(self, state: State, adapter: Adapter, generator: Generator) -> State:
         if self.merging == "exact" or state.adapter is None:
             return State(state.delta + adapter.delta, adapter)
         total = add_factors(state.adapter, adapter)

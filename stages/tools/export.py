@@ -39,13 +39,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def export(params: Params, key: None, args: argparse.Namespace) -> None:
     from stages.tools.exchange.exporting import DTYPES, ROUGH, check_truncation, pack, vacant, write
-    from stages.tools.exchange.formats import layers_per_block
     from stages.tools.exchange.source import find
 
     origin = find(params, args.key, args.task, args.what)
     vacant(args.to, origin.name, args.format)
-    layers = layers_per_block(params.family.shapes()) if params.family.known_as.ldm_blocks else None
-    packed = pack(origin.delta, args.format, DTYPES[args.dtype], args.rank, layers)
+    packed = pack(origin.delta, args.format, DTYPES[args.dtype], args.rank, params.family.module_names())
     for name, error in packed.layers() if packed.cut or args.verbose else ():
         log.info("%-90s %.3g", name, error)
     if args.rank is not None:

@@ -15,12 +15,12 @@ from stages.runtime.exits import EXIT_CODES, attempt
 
 
 def convert(converter: str, source: Path, target: Path) -> None:
-    import_module(f"stages.metrics.convert.{converter}").convert(source, target)
+    import_module(f"stages.metrics.weights.convert.{converter}").convert(source, target)
 
 
 def work(args: argparse.Namespace) -> None:
-    from stages.core import profiles
     from stages.files import model_lock
+    from stages.tools import profiles
     from stages.tools.exchange import download
 
     lock, names = model_lock.read_lock(), list(args.names)

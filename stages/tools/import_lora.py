@@ -33,7 +33,7 @@ def adopt(params: Params, key: None, args: argparse.Namespace) -> None:
     from stages.tools.exchange.importing import vacant
 
     vacant(args.to)
-    found = read_foreign(args.file, params.family.shapes(), params.family.known_as, args.alpha)
+    found = read_foreign(args.file, params.family, args.alpha)
     facts = {
         "family": params.base.name,
         "base": params.family.fingerprint,

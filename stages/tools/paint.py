@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.core.command import main
-from stages.files.artifact import check_folder, put
+from stages.files.artifact import check_folder
+from stages.files.writing import write_file
 from stages.runtime.faults import ConfigFault
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def paint(params: Params, key: None, args: argparse.Namespace) -> None:
     groups = [[prompt] for prompt in args.prompt]
     for number, files in enumerate(track(sample(params, state, groups), len(groups), "paint")):
         for noise, file in enumerate(files):
-            put(wanted[number, noise], [file.read_bytes()])
+            write_file(wanted[number, noise], file.read_bytes())
     print(f"{args.to}: {len(wanted)} pictures")
 
 

@@ -17,6 +17,7 @@ BYTES = {"full": 7e9, "hundredth": 7e7}
 
 def work(args: argparse.Namespace) -> None:
     from stages.families.unet.random_weights import SCALES, write
+    from stages.files.writing import new_folder
 
     folder: Path = args.folder
     if folder.exists():
@@ -25,10 +26,8 @@ def work(args: argparse.Namespace) -> None:
     free = shutil.disk_usage(folder.parent).free
     if free < BYTES[args.scale]:
         raise MachineFault(f"{folder}: needs {BYTES[args.scale] / 1e9:.1f} GB, {free / 1e9:.1f} GB are free.")
-    draft = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(draft, ignore_errors=True)  # by one that was killed
-    revision = write(draft, args.scale, args.seed, lambda line: print(line, flush=True))
-    draft.rename(folder)
+    with new_folder(folder) as draft:
+        revision = write(draft, args.scale, args.seed, lambda line: print(line, flush=True))
     options = f"{{path: {folder}, revision: {revision}, pixels: {SCALES[args.scale].pixels}}}"
     print(f"In params.yaml: base: {{name: sdxl, options: {options}}}")
 

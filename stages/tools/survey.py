@@ -6,6 +6,7 @@ from pathlib import Path
 
 from stages.core.command import log
 from stages.files import artifact
+from stages.files.writing import write_file
 from stages.runtime.exits import attempt
 
 PAGES = Path("people")
@@ -22,8 +23,7 @@ def make(args: argparse.Namespace) -> None:
     survey.refuse_another_page(folder, key)
     target = args.to or PAGES / f"{params.study}.html"
     for path, content in ((target, page), (folder / survey.KEY, artifact.to_json(key))):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content, "utf-8", newline="\n")
+        write_file(path, content)
     needed, people = questionnaire.needed(args.preference, len(params.strategies), args.each)
     print(f"{target}: {len(key['comparisons'])} comparisons, {len(page) / 1e6:.1f} MB. Hand out this file alone.")
     print(f"To show a preference of {args.preference:.0%} between two strategies takes {needed} choices, so")

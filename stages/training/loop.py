@@ -17,13 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from stages.adapters.algebra import Adapter
 from stages.core.family import Encodings, Learner, Row
 from stages.core.params import Train
 from stages.files import artifact
-from stages.files.tensors import load_tensors
+from stages.files.tensors import load_tensors, save
 from stages.runtime.faults import InputFault, MachineFault, Preempted
 from stages.runtime.process import StopRequest, lock
 from stages.runtime.progress import track
@@ -185,7 +184,7 @@ class Training:
         told = torch.tensor([self.losses.loss, self.losses.gradient_norm], dtype=torch.float64)
         facts = {"step": self.step, "micro_batch": self.losses.micro_batch, "magnify": self.descent.magnify}
         with artifact.publish(self.folder / f"{self.step:08d}", "checkpoint", facts) as draft:
-            save_file({"losses": told} | self.descent.state(), draft / "training.safetensors")
+            save({"losses": told} | self.descent.state(), draft / "training.safetensors")
         for old in sorted(self.folder.glob("[0-9]*"))[:-KEPT]:
             shutil.rmtree(old)
 

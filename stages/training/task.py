@@ -18,6 +18,7 @@ from stages.core.family import Learner
 from stages.core.params import Params, Prior
 from stages.core.runs import Run
 from stages.files import artifact
+from stages.files.pictures import open_png
 from stages.runtime.seeds import generator, seed
 from stages.sampling.sampler import sample
 from stages.training.distributed import team
@@ -69,8 +70,7 @@ def train(
 def of_the_class(params: Params, options: Prior, concept: Mapping[str, Any]) -> list[Lesson]:
     """Pictures of the concept's class as the base makes them, made once and kept with what else has been sampled."""
     prompt = class_prompt(options.prompt, concept)
-    params.family  # noqa: B018 - loaded here, the copy below shares it
     drawn = {"images": options.images, "seed": seed(params.sample.seed, "class")}
     of_class = params.model_copy(update={"sample": params.sampling(None).model_copy(update=drawn)})
     (files,) = sample(of_class, State(), [[prompt]])
-    return [Lesson(Image.open(file).convert("RGB"), prompt, None) for file in files]
+    return [Lesson(open_png(file), prompt, None) for file in files]

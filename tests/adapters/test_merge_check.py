@@ -5,6 +5,7 @@ from stages.adapters.algebra import Adapter, Delta
 from stages.adapters.merge_check import check, facts, spectral_norm, too_coarse
 from stages.adapters.state import State
 from stages.core.strategy import strategies
+from stages.runtime.seeds import generator
 
 SHAPES = {"one": (12, 10), "two": (8, 14)}
 
@@ -21,9 +22,9 @@ def weight(name: str) -> torch.Tensor:
 
 def audit(name: str, size: float = 1.0, **options: object):
     strategy = strategies.make(name, options)
-    before = strategy.merge(State(), adapter(1, size))
-    trained = (strategy.frozen(before) or Delta()) + adapter(2, size).delta
-    return check(before, trained, strategy.merge(before, adapter(2, size)), weight)
+    before = strategy.merge(State(), adapter(1, size), generator("merge"))
+    new = adapter(2, size)
+    return check(before, strategy.frozen(before), new, strategy.merge(before, new, generator("merge")), weight)
 
 
 @pytest.mark.parametrize("name", ["naive", "merge_init"])
@@ -46,6 +47,35 @@ def test_added_factors_have_cross_terms_of_their_own_size():
     assert audit("ortho_init", merging="exact").cross_terms == 0
 
 
+def copied(state: State) -> State:
+    """The same numbers in other objects, as they come from files."""
+
+    def copy(adapter: Adapter) -> Adapter:
+        a, b = ({name: value.clone() for name, value in half.items()} for half in (adapter.a, adapter.b))
+        return Adapter(a, b, adapter.scale)
+
+    dense = {name: value.clone() for name, value in state.delta.dense.items()}
+    return State(Delta(tuple(map(copy, state.delta.terms)), dense), state.adapter and copy(state.adapter))
+
+
+@pytest.mark.parametrize("name", sorted(strategies.classes))
+@pytest.mark.parametrize("tasks", [1, 3])
+def test_objects_do_not_matter_but_their_numbers(name, tasks):
+    strategy, before = strategies.make(name), State()
+    for task in range(1, tasks):
+        before = strategy.merge(before, adapter(task), generator("merge"))
+    new = adapter(tasks)
+    after, frozen = strategy.merge(before, new, generator("merge")), strategy.frozen(before)
+    found = check(before, frozen, new, after, weight)
+    assert check(copied(before), frozen and copied(State(frozen)).delta, new, copied(after), weight) == found
+
+
+def test_an_adapter_carried_on_that_is_no_sum_has_no_cross_terms():
+    before, new = State(adapter(1).delta, adapter(1)), adapter(2)
+    for carried in (adapter(2), adapter(3), Adapter(new.a, adapter(1).b), None):
+        assert check(before, before.delta, new, State(before.delta + new.delta, carried), weight).cross_terms == 0
+
+
 def test_a_selection_is_not_the_sum():
     found = audit("magmax")
     assert found.relative_error > 0.1
@@ -56,7 +86,7 @@ def test_signs_and_cosine_compare_the_task_with_what_was_there():
     found = audit("merge_init")
     assert 0.3 < found.sign_conflicts < 0.7
     assert abs(found.cosine) < 0.5
-    same = check(State(adapter(1).delta), 2.0 * adapter(1).delta, State(2.0 * adapter(1).delta), weight)
+    same = check(State(adapter(1).delta), adapter(1).delta, adapter(1), State(2.0 * adapter(1).delta), weight)
     assert same.sign_conflicts == 0
     assert same.cosine == pytest.approx(1, abs=1e-5)
 
@@ -72,7 +102,7 @@ def test_a_small_shift_survives_float16_better_than_bfloat16():
 
 
 def test_nothing_merged_is_nothing_to_report():
-    assert facts(check(State(), Delta(), State(), weight))["norm"] == 0
+    assert facts(check(State(), None, Adapter({}, {}), State(), weight))["norm"] == 0
 
 
 def test_a_number_format_that_loses_the_shift_is_named_with_one_that_does_not():

@@ -15,6 +15,7 @@ from stages.adapters.storage import (
 )
 from stages.core.strategy import strategies
 from stages.runtime.faults import InputFault
+from stages.runtime.seeds import generator
 
 SHAPES = {"down.attn1.to_q": (6, 4), "up.attn2.to_k": (6, 9)}
 
@@ -35,7 +36,7 @@ def test_an_adapter_comes_back_as_it_was(tmp_path):
 def test_a_state_comes_back_as_it_was(tmp_path, name):
     strategy, state = strategies.make(name), State()
     for task in range(3):
-        state = strategy.merge(state, adapter(task))
+        state = strategy.merge(state, adapter(task), generator("merge"))
         (tmp_path / str(task)).mkdir()
         back = load_state(tmp_path / str(task), save_state(tmp_path / str(task), state), SHAPES)
         assert delta_fingerprint(back.delta) == delta_fingerprint(state.delta)
@@ -46,7 +47,7 @@ def test_a_state_comes_back_as_it_was(tmp_path, name):
 def test_states_that_share_adapters_share_files(tmp_path):
     state = State()
     for task in range(3):
-        state = strategies.make("merge_init").merge(state, adapter(task))
+        state = strategies.make("merge_init").merge(state, adapter(task), generator("merge"))
         (tmp_path / str(task)).mkdir()
         save_state(tmp_path / str(task), state)
     names = [{p.name for p in (tmp_path / str(task)).iterdir()} for task in range(3)]

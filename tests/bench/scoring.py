@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from stages.core.metric import Metric, pairwise
+from stages.core.metric import EmbeddingMetric, pairwise
 from stages.metrics.dino import preparation
 from stages.runtime.device import device
 from stages.runtime.seeds import generator
@@ -73,7 +73,7 @@ def reference(
     return [[way(made, pictures) for way in ways] for pictures in shown]
 
 
-def ours(judges: list[Metric], made: Pictures, known: list[list[Tensor]]) -> list[list[float]]:
+def ours(judges: list[EmbeddingMetric], made: Pictures, known: list[list[Tensor]]) -> list[list[float]]:
     found = [judge.embed(made) for judge in judges]
     return [[float(pairwise(*pair).mean()) for pair in zip(found, vectors, strict=True)] for vectors in known]
 

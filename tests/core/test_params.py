@@ -49,9 +49,31 @@ def test_the_projects_own_parameters_are_sound():
         ),
         ("init: columns", "init: row_space", "strategy.ortho_init: strategy ortho_init: init: row_space needs merging"),
         ("scheduler: euler", "schedulers: {naife: dpmpp}", "sample.schedulers: .*'naife'. Did you mean 'naive'"),
+        (
+            "scheduler: euler",
+            "scheduler: eulr",
+            "sample.scheduler: base toy has no .*'eulr'. Did you mean 'euler'",
+        ),
+        (
+            "scheduler: euler",
+            "schedulers: {naive: flow}",
+            r"sample.schedulers.naive: base toy has no scheduler 'flow'. There is: dpmpp, euler\.",
+        ),
         ("    dino: {path", "    dyno: {path", "no metric is called 'dyno'. Did you mean 'dino'"),
+        (
+            "    dino: {path",
+            "    other: {is: dyno, path",
+            "score.metrics.other: no metric is called 'dyno'",
+        ),
+        ("    dino: {path", "    other: {is: 3, path", "score.metrics.other: 'is' has to name a metric, found 3"),
+        ("    dino: {path", "    other: {is: dino, pth", "score.metrics.other: metric dino: unknown key 'pth'"),
+        (
+            "identity: dino",
+            "identity: clip_t",
+            "identity: 'clip_t' cannot tell concepts apart: .*clip_i, csd, dino",
+        ),
         ("identity: dino", "identity: dine", "'dine' is not in score.metrics. Did you mean 'dino'"),
-        ("domains: [objects]", "domains: [objets]", "has no 'objets'. Did you mean 'objects'"),
+        ("domains: [objects]", "domains: [objets]", "has no domain 'objets'. Did you mean 'objects'"),
         ("name: toy\n  options: {}", "name: toi\n  options: {}", "no dataset is called 'toi'. Did you mean 'toy'"),
         ("t01: ofl_triangle", "t01: ofl_triangel", "no concept 'ofl_triangel'. Did you mean 'ofl_triangle'"),
         ("t01: ofl_triangle", "t01: psq_diamond", "psq_diamond stands at two positions"),
@@ -82,6 +104,17 @@ def test_scientific_notation_is_a_number(tmp_path):
     path = tmp_path / "params.yaml"
     path.write_text(re.sub(r"learning_rate: \S+", "learning_rate: 1e-4", PARAMS), "utf-8")
     assert load(path).train.learning_rate == 1e-4
+
+
+def test_the_same_metric_stands_twice_under_two_keys(tmp_path):
+    path, dino = tmp_path / "params.yaml", "    dino: {path: dino, resize: 32}\n"
+    assert dino in PARAMS
+    path.write_text(PARAMS.replace(dino, dino + "    large_dino: {is: dino, path: dino, resize: 64}\n"), "utf-8")
+    judges = load(path).judges
+    assert type(judges["large_dino"]) is type(judges["dino"])
+    assert (judges["dino"].resize, judges["large_dino"].resize) == (32, 64)
+    assert judges["dino"].path == judges["large_dino"].path == "data/world/judges/dino"
+    assert judges["dino"].encoder != judges["large_dino"].encoder
 
 
 def test_a_missing_file_says_what_to_do(tmp_path):

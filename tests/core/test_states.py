@@ -9,7 +9,7 @@ from stages.adapters.algebra import Adapter
 from stages.adapters.state import State
 from stages.adapters.storage import delta_fingerprint, save_adapter, save_state
 from stages.core.runs import Run, TaskSequence
-from stages.core.states import merged_again, state_after
+from stages.core.states import merge_generator, merged_again, state_after
 from stages.core.strategy import strategies
 from stages.files import artifact
 from stages.runtime.faults import InputFault
@@ -37,9 +37,9 @@ def finished(request, tmp_path, monkeypatch):
         facts = {"scale": trained.scale, "strategy": {"options": strategy.model_dump(mode="json")}}
         with artifact.publish(run.at(task.index) / "adapter", "adapter", facts) as draft:
             save_adapter(draft / "adapter.safetensors", trained)
-        state, facts = strategy.merge(state, trained), {}
-        with artifact.publish(run.at(task.index) / "state", "state", facts) as draft:
-            facts |= save_state(draft, state)
+        state = strategy.merge(state, trained, merge_generator(run, task.index))
+        with artifact.publish(run.at(task.index) / "state", "state", {}) as draft:
+            draft.note(save_state(draft.path, state))
     return params, run
 
 

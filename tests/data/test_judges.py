@@ -16,7 +16,7 @@ from torch import Tensor
 from data.world.draw import COLOURS, PLACES, SHAPES, STYLES, Marking, Scene, draw
 from data.world.scenes import OBJECTS, PLACE_WORDS, base_world, place
 from data.world.scenes import STYLES as TAUGHT
-from stages.core.metric import Metric, metrics, pairwise
+from stages.core.metric import EmbeddingMetric, metrics, pairwise
 
 JUDGES = {
     name: f"data/world/judges/{folder}"
@@ -26,7 +26,7 @@ REFERENCES, FRESH, BAR = 5, 12, 0.95
 BROKEN = ("noise", "normal noise", "shuffled", "finely shuffled", "blurred", "half erased", "blend")
 
 
-def judge(name: str) -> Metric:
+def judge(name: str) -> EmbeddingMetric:
     return metrics.make(name, {"path": JUDGES[name]} | ({"resize": 32} if name == "dino" else {}))
 
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from stages.core.dataset import datasets
-from stages.datasets.folder import identify, legible, rare_word
+from stages.datasets.shared.names import identify, legible, rare_word
 from stages.runtime.faults import ConfigFault, Fault, InputFault
 
 

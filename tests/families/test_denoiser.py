@@ -9,7 +9,8 @@ from PIL import Image
 
 from stages.adapters.algebra import Adapter, Delta, fresh_adapter
 from stages.core.params import load
-from stages.families.unet.denoiser import Denoiser, PromptAttention, Prompts, Settings, is_plain
+from stages.families.unet.denoiser import Denoiser, Settings
+from stages.families.unet.prompts import PromptAttention, Prompts, is_plain
 from stages.runtime.faults import InputFault
 from stages.runtime.seeds import generator
 
@@ -115,7 +116,7 @@ def test_attention_to_a_prompt_of_zeros_is_left_out_exactly(blank):
     rows = torch.tensor([1, 0, 1])
     wanted = attention(hidden, torch.cat([torch.zeros(blank, 7, 24), text[rows]]))
     stand_in = PromptAttention()
-    stand_in.tell(attention, text, rows, blank)
+    stand_in.set_prompts(attention, text, rows, blank)
     attention.set_processor(stand_in)
     found = attention(hidden)
     assert torch.equal(found[:blank], wanted[:blank])

@@ -6,8 +6,9 @@ import torch
 from safetensors import safe_open
 
 from stages.adapters.algebra import Delta
-from stages.families.sdxl import TARGETS, Sdxl
+from stages.families.sdxl import Sdxl
 from stages.families.unet import random_weights
+from stages.families.unet.family import TARGETS
 from stages.families.unet.random_weights import SCALES
 from stages.runtime.faults import InputFault
 

@@ -1,102 +1,39 @@
 """SD 1.x as a family, on a tiny one of random weights, written as the published folder is: old names and all."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
-from diffusers import (
-    AutoencoderKL,
-    EulerDiscreteScheduler,
-    PNDMScheduler,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
-)
+from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
 from PIL import Image
-from safetensors.torch import load_file, save_file
-from transformers import CLIPTextConfig, CLIPTextModel
 
 from stages.adapters.algebra import Adapter, Delta, fresh_adapter
-from stages.core import params, profiles
+from stages.core import params
 from stages.core.family import Row, families
 from stages.core.params import Train
 from stages.core.runs import runs
 from stages.families.sd15 import Sd15
-from stages.families.unet.denoiser import Prompts, Settings
-from stages.families.unet.random_weights import new_tokenizer
+from stages.families.unet.denoiser import Settings
+from stages.families.unet.prompts import Prompts
 from stages.files import artifact, tables, tensors
 from stages.files.artifact import folder_digest
 from stages.runtime.seeds import generator
+from stages.tools import profiles
 from stages.tools.exchange.exporting import pack
 from stages.tools.exchange.importing import adopt
 from stages.training.step import Descent
+from tests.support import random_sd15
+from tests.support.random_sd15 import WITHOUT
+from tests.support.run_study import run_all
 from tests.support.workspace import change, workspace
-from tests.test_pipeline import PHOTOS, run_all
+from tests.test_pipeline import PHOTOS
 
 PROMPTS = ["a photo of a sks star at night", "a photo of a heart"]
-WITHOUT = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     """The folder, and the weights of its text encoder."""
-    path = tmp_path_factory.mktemp("sd15") / "model"
-    torch.manual_seed(0)
-    unet = UNet2DConditionModel(
-        sample_size=64,
-        block_out_channels=(32, 64),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=32,
-        attention_head_dim=2,
-        norm_num_groups=16,
-    )
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(8, 8, 16, 16),
-        norm_num_groups=8,
-        latent_channels=4,
-    )
-    text = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=49408,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            bos_token_id=49406,
-            eos_token_id=49407,
-        )
-    )
-    schedule = PNDMScheduler(  # that of SD 1.5
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
-    )
-    tokenizer = new_tokenizer("<|endoftext|>")
-    StableDiffusionPipeline(vae, text, tokenizer, unet, schedule, **WITHOUT).save_pretrained(path)
-    as_published(path)
-    return path, text.state_dict()
-
-
-def as_published(path) -> None:
-    """The index lists parts that are not fetched, and some weights have names that the libraries have given up."""
-    index = json.loads((path / "model_index.json").read_text())
-    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
-    index["feature_extractor"] = ["transformers", "CLIPFeatureExtractor"]
-    index.pop("requires_safety_checker")
-    (path / "model_index.json").write_text(json.dumps(index))
-    file = path / "text_encoder/model.safetensors"
-    text = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in load_file(file).items()}
-    save_file({**text, "text_model.embeddings.position_ids": torch.arange(77)[None]}, file, {"format": "pt"})
-    file = path / "vae/diffusion_pytorch_model.safetensors"
-    old = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
-    vae = {}
-    for name, value in load_file(file).items():
-        for new, earlier in old.items():
-            name = name.replace(new, earlier)
-        vae[name] = value
-    save_file(vae, file, {"format": "pt"})
+    return random_sd15.write(tmp_path_factory.mktemp("sd15") / "model")
 
 
 @pytest.fixture(scope="module")
@@ -138,8 +75,8 @@ def test_what_is_loaded_is_what_is_in_the_files(written, family):
 
 
 def test_it_leaves_the_device_without_a_second_text_encoder(family, monkeypatch):
-    monkeypatch.setattr("stages.families.sdxl.device", lambda: torch.device("meta"))
-    family.leave("unet")
+    monkeypatch.setattr("stages.families.unet.family.device", lambda: torch.device("meta"))
+    family.only_on_device("unet")
     assert {model.device.type for model in (family.pipeline.text_encoder, family.pipeline.vae)} == {"cpu"}
 
 
@@ -197,7 +134,7 @@ def test_pictures_are_those_of_the_plain_pipeline(written, family, guidance):
 def test_the_empty_prompt_is_heard(family):
     family.shift(Delta())
     noise = torch.randn((1, *family.noise_shape()), generator=generator("noise"))
-    encoded = family.told(family.encode_prompts(PROMPTS[:1]))
+    encoded = family.unet_prompts(family.encode_prompts(PROMPTS[:1]))
     with torch.inference_mode():
         heard, zeros = (
             family.denoiser.latents(family.denoiser.prepare(prompts, noise, Settings(4, 7.5, "euler")))
@@ -208,12 +145,14 @@ def test_the_empty_prompt_is_heard(family):
 
 def test_the_empty_prompt_is_read_by_every_state_itself(family, heard):
     heard.shift(Delta())
-    before = heard.told(heard.embedded(heard.encode_prompts(PROMPTS)))
-    assert torch.equal(before.empty_text, family.told(family.encode_prompts(PROMPTS)).empty_text)
+    before = heard.unet_prompts(heard.embedded(heard.encode_prompts(PROMPTS)))
+    assert torch.equal(before.empty_text, family.unet_prompts(family.encode_prompts(PROMPTS)).empty_text)
     heard.shift(given(heard, 0.2).delta)
-    assert not torch.allclose(heard.told(heard.embedded(heard.encode_prompts(PROMPTS))).empty_text, before.empty_text)
+    assert not torch.allclose(
+        heard.unet_prompts(heard.embedded(heard.encode_prompts(PROMPTS))).empty_text, before.empty_text
+    )
     heard.shift(Delta())
-    again = heard.told(heard.embedded(heard.encode_prompts(PROMPTS)))
+    again = heard.unet_prompts(heard.embedded(heard.encode_prompts(PROMPTS)))
     assert torch.equal(again.empty_text, before.empty_text)
     assert torch.equal(again.text, before.text)
 
@@ -250,13 +189,13 @@ def test_its_profile_runs_from_photos_to_scores(written, tmp_path, monkeypatch):
 def test_its_adapters_are_read_by_diffusers_and_come_back(which, tmp_path, form, request):
     family = request.getfixturevalue(which)
     delta, known = given(family, 0.05).delta, family.known_as
-    packed = pack(delta, form, torch.float32, None, None)
+    packed = pack(delta, form, torch.float32, None, family.module_names())
     notes = {"modelspec.architecture": f"{known.architecture}/lora", "ss_base_model_version": known.version}
     path = tmp_path / "lora.safetensors"
     tensors.write(path, packed.tensors, notes | packed.metadata)
     alone = [name for name in packed.tensors if name.startswith("lora_te_text_model_")]
     assert bool(alone) == (form == "kohya" and which == "heard")
-    back = adopt(path, family.shapes(), known)
+    back = adopt(path, family)
     assert back.format == form
     family.shift(Delta())
     family.pipeline.load_lora_weights(str(tmp_path), weight_name=path.name)

@@ -9,12 +9,12 @@ from peft import LoraConfig
 from torch import nn
 
 from stages.adapters.algebra import Adapter, Delta, fresh_adapter
-from stages.adapters.modules import part
 from stages.adapters.storage import fingerprint, flat
 from stages.core.family import Row
 from stages.core.params import Train, load
-from stages.families.text_encoders import own_name
 from stages.families.toy import Toy
+from stages.families.unet.names import part_of
+from stages.families.unet.text_encoders import own_name
 from stages.files import tensors as weightfile
 from stages.runtime.faults import InputFault
 from stages.runtime.seeds import generator
@@ -57,7 +57,7 @@ def given(family, size: float = 0.02) -> Adapter:
 
 def spoken(adapter: Adapter) -> Adapter:
     """The adapter's part in the text encoders."""
-    names = [name for name in adapter.a if part(name)[0] in ENCODERS]
+    names = [name for name in adapter.a if part_of(name)[0] in ENCODERS]
     return Adapter({n: adapter.a[n] for n in names}, {n: adapter.b[n] for n in names}, adapter.scale)
 
 
@@ -103,7 +103,7 @@ def plain(family, images):
     adapter, layers = given(family), {}
     for kind in ("unet", *ENCODERS):
         model = getattr(pipeline, kind).requires_grad_(False)
-        names = {name: own_name(model, name) for name in adapter.a if part(name)[0] == kind}
+        names = {name: own_name(model, name) for name in adapter.a if part_of(name)[0] == kind}
         targets = sorted(names.values())
         model.add_adapter(LoraConfig(r=4, lora_alpha=8, target_modules=targets, init_lora_weights="gaussian"))
         layers |= {name: model.get_submodule(own) for name, own in names.items()}
@@ -153,7 +153,7 @@ def agree(family, one, other, rel: float, apart: float) -> None:
     for kind in ("unet", *ENCODERS):
         for half in ("a", "b"):
             mine, theirs, began = (
-                torch.cat([t.flatten() for n, t in sorted(getattr(x, half).items()) if part(n)[0] == kind])
+                torch.cat([t.flatten() for n, t in sorted(getattr(x, half).items()) if part_of(n)[0] == kind])
                 for x in (one[0], other[0], start)
             )
             assert (mine - theirs).norm() <= apart * (theirs - began).norm() > 0
@@ -212,9 +212,9 @@ def test_pictures_follow_the_text_encoders_and_what_was_trained_is_not_in_them(f
     assert sampled(family, Delta()) == before
     for encoder in ENCODERS:
         assert not [n for n, _ in getattr(family.pipeline, encoder).named_parameters() if "lora" in n or "base" in n]
-    told = family.told(heard(family))
-    assert told.empty_text is None
-    assert not bool(told.empty_extra["text_embeds"].any())
+    read = family.unet_prompts(heard(family))
+    assert read.empty_text is None
+    assert not bool(read.empty_extra["text_embeds"].any())
 
 
 def loss(family, images, frozen: Delta | None, adapter: Adapter) -> float:
@@ -226,7 +226,7 @@ def loss(family, images, frozen: Delta | None, adapter: Adapter) -> float:
 def test_what_is_held_fixed_is_held_in_the_encoders_too(family, images):
     made = given(family, 0.05)
     nothing = Adapter(made.a, {n: torch.zeros_like(b) for n, b in made.b.items()}, made.scale)
-    unet = Adapter(*({n: h[n] for n in h if part(n)[0] == "unet"} for h in (made.a, made.b)), made.scale)
+    unet = Adapter(*({n: h[n] for n in h if part_of(n)[0] == "unet"} for h in (made.a, made.b)), made.scale)
     assert loss(family, images, None, made) == pytest.approx(loss(family, images, made.delta, nothing), rel=1e-4)
     assert loss(family, images, made.delta, nothing) != pytest.approx(
         loss(family, images, unet.delta, nothing), rel=1e-4
@@ -268,7 +268,7 @@ def test_stopped_and_begun_again_it_ends_with_the_same_bytes(family, images, tmp
 
 def written(family, delta: Delta, folder, form: str):
     known = family.known_as
-    packed = pack(delta, form, torch.float32, None, 1)
+    packed = pack(delta, form, torch.float32, None, family.module_names())
     notes = {"modelspec.architecture": f"{known.architecture}/lora", "ss_base_model_version": known.version}
     weightfile.write(folder / f"{form}.safetensors", packed.tensors, notes | packed.metadata)
     return folder / f"{form}.safetensors"
@@ -276,7 +276,7 @@ def written(family, delta: Delta, folder, form: str):
 
 def uneven(family) -> Delta:
     """One module of each model has twice the rank of the others."""
-    one, kinds = given(family, 0.05), {part(name)[0]: name for name in family.shapes()}
+    one, kinds = given(family, 0.05), {part_of(name)[0]: name for name in family.shapes()}
     more = Adapter({n: one.a[n] for n in kinds.values()}, {n: one.b[n] for n in kinds.values()}, one.scale)
     return one.delta + more.delta
 
@@ -289,7 +289,7 @@ def test_diffusers_gets_the_shift_of_all_three_models(family, tmp_path, form, ma
     pipeline.load_lora_weights(str(tmp_path), weight_name=path.name)
     ranks = []
     for name, shift in delta.matrices():
-        model = getattr(pipeline, part(name)[0])
+        model = getattr(pipeline, part_of(name)[0])
         layer = model.get_submodule(own_name(model, name))
         (adapter,) = layer.scaling
         assert torch.allclose(layer.get_delta_weight(adapter), shift, atol=1e-6), name
@@ -317,17 +317,17 @@ def test_comfyui_gets_it_and_a_dense_state_too(family, tmp_path):
 def test_it_comes_back_and_only_where_it_is_asked_for(family, usual, tmp_path, form):
     delta = given(family, 0.05).delta
     path = written(family, delta, tmp_path, form)
-    back = adopt(path, family.shapes(), family.known_as)
+    back = adopt(path, family)
     assert back.format == form
     for name, shift in delta.matrices():
         assert torch.allclose(back.adapter.delta.module(name), shift, atol=1e-6)
     with pytest.raises(InputFault, match=r"tensors of other names.*base\.options\.text_encoders: true only"):
-        adopt(path, usual.shapes(), usual.known_as)
+        adopt(path, usual)
     names = list(usual.shapes())
     adapter = delta.terms[0]
     unet = Adapter({n: adapter.a[n] for n in names}, {n: adapter.b[n] for n in names}, adapter.scale)
     with pytest.raises(InputFault, match=r"found \d+; text_encoder\.text_model\.\S+ is missing"):
-        adopt(written(family, unet.delta, tmp_path, form), family.shapes(), family.known_as)
+        adopt(written(family, unet.delta, tmp_path, form), family)
 
 
 def test_the_names_that_other_scripts_write_are_known(family, tmp_path):
@@ -342,7 +342,5 @@ def test_the_names_that_other_scripts_write_are_known(family, tmp_path):
     }
     assert set(renamed) != set(tensors)
     weightfile.write(tmp_path / "theirs.safetensors", renamed, metadata)
-    mine, theirs = (
-        adopt(tmp_path / f"{n}.safetensors", family.shapes(), family.known_as) for n in ("diffusers", "theirs")
-    )
+    mine, theirs = (adopt(tmp_path / f"{n}.safetensors", family) for n in ("diffusers", "theirs"))
     assert fingerprint(flat(mine.adapter)) == fingerprint(flat(theirs.adapter))

@@ -16,7 +16,6 @@ from torchvision.transforms import InterpolationMode, Resize
 
 from stages.adapters.algebra import Adapter, Delta, fresh_adapter
 from stages.adapters.state import State
-from stages.core import profiles
 from stages.core.dataset import Concept, Picture, facts_of
 from stages.core.metric import pairwise
 from stages.core.params import Prepare, Sample, Train, Watch, load
@@ -31,6 +30,7 @@ from stages.photos.develop import Seen, develop, fit, read_data
 from stages.reporting import wording
 from stages.runtime.seeds import generator
 from stages.sampling import sampler
+from stages.tools import profiles
 from stages.training import task as training_task
 from tests.datasets.test_dreambooth import CHOSEN, CLASSES, ORDERS, write_subjects
 from tests.datasets.test_unlearn_canvas import FROM_50, FROM_60
@@ -263,9 +263,8 @@ def test_references_are_the_pictures_as_they_are_in_their_files(domain, tmp_path
     pictures = tuple(Picture(path.name, path) for path in paths)
     mug = Concept("mug", "sks", "mug", "a photo of sks mug", ("a sks mug",), ("a mug",), pictures, pictures)
     limits = Prepare(**PAPER[domain]["prepare"]).model_copy(update={"resolution": 32})
-    facts: dict[str, object] = {}
-    with artifact.publish(tmp_path / "data", "data", facts) as draft:
-        facts["pictures"] = develop(mug, limits, draft, Seen()).pictures
+    with artifact.publish(tmp_path / "data", "data", {}) as draft:
+        draft.note(pictures=develop(mug, limits, draft.path, Seen()).pictures)
     _, training, references = read_data(tmp_path / "data")
     assert [image.tobytes() for image in references] == [noisy(side, side).tobytes() for side in (90, 70)]
     assert [image.size for image in training] == [(32, 32), (32, 32)]
@@ -319,7 +318,7 @@ FIRST, SECOND = one([1.0, 2.0], [1.0, -1.0]), one([3.0, 1.0], [0.5, 1.0])
 def learnt(name: str, **options: object) -> list[list[float]]:
     """The shift of the matrix after two tasks."""
     strategy = strategies.make(name, options)
-    state = strategy.merge(strategy.merge(State(), FIRST), SECOND)
+    state = strategy.merge(strategy.merge(State(), FIRST, generator("merge")), SECOND, generator("merge"))
     shift = state.delta.module("m")
     assert shift is not None
     return shift.tolist()
@@ -340,5 +339,7 @@ def test_a_strategy_as_published(name, shift):
 
 def test_magmax_gives_a_tie_to_the_last_task():
     strategy = strategies.make("magmax")
-    state = strategy.merge(strategy.merge(State(), one([1.0], [2.0])), one([1.0], [-2.0]))
+    state = strategy.merge(
+        strategy.merge(State(), one([1.0], [2.0]), generator("merge")), one([1.0], [-2.0]), generator("merge")
+    )
     assert state.delta.module("m").tolist() == [[-2.0]]

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -91,7 +92,7 @@ def test_a_failure_while_writing_leaves_what_was_there(tmp_path):
 
 KILLED = """
 import sys, pathlib
-from stages.core import artifact
+from stages.files import artifact
 target = pathlib.Path(sys.argv[1])
 number = 0
 while True:
@@ -119,6 +120,39 @@ def test_killed_at_any_moment_the_folder_is_whole_or_absent(tmp_path):
         if target.exists():
             manifest = artifact.read(target, "thing")
             assert {p.read_text() for p in target.glob("*.txt")} == {str(manifest["number"]) * 1000}
+
+
+def test_facts_are_noted_while_the_folder_is_written(tmp_path):
+    facts = {"number": 1, "name": "a"}
+    with artifact.publish(tmp_path / "x", "thing", facts) as draft:
+        (draft / "a.txt").write_text("hello")
+        (draft / Path("sub")).mkdir()
+        Path(os.path.join(draft, "sub", "b.txt")).write_text("there")
+        draft.note({"number": 2}, size=3)
+        draft.note(size=4)
+    manifest = artifact.read(tmp_path / "x", "thing")
+    assert {key: manifest[key] for key in ("number", "name", "size")} == {"number": 2, "name": "a", "size": 4}
+    assert sorted(manifest["files"]) == ["a.txt", "sub/b.txt"]
+    assert facts == {"number": 1, "name": "a"}
+
+
+def test_facts_changed_by_their_owner_do_not_reach_the_manifest(tmp_path):
+    facts = {"number": 1}
+    with artifact.publish(tmp_path / "x", "thing", facts):
+        facts["number"] = 2
+    assert artifact.read(tmp_path / "x", "thing")["number"] == 1
+
+
+@pytest.mark.parametrize("name", sorted(artifact.OWN_KEYS))
+def test_what_a_manifest_says_itself_is_no_fact(tmp_path, name):
+    def claim(first, later):
+        with artifact.publish(tmp_path / "x", "thing", first) as draft:
+            draft.note(later)
+
+    for first, later in (({name: 1}, {}), ({}, {name: 1})):
+        with pytest.raises(ValueError, match=f"uses {name} itself"):
+            claim(first, later)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_json_has_one_form():

@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from stages.core import profiles
 from stages.core.params import Named, Params, Score
 from stages.files import model_lock
 from stages.reporting.page import background
+from stages.tools import profiles
 
 LOCK = model_lock.read_lock()
 

@@ -14,10 +14,10 @@ from PIL import Image
 from flows import cli
 from flows.engine import journal
 from flows.graph import stage_names
-from stages.core import edit_params, profiles
-from stages.core.edit_params import with_task
 from stages.runtime import process
 from stages.runtime.exits import attempt
+from stages.tools import edit_params, profiles
+from stages.tools.edit_params import with_task
 from tests.support.workspace import change, dvc, environment, hashes, with_dvc, workspace
 
 SLOW_TO_IMPORT = {"torch", "prefect", "dvc", "rich", "pyarrow", "numpy"}
@@ -105,7 +105,7 @@ def test_a_shell_completes_it(shell):
         (["concept", "add", "zwz_heart", "--yes"], 2, "is there already"),
         (["concept", "add", "zwz_hart", "--yes"], 2, "Did you mean 'zwz_heart'?"),
         (["concept", "add", "cats/tom", "--yes"], 2, "no domain 'cats'"),
-        (["concept", "add", "tom", "--photos", "nowhere", "--yes"], 2, "nowhere: is no folder"),
+        (["concept", "add", "tom", "--photos", "nowhere", "--yes"], 2, "nowhere: is not a folder"),
         (["concept", "remove", "zwz_hart", "--yes"], 2, "Did you mean 'zwz_heart'?"),
         (["concept", "redo", "zwz_hart", "--yes"], 2, "Did you mean 'zwz_heart'?"),
         (["profile", "use", "toy-object"], 2, "Did you mean 'toy-objects'?"),

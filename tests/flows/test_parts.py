@@ -2,9 +2,9 @@
 
 import pytest
 
-from flows.engine.durations import Times
 from flows.engine.pool import Pool, Slots, WorkerLost, slots
-from flows.graph.stage_names import title
+from flows.graph.stage_names import StageName
+from stages.tools.forecasting.durations import Times
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,8 @@ from flows.graph.stage_names import title
     ],
 )
 def test_names_are_for_people(stage, said):
-    assert title(stage) == said
+    assert StageName.parse(stage).title == said
+    assert str(StageName.parse(stage)) == stage
 
 
 def test_slots_come_from_the_command_line_then_from_the_machine(monkeypatch):
@@ -31,13 +32,13 @@ def test_slots_come_from_the_command_line_then_from_the_machine(monkeypatch):
 
 def test_times_are_learnt_and_kept(tmp_path):
     times = Times(tmp_path)
-    first = times.of("train@objects-0-naive-0-task2")
+    first = times.of("train", 2)
     for _ in range(30):
-        times.note("train@objects-0-naive-0-task2", 40.0)
+        times.note("train", 2, 40.0)
     times.save()
     assert first != 40
-    assert Times(tmp_path).of("train@styles-1-magmax-0-task2") == pytest.approx(40.0)
-    assert Times(tmp_path).of("train@objects-0-naive-0-task3") == first
+    assert Times(tmp_path).of("train", 2) == pytest.approx(40.0)
+    assert Times(tmp_path).of("train", 3) == first
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision import transforms as T
 
-from stages.core.metric import Metric, metrics
+from stages.core.metric import EmbeddingMetric, metrics
 from stages.metrics import clip_i, csd, dino
 from stages.metrics.csd import tower
 from stages.runtime.faults import InputFault
@@ -89,7 +89,8 @@ def test_clip_t_shares_the_pictures_of_clip_i_and_reads_prompts_with_clips_own_w
     ids = open_clip.SimpleTokenizer(context_length=16)(prompts)
     with torch.no_grad():
         assert same(clip_t.embed_text(prompts), model.encode_text(ids))
-    assert clip_i.embed_text(prompts) is None
+    assert (clip_i.compares_with, clip_t.compares_with) == ("references", "prompt")
+    assert (clip_i.recognises, clip_t.recognises) == (True, False)
 
 
 def test_dino_is_timms_class_token_of_the_picture_prepared_as_in_the_paper(
@@ -185,7 +186,7 @@ def test_an_unknown_architecture_or_a_folder_without_configuration_is_a_fault(
 
 def test_other_weights_are_another_encoder_and_so_is_another_preparation(tmp_path: Path) -> None:
     folder, model = dino_folder(tmp_path / "dino")
-    first: Metric = metrics.make("dino", {"path": str(folder)})
+    first: EmbeddingMetric = metrics.make("dino", {"path": str(folder)})
     save_file({k: v + 1 for k, v in model.state_dict().items()}, tmp_path / "other.safetensors")
     other = metrics.make("dino", {"path": str(tmp_path / "other.safetensors")})
     assert len({first.encoder, other.encoder, metrics.make("dino", {"path": str(folder), "resize": 64}).encoder}) == 3

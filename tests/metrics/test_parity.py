@@ -17,8 +17,8 @@ from transformers import CLIPImageProcessorPil, CLIPModel, ViTConfig, ViTModel
 
 from stages.core.metric import metrics
 from stages.metrics import clip_i, csd, dino
-from stages.metrics.convert import dino as dino_checkpoint
-from stages.metrics.convert.csd import ARCHITECTURE, convert
+from stages.metrics.weights.convert import dino as dino_checkpoint
+from stages.metrics.weights.convert.csd import ARCHITECTURE, convert
 from stages.runtime.faults import InputFault
 from tests.support.random_judges import SIZES, write_clip, write_dino
 

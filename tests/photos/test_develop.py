@@ -205,9 +205,8 @@ def test_a_caption_without_the_token_is_noted(tmp_path, out):
 def data(tmp_path) -> Path:
     drawn = tuple(Picture(f"{i}.png", partial(noise, i)) for i in range(3))
     mug = Concept("mug", "sks", "mug", "a photo of sks mug", ("a sks mug",), ("a mug",), drawn[:2], drawn[1:])
-    facts: dict[str, object] = {"position": 1}
-    with artifact.publish(tmp_path / "data", "data", facts) as draft:
-        facts["pictures"] = develop(mug, LIMITS, draft, Seen()).pictures
+    with artifact.publish(tmp_path / "data", "data", {"position": 1}) as draft:
+        draft.note(pictures=develop(mug, LIMITS, draft.path, Seen()).pictures)
     return tmp_path / "data"
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from stages.adapters.state import State
 from stages.core.params import Sample
+from stages.files.artifact import Draft
 from stages.runtime.faults import MachineFault
 from stages.sample import write
 
@@ -47,9 +48,10 @@ def pictures(place, monkeypatch, room: int, **told: int):
     monkeypatch.chdir(place)
     family = Crowded(room)
     options = Sample(images=4, batch=8, steps=1, guidance=3.0, seed=42)
-    write(SimpleNamespace(family=family, sample=options), State(), TASKS, place / "images", told)
+    draft = Draft(place, told)
+    write(SimpleNamespace(family=family, sample=options), State(), TASKS, place / "images", draft)
     made = {str(p.relative_to(place)): p.read_bytes() for p in sorted((place / "images").rglob("*.png"))}
-    return told, made, family.tried
+    return draft.facts, made, family.tried
 
 
 def test_half_a_batch_at_a_time_from_there_on_and_it_is_recorded(tmp_path, monkeypatch):

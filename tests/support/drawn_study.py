@@ -13,7 +13,7 @@ from stages.adapters.storage import save_adapter
 from stages.core import params
 from stages.core.runs import provenance, runs, sequences
 from stages.core.strategy import strategies
-from stages.files import artifact
+from stages.files import artifact, writing
 from stages.merge import merge
 from stages.prepare import prepare
 from stages.runtime.seeds import generator
@@ -26,7 +26,7 @@ SUM, DENSE = "objects/0/merge_init/0", "objects/0/magmax/0"
 def drawn(place: Path) -> Iterator[params.Params]:
     """Its parameters; until the iterator goes on, its workspace is where everything happens."""
     folder = workspace(place / "work", strategies=sorted(strategies.classes))
-    with pytest.MonkeyPatch.context() as monkey, patch.object(artifact, "sync"):
+    with pytest.MonkeyPatch.context() as monkey, patch.object(writing, "sync"):
         monkey.chdir(folder)
         loaded = params.load()
         for task in loaded.tasks:

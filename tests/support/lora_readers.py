@@ -2,15 +2,29 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from stages.core.family import KnownAs
+from stages.families.unet.names import module_names, why_unknown
+
 
 def opened(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     with safe_open(path, "pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+
+
+def base_of(shapes: dict[str, tuple[int, int]], known_as: KnownAs = KnownAs()) -> SimpleNamespace:  # noqa: B008
+    """As much of a family as importing needs, with these modules in a UNet."""
+    return SimpleNamespace(
+        shapes=lambda: shapes,
+        known_as=known_as,
+        module_names=lambda: module_names(shapes, ldm=True),
+        why_unknown=why_unknown,
+    )
 
 
 def ldm_names(levels: int, layers: int, modules: list[str]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flows.platform.server import client_settings, kept
+from flows.platform.server import client_settings, saved_access
 from tests.support.workspace import environment
 
 PATIENCE = 500.0  # seconds; a machine with much else to do takes its time
@@ -62,7 +62,7 @@ def server(folder: Path, database: str | None) -> Iterator[dict[str, str]]:
     with command(folder, "flows.platform.server", "--port", str(free_port()), PALIMPSEST_JOBS="1", **more) as process:
         log = folder.parent / f"{folder.name}-flows.platform.server.log"
         wait_for(lambda: "is ready" in log.read_text("utf-8"), process)
-        to = kept(folder)
+        to = saved_access(folder)
         assert to
         yield client_settings(folder, to)
 

@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, ViTConfig
 
-from stages.core.metric import Metric, metrics
+from stages.core.metric import EmbeddingMetric, metrics
 from stages.families.unet.random_weights import LENGTH, VOCABULARY, new_tokenizer
-from stages.metrics.convert import dino as dino_checkpoint
+from stages.metrics.weights.convert import dino as dino_checkpoint
 
 MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's
 BLOCK = {
@@ -64,7 +64,7 @@ SIZES = {
 }
 
 
-def write_clip(folder: Path, size: Size) -> Metric:
+def write_clip(folder: Path, size: Size) -> EmbeddingMetric:
     """`folder` for transformers, its tokenizer included, and the metric that reads the same weights from it."""
     torch.manual_seed(0)
     text = {
@@ -117,7 +117,7 @@ def as_open_clip(weights: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
     return {f"visual.{key}": value.contiguous() for key, value in named.items()}
 
 
-def write_dino(folder: Path, size: Size, resize: int, norm_eps: float = 1e-6) -> Metric:
+def write_dino(folder: Path, size: Size, resize: int, norm_eps: float = 1e-6) -> EmbeddingMetric:
     """`folder` as the hub has it, and the metric that reads what is converted from it; the hub's has 1e-12."""
     folder.mkdir()
     torch.manual_seed(0)

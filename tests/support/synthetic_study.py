@@ -3,16 +3,17 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 from unittest.mock import patch
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from stages.core.metric import Metric
+from stages.core.metric import EmbeddingMetric, Metric
 from stages.core.params import Named, Params, Report, Sample, Score, Task
 from stages.core.runs import runs, sequences
-from stages.files import artifact, tables
+from stages.files import artifact, tables, writing
 
 SIZE = 16
 STEPS = 40
@@ -22,7 +23,7 @@ NAMES = ("red_mug", "blue_boot", "green_bear", "old_lamp", "tin_can")
 FADES = {"naive": 0.1, "merge_init": 0.6, "magmax": 0.5}  # of a concept, by each task after it
 
 
-class Looks(Metric):
+class Looks(EmbeddingMetric):
     """Compares with the references."""
 
     @property
@@ -36,8 +37,15 @@ class Looks(Metric):
 class Prompted(Looks):
     """Compares with the prompt, from the same embeddings."""
 
-    def embed_text(self, prompts: Sequence[str]) -> Tensor | None:
-        raise NotImplementedError
+    compares_with: ClassVar = "prompt"
+
+
+class SyntheticParams(Params):
+    """Parameters whose judges are no registered metrics."""
+
+    @property
+    def judges(self) -> dict[str, Metric]:
+        return {"looks": Looks(), "prompted": Prompted()}
 
 
 def parameters(
@@ -55,7 +63,7 @@ def parameters(
     """The parameters that a report reads; they need no plug-in."""
     positions = [f"{i:02d}" for i in range(1, tasks + 1)]
     turns = {order: [*names[k:tasks], *names[:k]] for k, order in enumerate(orders)}
-    params = Params.model_construct(
+    params = SyntheticParams.model_construct(
         study="small",
         source="data",
         domains=("objects",),
@@ -72,13 +80,12 @@ def parameters(
         sample=Sample.model_construct(images=noises, plain=plain),
         report=Report(identity="looks", paper=paper),
     )
-    params.__dict__["judges"] = {"looks": Looks(), "prompted": Prompted()}
     return params
 
 
 def write(params: Params, prompts: int = 2, wording: str = WORDING) -> None:
     """The study in the current folder: data, images, scores, losses, and a merge check for every state."""
-    with patch.object(artifact, "sync"):  # nothing here has to survive a power cut
+    with patch.object(writing, "sync"):  # nothing here has to survive a power cut
         _write(params, prompts, wording)
 
 

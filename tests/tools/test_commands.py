@@ -147,7 +147,7 @@ def test_every_command_explains_itself(name, monkeypatch, capsys):
     module = importlib.import_module(f"stages.tools.{name}")
     monkeypatch.setattr(sys, "argv", [name, "--help"])
     with pytest.raises(SystemExit) as caught:
-        main(module.__doc__, getattr(module, name), None, more=module.arguments)
+        main(module.__doc__, lambda *_: None, None, more=module.arguments)
     assert caught.value.code == 0
     said = capsys.readouterr().out
     assert "exit codes: 0 done" in said

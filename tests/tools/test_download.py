@@ -273,4 +273,4 @@ def test_every_pickle_of_the_lock_has_its_converter():
     found = [model.pickle.converter for model in model_lock.read_lock().values() if model.pickle]
     assert found == ["dino", "csd"]
     for name in found:
-        assert callable(import_module(f"stages.metrics.convert.{name}").convert)
+        assert callable(import_module(f"stages.metrics.weights.convert.{name}").convert)

@@ -13,8 +13,7 @@ from ruamel.yaml import YAML
 
 from stages.adapters.algebra import Delta
 from stages.adapters.storage import load_adapter
-from stages.core.family import families
-from stages.files import artifact
+from stages.files import artifact, writing
 from stages.runtime.faults import ConfigFault, InputFault, MachineFault
 from stages.tools.exchange.model_card import card, metadata
 from stages.tools.exchange.source import find
@@ -110,9 +109,7 @@ def test_it_tells_what_it_is(study, tmp_path):
 def based(study, name, **options):
     """The study as if its base were another."""
     base = study.base.model_copy(update={"name": name, "options": study.base.options | options})
-    made = study.model_copy(update={"base": base})
-    made.__dict__["family"] = families.make(name, base.options)
-    return made
+    return study.model_copy(update={"base": base})
 
 
 @pytest.mark.parametrize(
@@ -198,7 +195,7 @@ def test_what_others_put_there_stays(study, tmp_path):
 
 def test_a_full_disk_is_said_before_anything_is_written(study, tmp_path, monkeypatch):
     full = Namespace(total=10, used=10, free=0)
-    monkeypatch.setattr(artifact.shutil, "disk_usage", lambda path: full)
+    monkeypatch.setattr(writing.shutil, "disk_usage", lambda path: full)
     with pytest.raises(MachineFault, match="0 MB are free"):
         exported(study, SUM, tmp_path / "here")
     assert not list(tmp_path.rglob("*.safetensors*"))

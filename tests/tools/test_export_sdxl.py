@@ -10,7 +10,6 @@ from stages.core.family import families
 from stages.files import tensors
 from stages.runtime.seeds import generator
 from stages.tools.exchange.exporting import DTYPES, pack
-from stages.tools.exchange.formats import layers_per_block
 from stages.tools.exchange.importing import adopt
 from tests.support.lora_readers import comfyui, ldm_names, opened
 
@@ -48,7 +47,7 @@ def apart(found: dict[str, torch.Tensor], delta: Delta) -> float:
 
 
 def written(folder, delta, form, dtype, family):
-    packed = pack(delta, form, DTYPES[dtype], None, layers_per_block(family.shapes()))
+    packed = pack(delta, form, DTYPES[dtype], None, family.module_names())
     path = folder / f"{form}-{dtype}.safetensors"
     tensors.write(path, packed.tensors, packed.metadata)
     return path
@@ -73,7 +72,7 @@ def test_comfyui_and_import_get_every_module(family, delta, tmp_path, dtype):
     names = ldm_names(LEVELS, LAYERS, delta.modules)
     path = written(tmp_path, delta, "kohya", dtype, family)
     assert apart(comfyui(opened(path)[0], names), delta) <= TOLERANCE[dtype]
-    back = adopt(path, family.shapes(), family.known_as).adapter
+    back = adopt(path, family).adapter
     assert apart({n: back.module(n) for n in back.a}, delta) <= TOLERANCE[dtype]
     dense = Delta(dense=dict(delta.matrices()))
     assert apart(comfyui(opened(written(tmp_path, dense, "kohya", dtype, family))[0], names), dense) <= TOLERANCE[dtype]

@@ -9,20 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from stages.adapters.algebra import Adapter, Delta
-from stages.core.family import KnownAs
+from stages.families.unet.names import ldm_name, module_names
 from stages.files import tensors
 from stages.runtime.faults import ConfigFault, InputFault
 from stages.tools.exchange.exporting import DTYPES, LIMIT, Packed, check_truncation, pack
 from stages.tools.exchange.factors import balance, join, truncate
-from stages.tools.exchange.formats import kohya_names, ldm_name
 from stages.tools.exchange.importing import adopt
-from tests.support.lora_readers import comfyui, diffusers, ldm_names, opened
+from tests.support.lora_readers import base_of, comfyui, diffusers, ldm_names, opened
 
 MODULES = [
     f"{block}.transformer_blocks.0.attn{k}.to_{end}"
     for block in ("down_blocks.1.attentions.0", "mid_block.attentions.0", "up_blocks.0.attentions.1")
     for k, end in ((1, "q"), (2, "out.0"))
 ]
+LDM, PLAIN = (module_names(MODULES, ldm) for ldm in (True, False))  # what a family answers
 NAMES, ALIKE = ldm_names(2, 1, MODULES), {name: name for name in MODULES}
 TOLERANCE = {"fp16": 1e-3, "fp32": 1e-6}
 
@@ -50,14 +50,14 @@ def apart(found: dict[str, torch.Tensor], delta: Delta) -> float:
     size=some.sampled_from([1e-5, 1e-2, 1.0, 30.0]),
     seed=some.integers(0, 2**31),
     dtype=some.sampled_from(["fp16", "fp32"]),
-    layers=some.sampled_from([1, None]),
+    names=some.sampled_from([LDM, PLAIN]),
 )
-def test_sums_come_back_through_both_formats(tmp_path_factory, ranks, scale, size, seed, dtype, layers):
+def test_sums_come_back_through_both_formats(tmp_path_factory, ranks, scale, size, seed, dtype, names):
     delta = sum((adapter(seed + k, r, scale, size).delta for k, r in enumerate(ranks)), Delta())
     folder = tmp_path_factory.getbasetemp() / "exported"
     folder.mkdir(exist_ok=True)
     for form, read in (("kohya", comfyui), ("diffusers", diffusers)):
-        packed = pack(delta, form, DTYPES[dtype], None, layers)
+        packed = pack(delta, form, DTYPES[dtype], None, names)
         tensors.write(folder / "a.safetensors", packed.tensors, packed.metadata)
         file, metadata = opened(folder / "a.safetensors")
         found = read(file, NAMES) if form == "kohya" else read(file, metadata, MODULES)
@@ -69,11 +69,11 @@ def test_sums_come_back_through_both_formats(tmp_path_factory, ranks, scale, siz
 
 @pytest.mark.parametrize("dtype", ["fp16", "fp32"])
 def test_dense_states_come_back_whole(dtype):
-    packed = pack(dense(3), "kohya", DTYPES[dtype], None, 1)
+    packed = pack(dense(3), "kohya", DTYPES[dtype], None, LDM)
     assert apart(comfyui(packed.tensors, NAMES), dense(3)) <= TOLERANCE[dtype]
     assert packed.rank == "full"
     with pytest.raises(ConfigFault, match=r"diffusers cannot load.*--rank N.*--format kohya"):
-        pack(dense(3), "diffusers", DTYPES[dtype], None, 1)
+        pack(dense(3), "diffusers", DTYPES[dtype], None, LDM)
 
 
 def test_blocks_are_called_what_kohya_calls_those_of_sdxl():
@@ -86,16 +86,16 @@ def test_blocks_are_called_what_kohya_calls_those_of_sdxl():
     }
     inner = ".transformer_blocks.9.attn2.to_out.0"
     assert {name: ldm_name(name + inner, 2).removesuffix(inner) for name in known} == known
-    names = kohya_names(["text_encoder_2.encoder.q_proj", *(name + inner for name in known)], 2)
-    assert next(iter(names.values())) == "lora_te2_encoder_q_proj"
-    assert list(names.values())[-1] == "lora_unet_output_blocks_3_1_transformer_blocks_9_attn2_to_out_0"
+    names = module_names(["text_encoder_2.encoder.q_proj", *(name + inner for name in known)], ldm=True)
+    assert next(iter(names.values())).kohya == "lora_te2_encoder_q_proj"
+    assert list(names.values())[-1].kohya == "lora_unet_output_blocks_3_1_transformer_blocks_9_attn2_to_out_0"
 
 
 @given(seed=some.integers(0, 10**6), rank=some.integers(1, 5), kind=some.sampled_from(["sum", "dense"]))
 @settings(max_examples=30, deadline=None)
 def test_a_truncation_is_the_best_there_is(seed, rank, kind):
     delta = dense(seed) if kind == "dense" else adapter(seed, 2, 0.5).delta + adapter(seed + 1, 3).delta
-    packed = pack(delta, "kohya", torch.float32, rank, None)
+    packed = pack(delta, "kohya", torch.float32, rank, PLAIN)
     for name, shift in delta.matrices():
         sizes = np.linalg.svd(shift.double().numpy(), compute_uv=False)
         best = np.sqrt((sizes[rank:] ** 2).sum() / (sizes**2).sum())
@@ -106,7 +106,7 @@ def test_a_truncation_is_the_best_there_is(seed, rank, kind):
 
 
 def test_a_truncation_that_loses_too_much_is_refused_with_its_error():
-    lossy = pack(dense(1), "diffusers", torch.float16, 1, 1)
+    lossy = pack(dense(1), "diffusers", torch.float16, 1, LDM)
     with pytest.raises(InputFault, match=rf"at rank 1 too much is lost: .*worst .*over {LIMIT:g}.*--accept-error"):
         check_truncation(lossy, accepted=False)
     check_truncation(lossy, accepted=True)
@@ -116,53 +116,53 @@ def test_a_truncation_that_loses_too_much_is_refused_with_its_error():
 @pytest.mark.parametrize("rank", [0, -1])
 def test_a_rank_that_cannot_be_is_refused(rank):
     with pytest.raises(ConfigFault, match=rf"--rank {rank}: at least 1"):
-        pack(dense(1), "kohya", torch.float16, rank, 1)
+        pack(dense(1), "kohya", torch.float16, rank, LDM)
 
 
 def test_a_rank_above_all_that_there_is_loses_nothing():
-    assert pack(adapter(0, 2).delta, "kohya", torch.float32, 4, 1).rank == "2"
-    whole = pack(dense(1), "diffusers", torch.float32, 99, 1)
+    assert pack(adapter(0, 2).delta, "kohya", torch.float32, 4, LDM).rank == "2"
+    whole = pack(dense(1), "diffusers", torch.float32, 99, LDM)
     assert apart(diffusers(whole.tensors, whole.metadata, MODULES), dense(1)) < 1e-6
 
 
 def test_more_ranks_than_a_module_is_wide_are_folded_into_as_many(tmp_path):
     delta = adapter(0, 6).delta + adapter(1, 6, 0.5).delta
     for form in ("diffusers", "kohya"):
-        packed = pack(delta, form, torch.float32, None, 1)
+        packed = pack(delta, form, torch.float32, None, LDM)
         assert packed.worst < 1e-6
         assert not packed.cut
         if form == "diffusers":
             sizes = {t.shape[0] for n, t in packed.tensors.items() if "lora.down" in n}
             assert sizes == {min(shift.shape) for _, shift in delta.matrices()}
         tensors.write(tmp_path / form, packed.tensors, packed.metadata)
-        back = adopt(tmp_path / form, {name: tuple(shift.shape) for name, shift in delta.matrices()}, KnownAs())
+        back = adopt(tmp_path / form, base_of({name: tuple(shift.shape) for name, shift in delta.matrices()}))
         assert apart(dict(back.adapter.delta.matrices()), delta) < 1e-6
 
 
 def test_layers_are_told_with_the_worst_first():
-    packed = pack(dense(1), "kohya", torch.float16, 2, 1)
+    packed = pack(dense(1), "kohya", torch.float16, 2, LDM)
     assert packed.cut
     errors = [error for _, error in packed.layers()]
     assert errors == sorted(errors, reverse=True)
     assert len(errors) == len(MODULES)
     assert packed.layers()[0][0] in packed.summary()
-    assert not pack(dense(1), "kohya", torch.float16, 7, 1).cut
-    assert not pack(adapter(1, 2).delta, "kohya", torch.float16, 2, 1).cut
+    assert not pack(dense(1), "kohya", torch.float16, 7, LDM).cut
+    assert not pack(adapter(1, 2).delta, "kohya", torch.float16, 2, LDM).cut
 
 
 def test_a_state_that_is_dense_in_part_is_written_in_part_as_factors():
     some_dense = {name: shift for name, shift in dense(2).dense.items() if name in MODULES[:2]}
     mixed = Delta(adapter(0, 2, modules=MODULES[2:]).delta.terms, some_dense)
-    packed = pack(mixed, "kohya", torch.float32, None, 1)
+    packed = pack(mixed, "kohya", torch.float32, None, LDM)
     assert len(packed.tensors) == 2 + 3 * 4
     assert apart(comfyui(packed.tensors, NAMES), mixed) < 1e-6
 
 
 def test_what_does_not_fit_the_numbers_is_refused():
     with pytest.raises(InputFault, match=r"is too large for torch\.float16"):
-        pack(adapter(0, 2, size=1e10).delta, "kohya", torch.float16, None, 1)
+        pack(adapter(0, 2, size=1e10).delta, "kohya", torch.float16, None, LDM)
     with pytest.raises(InputFault, match="shifts nothing"):
-        pack(Delta(), "kohya", torch.float16, None, 1)
+        pack(Delta(), "kohya", torch.float16, None, LDM)
 
 
 @given(seed=some.integers(0, 10**6), power=some.integers(-30, 30))
@@ -182,7 +182,7 @@ def test_balancing_changes_no_bit_of_the_product(seed, power):
 def test_adapters_of_different_modules_add_up_to_several_ranks():
     delta = adapter(0, 2).delta + adapter(1, 3, modules=MODULES[:2]).delta
     assert {join(delta, name)[0].shape[0] for name in delta.modules} == {2, 5}
-    packed = pack(delta, "diffusers", torch.float32, None, 1)
+    packed = pack(delta, "diffusers", torch.float32, None, LDM)
     assert packed.rank == "Dynamic"
     assert apart(diffusers(packed.tensors, packed.metadata, MODULES), delta) < 1e-6
 
@@ -194,7 +194,7 @@ def test_thin_sums_are_not_multiplied_out():
 
 
 def test_equal_content_is_equal_bytes(tmp_path):
-    packed = pack(adapter(1, 2).delta, "kohya", torch.float16, None, 1)
+    packed = pack(adapter(1, 2).delta, "kohya", torch.float16, None, LDM)
     notes = {f"ss_{k}": str(k) for k in range(20)}
     for name, some_order in (("a", packed.tensors), ("b", dict(reversed(packed.tensors.items())))):
         tensors.write(tmp_path / name, some_order, notes if name == "a" else dict(reversed(notes.items())))

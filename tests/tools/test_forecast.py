@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from stages.adapters.storage import delta_fingerprint
-from stages.core import params, profiles
+from stages.core import params
+from stages.tools import profiles
 from stages.tools.forecast import forecast
 from stages.tools.forecasting import calibration
 from stages.tools.forecasting.calibration import Cost

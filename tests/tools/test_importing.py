@@ -13,14 +13,15 @@ from hypothesis import strategies as some
 from safetensors.torch import save, save_file
 
 from stages.core.family import KnownAs
+from stages.families.unet.names import module_names
 from stages.files import tensors as weightfile
 from stages.runtime.faults import ConfigFault, InputFault, MachineFault
-from stages.tools.exchange.formats import kohya_names
 from stages.tools.exchange.importing import CONFIG, adopt
+from tests.support.lora_readers import base_of
 from tests.tools.test_exporting import MODULES, adapter
 
 SHAPES = {name: (b.shape[0], adapter(0, 1).a[name].shape[1]) for name, b in adapter(0, 1).b.items()}
-BASE = KnownAs("some-base", "some_v1", ldm_blocks=True)
+BASE = base_of(SHAPES, KnownAs("some-base", "some_v1"))
 
 
 def written(path, tensors, metadata=None):
@@ -28,9 +29,13 @@ def written(path, tensors, metadata=None):
     return path
 
 
+def kohya_of(ldm=True):
+    return {module: name.kohya for module, name in module_names(MODULES, ldm).items()}
+
+
 def kohya(alpha=2.0, ldm=True, rank=4):
     tensors, made = {}, adapter(5, rank)
-    for module, name in kohya_names(MODULES, 1 if ldm else None).items():
+    for module, name in kohya_of(ldm).items():
         tensors |= {f"{name}.lora_down.weight": made.a[module], f"{name}.lora_up.weight": made.b[module]}
         tensors |= {f"{name}.alpha": torch.tensor(alpha)} if alpha is not None else {}
     return tensors
@@ -48,7 +53,7 @@ def same(found, scale, rank=4):
 
 def test_kohya_alpha_over_rank_is_the_scale(tmp_path):
     for ldm, alpha, scale in ((True, 2.0, 0.5), (False, 8.0, 2.0), (True, None, 1.0)):
-        found = adopt(written(tmp_path / "a.safetensors", kohya(alpha, ldm)), SHAPES, BASE)
+        found = adopt(written(tmp_path / "a.safetensors", kohya(alpha, ldm)), BASE)
         assert (found.format, found.adapter.scale) == ("kohya", scale)
         assert same(found.adapter, scale)
 
@@ -57,42 +62,42 @@ def test_diffusers_takes_its_own_settings_and_without_them_one(tmp_path):
     tensors = named("unet.{}", ".lora.down.weight", ".lora.up.weight")
     for settings_, scale in (({}, 1.0), ({"unet.r": 4, "unet.lora_alpha": 8}, 2.0)):
         path = written(tmp_path / "a.safetensors", tensors, {"lora_adapter_metadata": json.dumps(settings_)})
-        assert same(adopt(path, SHAPES, BASE).adapter, scale)
+        assert same(adopt(path, BASE).adapter, scale)
     old = {
         name.replace(".to_out.0.", ".processor.to_out_").replace(".to_q.", ".processor.to_q_"): value
         for name, value in named("unet.{}.lora", ".down.weight", ".up.weight").items()
     }
     assert ".attn2.processor.to_out_lora.up.weight" in str(list(old))
-    assert same(adopt(written(tmp_path / "old.safetensors", old), SHAPES, BASE).adapter, 1.0)
+    assert same(adopt(written(tmp_path / "old.safetensors", old), BASE).adapter, 1.0)
 
 
 def test_peft_needs_its_settings_beside_it(tmp_path):
     path = written(tmp_path / "a.safetensors", named("base_model.model.{}", ".lora_A.weight", ".lora_B.weight"))
     with pytest.raises(InputFault, match=r"adapter_config\.json.*is not beside it.*--alpha"):
-        adopt(path, SHAPES, BASE)
-    assert same(adopt(path, SHAPES, BASE, alpha=12).adapter, 3.0)
+        adopt(path, BASE)
+    assert same(adopt(path, BASE, alpha=12).adapter, 3.0)
     (tmp_path / CONFIG).write_text(json.dumps({"r": 4, "lora_alpha": 8}))
-    assert same(adopt(path, SHAPES, BASE).adapter, 2.0)
+    assert same(adopt(path, BASE).adapter, 2.0)
     (tmp_path / CONFIG).write_text(json.dumps({"r": 4, "lora_alpha": 8, "use_rslora": True}))
-    assert adopt(path, SHAPES, BASE).adapter.scale == pytest.approx(8 / math.sqrt(4))
+    assert adopt(path, BASE).adapter.scale == pytest.approx(8 / math.sqrt(4))
     (tmp_path / CONFIG).write_text(json.dumps({"use_dora": True}))
     with pytest.raises(InputFault, match="DoRA"):
-        adopt(path, SHAPES, BASE)
+        adopt(path, BASE)
 
 
 def test_ranks_and_scales_that_differ_are_brought_to_one(tmp_path):
     tensors = kohya(2.0)
-    first = kohya_names(MODULES, 1)[MODULES[0]]
+    first = kohya_of()[MODULES[0]]
     tensors[f"{first}.lora_down.weight"] = tensors[f"{first}.lora_down.weight"][:1]
     tensors[f"{first}.lora_up.weight"] = tensors[f"{first}.lora_up.weight"][:, :1]
-    found = adopt(written(tmp_path / "a.safetensors", tensors), SHAPES, BASE).adapter
+    found = adopt(written(tmp_path / "a.safetensors", tensors), BASE).adapter
     assert {a.shape[0] for a in found.a.values()} == {4}
     wanted = 2.0 * tensors[f"{first}.lora_up.weight"] @ tensors[f"{first}.lora_down.weight"]
     assert torch.allclose(found.module(MODULES[0]), wanted)
     assert torch.allclose(found.module(MODULES[1]), adapter(5, 4, 0.5).module(MODULES[1]))
 
 
-KEY = f"{kohya_names(MODULES, 1)[MODULES[0]]}.lora_down.weight"
+KEY = f"{kohya_of()[MODULES[0]]}.lora_down.weight"
 
 
 @pytest.mark.parametrize(
@@ -126,7 +131,7 @@ def test_half_an_adapter_or_anothers_is_refused(tmp_path, change, said):
     tensors = kohya()
     change(tensors)
     with pytest.raises(InputFault, match=said) as caught:
-        adopt(written(tmp_path / "a.safetensors", tensors), SHAPES, BASE)
+        adopt(written(tmp_path / "a.safetensors", tensors), BASE)
     assert str(caught.value).startswith(f"{tmp_path / 'a.safetensors'}: ")
     assert "\n" not in str(caught.value)
 
@@ -154,7 +159,7 @@ def of_rank(tensors, rank):
 )
 def test_ranks_scales_and_sizes_that_cannot_be_are_refused(tmp_path, change, said):
     with pytest.raises(InputFault, match=said) as caught:
-        adopt(written(tmp_path / "a.safetensors", change(kohya())), SHAPES, BASE)
+        adopt(written(tmp_path / "a.safetensors", change(kohya())), BASE)
     assert MODULES[0] in str(caught.value) or KEY.split(".")[0] in str(caught.value)
 
 
@@ -165,7 +170,7 @@ def test_ranks_that_are_there_for_show_only_are_left_out(tmp_path):
         else torch.nn.functional.pad(value, (0, 2) if "up" in name else (0, 0, 0, 2))
         for name, value in kohya(3.0).items()
     }
-    found = adopt(written(tmp_path / "a.safetensors", padded), SHAPES, BASE).adapter
+    found = adopt(written(tmp_path / "a.safetensors", padded), BASE).adapter
     assert same(found, 0.5)
     assert {len(a) for name, a in found.a.items() if min(SHAPES[name]) < 6} == {6}
 
@@ -184,7 +189,7 @@ def test_an_alpha_in_settings_is_one_finite_number(tmp_path, kind, alpha):
         written(path, named("base_model.model.{}", ".lora_A.weight", ".lora_B.weight"))
         (tmp_path / CONFIG).write_text(settings_)
     with pytest.raises(InputFault, match=r"the settings of its adapter cannot be used: .") as caught:
-        adopt(path, SHAPES, BASE)
+        adopt(path, BASE)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
 
@@ -193,21 +198,19 @@ def test_an_alpha_in_settings_is_one_finite_number(tmp_path, kind, alpha):
 def test_an_alpha_asked_for_is_finite(tmp_path, alpha):
     path = written(tmp_path / "a.safetensors", named("base_model.model.{}", ".lora_A.weight", ".lora_B.weight"))
     with pytest.raises(ConfigFault, match=r"^--alpha .*: must be a finite number"):
-        adopt(path, SHAPES, BASE, alpha)
+        adopt(path, BASE, alpha)
 
 
 def test_what_shifts_nothing_is_taken_with_a_warning(tmp_path):
     path, whole = tmp_path / "a.safetensors", kohya()
-    assert adopt(written(path, whole), SHAPES, BASE).warnings == ()
+    assert adopt(written(path, whole), BASE).warnings == ()
     for zero in (kohya(0.0), {n: torch.zeros_like(t) if "up" in n else t for n, t in whole.items()}):
-        (warning,) = adopt(written(path, zero), SHAPES, BASE).warnings
+        (warning,) = adopt(written(path, zero), BASE).warnings
         assert warning.startswith("it shifts nothing: ")
-    (warning,) = adopt(written(path, whole | {ALPHA: torch.tensor(0.0)}), SHAPES, BASE).warnings
+    (warning,) = adopt(written(path, whole | {ALPHA: torch.tensor(0.0)}), BASE).warnings
     assert warning.startswith("1 of 6 modules are not shifted")
     config = {"lora_adapter_metadata": json.dumps({"unet.lora_alpha": 0})}
-    (warning,) = adopt(
-        written(path, named("unet.{}", ".lora.down.weight", ".lora.up.weight"), config), SHAPES, BASE
-    ).warnings
+    (warning,) = adopt(written(path, named("unet.{}", ".lora.down.weight", ".lora.up.weight"), config), BASE).warnings
     assert warning.startswith("it shifts nothing: ")
 
 
@@ -237,7 +240,7 @@ def test_a_terabyte_is_refused_by_its_header(tmp_path, monkeypatch, change, said
     path = sparse(tmp_path / "a.safetensors", change({name: list(value.shape) for name, value in kohya().items()}))
     assert path.stat().st_size > 1e11
     with pytest.raises(InputFault, match=said):
-        adopt(path, SHAPES, BASE)
+        adopt(path, BASE)
 
 
 @pytest.mark.parametrize(
@@ -249,14 +252,14 @@ def test_a_file_that_memory_does_not_do_for_is_no_bug(tmp_path, monkeypatch, err
 
     monkeypatch.setattr("stages.files.tensors.load_file", full)
     with pytest.raises(MachineFault, match=r"a\.safetensors: its 0\.00 GB do not fit into the memory"):
-        adopt(written(tmp_path / "a.safetensors", kohya()), SHAPES, BASE)
+        adopt(written(tmp_path / "a.safetensors", kohya()), BASE)
 
 
 @pytest.mark.parametrize("key", ["modelspec.architecture", "ss_base_model_version"])
 def test_another_base_is_refused_by_what_the_file_says(tmp_path, key):
     path = written(tmp_path / "a.safetensors", kohya(), {key: "sd-1.5\n/lora"})
     with pytest.raises(InputFault, match=rf"made for 'sd-1\.5\\n' \({key}\), this study's base is 'some"):
-        adopt(path, SHAPES, BASE)
+        adopt(path, BASE)
 
 
 def sound() -> bytes:

@@ -52,9 +52,7 @@ def changed(params: Params, **sections) -> Params:
     tree["sample"] |= {"steps": 2}
     for section, value in sections.items():
         tree[section] |= value
-    made = Params.model_validate_json(json.dumps(tree))
-    made.__dict__["family"] = params.family  # loaded once
-    return made
+    return Params.model_validate_json(json.dumps(tree))
 
 
 def learnt(params: Params, *sizes: tuple[int, int], observe=None):

@@ -19,96 +19,17 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from stages.families.unet.prompts import PromptAttention, Prompts, is_plain
 from stages.runtime.faults import InputFault, MachineFault
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
+SCHEDULERS = {"euler": "EulerDiscreteScheduler", "dpmpp": "DPMSolverMultistepScheduler"}  # ours: that of diffusers
 DECODED_AT_ONCE = 1 << 20  # pixels: one picture of SDXL fills a GPU, and needs gigabytes
-
-
-class PromptAttention:
-    """Cross attention of one module from keys and values that `tell` has computed, as a processor of diffusers."""
-
-    def __init__(self) -> None:
-        self.key: Tensor | None = None
-        self.value: Tensor | None = None
-        self.blank = 0  # rows at the beginning of the batch whose prompt is zeros
-
-    def tell(self, attention: Any, text: Tensor, rows: Tensor, blank: int) -> None:
-        """
-        Args:
-            text: distinct prompts [prompts, tokens, width].
-            rows: which of them each row of the batch after the blank ones has, [n].
-        """
-        key, value = (
-            projection(text).unflatten(-1, (attention.heads, -1)).transpose(1, 2)[rows]
-            for projection in (attention.to_k, attention.to_v)
-        )
-        self.key, self.value, self.blank = key, value, blank
-
-    def forget(self) -> None:
-        self.key = self.value = None
-
-    def __call__(
-        self,
-        attn: Any,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        temb: Tensor | None = None,
-    ) -> Tensor:
-        assert self.key is not None
-        assert self.value is not None
-        query = attn.to_q(hidden_states[self.blank :]).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-        found = F.scaled_dot_product_attention(query, self.key, self.value)
-        output = attn.to_out[0](found.transpose(1, 2).flatten(2))
-        if not self.blank:
-            return output  # type: ignore[no-any-return]
-        bias = attn.to_out[0].bias
-        nothing = output.new_zeros(()) if bias is None else bias.to(output.dtype)
-        return torch.cat([nothing.expand(self.blank, *output.shape[1:]), output])
-
-
-def is_plain(attention: Any) -> bool:
-    """Whether it is a cross attention that `PromptAttention` stands in for exactly."""
-    return (
-        attention.is_cross_attention
-        and attention.to_k.bias is None
-        and attention.to_v.bias is None
-        and attention.rescale_output_factor == 1
-        and not attention.residual_connection
-        and not attention.norm_cross
-        and all(getattr(attention, part) is None for part in ("norm_q", "norm_k", "group_norm", "spatial_norm"))
-    )
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """What the model is told of each of n pictures.
-
-    text: [n, tokens, width]. extra: what else is added to the embedding of time, each [n, ...]. What stands in the
-    unconditional half is `empty_text` [tokens, width], None for zeros, and `empty_extra` [n, ...].
-    """
-
-    text: Tensor
-    extra: Mapping[str, Tensor]
-    empty_extra: Mapping[str, Tensor]
-    empty_text: Tensor | None = None
-
-    def part(self, rows: slice) -> Prompts:
-        extra, empty = ({key: value[rows] for key, value in of.items()} for of in (self.extra, self.empty_extra))
-        return Prompts(self.text[rows], extra, empty, self.empty_text)
-
-    def distinct(self) -> tuple[Tensor, list[int]]:
-        """The different texts among the rows, and which of them each row has."""
-        places: dict[bytes, int] = {}
-        rows = [places.setdefault(_bytes(row), len(places)) for row in self.text]
-        return self.text[[rows.index(place) for place in range(len(places))]], rows
 
 
 @dataclass(frozen=True)
@@ -123,7 +44,7 @@ class Batch:
     """Everything that one batch needs, on the device and in the model's number format.
 
     With guidance above 1 the unconditional half comes first: `text` and `extra` have 2n rows. `distinct` are the texts
-    that cross attention is told, `rows` which of them each row has after the first `blank` ones, whose text is zeros.
+    that cross attention reads, `rows` which of them each row has after the first `blank` ones, whose text is zeros.
     """
 
     noise: Tensor
@@ -202,25 +123,25 @@ class Denoiser:
         """What the noise becomes, float32 of the same shape."""
         scheduler, guided = batch.scheduler, batch.guidance > 1
         x: Tensor = batch.noise * scheduler.init_noise_sigma
-        with self._told(batch):
+        with self._prompts_set(batch):
             for t in scheduler.timesteps:
                 seen = scheduler.scale_model_input(x, t).to(self.unet.dtype).repeat(1 + guided, 1, 1, 1)
-                found = self.model(seen, t, batch.text, added_cond_kwargs=batch.extra, return_dict=False)[0].float()
+                predicted = self.model(seen, t, batch.text, added_cond_kwargs=batch.extra, return_dict=False)[0].float()
                 if guided:
-                    blank, told = found.chunk(2)
-                    found = blank + batch.guidance * (told - blank)
-                x = scheduler.step(found, t, x, return_dict=False)[0]
+                    blank, prompted = predicted.chunk(2)
+                    predicted = blank + batch.guidance * (prompted - blank)
+                x = scheduler.step(predicted, t, x, return_dict=False)[0]
         return x
 
     @contextmanager
-    def _told(self, batch: Batch) -> Iterator[None]:
+    def _prompts_set(self, batch: Batch) -> Iterator[None]:
         """Within it the UNet's cross attentions know their keys and values."""
         own: list[tuple[Any, Any]] = []
         try:
             for name, attention in _attentions(self.unet):
                 if is_plain(attention):
                     stand_in = self.stand_ins.setdefault(name, PromptAttention())
-                    stand_in.tell(attention, batch.distinct, batch.rows, batch.blank)
+                    stand_in.set_prompts(attention, batch.distinct, batch.rows, batch.blank)
                     own.append((attention, attention.processor))
                     attention.set_processor(stand_in)
             yield
@@ -303,12 +224,7 @@ def _attentions(unet: nn.Module) -> Iterator[tuple[str, Any]]:
     return ((name, part) for name, part in unet.named_modules() if isinstance(part, Attention))
 
 
-def _bytes(row: Tensor) -> bytes:
-    return row.cpu().contiguous().view(torch.uint8).numpy().tobytes()
-
-
 def _scheduler(name: str, config: Mapping[str, Any]) -> Any:
-    from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler
+    import diffusers
 
-    kinds: dict[str, Any] = {"euler": EulerDiscreteScheduler, "dpmpp": DPMSolverMultistepScheduler}
-    return kinds[name].from_config(config)
+    return getattr(diffusers, SCHEDULERS[name]).from_config(config)

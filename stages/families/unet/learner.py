@@ -1,4 +1,4 @@
-"""SDXL in training: the loss of its UNet with LoRA in the attention, on encodings made beforehand.
+"""A UNet in training: its loss with LoRA in the attention, on encodings made beforehand.
 
 Where adapters shift the text encoders too, prompts come as tokens and are encoded in every step.
 """
@@ -7,38 +7,59 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from stages.adapters.algebra import Adapter, Delta
-from stages.adapters.modules import part
 from stages.core.family import Encodings, Learner, Row, Teaching
-from stages.families.text_encoders import own_name, renamed
 from stages.families.unet.layers import Grouped, Layers, PerMatrix
+from stages.families.unet.names import part_of
+from stages.families.unet.text_encoders import own_name, renamed
 from stages.runtime.device import device
 from stages.runtime.seeds import generator
 
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler, UNet2DConditionModel
 
-    from stages.families.sdxl import Sdxl
-
 LAYERS: dict[str, type[Layers]] = {"grouped": Grouped, "peft": PerMatrix}
 # In float16 the gradient of a mean over a latent's numbers is too small for its exponent.
 MAGNIFY = {torch.float16: 2.0**12}
 
 
-class SdxlLearner(Learner):
+class Trained(Protocol):
+    """What a learner needs of the family that it trains: see `UNetFamily`."""
+
+    @property
+    def pipeline(self) -> Any: ...
+
+    @property
+    def shifted(self) -> tuple[str, ...]: ...
+
+    @property
+    def text_encoders(self) -> bool: ...
+
+    def shift(self, delta: Delta) -> None: ...
+
+    def only_on_device(self, *parts: str) -> None: ...
+
+    def embed(self, numbers: Encodings) -> dict[str, Tensor]: ...
+
+    def time_ids(self, count: int) -> Tensor: ...
+
+    def conditioning(self, encodings: Encodings, time_ids: Tensor) -> dict[str, Tensor]: ...
+
+
+class UNetLearner(Learner):
     """The frozen weights in the family's number format, the adapter in float32."""
 
-    def __init__(self, family: Sdxl, frozen: Delta, adapter: Adapter, options: Teaching) -> None:
+    def __init__(self, family: Trained, frozen: Delta, adapter: Adapter, options: Teaching) -> None:
         from diffusers import DDPMScheduler
 
         self.family, self.frozen, self.options = family, frozen, options
         self.unet: UNet2DConditionModel = family.pipeline.unet
-        family.leave(*family.shifted)
+        family.only_on_device(*family.shifted)
         family.shift(frozen)
         self.names, self.layers = self._divided(adapter)
         self.schedule: DDPMScheduler = DDPMScheduler.from_config(family.pipeline.scheduler.config)
@@ -51,7 +72,7 @@ class SdxlLearner(Learner):
         layers: dict[str, Layers] = {}
         for name in self.family.shifted:
             model = getattr(self.family.pipeline, name)
-            names[name] = {module: own_name(model, module) for module in adapter.a if part(module)[0] == name}
+            names[name] = {module: own_name(model, module) for module in adapter.a if part_of(module)[0] == name}
             kind = LAYERS[self.options.layers] if name == "unet" else PerMatrix
             layers[name] = kind(model, renamed(adapter, names[name]))
         return names, layers
@@ -72,9 +93,11 @@ class SdxlLearner(Learner):
     def study(self, images: Sequence[Encodings], prompts: Encodings) -> None:
         self.images, self.prompts = images, {name: value.to(device()) for name, value in prompts.items()}
         if not self.family.text_encoders:
-            self.prompts = self._told({name: value.to(self.unet.dtype) for name, value in self.prompts.items()})
+            self.prompts = self._with_constants(
+                {name: value.to(self.unet.dtype) for name, value in self.prompts.items()}
+            )
 
-    def _told(self, embedded: Encodings) -> dict[str, Tensor]:
+    def _with_constants(self, embedded: Encodings) -> dict[str, Tensor]:
         return {**embedded, **self.layers["unet"].constants(embedded["text"])}
 
     def inputs(self, rows: Sequence[Row]) -> Encodings:
@@ -95,8 +118,8 @@ class SdxlLearner(Learner):
             "time_ids": torch.cat(frames).float(),
         }
         # Stacked and not indexed by a list, which would be copied to the device and waited for.
-        told = {name: torch.stack([value[row.prompt] for row in rows]) for name, value in self.prompts.items()}
-        return {name: sent(value) for name, value in made.items()} | told
+        text = {name: torch.stack([value[row.prompt] for row in rows]) for name, value in self.prompts.items()}
+        return {name: sent(value) for name, value in made.items()} | text
 
     def _draw(self, row: Row) -> tuple[Tensor, Tensor, Tensor]:
         """A latent from the posterior of the picture, its noise and its time, all from the row's seed."""
@@ -108,13 +131,13 @@ class SdxlLearner(Learner):
 
     def _snr(self) -> Tensor:
         """The signal-to-noise ratio at each time."""
-        kept: Tensor = self.schedule.alphas_cumprod
-        return kept / (1 - kept)
+        signal: Tensor = self.schedule.alphas_cumprod
+        return signal / (1 - signal)
 
     def loss(self, inputs: Encodings) -> Tensor:
         """The weighted sum of each row's mean squared error."""
         if self.family.text_encoders:
-            inputs = {**inputs, **self._told(self.family.embed(inputs))}
+            inputs = {**inputs, **self._with_constants(self.family.embed(inputs))}
         self.layers["unet"].begin(inputs)
         found = self.unet(
             inputs["noisy"].to(self.unet.dtype),

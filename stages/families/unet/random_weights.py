@@ -50,7 +50,9 @@ SCALES = {
 }
 
 
-def write(folder: Path, scale: str = "hundredth", seed: int = 0, told: Callable[[str], None] = lambda _: None) -> str:
+def write(
+    folder: Path, scale: str = "hundredth", seed: int = 0, progress: Callable[[str], None] = lambda _: None
+) -> str:
     """Writes the model, in float16, and says its revision: the sha256 over its files.
 
     Weights are drawn and written one by one, so that the memory needed is that of the largest.
@@ -69,13 +71,13 @@ def write(folder: Path, scale: str = "hundredth", seed: int = 0, told: Callable[
     pipeline = StableDiffusionXLPipeline(
         **parts, **tokenizers, scheduler=EulerDiscreteScheduler(**SCHEDULER), add_watermarker=False
     )
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     pipeline.save_config(folder)
     pipeline.scheduler.save_config(folder / "scheduler")
     for name, tokenizer in tokenizers.items():
         tokenizer.save_pretrained(folder / name)
     for name, model in parts.items():
-        told(f"{name}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f} million weights")
+        progress(f"{name}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f} million weights")
         (model.config.save_pretrained if name.startswith("text") else model.save_config)(folder / name)
         file = "model.safetensors" if name.startswith("text") else "diffusion_pytorch_model.safetensors"
         shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}

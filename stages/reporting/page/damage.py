@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stages.core.metric import Metric
 from stages.core.params import Params
 from stages.core.runs import TaskSequence, runs
 from stages.evaluation import statistics
@@ -32,7 +31,7 @@ def damage(summary: Summary, album: Album, roll: Roll) -> dict[str, Any]:
 
 
 def _panel(params: Params, verdict: Verdict) -> dict[str, Any]:
-    prompted = type(params.judges[verdict.metric]).embed_text is not Metric.embed_text
+    prompted = params.judges[verdict.metric].compares_with == "prompt"
     title = f"Mean {words(verdict.metric)} of the class alone, after each task"
     base = number(verdict.base["average_score"].value)
     level = 1 - params.report.confidence

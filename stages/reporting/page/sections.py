@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from stages.core.metric import Metric
 from stages.evaluation import statistics
 from stages.evaluation.preference import People
 from stages.evaluation.statistics import Interval, Intervals, Summary, Verdict
@@ -211,7 +210,7 @@ def _changes(verdict: Verdict, strategy: str) -> list[list[str]]:
 def fidelity(material: Material) -> Context | None:
     """Metrics that compare with the prompt."""
     judges = material.summary.params.judges
-    prompted = {name for name, judge in judges.items() if type(judge).embed_text is not Metric.embed_text}
+    prompted = {name for name, judge in judges.items() if judge.compares_with == "prompt"}
     domains = []
     for domain, verdicts in material.domains():
         for verdict in (v for v in verdicts if v.metric in prompted):

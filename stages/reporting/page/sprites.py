@@ -16,6 +16,7 @@ from typing import Any
 from PIL import Image
 
 from stages.files import artifact
+from stages.files.pictures import open_png
 from stages.runtime.faults import InputFault
 
 BUDGET = 8_000_000  # bytes of all pictures before base64: about 10.7 MB of the page
@@ -118,8 +119,4 @@ class Album:
         path = cell.folder / cell.file
         if cell.file not in self.facts(cell.folder, kind)["files"]:
             raise InputFault(f"{path}: missing. {artifact.REMEDY}")
-        try:
-            with Image.open(path, formats=("PNG",)) as image:
-                return image.convert("RGB")
-        except (OSError, ValueError):
-            raise InputFault(f"{path}: cannot be read as PNG. {artifact.REMEDY}") from None
+        return open_png(path)

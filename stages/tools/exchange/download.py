@@ -10,6 +10,7 @@ from typing import Any
 
 from stages.files import model_lock
 from stages.files.model_lock import File, Model
+from stages.files.writing import put_in_place
 from stages.runtime.faults import ConfigFault, InputFault, MachineFault
 
 log = logging.getLogger("palimpsest")
@@ -75,7 +76,7 @@ def _bring(file: str, get: Get, partial: Path, target: Path, pin: File) -> File:
             shutil.rmtree(partial)  # with what the hub's client remembers of it, which would give it out again
             raise
         target.parent.mkdir(parents=True, exist_ok=True)
-        came.replace(target)
+        put_in_place(came, target)  # from a folder that stays after a kill, so that the download is resumed there
     except OSError as error:
         raise MachineFault(f"{target}: cannot be written: {error.strerror or error}.") from None
     return checked

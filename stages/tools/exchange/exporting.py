@@ -12,13 +12,13 @@ from torch import Tensor
 from stages.adapters.algebra import Adapter, Delta
 from stages.core.params import Params
 from stages.files import artifact
-from stages.files.artifact import put
 from stages.files.tensors import content_hash, read_header
 from stages.files.tensors import write as write_tensors
+from stages.files.writing import write_file
 from stages.runtime.faults import ConfigFault, InputFault
 from stages.runtime.progress import track
 from stages.tools.exchange.factors import Pair, full_rank, join, relative_error, truncate
-from stages.tools.exchange.formats import Format, as_diffusers, as_kohya, of_one_rank, ranks
+from stages.tools.exchange.formats import Format, Names, as_diffusers, as_kohya, of_one_rank, ranks
 from stages.tools.exchange.model_card import FULL, MARK, card, metadata
 from stages.tools.exchange.source import Origin
 
@@ -48,11 +48,11 @@ class Packed:
         return f"relative error mean {mean:.2g}, worst {worst:.2g} ({name})"
 
 
-def pack(delta: Delta, form: Format, dtype: torch.dtype, rank: int | None, layers: int | None) -> Packed:
+def pack(delta: Delta, form: Format, dtype: torch.dtype, rank: int | None, names: Names) -> Packed:
     """
     Args:
         rank: make it an adapter of this rank at most, the closest; None for all of it.
-        layers: as in `kohya_names`.
+        names: of the modules, as the family answers them.
 
     Raises:
         ConfigFault: the format cannot hold all of it, or the rank is none.
@@ -83,9 +83,9 @@ def pack(delta: Delta, form: Format, dtype: torch.dtype, rank: int | None, layer
     adapter = Adapter({name: a for name, (a, _) in pairs.items()}, {name: b for name, (_, b) in pairs.items()})
     cut = rank is not None and any(rank < full_rank(delta, name) for name in delta.modules)
     if form == "diffusers":
-        return Packed(*as_diffusers(adapter), ranks(adapter), errors, cut)
+        return Packed(*as_diffusers(adapter, names), ranks(adapter), errors, cut)
     adapter = of_one_rank(adapter)
-    return Packed(as_kohya(adapter, matrices, layers), {}, FULL if matrices else ranks(adapter), errors, cut)
+    return Packed(as_kohya(adapter, matrices, names), {}, FULL if matrices else ranks(adapter), errors, cut)
 
 
 def _fits(name: str, dtype: torch.dtype, value: Tensor) -> Tensor:
@@ -146,10 +146,10 @@ def write(params: Params, origin: Origin, packed: Packed, form: Format, dtype: s
     notes = metadata(params, origin, form, packed.rank, hashed) | packed.metadata
     write_tensors(weights, packed.tensors, notes)
     if origin.picture:
-        put(picture, [origin.picture.read_bytes()])
+        write_file(picture, origin.picture.read_bytes())
     holds = f"{form}, {dtype}, rank {packed.rank}; {packed.summary()}; content sha256 {hashed}."
     text = card(params, origin, weights.name, form, holds, picture.name if origin.picture else None)
-    put(readme, [text.encode()])
+    write_file(readme, text)
     return weights
 
 

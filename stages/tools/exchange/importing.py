@@ -19,13 +19,12 @@ import torch
 from torch import Tensor
 
 from stages.adapters.algebra import Adapter
-from stages.adapters.modules import TEXT, TRUNK, part
-from stages.core.family import KnownAs
+from stages.core.family import Family, KnownAs, ModuleName
 from stages.files import artifact
 from stages.files.tensors import Header, read_header
 from stages.files.tensors import read as read_tensors
 from stages.runtime.faults import ConfigFault, InputFault
-from stages.tools.exchange.formats import kohya_names, layers_per_block, pattern
+from stages.tools.exchange.formats import Names, pattern
 
 DOWN = (".lora_A", ".lora_A.default", ".lora.down", ".lora_down", ".lora_linear_layer.down")
 UP = (".lora_B", ".lora_B.default", ".lora.up", ".lora_up", ".lora_linear_layer.up")
@@ -42,8 +41,8 @@ class Foreign:
     warnings: tuple[str, ...]
 
 
-def adopt(path: Path, shapes: Shapes, base: KnownAs, alpha: float | None = None) -> Foreign:
-    """All that can be told from the file's header is checked before any of its numbers is loaded.
+def adopt(path: Path, family: Family, alpha: float | None = None) -> Foreign:
+    """Checks all that the file's header shows before any of its numbers is loaded.
 
     Args:
         alpha: for a peft file without its adapter_config.json, which alone knows it.
@@ -56,15 +55,16 @@ def adopt(path: Path, shapes: Shapes, base: KnownAs, alpha: float | None = None)
     if alpha is not None and not math.isfinite(alpha):
         raise ConfigFault(f"--alpha {alpha:g}: must be a finite number.")
     header, metadata = read_header(path)
-    _check_base(path, metadata, base)
-    names, strange, kind = _sort(header, shapes)
-    _check_keys(path, names, strange, shapes, len(header))
-    _check_shapes(path, names, header, shapes)
+    shapes, names = family.shapes(), family.module_names()
+    _check_base(path, metadata, family.known_as)
+    pairs, strange, kind = _sort(header, names)
+    _check_keys(path, pairs, strange, family, len(header))
+    _check_shapes(path, pairs, header, shapes)
     tensors, _ = read_tensors(path)
-    ranks = {module: len(tensors[roles["a"]]) for module, roles in names.items()}
-    scales = _scales(path, kind, ranks, metadata, alpha)
-    scales |= {m: float(tensors[roles["alpha"]]) / ranks[m] for m, roles in names.items() if "alpha" in roles}
-    halves = {m: _trimmed(path, m, tensors[r["a"]], tensors[r["b"]], min(shapes[m])) for m, r in names.items()}
+    ranks = {module: len(tensors[roles["a"]]) for module, roles in pairs.items()}
+    scales = _scales(path, kind, ranks, names, metadata, alpha)
+    scales |= {m: float(tensors[roles["alpha"]]) / ranks[m] for m, roles in pairs.items() if "alpha" in roles}
+    halves = {m: _trimmed(path, m, tensors[r["a"]], tensors[r["b"]], min(shapes[m])) for m, r in pairs.items()}
     adapter = _unite(halves, scales)
     for module in adapter.a:
         if not bool(adapter.module(module).isfinite().all()):
@@ -91,55 +91,51 @@ def _check_base(path: Path, metadata: Mapping[str, str], base: KnownAs) -> None:
             raise InputFault(f"{path}: made for {found[:80]!r} ({key}), this study's base is '{wanted}'.")
 
 
-def _aliases(shapes: Shapes) -> Iterator[tuple[str, str, str]]:
+def _aliases(names: Names) -> Iterator[tuple[str, str, str]]:
     """Every name under which some program writes a module: name, module, format."""
-    for layers in (layers_per_block(shapes), None):
-        for module, name in kohya_names(shapes, layers).items():
-            yield name, module, "kohya"
-    for module in shapes:
-        model, inner = part(module)
-        if model in TEXT:
-            yield module, module, "diffusers"
-            yield f"{model}.{inner.removeprefix(TRUNK)}", module, "diffusers"
-            continue
-        yield f"base_model.model.{inner}", module, "peft"
-        yield inner, module, "peft"
-        yield f"{model}.{inner}", module, "diffusers"
-        # Before 2024 diffusers hung adapters on the processor of an attention, to_out.0 as to_out.
-        head, _, last = inner.removesuffix(".0").rpartition(".")
-        yield f"{model}.{head}.processor.{last}_lora", module, "diffusers"
+    for module, name in names.items():
+        yield name.kohya, module, "kohya"
+        yield f"{name.part}.{name.module}", module, "diffusers"
+        if name.ending:
+            yield f"{name.part}.{name.ending}", module, "diffusers"
+        if not name.text:  # a file of peft is of one model, which is never the text encoder alone
+            yield f"base_model.model.{name.module}", module, "peft"
+            yield name.module, module, "peft"
+        for other, kind in name.others.items():
+            yield other, module, kind
 
 
-def _sort(names: Iterable[str], shapes: Shapes) -> tuple[dict[str, Roles], list[str], str]:
+def _sort(keys: Iterable[str], names: Names) -> tuple[dict[str, Roles], list[str], str]:
     """The names of whole pairs by module, the names left over, and the format."""
     where: dict[str, tuple[str, str, str]] = {}
-    for name, module, kind in _aliases(shapes):
+    for name, module, kind in _aliases(names):
         old = name.endswith("_lora")
         for role, ends in (("a", (".down",) if old else DOWN), ("b", (".up",) if old else UP)):
             where |= {f"{name}{end}.weight": (module, role, kind) for end in ends}
         where[f"{name}.alpha"] = (module, "alpha", kind)
     found: dict[str, Roles] = {}
     strange, kinds = [], []
-    for name in names:
-        if name not in where or where[name][1] in found.get(where[name][0], {}):
-            strange.append(name)
+    for key in keys:
+        if key not in where or where[key][1] in found.get(where[key][0], {}):
+            strange.append(key)
             continue
-        module, role, kind = where[name]
-        found.setdefault(module, {})[role] = name
+        module, role, kind = where[key]
+        found.setdefault(module, {})[role] = key
         kinds.append(kind)
     pairs = {module: roles for module, roles in found.items() if {"a", "b"} <= roles.keys()}
     return pairs, strange, max(sorted(set(kinds)), key=kinds.count, default="")
 
 
-def _check_keys(path: Path, pairs: Mapping[str, object], strange: list[str], shapes: Shapes, count: int) -> None:
+def _check_keys(path: Path, pairs: Mapping[str, object], strange: list[str], family: Family, count: int) -> None:
+    shapes = family.shapes()
     if len(pairs) == len(shapes) and not strange:
         return
     counts = f"expected {len(shapes)} modules with down and up, found {len(pairs)}"
     if not count:
         raise InputFault(f"{path}: holds no tensors; {counts}.")
     more = f", and {len(strange)} tensors of other names, such as {strange[0][:120]}" if strange else ""
-    if strange and all(name.startswith(("lora_te", *TEXT)) for name in strange):
-        more += " (text encoders are shifted with base.options.text_encoders: true only)"
+    if strange and (reason := family.why_unknown(strange)):
+        more += f" ({reason})"
     missing = next((module for module in shapes if module not in pairs), "")
     lacking = f"; {missing} is missing" if missing and pairs else ""
     raise InputFault(
@@ -186,7 +182,7 @@ def _warnings(halves: Mapping[str, tuple[Tensor, Tensor]], scales: Mapping[str, 
 
 
 def _scales(
-    path: Path, kind: str, ranks: Mapping[str, int], metadata: Mapping[str, str], alpha: float | None
+    path: Path, kind: str, ranks: Mapping[str, int], names: Names, metadata: Mapping[str, str], alpha: float | None
 ) -> dict[str, float]:
     """By module, where no alpha lies among the tensors: as the format's own readers would take it."""
     if alpha is not None:
@@ -198,7 +194,7 @@ def _scales(
             config = json.loads((path.parent / CONFIG).read_text("utf-8"))
         else:
             config = {}
-        return {module: _scale_of(module, config, kind, rank) for module, rank in ranks.items()}
+        return {module: _scale_of(names[module], config, kind, rank) for module, rank in ranks.items()}
     except OSError:
         raise InputFault(
             f"{path}: peft's {CONFIG} is not beside it, which knows alpha. Put it there, or give --alpha."
@@ -208,13 +204,13 @@ def _scales(
         raise InputFault(f"{path}: the settings of its adapter cannot be used: {reason}.") from None
 
 
-def _scale_of(module: str, config: Mapping[str, Any], kind: str, rank: int) -> float:
-    model, inner = part(module)
-    mine = {k.removeprefix(f"{model}."): v for k, v in config.items() if kind == "peft" or k.startswith(f"{model}.")}
+def _scale_of(name: ModuleName, config: Mapping[str, Any], kind: str, rank: int) -> float:
+    prefix = f"{name.part}."
+    mine = {k.removeprefix(prefix): v for k, v in config.items() if kind == "peft" or k.startswith(prefix)}
     if mine.get("use_dora"):
         raise ValueError("DoRA is no plain LoRA")
     alphas = mine.get("alpha_pattern") or {}
-    alpha = alphas.get(pattern(inner), alphas.get(inner, mine.get("lora_alpha", rank)))
+    alpha = alphas.get(pattern(name), alphas.get(name.module, mine.get("lora_alpha", rank)))
     if type(alpha) not in (int, float) or not math.isfinite(alpha):
         raise ValueError(f"its alpha is {reprlib.repr(alpha)}, not a finite number")
     return float(alpha) / (math.sqrt(rank) if mine.get("use_rslora") else rank)

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from stages.adapters.modules import TEXT, part
 from stages.core.params import Params
 from stages.files import model_lock
 from stages.files.artifact import to_json
@@ -16,8 +15,6 @@ from stages.runtime.formatting import in_markdown
 from stages.tools.exchange.formats import Format
 from stages.tools.exchange.source import Origin
 
-# Whose code knows the modules by the names that they have in the file: kohya's scripts say so of theirs for SDXL.
-STABILITY = "https://github.com/Stability-AI/generative-models"
 FULL = "full"  # in place of a rank, of whole matrices
 MARK = "palimpsest.run"  # the key by which a file is known as written here
 
@@ -34,7 +31,7 @@ def metadata(params: Params, origin: Origin, form: Format, rank: str, hashed: st
         "ss_v2": "False",
         "ss_base_model_version": known.version,
         "ss_sd_model_name": _base_folder(params),
-        "ss_network_module": "networks.lora",
+        "ss_network_module": known.network,
         "ss_network_dim": rank if rank != FULL else None,
         "ss_network_alpha": rank if rank != FULL else None,
         "ss_network_args": json.dumps({}),
@@ -50,7 +47,7 @@ def metadata(params: Params, origin: Origin, form: Format, rank: str, hashed: st
         "sshs_model_hash": hashed,
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": f"{known.architecture}/lora",
-        "modelspec.implementation": STABILITY if form == "kohya" and known.ldm_blocks else "diffusers",
+        "modelspec.implementation": known.implementation if form == "kohya" else "diffusers",
         "modelspec.title": origin.title,
         "modelspec.resolution": f"{params.prepare.resolution}x{params.prepare.resolution}",
         "modelspec.hash_sha256": f"0x{hashed}",
@@ -66,8 +63,8 @@ def metadata(params: Params, origin: Origin, form: Format, rank: str, hashed: st
 
 
 def _captions(data: Mapping[str, Any]) -> dict[str, int]:
-    said = [entry["caption"] or data["concept"]["training_prompt"] for entry in data["pictures"]["training"]]
-    return {caption: said.count(caption) for caption in said}
+    captions = [entry["caption"] or data["concept"]["training_prompt"] for entry in data["pictures"]["training"]]
+    return {caption: captions.count(caption) for caption in captions}
 
 
 def _base_path(params: Params) -> str:
@@ -128,8 +125,7 @@ def _front(params: Params, origin: Origin) -> str:
 
 
 def _about(origin: Origin) -> str:
-    also = any(part(module)[0] in TEXT for module in origin.delta.modules)
-    return _made(origin) + (" It shifts the text encoders too: load it into them as well." if also else "")
+    return _made(origin) + (" It shifts the text encoders too: load it into them as well." if origin.text else "")
 
 
 def _made(origin: Origin) -> str:

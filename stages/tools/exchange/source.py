@@ -1,4 +1,4 @@
-"""Where a shift of weights comes from: its numbers, and all that the manifests tell of how they were made."""
+"""Where a shift of weights comes from: its numbers, and how they were made, from the manifests."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ class Origin:
     facts: Mapping[str, Any]  # the manifest of the adapter that was trained last, or taken in
     training: Mapping[str, Any]  # the settings with which its last task was trained
     data: tuple[Mapping[str, Any], ...]  # the manifests of the concepts that are in it, in the order learnt
+    text: bool = False  # does it shift text encoders too?
     partial: bool = False  # an adapter that was trained on top of a state, and alone is not the model after its task
     picture: Path | None = None  # the sheet of the run's pictures, where there is a report
 
@@ -74,9 +75,15 @@ def _learnt(params: Params, run: Run, task: str, what: What) -> Origin:
         facts=trained,
         training=trained["train"],
         data=tuple(artifact.read(sequence.data(index), "data") for index in indices),
+        text=_of_text(params, delta),
         partial=what == "adapter" and int(task) > 1 and params.rule(run.strategy).frozen(State()) is not None,
         picture=_sheet(params, run),
     )
+
+
+def _of_text(params: Params, delta: Delta) -> bool:
+    names = params.family.module_names()
+    return any(names[module].text for module in delta.modules)
 
 
 def _sheet(params: Params, run: Run) -> Path | None:
@@ -90,4 +97,6 @@ def _sheet(params: Params, run: Run) -> Path | None:
 
 def _adopted(params: Params, folder: Path) -> Origin:
     facts, adapter = adopted(params, folder)
-    return Origin(folder.name, f"{folder.name}", "adapter", adapter.delta, facts, {}, ())
+    return Origin(
+        folder.name, f"{folder.name}", "adapter", adapter.delta, facts, {}, (), _of_text(params, adapter.delta)
+    )

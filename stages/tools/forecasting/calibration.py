@@ -15,17 +15,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
-from stages.adapters.algebra import Adapter, Delta, fresh_adapter
+from stages.adapters.algebra import Adapter, fresh_adapter
 from stages.adapters.merge_check import check
 from stages.adapters.state import State
+from stages.core.metric import EmbeddingMetric
 from stages.core.params import Params
 from stages.core.runs import runs
+from stages.evaluation.scorer import scored
+from stages.files.pictures import open_png
 from stages.runtime import progress
 from stages.runtime.device import device
 from stages.runtime.seeds import generator
@@ -64,6 +66,11 @@ class Calibration:
     picture_bytes: float  # of a PNG
     vector_bytes: int  # of a picture's embeddings
     memory: dict[str, int]  # peak bytes: taken from the device by part, and held by the process
+
+    @property
+    def costs(self) -> dict[str, Cost]:
+        """By part, as the workload names them."""
+        return {"train": self.train, "sample": self.sample, "score": self.score, "merge": self.merge}
 
 
 def calibrate(params: Params, measured: int = 12) -> Calibration:
@@ -155,7 +162,7 @@ def _sample(params: Params) -> tuple[float, Cost, list[Image.Image], float]:
         began = _clock()
         (files,) = sampler.sample(some, state, [prompts])
         took = _clock() - began
-        pictures, size = [_open(path) for path in files], statistics.mean(path.stat().st_size for path in files)
+        pictures, size = [open_png(path) for path in files], statistics.mean(path.stat().st_size for path in files)
         shutil.rmtree(files[0].parent.parent, ignore_errors=True)
         return took / len(files), pictures, size
 
@@ -170,20 +177,21 @@ def _sample(params: Params) -> tuple[float, Cost, list[Image.Image], float]:
     return once, Cost.of(found), pictures, size
 
 
-def _open(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        return image.convert("RGB")
-
-
 def _score(params: Params, pictures: list[Image.Image]) -> tuple[Cost, int]:
-    """Each encoder once, however many metrics use it."""
-    encoders = {metric.encoder: metric for metric in params.judges.values()}
+    """Each encoder once; metrics that do not embed compare with as many references as a concept has."""
+    judges = params.judges.values()
+    encoders = {metric.encoder: metric for metric in judges if isinstance(metric, EmbeddingMetric)}
+    others = [metric for metric in judges if not isinstance(metric, EmbeddingMetric)]
+    concept = next(iter(params.concepts(params.domains[0], params.orders[0]).values()))
+    references = [pictures[i % len(pictures)] for i in range(len(concept.references))]
     widths = [metric.embed(pictures).shape[1] for metric in encoders.values()]
     found = []
     for _ in range(REPEATS):
         began = _clock()
         for metric in encoders.values():
             metric.embed(pictures)
+        for other in others:
+            scored(other, pictures, references, concept.prompts[:1] * len(pictures))
         found.append((_clock() - began) / len(pictures))
     return Cost.of(found), 4 * sum(widths)
 
@@ -200,10 +208,10 @@ def _merge(params: Params) -> Cost:
             *earlier, new = [Adapter({name: x.a[name]}, {name: x.b[name]}, x.scale) for x in adapters]
             state = State()
             for adapter in earlier:
-                state = strategy.merge(state, adapter)
+                state = strategy.merge(state, adapter, generator("forecast", "merge"))
             began = _clock()
-            merged = strategy.merge(state, new)
-            check(state, (strategy.frozen(state) or Delta()) + new.delta, merged, params.family.weight)
+            merged = strategy.merge(state, new, generator("forecast", "merge"))
+            check(state, strategy.frozen(state), new, merged, params.family.weight)
             total += (_clock() - began) * sum(other == shape for other in shapes.values())
         found.append(total)
     return Cost.of(found)

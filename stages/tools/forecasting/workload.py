@@ -6,8 +6,9 @@ task is trained once for those that start it alike. And pictures are sampled onc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 
@@ -19,8 +20,6 @@ from stages.core.params import Params
 from stages.core.runs import TaskSequence, sequences
 from stages.core.strategy import Strategy
 from stages.runtime.seeds import generator
-
-Shapes = Mapping[str, tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -48,31 +47,130 @@ def count(params: Params) -> Workload:
     """
     shapes, tasks, strategies = params.family.shapes(), len(params.tasks), len(params.strategies)
     chains = len(sequences(params)) * len(params.seeds)
-    begun = bool(params.family.adapter)
-    traces = [trace(params.rule(name), tasks, begun) for name in params.strategies]
-    started = {t.start for t in traces}
-    merged = {(t.first, params.sampling(name).scheduler) for name, t in zip(params.strategies, traces, strict=True)}
+    work, everything = Work(params), stages_of(params)
     adapters = chains * strategies * tasks
-    trained = adapters if begun else chains * (len(started) + strategies * (tasks - 1))
-    written, sampled = _images(params, len(merged))
-    matrix = 4 * sum(rows * columns for rows, columns in shapes.values())
-    own = 4 * params.train.rank * sum(rows + columns for rows, columns in shapes.values())
+    units = {part: sum(n for stage, n in work.units(everything) if PART[stage.verb] == part) for part in PARTS}
+    traces = work.traces.values()
+    images = sum(work.images(stage) for stage in everything if PART[stage.verb] == "sample")
     return Workload(
         runs=chains * strategies,
         tasks=tasks,
         adapters=adapters,
-        trained=trained,
-        first=0 if begun else chains * len(started),
-        steps=trained * params.train.steps,
-        images=written,
-        sampled=sampled,
-        references=_references(params, strategies),
+        trained=units["train"] // params.train.steps,
+        first=0 if work.begun else chains * len({t.start for t in traces}),
+        steps=units["train"],
+        images=images,
+        sampled=units["sample"],
+        references=units["score"] - images,
         kept_adapters=chains * len(frozenset[str]().union(*(t.files for t in traces))),
         placed_adapters=chains * sum(t.placed for t in traces),
         dense_states=chains * sum(t.dense for t in traces),
-        adapter_bytes=own,
-        dense_bytes=matrix,
+        adapter_bytes=adapter_bytes(params),
+        dense_bytes=4 * sum(rows * columns for rows, columns in shapes.values()),
     )
+
+
+def adapter_bytes(params: Params) -> int:
+    """Of one adapter's file."""
+    return 4 * params.train.rank * sum(rows + columns for rows, columns in params.family.shapes().values())
+
+
+PARTS = ("train", "sample", "score", "merge")
+PART = {**{part: part for part in PARTS}, "sample_base": "sample", "score_base": "score"}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage that computes something worth counting. Parts of its name that it does not have are None."""
+
+    verb: str
+    domain: str
+    order: str
+    strategy: str | None = None
+    seed: str | None = None
+    task: int | None = None  # its place in params.tasks
+
+
+def stages_of(params: Params) -> list[Stage]:
+    """All of a study that are counted."""
+    found = []
+    for sequence in sequences(params):
+        place = (sequence.domain, sequence.order)
+        found += [Stage(f"{verb}_base", *place) for verb in ("sample", "score")]
+        for strategy, seed, task in product(params.strategies, params.seeds, range(len(params.tasks))):
+            found += [Stage(verb, *place, strategy, str(seed), task) for verb in PARTS]
+    return found
+
+
+class Work:
+    """Counts the work of any of a study's stages: training steps, pictures to sample, pictures to score, merges.
+
+    What several stages share, the first of them does: strategies that begin alike share the first training, and a
+    picture of one model and prompt is sampled once.
+    """
+
+    def __init__(self, params: Params) -> None:
+        """
+        Raises:
+            ConfigFault: the sequences do not fit the parameters.
+        """
+        self.params, self.begun = params, bool(params.family.adapter)
+        self.traces = {name: trace(params.rule(name), len(params.tasks), self.begun) for name in params.strategies}
+        self.concepts = {(s.domain, s.order): list(_concepts(params, s).values()) for s in sequences(params)}
+
+    def units(self, stages: Iterable[Stage], done: Iterable[Stage] = ()) -> list[tuple[Stage, int]]:
+        """How much each of these stages has to do, after those that are done."""
+        made = {key for stage in done for key, _ in self._parts(stage)}
+        counts = []
+        for stage in stages:
+            parts = dict(self._parts(stage))
+            counts.append((stage, sum(n for key, n in parts.items() if key not in made)))
+            made |= parts.keys()
+        return counts
+
+    def images(self, stage: Stage) -> int:
+        """Pictures that a stage writes or scores."""
+        return sum(images * len(prompts) for _, images, prompts in self._prompts(stage))
+
+    def _parts(self, stage: Stage) -> Iterator[tuple[Hashable, int]]:
+        """What the stage makes, under names that are equal where two stages make the same, with its units."""
+        part = PART[stage.verb]
+        if part == "train":
+            first = stage.task == 0 and not self.begun
+            start = self.traces[str(stage.strategy)].start if first else None
+            yield (("start", stage.domain, stage.order, stage.seed, start) if first else stage), self.params.train.steps
+        elif part == "sample":
+            for kind, images, prompts in self._prompts(stage):
+                yield (self._model(stage), kind, prompts), images * len(prompts)
+        elif part == "score":
+            yield stage, self.images(stage) + self._references(stage)
+        else:
+            yield stage, 1
+
+    def _model(self, stage: Stage) -> Hashable:
+        if stage.strategy is None or stage.task is None:
+            return "base"
+        scheduler = self.params.sampling(stage.strategy).scheduler
+        own: Hashable = (stage.strategy, stage.task)
+        model = own if stage.task else (self.traces[stage.strategy].first, scheduler)
+        return (stage.domain, stage.order, stage.seed, model)
+
+    def _prompts(self, stage: Stage) -> Iterator[tuple[str, int, tuple[str, ...]]]:
+        """With the concepts' words and, where the parameters ask for it, without: kind, pictures of each, prompts."""
+        concepts, sample = self.concepts[stage.domain, stage.order], self.params.sample
+        if stage.task is not None and self.params.tasks[stage.task].sees != "data":
+            concepts = concepts[: stage.task + 1]
+        for concept in concepts:
+            yield "prompts", sample.images, concept.prompts
+            if sample.plain:
+                yield "plain_prompts", sample.plain, concept.plain_prompts
+
+    def _references(self, stage: Stage) -> int:
+        """Reference pictures, which are embedded when a task is learnt, and for the base; all where a task sees all."""
+        counts = [len(concept.references) for concept in self.concepts[stage.domain, stage.order]]
+        if stage.task is None or self.params.tasks[stage.task].sees == "data":
+            return sum(counts)
+        return counts[stage.task]
 
 
 @dataclass(frozen=True)
@@ -101,7 +199,7 @@ def trace(strategy: Strategy, tasks: int, begun: bool = False) -> Trace:
         held = delta_fingerprint(frozen) if frozen and frozen.modules else ""
         starts.append(fingerprint(flat(strategy.start(state, _probe("fresh")))) + held)
         trained = _probe(f"{task} {starts[-1]}")
-        state = strategy.merge(state, trained)
+        state = strategy.merge(state, trained, generator("probe", task, "merge"))
         kept = {fingerprint(flat(a)) for a in (*state.delta.terms, *([state.adapter] if state.adapter else []))}
         files |= kept | {fingerprint(flat(trained))}
         placed += 1 + len(kept)
@@ -113,41 +211,6 @@ def trace(strategy: Strategy, tasks: int, begun: bool = False) -> Trace:
 def _probe(word: str) -> Adapter:
     g = generator("probe", word)
     return Adapter({"m": torch.randn(2, 3, generator=g)}, {"m": torch.randn(3, 2, generator=g)})
-
-
-def _images(params: Params, first_models: int) -> tuple[int, int]:
-    """Pictures written, and pictures sampled: with the concepts' words, and without them where that is asked for."""
-    kinds = {"prompts": params.sample.images} | ({"plain_prompts": params.sample.plain} if params.sample.plain else {})
-    counted = [[images * count for count in _prompts(params, first_models, kind)] for kind, images in kinds.items()]
-    written, sampled = (sum(counts) for counts in zip(*counted, strict=True))
-    return written, sampled
-
-
-def _prompts(params: Params, first_models: int, kind: str) -> tuple[int, int]:
-    """How often a prompt is answered, and how often it has to be sampled for that."""
-    written = sampled = 0
-    by_base = set[tuple[str, ...]]()
-    strategies, seeds = len(params.strategies), len(params.seeds)
-    for sequence in sequences(params):
-        spoken: list[tuple[str, ...]] = [getattr(c, kind) for c in _concepts(params, sequence).values()]
-        by_base |= set(spoken)
-        written += sum(map(len, spoken))  # by the base
-        for number, task in enumerate(params.tasks, 1):
-            seen = spoken if task.sees == "data" else spoken[:number]
-            written += strategies * seeds * sum(map(len, seen))
-            models = first_models if number == 1 else strategies
-            sampled += models * seeds * sum(map(len, set(seen)))
-    return written, sampled + sum(map(len, by_base))
-
-
-def _references(params: Params, strategies: int) -> int:
-    """Embedded when a task is learnt, in every run, and once for the base; all of them where a task sees all."""
-    total = 0
-    for sequence in sequences(params):
-        counts = [len(concept.references) for concept in _concepts(params, sequence).values()]
-        per_run = sum(sum(counts) if t.sees == "data" else counts[k] for k, t in enumerate(params.tasks))
-        total += sum(counts) + strategies * len(params.seeds) * per_run
-    return total
 
 
 def _concepts(params: Params, sequence: TaskSequence) -> dict[str, Concept]:

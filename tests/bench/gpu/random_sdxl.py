@@ -7,7 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from stages.families.sdxl import DTYPES, TARGETS, Sdxl
+from stages.families.sdxl import Sdxl
+from stages.families.unet.family import DTYPES, TARGETS
 from stages.files.artifact import digest
 from stages.runtime.device import device
 from stages.runtime.seeds import generator

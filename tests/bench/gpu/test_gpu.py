@@ -29,17 +29,17 @@ def test_it_runs_through_where_training_moves_the_autoencoder_away(tmp_path, mon
     """Another number format plays another device."""
     moves = []
 
-    def leave(self, *parts: str) -> None:
+    def only_on_device(self, *parts: str) -> None:
         if "vae" not in parts:
             moves.append("away")
             self.pipeline.vae.double()
 
-    def bring(self, *parts: str) -> None:
+    def to_device(self, *parts: str) -> None:
         for part in parts:
             getattr(self.pipeline, part).float()
 
-    monkeypatch.setattr(Standin, "leave", leave)
-    monkeypatch.setattr(Standin, "bring", bring)
+    monkeypatch.setattr(Standin, "only_on_device", only_on_device)
+    monkeypatch.setattr(Standin, "to_device", to_device)
     code = __main__.main(["--size", "hundredth", "--blocks", "1", "--out", str(tmp_path / "said.txt")])
     said = capsys.readouterr().out
     assert code == 0, said

@@ -11,6 +11,7 @@ from PIL import Image
 
 from stages.adapters.algebra import Delta
 from stages.adapters.state import State
+from stages.core.family import families
 from stages.core.params import load
 from stages.core.runs import Run, TaskSequence
 from stages.runtime.seeds import generator, seed
@@ -64,7 +65,6 @@ class Ours:
         here = self.params.model_copy(
             update={"train": self.params.train.model_copy(update=sizes | how), "seeds": (0,)},
         )
-        here.__dict__["family"] = self.bench.family
         data = {
             "concept": {
                 "name": "star",
@@ -86,7 +86,8 @@ class Ours:
         emptied()
         run = Run(TaskSequence("bench", self.params.domains[0], "0"), self.strategy, self.calls)
         began = time.perf_counter()
-        _, losses = task.train(here, run, "01", self.before, data, [self.picture], look)
+        with families.put(here.base.name, self.bench.family):
+            _, losses = task.train(here, run, "01", self.before, data, [self.picture], look)
         wait()
         return Trained(losses, self.calls, began, time.perf_counter(), after)
 

@@ -11,9 +11,9 @@ from dvc.exceptions import DvcException
 from dvc.lock import LockError
 
 from flows.engine import scheduler
-from flows.engine.durations import Times
 from flows.engine.pool import Slots, WorkerLost
 from flows.engine.scheduler import RETRIES, Engine
+from stages.tools.forecasting.durations import Times
 
 NEEDS = {"a": [], "b": ["a"], "c": ["b"], "x": [], "y": ["x"], "report": ["c", "y"]}
 NAMES = list(NEEDS)
@@ -34,7 +34,7 @@ class Graph:
     def downstream(self, name):
         return [other for other, needed in NEEDS.items() if name in needed]
 
-    def bring(self, name, run):
+    def bring_up_to_date(self, name, run):
         self.came.append(name)
         if self.trouble.get(name):
             raise self.trouble[name].pop(0)
@@ -117,7 +117,7 @@ def test_what_never_gets_better_is_given_up_after_a_few_times_with_longer_and_lo
     monkeypatch.setattr(threading.Event, "wait", lambda self, seconds=None: pauses.append(seconds) or False)
     graph = Graph({"b": [LockError("busy")] * 9})
     engine = Engine(graph, Pool(), Times(Path.cwd()))
-    ended = engine._bring("b")
+    ended = engine._bring_up_to_date("b")
     assert (ended.how, ended.code, graph.came) == ("failed", 4, ["b"] * (RETRIES + 1))
     assert pauses == [0.001, 0.002, 0.004]
 
@@ -174,7 +174,7 @@ def test_asked_to_stop_nothing_new_begins_and_what_is_lost_then_counts_as_saved(
 
 def test_what_ends_last_begins_first():
     times = Times(Path.cwd())
-    times.known = {"a": 1.0, "b": 1.0, "c": 1.0, "x": 9.0, "y": 9.0, "report": 1.0}
+    times.measured = {"a": 1.0, "b": 1.0, "c": 1.0, "x": 9.0, "y": 9.0, "report": 1.0}
     pool = Pool(jobs=1)
     Engine(Graph(), pool, times).run(NAMES, lambda work, name: work(name), lambda end: None)
     assert pool.ran[:2] == ["x", "y"]

@@ -29,7 +29,7 @@ import json, os, sys
 from pathlib import Path
 from dvc.repo import Repo
 if sys.argv[1] == "remembering":
-    from flows.remembering import keep, recall, remember
+    from flows.remembering import load_hashes, save_hashes, speed_up_dvc
     remember()
     recall(Path.cwd())
 repo, told = Repo("."), []

@@ -8,7 +8,7 @@ import pytest
 
 from flows.graph.graph import Graph
 from flows.graph.remote import SharedGraph, agree, inputs
-from flows.platform.coordinator import gather, said
+from flows.platform.coordinator import describe, gather
 from stages.runtime.faults import ConfigFault, MachineFault
 from tests.support.workspace import with_dvc
 
@@ -44,7 +44,7 @@ def bring_all(folder: Path, monkeypatch, graph=SharedGraph) -> dict[str, str]:
         return lambda: subprocess.run(made.command(name), shell=True, cwd=folder, check=True)
 
     try:
-        how = {name: made.bring(name, run(name)) for name in made.plan()}
+        how = {name: made.bring_up_to_date(name, run(name)) for name in made.plan()}
         made.write()
         made.give(made.stages)
         return how
@@ -85,7 +85,7 @@ def test_an_entry_without_its_objects_is_taken_for_missing(clones, monkeypatch):
     shutil.rmtree(a.parent / "remote/files")
     first, missing = gathered(b, monkeypatch)
     assert (first, missing) == (["one"], {"one", "two"})
-    assert said(first, missing) == "2 stages are missing, beginning with one"
+    assert describe(first, missing) == "2 stages are missing, beginning with one"
     assert bring_all(b, monkeypatch) == {"one": "ran", "two": "ran", "report": "ran"}
 
 
@@ -96,7 +96,7 @@ def test_a_remote_that_takes_nothing_fails_no_stage_and_is_told_of_at_the_end(cl
     (a.parent / "remote").write_text("in the way of the folder")
     how = {}
     for name in made.plan():
-        how[name] = made.bring(
+        how[name] = made.bring_up_to_date(
             name, lambda name=name: subprocess.run(made.command(name), shell=True, cwd=a, check=True)
         )
     made.write()

@@ -25,7 +25,7 @@ def folder(tmp_path, monkeypatch):
 def bring(folder, text):
     (folder / "source").write_text(text)
     with contextlib.closing(Graph(folder)) as graph:
-        how = graph.bring("copy", lambda: (folder / "made").write_text(text))
+        how = graph.bring_up_to_date("copy", lambda: (folder / "made").write_text(text))
         graph.write()
     assert (folder / "made").read_text() == text
     return how

@@ -89,7 +89,7 @@ def test_bad_folders_stay_with_a_note_until_they_are_mended(here):
     assert "cup/0.png" in notes["cup"]
     assert "has no pictures" in notes["empty"]
     assert "there is a concept called mug already" in notes["mug"]
-    assert "is no folder" in notes["stray.png"]
+    assert "is not a folder" in notes["stray.png"]
     assert names() == ["mug"]
     torn.write_bytes(whole)
     assert take_in(0) == (["cup"], ["empty", "mug", "stray.png"])

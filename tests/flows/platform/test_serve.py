@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from flows.platform.server import KEPT
+from flows.platform.server import CLIENT_ENV
 from flows.platform.setup import ZOMBIES, crash_zombies
 from tests.flows.platform.test_inbox import own, photos
 from tests.support.platform import (
@@ -74,7 +74,7 @@ def test_the_server_is_closed_to_strangers_and_to_other_pages(place):
     assert asked(f"{api}/flows/count", "POST", Authorization=password)[0] == 403  # no CSRF token
     evil = {"Origin": "http://elsewhere.example", "Authorization": password}
     assert "access-control-allow-origin" not in asked(f"{api}/admin/version", **evil)[1]
-    assert (folder / KEPT).stat().st_mode & 0o777 == 0o600
+    assert (folder / CLIENT_ENV).stat().st_mode & 0o777 == 0o600
 
 
 def test_deployments_pools_and_automation_are_there_once_also_after_a_second_time(place, client):

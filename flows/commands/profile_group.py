@@ -1,0 +1,64 @@
+"""The commands `palimpsest profile ...`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.commands.options import Json
+
+profile = typer.Typer(help="Studies to start from: list, show, use.", no_args_is_help=True)
+
+
+def _profiles() -> list[str]:
+    return sorted(path.stem for path in Path("data/profiles").glob("*.yaml"))
+
+
+Memory = Annotated[str | None, typer.Option(metavar="GB", help="settings for a GPU of so much memory: 12, 16, 24, 80")]
+ProfileName = Annotated[str, typer.Argument(autocompletion=_profiles)]
+
+
+@profile.command("list")
+def profile_list(json: Json = False) -> None:
+    """Lists the profiles."""
+    from flows.commands import console
+    from stages.tools import profiles
+
+    rows = [(name, profiles.summary(name)) for name in profiles.names()]
+    if json:
+        console.as_json(dict(rows))
+    else:
+        console.table(("profile", "what it is"), rows)
+        console.next_steps("palimpsest profile use NAME")
+
+
+@profile.command("show")
+def profile_show(name: ProfileName, memory: Memory = None) -> None:
+    """Prints one as params.yaml would hold it."""
+    from stages.tools import profiles
+
+    print(profiles.text(name, memory), end="")
+
+
+@profile.command("use")
+def profile_use(
+    name: ProfileName,
+    memory: Memory = None,
+    force: Annotated[bool, typer.Option("--force", help="drop changes to params.yaml that no profile has")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="do not say what to do next")] = False,
+) -> None:
+    """Writes one to params.yaml. The results of others stay."""
+    from flows.commands import console
+    from stages.files import model_lock
+    from stages.tools import profiles
+
+    changed = profiles.use(name, force, memory)
+    chosen = name + (f" for {memory} GB" if memory else "")
+    print(f"params.yaml is now {chosen}." if changed else f"params.yaml is {chosen} already.")
+    if quiet:
+        return
+    lock = model_lock.read_lock()
+    needed = [model for model in model_lock.wanted(profiles.tree(name), lock) if model_lock.lacking(model, lock[model])]
+    console.next_steps(*([f"make weights PROFILE={name}"] if needed else []), "palimpsest plan", "palimpsest run")

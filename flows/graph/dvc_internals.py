@@ -1,0 +1,135 @@
+"""All that is used of DVC, whose only documented interface is `dvc.api`. No other module imports DVC.
+
+Written for dvc 3.67, dvc-data 3.18 and dvc-objects 5.2. A new version of DVC needs a look at this file and a run of
+tests/flows. Used are
+
+- names: those that are imported below;
+- private names: `Repo(_wait_for_lock)`; `_get_cache_hash`, `_get_stage_hash`, `StageCache._get_cache_dir`,
+  `_load_cache` and `_load` of the run-cache; `Output._build` and `_get_hash_meta`, `Lockfile._load_yaml`,
+  `FileSystem._strip_protocol`, which hash_memory.py wraps;
+- attributes of public objects: `Repo.index.graph`, `lock`, `stage_cache`, `cache.legacy`, `cloud.push` and
+  `cloud.get_remote_odb`; of a stage `addressing`, `cmd`, `deps`, `outs`, `dvcfile.dump_stages`, `frozen`,
+  `is_callback`, `always_changed`, `changed_stage`, `status`, `save`, `get_used_objs`; of its deps and outs `def_path`,
+  `fs_path`, `exists`, `hash_info`, `meta`, `use_cache`, `status`, `get_hash`, `remove`, `commit`;
+- the loggers `dvc.progress` and `dvc_data.callbacks`, whose level decides whether DVC draws progress bars;
+- the form of dvc.lock, of run-cache entries and of `.dvc/tmp/rwlock`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dvc import dvcfile, output
+from dvc.config import RemoteConfigError
+from dvc.dependency import param
+from dvc.dependency.base import DependencyDoesNotExistError
+from dvc.exceptions import DvcException
+from dvc.lock import LockError, make_lock
+from dvc.repo import Repo
+from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK, rwlock
+from dvc.stage import PipelineStage
+from dvc.stage.cache import RunCacheNotFoundError, StageCache, _get_cache_hash, _get_stage_hash
+from dvc.stage.serialize import to_single_stage_lockfile
+from dvc.utils.serialize import dumps_yaml
+from dvc_data.hashfile.hash_info import HashInfo
+from dvc_data.hashfile.meta import Meta
+from dvc_data.hashfile.obj import HashFile
+from dvc_data.hashfile.tree import Tree
+from dvc_objects.fs.generic import copy
+
+__all__ = [
+    "RWLOCK_FILE",
+    "RWLOCK_LOCK",
+    "DependencyDoesNotExistError",
+    "DvcException",
+    "HashFile",
+    "HashInfo",
+    "LockError",
+    "Meta",
+    "PipelineStage",
+    "RemoteConfigError",
+    "Repo",
+    "RunCache",
+    "RunCacheNotFoundError",
+    "Tree",
+    "copy",
+    "dumps_yaml",
+    "make_lock",
+    "rwlock",
+    "to_single_stage_lockfile",
+]
+Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
+DRAFT = ".tmp"  # ends the name of a run-cache entry that is being written
+
+
+def open_repo(root: Path) -> Repo:
+    """The repository, quiet, waiting for its lock, with a run-cache that survives kills."""
+    logging.getLogger("dvc").setLevel(logging.ERROR)
+    for name in ("dvc.progress", "dvc_data.callbacks"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    repo = Repo(str(root), _wait_for_lock=True)
+    repo.stage_cache = RunCache(repo)
+    return repo
+
+
+class RunCache(StageCache):  # type: ignore[misc]
+    """DVC's run-cache, which a kill can leave with half an entry.
+
+    DVC makes the folder of an entry, writes the entry under a temporary name, and renames it. After a kill between
+    these steps it takes the draft for an entry, or ends with a TypeError because there is none, at every attempt.
+    """
+
+    def newest(self, key: str) -> Any:
+        """What the last run of this command on these inputs has made, as dvc.lock would say it; None without one."""
+        entries = [path for path in Path(self._get_cache_dir(key)).glob("*") if path.suffix != DRAFT]
+        by_age = sorted(entries, key=lambda path: path.stat().st_mtime, reverse=True)
+        return next(filter(None, (self._load_cache(key, path.name) for path in by_age)), None)
+
+    def _load(self, stage: PipelineStage) -> Any:
+        return self.newest(_get_stage_hash(stage))
+
+
+def cache_key(stage: PipelineStage) -> str:
+    """Names a stage's command and inputs in the run-cache."""
+    return str(_get_cache_hash(to_single_stage_lockfile(stage), key=True))
+
+
+def cache_value(stage: PipelineStage) -> str:
+    """Names its outputs as well."""
+    return str(_get_cache_hash(to_single_stage_lockfile(stage)))
+
+
+def path_without_protocol(filesystem: Any, path: str) -> Any:
+    return filesystem._strip_protocol(path)
+
+
+def is_wrapped() -> bool:
+    return hasattr(output.Output, "is_wrapped")
+
+
+def wrap(build: Wrapper, open_path: Wrapper, read_params: Wrapper, read_lockfile: Wrapper) -> None:
+    """Wraps functions of DVC, once in a process.
+
+    Args:
+        build: Output._build, which hashes a file or folder; also makes Output.get_hash only hash it, where DVC would
+            prepare it for the cache.
+        open_path: dvc.fs.get_cloud_fs, as outputs use it.
+        read_params: dvc.dependency.param.read_param_file.
+        read_lockfile: Lockfile._load_yaml.
+    """
+    output.Output.is_wrapped = True
+    output.Output._build = build(output.Output._build)
+    output.Output._get_hash_meta = _hash_only
+    output.get_cloud_fs = open_path(output.get_cloud_fs)
+    param.read_param_file = read_params(param.read_param_file)
+    dvcfile.Lockfile._load_yaml = read_lockfile(dvcfile.Lockfile._load_yaml)
+
+
+def _hash_only(self: Any) -> tuple[Any, Any]:
+    """In place of Output._get_hash_meta, which also prepares the files of an output for the cache."""
+    odb = self.cache if self.use_cache else self.local_cache
+    _, meta, made = self._build(odb, self.fs_path, self.fs, self.hash_name, ignore=self.dvcignore, dry_run=True)
+    return meta, made.hash_info

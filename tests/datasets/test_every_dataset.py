@@ -1,0 +1,90 @@
+"""What holds for every registered dataset, whatever it reads. Its concepts are looked at where params.yaml names it or
+it needs no files; the rest is covered by being registered."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from stages.core.dataset import Concept, Dataset, datasets
+from stages.core.params import load
+from stages.runtime.faults import ConfigFault, Fault
+
+every_dataset = pytest.mark.parametrize("name", list(datasets.classes))
+
+
+def made(name: str, tmp_path: Path) -> Dataset:
+    params = load()
+    if params.dataset.name == name:
+        return params.data
+    dataset = datasets.make(name, {"root": str(tmp_path)})
+    try:
+        everything(dataset)
+    except Fault:
+        pytest.skip("needs files, and params.yaml names none")
+    return dataset
+
+
+def everything(dataset: Dataset) -> list[tuple[str, Concept]]:
+    return [(domain, dataset.concept(domain, name)) for domain, names in dataset.domains().items() for name in names]
+
+
+@every_dataset
+@pytest.mark.parametrize("place", ["", "nowhere"])
+def test_a_wrong_source_is_a_fault_in_one_line_or_does_not_matter(name, place, tmp_path):
+    message = ""
+    try:
+        everything(datasets.make(name, {"root": str(tmp_path / place)}))
+    except Fault as fault:
+        message = str(fault)
+    assert not message or str(tmp_path) in message
+    assert "\n" not in message
+
+
+@every_dataset
+def test_wrong_names_and_options_come_with_a_guess(name, tmp_path):
+    with pytest.raises(ConfigFault, match="unknown key 'no_such_option'"):
+        datasets.make(name, {"root": str(tmp_path), "no_such_option": 1})
+    dataset = made(name, tmp_path)
+    domain = next(iter(dataset.domains()))
+    concept = dataset.domains()[domain][0]
+    with pytest.raises(ConfigFault, match=re.escape(f"Did you mean '{domain}'")):
+        dataset.concept(f"{domain}x", concept)
+    with pytest.raises(ConfigFault, match=re.escape(f"There is: {', '.join(sorted(dataset.domains()[domain]))}")):
+        dataset.concept(domain, "no such concept")
+
+
+@every_dataset
+def test_concepts_are_what_they_are_listed_as(name, tmp_path):
+    dataset = made(name, tmp_path)
+    for domain, names in dataset.domains().items():
+        assert re.fullmatch("[a-z0-9][a-z0-9_]*", domain), "a part of paths and of stages' names"
+        assert len({*names}) == len(names) > 0
+        assert [dataset.concept(domain, each).name for each in names] == names
+
+
+@every_dataset
+def test_words_and_prompts_go_together(name, tmp_path):
+    concepts = everything(made(name, tmp_path))
+    for domain in {domain for domain, _ in concepts}:
+        tokens = [concept.token for other, concept in concepts if other == domain]
+        assert len({*tokens}) == len(tokens), "two concepts of a sequence may not share a token"
+    for _, concept in concepts:
+        assert concept.token
+        assert all(concept.token in prompt for prompt in (concept.training_prompt, *concept.prompts))
+        assert len(concept.prompts) == len(concept.plain_prompts) > 0
+        assert not any(
+            re.search(rf"(?<!\w){re.escape(concept.token)}(?!\w)", prompt) for prompt in concept.plain_prompts
+        )
+        assert "{}" not in "".join((concept.training_prompt, *concept.prompts, *concept.plain_prompts))
+
+
+@every_dataset
+def test_pictures_have_names_and_can_be_opened(name, tmp_path):
+    for _, concept in everything(made(name, tmp_path))[:3]:
+        for pictures in (concept.training, concept.references):
+            assert pictures
+            assert len({picture.name for picture in pictures}) == len(pictures)
+            for picture in pictures:
+                assert Path(picture.name).name == picture.name
+                assert picture.origin.is_file() if isinstance(picture.origin, Path) else picture.origin().size

@@ -1,0 +1,114 @@
+"""The scorer: one table of scores from metrics that embed and from metrics that do not."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from stages.core.metric import EmbeddingMetric, Metric
+from stages.evaluation.scorer import References, Scorer
+
+TASKS = {"01": {"name": "mug", "prompts": ["a mug", "a red mug"]}, "02": {"name": "boot", "prompts": ["a boot"]}}
+
+
+class Mean(EmbeddingMetric):
+    """The direction of the mean colour."""
+
+    encoder: ClassVar[str] = "mean"  # type: ignore[misc]
+
+    def embed(self, images: Sequence[Image.Image]) -> Tensor:
+        means = torch.stack([torch.tensor(np.asarray(image, np.float32)).mean((0, 1)) for image in images])
+        return torch.nn.functional.normalize(means, dim=1)
+
+
+class Pairs(Metric):
+    """Keeps what it was asked, and answers with the mean distance of mean colours."""
+
+    encoder: ClassVar[str] = "pairs"  # type: ignore[misc]
+    asked: ClassVar[list[tuple[int, int, str]]] = []
+
+    def score(self, pictures: Sequence[Image.Image], references: Sequence[Image.Image], prompt: str) -> Tensor:
+        self.asked.append((len(pictures), len(references), prompt))
+        shown, known = (
+            torch.tensor([np.asarray(i, float).mean() for i in images]) for images in (pictures, references)
+        )
+        return 1 - (shown[:, None] - known[None]).abs().mean(1) / 255
+
+
+class Wrong(Pairs):
+    answer: ClassVar[list[float]] = []
+
+    def score(self, pictures: Sequence[Image.Image], references: Sequence[Image.Image], prompt: str) -> Tensor:
+        return torch.tensor(self.answer)
+
+
+def picture(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8))
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    for task, facts in TASKS.items():
+        (tmp_path / task).mkdir()
+        for prompt in range(len(facts["prompts"])):
+            for noise in range(2):
+                picture(10 * int(task) + 2 * prompt + noise).save(tmp_path / task / f"{prompt:02d}-{noise:02d}.png")
+    return tmp_path
+
+
+@pytest.fixture
+def references(tmp_path: Path) -> References:
+    files, fresh = {}, {}
+    for task, facts in TASKS.items():
+        shown = [picture(100 * int(task) + i) for i in range(int(task))]
+        files[int(task)] = [tmp_path / f"reference-{task}-{i}.png" for i in range(len(shown))]
+        for image, file in zip(shown, files[int(task)], strict=True):
+            image.save(file)
+        fresh[int(task)] = (facts["name"], shown)
+    return References(files=files, fresh=fresh)
+
+
+def test_both_kinds_score_every_picture_as_score_does(images: Path, references: References) -> None:
+    judges: dict[str, Metric] = {"mean": Mean(), "pairs": Pairs()}
+    scorer = Scorer(judges, references)
+    scorer.score(images, 2, TASKS)
+    rows = [dict(zip(scorer.scores, row, strict=True)) for row in zip(*scorer.scores.values(), strict=True)]
+    assert len(rows) == 2 * (4 + 2)
+    for row in rows:
+        shown = Image.open(images / f"{row['task']:02d}" / f"{row['prompt']:02d}-{row['noise']:02d}.png")
+        prompt = TASKS[f"{row['task']:02d}"]["prompts"][row["prompt"]]
+        wanted = judges[row["metric"]].score([shown], references.fresh[row["task"]][1], prompt)
+        assert row["score"] == pytest.approx(float(wanted), abs=1e-6)
+
+
+def test_pictures_come_by_prompt_with_the_references_of_their_task(images: Path, references: References) -> None:
+    Pairs.asked.clear()
+    Scorer({"pairs": Pairs()}, references).score(images, 2, TASKS)
+    assert Pairs.asked == [(2, 1, "a mug"), (2, 1, "a red mug"), (2, 2, "a boot")]
+
+
+def test_only_vectors_of_metrics_that_embed_are_stored(images: Path, references: References) -> None:
+    scorer = Scorer({"pairs": Pairs(), "mean": Mean()}, references)
+    scorer.score(images, 2, TASKS)
+    assert {*scorer.embeddings["encoder"]} == {*scorer.references["encoder"]} == {"mean"}
+    assert scorer.encoders == {"pairs": "pairs", "mean": "mean"}
+
+
+@pytest.mark.parametrize("answer", [[0.5], [0.5, float("nan")], [0.5, 0.5, 0.5]])
+def test_a_metric_that_does_not_give_a_finite_number_per_picture_is_named(
+    images: Path, references: References, answer: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Wrong, "answer", answer)
+    with pytest.raises(ValueError, match=r"metric pairs: score returned .* one finite number per picture"):
+        Scorer({"wrong": Wrong()}, references).score(images, 2, TASKS)
+
+
+def test_reference_pictures_are_handed_on_under_their_task(tmp_path: Path, references: References) -> None:
+    references.write(tmp_path / "draft")
+    found = sorted(path.relative_to(tmp_path / "draft").as_posix() for path in (tmp_path / "draft").rglob("*.png"))
+    assert found == ["references/01/00.png", "references/02/00.png", "references/02/01.png"]

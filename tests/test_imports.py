@@ -1,0 +1,157 @@
+"""Who imports whom: layers, no circles, and deps in dvc.yaml that are what the commands import, no more, no less.
+
+Imports within functions and for type checkers count like any other.
+"""
+
+import subprocess
+import sys
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import grimp
+import networkx as nx
+import pytest
+from ruamel.yaml import YAML
+
+PACKAGES = ("stages", "flows", "data")
+
+
+class Exempt(NamedTuple):
+    why: str  # it cannot change results
+    counts_for: tuple[str, ...] = ()  # stages whose results it can change all the same
+
+
+SHAPED = ("start", "train", "merge", "sample")  # stages that load adapters or the base model
+# Modules, or whole rooms, that need not be in the deps of a stage that imports them.
+EXEMPT = {
+    "stages.core.command": Exempt("reads the command line, then calls the stage"),
+    "stages.core.registry": Exempt("finds a plug-in by its name"),
+    "stages.files.writing": Exempt("moves a finished file or folder into place; its bytes are the caller's"),
+    "stages.runtime.exits": Exempt("exit codes"),
+    "stages.runtime.faults": Exempt("error messages"),
+    "stages.runtime.process": Exempt("locks and signals"),
+    "stages.runtime.progress": Exempt("progress bars"),
+    "stages.monitoring": Exempt("watches a training, which does not import it"),
+    # Params imports every kind of plug-in to check its options; these are the stages that also use it.
+    "stages.core.dataset": Exempt("checks options", ("prepare", "train")),
+    "stages.core.family": Exempt("checks options", SHAPED),
+    "stages.core.strategy": Exempt("checks options", ("train", "merge")),
+    "stages.core.metric": Exempt("checks options", ("score", "report")),
+    "stages.adapters": Exempt("only types in signatures", SHAPED),
+    "stages.files.tensors": Exempt("imported with the adapters", SHAPED),
+    # Imported beside the function that reads what `prepare` has written.
+    "stages.photos.decode": Exempt("only `prepare` decodes photos", ("prepare",)),
+    "stages.files.untrusted": Exempt("only `prepare` reads photos", ("prepare",)),
+}
+# Plug-ins are imported by name, which no import statement shows: those that a stage's results depend on.
+PLUG_INS = {
+    "prepare": ("stages/datasets/${dataset.name}.py",),
+    "start": ("stages/families",),
+    "train": ("stages/families", "stages/strategies/${item.strategy}.py"),
+    "merge": ("stages/families", "stages/strategies/${item.strategy}.py"),
+    "sample": ("stages/families",),
+    "score": ("stages/metrics",),
+    "report": ("stages/metrics",),
+}
+STAGES = YAML(typ="safe").load(Path("dvc.yaml"))["stages"]
+PARAMS = YAML(typ="safe").load(Path("params.yaml"))
+
+
+@cache
+def imports() -> nx.DiGraph:
+    """An edge from each module to each that it imports."""
+    graph = grimp.build_graph(*PACKAGES, exclude_type_checking_imports=False)
+    found = nx.DiGraph()
+    found.add_nodes_from(graph.modules)
+    found.add_edges_from(
+        (one, other) for one in graph.modules for other in graph.find_modules_directly_imported_by(one)
+    )
+    return found
+
+
+def within(module: str, room: str) -> bool:
+    return module == room or module.startswith(f"{room}.")
+
+
+def path_of(module: str) -> Path:
+    folder = Path(*module.split("."))
+    return folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")
+
+
+def verb(stage: str) -> str:
+    return str(STAGES[stage]["cmd"]).removeprefix("python -m stages.").split()[0]
+
+
+def plug_ins(stage: str) -> set[str]:
+    """The modules that a stage's plug-in deps may name."""
+    patterns = [dep.replace("${dataset.name}", "*").replace("${item.strategy}", "*") for dep in PLUG_INS[verb(stage)]]
+    paths = {path for pattern in patterns for path in Path().glob(pattern)}
+    return {module for module in imports() for path in paths if path_of(module).is_relative_to(path)}
+
+
+def results_depend_on(stage: str) -> set[str]:
+    """The modules that a stage's command imports, transitively, without its plug-ins and what is exempt."""
+    chosen = plug_ins(stage)
+    reached, waiting = set(), {f"stages.{verb(stage)}", *chosen}
+    while waiting:
+        module = waiting.pop()
+        reached.add(module)
+        if not within(module, "stages.monitoring"):  # what only monitoring needs cannot change results either
+            waiting |= set(imports().successors(module)) - reached
+    return {
+        module
+        for module in reached - chosen
+        if path_of(module).name != "__init__.py"
+        and not any(within(module, room) and verb(stage) not in one.counts_for for room, one in EXEMPT.items())
+    }
+
+
+def code_deps(stage: str) -> dict[str, set[str]]:
+    """The deps of a stage that hold Python modules, with these; plug-ins are left out."""
+    known = {"${source}": PARAMS["source"]}
+    deps = [known.get(dep, dep) for dep in STAGES[stage]["deps"] if dep not in PLUG_INS[verb(stage)]]
+    held = {dep: {module for module in imports() if path_of(module).is_relative_to(dep)} for dep in deps}
+    return {dep: {m for m in modules if path_of(m).name != "__init__.py"} for dep, modules in held.items() if modules}
+
+
+def test_imports_run_one_way():
+    done = subprocess.run([Path(sys.executable).parent / "lint-imports"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("package", PACKAGES[:2])
+def test_every_room_has_a_layer(package):
+    contracts = tomllib.loads(Path("pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
+    (layers,) = (one["layers"] for one in contracts if one.get("containers") == [package])
+    named = {name for layer in layers for name in layer.split(" | ")}
+    assert named == {module.split(".")[1] for module in imports() if module.startswith(f"{package}.")}
+
+
+def test_no_modules_import_one_another_in_a_circle():
+    circles = [sorted(found) for found in nx.strongly_connected_components(imports()) if len(found) > 1]
+    assert not circles
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deps_are_what_the_command_imports(stage):
+    deps, needed = code_deps(stage), results_depend_on(stage)
+    missing = {path_of(module).as_posix() for module in needed.difference(*deps.values())}
+    assert not missing, f"{stage}: add these deps to dvc.yaml, or exempt them above: {sorted(missing)}"
+    assert set(PLUG_INS[verb(stage)]) <= set(STAGES[stage]["deps"])
+    for dep, held in deps.items():
+        assert held & needed, f"{stage}: nothing needs {dep}"
+        if stage != "report" and dep != PARAMS["source"]:  # the report is made in seconds; the source is for its photos
+            assert held <= needed, f"{stage}: does not need {sorted(held - needed)} in {dep}: name single files"
+
+
+def test_nothing_is_exempt_in_vain():
+    imported = set().union(*(nx.descendants(imports(), f"stages.{verb(stage)}") for stage in STAGES))
+    assert not [room for room in EXEMPT if not any(within(module, room) for module in imported)]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_dep_that_names_code_exists(stage):
+    named = [dep for dep in STAGES[stage]["deps"] if dep.startswith(("stages/", "flows/")) and "$" not in dep]
+    assert [dep for dep in named if not Path(dep).exists()] == []

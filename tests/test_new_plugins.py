@@ -1,0 +1,151 @@
+"""A new plug-in is one file. Those of docs/researcher.md are put into a copy of the project: a study runs there with
+them, and the tests over every registered name pass unchanged."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stages.files import tables
+from tests.support.workspace import PROJECT, change, environment, workspace
+from tests.test_docs import BLOCK
+
+KINDS = ("strategies", "metrics", "datasets", "families")
+CONCEPTS = {"toy_bear": "bear", "plushie_cow": "cow plushie", "things_cup1": "cup"}
+METRICS = {
+    "dino": {"path": "dino", "resize": 32},
+    "coarse_dino": {"is": "dino", "path": "dino", "resize": 48},
+    "colours": {},
+    "fine_colours": {"is": "colours", "bins": 8},
+    "edges": {},
+    "clip_t": {"path": "clip"},
+}
+
+
+def examples() -> dict[str, str]:
+    """The files that docs/researcher.md shows: path -> text."""
+    blocks = [text for language, text in BLOCK.findall((PROJECT / "docs/researcher.md").read_text("utf-8"))]
+    return {text.splitlines()[0].removeprefix("# "): text for text in blocks if text.startswith("# stages/")}
+
+
+def custom_concept_101(root: Path) -> None:
+    """Three concepts of three photos in the layout of the published set."""
+    rng, entries = np.random.default_rng(0), []
+    (root / "prompts").mkdir(parents=True)
+    for name, noun in CONCEPTS.items():
+        folder = root / "benchmark_dataset" / name
+        folder.mkdir(parents=True)
+        coarse = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        for number in range(3):
+            noisy = np.clip(coarse + rng.normal(0, 20, coarse.shape), 0, 255).astype(np.uint8)
+            photo = Image.fromarray(noisy).resize((64 + 8 * number, 64), Image.Resampling.BICUBIC)
+            photo.save(folder / f"{number}.jpeg")
+        (root / "prompts" / f"{name}.txt").write_text("{} in times square.\na sad {}.")
+        entries.append(
+            {
+                "instance_prompt": f"photo of a <new1> {noun}",
+                "class_prompt": noun,
+                "instance_data_dir": f"./benchmark_dataset/{name}",
+                "class_data_dir": f"./regularization/{name}",
+                "prompt_filename": f"prompts/{name}.txt",
+            }
+        )
+    (root / "dataset.json").write_text(json.dumps(entries))
+
+
+def python(folder: Path, *words: str) -> str:
+    """What Python prints in a workspace, whose own code it runs; it must succeed."""
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=folder,
+        env=environment() | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stdout[-6000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A workspace with every example of the docs, and a study that uses all of them."""
+    folder = workspace(tmp_path_factory.mktemp("new") / "work", strategies=["halves", "dare"], source="photos")
+    for name, text in examples().items():
+        (folder / name).write_text(text, "utf-8")
+    custom_concept_101(folder / "photos")
+    names = dict(zip(("t01", "t02"), CONCEPTS, strict=False))
+    change(folder, dataset={"name": "custom_concept_101"}, sequences={"objects": {"0": names}})
+    change(folder, base={"name": "tiny_sdxl"}, score={"metrics": METRICS})
+    shutil.copytree(PROJECT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(PROJECT / "pyproject.toml", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(folder):
+    """The same, run through the report; each state has been made again from its adapters, to the bit."""
+    python(folder, "-m", "tests.support.run_study")
+    return folder
+
+
+def at(folder: Path, strategy: str, task: str) -> Path:
+    return folder / "runs/small/objects/0" / strategy / "0" / task
+
+
+def test_the_docs_show_one_file_of_each_kind() -> None:
+    assert {Path(name).parts[1] for name in examples()} == {*KINDS}
+
+
+def test_the_tests_over_every_registered_name_pass(folder) -> None:
+    suites = [str(path.relative_to(folder)) for path in sorted((folder / "tests").glob("*/test_every_*.py"))]
+    output = python(folder, "-m", "pytest", "-vv", "-p", "no:xdist", *suites)
+    for name in [Path(name).stem for name in examples() if Path(name).parts[1] != "families"]:
+        passed = re.findall(rf"\[(?:[^\]]*-)?{name}\] PASSED", output)
+        assert len(passed) >= 4, f"{name}: {passed}"
+    assert python(folder, "-c", "import stages; print(stages.__file__)").startswith(str(folder))
+
+
+def test_every_metric_has_scored_every_picture(finished) -> None:
+    for strategy in ("halves", "dare"):
+        rows = tables.read(at(finished, strategy, "02") / "scores/scores.parquet", tables.SCORES).to_pylist()
+        assert {(row["task"], row["metric"]) for row in rows} == {(t, m) for t in (1, 2) for m in METRICS}
+        by_metric = {m: [row["score"] for row in rows if row["metric"] == m] for m in METRICS}
+        assert by_metric["dino"] != by_metric["coarse_dino"]
+        assert by_metric["colours"] != by_metric["fine_colours"]
+
+
+def test_vectors_are_stored_of_metrics_that_embed_and_pictures_for_the_others(finished) -> None:
+    scores = at(finished, "dare", "02") / "scores"
+    encoders = {*tables.read(scores / "embeddings.parquet", tables.EMBEDDINGS)["encoder"].to_pylist()}
+    assert len(encoders) == 5, "those of edges are not there"
+    assert not any(name.startswith("edges") for name in encoders)
+    handed_on = sorted(path.relative_to(scores).as_posix() for path in (scores / "references").rglob("*.png"))
+    assert handed_on == [f"references/{task}/0{number}.png" for task in ("01", "02") for number in range(3)]
+
+
+def test_strategies_differ_from_the_first_task_on(finished) -> None:
+    halves, dare = (
+        [path.read_bytes() for path in sorted((at(finished, name, "01") / "images/01").glob("*.png"))]
+        for name in ("halves", "dare")
+    )
+    assert len(halves) == len(dare) == 2
+    assert halves != dare
+
+
+def test_the_report_shows_them(finished) -> None:
+    found = json.loads((finished / "report/small/metrics.json").read_text("utf-8"))["objects"]
+    assert {*found} == {*METRICS}
+    assert {"halves", "dare"} <= {*found["edges"]}
+    page = (finished / "report/small/report.html").read_text("utf-8")
+    assert all(name in page for name in ("halves", "dare", "cow plushie", "fine colours"))
+    summary = found["dino"]["dare"]
+    assert "top1" in summary
+    assert "top1" not in found["edges"]["dare"]

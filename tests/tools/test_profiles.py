@@ -1,0 +1,87 @@
+import json
+
+import pytest
+
+from stages.core import params
+from stages.datasets.unlearn_canvas import UnlearnCanvas
+from stages.runtime.faults import ConfigFault
+from stages.tools import profiles
+from tests.datasets.test_dreambooth import ORDERS
+from tests.datasets.test_unlearn_canvas import FROM_50
+
+REAL = [name for name in profiles.names() if profiles.tree(name)["base"]["name"] in ("sdxl", "sd15")]
+
+
+@pytest.mark.parametrize("memory", [None, *profiles.presets()])
+@pytest.mark.parametrize("name", profiles.names())
+def test_every_profile_with_every_preset_breaks_no_rule(name, memory):
+    """Rules that need photos or weights are left out: neither is here."""
+    params.Params.model_validate_json(json.dumps(profiles.tree(name, memory)))
+
+
+@pytest.mark.parametrize("memory", [None, *profiles.presets()])
+@pytest.mark.parametrize("name", profiles.names())
+def test_every_profile_asks_its_family_only_for_what_it_reads(name, memory):
+    params._check_family(params.Params.model_validate_json(json.dumps(profiles.tree(name, memory))))
+
+
+@pytest.mark.parametrize("option", [{"conditioning": "source"}, {"layers": "peft"}])
+def test_a_training_option_that_the_family_ignores_is_refused(option):
+    study = params.Params.model_validate_json(json.dumps(profiles.tree("sd15-quick")))
+    study = study.model_copy(update={"train": study.train.model_copy(update=option)})
+    if "layers" in option:  # which sd15 reads
+        params._check_family(study)
+        return
+    said = r"^train\.conditioning: base sd15 does not read it, so it cannot be 'source'\. .* layers, snr_gamma\.$"
+    with pytest.raises(ConfigFault, match=said):
+        params._check_family(study)
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_a_preset_changes_how_and_not_what(name):
+    plain = profiles.tree(name)
+    for memory in profiles.presets():
+        small = profiles.tree(name, memory)
+        changed = {section for section in plain if plain[section] != small[section]}
+        assert changed <= {"base", "sample", "train"}
+        for key in ("path", "revision", "vae"):
+            assert small["base"]["options"].get(key) == plain["base"]["options"].get(key)
+        for key in ("images", "steps", "guidance", "seed"):
+            assert small["sample"][key] == plain["sample"][key]
+        for key in ("rank", "steps", "batch", "learning_rate"):
+            assert small["train"][key] == plain["train"][key]
+
+
+def test_the_styles_from_the_list_of_50_come_in_the_orders_of_those_from_60():
+    """The rest is the same study."""
+    plain, other = profiles.tree("sdxl-styles"), profiles.tree("sdxl-styles-50")
+    assert {section for section in plain if plain[section] != other[section]} == {"study", "dataset", "sequences"}
+    assert other["dataset"] == {"name": "unlearn_canvas", "options": {"styles": 50}}
+    assert list(other["sequences"]["styles"]) == ["0", "5", "10", "42"]
+    for seed, permutation in ORDERS.items():
+        listed = other["sequences"]["styles"][str(seed)]
+        assert list(listed) == [f"t{position:02d}" for position in range(1, 11)]
+        assert list(listed.values()) == [FROM_50[number - 1].lower() for number in permutation]
+    assert "sdxl-styles-50" in profiles.names()
+    known = UnlearnCanvas(root="", **other["dataset"]["options"]).domains()["styles"]
+    assert all(set(listed.values()) == set(known) for listed in other["sequences"]["styles"].values())
+
+
+def test_less_memory_is_never_used_for_more_pictures_at_a_time():
+    batches = [profiles.tree("sdxl-objects", memory)["sample"]["batch"] for memory in profiles.presets()]
+    assert batches == sorted(batches)
+
+
+def test_an_unknown_preset_is_said():
+    with pytest.raises(ConfigFault, match=r"no preset for 7 GB\. There is: 12, 16, 24, 80"):
+        profiles.text("sdxl-objects", "7")
+
+
+def test_a_preset_in_use_counts_as_no_change_of_ones_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(profiles, "PARAMS", tmp_path / "params.yaml")
+    assert profiles.use("sdxl-quick", memory="24")
+    assert not profiles.use("sdxl-quick", memory="24")
+    assert profiles.use("quick")
+    (tmp_path / "params.yaml").write_text("study: mine\n")
+    with pytest.raises(ConfigFault, match="changes that no profile has"):
+        profiles.use("sdxl-quick", memory="24")
