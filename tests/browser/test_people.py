@@ -69,7 +69,7 @@ def test_worked_through_by_click_and_key_stopped_and_gone_on_with_and_read_back(
     assert set(json.loads(saved.read_text())) == {"kind", "schema", "page", "rater", "answers"}
     # Sides are the rater's own: pressing left every time is not to choose the same strategy every time.
     assert {a.chosen for a in answers.answers} == {0, 1} or {a.left for a in answers.answers} == {0, 1}
-    preference.people("small", draws=20)
+    preference.people("small")
 
 
 def test_two_raters_are_shown_other_sides_and_other_orders(page_of) -> None:
