@@ -1,4 +1,4 @@
-"""The command line `palimpsest`. Nothing slow is imported before a command needs it."""
+"""The command `palimpsest`. Slow imports happen only in the commands that need them."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from flows.commands.profile_group import profile
 from stages.runtime.exits import EXIT_CODES, attempt
 
 NAME = "palimpsest"
-# Commands that are a module's own, with its arguments: they are there when the module is.
+# Commands that run a module with its own arguments; a command exists if its module does.
 MODULES = {
-    "export": ("stages.tools.export", "Writes what was learnt as a LoRA file."),
-    "import": ("stages.tools.import_lora", "Takes in a LoRA trained elsewhere."),
-    "forecast": ("stages.tools.forecast", "Hours, disk and memory that it will take."),
+    "export": ("stages.tools.export", "Exports a run as a LoRA file."),
+    "import": ("stages.tools.import_lora", "Imports a LoRA trained elsewhere."),
+    "forecast": ("stages.tools.forecast", "Estimates hours, disk and memory."),
     "paint": ("stages.tools.paint", "Pictures of any prompt, after any task."),
-    "fetch": ("stages.tools.fetch", "Fetches the weights that a profile needs."),
-    "standin": ("stages.tools.random_sdxl", "Writes an SDXL of random weights, to try."),
-    "study": ("stages.tools.survey", "Asks people which pictures are right."),
+    "fetch": ("stages.tools.fetch", "Downloads the weights of a profile."),
+    "standin": ("stages.tools.random_sdxl", "Writes an SDXL with random weights."),
+    "study": ("stages.tools.survey", "Makes and reads a blind comparison."),
 }
-ONLINE = ("fetch",)  # may ask a model hub
+ONLINE = ("fetch",)  # may connect to a model hub
 
 app = typer.Typer(
     name=NAME,
@@ -42,9 +42,9 @@ app = typer.Typer(
 
 
 def _runs() -> list[str]:
-    from flows.commands.status import look
+    from flows.commands.status import read_status
 
-    return [str(run["run"]) for run in look()["runs"]]
+    return [str(run["run"]) for run in read_status()["runs"]]
 
 
 def _version(wanted: bool) -> None:
@@ -69,28 +69,28 @@ def _options(
 @app.command()
 def init(
     folder: Path,
-    profile: Annotated[str, typer.Option(help="what to start from: palimpsest profile list")] = "",
-    photos: Annotated[Path | None, typer.Option(help="a folder that holds a folder of photos per concept")] = None,
+    profile: Annotated[str, typer.Option(help="the study to start from: palimpsest profile list")] = "",
+    photos: Annotated[Path | None, typer.Option(help="a folder with one folder of photos per concept")] = None,
 ) -> None:
-    """Makes a new project: a folder for a study."""
+    """Creates a project folder with a study."""
     from flows.commands import console, new_project
 
     chosen = profile or (new_project.OWN if photos else "toy-objects")
     names = new_project.make(folder, chosen, photos)
-    print(f"{folder}: a project from profile {chosen}, with the code that runs it.")
+    print(f"{folder}: created from profile {chosen}, with a copy of the code.")
     if names:
         print(f"It learns, in this order: {', '.join(names)}.")
     elif chosen == new_project.OWN:
-        here = folder / new_project.PHOTOS
-        print(f"Put a folder of photos per concept into {here}, and name them in {folder}/params.yaml under sequences.")
+        target = folder / new_project.PHOTOS
+        print(f"Put one folder of photos per concept into {target}, and list them in {folder}/params.yaml: sequences.")
     if not profile:
-        print("Its base is the embedded one, which draws 32 pixels. For SDXL, on a GPU: --profile sdxl-quick.")
+        print("Its base model is the embedded one, which draws 32 pixels. For SDXL on a GPU: --profile sdxl-quick.")
     console.next_steps(f"cd {folder}", "palimpsest plan   what would run, and for how long", "palimpsest run")
 
 
 @app.command()
 def plan(json: Json = False) -> None:
-    """What would run, why, and for how long."""
+    """Shows what would run, why, and for how long."""
     from flows.commands.plan import show
 
     show(json)
@@ -104,7 +104,7 @@ def run(
     devices: Annotated[str, typer.Option(help="GPUs to use, as in CUDA_VISIBLE_DEVICES")] = "",
     no_view: NoView = False,
 ) -> None:
-    """Runs what is not up to date. Killed, it goes on where it was."""
+    """Runs what is not up to date. After a kill, run it again to continue."""
     words = [only] if only else []
     words += [f"--devices={devices}"] if devices else []
     _module("run", "flows.study", [*words, *run_options(jobs, no_view), *context.args])
@@ -112,17 +112,17 @@ def run(
 
 @app.command()
 def status(json: Json = False) -> None:
-    """What is done, running and left. The last errors."""
+    """Shows what is done, running and to do, and the last errors."""
     from flows.commands import console
-    from flows.commands.status import look, show
+    from flows.commands.status import read_status, show
 
-    facts = look()
+    facts = read_status()
     console.as_json(facts) if json else show(facts)
 
 
 @app.command()
 def report(json: Json = False, browser: Annotated[bool, typer.Option("--open/--no-open")] = True) -> None:
-    """The result: its table, and the page opened."""
+    """Prints the result table and opens the report."""
     from flows.commands import show_report
 
     show_report.show(json, browser)
@@ -130,7 +130,7 @@ def report(json: Json = False, browser: Annotated[bool, typer.Option("--open/--n
 
 @app.command()
 def doctor(json: Json = False) -> None:
-    """Says whether this machine is fit for it. GPU, disk, weights."""
+    """Checks this machine: libraries, GPU, disk, weights."""
     from dataclasses import asdict
 
     from flows.commands import console
@@ -152,7 +152,7 @@ app.add_typer(profile, name="profile")
 
 
 def _module(command: str, module: str, words: list[str]) -> None:
-    """Runs `python -m module` with these words, in this process, under the command's name."""
+    """Runs `python -m MODULE WORDS` in this process, with `palimpsest COMMAND` as the program's name."""
     if command in ONLINE:
         os.environ["HF_HUB_OFFLINE"] = "0"
     set_environment()
@@ -179,10 +179,10 @@ for _command, (_source, _short) in MODULES.items():
     _add(_command, _source, _short)
 
 
-def _hand_over() -> None:
-    """A project has its own copy of the code: what is run there is that."""
-    there = Path("flows", "cli.py")
-    if there.is_file() and there.resolve() != Path(__file__).resolve():
+def _run_project_code() -> None:
+    """In a project folder, replaces this process by the project's own copy of the code."""
+    copy = Path("flows", "cli.py")
+    if copy.is_file() and copy.resolve() != Path(__file__).resolve():
         os.execv(sys.executable, [sys.executable, "-m", "flows.cli", *sys.argv[1:]])
 
 
@@ -195,11 +195,11 @@ def _work() -> int:
         from stages.runtime.faults import ConfigFault
 
         message = error.format_message()
-        raise ConfigFault(f"{message.rstrip('.')}. --help says what there is.") from None
+        raise ConfigFault(f"{message.rstrip('.')}. See --help.") from None
 
 
 def main() -> None:
-    _hand_over()
+    _run_project_code()
     work: Callable[[], int] = _work
     sys.exit(attempt(work, debug="--debug" in sys.argv))
 

@@ -1,7 +1,7 @@
-"""Runs a whole study side by side: every stage of dvc.yaml that is not up to date, each when what it needs is there.
+"""Runs a study: every stage of dvc.yaml that is not up to date, several in parallel.
 
-`dvc repro` does the same, one stage after another. DVC's cache and dvc.lock are the only record: a study that was
-killed goes on where it was when this is run again. Prefect shows what happens.
+`dvc repro` does the same, one stage after another. DVC's cache and dvc.lock are the only record: run the command again
+after a kill and the study continues. Prefect shows its progress.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from stages.runtime.process import collect_rarely
 if TYPE_CHECKING:
     from flows.engine.scheduler import Engine
 
-Chosen = Callable[[argparse.Namespace], set[str] | None]
-First = Callable[[argparse.Namespace], object]
+Select = Callable[[argparse.Namespace], set[str] | None]
+Preparation = Callable[[argparse.Namespace], object]
 ROOT = Path(".")
 LOCK = Path(".cache", "flow", "lock")
 log = logging.getLogger("palimpsest")
 
 
 def nothing(_: object) -> None:
-    return None
+    """Does nothing; as a selection: all stages."""
 
 
 def command(
@@ -40,21 +40,20 @@ def command(
     work: Callable[[argparse.Namespace], int],
     options: Callable[[argparse.ArgumentParser], object] = nothing,
 ) -> None:
-    """The command line of every flow.
+    """Parses a flow's command line, runs it, and exits.
 
     Args:
-        work: does what it says, and returns the exit code.
-        options: adds what only this flow has.
+        doc: the help text.
+        work: runs the flow with the parsed arguments and returns the exit code.
+        options: adds arguments that only this flow has.
     """
     collect_rarely()
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     options(parser)
     parser.add_argument("--jobs", type=int, help="stages at a time; default: one per GPU, or per core")
-    parser.add_argument("--devices", help="GPUs to use, as in CUDA_VISIBLE_DEVICES; with more jobs they are shared")
+    parser.add_argument("--devices", help="GPUs to use, as in CUDA_VISIBLE_DEVICES; shared if there are more jobs")
     parser.add_argument("--plan", action="store_true", help="print what would run, and run nothing")
-    parser.add_argument(
-        "--share", action="store_true", help="take what DVC's remote has, and give it what is made here"
-    )
+    parser.add_argument("--share", action="store_true", help="exchange results with DVC's remote")
     parser.add_argument("--no-view", action="store_true", help="don't report to Prefect")
     args = parser.parse_args()
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
@@ -66,37 +65,41 @@ def command(
         print(f"error: {fault}", file=sys.stderr)
         code = fault.code
     except KeyboardInterrupt:
-        print("error: interrupted. Run the same command again to go on.", file=sys.stderr)
+        print("error: interrupted. Run the same command again to continue.", file=sys.stderr)
         code = 130
     prefect_view.exit_process(code)
 
 
-def perform(args: argparse.Namespace, chosen: Chosen, first: First = nothing) -> int:
-    """Brings stages up to date, alone in this workspace, and returns the exit code.
+def perform(args: argparse.Namespace, select: Select, prepare: Preparation = nothing) -> int:
+    """Updates stages while holding the workspace's lock.
 
     Args:
-        chosen: says which stages, or None for all; what they need is upstream of them.
-        first: is done before the study is looked at.
+        args: the options of `command`.
+        select: the stages to update with everything upstream of them; None: all stages.
+        prepare: called before the study is read.
+
+    Returns:
+        The exit code.
 
     Raises:
-        Fault: it cannot begin.
+        Fault: the run cannot start.
     """
     from flows.graph.up_to_date import untouched
     from stages.runtime.process import lock
 
     with lock(LOCK):
-        first(args)
+        prepare(args)
         if not args.share and untouched(ROOT.absolute()):
             print("Nothing to do: everything is up to date.")
             return 0
         from stages.core.params import load
 
-        load()  # first, for what is wrong with params.yaml
-        return Study(args).run(chosen(args))
+        load()  # reports errors in params.yaml before DVC reads it
+        return Study(args).run(select(args))
 
 
 class Study:
-    """One run of the flow, with or without Prefect showing it."""
+    """One run of the flow, with or without Prefect."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         from flows.engine.pool import slots
@@ -107,6 +110,7 @@ class Study:
         self.graph = open_graph(self.root, share=args.share)
 
     def run(self, among: set[str] | None) -> int:
+        """Updates these stages and everything upstream of them, or all stages; returns the exit code."""
         from flows.graph.up_to_date import paths_of, stamp
 
         wanted = None if among is None else self.graph.with_upstream(among)
@@ -119,9 +123,9 @@ class Study:
             return 0
         code = 0
         if plan:
-            with self.graph.claimed():
+            with self.graph.locked():
                 code = self._perform(plan)
-        self.graph.give(self.graph.stages if wanted is None else wanted)
+        self.graph.upload(self.graph.stages if wanted is None else wanted)
         if code == 0 and wanted is None:
             if plan:
                 self._finish()
@@ -133,19 +137,19 @@ class Study:
         from stages.core.params import load
         from stages.runtime.formatting import duration, size
 
-        found = Estimate.of(self.graph, plan, self.times, load())
+        estimate = Estimate.of(self.graph, plan, self.times, load())
         free = shutil.disk_usage(self.root).free
         where = f"{self.slots.jobs} at a time" + (f" on {', '.join(self.slots.devices)}" if self.slots.devices else "")
-        print(f"{len(plan)} of {all_stages} stages to bring up to date: {found.to_run} to run, {found.cached} cached.")
-        print(f"{where}: about {duration(found.seconds / self.slots.jobs)}.", end=" ")
-        print(f"About {size(found.bytes)} of disk; {size(free)} are free.", flush=True)
-        if found.bytes > free:
-            log.warning("There may be too little disk. Finished stages are kept: make room, and run it again.")
+        print(f"{len(plan)} of {all_stages} stages to update: {estimate.to_run} to run, {estimate.cached} cached.")
+        print(f"{where}: about {duration(estimate.seconds / self.slots.jobs)}.", end=" ")
+        print(f"About {size(estimate.bytes)} of disk; {size(free)} are free.", flush=True)
+        if estimate.bytes > free:
+            log.warning("Disk space may run out. Finished stages are saved: free some space and run it again.")
         if self.args.plan:
             print(*(f"  {StageName.parse(name).title}" for name in plan), sep="\n")
 
     def _perform(self, plan: list[str]) -> int:
-        """Runs the plan in workers, and says how it went."""
+        """Runs the plan in workers; returns the exit code."""
         from flows.engine.pool import Pool
         from flows.engine.scheduler import Engine
 
@@ -166,27 +170,27 @@ class Study:
             self.times.save()
 
     def _run_watched(self, engine: Engine, plan: list[str]) -> int:
-        from flows.engine.prefect_run import under_prefect
+        from flows.engine.prefect_run import run_with_prefect
         from flows.engine.progress_bars import draw_bars
         from flows.engine.stage_log import StageLog
         from stages.core.params import load
 
         stage_log = StageLog(plan, self.times, self.slots.jobs)
-        with draw_bars(engine.progress, stage_log.named):
+        with draw_bars(engine.progress, stage_log.names):
             if self.args.no_view:
                 outcome = engine.run(plan, in_a_thread, stage_log)
             else:
-                outcome = under_prefect(self.root, load().study, engine, plan, stage_log)
+                outcome = run_with_prefect(self.root, load().study, engine, plan, stage_log)
         return stage_log.end(outcome)
 
     def _finish(self) -> None:
-        from flows.graph.graph import unfinished
+        from flows.graph.graph import outdated
         from stages.runtime.faults import MachineFault
 
-        left = unfinished(self.root)
-        if left:
+        stages = outdated(self.root)
+        if stages:
             raise MachineFault(
-                f"dvc status still names {', '.join(left[:3])}: was something changed meanwhile? Run again."
+                f"dvc status still lists {', '.join(stages[:3])}: files were changed during the run. Run it again."
             )
 
 
@@ -196,7 +200,7 @@ def in_a_thread(work: Callable[[str], object], name: str) -> None:
 
 def main() -> None:
     def options(parser: argparse.ArgumentParser) -> None:
-        text = "DOMAIN/ORDER/STRATEGY/SEED: one run alone; DOMAIN/ORDER: the base model on it"
+        text = "DOMAIN/ORDER/STRATEGY/SEED: only this run; DOMAIN/ORDER: only the base model on this sequence"
         parser.add_argument("run", nargs="?", metavar="RUN", help=text)
 
     command(__doc__, lambda args: perform(args, lambda args: last_stages(args.run) if args.run else None), options)

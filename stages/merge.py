@@ -1,9 +1,9 @@
-"""Makes the state after one task. Reads the state before and the task's adapter; writes state and merge check."""
+"""Merges the adapter of one task into the state before it. Writes the new state and its merge check."""
 
 import argparse
 import logging
 
-from stages.adapters.merge_check import check, facts, too_coarse
+from stages.adapters.merge_check import check, facts, precision_warning
 from stages.adapters.storage import load_adapter, load_state, save_state
 from stages.core.command import main
 from stages.core.params import Params
@@ -15,22 +15,27 @@ log = logging.getLogger("palimpsest")
 
 
 def merge(params: Params, run: Run, args: argparse.Namespace) -> None:
+    """Publishes the state after task `args.task` of the run.
+
+    Raises:
+        InputFault: the state before or the adapter is missing or damaged.
+    """
     index: str = args.task
     previous, trained = run.at(before(index)) / "state", run.at(index) / "adapter"
     earlier, manifest = artifact.read(previous, "state"), artifact.read(trained, "adapter")
-    shapes, strategy = params.family.shapes(), params.rule(run.strategy)
+    shapes, strategy = params.family.shapes(), params.make_strategy(run.strategy)
     old = load_state(previous, earlier, shapes)
     adapter = load_adapter(trained / "adapter.safetensors", manifest["scale"], shapes)
     new = strategy.merge(old, adapter, merge_generator(run, index))
-    found = check(old, strategy.frozen(old), adapter, new, params.family.weight)
-    if warning := too_coarse(found, params.family.number_format):
+    result = check(old, strategy.frozen(old), adapter, new, params.family.weight)
+    if warning := precision_warning(result, params.family.number_format):
         log.warning("%s, task %s: %s", run, index, warning)
     tasks = [*earlier["tasks"], manifest["concept"]]
     common = provenance(params, run) | {"position": int(index), "tasks": tasks}
     parents = {"state": previous, "adapter": trained}
     with artifact.publish(run.at(index) / "state", "state", common, parents) as draft:
         draft.note(save_state(draft.path, new))
-        (draft / "check.json").write_text(artifact.to_json(facts(found)), "utf-8")
+        (draft / "check.json").write_text(artifact.to_json(facts(result)), "utf-8")
 
 
 if __name__ == "__main__":

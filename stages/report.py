@@ -1,4 +1,4 @@
-"""Tells what a study has shown. Reads all its scores, pictures, losses and merge checks; writes report/<study>."""
+"""Reports a study's results. Reads all its scores, pictures, losses and merge checks; writes report/<study>."""
 
 import argparse
 from pathlib import Path
@@ -15,7 +15,12 @@ ROOT = Path("report")
 
 
 def report(params: Params, key: None, args: argparse.Namespace) -> None:
-    summary, asked = summarise(params), preference.people(params.study, params.report.confidence)
+    """Publishes the page, figures, tables and data files of the study, and prints where the page is.
+
+    Raises:
+        InputFault: scores or pictures are missing or damaged.
+    """
+    summary, answers = summarise(params), preference.people(params.study, params.report.confidence)
     folder = ROOT / params.study
     with artifact.publish(folder, "report", {"study": params.study}) as draft:
         drawn = []
@@ -26,15 +31,15 @@ def report(params: Params, key: None, args: argparse.Namespace) -> None:
         drawn += contact_sheets.draw_all(params, draft / "grids")
         names = [path.relative_to(draft.path).as_posix() for path in drawn]
         written = {
-            "metrics.json": artifact.to_json(data_files.metrics(summary, asked)),
+            "metrics.json": artifact.to_json(data_files.metrics(summary, answers)),
             "headline.json": artifact.to_json(data_files.headline(summary)),
             "matrix.csv": data_files.matrix_csv(summary),
             "curve.csv": data_files.curve_csv(summary),
             "differences.csv": data_files.differences_csv(summary),
             "checks.csv": data_files.checks_csv(summary),
             "summary.txt": f"{wording.terminal(summary)}\n\nreport: {folder}/report.html\n",
-            "report.html": page(summary, asked),
-            "results.md": wording.markdown(summary, names, survey_wording.survey_table(asked)),
+            "report.html": page(summary, answers),
+            "results.md": wording.markdown(summary, names, survey_wording.survey_table(answers)),
         }
         tables.write_table(draft / "scores.parquet", score_table.all_scores(params))
         for name, content in written.items():

@@ -1,6 +1,6 @@
-"""Samples the model after one task on the prompts of the tasks learnt so far, or the base on those of all tasks.
+"""Samples the model after one task with the prompts of the tasks learned so far, or the base with those of all tasks.
 
-Reads the state (the data, for the base); writes images.
+Reads the state (for the base: the data); writes images.
 """
 
 import argparse
@@ -12,48 +12,60 @@ from stages.adapters.storage import load_state
 from stages.core.command import main
 from stages.core.params import Params
 from stages.core.runs import Run, TaskSequence, provenance
-from stages.core.states import begun_with
+from stages.core.states import initial_adapter
 from stages.files import artifact
 from stages.runtime.progress import track
 from stages.sampling.sampler import sample as sample_prompts
-from stages.sampling.sampler import seen
+from stages.sampling.sampler import sampled_concepts
 
 
 def sample(params: Params, run: Run | TaskSequence, args: argparse.Namespace) -> None:
+    """Publishes the pictures of a run after `args.task`; of the base, for a sequence.
+
+    Raises:
+        InputFault: the state, the data or the weights are missing or damaged.
+    """
     task: str | None = getattr(args, "task", None)
-    state, learnt, parents, folder = State(), [], {}, run.base if isinstance(run, TaskSequence) else run.at(task or "")
+    state, learned, parents, folder = State(), [], {}, run.base if isinstance(run, TaskSequence) else run.at(task or "")
     if isinstance(run, Run):
         parents = {"state": folder / "state"}
         manifest = artifact.read(parents["state"], "state")
-        state, learnt = load_state(parents["state"], manifest, params.family.shapes()), manifest["tasks"]
-    elif adapter := begun_with(params):
+        state, learned = load_state(parents["state"], manifest, params.family.shapes()), manifest["tasks"]
+    elif adapter := initial_adapter(params):
         state = State(adapter.delta)
     params = params.model_copy(update={"sample": params.sampling(getattr(run, "strategy", None))})
-    tasks = seen(params, run, task, learnt)
+    tasks = sampled_concepts(params, run, task, learned)
     facts: dict[str, Any] = provenance(params, run) | {
         "sample": params.sample.model_dump(mode="json", exclude={"plain"}),
         "tasks": {f"{place:02d}": {"name": c["name"], "prompts": c["prompts"]} for place, c in tasks.items()},
     }
     if count := params.sample.plain:
-        named = {f"{place:02d}": {"name": c["name"], "prompts": c["plain_prompts"]} for place, c in tasks.items()}
-        facts["plain"] = {"images": count, "tasks": named}
+        plain_tasks = {f"{place:02d}": {"name": c["name"], "prompts": c["plain_prompts"]} for place, c in tasks.items()}
+        facts["plain"] = {"images": count, "tasks": plain_tasks}
     with artifact.publish(folder / "images", "images", facts, parents) as draft:
         write(params, state, facts["tasks"], draft.path, draft)
         if count:
-            fewer = params.model_copy(update={"sample": params.sample.model_copy(update={"images": count})})
-            write(fewer, state, facts["plain"]["tasks"], draft / "plain", draft)
+            plain = params.model_copy(update={"sample": params.sample.model_copy(update={"images": count})})
+            write(plain, state, facts["plain"]["tasks"], draft / "plain", draft)
 
 
 def write(params: Params, state: State, tasks: dict[str, Any], folder: Path, draft: artifact.Draft) -> None:
-    """A folder of pictures for each task: <prompt>-<noise>.png. Notes the smallest batch that memory forced on it."""
-    made = sample_prompts(params, state, [task["prompts"] for task in tasks.values()])
-    for place, files in zip(tasks, track(made, len(tasks), "sample"), strict=True):
+    """Writes a folder of pictures per task, named <prompt>-<noise>.png.
+
+    If memory limited the batch, the smallest batch used is noted in the manifest.
+
+    Args:
+        tasks: name and prompts by position.
+        folder: where the tasks' folders go, inside the draft.
+    """
+    batches = sample_prompts(params, state, [task["prompts"] for task in tasks.values()])
+    for place, files in zip(tasks, track(batches, len(tasks), "sample"), strict=True):
         (folder / place).mkdir(parents=True)
         for number, file in enumerate(files):
             name = "{:02d}-{:02d}.png".format(*divmod(number, params.sample.images))
             (folder / place / name).write_bytes(file.read_bytes())
-        if room := artifact.read(files[0].parent, "pictures").get("micro_batch"):
-            draft.note(micro_batch=min(room, draft.facts.get("micro_batch", room)))
+        if batch := artifact.read(files[0].parent, "pictures").get("micro_batch"):
+            draft.note(micro_batch=min(batch, draft.facts.get("micro_batch", batch)))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Scores the images after one task. Reads images, data and the scores before; writes scores, embeddings and references.
 
-The references of a task are embedded once, when it is learnt, and handed on from task to task; for metrics that do not
-embed, the pictures themselves are.
+The references of a task are embedded once, when it is learned, and copied from task to task. For metrics that do not
+embed, the reference pictures are copied instead.
 """
 
 import argparse
@@ -14,13 +14,18 @@ from stages.files import artifact, tables
 
 
 def score(params: Params, run: Run | TaskSequence, args: argparse.Namespace) -> None:
+    """Publishes the scores of a run after `args.task`; of the base, for a sequence.
+
+    Raises:
+        InputFault: images, data or earlier scores are missing or damaged.
+    """
     task: str | None = getattr(args, "task", None)
     folder = run.at(task or "") if isinstance(run, Run) else run.base
     images = artifact.read(folder / "images", "images")
     references = references_for(params, run, task)
     scorer = Scorer(params.judges, references)
     scorer.score(folder / "images", int(task or 0), images["tasks"])
-    written = {
+    columns = {
         "scores": (tables.SCORES, scorer.scores),
         "embeddings": (tables.EMBEDDINGS, scorer.embeddings),
         "references": (tables.REFERENCES, scorer.references),
@@ -28,10 +33,10 @@ def score(params: Params, run: Run | TaskSequence, args: argparse.Namespace) -> 
     if "plain" in images:
         plain = Scorer(params.judges, References(scorer.references, references.files))
         plain.score(folder / "images" / "plain", int(task or 0), images["plain"]["tasks"])
-        written |= {"plain-scores": (tables.SCORES, plain.scores)}
+        columns |= {"plain-scores": (tables.SCORES, plain.scores)}
     facts = provenance(params, run) | {"encoders": scorer.encoders}
     with artifact.publish(folder / "scores", "scores", facts, {"images": folder / "images"}) as draft:
-        for name, (schema, rows) in written.items():
+        for name, (schema, rows) in columns.items():
             tables.write(draft / f"{name}.parquet", schema, rows)
         references.write(draft.path)
 

@@ -1,6 +1,6 @@
-"""The beginning of a run: the base, or what base.options.adapter makes of it; no scores yet.
+"""Writes the first state of a run: the base, with the adapter of base.options.adapter if one is set.
 
-Reads that adapter, if there is one; writes state and scores at position 00.
+Reads that adapter; writes the state and an empty table of references at position 00.
 """
 
 import argparse
@@ -9,12 +9,18 @@ from stages.adapters.storage import save_state
 from stages.core.command import main
 from stages.core.params import Params
 from stages.core.runs import Run, provenance
-from stages.core.states import beginning
+from stages.core.states import initial_state
 from stages.files import artifact, tables
 
 
 def start(params: Params, run: Run, args: argparse.Namespace) -> None:
-    state = beginning(params, run.seed)
+    """Publishes the state and scores before the first task.
+
+    Raises:
+        InputFault: base.options.adapter is missing, damaged or not the pinned one.
+        ConfigFault: train.rank is too small for it.
+    """
+    state = initial_state(params, run.seed)
     facts = provenance(params, run) | {"position": 0, "tasks": []}
     if params.family.adapter:
         facts["begun_with"] = params.family.adapter_revision

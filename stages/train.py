@@ -1,4 +1,4 @@
-"""Trains the adapter of one task. Reads data and the state before; writes the adapter and its losses."""
+"""Trains the adapter of one task. Reads the data and the state before; writes the adapter and its losses."""
 
 import argparse
 from typing import Any
@@ -10,18 +10,25 @@ from stages.core.family import Learner
 from stages.core.params import Params
 from stages.core.runs import Run, before, provenance
 from stages.files import artifact, tables
-from stages.monitoring.previews import Previews, unharmed
+from stages.monitoring.previews import Previews, safe_observer
 from stages.monitoring.trackers import tracking
 from stages.photos.develop import read_data
-from stages.training.distributed import assemble, assembled, team
+from stages.training.distributed import launch, launched, process_group
 from stages.training.loop import Observer
 from stages.training.task import train as train_adapter
 
 
 def train(params: Params, run: Run, args: argparse.Namespace) -> None:
+    """Publishes the adapter of task `args.task`; with train.processes above 1, by that many processes.
+
+    Raises:
+        InputFault: the data, the state before or the weights are missing or damaged.
+        MachineFault: not enough memory, or a process failed.
+        Preempted: a signal stopped it; the work so far is saved.
+    """
     index: str = args.task
-    if not assembled(params.train.processes):
-        assemble(params.train.processes, ["-m", "stages.train", str(run), "--task", index])
+    if not launched(params.train.processes):
+        launch(params.train.processes, ["-m", "stages.train", str(run), "--task", index])
         return
     source, previous = run.sequence.data(index), run.at(before(index)) / "state"
     data, pictures, _ = read_data(source)
@@ -30,10 +37,10 @@ def train(params: Params, run: Run, args: argparse.Namespace) -> None:
 
         def observe(learner: Learner, frozen: Delta) -> Observer:
             previews = Previews(params, run, index, learner, frozen, data["concept"])
-            return unharmed([previews, *([track] if track else [])])
+            return safe_observer([previews, *([track] if track else [])])
 
         adapter, losses = train_adapter(params, run, index, state, data, pictures, observe)
-    if not team().leads:
+    if not process_group().leads:
         return
     facts = provenance(params, run) | {
         "position": int(index),

@@ -1,4 +1,4 @@
-"""What several test files share."""
+"""Fixtures and hooks shared by test files."""
 
 import json
 import os
@@ -8,43 +8,48 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from stages.families.unet.random_weights import write
 from stages.runtime.process import collect_rarely, lock
-from tests.support.crash import ran, said
+from tests.support.crash import ran, run_flow
 from tests.support.workspace import hashes, small
+
+# A loaded machine is slow, not wrong.
+settings.register_profile("palimpsest", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("palimpsest")
 
 
 def pytest_configure(config) -> None:
-    """The flows of tests have a worker each, for several tests run at a time; those that want two say so."""
+    """Gives each test's flow one worker, since several tests run at a time; tests that need two set it themselves."""
     collect_rarely()
     os.environ.setdefault("PALIMPSEST_JOBS", "1")
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config) -> int:
-    """Two more than there are cores: some tests wait for servers and other processes more than they work."""
+    """Uses two workers more than cores: some tests mostly wait for servers and other processes."""
     return len(os.sched_getaffinity(0)) + 2
 
 
 def pytest_collection_modifyitems(items) -> None:
-    """Files with many slow tests first, so that none of them is what the others wait for at the end."""
+    """Runs files with many slow tests first, so that none of them runs alone at the end."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session")
 def graph_done(tmp_path_factory, request):
-    """A study as the flow runs it: its folder, to be copied and not changed, what ran, and what came of it.
+    """A study that the flow has run: its folder (copy it, do not change it), the stages that ran, the outputs' hashes.
 
-    Processes that share the tests share the study: the first one runs it.
+    Test processes share it: the first one runs it.
     """
     base = tmp_path_factory.getbasetemp()
     place = base.parent if hasattr(request.config, "workerinput") else base
     folder, notes = place / "graph-done", place / "graph-done.json"
     with lock(place / "graph-done.lock", wait=True):
         if not notes.exists():
-            names = ran(said(small(folder)))
+            names = ran(run_flow(small(folder)))
             notes.write_text(json.dumps([sorted(names), hashes(folder)]))
     names, made = json.loads(notes.read_text())
     return folder, set(names), made
@@ -52,7 +57,7 @@ def graph_done(tmp_path_factory, request):
 
 @pytest.fixture
 def study(graph_done, tmp_path):
-    """A finished study of the test's own."""
+    """A copy of the finished study for one test."""
     return shutil.copytree(graph_done[0], tmp_path / "study")
 
 
@@ -63,6 +68,6 @@ class Standin(NamedTuple):
 
 @pytest.fixture(scope="session")
 def standin(tmp_path_factory) -> Standin:
-    """An SDXL of random weights, a hundredth of the real one; nothing may write into it."""
+    """An SDXL with random weights, a hundredth of the real size; tests must not write into it."""
     path = tmp_path_factory.mktemp("standin") / "sdxl"
     return Standin(path, write(path))

@@ -1,7 +1,7 @@
-"""The pages in docs/: every command in them is run as it stands there, on a small study; and links lead somewhere.
+"""The pages in docs/: every command is run as written, on a small study, and every link has a target.
 
-A block of `console` is run, one that begins with "# not run by the tests: ..." is not; what a block of another language
-whose first line names a file holds is written to that file.
+Blocks of `console` are run unless they begin with "# not run by the tests: ...". A block of another language whose
+first line names a file is written to that file.
 """
 
 import re
@@ -24,7 +24,7 @@ PHOTOS = {"things/mug": 2, "toy": 2}  # under ~/Pictures
 
 
 def script(page: str) -> str:
-    """A page as a shell script, which says before each command which it is."""
+    """A page as a shell script that prints each command before it runs."""
     lines = ["set -e", f'palimpsest() {{ "{sys.executable}" -m flows.cli "$@"; }}']
     for language, text in BLOCK.findall(page):
         first = text.splitlines()[0]
@@ -39,7 +39,7 @@ def script(page: str) -> str:
 
 
 def small(folder: Path) -> Path:
-    """A workspace in which every profile is small, since all are changes of one."""
+    """A workspace in which every profile is small, since all profiles derive from one."""
     workspace(folder)
     path = folder / "data/profiles/toy-objects.yaml"
     yaml = YAML()
@@ -50,7 +50,7 @@ def small(folder: Path) -> Path:
         elif section != "study":
             profile[section] = value
     profile["strategies"] = CommentedSeq(profile["strategies"])
-    profile["strategies"].fa.set_flow_style()  # as it is written in the real one
+    profile["strategies"].fa.set_flow_style()  # as in the real file
     yaml.dump(profile, path)
     shutil.copy(path, folder / "params.yaml")
     shutil.copytree(PROJECT / ".dvc/plots", with_dvc(folder) / ".dvc/plots")
@@ -60,6 +60,7 @@ def small(folder: Path) -> Path:
 
 
 def home(folder: Path) -> Path:
+    """A home folder with a few pictures."""
     from PIL import Image
 
     for number, (name, count) in enumerate(PHOTOS.items(), 1):
@@ -72,26 +73,28 @@ def home(folder: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_every_command_of_a_page_does_what_it_says(page, tmp_path):
-    who = {f"GIT_{role}_{what}": "me@here" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    done = subprocess.run(
+def test_every_command_of_a_page_succeeds(page, tmp_path):
+    author = {f"GIT_{role}_{what}": "me@here" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    result = subprocess.run(
         ["bash", "-c", script(page.read_text("utf-8"))],
         cwd=small(tmp_path / "work"),
-        env=environment() | who | {"HOME": str(home(tmp_path / "home")), "PREFECT_API_URL": "http://127.0.0.1:9/api"},
+        env=environment()
+        | author
+        | {"HOME": str(home(tmp_path / "home")), "PREFECT_API_URL": "http://127.0.0.1:9/api"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         timeout=600,
     )
-    last = done.stdout.rpartition(MARK)[2]
-    assert done.returncode == 0, f"{page.name}: {last}"
+    last = result.stdout.rpartition(MARK)[2]
+    assert result.returncode == 0, f"{page.name}: {last}"
 
 
 @pytest.mark.parametrize(
     "page", [*PAGES, *(PROJECT / name for name in ("README.md", "stages/README.md", "data/README.md"))], ids=str
 )
-def test_links_lead_somewhere(page):
+def test_every_link_has_a_target(page):
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
         path, _, anchor = target.partition("#")
         if "://" in path:

@@ -1,6 +1,6 @@
-"""Who imports whom: layers, no circles, and deps in dvc.yaml that are what the commands import, no more, no less.
+"""Imports follow the layers without cycles, and the deps in dvc.yaml are exactly what the commands import.
 
-Imports within functions and for type checkers count like any other.
+Imports inside functions and under TYPE_CHECKING count too.
 """
 
 import subprocess
@@ -19,12 +19,12 @@ PACKAGES = ("stages", "flows", "data")
 
 
 class Exempt(NamedTuple):
-    why: str  # it cannot change results
-    counts_for: tuple[str, ...] = ()  # stages whose results it can change all the same
+    why: str  # why it cannot change results
+    counts_for: tuple[str, ...] = ()  # stages whose results it can change nevertheless
 
 
 SHAPED = ("start", "train", "merge", "sample")  # stages that load adapters or the base model
-# Modules, or whole rooms, that need not be in the deps of a stage that imports them.
+# Modules and packages that need not be in the deps of a stage that imports them.
 EXEMPT = {
     "stages.core.command": Exempt("reads the command line, then calls the stage"),
     "stages.core.registry": Exempt("finds a plug-in by its name"),
@@ -34,18 +34,18 @@ EXEMPT = {
     "stages.runtime.process": Exempt("locks and signals"),
     "stages.runtime.progress": Exempt("progress bars"),
     "stages.monitoring": Exempt("watches a training, which does not import it"),
-    # Params imports every kind of plug-in to check its options; these are the stages that also use it.
+    # stages.core.params imports every kind of plug-in to check its options; these are the stages that also use it.
     "stages.core.dataset": Exempt("checks options", ("prepare", "train")),
     "stages.core.family": Exempt("checks options", SHAPED),
     "stages.core.strategy": Exempt("checks options", ("train", "merge")),
     "stages.core.metric": Exempt("checks options", ("score", "report")),
     "stages.adapters": Exempt("only types in signatures", SHAPED),
     "stages.files.tensors": Exempt("imported with the adapters", SHAPED),
-    # Imported beside the function that reads what `prepare` has written.
+    # Imported with the function that reads the output of `prepare`.
     "stages.photos.decode": Exempt("only `prepare` decodes photos", ("prepare",)),
     "stages.files.untrusted": Exempt("only `prepare` reads photos", ("prepare",)),
 }
-# Plug-ins are imported by name, which no import statement shows: those that a stage's results depend on.
+# Plug-ins that a stage's results depend on; they are imported by name, without an import statement.
 PLUG_INS = {
     "prepare": ("stages/datasets/${dataset.name}.py",),
     "start": ("stages/families",),
@@ -61,14 +61,14 @@ PARAMS = YAML(typ="safe").load(Path("params.yaml"))
 
 @cache
 def imports() -> nx.DiGraph:
-    """An edge from each module to each that it imports."""
+    """The import graph, with edges from a module to those that it imports."""
     graph = grimp.build_graph(*PACKAGES, exclude_type_checking_imports=False)
-    found = nx.DiGraph()
-    found.add_nodes_from(graph.modules)
-    found.add_edges_from(
-        (one, other) for one in graph.modules for other in graph.find_modules_directly_imported_by(one)
+    edges = nx.DiGraph()
+    edges.add_nodes_from(graph.modules)
+    edges.add_edges_from(
+        (module, other) for module in graph.modules for other in graph.find_modules_directly_imported_by(module)
     )
-    return found
+    return edges
 
 
 def within(module: str, room: str) -> bool:
@@ -92,13 +92,13 @@ def plug_ins(stage: str) -> set[str]:
 
 
 def results_depend_on(stage: str) -> set[str]:
-    """The modules that a stage's command imports, transitively, without its plug-ins and what is exempt."""
+    """The modules that a stage's command imports, transitively, without plug-ins and exempt modules."""
     chosen = plug_ins(stage)
     reached, waiting = set(), {f"stages.{verb(stage)}", *chosen}
     while waiting:
         module = waiting.pop()
         reached.add(module)
-        if not within(module, "stages.monitoring"):  # what only monitoring needs cannot change results either
+        if not within(module, "stages.monitoring"):  # modules that only monitoring imports cannot change results either
             waiting |= set(imports().successors(module)) - reached
     return {
         module
@@ -109,14 +109,14 @@ def results_depend_on(stage: str) -> set[str]:
 
 
 def code_deps(stage: str) -> dict[str, set[str]]:
-    """The deps of a stage that hold Python modules, with these; plug-ins are left out."""
+    """The deps of a stage that contain Python modules, with these modules; plug-ins are omitted."""
     known = {"${source}": PARAMS["source"]}
     deps = [known.get(dep, dep) for dep in STAGES[stage]["deps"] if dep not in PLUG_INS[verb(stage)]]
     held = {dep: {module for module in imports() if path_of(module).is_relative_to(dep)} for dep in deps}
     return {dep: {m for m in modules if path_of(m).name != "__init__.py"} for dep, modules in held.items() if modules}
 
 
-def test_imports_run_one_way():
+def test_imports_follow_the_layers():
     done = subprocess.run([Path(sys.executable).parent / "lint-imports"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
@@ -129,9 +129,9 @@ def test_every_room_has_a_layer(package):
     assert named == {module.split(".")[1] for module in imports() if module.startswith(f"{package}.")}
 
 
-def test_no_modules_import_one_another_in_a_circle():
-    circles = [sorted(found) for found in nx.strongly_connected_components(imports()) if len(found) > 1]
-    assert not circles
+def test_there_are_no_import_cycles():
+    cycles = [sorted(modules) for modules in nx.strongly_connected_components(imports()) if len(modules) > 1]
+    assert not cycles
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -146,7 +146,7 @@ def test_deps_are_what_the_command_imports(stage):
             assert held <= needed, f"{stage}: does not need {sorted(held - needed)} in {dep}: name single files"
 
 
-def test_nothing_is_exempt_in_vain():
+def test_every_exempt_module_is_imported_by_a_stage():
     imported = set().union(*(nx.descendants(imports(), f"stages.{verb(stage)}") for stage in STAGES))
     assert not [room for room in EXEMPT if not any(within(module, room) for module in imported)]
 

@@ -1,4 +1,4 @@
-"""The size of files, functions and folders, what the README names, and names that must stay in their files."""
+"""The size of files, functions and folders, the rooms in the README, and names that may stand in one file only."""
 
 import ast
 import re
@@ -13,7 +13,7 @@ ROOTS = ("stages", "flows", "data", "tests")
 SOURCES = sorted(p for root in ROOTS[:3] for p in Path(root).rglob("*.py"))
 FILES_IN_A_FOLDER, LINES_OF_A_FILE, LINES_OF_A_FUNCTION, LINES_OF_A_STAGE = 12, 300, 50, 60
 # Longer than allowed, with the reason.
-LONG = {Path("data/world/pretrain_judges.py"): 315}  # made the judges that are shipped; it is about to be replaced
+LONG = {Path("data/world/pretrain_judges.py"): 315}  # it trained the shipped judges, and will be replaced
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=str)
@@ -28,23 +28,22 @@ def test_functions_and_files_stay_short(path):
 
 
 def test_no_strategy_is_named_outside_its_own_file():
-    """Of those published: the name of a later one may be a common word. That none is imported is a contract of
-    import-linter's."""
+    """Checks the published strategies: the name of another one may be a common word. import-linter checks imports."""
     names = "naive|merge_init|ortho_init|magmax"
     for path in SOURCES:
         if path.parent.name == "strategies" or path.parts[0] == "data":
             continue
         code = re.sub(r'""".*?"""|#[^\n]*', "", path.read_text("utf-8"), flags=re.S)
-        found = re.findall(rf"\b(?:{names})\b", code)
-        assert not found, f"{path} names {set(found)}"
+        matches = re.findall(rf"\b(?:{names})\b", code)
+        assert not matches, f"{path} names {set(matches)}"
 
 
-def test_the_parameters_are_those_of_a_profile():
+def test_params_yaml_is_the_default_profile():
     assert Path("params.yaml").read_text("utf-8") == profiles.text("toy-objects")
 
 
 @pytest.mark.parametrize("name", profiles.names())
-def test_every_profile_can_be_written_out(name):
+def test_every_profile_can_be_written(name):
     assert profiles.text(name).startswith("# ")
     assert f"study: {profiles.COMPLETE if name == profiles.COMPLETE else name}" in profiles.text(name)
 

@@ -1,5 +1,5 @@
-"""A new plug-in is one file. Those of docs/researcher.md are put into a copy of the project: a study runs there with
-them, and the tests over every registered name pass unchanged."""
+"""A new plug-in is one file: the examples of docs/researcher.md are copied into a copy of the project, where a study
+runs with them and the tests over every registered name pass unchanged."""
 
 import json
 import re
@@ -29,13 +29,13 @@ METRICS = {
 
 
 def examples() -> dict[str, str]:
-    """The files that docs/researcher.md shows: path -> text."""
+    """Returns the example files of docs/researcher.md: path -> text."""
     blocks = [text for language, text in BLOCK.findall((PROJECT / "docs/researcher.md").read_text("utf-8"))]
     return {text.splitlines()[0].removeprefix("# "): text for text in blocks if text.startswith("# stages/")}
 
 
 def custom_concept_101(root: Path) -> None:
-    """Three concepts of three photos in the layout of the published set."""
+    """Writes three concepts of three photos in the layout of the published dataset."""
     rng, entries = np.random.default_rng(0), []
     (root / "prompts").mkdir(parents=True)
     for name, noun in CONCEPTS.items():
@@ -60,7 +60,7 @@ def custom_concept_101(root: Path) -> None:
 
 
 def python(folder: Path, *words: str) -> str:
-    """What Python prints in a workspace, whose own code it runs; it must succeed."""
+    """Runs Python with the code of a workspace; returns its output. It must succeed."""
     done = subprocess.run(
         [sys.executable, *words],
         cwd=folder,
@@ -76,7 +76,7 @@ def python(folder: Path, *words: str) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A workspace with every example of the docs, and a study that uses all of them."""
+    """A workspace with all examples of the docs, and a study that uses them."""
     folder = workspace(tmp_path_factory.mktemp("new") / "work", strategies=["halves", "dare"], source="photos")
     for name, text in examples().items():
         (folder / name).write_text(text, "utf-8")
@@ -91,7 +91,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(folder):
-    """The same, run through the report; each state has been made again from its adapters, to the bit."""
+    """The same with the study finished; every state was also rebuilt from its adapters, bit by bit."""
     python(folder, "-m", "tests.support.run_study")
     return folder
 
@@ -122,16 +122,16 @@ def test_every_metric_has_scored_every_picture(finished) -> None:
         assert by_metric["colours"] != by_metric["fine_colours"]
 
 
-def test_vectors_are_stored_of_metrics_that_embed_and_pictures_for_the_others(finished) -> None:
+def test_vectors_are_stored_for_metrics_that_embed_and_pictures_for_the_others(finished) -> None:
     scores = at(finished, "dare", "02") / "scores"
     encoders = {*tables.read(scores / "embeddings.parquet", tables.EMBEDDINGS)["encoder"].to_pylist()}
-    assert len(encoders) == 5, "those of edges are not there"
+    assert len(encoders) == 5, "edges has none"
     assert not any(name.startswith("edges") for name in encoders)
-    handed_on = sorted(path.relative_to(scores).as_posix() for path in (scores / "references").rglob("*.png"))
-    assert handed_on == [f"references/{task}/0{number}.png" for task in ("01", "02") for number in range(3)]
+    copied = sorted(path.relative_to(scores).as_posix() for path in (scores / "references").rglob("*.png"))
+    assert copied == [f"references/{task}/0{number}.png" for task in ("01", "02") for number in range(3)]
 
 
-def test_strategies_differ_from_the_first_task_on(finished) -> None:
+def test_strategies_differ_after_the_first_task(finished) -> None:
     halves, dare = (
         [path.read_bytes() for path in sorted((at(finished, name, "01") / "images/01").glob("*.png"))]
         for name in ("halves", "dare")
@@ -141,11 +141,11 @@ def test_strategies_differ_from_the_first_task_on(finished) -> None:
 
 
 def test_the_report_shows_them(finished) -> None:
-    found = json.loads((finished / "report/small/metrics.json").read_text("utf-8"))["objects"]
-    assert {*found} == {*METRICS}
-    assert {"halves", "dare"} <= {*found["edges"]}
+    results = json.loads((finished / "report/small/metrics.json").read_text("utf-8"))["objects"]
+    assert {*results} == {*METRICS}
+    assert {"halves", "dare"} <= {*results["edges"]}
     page = (finished / "report/small/report.html").read_text("utf-8")
     assert all(name in page for name in ("halves", "dare", "cow plushie", "fine colours"))
-    summary = found["dino"]["dare"]
+    summary = results["dino"]["dare"]
     assert "top1" in summary
-    assert "top1" not in found["edges"]["dare"]
+    assert "top1" not in results["edges"]["dare"]

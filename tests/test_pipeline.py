@@ -12,14 +12,14 @@ import pytest
 from stages.adapters.storage import delta_fingerprint
 from stages.core import params
 from stages.core.runs import runs, sequences
-from stages.core.states import merged_again, state_after
+from stages.core.states import rebuilt_state, state_after
 from stages.core.strategy import strategies
 from stages.files import artifact, tables
 from stages.tools.forecasting.workload import count
 from tests.support.run_study import report, run_all
 from tests.support.workspace import change, workspace
 
-PUBLISHED = ("naive", "merge_init", "ortho_init", "magmax")  # whose first task is the same
+PUBLISHED = ("naive", "merge_init", "ortho_init", "magmax")  # strategies whose first task is the same
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def study(tmp_path_factory):
         yield loaded
 
 
-def test_every_folder_says_what_it_is(study):
+def test_every_folder_has_its_manifest(study):
     for run in runs(study):
         for index in ("01", "02"):
             for kind in ("adapter", "state", "images", "scores"):
@@ -46,7 +46,7 @@ def test_after_the_first_task_every_published_strategy_has_the_same_pictures(stu
         return artifact.read(run.at("01") / "images", "images")["files"]
 
     first, *others = [pictures(run) for run in runs(study) if run.strategy in PUBLISHED]
-    assert len(first) == 5 + 5, "one noise of five prompts, with the concept's word and without"
+    assert len(first) == 5 + 5, "one noise for five prompts, with the token and without"
     assert len(others) == 3
     assert all(other == first for other in others)
 
@@ -61,13 +61,13 @@ def test_the_second_task_is_sampled_on_both_prompts_and_scored_by_every_metric(s
 def test_the_class_alone_is_sampled_and_scored_too(study):
     run = runs(study)[0]
     concept = artifact.read(run.sequence.data("02"), "data")["concept"]
-    told = artifact.read(run.at("02") / "images", "images")["plain"]["tasks"]["02"]
-    assert told["prompts"] == concept["plain_prompts"]
-    assert not any(concept["token"] in prompt for prompt in told["prompts"])
+    plain = artifact.read(run.at("02") / "images", "images")["plain"]["tasks"]["02"]
+    assert plain["prompts"] == concept["plain_prompts"]
+    assert not any(concept["token"] in prompt for prompt in plain["prompts"])
     scores = tables.read(run.at("02") / "scores/plain-scores.parquet", tables.SCORES).to_pylist()
     assert {(row["task"], row["metric"]) for row in scores} == {(t, m) for t in (1, 2) for m in study.judges}
     page = Path("report/small/report.html").read_text("utf-8")
-    assert all(prompt in page for prompt in told["prompts"][:1])
+    assert all(prompt in page for prompt in plain["prompts"][:1])
 
 
 def test_the_base_is_scored_on_all_tasks(study):
@@ -76,7 +76,7 @@ def test_the_base_is_scored_on_all_tasks(study):
     assert {row["after"] for row in scores} == {0}
 
 
-def test_the_merge_check_tells_an_exact_merge_from_the_published_one(study):
+def test_the_merge_check_distinguishes_an_exact_merge_from_the_published_one(study):
     def check(strategy):
         run = next(run for run in runs(study) if run.strategy == strategy)
         return json.loads((run.at("02") / "state/check.json").read_text())
@@ -87,8 +87,7 @@ def test_the_merge_check_tells_an_exact_merge_from_the_published_one(study):
 
 
 def test_the_report_has_every_strategy(study):
-    found = json.loads(Path("report/small/metrics.json").read_text())
-    text = json.dumps(found)
+    text = json.dumps(json.loads(Path("report/small/metrics.json").read_text()))
     assert all(name in text for name in strategies.classes)
 
 
@@ -113,14 +112,14 @@ def test_real_photos_go_through_every_stage(tmp_path, monkeypatch):
     assert len(list((run.at("02") / "images").rglob("*.png"))) == 2 * (5 + 5)
 
 
-def test_the_forecast_has_counted_what_was_made(study):
+def test_the_forecast_counts_what_the_study_makes(study):
     work = count(study)
     adapters = list(Path("runs").rglob("adapter*.safetensors"))
     assert work.images == len(list(Path("runs").rglob("images/**/*.png")))
     assert work.sampled == len(list(Path(".cache/images").rglob("*.png")))
     assert work.placed_adapters == len(adapters)
     assert work.kept_adapters == len({artifact.sha256(path) for path in adapters})
-    shared = len(list(Path(".checkpoints").glob("*/00000006")))  # first tasks, kept for those that start alike
+    shared = len(list(Path(".checkpoints").glob("*/00000006")))  # first tasks, shared by runs that start alike
     assert work.adapters - work.trained == work.runs - shared >= len(PUBLISHED) - 1
     assert work.dense_states == len(list(Path("runs").rglob("dense.safetensors")))
     assert work.adapter_bytes == pytest.approx(adapters[0].stat().st_size, rel=0.05)
@@ -128,7 +127,7 @@ def test_the_forecast_has_counted_what_was_made(study):
     assert work.references > sum(tables.read(p, tables.REFERENCES).num_rows for p in references) / len(study.judges)
 
 
-def test_signs_that_differ_are_told_of_every_pair_of_tasks(study, capsys):
+def test_sign_conflicts_are_printed_for_every_pair_of_tasks(study, capsys):
     run = runs(study)[0]
     conflicts = importlib.import_module("stages.tools.sign_conflicts").conflicts
     first, second = (state_after(study, run, index).delta for index in ("01", "02"))
@@ -145,8 +144,8 @@ def test_signs_that_differ_are_told_of_every_pair_of_tasks(study, capsys):
         assert share > 0.01
 
 
-def test_text_encoders_are_taught_along_and_merged_by_any_strategy(tmp_path, monkeypatch, caplog):
-    """With what else a lesson can have: its class kept along, photos of any shape, previews on the way."""
+def test_text_encoders_are_trained_and_merged_by_any_strategy(tmp_path, monkeypatch, caplog):
+    """Together with other training options: prior preservation, buckets and previews."""
     chosen = ["naive", "ortho_init", "magmax"]
     folder = workspace(tmp_path / "work", strategies=chosen, train={"steps": 2, "batch": 1, "prior": {"images": 1}})
     change(folder, sample={"steps": 1, "images": 1, "plain": 0}, prepare={"buckets": True, "bucket": 8})
@@ -160,15 +159,15 @@ def test_text_encoders_are_taught_along_and_merged_by_any_strategy(tmp_path, mon
         delta, folder = state_after(study, run, "02").delta, run.at("02") / "state"
         assert delta.modules == sorted(study.family.shapes())
         assert bool(delta.module("text_encoder_2.text_model.encoder.layers.2.self_attn.q_proj").any())
-        assert delta_fingerprint(merged_again(study, run, "02").delta) == delta_fingerprint(delta)
+        assert delta_fingerprint(rebuilt_state(study, run, "02").delta) == delta_fingerprint(delta)
         survival = json.loads((folder / "check.json").read_text())["survival"]
         assert all(math.isfinite(value) for value in survival.values())
-    # Steps 0, 1 and 2 of each run; the first task is trained once, and the others look at its end.
+    # Steps 0, 1 and 2 of each run; the first task is trained once, so the other runs only preview its end.
     assert [len(list(Path("previews").rglob(f"{task}/*.png"))) for task in ("01", "02")] == [3 + 1 + 1, 3 * 3]
     assert "goes on without" not in caplog.text
     usual = {"what": "state", "format": "kohya", "dtype": "fp16", "rank": None, "accept_error": False, "verbose": False}
-    handed = Namespace(key="objects/0/magmax/0", task="02", to=Path("out"), **usual)
-    importlib.import_module("stages.tools.export").export(study, None, handed)
-    assert "It shifts the text encoders too" in Path("out/README.md").read_text()
+    arguments = Namespace(key="objects/0/magmax/0", task="02", to=Path("out"), **usual)
+    importlib.import_module("stages.tools.export").export(study, None, arguments)
+    assert "It also changes the text encoders" in Path("out/README.md").read_text()
     modules = study.family.shapes().values()
     assert count(study).adapter_bytes == 4 * study.train.rank * sum(rows + columns for rows, columns in modules)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from stages.core.params import Named, Params, Prepare, Task
+from stages.core.params import Params, PlugIn, Prepare, Task
 from stages.core.runs import TaskSequence
 from stages.files import artifact
 from stages.photos.develop import read_data
@@ -22,7 +22,7 @@ def parameters(concepts: list[str], dataset: str = "toy", source: str = "", reso
         source=source,
         tasks=tuple(Task(index=i, previous=f"{int(i) - 1:02d}", sees=f"data/{i}") for i in positions),
         sequences={"objects": {"0": {f"t{i}": name for i, name in zip(positions, concepts, strict=True)}}},
-        dataset=Named(name=dataset),
+        dataset=PlugIn(name=dataset),
         prepare=Prepare(resolution=resolution),
     )
 
@@ -32,7 +32,7 @@ def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def made(params: Params, task: str = "01") -> Path:
+def prepared(params: Params, task: str = "01") -> Path:
     prepare(params, SEQUENCE, Namespace(task=task))
     return SEQUENCE.data(task)
 
@@ -49,8 +49,8 @@ def photos(folder: Path, *colours: str) -> None:
         picture.save(folder / f"{number}.jpg")
 
 
-def test_it_writes_what_it_says(tmp_path):
-    folder = made(parameters(["sks_star", "zwz_heart"]), "02")
+def test_pictures_and_manifest_are_written(tmp_path):
+    folder = prepared(parameters(["sks_star", "zwz_heart"]), "02")
     facts, training, references = read_data(folder)
     assert folder == Path("runs/small/objects/0/data/02")
     assert (facts["domain"], facts["order"], facts["position"], facts["resolution"]) == ("objects", "0", 2, 32)
@@ -62,17 +62,17 @@ def test_it_writes_what_it_says(tmp_path):
     assert sorted(facts["files"]) == [f"training/{i:02d}.png" for i in range(6)]
 
 
-def test_twice_gives_the_same_bytes():
+def test_two_runs_give_the_same_bytes():
     params = parameters(["sks_star"])
-    first = contents(made(params))
-    assert contents(made(params)) == first
+    first = contents(prepared(params))
+    assert contents(prepared(params)) == first
 
 
-def test_a_manifest_depends_on_no_other_task(tmp_path):
+def test_a_manifest_does_not_depend_on_other_tasks(tmp_path):
     photos(tmp_path / "photos" / "mug", "red", "blue")
     photos(tmp_path / "photos" / "cup", "red", "green")
-    alone = contents(made(parameters(["mug"], "folder", "photos")))
-    third = made(parameters(["cup", "mug"], "folder", "photos"), "02")
+    alone = contents(prepared(parameters(["mug"], "folder", "photos")))
+    third = prepared(parameters(["cup", "mug"], "folder", "photos"), "02")
     for name, data in contents(third).items():
         if name.endswith(".png"):
             assert data == alone[name]
@@ -80,36 +80,36 @@ def test_a_manifest_depends_on_no_other_task(tmp_path):
     assert first == second
 
 
-def test_no_path_of_this_machine_and_no_time_gets_into_it(tmp_path):
+def test_the_output_contains_no_path_of_this_machine(tmp_path):
     photos(tmp_path / "photos" / "mug", "red")
-    for data in contents(made(parameters(["mug"], "folder", str(tmp_path / "photos")))).values():
+    for data in contents(prepared(parameters(["mug"], "folder", str(tmp_path / "photos")))).values():
         assert str(tmp_path).encode() not in data
 
 
-def test_twins_are_warned_of(tmp_path, caplog):
+def test_duplicates_cause_warnings(tmp_path, caplog):
     photos(tmp_path / "photos" / "mug", "red")
     photos(tmp_path / "photos" / "cup", "red")
     with caplog.at_level(logging.INFO):
-        made(parameters(["cup", "mug"], "folder", "photos"), "02")
+        prepared(parameters(["cup", "mug"], "folder", "photos"), "02")
     assert "02 mug: 0.jpg: the same file as cup/0.jpg" in caplog.text
-    assert "02 mug: 1 to learn from, 1 to compare with" in caplog.text
+    assert "02 mug: 1 training pictures, 1 references" in caplog.text
 
 
-def test_bad_photos_leave_nothing_behind_and_do_not_touch_what_was_there(tmp_path):
+def test_bad_photos_change_nothing(tmp_path):
     photos(tmp_path / "photos" / "mug", "red", "blue")
     params = parameters(["mug"], "folder", "photos")
-    before = contents(made(params))
+    before = contents(prepared(params))
     (tmp_path / "photos" / "mug" / "1.jpg").write_bytes(b"")
     (tmp_path / "photos" / "mug" / "2.jpg").write_bytes(b"text")
     with pytest.raises(InputFault) as caught:
-        made(params)
+        prepared(params)
     assert [line.split(":")[0] for line in str(caught.value).splitlines()] == ["photos/mug/1.jpg", "photos/mug/2.jpg"]
     assert contents(SEQUENCE.data("01")) == before
     assert [path.name for path in SEQUENCE.data("01").parent.iterdir()] == ["01"]
 
 
-def test_bad_photos_of_another_task_are_its_own_fault(tmp_path):
+def test_bad_photos_of_another_task_are_ignored(tmp_path):
     photos(tmp_path / "photos" / "mug", "red")
     photos(tmp_path / "photos" / "cup", "red")
     (tmp_path / "photos" / "cup" / "0.jpg").write_bytes(b"text")
-    assert artifact.read(made(parameters(["cup", "mug"], "folder", "photos"), "02"), "data")
+    assert artifact.read(prepared(parameters(["cup", "mug"], "folder", "photos"), "02"), "data")

@@ -34,7 +34,7 @@ def table(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_it_is_complete(params) -> None:
+def test_the_report_is_complete(params) -> None:
     assert artifact.read(FOLDER, "report")["study"] == "small"
     charts = {
         f"figures/objects-{m}-{c}.png"
@@ -42,30 +42,30 @@ def test_it_is_complete(params) -> None:
         for c in ("matrix", "concepts", "curve", "tradeoff")
     }
     sheets = {f"grids/objects-0-{s}-0.png" for s in params.strategies} | {"grids/objects-side-by-side.png"}
-    words = {"metrics.json", "matrix.csv", "curve.csv", "differences.csv", "checks.csv", "results.md", "summary.txt"}
-    words |= {"report.html", "headline.json", "scores.parquet"}
-    assert {p.relative_to(FOLDER).as_posix() for p in artifact.files_of(FOLDER)} == charts | sheets | words
+    texts = {"metrics.json", "matrix.csv", "curve.csv", "differences.csv", "checks.csv", "results.md", "summary.txt"}
+    texts |= {"report.html", "headline.json", "scores.parquet"}
+    assert {p.relative_to(FOLDER).as_posix() for p in artifact.files_of(FOLDER)} == charts | sheets | texts
 
 
-def test_it_is_the_same_bytes_again(params, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_report_is_the_same_bytes_again(params, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.read_bytes() for path in FOLDER.rglob("*") if path.is_file()}
     report(params, None, Namespace())
     assert {path: path.read_bytes() for path in FOLDER.rglob("*") if path.is_file()} == before
     assert capsys.readouterr().out == "report: report/small/report.html\n"
-    said = (FOLDER / "summary.txt").read_text("utf-8")
-    assert said.rstrip().endswith("report/small/report.html")
-    assert "merge_init - naive" in said
+    text = (FOLDER / "summary.txt").read_text("utf-8")
+    assert text.rstrip().endswith("report/small/report.html")
+    assert "merge_init - naive" in text
 
 
-def test_the_headline_is_a_few_of_the_metrics(params) -> None:
-    short, whole = (json.loads((FOLDER / name).read_text("utf-8")) for name in ("headline.json", "metrics.json"))
-    assert set(short["objects"]) == {*params.strategies, "base"}
-    for strategy, measures in short["objects"].items():
+def test_the_headline_is_a_selection_of_the_metrics(params) -> None:
+    headline, metrics = (json.loads((FOLDER / name).read_text("utf-8")) for name in ("headline.json", "metrics.json"))
+    assert set(headline["objects"]) == {*params.strategies, "base"}
+    for strategy, measures in headline["objects"].items():
         for measure, value in measures.items():
-            assert whole["objects"][params.report.identity][strategy][measure]["value"] == value
+            assert metrics["objects"][params.report.identity][strategy][measure]["value"] == value
 
 
-def test_all_scores_are_in_one_table_that_the_matrix_is_the_mean_of(params) -> None:
+def test_the_table_of_all_scores_has_the_matrix_as_its_means(params) -> None:
     scores = tables.read(FOLDER / "scores.parquet", tables.ALL_SCORES)
     keys = ["domain", "order", "strategy", "seed", "metric", "after", "task"]
     means = {
@@ -80,9 +80,9 @@ def test_all_scores_are_in_one_table_that_the_matrix_is_the_mean_of(params) -> N
 def test_metrics_are_numbers_by_domain_metric_strategy_and_measure(params) -> None:
     tree = json.loads((FOLDER / "metrics.json").read_text("utf-8"))
     assert set(tree["objects"]) == {"looks", "prompted"}
-    found = tree["objects"]["looks"]["naive"]
-    assert set(found) == set(MEASURES)
-    for bounds in found.values():
+    measures = tree["objects"]["looks"]["naive"]
+    assert set(measures) == set(MEASURES)
+    for bounds in measures.values():
         assert set(bounds) == {"value", "low", "high"}
         assert bounds["low"] <= bounds["value"] <= bounds["high"]
         assert all(round(x, 6) == x for x in bounds.values())
@@ -96,9 +96,9 @@ def test_the_matrix_is_the_mean_of_the_scores(params) -> None:
     assert len(rows) == 2 * (3 + 2 * (1 + 2 + 3))
     row = next(r for r in rows if (r["strategy"], r["metric"], r["after"], r["task"]) == ("naive", "looks", "3", "2"))
     scores = tables.read(Path("runs/small/objects/0/naive/0/03/scores/scores.parquet"), tables.SCORES).to_pylist()
-    mine = [s["score"] for s in scores if s["metric"] == "looks" and s["task"] == 2]
+    scores_of_task = [s["score"] for s in scores if s["metric"] == "looks" and s["task"] == 2]
     assert row["concept"] == "blue_boot"
-    assert float(row["score"]) == pytest.approx(np.mean(mine), abs=1e-6)
+    assert float(row["score"]) == pytest.approx(np.mean(scores_of_task), abs=1e-6)
 
 
 def test_the_curve_ends_at_the_average_score(params) -> None:
@@ -115,48 +115,48 @@ def test_differences_are_second_minus_first(params) -> None:
     tree = json.loads((FOLDER / "metrics.json").read_text("utf-8"))["objects"]["looks"]
     row = next(r for r in table("differences.csv") if (r["metric"], r["measure"]) == ("looks", "average_score"))
     assert (row["first"], row["second"]) == ("naive", "merge_init")
-    wanted = tree["merge_init"]["average_score"]["value"] - tree["naive"]["average_score"]["value"]
-    assert float(row["difference"]) == pytest.approx(wanted, abs=2e-6)
+    difference = tree["merge_init"]["average_score"]["value"] - tree["naive"]["average_score"]["value"]
+    assert float(row["difference"]) == pytest.approx(difference, abs=2e-6)
 
 
-def test_words_link_to_files_that_exist(params) -> None:
-    words = (FOLDER / "results.md").read_text("utf-8")
-    links = [part.split(")")[0] for part in words.split("](")[1:]]
+def test_results_md_links_to_files_that_exist(params) -> None:
+    text = (FOLDER / "results.md").read_text("utf-8")
+    links = [part.split(")")[0] for part in text.split("](")[1:]]
     assert len(links) == 8 + 1 + 3
     assert all((FOLDER / link).is_file() for link in links)
-    assert "| merge_init |" in words
-    assert "0.675" not in words, "no metric of this study is the paper's"
-    assert "nan" not in words
+    assert "| merge_init |" in text
+    assert "0.675" not in text, "no metric of this study is the paper's"
+    assert "nan" not in text
 
 
-def test_the_paper_is_left_out_unless_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_paper_is_omitted_if_the_parameters_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     params = synthetic_study.parameters(tasks=1, strategies=("naive",), paper=False)
     synthetic_study.write(params)
     report(params, None, Namespace())
-    words = (FOLDER / "results.md").read_text("utf-8")
-    assert "0.488" not in words
-    assert "nan" not in words
+    text = (FOLDER / "results.md").read_text("utf-8")
+    assert "0.488" not in text
+    assert "nan" not in text
 
 
-def test_nothing_is_written_when_something_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_report_is_written_if_scores_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputFault, match="Run dvc repro"):
         report(synthetic_study.parameters(), None, Namespace())
     assert not FOLDER.exists()
 
 
-def test_positions_that_params_no_longer_has_leave_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tasks cut off by hand: their data, and the base's pictures and scores of them, are still there."""
-    made = []
+def test_positions_that_params_no_longer_has_are_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks removed by hand: their data, and the base model's pictures and scores of them, still exist."""
+    reports = []
     for name, written in (("cut", 3), ("short", 2)):
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)
         synthetic_study.write(synthetic_study.parameters(tasks=written, plain=1, sees_all=True))
         report(synthetic_study.parameters(tasks=2, plain=1, sees_all=True), None, Namespace())
-        made.append({path: path.read_bytes() for path in FOLDER.rglob("*") if path.is_file()})
+        reports.append({path: path.read_bytes() for path in FOLDER.rglob("*") if path.is_file()})
     assert (tmp_path / "cut/runs/small/objects/0/data/03").is_dir()
-    assert made[0] == made[1]
+    assert reports[0] == reports[1]
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_positions_that_params_no_longer_has_leave_no_trace(tmp_path: Path, monk
     ],
 )
 def test_dvc_draws_positions_as_numbers(template: str, axes: dict[str, str]) -> None:
-    """DVC hands on every cell of a CSV as text: as such, task 10 would stand before task 2."""
+    """DVC passes every cell of a CSV as text, and as text task 10 would come before task 2."""
     rows = [
         {
             "domain": "objects",
@@ -186,6 +186,6 @@ def test_dvc_draws_positions_as_numbers(template: str, axes: dict[str, str]) -> 
         text = text.replace(f'"<DVC_METRIC_{anchor}>"', value)
     drawn = vl_convert.vegalite_to_svg(json.loads(text))
     for axis, values in axes.items():
-        found = re.findall(rf'aria-label="[XY]-axis titled .{axis}. for a \w+ scale with ([^"]+)"', drawn)
-        assert found
-        assert all(values in one for one in found)
+        scales = re.findall(rf'aria-label="[XY]-axis titled .{axis}. for a \w+ scale with ([^"]+)"', drawn)
+        assert scales
+        assert all(values in scale for scale in scales)

@@ -1,4 +1,4 @@
-"""The profile sdxl-quick from photos to report, on an SDXL of random weights and a hundredth of the size."""
+"""The profile sdxl-quick from photos to report, on an SDXL with random weights and a hundredth of the size."""
 
 import importlib
 import json
@@ -30,7 +30,7 @@ SMALL_JUDGES = {
 
 @pytest.fixture(scope="module")
 def study(standin, tmp_path_factory):
-    """The profile as it is, but for its sizes, its number of steps, where photos and weights lie, and the compiler."""
+    """The profile unchanged, except for sizes, number of steps, the paths of photos and weights, and torch.compile."""
     folder = workspace(tmp_path_factory.mktemp("quick") / "work")
     (folder / "params.yaml").write_text(profiles.text("sdxl-quick"), "utf-8")
     change(
@@ -58,19 +58,19 @@ def study(standin, tmp_path_factory):
         yield loaded
 
 
-def test_every_task_of_every_strategy_leaves_scored_pictures(study):
+def test_every_task_of_every_strategy_has_scored_pictures(study):
     assert [run.strategy for run in runs(study)] == ["naive", "merge_init"]
     for run in runs(study):
         for index in ("01", "02", "03"):
             assert artifact.read(run.at(index) / "state", "state")["family"] == "sdxl"
             pictures = artifact.read(run.at(index) / "images", "images")["files"]
-            asked, without_the_token = 5 * int(index), 5 * int(index) * study.sample.plain
-            assert len(pictures) == asked + without_the_token
+            with_token, without_token = 5 * int(index), 5 * int(index) * study.sample.plain
+            assert len(pictures) == with_token + without_token
         scores = tables.read(run.at("03") / "scores/scores.parquet", tables.SCORES).to_pylist()
         assert {(row["task"], row["metric"]) for row in scores} == {(t, m) for t in (1, 2, 3) for m in ("dino", "csd")}
 
 
-def test_what_is_learnt_is_the_papers(study):
+def test_prompts_and_options_are_those_of_the_paper(study):
     run = runs(study)[0]
     data = artifact.read(run.sequence.data("01"), "data")["concept"]
     assert (data["training_prompt"], data["prompts"][3]) == ("a photo of ofl bowl", "a ofl bowl in a jail")
@@ -80,6 +80,6 @@ def test_what_is_learnt_is_the_papers(study):
 
 
 def test_the_report_is_written(study):
-    found = json.loads(Path("report/sdxl-quick/metrics.json").read_text("utf-8"))
-    assert found
+    metrics = json.loads(Path("report/sdxl-quick/metrics.json").read_text("utf-8"))
+    assert metrics
     assert Path("report/sdxl-quick/summary.txt").read_text("utf-8")

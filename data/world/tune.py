@@ -63,7 +63,7 @@ def study(params: Params, strategy: str, concepts: list[Concept], measure: Measu
     for place, concept in enumerate(concepts):
         facts = {"concept": asdict(concept), "pictures": {"training": [{"caption": None}] * len(concept.training)}}
         adapter, _ = train(params, run, f"{place + 1:02d}", state, facts, pictures(concept))
-        state = params.rule(strategy).merge(state, adapter, merge_generator(run, f"{place + 1:02d}"))
+        state = params.make_strategy(strategy).merge(state, adapter, merge_generator(run, f"{place + 1:02d}"))
         learnt.append(measure(state, [place])[0])
     earlier = list(range(len(concepts) - 1))
     own, end = torch.stack(learnt), measure(state, earlier)

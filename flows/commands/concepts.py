@@ -1,4 +1,4 @@
-"""The concepts of a study: added, learnt again or removed, with what that does to every other concept."""
+"""Adds, relearns or removes concepts of a study, and shows the effect on every other concept."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 Edit = Callable[[str], str]
 
 
-def listed() -> list[dict[str, Any]]:
-    """The concepts with their words, how many pictures there are of each, and how they stand by every strategy."""
+def list_concepts() -> list[dict[str, Any]]:
+    """The concepts with their words in prompts, number of pictures, and scores by strategy."""
     from stages.core.params import load
 
     params = load()
@@ -45,49 +45,57 @@ def listed() -> list[dict[str, Any]]:
                     "words": f"{concept.token} {concept.noun}".strip(),
                     "pictures": len(concept.training),
                     "metric": params.report.identity,
-                    "scores": {s: {"learnt": one.learnt, "now": one.now} for s, one in by_strategy.items() if one},
+                    "scores": {s: {"learnt": one.learned, "now": one.now} for s, one in by_strategy.items() if one},
                 }
             )
     return rows
 
 
 def show_list(rows: list[dict[str, Any]]) -> None:
+    """Prints the rows of `list_concepts` as a table."""
     strategies = list(dict.fromkeys(name for row in rows for name in row["scores"]))
     several = len({row["domain"] for row in rows}) > 1
     lines = []
     for row in rows:
         name = f"{row['domain']}/{row['concept']}" if several else row["concept"]
-        scores = [_both(row["scores"].get(strategy)) for strategy in strategies]
+        scores = [_score_cell(row["scores"].get(strategy)) for strategy in strategies]
         lines.append((row["position"], name, row["words"], row["pictures"], *scores))
     console.table(("", "concept", "in prompts", "photos", *strategies), lines)
     if strategies:
-        print(f"Scores: {rows[0]['metric']} when learnt → now.")
+        print(f"Scores: {rows[0]['metric']} when learned → now.")
     console.next_steps("palimpsest concept add NAME --photos FOLDER", "palimpsest concept --help")
 
 
-def _both(found: Mapping[str, float] | None) -> str:
-    return f"{found['learnt']:.2f} → {found['now']:.2f}" if found else "-"
+def _score_cell(scores: Mapping[str, float] | None) -> str:
+    return f"{scores['learnt']:.2f} → {scores['now']:.2f}" if scores else "-"
 
 
 class Change:
-    """A change of the sequence or of photos: what it would do, whether it is wanted, and what it has done."""
+    """A change of the sequence or of photos: shows its effect, asks for confirmation, applies it, shows the result."""
 
     def __init__(self, edit: Edit, done: str, photos: tuple[Path, str] | None = None, fresh: bool = True) -> None:
-        """Args:
-        done: printed after the change: what was done.
-        photos: a folder to take photos from, and the concept as DOMAIN/NAME.
-        fresh: its folder must not be there yet. If not, it is an old one: without other photos there is nothing to do.
+        """Describes the change; `apply` makes it.
+
+        Args:
+            edit: turns the text of params.yaml into the new one.
+            done: printed after the change.
+            photos: a folder to copy photos from, and the concept as DOMAIN/NAME.
+            fresh: whether the concept is new: its folder must not exist yet.
         """
         self.edit, self.done, self.photos, self.fresh = edit, done, photos, fresh
 
     def apply(self, yes: bool, run: Sequence[str] | None) -> int:
-        """Shows the effect, asks, changes, runs, and shows what became of every concept. Returns the exit code.
+        """Shows the effect, asks, applies the change, runs the study, and shows every concept's score.
 
         Args:
+            yes: don't ask for confirmation.
             run: the options of the run; None: run nothing.
 
+        Returns:
+            The exit code.
+
         Raises:
-            Fault: what is asked for cannot be done; everything is as it was before.
+            Fault: the change cannot be made; everything is restored.
         """
         from stages.core.params import load
         from stages.runtime.process import lock
@@ -110,7 +118,7 @@ class Change:
             return code
         params = load()
         _show_after(params, before, concept_scores(params.study, params.report.identity))
-        console.next_steps("palimpsest report   the whole study", "palimpsest export --help   take it elsewhere")
+        console.next_steps("palimpsest report   the whole study", "palimpsest export --help   use it in other programs")
         return 0
 
     def _wanted(self, params: Params, before: Mapping[Key, ConceptScore], yes: bool) -> bool:
@@ -118,24 +126,24 @@ class Change:
 
         plan = current_plan(params)
         if not plan.stages and not self.fresh:
-            print("Everything stays as it is: the same photos, parameters and seeds give the same results.")
+            print("Nothing to do: the same photos, parameters and seeds give the same results.")
             return False
         rows = []
         for domain, index, concept, effect in plan.effect(params):
             known = any(key[0] == domain and key[2] == concept for key in before)
-            effect = {"learnt": "learnt again" if known else "new"}.get(effect, effect)
+            effect = {"learned": "learned again" if known else "new"}.get(effect, effect)
             rows.append((index, f"{domain}/{concept}" if len(params.domains) > 1 else concept, effect))
         console.table(("", "concept", "what happens"), rows)
         count, time = len(plan.stages), duration(plan.seconds)
-        print(f"{count} of {plan.total} stages, {time} one after another." if count else "Nothing is to be computed.")
-        return console.confirmed("Go on?", yes)
+        print(f"{count} of {plan.total} stages, {time} one after another." if count else "No stage has to run.")
+        return console.confirm("Continue?", yes)
 
     @contextmanager
     def _changed(self) -> Iterator[None]:
-        """The change, undone if anything is raised."""
+        """Makes the change; undoes it if an exception is raised."""
         text = PARAMS.read_text("utf-8")
         undo = _copy_photos(*self.photos, fresh=self.fresh) if self.photos else None
-        old: dict[Path, Path] = {}
+        old: dict[Path, Path] = {}  # folder -> where it has been moved
         try:
             write_file(PARAMS, self.edit(text))
             old = _move_old_photos()
@@ -155,8 +163,13 @@ class Change:
 
 
 def _move_old_photos() -> dict[Path, Path]:
-    """Takes the photos of positions that are no more out of the study, where the base model would still be asked for
-    them: folder -> where it is now. DVC's cache keeps them."""
+    """Moves the prepared photos of deleted positions out of the study, where the base model would still sample them.
+
+    DVC's cache still has them.
+
+    Returns:
+        Folder -> where it is now.
+    """
     tree = edit_params.tree()
     known = {str(task["index"]) for task in tree["tasks"]}
     moved = {}
@@ -168,11 +181,11 @@ def _move_old_photos() -> dict[Path, Path]:
 
 
 class Declined(Exception):
-    """The answer was no."""
+    """The user answered no."""
 
 
 class _Undo:
-    """Takes photos away again, and puts back those that were there."""
+    """Deletes copied photos and restores the earlier ones."""
 
     def __init__(self, folder: Path, old: Path | None) -> None:
         self.folder, self.old = folder, old
@@ -184,20 +197,25 @@ class _Undo:
 
 
 def _copy_photos(source: Path, concept: str, fresh: bool) -> _Undo:
-    """Copies a folder of photos to where the study looks for this concept.
+    """Copies a folder of photos to the study's folder for this concept.
+
+    Args:
+        source: the folder.
+        concept: DOMAIN/NAME.
+        fresh: whether the concept is new.
 
     Raises:
-        ConfigFault: it is not a folder, or there are photos of this concept already.
+        ConfigFault: it is not a folder, or the concept has photos already.
     """
     domain, _, name = concept.rpartition("/")
     root = Path(str(edit_params.tree().get("source", "")))
     folder = (root / domain if (root / domain).is_dir() and domain else root) / name
     if not source.is_dir():
-        raise ConfigFault(f"{source}: is not a folder. Give the folder that holds the photos of {name}.")
+        raise ConfigFault(f"{source}: is not a folder. Give the folder that contains the photos of {name}.")
     if source.resolve() == folder.resolve():
-        raise ConfigFault(f"{source}: is where the photos of {name} lie already. Leave it out.")
+        raise ConfigFault(f"{source}: contains the photos of {name} already. Omit --photos.")
     if fresh and folder.exists():
-        raise ConfigFault(f"{folder}: is there already. Leave out {source}, or remove one of them.")
+        raise ConfigFault(f"{folder}: exists already. Omit --photos {source}, or delete one of the two folders.")
     old = None
     if folder.exists():
         old = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=root.parent)) / name
@@ -212,27 +230,27 @@ def _copy_photos(source: Path, concept: str, fresh: bool) -> _Undo:
 
 
 def _run(how: Sequence[str]) -> int:
-    """The study, in a process of its own; a request to stop is handed on, and it saves."""
+    """Runs the study in a process of its own and forwards SIGTERM to it; returns the exit code."""
     sys.stdout.flush()
     process = subprocess.Popen([sys.executable, "-m", "flows.study", *how])
     before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:
         while True:
-            with suppress(KeyboardInterrupt):  # the process has got it from the terminal, too
+            with suppress(KeyboardInterrupt):  # the terminal sends it to the process as well
                 return process.wait()
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 def _show_after(params: Params, before: Mapping[Key, ConceptScore], after: Mapping[Key, ConceptScore]) -> None:
-    """Every concept's score now beside what it was before the change."""
+    """Prints every concept's score before and after the change."""
     rows = []
     for domain in params.domains:
         for index, concept in params.sequence(domain, params.orders[0]).items():
             name = f"{domain}/{concept}" if len(params.domains) > 1 else concept
             keys = [(domain, strategy, concept) for strategy in params.strategies]
             rows.append((index, name, *(_difference(before.get(key), after.get(key)) for key in keys)))
-    console.table(("", "concept", *params.strategies), rows, f"Score now ({params.report.identity}), and what it was")
+    console.table(("", "concept", *params.strategies), rows, f"Score ({params.report.identity}) now and before")
 
 
 def _difference(before: ConceptScore | None, after: ConceptScore | None) -> str:

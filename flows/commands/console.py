@@ -1,4 +1,4 @@
-"""What people read: tables that fit the terminal, plain columns in a pipe; and JSON for programs."""
+"""Terminal output: tables that fit the terminal, plain columns in a pipe, and JSON for programs."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Rows = Sequence[Sequence[object]]
 
 
 def table(head: Sequence[str], rows: Rows, title: str = "") -> None:
-    """Prints a table. In a pipe its columns are as wide as what is in them, so that nothing is cut off."""
+    """Prints a table. In a pipe its columns are as wide as their content, so that nothing is cut off."""
     texts = [[str(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
-        _drawn(head, texts, title)
+        _draw(head, texts, title)
         return
     if title:
         print(title)
@@ -27,11 +27,11 @@ def table(head: Sequence[str], rows: Rows, title: str = "") -> None:
 
 
 def fits(text: str) -> bool:
-    """Whether no line of it has to be folded. In a pipe everything fits."""
+    """Whether every line fits the terminal's width. In a pipe everything fits."""
     return not sys.stdout.isatty() or max(map(len, text.splitlines())) <= shutil.get_terminal_size().columns
 
 
-def _drawn(head: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
+def _draw(head: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
     from rich import box
     from rich.console import Console
     from rich.markup import escape
@@ -40,19 +40,19 @@ def _drawn(head: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> No
     console = Console(highlight=False)
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     if len(head) > FOLDS and sum(widths) + GAP * len(head) > console.width:
-        _one_below_another(head, rows, title)
+        _print_as_lines(head, rows, title)
         return
-    drawn = Table(box=box.SIMPLE_HEAD, title=escape(title), title_justify="left", title_style="bold", pad_edge=False)
-    drawn.show_header = any(head)
+    styled = Table(box=box.SIMPLE_HEAD, title=escape(title), title_justify="left", title_style="bold", pad_edge=False)
+    styled.show_header = any(head)
     for name in head:
-        drawn.add_column(escape(name), header_style="bold", overflow="fold")
+        styled.add_column(escape(name), header_style="bold", overflow="fold")
     for row in rows:
-        drawn.add_row(*(_coloured(cell) for cell in row))
-    console.print(drawn)
+        styled.add_row(*(_coloured(cell) for cell in row))
+    console.print(styled)
 
 
-def _one_below_another(head: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
-    """For a narrow terminal: what would be columns are lines."""
+def _print_as_lines(head: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
+    """Prints a table for a narrow terminal: a line per cell from the third column on."""
     print(f"\n{title}" if title else "")
     for row in rows:
         print("  ".join(row[:2]))
@@ -60,8 +60,8 @@ def _one_below_another(head: Sequence[str], rows: Sequence[Sequence[str]], title
             print(f"    {name:{max(map(len, head))}}  {cell}")
 
 
-FOLDS, GAP = 3, 3  # a table of so many columns folds well; between two columns
-COLOURS = {"ok": "green", "note": "yellow", "wrong": "bold red", "new": "green", "learnt again": "yellow"}
+FOLDS, GAP = 3, 3  # the most columns that are still readable when folded; characters between two columns
+COLOURS = {"ok": "green", "note": "yellow", "wrong": "bold red", "new": "green", "learned again": "yellow"}
 
 
 def _coloured(cell: str) -> str:
@@ -76,21 +76,21 @@ def as_json(value: Any) -> None:
 
 
 def next_steps(*steps: str) -> None:
-    """Prints what to do next: commands, each followed by three spaces and its purpose, if that is not obvious."""
+    """Prints the next commands; in each step three spaces separate the command from its purpose, if it has one."""
     parts = [step.partition(" " * 3) for step in steps]
     width = max(len(command) for command, _, _ in parts)
     lines = [f"{command:{width}}   {why.strip()}".rstrip() for command, _, why in parts]
     print(f"Next: {lines[0]}" if len(lines) == 1 else "Next:\n" + "\n".join(f"  {line}" for line in lines))
 
 
-def confirmed(question: str, yes: bool) -> bool:
-    """Asks, unless `yes` is given.
+def confirm(question: str, yes: bool) -> bool:
+    """Asks for confirmation, unless `yes` is given.
 
     Raises:
-        ConfigFault: nobody is there to be asked.
+        ConfigFault: stdin is not a terminal.
     """
     if yes:
         return True
     if not sys.stdin.isatty():
-        raise ConfigFault(f"{question} Nobody is here to be asked: give --yes.")
+        raise ConfigFault(f"{question} Cannot ask, because stdin is not a terminal: give --yes.")
     return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")

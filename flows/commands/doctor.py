@@ -1,4 +1,4 @@
-"""Is this machine fit for the study here? Python, libraries, GPU, memory, disk, weights, remote, Prefect."""
+"""Checks this machine for the current study: Python, libraries, GPU, memory, disk, weights, remote, Prefect."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from stages.runtime.faults import ConfigFault, Fault, InputFault, MachineFault
 from stages.runtime.formatting import size
 
-LEAST_DISK = 5e9  # bytes
+MIN_DISK = 5e9  # bytes
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "dvc", "prefect")
 
 
@@ -32,6 +32,7 @@ class Finding:
 
 
 def examine() -> Iterator[Finding]:
+    """Runs all checks."""
     for what, check in CHECKS.items():
         try:
             for message in check():
@@ -41,21 +42,21 @@ def examine() -> Iterator[Finding]:
 
 
 def _libraries() -> Iterator[str]:
-    found = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    yield f"Python {sys.version.split()[0]}, " + ", ".join(f"{name} {version}" for name, version in found.items())
+    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    yield f"Python {sys.version.split()[0]}, " + ", ".join(f"{name} {version}" for name, version in versions.items())
     lock = Path("requirements.lock")
     if not lock.exists():
         return
     lines = [line.split("#")[0].strip() for line in lock.read_text("utf-8").splitlines()]
     pins = [Requirement(line) for line in lines if "==" in line and not line.startswith("-")]
-    other = [pin.name for pin in pins if (not pin.marker or pin.marker.evaluate()) and not _is(pin)]
+    other = [pin.name for pin in pins if (not pin.marker or pin.marker.evaluate()) and not _is_installed(pin)]
     if other:
         raise MachineFault(
-            f"{', '.join(other[:5])}: not as requirements.lock has it ({len(other)}). Run: make .venv/ready"
+            f"{len(other)} packages differ from requirements.lock: {', '.join(other[:5])}. Run: make .venv/ready"
         )
 
 
-def _is(pin: Requirement) -> bool:
+def _is_installed(pin: Requirement) -> bool:
     try:
         return pin.specifier.contains(importlib.metadata.version(pin.name), prereleases=True)
     except importlib.metadata.PackageNotFoundError:
@@ -66,7 +67,7 @@ def _gpu() -> Iterator[str]:
     import torch
 
     if not torch.cuda.is_available():
-        yield "note: none that torch can use. The embedded world does without, SDXL does not."
+        yield "note: no GPU that torch can use. The embedded world needs none, SDXL needs one."
         return
     for i in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(i)
@@ -80,8 +81,8 @@ def _memory() -> Iterator[str]:
 
 def _disk() -> Iterator[str]:
     free = shutil.disk_usage(".").free
-    if free < LEAST_DISK:
-        raise MachineFault(f"{size(free)} free here. Make room, or work elsewhere: {size(LEAST_DISK)} are little.")
+    if free < MIN_DISK:
+        raise MachineFault(f"only {size(free)} of disk free here, at least {size(MIN_DISK)} needed. Free some space.")
     yield f"{size(free)} free here"
 
 
@@ -89,12 +90,12 @@ def _project() -> Iterator[str]:
     from stages.core.params import load
 
     if not Path("params.yaml").exists():
-        yield "note: no params.yaml here. Make a project: palimpsest init my-study"
+        yield "note: no params.yaml here. Create a project: palimpsest init my-study"
         return
     params = load()
     yield f"study {params.study}: {len(params.tasks)} tasks, {', '.join(params.strategies)}"
     if not Path(".dvc").is_dir():
-        raise ConfigFault("no .dvc here: DVC keeps what is done. Run: git init && dvc init")
+        raise ConfigFault("no .dvc folder here, in which DVC stores results. Run: git init && dvc init")
 
 
 def _weights() -> Iterator[str]:
@@ -103,34 +104,34 @@ def _weights() -> Iterator[str]:
     if not Path("params.yaml").exists():
         return
     params = load()
-    assert params.family.fingerprint  # its files are compared with the pinned revision
+    assert params.family.fingerprint  # computing it compares the files with the pinned revision
     yield f"base {params.base.name}: as pinned, {str(params.base.options.get('revision', ''))[:12]}"
     missing = [str(path) for path in (Path(params.score.judges),) if not path.exists()]
     if missing:
-        raise InputFault(f"{missing[0]}: the judges' weights are not there. score.judges in params.yaml says where.")
+        raise InputFault(f"{missing[0]}: the judges' weights are missing. Correct score.judges in params.yaml.")
     yield f"judges: {params.score.judges}"
 
 
 def _remote() -> Iterator[str]:
     if not Path(".dvc").is_dir():
         return
-    done = subprocess.run([sys.executable, "-m", "dvc", "remote", "list"], capture_output=True, text=True)
-    listed = done.stdout.split("\n")[0].split()
-    if done.returncode:
-        raise MachineFault(f"dvc remote list: {done.stderr.strip().splitlines()[-1]}")
-    yield f"{' '.join(listed)}" if listed else "note: no DVC remote: results stay on this machine (dvc remote add)"
+    process = subprocess.run([sys.executable, "-m", "dvc", "remote", "list"], capture_output=True, text=True)
+    remote = process.stdout.split("\n")[0].split()
+    if process.returncode:
+        raise MachineFault(f"dvc remote list: {process.stderr.strip().splitlines()[-1]}")
+    yield f"{' '.join(remote)}" if remote else "note: no DVC remote: results stay on this machine (dvc remote add)"
 
 
 def _prefect() -> Iterator[str]:
     url = os.environ.get("PREFECT_API_URL")
     if not url:
-        yield "a temporary server for each run; set PREFECT_API_URL to see runs in one of yours"
+        yield "a temporary server for each run; set PREFECT_API_URL to see runs on your own server"
         return
     try:
         with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=5):
-            yield f"{url} answers"
+            yield f"{url} is up"
     except (OSError, ValueError) as error:
-        yield f"note: {url} does not answer ({error}): studies run without it"
+        yield f"note: {url} does not respond ({error}): studies run without it"
 
 
 CHECKS: dict[str, Callable[[], Iterator[str]]] = {

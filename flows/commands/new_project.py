@@ -1,4 +1,4 @@
-"""Makes a project: a folder of its own for a study, with the code that runs it, so that it stays what it is."""
+"""Creates a project: a folder for a study with its own copy of the code, so that its results stay reproducible."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stages.runtime.faults import ConfigFault, MachineFault, nearest
 from stages.tools import edit_params, profiles
 from stages.tools.edit_params import LAST_POSITION
 
-HOME = Path(__file__).resolve().parents[2]  # where this code lies
+HOME = Path(__file__).resolve().parents[2]  # the root of this repository
 CODE = (
     *("flows", "stages", "data/__init__.py", "data/world", "data/profiles", "data/paper.csv", "data/README.md"),
     *("data/answers/README.md", "data/models.yaml"),
@@ -25,31 +25,38 @@ OWN, DOMAIN = "own", "objects"
 DVC_CONFIG = "[core]\n    analytics = false\n    check_update = false\n    autostage = false\n"
 ABOUT = """# {name}
 
-A study with Palimpsest, made from the profile `{profile}`. `params.yaml` holds every number of it, `data/photos` its
-photos.
-`stages` and `flows` are the code that runs it, so that it stays what it is.
+A study with Palimpsest, created from the profile `{profile}`. `params.yaml` holds all its parameters, `data/photos` its
+photos. `stages` and `flows` are its own copy of the code, so that its results stay reproducible.
 
 ```
 palimpsest plan      # what would run, why, and for how long
-palimpsest run       # goes on where it was
-palimpsest report    # what came of it
+palimpsest run       # runs what is not up to date
+palimpsest report    # the result
 ```
 """
-ABOUT_PHOTOS = "One folder of photos per concept goes here, for instance my_dog with five photos of one dog.\n"
+ABOUT_PHOTOS = "Put one folder of photos per concept here, for instance my_dog with five photos of one dog.\n"
 
 
 def make(folder: Path, profile: str, photos: Path | None) -> list[str]:
-    """Writes the project and returns the concepts that were found among the photos.
+    """Writes the project.
+
+    Args:
+        folder: must be empty or not exist.
+        profile: name of a profile.
+        photos: a folder with one folder of photos per concept.
+
+    Returns:
+        The names of the concepts in `photos`.
 
     Raises:
-        ConfigFault: the folder is not empty, there is no such profile, or the photos are not in folders of their own.
-        MachineFault: git or DVC is not there, or fails.
+        ConfigFault: the folder is not empty, there is no such profile, or the photos are not in one folder per concept.
+        MachineFault: git or DVC is missing or fails.
     """
     known = [path.stem for path in (HOME / "data/profiles").glob("*.yaml")]
     if profile not in known:
         raise ConfigFault(f"there is no profile '{profile}'. {nearest(profile, known)}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigFault(f"{folder}: is there already and not empty. Choose another name.")
+        raise ConfigFault(f"{folder}: exists and is not empty. Choose another name.")
     names = _concepts(photos) if photos else []
     try:
         _copy(folder)
@@ -80,32 +87,33 @@ def _copy(folder: Path) -> None:
 
 
 def _choose(folder: Path, profile: str, names: list[str]) -> None:
-    """params.yaml from the profile; with photos, it learns what is in them, by name."""
+    """Writes params.yaml from the profile; with photos, their concepts are learned in the order of their names."""
     with contextlib.chdir(folder):
         text = profiles.text(profile)
         PARAMS.write_text(edit_params.with_sequence(text, names, DOMAIN) if names else text, "utf-8")
 
 
 def _concepts(photos: Path) -> list[str]:
-    """The sub-folders, as the folder dataset calls them."""
+    """The names of the subfolders, which become the names of concepts."""
     if not photos.is_dir():
-        raise ConfigFault(f"{photos}: is not a folder. Give one that holds a folder of photos per concept.")
+        raise ConfigFault(f"{photos}: is not a folder. Give one with a folder of photos per concept.")
     names = sorted(path.name for path in photos.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not names:
-        raise ConfigFault(f"{photos}: holds no folders. Put the photos of each concept into one of its own.")
-    odd = [name for name in names if not edit_params.NAME.fullmatch(name)]
-    if odd:
-        raise ConfigFault(f"{photos / odd[0]}: rename it: small letters, digits and _ only, as in my_dog.")
+        raise ConfigFault(f"{photos}: contains no folders. Put the photos of each concept into a folder of their own.")
+    invalid = [name for name in names if not edit_params.NAME.fullmatch(name)]
+    if invalid:
+        raise ConfigFault(f"{photos / invalid[0]}: rename it with lower-case letters, digits and _ only, as in my_dog.")
     if len(names) > LAST_POSITION:
-        raise ConfigFault(f"{photos}: holds {len(names)} folders; {LAST_POSITION} concepts are the most.")
+        raise ConfigFault(f"{photos}: contains {len(names)} folders, but a study has at most {LAST_POSITION} concepts.")
     return names
 
 
 def _call(folder: Path, words: list[str]) -> None:
     command = [sys.executable, "-m", *words] if words[0] == "dvc" else words
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        process = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     except OSError as error:
         raise MachineFault(f"{words[0]}: {error.strerror}. Install it.") from None
-    if done.returncode:
-        raise MachineFault(f"{' '.join(words)} in {folder}: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
+    if process.returncode:
+        last_line = (process.stderr or process.stdout).strip().splitlines()[-1]
+        raise MachineFault(f"{' '.join(words)} in {folder}: {last_line}")

@@ -1,4 +1,4 @@
-"""Options that several commands have, and the environment that a study runs in."""
+"""Options that several commands share, and the environment variables of a study."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-# What is set already stays. Freed memory is kept for the next step instead of being returned to the system and asked
-# for again: a quarter of the time on a CPU.
+# Defaults: variables that are set already are not overridden. The MALLOC settings reuse freed memory for the next step
+# instead of returning it to the system, which saves a quarter of the time on a CPU.
 ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": "4000000000",
     "MALLOC_TRIM_THRESHOLD_": "8000000000",
@@ -19,16 +19,17 @@ ENVIRONMENT = {
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 Jobs = Annotated[
-    int, typer.Option(min=0, metavar="N", show_default=False, help="stages at a time; one per GPU or core")
+    int, typer.Option(min=0, metavar="N", show_default=False, help="stages at a time; default: 1 per GPU or core")
 ]
 NoView = Annotated[bool, typer.Option("--no-view", help="don't report to Prefect")]
 
 
 def set_environment() -> None:
+    """Sets the variables of ENVIRONMENT that are not set yet."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
 
 def run_options(jobs: int, no_view: bool) -> list[str]:
-    """The options of `run` that a change of concepts passes on."""
+    """The command-line options of flows.study for these settings."""
     return ([f"--jobs={jobs}"] if jobs else []) + (["--no-view"] if no_view else [])

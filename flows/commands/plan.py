@@ -1,4 +1,4 @@
-"""What a run would do and why, before it does: which stages, for which concepts, for how long."""
+"""Shows what a run would do: which stages, why, for which concepts, and for how long."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ MOST_REASONS = 10
 
 @dataclass(frozen=True)
 class Plan:
-    """The stages that would run, each after those that it needs."""
+    """The stages that would run, in topological order."""
 
     stages: list[str]
-    causes: dict[str, list[str]]  # of those that have changed themselves: what of them has
+    causes: dict[str, list[str]]  # changed stage -> what has changed; stages downstream of it have no entry
     total: int  # stages of the study
     seconds: float  # one after another
 
@@ -38,11 +38,11 @@ class Plan:
 
     @property
     def reasons(self) -> dict[str, int]:
-        """How many stages each cause has changed, most first."""
+        """Number of changed stages by cause, most first."""
         return dict(Counter(cause for causes in self.causes.values() for cause in causes).most_common())
 
     def effect(self, params: Params) -> list[tuple[str, str, str, str]]:
-        """Domain, position, concept and what would become of it, for every order at once."""
+        """Domain, position, concept and what would happen to it, over all orders."""
         touched: dict[tuple[str, str], set[str]] = {}
         for stage in map(StageName.parse, self.stages):
             if stage.task is not None and stage.domain and stage.order:
@@ -58,7 +58,7 @@ class Plan:
 
 def _effect(verbs: set[str]) -> str:
     if "train" in verbs:
-        return "learnt"
+        return "learned"
     if "merge" in verbs:
         return "merged again"
     if "sample" in verbs:
@@ -67,10 +67,13 @@ def _effect(verbs: set[str]) -> str:
 
 
 def make_plan(graph: Graph, params: Params, times: Times, prepared: Iterable[str] = ()) -> Plan:
-    """What has changed, and what follows from that.
+    """The plan: stages that have changed and everything downstream of them.
 
     Args:
-        prepared: stages that would write the same again if nothing but the folder of photos has changed for them.
+        graph: DVC's graph.
+        params: the study's parameters.
+        times: measured durations, for the estimate.
+        prepared: prepare stages whose photos have not changed; they are skipped if only another photo folder has.
     """
     order = list(nx.dfs_postorder_nodes(graph.needs))
     same, causes, planned = set(prepared), dict[str, list[str]](), set[str]()
@@ -78,22 +81,22 @@ def make_plan(graph: Graph, params: Params, times: Times, prepared: Iterable[str
         for name in order:
             if planned.intersection(graph.upstream(name)):
                 planned.add(name)
-            elif (found := why(graph.stages[name])) and not (name in same and found == [params.source]):
-                causes[name] = found
+            elif (changes := changes_of(graph.stages[name])) and not (name in same and changes == [params.source]):
+                causes[name] = changes
                 planned.add(name)
     stages = [name for name in order if name in planned]
     return Plan(stages, causes, len(order), plan_seconds(params, stages, graph.stages, times))
 
 
-def why(stage: PipelineStage) -> list[str]:
-    """What has changed of one stage: files, and keys of params.yaml; "not run yet" if nothing was there."""
+def changes_of(stage: PipelineStage) -> list[str]:
+    """What has changed for a stage: files and keys of params.yaml, or only "not run yet"."""
     causes: list[str] = []
     for entry in stage.status().get(stage.addressing, []):
         if isinstance(entry, str):
             causes.append("its command in dvc.yaml")
             continue
-        for kind, found in entry.items():
-            for path, how in dict(found).items():
+        for kind, changed in entry.items():
+            for path, how in dict(changed).items():
                 if kind == "changed outs":
                     causes.append("not run yet" if how == "deleted" else f"{path} ({how})")
                 else:
@@ -102,7 +105,7 @@ def why(stage: PipelineStage) -> list[str]:
 
 
 def current_plan(params: Params) -> Plan:
-    """What would run here now.
+    """The plan for the study in this folder.
 
     Raises:
         InputFault: new photos cannot be used; all of them are listed.
@@ -138,7 +141,7 @@ def show(json: bool) -> None:
     console.table(("stages", "of"), [(count, verb) for verb, count in plan.verbs.items()])
     reasons: list[tuple[int, str]] = [(count, cause) for cause, count in list(plan.reasons.items())[:MOST_REASONS]]
     if follow := len(plan.stages) - len(plan.causes):
-        reasons.append((follow, "a stage before them, which they need"))
+        reasons.append((follow, "a stage that they depend on"))
     console.table(("stages", "because of"), reasons)
     console.table(
         ("", "domain", "concept", "what happens"), [(i, d, c, effect) for d, i, c, effect in plan.effect(params)]

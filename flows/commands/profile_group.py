@@ -16,7 +16,7 @@ def _profiles() -> list[str]:
     return sorted(path.stem for path in Path("data/profiles").glob("*.yaml"))
 
 
-Memory = Annotated[str | None, typer.Option(metavar="GB", help="settings for a GPU of so much memory: 12, 16, 24, 80")]
+Memory = Annotated[str | None, typer.Option(metavar="GB", help="settings for this much GPU memory: 12, 16, 24, 80")]
 ProfileName = Annotated[str, typer.Argument(autocompletion=_profiles)]
 
 
@@ -30,13 +30,13 @@ def profile_list(json: Json = False) -> None:
     if json:
         console.as_json(dict(rows))
     else:
-        console.table(("profile", "what it is"), rows)
+        console.table(("profile", "description"), rows)
         console.next_steps("palimpsest profile use NAME")
 
 
 @profile.command("show")
 def profile_show(name: ProfileName, memory: Memory = None) -> None:
-    """Prints one as params.yaml would hold it."""
+    """Prints the params.yaml of a profile."""
     from stages.tools import profiles
 
     print(profiles.text(name, memory), end="")
@@ -46,10 +46,10 @@ def profile_show(name: ProfileName, memory: Memory = None) -> None:
 def profile_use(
     name: ProfileName,
     memory: Memory = None,
-    force: Annotated[bool, typer.Option("--force", help="drop changes to params.yaml that no profile has")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="do not say what to do next")] = False,
+    force: Annotated[bool, typer.Option("--force", help="overwrite a params.yaml that was edited")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="don't print the next steps")] = False,
 ) -> None:
-    """Writes one to params.yaml. The results of others stay."""
+    """Writes a profile to params.yaml. Results of other studies stay."""
     from flows.commands import console
     from stages.files import model_lock
     from stages.tools import profiles
@@ -60,5 +60,9 @@ def profile_use(
     if quiet:
         return
     lock = model_lock.read_lock()
-    needed = [model for model in model_lock.wanted(profiles.tree(name), lock) if model_lock.lacking(model, lock[model])]
+    needed = [
+        model
+        for model in model_lock.models_used(profiles.tree(name), lock)
+        if model_lock.missing_files(model, lock[model])
+    ]
     console.next_steps(*([f"make weights PROFILE={name}"] if needed else []), "palimpsest plan", "palimpsest run")

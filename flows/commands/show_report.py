@@ -1,4 +1,4 @@
-"""The result of a study: its table, and where the report is."""
+"""Prints a study's result table and opens its report."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flows.commands.status import REPORT
 from stages.runtime.faults import InputFault
 from stages.tools import edit_params
 
-PAGES = ("index.html", "report.html", "results.md")  # the first that is there is what people read
+PAGES = ("index.html", "report.html", "results.md")  # the first one that exists is opened
 SUMMARY, METRICS, HEADLINE = "summary.txt", "metrics.json", "headline.json"
 BASE = "base"  # among the strategies: the base model
 SHOWN = {"average_score": "average score", "forgetting_unbiased": "forgetting"}  # measure -> its title
@@ -24,11 +24,11 @@ def show(as_json: bool, browser: bool) -> None:
     """The command `report`.
 
     Raises:
-        InputFault: there is none yet.
+        InputFault: there is no report yet.
     """
     folder = REPORT / str(edit_params.tree()["study"])
     if not (folder / METRICS).exists():
-        raise InputFault(f"{folder}: there is no report yet. It is made at the end of: palimpsest run")
+        raise InputFault(f"{folder}: there is no report yet. Run the study to the end: palimpsest run")
     page = next(folder / name for name in PAGES if (folder / name).exists())
     if as_json:
         console.as_json({"page": str(page), "metrics": json.loads((folder / METRICS).read_text("utf-8"))})
@@ -37,36 +37,36 @@ def show(as_json: bool, browser: bool) -> None:
     if console.fits(summary):
         print(summary, end="")
     else:
-        _in_short(folder)
-    if browser and page.suffix == ".html" and _someone_is_looking():
+        _print_short(folder)
+    if browser and page.suffix == ".html" and _has_display():
         webbrowser.open(page.resolve().as_uri())
-    console.next_steps("palimpsest concept list   how each concept stands", f"{page}   to be opened in a browser")
+    console.next_steps("palimpsest concept list   each concept's score", f"{page}   open it in a browser")
 
 
-def _in_short(folder: Path) -> None:
-    """For a narrow terminal: the measures that matter most, by the metric of identity."""
+def _print_short(folder: Path) -> None:
+    """Prints the main measures, under the identity metric, for a narrow terminal."""
     tree, identity = json.loads((folder / METRICS).read_text("utf-8")), edit_params.tree()["report"]["identity"]
     for domain, by_strategy in json.loads((folder / HEADLINE).read_text("utf-8")).items():
         rows = []
         ranked = sorted(by_strategy, key=lambda name: (name == BASE, -by_strategy[name][SCORE]))
         for strategy, measures in ((name, by_strategy[name]) for name in ranked):
-            found = [tree[domain][identity][strategy].get(measure) for measure in SHOWN if measure in measures]
-            shown = [_interval(**one) for one in found]
-            rows.append((strategy, *shown, *["-"] * (len(SHOWN) - len(shown))))
+            values = [tree[domain][identity][strategy].get(measure) for measure in SHOWN if measure in measures]
+            cells = [_interval(**value) for value in values]
+            rows.append((strategy, *cells, *["-"] * (len(SHOWN) - len(cells))))
         console.table(
             ("strategy", *SHOWN.values()),
             rows,
             f"{domain} by {identity}, with intervals",
         )
     print("Higher scores and lower forgetting are better.")
-    print(f"All measures: {folder / SUMMARY}, and the page.")
+    print(f"All measures are in {folder / SUMMARY} and in the report.")
 
 
 def _interval(value: float, low: float | None, high: float | None) -> str:
-    """0.53 [0.41, 0.62], without brackets where the bounds are not known."""
+    """0.53 [0.41, 0.62], without brackets if the bounds are unknown."""
     return f"{value:.2f}" if low is None or high is None else f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def _someone_is_looking() -> bool:
-    shown = sys.platform == "darwin" or "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
-    return shown and sys.stdout.isatty()
+def _has_display() -> bool:
+    display = sys.platform == "darwin" or "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
+    return display and sys.stdout.isatty()

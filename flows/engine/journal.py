@@ -1,4 +1,4 @@
-"""What the flow at work here has done so far and how it ended, for whoever asks meanwhile or afterwards."""
+"""The progress and the result of the current or last run of the flow, for `palimpsest status`."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ EVERY_SECONDS = 1.0
 
 @dataclass
 class Journal:
-    """One run of the flow."""
+    """One run of the flow. Its fields are the keys of journal.json."""
 
     began: str = ""  # local time
     done: int = 0
     total: int = 0
-    left: str = ""  # time, for people
+    left: str = ""  # remaining time, formatted
     last: str = ""  # the stage that ended last
-    code: int | None = None  # None as long as it runs, and if it was killed
+    code: int | None = None  # exit code; None while it runs, and if it was killed
     failures: list[dict[str, str]] = field(default_factory=list)  # stage, what
 
     def __post_init__(self) -> None:
@@ -38,7 +38,7 @@ class Journal:
         return journal
 
     def note(self, done: int, last: str, left: str) -> None:
-        """A stage has ended. Written down once a second at most."""
+        """Records that a stage has ended; writes the file at most once a second."""
         self.done, self.last, self.left = done, last, left
         if time.monotonic() - self._written > EVERY_SECONDS:
             self._write()
@@ -48,13 +48,14 @@ class Journal:
         self._write()
 
     def _write(self) -> None:
-        """A disk that is full is for others to complain about."""
+        """Writes the file; a full disk is reported elsewhere."""
         self._written = time.monotonic()
         with contextlib.suppress(MachineFault):
             write_file(JOURNAL, json.dumps(asdict(self), indent=1), durable=False)
 
 
 def read() -> Journal | None:
+    """The journal of the current or last run; None if there is none."""
     try:
         return Journal(**json.loads(JOURNAL.read_text("utf-8")))
     except (OSError, ValueError, TypeError):
@@ -71,12 +72,12 @@ class Holder:
 
 
 def holder(lock: Path) -> Holder | None:
-    """From the kernel's list of locks, without touching the lock; None if no process on this machine holds it."""
+    """The holder of a lock, from the kernel's list of locks; None if no process on this machine holds it."""
     try:
-        found = re.fullmatch(r"pid (\d+) on (\S+) since (.+)", lock.read_text("utf-8").strip())
-        taken = re.findall(r"FLOCK .*:(\d+) 0 EOF", LOCKS.read_text("utf-8"))
-        if found and str(lock.stat().st_ino) in taken:
-            return Holder(int(found[1]), found[2], found[3])
+        match = re.fullmatch(r"pid (\d+) on (\S+) since (.+)", lock.read_text("utf-8").strip())
+        inodes = re.findall(r"FLOCK .*:(\d+) 0 EOF", LOCKS.read_text("utf-8"))
+        if match and str(lock.stat().st_ino) in inodes:
+            return Holder(int(match[1]), match[2], match[3])
     except OSError:
         pass
     return None

@@ -1,4 +1,4 @@
-"""Warm workers, one per slot: a device, a share of one, or a core. Which stage runs where is never part of a result."""
+"""Warm workers, one per slot: a device, a share of a device, or a core. Results never depend on the slot."""
 
 from __future__ import annotations
 
@@ -18,24 +18,30 @@ Listener = Callable[[str, int, int], None]
 
 
 class WorkerLost(Exception):
-    """The worker ended in the middle of a stage: killed, or out of memory."""
+    """The worker ended during a stage: it was killed or ran out of memory."""
 
 
 @dataclass(frozen=True)
 class Slots:
-    """What there is to run on: `jobs` slots over these devices, or over the cores where there is none."""
+    """`jobs` slots, spread over these GPUs or, without any, over the cores."""
 
     jobs: int
     devices: tuple[str, ...] = ()
 
     def environment(self, slot: int) -> dict[str, str]:
+        """Environment variables of the worker in a slot: the GPU that it uses."""
         if not self.devices:
             return {}
         return {"CUDA_VISIBLE_DEVICES": self.devices[slot % len(self.devices)]}
 
 
 def slots(jobs: int | None, devices: str | None) -> Slots:
-    """From the command line or the environment; otherwise one slot per GPU, or per core if there is none."""
+    """The slots from the command line or the environment; by default one per GPU, or per core without a GPU.
+
+    Args:
+        jobs: number of slots; None or 0: PALIMPSEST_JOBS, or the default.
+        devices: GPUs as in CUDA_VISIBLE_DEVICES; None: that variable, or all GPUs.
+    """
     listed = devices if devices is not None else os.environ.get("CUDA_VISIBLE_DEVICES")
     known = tuple(filter(None, listed.split(","))) if listed is not None else _gpus()
     wanted = jobs or int(os.environ.get("PALIMPSEST_JOBS", "0"))
@@ -44,16 +50,16 @@ def slots(jobs: int | None, devices: str | None) -> Slots:
 
 def _gpus() -> tuple[str, ...]:
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, timeout=30
         )
     except (OSError, subprocess.TimeoutExpired):
         return ()
-    return tuple(done.stdout.split()) if done.returncode == 0 else ()
+    return tuple(process.stdout.split()) if process.returncode == 0 else ()
 
 
 class Worker:
-    """One process, which dies with this one."""
+    """A worker process; it ends when this process ends."""
 
     def __init__(self, slot: int, environment: dict[str, str]) -> None:
         self.slot = slot
@@ -67,10 +73,18 @@ class Worker:
         )
 
     def run(self, words: list[str], log: Path, listen: Listener) -> int:
-        """Runs `python -m` these words there and returns the exit code.
+        """Runs `python -m WORDS` in the worker.
+
+        Args:
+            words: a module and its arguments.
+            log: the file that its output is appended to.
+            listen: called with what is counted, the number done and the total.
+
+        Returns:
+            Its exit code.
 
         Raises:
-            WorkerLost: the process ended meanwhile.
+            WorkerLost: the worker ended before the command did.
         """
         jobs, answers = self.process.stdin, self.process.stdout
         assert jobs
@@ -86,53 +100,54 @@ class Worker:
                     return int(answer["code"])
         except (BrokenPipeError, ValueError):
             pass
-        raise WorkerLost(f"the worker of slot {self.slot} ended with {self.process.wait()}")
+        raise WorkerLost(f"the worker of slot {self.slot} ended with exit code {self.process.wait()}")
 
     def stop(self) -> None:
         self.process.terminate()
 
 
 class Pool:
-    """Hands out workers, which are started when they are first wanted.
+    """A pool of workers, which are started on first use.
 
-    They are started from the thread that made the pool, since a worker's life is bound to it: `replace_lost` is to be
-    called there now and then.
+    The thread that created the pool starts them, because a worker ends with the thread that started it: that thread has
+    to call `replace_lost` regularly.
     """
 
-    def __init__(self, what: Slots) -> None:
-        self.slots = what
+    def __init__(self, slots: Slots) -> None:
+        self.slots = slots
         self.workers: list[Worker] = []
         self._free: queue.SimpleQueue[Worker] = queue.SimpleQueue()
-        self._home, self._counting, self._asking = threading.get_ident(), threading.Lock(), 0
+        self._owner, self._count_lock, self._waiting = threading.get_ident(), threading.Lock(), 0
 
     @contextmanager
     def worker(self) -> Iterator[Worker]:
-        one = self._ask()
-        while one.process.poll() is not None:  # killed while it had nothing to do
-            one = self._ask()
+        """Lends a worker; waits until one is free."""
+        worker = self._take()
+        while worker.process.poll() is not None:  # killed while idle
+            worker = self._take()
         try:
-            yield one
+            yield worker
         finally:
-            if one.process.poll() is None:
-                self._free.put(one)
+            if worker.process.poll() is None:
+                self._free.put(worker)
 
-    def _ask(self) -> Worker:
-        with self._counting:
-            self._asking += 1
+    def _take(self) -> Worker:
+        with self._count_lock:
+            self._waiting += 1
         try:
-            if threading.get_ident() == self._home:
+            if threading.get_ident() == self._owner:
                 self.replace_lost()
             return self._free.get()
         finally:
-            with self._counting:
-                self._asking -= 1
+            with self._count_lock:
+                self._waiting -= 1
 
     def replace_lost(self) -> None:
-        """Starts those that are lost anew, and more as long as some are waited for and there are slots."""
+        """Restarts lost workers, and starts new ones while a thread waits for one and a slot is unused."""
         for i, worker in enumerate(self.workers):
             if worker.process.poll() is not None:
                 self._start(i)
-        while self._free.qsize() < self._asking and len(self.workers) < self.slots.jobs:
+        while self._free.qsize() < self._waiting and len(self.workers) < self.slots.jobs:
             self._start(len(self.workers))
 
     def _start(self, slot: int) -> None:
@@ -141,7 +156,7 @@ class Pool:
         self._free.put(worker)
 
     def stop(self) -> None:
-        """Asks all to end: a training saves first."""
+        """Asks all workers to end and waits for them; a training saves a checkpoint first."""
         for worker in self.workers:
             worker.stop()
         for worker in self.workers:

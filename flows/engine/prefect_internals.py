@@ -1,12 +1,12 @@
-"""What is used of Prefect beyond its documented interface. No other module imports these parts.
+"""Everything we use of Prefect beyond its documented interface. No other module imports these parts.
 
-Written for prefect 3.8. A new version needs a look at this file and a run of tests/flows/platform. Used are
+Written for prefect 3.8. Before upgrading Prefect, review this file and run tests/flows/platform. It uses
 
-- `prefect.context.FlowRunContext`, to see whether a flow is running;
+- `prefect.context.FlowRunContext`, to check whether a flow is running;
 - the logger `prefect.flow_runs`, whose records have CrashedRun or FailedRun in `exc_info` when a run returns such a
   state;
 - `ProcessWorker.get_default_base_job_template`, which `prefect work-pool create` uses;
-- the names of events of flow runs, `prefect.flow-run.heartbeat` among them, which the documentation shows in examples.
+- the names of flow-run events, such as `prefect.flow-run.heartbeat`, which the documentation only shows in examples.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ END_EVENTS = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "
 
 
 def in_flow_run() -> bool:
+    """Whether this code runs within a Prefect flow."""
     from prefect.context import FlowRunContext
 
     return FlowRunContext.get() is not None
@@ -32,10 +33,10 @@ def process_job_template() -> dict[str, Any]:
 
 
 def hide_tracebacks_of_returned_states() -> None:
-    """A flow that returns a failed state is logged with a traceback from within Prefect, which says nothing new."""
+    """Drops the log record with Prefect's own traceback that every flow with a failed state as its result causes."""
     from prefect.exceptions import CrashedRun, FailedRun
 
-    def is_news(record: logging.LogRecord) -> bool:
+    def is_relevant(record: logging.LogRecord) -> bool:
         return not (record.exc_info and isinstance(record.exc_info[1], (CrashedRun, FailedRun)))
 
-    logging.getLogger("prefect.flow_runs").addFilter(is_news)
+    logging.getLogger("prefect.flow_runs").addFilter(is_relevant)

@@ -1,4 +1,4 @@
-"""The study as a Prefect flow, a task run per stage. Prefect schedules nothing here and keeps nothing: it looks on."""
+"""Runs the study as a Prefect flow, a task run per stage. Prefect only shows it: it schedules and caches nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from flows.engine import prefect_view
 from flows.engine.prefect_internals import in_flow_run
-from flows.engine.scheduler import Ended, Engine, Outcome, StageFailed
+from flows.engine.scheduler import Engine, Outcome, StageFailed, StageResult
 from flows.engine.stage_log import StageLog
 from flows.graph.stage_names import StageName
 
@@ -19,56 +19,59 @@ log = logging.getLogger("palimpsest")
 
 
 class Once:
-    """Runs the work on a stage once, in a task run of Prefect or, if that comes to nothing, in a thread."""
+    """Runs a stage exactly once: in a Prefect task run or, if Prefect does not start it, in a thread."""
 
-    def __init__(self, work: Callable[[str], Ended], name: str) -> None:
-        self.work, self.name, self._free = work, name, threading.Lock()
+    def __init__(self, work: Callable[[str], StageResult], name: str) -> None:
+        self.work, self.name, self._started = work, name, threading.Lock()
 
     def __call__(self) -> None:
-        """
+        """Runs the stage, unless it has been started before.
+
         Raises:
-            StageFailed: it failed; Prefect is to show that.
+            StageFailed: the stage failed; the exception marks the task run as failed.
         """
-        if self._free.acquire(blocking=False):
-            ended = self.work(self.name)
-            if ended.code:
-                raise StageFailed(ended.code, ended.error)
+        if self._started.acquire(blocking=False):
+            result = self.work(self.name)
+            if result.code:
+                raise StageFailed(result.code, result.error)
 
     def in_a_thread(self, *_: object) -> None:
-        if not self._free.locked():
-            threading.Thread(target=self._quietly, name=self.name, daemon=True).start()
+        """Runs the stage in a thread, unless it has been started before."""
+        if not self._started.locked():
+            threading.Thread(target=self._run_in_thread, name=self.name, daemon=True).start()
 
-    def _quietly(self) -> None:
-        with contextlib.suppress(StageFailed):  # the engine knows
+    def _run_in_thread(self) -> None:
+        with contextlib.suppress(StageFailed):  # the engine has the result already
             self()
 
 
 class TaskRuns:
-    """Starts the work on a stage as a task run."""
+    """Starts stages as Prefect task runs."""
 
     def __init__(self) -> None:
         from prefect import Task
         from prefect.cache_policies import NO_CACHE
 
-        # Prefect is given a number, not the work: what it is given, it wants to write down.
-        self.given: list[Once] = []
-        self.task = Task(self._one, name="stage", cache_policy=NO_CACHE, task_run_name="{title}")
+        # The task gets the stage's number and not the function, because Prefect serialises the arguments of tasks.
+        self.submitted: list[Once] = []
+        self.task = Task(self._run, name="stage", cache_policy=NO_CACHE, task_run_name="{title}")
 
-    def _one(self, title: str, number: int) -> None:
-        self.given[number]()
+    def _run(self, title: str, number: int) -> None:
+        self.submitted[number]()
 
-    def submit(self, work: Callable[[str], Ended], name: str) -> None:
+    def submit(self, work: Callable[[str], StageResult], name: str) -> None:
+        """Starts `work(name)` in a task run, or in a thread if Prefect does not take it."""
         once = Once(work, name)
-        self.given.append(once)
+        self.submitted.append(once)
         try:
-            self.task.submit(StageName.parse(name).title, len(self.given) - 1).add_done_callback(once.in_a_thread)
+            self.task.submit(StageName.parse(name).title, len(self.submitted) - 1).add_done_callback(once.in_a_thread)
         except Exception as error:
             log.warning("Prefect does not show %s: %s.", name, error)
             once.in_a_thread()
 
 
-def under_prefect(root: Path, study: str, engine: Engine, plan: list[str], stage_log: StageLog) -> Outcome:
-    """Runs the plan as a flow, or within the flow that is running; whatever becomes of the server, the plan is run."""
+def run_with_prefect(root: Path, study: str, engine: Engine, plan: list[str], stage_log: StageLog) -> Outcome:
+    """Runs the plan as a Prefect flow, or within the current one; it is completed even if the server is lost."""
     prefect_view.set_environment(root)
     from prefect import flow
     from prefect.task_runners import ThreadPoolTaskRunner
@@ -81,11 +84,11 @@ def under_prefect(root: Path, study: str, engine: Engine, plan: list[str], stage
         began = True
         shown = prefect_view.Progress(len(plan))
 
-        def tell(ended: Ended) -> None:
-            stage_log(ended)
+        def on_end(result: StageResult) -> None:
+            stage_log(result)
             shown(stage_log.done)
 
-        outcome = engine.run(plan, TaskRuns().submit, tell)
+        outcome = engine.run(plan, TaskRuns().submit, on_end)
         outcomes.append(outcome)
         if outcome.failures:
             prefect_view.show_failures(stage_log.rows(outcome))

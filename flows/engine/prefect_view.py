@@ -1,4 +1,4 @@
-"""Prefect as a view of a study: what it shows is never needed to go on. A server that is not there costs a warning."""
+"""Shows a study in Prefect. The study never depends on it: a missing server causes only a warning."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 log = logging.getLogger("palimpsest")
-_server_is_there = True
+_server_is_up = True
 HOME = Path(".cache", "prefect")
-EVERY_SECONDS = 2.0  # asking the server costs more than a cached stage
+EVERY_SECONDS = 2.0  # a request to the server takes longer than a cached stage
 SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
@@ -28,7 +28,7 @@ SETTINGS = {
 
 
 def set_environment(root: Path) -> None:
-    """Settings that Prefect reads when it is imported; what the user has set stays."""
+    """Sets the variables that Prefect reads when it is imported; does not override what the user has set."""
     if "PREFECT_API_URL" not in os.environ:
         os.environ.setdefault("PREFECT_HOME", str(root / HOME))
     for name, value in SETTINGS.items():
@@ -36,8 +36,8 @@ def set_environment(root: Path) -> None:
 
 
 @contextlib.contextmanager
-def only_a_view(what: str) -> Iterator[None]:
-    """Lets a study go on when Prefect cannot show something."""
+def warn_only(what: str) -> Iterator[None]:
+    """Turns any exception into a warning that Prefect does not show this, so that the study continues."""
     try:
         yield
     except Exception as error:
@@ -45,13 +45,13 @@ def only_a_view(what: str) -> Iterator[None]:
 
 
 class Progress:
-    """The share of a plan that is done, as an artifact, brought up to date every few seconds."""
+    """The finished percentage of a plan as a Prefect artifact, updated every few seconds."""
 
     def __init__(self, total: int) -> None:
         self.total = max(total, 1)
         self.id: Any = None
         self.updated = time.monotonic()
-        with only_a_view("the progress"):
+        with warn_only("the progress"):
             from prefect.artifacts import create_progress_artifact
 
             self.id = create_progress_artifact(0.0, key="progress", description="stages that are up to date")
@@ -70,31 +70,32 @@ class Progress:
 
 
 def show_results(study: str, report: Path) -> None:
-    """The table and the forgetting heatmaps of a finished study."""
-    with only_a_view("the results"):
+    """Shows the result tables of a finished study."""
+    with warn_only("the results"):
         from prefect.artifacts import create_markdown_artifact
 
         create_markdown_artifact((report / "results.md").read_text("utf-8"), key=f"{study}-results".replace("_", "-"))
 
 
 def show_failures(rows: list[dict[str, str]]) -> None:
-    with only_a_view("the failures"):
+    """Shows a table of the stages that failed and of those that depend on them."""
+    with warn_only("the failures"):
         from prefect.artifacts import create_table_artifact
 
         create_table_artifact(rows, key="failures", description="stages that failed, and those that need them")
 
 
 def note_server_lost(error: Exception) -> None:
-    """Notes that the server went away."""
-    global _server_is_there
-    _server_is_there = False
-    log.warning("Prefect lost the study, which went on without it: %s.", str(error) or repr(error))
+    """Records and logs that the connection to the server was lost."""
+    global _server_is_up
+    _server_is_up = False
+    log.warning("Prefect's server was lost; the study continued without it: %s.", str(error) or repr(error))
 
 
 def exit_process(code: int) -> NoReturn:
-    """Ends the process; if the server is gone, without waiting for Prefect to send it the rest."""
+    """Ends the process; if the server was lost, without waiting for Prefect to send its remaining events."""
     sys.stdout.flush()
     sys.stderr.flush()
-    if not _server_is_there:
+    if not _server_is_up:
         os._exit(code)
     sys.exit(code)

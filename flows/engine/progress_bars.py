@@ -1,4 +1,4 @@
-"""What is running now, at the bottom of a terminal: a bar for each stage that says how far it is."""
+"""Draws a progress bar at the bottom of the terminal for each running stage."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ EVERY_SECONDS = 0.5
 
 
 @contextmanager
-def draw_bars(running: Mapping[str, tuple[int, int]], named: Mapping[str, str]) -> Iterator[None]:
-    """Draws `running`, stage -> (done, of how many), as it changes; what is printed goes above. In a pipe, nothing.
+def draw_bars(running: Mapping[str, tuple[int, int]], names: Mapping[str, str]) -> Iterator[None]:
+    """Draws bars below everything that is printed; draws nothing if stdout is not a terminal.
 
     Args:
-        named: what each stage is called.
+        running: stage -> (done, total); read repeatedly, so that changes are shown.
+        names: stage -> label.
     """
     if not sys.stdout.isatty():
         yield
@@ -25,7 +26,7 @@ def draw_bars(running: Mapping[str, tuple[int, int]], named: Mapping[str, str]) 
     columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
     over = threading.Event()
     with Progress(*columns, transient=True) as progress:
-        drawer = threading.Thread(target=_draw, args=(progress, running, named, over), name="bars", daemon=True)
+        drawer = threading.Thread(target=_draw, args=(progress, running, names, over), name="bars", daemon=True)
         drawer.start()
         try:
             yield
@@ -35,7 +36,7 @@ def draw_bars(running: Mapping[str, tuple[int, int]], named: Mapping[str, str]) 
 
 
 def _draw(
-    progress: object, running: Mapping[str, tuple[int, int]], named: Mapping[str, str], over: threading.Event
+    progress: object, running: Mapping[str, tuple[int, int]], names: Mapping[str, str], over: threading.Event
 ) -> None:
     from rich.markup import escape
     from rich.progress import Progress, TaskID
@@ -46,7 +47,7 @@ def _draw(
         now = dict(running)
         for name, (done, total) in now.items():
             if name not in drawn:
-                drawn[name] = progress.add_task(escape(named[name]), total=total)
+                drawn[name] = progress.add_task(escape(names[name]), total=total)
             progress.update(drawn[name], completed=done, total=total)
         for name in set(drawn) - set(now):
             progress.remove_task(drawn.pop(name))

@@ -1,4 +1,4 @@
-"""What a person at the terminal hears of a study: a line per stage, with the time left, and how it ended."""
+"""Prints a line per finished stage with the remaining time, and a summary at the end."""
 
 from __future__ import annotations
 
@@ -13,56 +13,57 @@ from stages.runtime.formatting import duration
 from stages.tools.forecasting.durations import Times
 
 if TYPE_CHECKING:
-    from flows.engine.scheduler import Ended, Outcome
+    from flows.engine.scheduler import Outcome, StageResult
 
 
 class StageLog:
-    """Hears of every end."""
+    """Prints and records the result of each stage; called by the engine when it ends."""
 
     def __init__(self, plan: list[str], times: Times, jobs: int) -> None:
         self.times, self.jobs, self.total = times, jobs, len(plan)
-        self.left, self.done, self.began = Counter(map(_kind, plan)), 0, time.monotonic()
+        self.remaining, self.done, self.began = Counter(map(_kind, plan)), 0, time.monotonic()
         self.journal = Journal.begin(self.total)
-        self.named = titles(plan) if sys.stdout.isatty() else {}  # a log says the whole of it
+        self.names = titles(plan) if sys.stdout.isatty() else {}  # short names; a log file gets the full ones
 
-    def __call__(self, ended: Ended) -> None:
+    def __call__(self, result: StageResult) -> None:
         self.done += 1
-        self.left[_kind(ended.name)] -= 1
-        left = duration(sum(count * self.times.of(*kind) for kind, count in self.left.items()) / self.jobs)
-        how = f"{ended.seconds:.1f} s" if ended.how == "ran" else ended.how
-        name = self.named.get(ended.name) or _title(ended.name)
+        self.remaining[_kind(result.name)] -= 1
+        time_left = duration(sum(count * self.times.of(*kind) for kind, count in self.remaining.items()) / self.jobs)
+        how = f"{result.seconds:.1f} s" if result.how == "ran" else result.how
+        name = self.names.get(result.name) or _title(result.name)
         line = f"[{self.done:{len(str(self.total))}}/{self.total}] {name}: {how}"
-        print(f"{line} ({left} left)" if self.done < self.total else line, flush=True)
-        self.journal.note(self.done, _title(ended.name), left)
-        if ended.error:
-            print(f"    {ended.error}", file=sys.stderr, flush=True)
+        print(f"{line} ({time_left} left)" if self.done < self.total else line, flush=True)
+        self.journal.note(self.done, _title(result.name), time_left)
+        if result.error:
+            print(f"    {result.error}", file=sys.stderr, flush=True)
 
     def rows(self, outcome: Outcome) -> list[dict[str, str]]:
-        failed = [{"stage": _title(end.name), "what": end.error} for end in outcome.failures]
+        """A row with `stage` and `what` for each stage that failed or was skipped."""
+        failed = [{"stage": _title(result.name), "what": result.error} for result in outcome.failures]
         skipped = outcome.skipped.items()
         return failed + [{"stage": _title(name), "what": f"skipped: it needs {_title(by)}"} for name, by in skipped]
 
     def end(self, outcome: Outcome) -> int:
-        """Says how it all ended, and returns the exit code: the first failure's."""
-        code = self._say(outcome)
+        """Prints a summary, completes the journal, and returns the exit code: that of the first failure, or 0."""
+        code = self._print_summary(outcome)
         self.journal.end(code, self.rows(outcome))
         return code
 
-    def _say(self, outcome: Outcome) -> int:
-        ways = ("ran", "cached", "unchanged", "preempted", "failed")
-        counts = [f"{outcome.count(way)} {way}" for way in ways if outcome.count(way)]
+    def _print_summary(self, outcome: Outcome) -> int:
+        ends = ("ran", "cached", "unchanged", "preempted", "failed")
+        counts = [f"{outcome.count(how)} {how}" for how in ends if outcome.count(how)]
         if outcome.skipped:
             counts.append(f"{len(outcome.skipped)} skipped")
         print(f"{', '.join(counts) or 'nothing started'} in {duration(time.monotonic() - self.began)}.", flush=True)
         if not outcome.failures:
-            if len(outcome.ended) < self.total:
-                print("Stopped on request. Run the same command again to go on.", file=sys.stderr)
+            if len(outcome.results) < self.total:
+                print("Stopped on request. Run the same command again to continue.", file=sys.stderr)
                 return 75
             return 0
         for row in self.rows(outcome):
             print(f"  {row['stage']}: {row['what']}", file=sys.stderr)
-        print("Finished stages are kept. Run the same command again to go on.", file=sys.stderr)
-        return max(outcome.failures, key=lambda end: end.how == "failed").code
+        print("Finished stages are saved. Run the same command again to continue.", file=sys.stderr)
+        return max(outcome.failures, key=lambda result: result.how == "failed").code
 
 
 def _kind(name: str) -> tuple[str, int | None]:

@@ -1,7 +1,7 @@
-"""A warm worker: stages run here one after another; what one has imported and loaded the next ones find there.
+"""A warm worker: runs stages one after another in one process, so that imports and loaded models are reused.
 
-A stage runs as `python -m` runs it, in this process, and ends as it would end there. `python -m flows.engine.worker`
-reads one job a line and answers in lines, both JSON.
+Each stage runs, and ends, as under `python -m`. `python -m flows.engine.worker` reads jobs from stdin and writes
+answers to stdout, as one JSON object per line.
 """
 
 import json
@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from stages.runtime.process import collect_rarely, guard
+from stages.runtime.process import collect_rarely, die_with_parent
 
 EVERY_SECONDS = 0.5
 
@@ -23,7 +23,7 @@ def main() -> None:
     jobs = os.fdopen(os.dup(0), "r")
     nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, 0)
-    os.dup2(2, 1)  # what a stage prints is no answer
+    os.dup2(2, 1)  # keeps the output of stages out of the answers
 
     def answer(**facts: Any) -> None:
         answers.write(json.dumps(facts) + "\n")
@@ -39,7 +39,7 @@ def main() -> None:
 def _set_up(answer: Any) -> None:
     from stages.runtime import progress
 
-    guard()
+    die_with_parent()
     sent = 0.0
 
     def listen(what: str, done: int, total: int) -> None:
@@ -52,13 +52,13 @@ def _set_up(answer: Any) -> None:
 
 
 def _run(words: list[str], log: Path) -> int:
-    """Runs `python -m` these words and returns its exit code; what it prints goes to the log."""
+    """Runs `python -m WORDS` with its output appended to the log; returns its exit code."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab", buffering=0) as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
     sys.argv = [words[0], *words[1:]]
-    sys.modules.pop(words[0], None)  # or Python warns that it is there already
+    sys.modules.pop(words[0], None)  # otherwise runpy warns that it has been imported already
     try:
         runpy.run_module(words[0], run_name="__main__", alter_sys=True)
     except SystemExit as end:

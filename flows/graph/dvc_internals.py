@@ -1,18 +1,18 @@
-"""All that is used of DVC, whose only documented interface is `dvc.api`. No other module imports DVC.
+"""Everything we use of DVC, whose only documented interface is `dvc.api`. No other module imports DVC.
 
-Written for dvc 3.67, dvc-data 3.18 and dvc-objects 5.2. A new version of DVC needs a look at this file and a run of
-tests/flows. Used are
+Written for dvc 3.67, dvc-data 3.18 and dvc-objects 5.2. Before upgrading DVC, review this file and run tests/flows.
+It uses
 
-- names: those that are imported below;
-- private names: `Repo(_wait_for_lock)`; `_get_cache_hash`, `_get_stage_hash`, `StageCache._get_cache_dir`,
+- the names that are imported below;
+- these private names: `Repo(_wait_for_lock)`; `_get_cache_hash`, `_get_stage_hash`, `StageCache._get_cache_dir`,
   `_load_cache` and `_load` of the run-cache; `Output._build` and `_get_hash_meta`, `Lockfile._load_yaml`,
-  `FileSystem._strip_protocol`, which hash_memory.py wraps;
+  `FileSystem._strip_protocol`, which hash_cache.py wraps;
 - attributes of public objects: `Repo.index.graph`, `lock`, `stage_cache`, `cache.legacy`, `cloud.push` and
   `cloud.get_remote_odb`; of a stage `addressing`, `cmd`, `deps`, `outs`, `dvcfile.dump_stages`, `frozen`,
   `is_callback`, `always_changed`, `changed_stage`, `status`, `save`, `get_used_objs`; of its deps and outs `def_path`,
   `fs_path`, `exists`, `hash_info`, `meta`, `use_cache`, `status`, `get_hash`, `remove`, `commit`;
 - the loggers `dvc.progress` and `dvc_data.callbacks`, whose level decides whether DVC draws progress bars;
-- the form of dvc.lock, of run-cache entries and of `.dvc/tmp/rwlock`.
+- the format of dvc.lock, of run-cache entries and of `.dvc/tmp/rwlock`.
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ __all__ = [
     "to_single_stage_lockfile",
 ]
 Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
-DRAFT = ".tmp"  # ends the name of a run-cache entry that is being written
+DRAFT = ".tmp"  # suffix of a run-cache entry that is being written
 
 
 def open_repo(root: Path) -> Repo:
-    """The repository, quiet, waiting for its lock, with a run-cache that survives kills."""
+    """Opens the repository: no log output, waits for DVC's lock, and its run-cache survives kills."""
     logging.getLogger("dvc").setLevel(logging.ERROR)
     for name in ("dvc.progress", "dvc_data.callbacks"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -76,14 +76,14 @@ def open_repo(root: Path) -> Repo:
 
 
 class RunCache(StageCache):  # type: ignore[misc]
-    """DVC's run-cache, which a kill can leave with half an entry.
+    """DVC's run-cache, made robust against half-written entries.
 
-    DVC makes the folder of an entry, writes the entry under a temporary name, and renames it. After a kill between
-    these steps it takes the draft for an entry, or ends with a TypeError because there is none, at every attempt.
+    DVC creates the folder of an entry, writes the entry under a temporary name, and renames it. If it is killed between
+    these steps, every later attempt either reads the draft as an entry or fails with a TypeError because there is none.
     """
 
     def newest(self, key: str) -> Any:
-        """What the last run of this command on these inputs has made, as dvc.lock would say it; None without one."""
+        """The newest entry for this command and these inputs, in the format of dvc.lock; None if there is none."""
         entries = [path for path in Path(self._get_cache_dir(key)).glob("*") if path.suffix != DRAFT]
         by_age = sorted(entries, key=lambda path: path.stat().st_mtime, reverse=True)
         return next(filter(None, (self._load_cache(key, path.name) for path in by_age)), None)
@@ -93,12 +93,12 @@ class RunCache(StageCache):  # type: ignore[misc]
 
 
 def cache_key(stage: PipelineStage) -> str:
-    """Names a stage's command and inputs in the run-cache."""
+    """The run-cache's hash of a stage's command and inputs."""
     return str(_get_cache_hash(to_single_stage_lockfile(stage), key=True))
 
 
 def cache_value(stage: PipelineStage) -> str:
-    """Names its outputs as well."""
+    """The run-cache's hash of a stage's command, inputs and outputs."""
     return str(_get_cache_hash(to_single_stage_lockfile(stage)))
 
 
@@ -111,14 +111,14 @@ def is_wrapped() -> bool:
 
 
 def wrap(build: Wrapper, open_path: Wrapper, read_params: Wrapper, read_lockfile: Wrapper) -> None:
-    """Wraps functions of DVC, once in a process.
+    """Wraps functions of DVC; call it once per process.
 
     Args:
-        build: Output._build, which hashes a file or folder; also makes Output.get_hash only hash it, where DVC would
-            prepare it for the cache.
-        open_path: dvc.fs.get_cloud_fs, as outputs use it.
-        read_params: dvc.dependency.param.read_param_file.
-        read_lockfile: Lockfile._load_yaml.
+        build: wraps Output._build, which hashes a file or folder. Output.get_hash then only hashes, where DVC would
+            also prepare the file for the cache.
+        open_path: wraps dvc.fs.get_cloud_fs, as outputs use it.
+        read_params: wraps dvc.dependency.param.read_param_file.
+        read_lockfile: wraps Lockfile._load_yaml.
     """
     output.Output.is_wrapped = True
     output.Output._build = build(output.Output._build)
@@ -129,7 +129,7 @@ def wrap(build: Wrapper, open_path: Wrapper, read_params: Wrapper, read_lockfile
 
 
 def _hash_only(self: Any) -> tuple[Any, Any]:
-    """In place of Output._get_hash_meta, which also prepares the files of an output for the cache."""
+    """Replaces Output._get_hash_meta, which also prepares the files of an output for the cache."""
     odb = self.cache if self.use_cache else self.local_cache
-    _, meta, made = self._build(odb, self.fs_path, self.fs, self.hash_name, ignore=self.dvcignore, dry_run=True)
-    return meta, made.hash_info
+    _, meta, hashed = self._build(odb, self.fs_path, self.fs, self.hash_name, ignore=self.dvcignore, dry_run=True)
+    return meta, hashed.hash_info

@@ -1,9 +1,8 @@
-"""The graph as DVC knows it: what has changed, and how one stage is brought up to date.
+"""DVC's graph of stages: which of them have changed, and how one stage is updated.
 
-DVC's own code does every step (is it changed? is it in the run-cache? hash it, cache it, write it down), in one process
-that has read dvc.yaml once. The commands are handed out, so that they run side by side where they cost least.
-They are what `Stage.reproduce` is made of. `Stage.changed`, `remove_outs` and `commit` would take a lock file at each
-step; here one claim on the workspace covers all.
+DVC's own code does every step of `Stage.reproduce` (check for changes, look in the run-cache, hash, cache, record), in
+one process that reads dvc.yaml once. Only the commands run elsewhere, several at a time. `Stage.changed`, `remove_outs`
+and `commit` would create a lock file for each step; here one lock on the workspace covers them all.
 """
 
 from __future__ import annotations
@@ -36,31 +35,31 @@ from flows.graph.dvc_internals import (
     rwlock,
     to_single_stage_lockfile,
 )
-from flows.graph.hash_memory import load_hashes, save_hashes, speed_up_dvc
+from flows.graph.hash_cache import load_hashes, save_hashes, speed_up_dvc
 from flows.graph.lockfile import update
 from stages.runtime.faults import MachineFault
 
-# Writing dvc.lock takes as long as it is big: this share of the time at most is spent on it.
+# Writing dvc.lock takes longer the larger it is: spend at most this share of the time on it.
 SHARE_OF_WRITING = 0.05
 TEMPORARY = Path(".dvc", "tmp")
 
 
 class Graph:
-    """The stages of dvc.yaml by name, and which needs which."""
+    """The stages of dvc.yaml by name, and their dependencies on one another."""
 
     def __init__(self, root: Path) -> None:
         speed_up_dvc()
         load_hashes(root)
         self.root, self.repo = root, open_repo(root)
-        gc.disable()  # what is made here stays: to look for garbage in it takes a tenth of the time
+        gc.disable()  # these objects live as long as the process; collecting among them takes a tenth of the time
         try:
-            needs = self.repo.index.graph  # an edge goes from a stage to one that it needs
+            needs = self.repo.index.graph  # edges point from a stage to those that it depends on
         finally:
             gc.freeze()
             gc.enable()
         self.stages: dict[str, PipelineStage] = {stage.addressing: stage for stage in needs}
         self.needs = nx.relabel_nodes(needs, {stage: stage.addressing for stage in needs})
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._unwritten: dict[str, PipelineStage] = {}
         self._write_after = 0.0
 
@@ -74,7 +73,11 @@ class Graph:
         return list(self.needs.predecessors(name))
 
     def plan(self, among: set[str] | None = None) -> list[str]:
-        """The stages that have changed and all that follow from them, each after those that it needs."""
+        """The stages that have changed and everything downstream of them, in topological order.
+
+        Args:
+            among: the stages to consider; None: all.
+        """
         order = [name for name in nx.dfs_postorder_nodes(self.needs) if among is None or name in among]
         planned: set[str] = set()
         with self.repo.lock:
@@ -88,50 +91,51 @@ class Graph:
         return names.union(*(nx.descendants(self.needs, name) for name in names))
 
     def cached(self, plan: list[str]) -> set[str]:
-        """Those of a plan that the run-cache has, what they need being what it will be then."""
-        found: set[str] = set()
-        made: dict[str, Any] = {}  # path -> what the run-cache says of it; None before a stage has made it
+        """The stages of a plan that will come from the run-cache, given the planned outputs of those before them."""
+        cached: set[str] = set()
+        outputs: dict[str, Any] = {}  # path of a planned output -> its entry in the run-cache; None if it is not cached
         for name in plan:
             stage = self.stages[name]
-            entry = self._in_run_cache(stage, made) if self._knows_all(name, made) else None
-            made |= {out.def_path: None for out in stage.outs}
+            entry = self._run_cache_entry(stage, outputs) if self._has_known_inputs(name, outputs) else None
+            outputs |= {out.def_path: None for out in stage.outs}
             if entry:
-                found.add(name)
-                made |= {out["path"]: out for out in entry["outs"]}
-        return found
+                cached.add(name)
+                outputs |= {out["path"]: out for out in entry["outs"]}
+        return cached
 
-    def _knows_all(self, name: str, made: dict[str, Any]) -> bool:
-        """Whether what the stage needs of planned stages is known; a folder of many outputs is not."""
+    def _has_known_inputs(self, name: str, outputs: dict[str, Any]) -> bool:
+        """Whether the hashes of all planned inputs are known; that of a folder with several outputs in it is not."""
         needed = {dep.def_path for dep in self.stages[name].deps}
-        planned = {out.def_path for up in self.upstream(name) for out in self.stages[up].outs}.intersection(made)
+        planned = {out.def_path for up in self.upstream(name) for out in self.stages[up].outs}.intersection(outputs)
         within = {path for path in planned if any(Path(path).is_relative_to(dep) for dep in needed)}
-        return all(path in needed and made[path] is not None for path in within)
+        return all(path in needed and outputs[path] is not None for path in within)
 
-    def _in_run_cache(self, stage: PipelineStage, made: dict[str, Any]) -> Any:
-        asked, asked_deps = copy.copy(stage), []
+    def _run_cache_entry(self, stage: PipelineStage, outputs: dict[str, Any]) -> Any:
+        """The run-cache's entry for a stage whose planned inputs have these hashes; None if there is none."""
+        query, deps = copy.copy(stage), []
         try:
             for dep in map(copy.copy, stage.deps):
-                if known := made.get(dep.def_path):
-                    dep.hash_info = HashInfo("md5", known["md5"])
+                if output := outputs.get(dep.def_path):
+                    dep.hash_info = HashInfo("md5", output["md5"])
                 else:
                     dep.hash_info = dep.get_hash()
-                asked_deps.append(dep)
+                deps.append(dep)
         except (OSError, DvcException):
             return None
-        asked.deps = asked_deps
-        return self.repo.stage_cache.newest(cache_key(asked))
+        query.deps = deps
+        return self.repo.stage_cache.newest(cache_key(query))
 
     def size(self, name: str) -> int | None:
-        """Bytes of a stage's outputs as dvc.lock knows them; None before it has run."""
+        """Size of a stage's outputs in bytes, from dvc.lock; None before its first run."""
         sizes = [out.meta.size for out in self.stages[name].outs]
         return None if None in sizes else sum(sizes)
 
     @contextlib.contextmanager
-    def claimed(self) -> Iterator[None]:
-        """Keeps other DVC processes from bringing stages up to date meanwhile.
+    def locked(self) -> Iterator[None]:
+        """Locks the outputs of all stages against other DVC processes.
 
         Raises:
-            MachineFault: one of them is at it.
+            MachineFault: another DVC process holds the lock.
         """
         _mend_rwlock(self.root)
         tops = {Path(out.def_path).parts[0] for stage in self.stages.values() for out in stage.outs}
@@ -140,17 +144,21 @@ class Graph:
             try:
                 held.enter_context(rwlock(self.repo.tmp_dir, self.repo.fs, " ".join(sys.argv), [], folders, False))
             except LockError as error:
-                (who, *_) = re.findall(r"\(PID .+", str(error)) or [str(error)]
-                raise MachineFault(f"DVC is already running here: {who}. Wait for it to end.") from None
+                (holder, *_) = re.findall(r"\(PID .+", str(error)) or [str(error)]
+                raise MachineFault(f"DVC is already running here: {holder}. Wait until it has finished.") from None
             yield
 
-    def bring_up_to_date(self, name: str, run: Callable[[], None]) -> str:
-        """Brings one stage up to date, what it needs being so, and says how: "unchanged", "cached" or "ran".
+    def update_stage(self, name: str, run: Callable[[], None]) -> str:
+        """Updates one stage; the stages that it depends on must be up to date.
 
-        `run` runs its command; it is called without any lock, and what it raises passes through.
+        Args:
+            run: runs the stage's command. It is called without holding a lock, and its exceptions pass through.
+
+        Returns:
+            "unchanged", "cached" (restored from the run-cache) or "ran".
         """
         stage = self.stages[name]
-        with self._turn, self.repo.lock:
+        with self._lock, self.repo.lock:
             if not _changed(stage):
                 return "unchanged"
             for dep in stage.deps:
@@ -165,7 +173,7 @@ class Graph:
                 how = "ran"
         if how == "ran":
             run()
-        with self._turn, self.repo.lock:
+        with self._lock, self.repo.lock:
             stage.save()
             for out in stage.outs:
                 out.commit()
@@ -175,19 +183,19 @@ class Graph:
         return how
 
     def restore(self, stage: PipelineStage) -> None:
-        """Puts a stage's outputs in place from the run-cache.
+        """Restores a stage's outputs from the run-cache.
 
         Raises:
-            RunCacheNotFoundError: it does not have them.
+            RunCacheNotFoundError: the run-cache has no entry for it.
         """
         self.repo.stage_cache.restore(stage)
 
-    def give(self, names: Iterable[str]) -> None:
-        """Shares these stages with others; this graph shares nothing."""
+    def upload(self, names: Iterable[str]) -> None:
+        """Uploads these stages to DVC's remote; does nothing in a graph that is not shared."""
 
     def write(self) -> None:
-        """Writes what has been finished to dvc.lock; until then it is in the run-cache, where a rerun finds it."""
-        with self._turn, self.repo.lock:
+        """Writes all finished stages to dvc.lock; until then the run-cache has them, so that a kill loses nothing."""
+        with self._lock, self.repo.lock:
             self._write()
 
     def _write(self) -> None:
@@ -206,7 +214,7 @@ class Graph:
 
 
 def _changed(stage: PipelineStage) -> bool:
-    """Stage.changed, under the claim on the whole workspace instead of a new one for each step."""
+    """Like Stage.changed, but relies on the lock on the whole workspace instead of creating one per step."""
     if stage.is_callback or stage.always_changed or stage.changed_stage():
         return True
     deps = () if stage.frozen else stage.deps
@@ -214,7 +222,7 @@ def _changed(stage: PipelineStage) -> bool:
 
 
 def _mend_rwlock(root: Path) -> None:
-    """Removes DVC's list of who reads and writes what, if a kill has left half of it: DVC would refuse to go on."""
+    """Deletes DVC's list of readers and writers if a kill has truncated it: DVC would refuse to run."""
     path, folder = root / TEMPORARY / RWLOCK_FILE, root / TEMPORARY
     with make_lock(str(folder / RWLOCK_LOCK), tmp_dir=str(folder)):
         try:
@@ -225,14 +233,14 @@ def _mend_rwlock(root: Path) -> None:
             path.unlink()
 
 
-def unfinished(root: Path) -> list[str]:
-    """What `dvc status` would name; nothing, if all is up to date.
+def outdated(root: Path) -> list[str]:
+    """The stages that `dvc status` would list, sorted; empty if everything is up to date.
 
     Raises:
-        MachineFault: DVC cannot tell.
+        MachineFault: DVC cannot read its state.
     """
     try:
         with contextlib.closing(Graph(root)) as graph:
             return sorted(graph.plan())
     except OSError as error:
-        raise MachineFault(f"{root}: DVC cannot read its state: {error}.") from error
+        raise MachineFault(f"{root}: DVC cannot read its state: {error}. Check the disk and run again.") from error

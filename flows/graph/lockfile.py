@@ -1,8 +1,8 @@
-"""dvc.lock, written as DVC writes it, without writing anew what has not changed, and never halfway.
+"""Writes dvc.lock in DVC's format, atomically, and without parsing and dumping the entries that have not changed.
 
-DVC reads and writes the whole file for every stage, in place: seconds each time in a large study, and a kill at the
-wrong moment leaves half of it. A copy of the last whole one mends that. Nothing is lost with the last write: the
-run-cache has every finished stage, and gives it back without running it.
+DVC reads and writes the whole file for every stage, in place: this takes seconds each time in a large study, and a kill
+at the wrong moment truncates the file. It is then repaired from a copy of the last intact version. The latest entries
+are not lost either: the run-cache has every finished stage and restores it without running it.
 """
 
 import logging
@@ -21,12 +21,19 @@ log = logging.getLogger("palimpsest")
 LOCKFILE = "dvc.lock"
 COPY = Path(".dvc", "tmp", "dvc.lock.whole")
 HEAD = "schema: '2.0'\nstages:\n"
-PLAIN = re.compile(r"[a-z][^:\n]*:\n", re.IGNORECASE)  # how it does: a name that is short and not in quotes
-ENTRY = re.compile(r"^  (?=\S)", re.MULTILINE)  # where the entry of a stage begins
+PLAIN = re.compile(r"[a-z][^:\n]*:\n", re.IGNORECASE)  # an entry whose name DVC writes without quotes or line breaks
+ENTRY = re.compile(r"^  (?=\S)", re.MULTILINE)  # the start of a stage's entry
 
 
 def update(root: Path, entries: Mapping[str, Any]) -> bool:
-    """Puts these stages' entries into dvc.lock, new ones at its end; False, if that is not as DVC writes it."""
+    """Replaces the entries of these stages in dvc.lock; new ones are appended.
+
+    Args:
+        entries: by stage name, in the format of dvc.lock.
+
+    Returns:
+        False, with nothing written, if the file or a name is not in the format that DVC writes.
+    """
     from flows.graph.dvc_internals import dumps_yaml
 
     lockfile = root / LOCKFILE
@@ -45,21 +52,21 @@ def update(root: Path, entries: Mapping[str, Any]) -> bool:
 
 
 def repair(root: Path) -> None:
-    """Puts the newest whole dvc.lock in the place of one that DVC cannot read: the copy, what git has, or none."""
+    """Replaces a dvc.lock that DVC cannot read by its copy or by git's version, or deletes it if neither is intact."""
     lockfile = root / LOCKFILE
     copy = root / COPY
     committed = subprocess.run(["git", "show", f"HEAD:./{LOCKFILE}"], cwd=root, capture_output=True).stdout
     for source, content in (("its copy", copy.read_bytes() if copy.exists() else b""), ("git", committed)):
-        if _whole(content):
+        if _is_intact(content):
             write_file(lockfile, content)
-            log.warning("%s was broken and has been put back from %s; nothing is computed again.", LOCKFILE, source)
+            log.warning("%s was broken and has been restored from %s; nothing is recomputed.", LOCKFILE, source)
             return
     lockfile.unlink(missing_ok=True)
-    log.warning("%s was broken and has been removed; what was finished comes from the cache.", LOCKFILE)
+    log.warning("%s was broken and has been deleted; finished stages are restored from the cache.", LOCKFILE)
 
 
-def _whole(content: bytes) -> bool:
-    """Every entry of a whole file has a command and outputs; a torn one ends within an entry, or within a line."""
+def _is_intact(content: bytes) -> bool:
+    """Whether every entry has a command and outputs; a truncated file ends within an entry or within a line."""
     try:
         tree = YAML(typ="safe").load(content)
     except (YAMLError, UnicodeDecodeError):

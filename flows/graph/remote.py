@@ -1,9 +1,9 @@
-"""A graph that takes what DVC's remote has and gives it what is made here: how clones on several machines are joined.
+"""Shares results between clones on several machines through DVC's remote.
 
-Only the run-cache joins them: an entry says what came of a command on these inputs, and lies on the remote beside the
-objects that it names. They go there first, so that an entry on the remote can be relied on. `dvc push --run-cache` does
-the same for a whole repository, under its lock and with every entry sent anew each time, which is too slow to be done
-after each stage.
+Clones share nothing but the run-cache. An entry lists the outputs of a command on given inputs and is stored on the
+remote next to the objects that it names. Objects are uploaded first, so that every entry on the remote is complete.
+`dvc push --run-cache` does the same for a whole repository, but holds its lock and sends every entry each time: too
+slow to do after each stage.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ from stages.files.artifact import digest, sha256
 from stages.runtime.faults import ConfigFault, MachineFault
 
 log = logging.getLogger("palimpsest")
-AT_A_TIME = 16  # files of a few hundred bytes
+PARALLEL_DOWNLOADS = 16  # of files of a few hundred bytes
 SAME_EVERYWHERE = ("params.yaml", "dvc.yaml")
 
 
 class SharedGraph(Graph):
-    """
+    """A graph that restores stages from DVC's remote and uploads those that run here.
+
     Raises:
         ConfigFault: DVC has no default remote.
         MachineFault: the remote cannot be reached.
@@ -45,20 +46,20 @@ class SharedGraph(Graph):
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self.entries = Entries(self.repo)
-        self.entries.take()
-        self._behind: set[str] = set()  # stages that are not up to date here
-        self._giver = ThreadPoolExecutor(1, "giver")
+        self.entries.download()
+        self._outdated: set[str] = set()  # stages that are not up to date in this clone
+        self._uploader = ThreadPoolExecutor(1, "uploader")
 
     def plan(self, among: set[str] | None = None) -> list[str]:
         planned = super().plan(among)
-        self._behind.update(planned)
+        self._outdated.update(planned)
         return planned
 
-    def bring_up_to_date(self, name: str, run: Callable[[], None]) -> str:
-        how = super().bring_up_to_date(name, run)
-        self._behind.discard(name)
+    def update_stage(self, name: str, run: Callable[[], None]) -> str:
+        how = super().update_stage(name, run)
+        self._outdated.discard(name)
         if how == "ran":
-            self._giver.submit(self._give, name)
+            self._uploader.submit(self._upload, name)
         return how
 
     def restore(self, stage: PipelineStage) -> None:
@@ -67,82 +68,88 @@ class SharedGraph(Graph):
         except RunCacheNotFoundError:
             raise
         except Exception as error:
-            log.warning("%s: the remote could not be asked: %s.", stage.addressing, _first_line(error))
+            log.warning("%s: the remote cannot be read: %s.", stage.addressing, _first_line(error))
             self.repo.stage_cache.restore(stage)
 
-    def give(self, names: Iterable[str]) -> None:
-        """Gives the remote all of these stages that are up to date, and waits for it.
+    def upload(self, names: Iterable[str]) -> None:
+        """Uploads all of these stages that are up to date and not on the remote yet, and waits until it is done.
 
         Raises:
-            MachineFault: some could not be given.
+            MachineFault: some uploads failed.
         """
-        self._giver.shutdown()
-        given = {name: self._give(name) for name in names if name not in self._behind}
-        failed = sorted(name for name, there in given.items() if not there)
+        self._uploader.shutdown()
+        uploaded = {name: self._upload(name) for name in names if name not in self._outdated}
+        failed = sorted(name for name, done in uploaded.items() if not done)
         if failed:
             raise MachineFault(
-                f"the remote did not take {len(failed)} stages, {failed[0]} among them. They are kept here: "
-                "run the same command again to give them."
+                f"{len(failed)} stages were not uploaded to the remote, {failed[0]} among them. They are stored here: "
+                "run the same command again to upload them."
             )
 
-    def _give(self, name: str) -> bool:
-        """Whether the remote has the stage now. That it does not take it is no fault of the stage's."""
+    def _upload(self, name: str) -> bool:
+        """Uploads a stage and returns whether the remote has it now. A failed upload does not fail the stage."""
         stage = self.stages[name]
         try:
-            with self._turn:
-                entry = self.entries.of(stage)
-                if entry is None or entry in self.entries.there:
+            with self._lock:
+                entry = self.entries.entry_of(stage)
+                if entry is None or entry in self.entries.on_remote:
                     return True
-                self.repo.stage_cache.save(stage)  # nothing, unless the cache is newer than the stage
+                self.repo.stage_cache.save(stage)  # does nothing unless the run-cache lacks the stage
                 objects = list(stage.get_used_objs().values())
             if any(self.repo.cloud.push(some).failed for some in objects):
                 return False
-            self.entries.give(entry)
+            self.entries.upload(entry)
         except Exception as error:
-            log.warning("%s: the remote did not take it: %s.", name, _first_line(error))
+            log.warning("%s: upload to the remote failed: %s.", name, _first_line(error))
             return False
         return True
 
     def close(self) -> None:
-        self._giver.shutdown()
+        self._uploader.shutdown()
         super().close()
 
 
 class Entries:
-    """The run-cache's entries, here and on the remote, as paths from the root of either."""
+    """The run-cache's entries in this clone and on the remote, as paths relative to the root of either."""
 
     def __init__(self, repo: Any) -> None:
-        self.here = repo.cache.legacy
-        self.there: set[str] = set()
+        self.local = repo.cache.legacy
+        self.on_remote: set[str] = set()
         self._writing = threading.Lock()
         try:
             self.remote = repo.cloud.get_remote_odb(None, "--share", hash_name="md5-dos2unix")
         except (RemoteConfigError, DvcException) as error:
-            raise ConfigFault(f"--share: {_first_line(error)} Name one: dvc remote add -d NAME URL.") from None
+            raise ConfigFault(f"--share: {_first_line(error)} Add one: dvc remote add -d NAME URL.") from None
 
-    def of(self, stage: PipelineStage) -> str | None:
-        """The entry of a stage that is up to date; none, if git keeps its outputs and not the cache."""
+    def entry_of(self, stage: PipelineStage) -> str | None:
+        """The entry of a stage that is up to date; None if its outputs are not in DVC's cache but in git."""
         if not all(out.use_cache for out in stage.outs):
             return None
         key = cache_key(stage)
         return f"runs/{key[:2]}/{key}/{cache_value(stage)}"
 
-    def take(self) -> None:
-        """Copies the entries that are not here yet."""
+    def download(self) -> None:
+        """Downloads the entries that this clone does not have yet.
+
+        Raises:
+            MachineFault: the remote cannot be read.
+        """
         try:
             fs, runs = self.remote.fs, self.remote.fs.join(self.remote.path, "runs")
-            found = list(fs.find(runs)) if fs.exists(runs) else []
-            self.there = {fs.as_posix(fs.relpath(path, self.remote.path)) for path in found}
-            new = [entry for entry in self.there if not os.path.exists(os.path.join(self.here.path, entry))]
-            with ThreadPoolExecutor(AT_A_TIME) as pool:
-                list(pool.map(lambda entry: self._copy(entry, self.remote, self.here), new))
+            paths = list(fs.find(runs)) if fs.exists(runs) else []
+            self.on_remote = {fs.as_posix(fs.relpath(path, self.remote.path)) for path in paths}
+            new = [entry for entry in self.on_remote if not os.path.exists(os.path.join(self.local.path, entry))]
+            with ThreadPoolExecutor(PARALLEL_DOWNLOADS) as pool:
+                list(pool.map(lambda entry: self._copy(entry, self.remote, self.local), new))
         except Exception as error:
-            raise MachineFault(f"the remote {self.remote.path}: cannot be read: {_first_line(error)}.") from None
+            raise MachineFault(
+                f"the remote {self.remote.path} cannot be read: {_first_line(error)}. Check address and credentials."
+            ) from None
 
-    def give(self, entry: str) -> None:
-        self._copy(entry, self.here, self.remote)
+    def upload(self, entry: str) -> None:
+        self._copy(entry, self.local, self.remote)
         with self._writing:
-            self.there.add(entry)
+            self.on_remote.add(entry)
 
     @staticmethod
     def _copy(entry: str, source: Any, target: Any) -> None:
@@ -151,43 +158,51 @@ class Entries:
         copy(source.fs, source.fs.join(source.path, *entry.split("/")), target.fs, path)
 
 
-def inputs(graph: Graph) -> dict[str, str]:
-    """What the graph reads and does not make, and the code, with a hash of each: these must agree between machines."""
-    made = [Path(out.fs_path) for stage in graph.stages.values() for out in stage.outs]
-    found = {name: sha256(graph.root / name) for name in SAME_EVERYWHERE}
+def hash_inputs(graph: Graph) -> dict[str, str]:
+    """Hashes, by path, of the code and of everything that stages read but do not write: equal on all machines."""
+    outputs = [Path(out.fs_path) for stage in graph.stages.values() for out in stage.outs]
+    hashes = {name: sha256(graph.root / name) for name in SAME_EVERYWHERE}
     for stage in graph.stages.values():
         for dep in stage.deps:
             path = Path(dep.fs_path)
             name = os.path.relpath(path, graph.root)
-            if name in found or any(path.is_relative_to(out) or out.is_relative_to(path) for out in made):
+            if name in hashes or any(path.is_relative_to(out) or out.is_relative_to(path) for out in outputs):
                 continue
-            found[name] = str(dep.get_hash().value)
+            hashes[name] = str(dep.get_hash().value)
     code = {path.relative_to(graph.root).as_posix(): sha256(path) for path in (graph.root / "stages").rglob("*.py")}
-    return found | {"stages": digest(code)}
+    return hashes | {"stages": digest(code)}
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [repr(error)])[0].rstrip(".")
 
 
-def agree(expected: dict[str, str]) -> None:
-    """
+def check_inputs(expected: dict[str, str]) -> None:
+    """Checks that this clone has the same code, parameters and data as the coordinator's.
+
+    Args:
+        expected: the coordinator's `hash_inputs`.
+
     Raises:
-        ConfigFault: this clone differs from the one that the study was handed out from.
+        ConfigFault: it differs; the paths are listed.
     """
     graph = Graph(Path.cwd())
-    found = inputs(graph)
+    hashes = hash_inputs(graph)
     graph.close()
-    different = sorted(name for name in expected.keys() | found if expected.get(name) != found.get(name))
+    different = sorted(name for name in expected.keys() | hashes if expected.get(name) != hashes.get(name))
     if different:
         raise ConfigFault(
-            f"{', '.join(different)}: not the same in {graph.root} as where the study was handed out. "
-            "Bring this clone to the same commit and the same data."
+            f"{', '.join(different)}: not the same in {graph.root} as in the coordinator's clone. "
+            "Update this clone to the same commit and the same data."
         )
 
 
 def open_graph(root: Path, share: bool = False) -> Graph:
-    """The graph; a dvc.lock that was torn by a kill is repaired first.
+    """Opens the graph; repairs a dvc.lock that a kill has truncated.
+
+    Args:
+        root: the workspace.
+        share: exchange results with DVC's default remote.
 
     Raises:
         ConfigFault: DVC cannot read dvc.yaml.

@@ -1,4 +1,4 @@
-"""The names that DVC gives to stages: train@objects-0-merge_init-0-task2 is the training of task 03 in that run."""
+"""DVC's names of stages: train@objects-0-merge_init-0-task2 trains task 03 of the run objects/0/merge_init/0."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ NAME = re.compile(
 
 @dataclass(frozen=True)
 class StageName:
-    """A stage's name in parts. Parts that it does not have are None."""
+    """A stage's name, split into parts; a part that it does not have is None."""
 
     verb: str
     domain: str | None = None
     order: str | None = None
     strategy: str | None = None
     seed: str | None = None
-    task: int | None = None  # the place in `tasks` of params.yaml, from 0
+    task: int | None = None  # index into `tasks` of params.yaml, from 0
 
     @staticmethod
     def parse(name: str) -> StageName:
-        """
+        """Parses a name as DVC prints it.
+
         Raises:
-            ValueError: no stage of dvc.yaml has such a name.
+            ValueError: it does not have the form of a stage's name.
         """
         return _parse(name)
 
@@ -38,17 +39,17 @@ class StageName:
 
     @property
     def kind(self) -> str:
-        """Verb and task, as in train-task2: stages of one kind take about the same time and disk."""
+        """Verb and task, for instance train-task2: stages of one kind take about the same time and disk space."""
         return self.verb if self.task is None else f"{self.verb}-task{self.task}"
 
     @property
     def action(self) -> str:
-        """The verb for people: sample of the base."""
+        """The verb in words, for instance: sample of the base."""
         return self.verb.replace("_base", " of the base")
 
     @property
     def title(self) -> str:
-        """The name for people: objects / merge_init / order 0 / seed 0 / task 03 / train."""
+        """The name in words, for instance: objects / merge_init / order 0 / seed 0 / task 03 / train."""
         return " / ".join(text for _, text in self._parts())
 
     def _parts(self) -> Iterator[tuple[str, str]]:
@@ -76,7 +77,7 @@ def _parse(name: str) -> StageName:
 
 
 def titles(names: Iterable[str]) -> dict[str, str]:
-    """The titles of these stages, without domain, order or seed where all have the same one."""
+    """The title of each stage, without the domain, order or seed if it is the same for all of them."""
     parts = {name: list(StageName.parse(name)._parts()) for name in names}
     values: dict[str, set[str]] = {"domain": set(), "order": set(), "seed": set()}
     for listed in parts.values():
@@ -88,7 +89,10 @@ def titles(names: Iterable[str]) -> dict[str, str]:
 
 
 def last_stages(key: str) -> set[str]:
-    """The last stages of a run, or for DOMAIN/ORDER those of the base model on that sequence.
+    """The last stages of a run, or of the base model on a sequence.
+
+    Args:
+        key: DOMAIN/ORDER/STRATEGY/SEED for a run, DOMAIN/ORDER for the base model.
 
     Raises:
         ConfigFault: params.yaml has no such run or sequence.
@@ -101,5 +105,5 @@ def last_stages(key: str) -> set[str]:
         sequence = find_sequence(params, key)
         return {str(StageName(f"{verb}_base", sequence.domain, sequence.order)) for verb in ("sample", "score")}
     run = find_run(params, key)
-    place = (run.sequence.domain, run.sequence.order, run.strategy, str(run.seed), len(params.tasks) - 1)
-    return {str(StageName(verb, *place)) for verb in ("sample", "score")}
+    parts = (run.sequence.domain, run.sequence.order, run.strategy, str(run.seed), len(params.tasks) - 1)
+    return {str(StageName(verb, *parts)) for verb in ("sample", "score")}

@@ -1,7 +1,7 @@
-"""Runs a study on several machines: hands its runs to the workers of a Prefect work pool, waits, and writes the report.
+"""Runs a study on several machines: submits its runs to a Prefect work pool, waits for them, and writes the report.
 
-Each worker has a clone of its own; they and this one are joined by DVC's remote alone. What the remote has already is
-not handed out, nothing is computed here but the report, and if a cell of the study is missing at the end there is none.
+Each worker has its own clone; clones exchange results only through DVC's remote. Runs that are complete on the remote
+are not submitted. Only the report is computed here, and it is not written if any stage is missing.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 DEPLOYMENT, POOL = "chain/chain", "chains"
 EVERY_SECONDS = 2.0
-TRIES = 3  # of a run whose machine was lost
-SHOWN = 3  # of the missing cells
+TRIES = 3  # attempts at a run that crashed
+SHOWN = 3  # missing stages that a message lists
 
 
 class Missing(Exception):
-    """A stage is neither here nor on the remote."""
+    """A stage is neither in this clone nor on the remote."""
 
 
 def gather(graph: Graph) -> tuple[list[str], set[str]]:
-    """Brings in what the remote has, and computes nothing.
+    """Restores every stage that is in the run-cache or on the remote; runs nothing.
 
     Returns:
-        The stages that are missing, the first on each way; and these with all that follow from them.
+        The missing stages whose dependencies are up to date; and all missing stages.
     """
     from tqdm import tqdm
 
@@ -47,7 +47,7 @@ def gather(graph: Graph) -> tuple[list[str], set[str]]:
     for name in tqdm(graph.plan(cells), desc="from the remote", unit="stage", leave=False, disable=None):
         if missing.isdisjoint(graph.upstream(name)):
             try:
-                graph.bring_up_to_date(name, refuse)
+                graph.update_stage(name, refuse)
                 continue
             except Missing:
                 first.append(name)
@@ -57,14 +57,14 @@ def gather(graph: Graph) -> tuple[list[str], set[str]]:
 
 
 def describe(first: list[str], missing: set[str]) -> str:
-    """One line on what is missing."""
+    """One line that says how many stages are missing and lists the first."""
     names = "; ".join(StageName.parse(name).title for name in sorted(first)[:SHOWN])
     more = f"; and {len(first) - SHOWN} more" if len(first) > SHOWN else ""
     return f"{len(missing)} stages are missing, beginning with {names}{more}"
 
 
 def units(graph: Graph, missing: set[str]) -> list[str]:
-    """The runs, and the base model's part of each sequence, that some of these stages belong to."""
+    """The runs that these stages belong to, and the sequences (DOMAIN/ORDER) if they are the base model's."""
     from stages.core.params import load
     from stages.core.runs import runs, sequences
 
@@ -74,7 +74,7 @@ def units(graph: Graph, missing: set[str]) -> list[str]:
 
 
 class Coordinator:
-    """Hands units to the work pool and waits for them. Started again, it waits for those that are on their way."""
+    """Submits runs to the work pool and waits for them; after a restart it waits for those submitted before."""
 
     def __init__(self, client: Any, inputs: dict[str, str]) -> None:
         from stages.files.artifact import digest
@@ -84,11 +84,9 @@ class Coordinator:
         self.tries: dict[str, int] = {}
 
     def run(self, keys: list[str]) -> dict[str, str]:
-        """Returns what went wrong with which unit."""
-        waiting = self._on_their_way(keys)
-        print(
-            f"{len(keys)} runs, {len(waiting)} of them on their way already. Workers take them: make worker", flush=True
-        )
+        """Submits these runs and waits until all have ended; returns the error of each that failed."""
+        waiting = self._submitted(keys)
+        print(f"{len(keys)} runs, {len(waiting)} of them submitted before. To start a worker: make worker", flush=True)
         for key in keys:
             if key not in waiting:
                 waiting[key] = self._submit(key)
@@ -100,7 +98,7 @@ class Coordinator:
                 if not state.is_final():
                     continue
                 if state.is_crashed() and self.tries.get(key, 1) < TRIES:
-                    print(f"{key}: {state.message} It is handed out again.", flush=True)
+                    print(f"{key}: {state.message} It is submitted again.", flush=True)
                     waiting[key] = self._submit(key)
                     continue
                 del waiting[key]
@@ -113,40 +111,49 @@ class Coordinator:
         from prefect.deployments import run_deployment
 
         self.tries[key] = self.tries.get(key, 0) + 1
-        given = {"run": key, "inputs": self.inputs}
-        made: Any = run_deployment(DEPLOYMENT, parameters=given, timeout=0, as_subflow=False, tags=[self.tag])
-        return made.id
+        parameters = {"run": key, "inputs": self.inputs}
+        run: Any = run_deployment(DEPLOYMENT, parameters=parameters, timeout=0, as_subflow=False, tags=[self.tag])
+        return run.id
 
-    def _on_their_way(self, keys: Iterable[str]) -> dict[str, Any]:
+    def _submitted(self, keys: Iterable[str]) -> dict[str, Any]:
+        """The ids, by key, of runs with the same inputs that were submitted before and have not ended."""
         from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterTags
         from prefect.client.schemas.objects import StateType
 
-        going = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING]
-        wanted = FlowRunFilter(
-            tags=FlowRunFilterTags(all_=[self.tag]), state=FlowRunFilterState.model_validate({"type": {"any_": going}})
+        active = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING]
+        query = FlowRunFilter(
+            tags=FlowRunFilterTags(all_=[self.tag]), state=FlowRunFilterState.model_validate({"type": {"any_": active}})
         )
-        found = self.client.read_flow_runs(flow_run_filter=wanted)
-        return {run.parameters["run"]: run.id for run in found if run.parameters.get("run") in keys}
+        flow_runs = self.client.read_flow_runs(flow_run_filter=query)
+        return {run.parameters["run"]: run.id for run in flow_runs if run.parameters.get("run") in keys}
 
     def _states(self, waiting: dict[str, Any]) -> dict[str, Any]:
-        """The states of those that could be asked for: a server that is away for a while comes back."""
+        """The states of these runs, as far as the server responds; it may be down for a while."""
         from httpx import HTTPError
 
         states = {}
-        for key, number in waiting.items():
+        for key, run_id in waiting.items():
             try:
-                states[key] = self.client.read_flow_run(number).state
+                states[key] = self.client.read_flow_run(run_id).state
             except HTTPError as error:
-                print(f"the Prefect server does not answer ({error}); asked again.", file=sys.stderr, flush=True)
+                print(f"the Prefect server does not respond ({error}); retrying.", file=sys.stderr, flush=True)
                 break
         return states
 
 
-def hand_out(keys: list[str], inputs: dict[str, str]) -> dict[str, str]:
-    """
+def submit_runs(keys: list[str], inputs: dict[str, str]) -> dict[str, str]:
+    """Runs these runs on workers and waits for them.
+
+    Args:
+        keys: DOMAIN/ORDER/STRATEGY/SEED, or DOMAIN/ORDER for the base model.
+        inputs: this clone's `hash_inputs`.
+
+    Returns:
+        The error of each run that failed.
+
     Raises:
-        MachineFault: there is no server, or it does not let us in.
-        ConfigFault: it does not know the deployment.
+        MachineFault: there is no server, or it refuses the connection.
+        ConfigFault: the server does not have the deployment.
     """
     from flows.platform.server import connect
     from stages.runtime.faults import ConfigFault, MachineFault
@@ -161,56 +168,59 @@ def hand_out(keys: list[str], inputs: dict[str, str]) -> dict[str, str]:
             client.read_deployment_by_name(DEPLOYMENT)
             return Coordinator(client, inputs).run(keys)
     except ObjectNotFound:
-        raise ConfigFault(f"{url} has no deployment {DEPLOYMENT}. Make it: prefect deploy --all") from None
+        raise ConfigFault(f"{url} has no deployment {DEPLOYMENT}. Create it: prefect deploy --all") from None
     except HTTPError as error:
         raise MachineFault(
-            f"{url}: {str(error).splitlines()[0]} Is the server up, PREFECT_API_AUTH_STRING right?"
+            f"{url}: {str(error).splitlines()[0]} Check that the server is up and PREFECT_API_AUTH_STRING is right."
         ) from None
 
 
 def complete(args: argparse.Namespace) -> int:
-    """Has every cell of the study here, with the workers' help unless only a report is wanted, and then reports.
+    """Has workers compute all missing stages, unless args.report or args.plan, and writes the report.
+
+    Returns:
+        The exit code.
 
     Raises:
-        InputFault: cells are missing.
+        InputFault: stages are missing.
         MachineFault: a run failed.
     """
     from stages.core.params import load
     from stages.runtime.faults import InputFault, MachineFault
 
     load()
-    first, missing, keys, read = _look()
+    first, missing, keys, hashes = _find_missing()
     if missing and not (args.report or args.plan):
         print(f"{describe(first, missing)}.", flush=True)
-        failed = hand_out(keys, read)
+        failed = submit_runs(keys, hashes)
         if failed:
-            listed = "; ".join(f"{key}: {why}" for key, why in failed.items())
+            listed = "; ".join(f"{key}: {error}" for key, error in failed.items())
             raise MachineFault(f"{len(failed)} of {len(keys)} runs failed: {listed}")
-        first, missing, *_ = _look()
+        first, missing, *_ = _find_missing()
     if missing:
         raise InputFault(f"no report: {describe(first, missing)}. Compute them: python -m flows.platform.coordinator")
-    print("Every cell of the study is here.", flush=True)
+    print("All stages of the study are here.", flush=True)
     args.share = False
     return perform(args, nothing)
 
 
-def _look() -> tuple[list[str], set[str], list[str], dict[str, str]]:
-    """Gathers; returns what is missing, the units that it belongs to, and what they read."""
-    from flows.graph.remote import inputs
+def _find_missing() -> tuple[list[str], set[str], list[str], dict[str, str]]:
+    """Restores what the remote has; returns the first missing stages, all of them, their runs, and `hash_inputs`."""
+    from flows.graph.remote import hash_inputs
     from stages.runtime.process import lock
 
     with lock(LOCK):
         graph = open_graph(Path.cwd(), share=True)
         try:
             first, missing = gather(graph)
-            return first, missing, units(graph, missing), inputs(graph)
+            return first, missing, units(graph, missing), hash_inputs(graph)
         finally:
             graph.close()
 
 
 def main() -> None:
     def options(parser: argparse.ArgumentParser) -> None:
-        text = "hand out nothing: report from what the remote has, or say what is missing"
+        text = "submit no runs: write the report from the remote's results, or print what is missing"
         parser.add_argument("--report", action="store_true", help=text)
 
     command(__doc__, complete, options)

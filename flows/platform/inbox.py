@@ -1,8 +1,8 @@
-"""Takes new concepts in: each folder of photos in data/inbox becomes the next task of the study, and that is run.
+"""Imports new concepts: each folder of photos in data/inbox becomes the next task of the study, which is then run.
 
-The study is the current one, of your own photos. A folder that cannot be used stays in the inbox, with a file beside it
-that says why. Killed at any moment and run again, it adds a concept once: params.yaml names the concept first, then its
-folder is moved, so that a folder which is named and still lies in the inbox has only to be moved.
+The current study must be one of your own photos. A folder with an error stays in the inbox, with a file next to it that
+explains the error. After a kill at any moment, running it again adds each concept once: a concept is added to
+params.yaml before its folder is moved, so a listed folder that is still in the inbox only has to be moved.
 """
 
 from __future__ import annotations
@@ -22,42 +22,49 @@ if TYPE_CHECKING:
     from stages.core.params import Params
 
 INBOX = Path("data/inbox")
-NOTE = ".rejected.txt"  # after the folder's name
+NOTE = ".rejected.txt"  # appended to the folder's name
 QUIET = 60.0  # seconds without a change after which a folder is complete
 
 
-def take_in(quiet: float = QUIET, only_look: bool = False) -> tuple[list[str], list[str]]:
-    """Adds what can be added; returns the concepts that were, and the names of what was left in the inbox.
+def import_folders(quiet: float = QUIET, dry_run: bool = False) -> tuple[list[str], list[str]]:
+    """Imports every valid folder of the inbox.
+
+    Args:
+        quiet: seconds without a change after which a folder is complete.
+        dry_run: print what would happen, and change nothing.
+
+    Returns:
+        The concepts that were added, and the names of the entries that stay in the inbox.
 
     Raises:
-        ConfigFault: the current study is not one that concepts can be added to.
+        ConfigFault: concepts cannot be added to the current study.
     """
     from stages.core.params import load
 
     entries = _entries()
     if not entries:
         return [], []
-    if not only_look:
+    if not dry_run:
         _finish_moves(entries)
     params = load()
     _check_study(params)
     added: list[str] = []
-    left: list[str] = []
+    skipped: list[str] = []
     for entry in filter(os.path.lexists, entries):
         if _is_being_filled(entry, quiet):
-            print(f"{entry}: changed within the last {quiet:.0f} s, left for the next time.")
-            left.append(entry.name)
-        elif why := _complaint(params, entry):
-            _leave(entry, why, only_look)
-            left.append(entry.name)
+            print(f"{entry}: changed within the last {quiet:.0f} s, skipped until the next run.")
+            skipped.append(entry.name)
+        elif error := _find_error(params, entry):
+            _reject(entry, error, dry_run)
+            skipped.append(entry.name)
         else:
-            added.append(_add(params, entry, only_look))
+            added.append(_add(params, entry, dry_run))
             params = load()
-    return added, left
+    return added, skipped
 
 
 def _entries() -> list[Path]:
-    """What lies in the inbox; notes on what no longer does are removed."""
+    """The entries of the inbox; deletes notes on entries that no longer exist."""
     if not INBOX.is_dir():
         return []
     visible = sorted(path for path in INBOX.iterdir() if not path.name.startswith("."))
@@ -69,7 +76,7 @@ def _entries() -> list[Path]:
 
 
 def _finish_moves(entries: list[Path]) -> None:
-    """Moves what params.yaml names already: a run was killed in between."""
+    """Moves folders that params.yaml lists already, because an earlier run was killed before it moved them."""
     from stages.datasets.folder import Folder
     from stages.datasets.shared.names import identify
     from stages.files.yaml import read_yaml
@@ -79,16 +86,16 @@ def _finish_moves(entries: list[Path]) -> None:
         if tree["dataset"]["name"] != "folder":
             return
         (domain,) = tree["domains"]
-        named = {name for listed in tree["sequences"][domain].values() for name in listed.values()}
-        place = Folder(root=tree["source"]).place(domain)
+        listed = {name for order in tree["sequences"][domain].values() for name in order.values()}
+        folder = Folder(root=tree["source"]).place(domain)
     except (KeyError, TypeError, ValueError, AttributeError):
-        return  # whatever is wrong with params.yaml, its reader reports
+        return  # loading params.yaml reports its errors afterwards
     for entry in entries:
-        if entry.is_dir() and identify(entry.name) in named:
-            target = place / entry.name
+        if entry.is_dir() and identify(entry.name) in listed:
+            target = folder / entry.name
             if not target.exists():
                 _move(entry, target)
-            elif _all_there(entry, target):
+            elif _is_copied(entry, target):
                 shutil.rmtree(entry)
 
 
@@ -98,24 +105,26 @@ def _check_study(params: Params) -> None:
 
     if not isinstance(params.data, Folder):
         raise ConfigFault(
-            f"dataset: {params.dataset.name} takes no photos, but {INBOX} holds some. "
-            "Make a study of your own photos the current one: palimpsest profile use own"
+            f"params.yaml: dataset.name is {params.dataset.name}, which takes no photos, but {INBOX} contains some. "
+            "Switch to a study of your own photos: palimpsest profile use own"
         )
     if len(params.domains) > 1:
-        raise ConfigFault(f"domains: {', '.join(params.domains)}; concepts can be added to a study of one domain only.")
+        raise ConfigFault(
+            f"params.yaml: domains are {', '.join(params.domains)}, but the inbox needs a study with a single domain."
+        )
 
 
 def _is_being_filled(entry: Path, quiet: float) -> bool:
-    """Asked of the inodes' times: unlike those of the contents, no copying program sets them."""
+    """Whether anything changed within the last `quiet` seconds, by inode times: unlike mtimes, copying keeps none."""
     paths = [entry, *entry.rglob("*")] if entry.is_dir() else [entry]
     return abs(time.time() - max(path.lstat().st_ctime for path in paths)) < quiet
 
 
-def _complaint(params: Params, entry: Path) -> str:
-    """What is wrong with a folder, a line for each thing; nothing, if it can be added."""
+def _find_error(params: Params, entry: Path) -> str:
+    """The errors in a folder, one per line; empty if it can be added."""
     from stages.datasets.folder import Folder
     from stages.datasets.shared.names import identify
-    from stages.photos.develop import Seen, develop
+    from stages.photos.develop import KnownPhotos, develop
     from stages.runtime.faults import Fault, InputFault
 
     domain = params.domains[0]
@@ -124,26 +133,27 @@ def _complaint(params: Params, entry: Path) -> str:
             raise InputFault(f"{entry}: is not a folder. Put the photos of one concept into a folder.")
         name = identify(entry.name)
         if name in params.data.domains()[domain]:
-            raise InputFault(f"{entry}: there is a concept called {name} already. Rename the folder.")
+            raise InputFault(f"{entry}: the study has a concept {name} already. Rename the folder.")
         concept = Folder(root=str(INBOX), **params.dataset.options).read(entry, name)
         for other in params.concepts(domain, params.orders[0]).values():
             if other.token == concept.token:
-                raise InputFault(f"{entry}: shares the token '{concept.token}' with {other.name}. Give it another.")
+                raise InputFault(f"{entry}: has the same token '{concept.token}' as {other.name}. Choose another one.")
         with tempfile.TemporaryDirectory() as scratch:
-            develop(concept, params.prepare, Path(scratch), Seen())
+            develop(concept, params.prepare, Path(scratch), KnownPhotos())
     except Fault as fault:
         return str(fault)
     return ""
 
 
-def _leave(entry: Path, why: str, only_look: bool) -> None:
+def _reject(entry: Path, error: str, dry_run: bool) -> None:
+    """Writes the error to a note next to the entry."""
     note = entry.with_name(entry.name + NOTE)
-    print(f"{entry}: stays in the inbox, {note.name} says why: {why.splitlines()[0]}")
-    if not only_look:
-        note.write_text(f"{why}\n\nMend it, and it is looked at again. This file goes away by itself.\n", "utf-8")
+    print(f"{entry}: rejected, see {note.name}: {error.splitlines()[0]}")
+    if not dry_run:
+        note.write_text(f"{error}\n\nFix it; the next run checks the folder again and deletes this file.\n", "utf-8")
 
 
-def _add(params: Params, entry: Path, only_look: bool) -> str:
+def _add(params: Params, entry: Path, dry_run: bool) -> str:
     from stages.datasets.folder import Folder
     from stages.datasets.shared.names import identify
     from stages.files.writing import write_file
@@ -155,8 +165,8 @@ def _add(params: Params, entry: Path, only_look: bool) -> str:
     target = params.data.place(domain) / entry.name
     text = with_task(PARAMS.read_bytes().decode("utf-8"), {domain: name})
     task = f"{int(params.tasks[-1].index) + 1:02d}"
-    print(f"{entry}: {'would be' if only_look else 'is'} task {task} of {domain}.")
-    if not only_look:
+    print(f"{entry}: {'would be' if dry_run else 'is'} task {task} of {domain}.")
+    if not dry_run:
         write_file(PARAMS, text)
         _move(entry, target)
         entry.with_name(entry.name + NOTE).unlink(missing_ok=True)
@@ -164,7 +174,7 @@ def _add(params: Params, entry: Path, only_look: bool) -> str:
 
 
 def _move(entry: Path, target: Path) -> None:
-    """Moves a folder, whole or not at all, to this disk or another."""
+    """Moves a folder atomically, also to another disk."""
     from stages.files.writing import new_folder, sync
 
     try:
@@ -178,8 +188,8 @@ def _move(entry: Path, target: Path) -> None:
     sync(target.parent)
 
 
-def _all_there(entry: Path, target: Path) -> bool:
-    """Whether the target has every file of the entry: it was copied, and the entry was to be removed."""
+def _is_copied(entry: Path, target: Path) -> bool:
+    """Whether the target has every file of the entry: a kill came after the copy and before the deletion."""
     from stages.files.artifact import sha256
 
     files = [path for path in entry.rglob("*") if path.is_file()]
@@ -189,11 +199,11 @@ def _all_there(entry: Path, target: Path) -> bool:
 
 def main() -> None:
     def options(parser: argparse.ArgumentParser) -> None:
-        text = f"treat a folder as complete when it has not changed for this long; default: {QUIET:.0f}"
+        text = f"a folder is complete when it has not changed for this long; default: {QUIET:.0f}"
         parser.add_argument("--quiet", type=float, default=QUIET, metavar="SECONDS", help=text)
 
     def work(args: argparse.Namespace) -> int:
-        return perform(args, nothing, lambda args: take_in(args.quiet, args.plan))
+        return perform(args, nothing, lambda args: import_folders(args.quiet, args.plan))
 
     command(__doc__, work, options)
 

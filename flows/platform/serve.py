@@ -1,4 +1,4 @@
-"""Keeps server and worker running."""
+"""Runs a Prefect server and a worker, and restarts them if they stop."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from flows.platform.server import (
 
 
 def serve(root: Path, port: int) -> None:
-    """Keeps a server and a worker running until it is interrupted; one that is lost is started again."""
+    """Runs a server and a worker until interrupted; restarts either one if it stops."""
     from flows.platform.setup import set_up
 
     to, log = access(root, port), root / HOME / "server.log"
-    print(f"Starting a Prefect server; what it says goes to {log}.", flush=True)
+    print(f"Starting a Prefect server; its output goes to {log}.", flush=True)
     running: list[subprocess.Popen[Any]] = [start_server(root, to, log)]
     try:
         os.environ.update(client_settings(root, to))
         set_up(root)
         running.append(start_worker("workspace", root, client_settings(root, to)))
-        print(f"{to.page} is ready. Log in with the PREFECT_API_AUTH_STRING that stands in {CLIENT_ENV}, name and all;")
-        print(f"`. {CLIENT_ENV}` lets other commands in. Ctrl-C stops it.", flush=True)
+        print(f"{to.page} is ready. Log in with the whole PREFECT_API_AUTH_STRING from {CLIENT_ENV};")
+        print(f"for other commands run `. {CLIENT_ENV}` first. Ctrl-C stops it.", flush=True)
         while True:
             time.sleep(PAUSE)
             if running[0].poll() is not None:
@@ -53,7 +53,7 @@ def serve(root: Path, port: int) -> None:
 
 
 def work(root: Path) -> None:
-    """Keeps a worker of the pool `chains` running."""
+    """Runs a worker of the pool `chains`; restarts it if it stops."""
     connect(root)
     to = Access(os.environ["PREFECT_API_URL"], os.environ.get("PREFECT_API_AUTH_STRING", ""))
     while True:
@@ -62,7 +62,7 @@ def work(root: Path) -> None:
             worker.wait()
         finally:
             stop(worker)
-        print(f"The worker ended with {worker.returncode} and is started again.", flush=True)
+        print(f"The worker ended with exit code {worker.returncode}; starting it again.", flush=True)
         time.sleep(PAUSE)
 
 
@@ -77,8 +77,8 @@ def main() -> None:
     def end(*_: object) -> None:
         raise KeyboardInterrupt
 
-    for asked in (signal.SIGTERM, signal.SIGINT):  # a shell has its background jobs, and what they start, ignore SIGINT
-        signal.signal(asked, end)
+    for number in (signal.SIGTERM, signal.SIGINT):  # background jobs of a shell, and their children, ignore SIGINT
+        signal.signal(number, end)
     try:
         work(Path.cwd()) if args.worker else serve(Path.cwd(), args.port)
     except Fault as fault:

@@ -1,7 +1,7 @@
-"""A Prefect server of this workspace's own with its deployments, and a worker that runs them: one command for all.
+"""Starts, secures and stops the workspace's own Prefect server and its workers.
 
-The server listens on this machine alone, asks for a password that only this user can read, and answers no other site's
-pages. Everything ends with Ctrl-C; runs that are going on save first.
+The server listens on the loopback interface only, requires a password that only this user can read, and rejects
+requests from other sites' pages.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from flows.engine import prefect_view
 from stages.files.writing import write_file
 
 HOST, PORT = "127.0.0.1", 4200
-HOME = Path(".cache", "server")  # apart from that of the temporary servers: two must not share a database
+HOME = Path(".cache", "server")  # not that of the temporary servers: two servers must not share a database
 CLIENT_ENV = HOME / "client.env"  # readable by this user alone
-WORKSPACE = "PALIMPSEST_WORKSPACE"  # where a worker runs deployments: prefect.yaml asks for it
-HEARTBEAT = 30  # seconds between two signs of life of a run
+WORKSPACE = "PALIMPSEST_WORKSPACE"  # the folder in which a worker runs deployments; prefect.yaml reads it
+HEARTBEAT = 30  # seconds between two heartbeats of a run
 SLOWEST_START, LONGEST_SAVE, PAUSE = 600.0, 60.0, 2.0  # seconds
 
 
@@ -45,42 +45,45 @@ class Access:
 
 
 def access(root: Path, port: int = PORT) -> Access:
-    """The workspace's own server: the password is drawn once and stored in a file that only this user can read."""
-    path, before = root / CLIENT_ENV, saved_access(root)
-    password = before.password if before else f"palimpsest:{secrets.token_urlsafe(24)}"
-    found = Access(f"http://{HOST}:{port}/api", password)
-    if found != before:
-        text = f"export PREFECT_API_URL={found.url}\nexport PREFECT_API_AUTH_STRING={found.password}\n"
+    """Access to the workspace's own server; the password is generated once and saved for this user only."""
+    path, saved = root / CLIENT_ENV, saved_access(root)
+    password = saved.password if saved else f"palimpsest:{secrets.token_urlsafe(24)}"
+    current = Access(f"http://{HOST}:{port}/api", password)
+    if current != saved:
+        text = f"export PREFECT_API_URL={current.url}\nexport PREFECT_API_AUTH_STRING={current.password}\n"
         write_file(path, text, private=True)
-    return found
+    return current
 
 
 def saved_access(root: Path) -> Access | None:
-    """What the file holds of an earlier start; None, if there was none."""
+    """The access saved by an earlier start; None if there is none."""
     try:
         lines = (root / CLIENT_ENV).read_text("utf-8").splitlines()
     except OSError:
         return None
-    found = dict(line.removeprefix("export ").split("=", 1) for line in lines if "=" in line)
-    if not {"PREFECT_API_URL", "PREFECT_API_AUTH_STRING"} <= found.keys():
+    values = dict(line.removeprefix("export ").split("=", 1) for line in lines if "=" in line)
+    if not {"PREFECT_API_URL", "PREFECT_API_AUTH_STRING"} <= values.keys():
         return None
-    return Access(found["PREFECT_API_URL"], found["PREFECT_API_AUTH_STRING"])
+    return Access(values["PREFECT_API_URL"], values["PREFECT_API_AUTH_STRING"])
 
 
 def connect(root: Path) -> str:
-    """Settings of a client, to stand before Prefect is imported; returns the address.
+    """Sets the environment of a client of the server in PREFECT_API_URL, or else of the workspace's own server.
 
-    The environment says which server; if it does not, it is the workspace's own.
+    Call it before Prefect is imported.
+
+    Returns:
+        The server's API address.
 
     Raises:
-        MachineFault: it has none.
+        MachineFault: the variable is not set and the workspace has no server.
     """
     from stages.runtime.faults import MachineFault
 
     if "PREFECT_API_URL" not in os.environ:
         own = saved_access(root)
         if own is None:
-            raise MachineFault("no Prefect server is known: start one with `make serve`, or set PREFECT_API_URL.")
+            raise MachineFault("no Prefect server: start one with `make serve`, or set PREFECT_API_URL.")
         os.environ.update(client_settings(root, own))
     prefect_view.set_environment(root)
     (root / HOME).mkdir(parents=True, exist_ok=True)
@@ -88,6 +91,7 @@ def connect(root: Path) -> str:
 
 
 def client_settings(root: Path, to: Access) -> dict[str, str]:
+    """Environment variables of clients and workers."""
     password = {"PREFECT_API_AUTH_STRING": to.password} if to.password else {}
     return (
         prefect_view.SETTINGS
@@ -102,6 +106,7 @@ def client_settings(root: Path, to: Access) -> dict[str, str]:
 
 
 def server_settings(root: Path, to: Access) -> dict[str, str]:
+    """Environment variables of the server."""
     return prefect_view.SETTINGS | {
         "PREFECT_HOME": str(root / HOME),
         "PREFECT_API_URL": to.url,
@@ -115,24 +120,25 @@ def server_settings(root: Path, to: Access) -> dict[str, str]:
 
 
 def prefect(*words: str, settings: Mapping[str, str], **options: Any) -> subprocess.Popen[Any]:
-    """A command of Prefect's as a process that dies with this one and does not hear the terminal's Ctrl-C."""
-    from stages.runtime.process import guard
+    """Starts a Prefect command as a process that ends with this one and does not receive the terminal's Ctrl-C."""
+    from stages.runtime.process import die_with_parent
 
     command = [sys.executable, "-m", "prefect", *words]
     return subprocess.Popen(
         command,
         env=os.environ | settings,
         start_new_session=True,
-        preexec_fn=guard,
+        preexec_fn=die_with_parent,
         stdin=subprocess.DEVNULL,
         **options,
     )
 
 
 def start_server(root: Path, to: Access, log: Path) -> subprocess.Popen[Any]:
-    """
+    """Starts a server and waits until it responds.
+
     Raises:
-        MachineFault: the port is taken, or the server does not come up.
+        MachineFault: the port is in use, or the server does not start.
     """
     from stages.runtime.faults import MachineFault
 
@@ -142,7 +148,7 @@ def start_server(root: Path, to: Access, log: Path) -> subprocess.Popen[Any]:
         try:
             trial.bind((HOST, int(port)))
         except OSError:
-            raise MachineFault(f"port {port} is taken: is a server running already? Or give another: --port") from None
+            raise MachineFault(f"port {port} is in use: stop the other server, or give another --port.") from None
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as file:
         settings = server_settings(root, to)
@@ -168,17 +174,17 @@ def _answers(to: Access) -> bool:
 
 
 def start_worker(pool: str, root: Path, settings: Mapping[str, str], **options: Any) -> subprocess.Popen[Any]:
-    """A worker that runs what the pool has, one run at a time, in this workspace."""
+    """Starts a worker that executes a pool's flow runs in this workspace, one at a time."""
     name = f"{socket.gethostname()}:{root}".replace("/", "_")
     words = ("worker", "start", "--pool", pool, "--type", "process", "--limit", "1", "--name", name)
     return prefect(*words, settings={**settings, WORKSPACE: str(root)}, cwd=root, **options)
 
 
 def stop(process: subprocess.Popen[Any]) -> None:
-    """Asks a server or a worker to end, and a worker's runs to save; waits as long as that takes."""
+    """Asks a server or a worker to end and a worker's runs to save; waits for it, at most LONGEST_SAVE seconds."""
     if process.poll() is not None:
         return
-    process.send_signal(signal.SIGINT)  # a worker takes no more, and waits for its runs
+    process.send_signal(signal.SIGINT)  # a worker accepts no new runs and waits for the current ones
     for child in children(process.pid):
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGTERM)
@@ -189,9 +195,10 @@ def stop(process: subprocess.Popen[Any]) -> None:
 
 
 def children(parent: int) -> list[int]:
-    found = []
+    """The process ids of a process's children."""
+    numbers = []
     for entry in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it has ended meanwhile
+        with contextlib.suppress(OSError):  # the process has just ended
             if int(entry.read_text("utf-8").rpartition(")")[2].split()[1]) == parent:
-                found.append(int(entry.parent.name))
-    return found
+                numbers.append(int(entry.parent.name))
+    return numbers

@@ -1,4 +1,4 @@
-"""What a Prefect server has to know: the work pools, the deployments of prefect.yaml, and what to do about zombies."""
+"""Creates the work pools, the deployments of prefect.yaml, and the automation for lost runs on a Prefect server."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ ZOMBIES, SILENCE = "Crash zombie flows", timedelta(seconds=3 * HEARTBEAT)
 
 
 def set_up(root: Path) -> None:
-    """Makes the work pools, the automation and the deployments, or brings them to what they should be.
-
-    The environment says on which server.
+    """Creates or updates the work pools, the automation and the deployments on the server in PREFECT_API_URL.
 
     Raises:
         MachineFault: `prefect deploy` failed.
@@ -34,7 +32,7 @@ def set_up(root: Path) -> None:
             pool = WorkPoolCreate(name=name, type="process", base_job_template=template, concurrency_limit=limit)
             client.create_work_pool(pool, overwrite=True)
         crash_zombies(client, SILENCE)
-    os.environ.pop(WORKSPACE, None)  # that of each worker is wanted, not that of here
+    os.environ.pop(WORKSPACE, None)  # otherwise this folder is written into the deployments, for all workers
     deploy = prefect("--no-prompt", "deploy", "--all", settings={}, cwd=root, stdout=subprocess.PIPE, text=True)
     output, _ = deploy.communicate()
     if deploy.returncode:
@@ -42,7 +40,7 @@ def set_up(root: Path) -> None:
 
 
 def crash_zombies(client: Any, silence: timedelta) -> None:
-    """An automation that takes a run for crashed once it has been silent for so long: its machine is gone."""
+    """Creates or updates the automation that marks a run as crashed after this time without a heartbeat."""
     from prefect.client.schemas.objects import StateType
     from prefect.events.actions import ChangeFlowRunState
     from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
@@ -57,15 +55,15 @@ def crash_zombies(client: Any, silence: timedelta) -> None:
         threshold=1,
         within=silence,
     )
-    message = f"No sign of life for {silence.total_seconds():.0f} s: the machine or the process is gone. Run it again."
-    wanted = AutomationCore(
+    message = f"No heartbeat for {silence.total_seconds():.0f} s: the machine or the process was lost. Run it again."
+    automation = AutomationCore(
         name=ZOMBIES,
-        description="A run whose machine went away says nothing any more.",
+        description="Marks a run as crashed if its machine was lost, so that no heartbeats arrive.",
         trigger=trigger,
         actions=[ChangeFlowRunState(state=StateType.CRASHED, message=message)],
     )
-    known = client.read_automations_by_name(ZOMBIES)
-    if known:
-        client.update_automation(known[0].id, wanted)
+    existing = client.read_automations_by_name(ZOMBIES)
+    if existing:
+        client.update_automation(existing[0].id, automation)
     else:
-        client.create_automation(wanted)
+        client.create_automation(automation)

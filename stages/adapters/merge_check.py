@@ -1,4 +1,4 @@
-"""The merge check: what a merge did to the weights, in numbers that sit beside every state."""
+"""The merge check: numbers, stored with every state, that describe what a merge did to the weights."""
 
 from __future__ import annotations
 
@@ -15,21 +15,25 @@ from stages.adapters.state import State
 from stages.runtime.device import device
 from stages.runtime.seeds import generator
 
-FORMATS = ("bfloat16", "float16", "float32")  # the fastest first; of the two halves the one with the larger range
-SURVIVING = 0.9  # of a shift, at least, for its pictures to be taken for those of the model that was trained
+FORMATS = (
+    "bfloat16",
+    "float16",
+    "float32",
+)  # fastest first; of the 16-bit formats, first the one with the larger range
+SURVIVING = 0.9  # the share of a delta that must survive rounding for pictures to represent the trained model
 
 
 @dataclass(frozen=True)
 class Check:
     """Norms are Frobenius norms over all modules together."""
 
-    norm: float  # of the shift of the base after the task
-    own_norm: float  # of what the task itself added to the model that it started from
-    relative_error: float  # |merged - trained| / |trained|: how far the saved model is from the one that was trained
-    cross_terms: float  # |B1 A2 + B2 A1| / |merged|, where factors were added; otherwise 0
-    stable_rank: float  # |D|_F^2 / |D|_2^2, mean over modules (as a matrix of rank r can have r at most)
-    sign_conflicts: float  # share of entries that the task moves against what the tasks before it had moved
-    cosine: float  # between what the task added and what the tasks before it had
+    norm: float  # of D, the delta after the task
+    own_norm: float  # of the delta that the task itself added to the model it started from
+    relative_error: float  # |merged - trained| / |trained|: the distance of the merged delta from the trained one
+    cross_terms: float  # |B1 A2 + B2 A1| / |merged|, if factors were added; otherwise 0
+    stable_rank: float  # |D|_F^2 / |D|_2^2, mean over modules; at most the rank
+    sign_conflicts: float  # share of entries where the task's delta and the earlier tasks' delta have opposite signs
+    cosine: float  # between the task's delta and the earlier tasks' delta
     survival: dict[str, float]  # by number format: 1 - |lost in rounding base + D| / |D|, at least 0
 
 
@@ -39,9 +43,11 @@ def check(
     """Compares a state with the one before it and with the model that was trained: base + frozen + adapter.
 
     Args:
-        frozen: the shift that was held fixed in training; None for none.
+        before: the state before the task.
+        frozen: the delta that was held fixed in training; None for none.
         adapter: the trained adapter.
-        weight: the base's own weights by module.
+        after: the merged state.
+        weight: returns the base's weight of a module, [out, in].
     """
     trained = (frozen or Delta()) + adapter.delta
     sums = dict.fromkeys(("merged", "own", "old", "trained", "error", "cross", "dot"), 0.0)
@@ -49,7 +55,7 @@ def check(
     ranks, conflicts, entries = [], 0, 0
     for name in sorted({*after.delta.modules, *trained.modules}):
         base = weight(name).float().to(device())
-        merged, final, old = (shift_of(delta, name, base) for delta in (after.delta, trained, before.delta))
+        merged, final, old = (module_delta(delta, name, base) for delta in (after.delta, trained, before.delta))
         own = final - old
         for key, value in (
             ("merged", merged),
@@ -59,16 +65,16 @@ def check(
             ("error", merged - final),
         ):
             sums[key] += _square(value)
-        if _factors_added(before.adapter, adapter, after.adapter, name):  # the merged shift is the sum and cross terms
+        if _factors_added(before.adapter, adapter, after.adapter, name):  # merged = sum + cross terms
             sums["cross"] += _square(merged - final)
         sums["dot"] += float((own.double() * old.double()).sum())
-        moved = (own != 0) & (old != 0)
-        conflicts += int((moved & (own.sign() != old.sign())).sum())
-        entries += int(moved.sum())
+        both = (own != 0) & (old != 0)
+        conflicts += int((both & (own.sign() != old.sign())).sum())
+        entries += int(both.sum())
         if merged.any():
             ranks.append(_square(merged) / spectral_norm(merged) ** 2)
         for key in lost:
-            lost[key] += _square(lost_in(base, merged, partial(_cast, to=getattr(torch, key))))
+            lost[key] += _square(rounding_loss(base, merged, partial(_cast, to=getattr(torch, key))))
     return Check(
         norm=sums["merged"] ** 0.5,
         own_norm=sums["own"] ** 0.5,
@@ -81,43 +87,43 @@ def check(
     )
 
 
-def lost_in(base: Tensor, shift: Tensor, rounding: Callable[[Tensor], Tensor]) -> Tensor:
-    """What of a shift of `base` [out, in] is gone, or come about, once base and base + shift are rounded."""
-    return rounding(base + shift) - rounding(base) - shift
+def rounding_loss(base: Tensor, delta: Tensor, rounding: Callable[[Tensor], Tensor]) -> Tensor:
+    """Returns the error in a delta of `base`, [out, in], that rounding base and base + delta causes."""
+    return rounding(base + delta) - rounding(base) - delta
 
 
 def _cast(weight: Tensor, to: torch.dtype) -> Tensor:
     return weight.to(to).float()
 
 
-def too_coarse(found: Check, number_format: str) -> str | None:
-    """What to say of a number format that loses more than a tenth of the shift; None where it does not."""
-    if found.survival[number_format] >= SURVIVING:
+def precision_warning(result: Check, number_format: str) -> str | None:
+    """Returns a warning if the number format loses more than a tenth of the delta, otherwise None."""
+    if result.survival[number_format] >= SURVIVING:
         return None
-    better = next((name for name in FORMATS if found.survival[name] >= SURVIVING), FORMATS[-1])
+    better = next((name for name in FORMATS if result.survival[name] >= SURVIVING), FORMATS[-1])
     return (
-        f"only {found.survival[number_format]:.0%} of the shift survives in {number_format}; pictures show no more. "
-        f"Set base.options.dtype to {better}, in which {found.survival[better]:.0%} does."
+        f"only {result.survival[number_format]:.0%} of the delta survives in {number_format}; pictures show no more. "
+        f"Set base.options.dtype to {better}, in which {result.survival[better]:.0%} does."
     )
 
 
-def facts(found: Check) -> dict[str, object]:
-    """The check as JSON, rounded to what is stable."""
+def facts(result: Check) -> dict[str, object]:
+    """Returns the check as JSON values, rounded to six digits, which are reproducible."""
 
-    def short(value: object) -> object:
-        return {k: short(v) for k, v in value.items()} if isinstance(value, dict) else float(f"{value:.6g}")
+    def rounded(value: object) -> object:
+        return {k: rounded(v) for k, v in value.items()} if isinstance(value, dict) else float(f"{value:.6g}")
 
-    return {key: short(value) for key, value in asdict(found).items()}
+    return {key: rounded(value) for key, value in asdict(result).items()}
 
 
-def shift_of(delta: Delta, name: str, like: Tensor) -> Tensor:
-    """The shift of one module, dense; zeros where there is none."""
-    shift = delta.module(name, like.device)
-    return torch.zeros_like(like) if shift is None else shift
+def module_delta(delta: Delta, name: str, like: Tensor) -> Tensor:
+    """Returns a module's part of a delta, dense, [out, in], on the device of `like`; zeros if it has none."""
+    value = delta.module(name, like.device)
+    return torch.zeros_like(like) if value is None else value
 
 
 def _factors_added(old: Adapter | None, new: Adapter, carried: Adapter | None, name: str) -> bool:
-    """Whether a merge made one adapter of two by adding their factors, as `add_factors` does; the numbers decide."""
+    """Whether the carried adapter is the sum of two adapters' factors, as `add_factors` makes it, by its values."""
     if old is None or carried is None or not all(name in adapter.a for adapter in (old, new, carried)):
         return False
     return _is_sum(carried.a[name], old.a[name], new.a[name]) and _is_sum(carried.b[name], old.b[name], new.b[name])
@@ -128,11 +134,11 @@ def _is_sum(total: Tensor, one: Tensor, other: Tensor) -> bool:
 
 
 def spectral_norm(matrix: Tensor, steps: int = 64) -> float:
-    """The largest singular value of a matrix [out, in].
+    """Returns the largest singular value of a matrix [out, in].
 
-    From all of them where it is small; otherwise by the Lanczos method from a fixed start, which never finds too much.
-    What it misses is below the sixth digit where the largest stands out, and below a part in a thousand where no value
-    does (Kuczynski and Wozniakowski 1992, on the Lanczos method with a random start).
+    Small matrices: exact. Others: the Lanczos method from a fixed start, which never overestimates. It underestimates
+    by less than the sixth digit if the largest value stands out, and by less than one in a thousand if none does
+    (Kuczynski and Wozniakowski 1992, on the Lanczos method with a random start).
     """
     if min(matrix.shape) <= 4 * steps:
         return float(torch.linalg.matrix_norm(matrix, 2))
@@ -145,7 +151,7 @@ def spectral_norm(matrix: Tensor, steps: int = 64) -> float:
         images.append(m.T @ (m @ v))
         known = torch.stack(basis)
         v = images[-1] - known.T @ (known @ images[-1])
-        v = v - known.T @ (known @ v)  # twice, for once leaves roundings that grow
+        v = v - known.T @ (known @ v)  # twice: rounding errors of a single pass grow
         if float(v.norm()) <= 1e-12 * float(images[-1].norm()):
             break
     small = torch.stack(basis) @ torch.stack(images).T

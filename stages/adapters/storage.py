@@ -1,5 +1,5 @@
-"""Adapters and states on disk: safetensors for the weights, and each adapter under the name of its own content, so that
-ten states that share nine adapters are stored once."""
+"""Adapters and states on disk, as safetensors. Each adapter file is named by its content, so that states which share
+adapters store them once."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from stages.adapters.state import State
 from stages.files.tensors import load_tensors, save
 from stages.runtime.faults import InputFault
 
-HALVES = {"a": ".lora_A.weight", "b": ".lora_B.weight"}
+SUFFIXES = {"a": ".lora_A.weight", "b": ".lora_B.weight"}
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """A name for tensors: the sha256 over their names, shapes and numbers."""
+    """Returns the sha256 over the names, shapes, number formats and values of tensors."""
     hasher = hashlib.sha256()
     for name in sorted(tensors):
         value = tensors[name].detach().cpu().contiguous()
@@ -30,43 +30,56 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
 
 
 def flat(adapter: Adapter) -> dict[str, Tensor]:
-    """Both halves under the names that peft gives them."""
-    halves = {n + HALVES["a"]: t for n, t in adapter.a.items()} | {n + HALVES["b"]: t for n, t in adapter.b.items()}
-    return {name: halves[name].contiguous() for name in sorted(halves)}
+    """Returns all A and B of an adapter under peft's names, sorted."""
+    factors = {n + SUFFIXES["a"]: t for n, t in adapter.a.items()}
+    factors |= {n + SUFFIXES["b"]: t for n, t in adapter.b.items()}
+    return {name: factors[name].contiguous() for name in sorted(factors)}
 
 
 def delta_fingerprint(delta: Delta) -> str:
+    """Returns the sha256 over the terms and the dense part of a delta."""
     parts = [f"{term.scale!r}{fingerprint(flat(term))}" for term in delta.terms]
     return hashlib.sha256("".join([*parts, fingerprint(delta.dense)]).encode()).hexdigest()
 
 
 def load_adapter(path: Path, scale: float, shapes: Mapping[str, tuple[int, int]]) -> Adapter:
-    """
+    """Loads an adapter that `save_adapter` wrote.
+
+    Args:
+        path: of the safetensors file.
+        scale: of the adapter, from its manifest.
+        shapes: the base's modules: name -> (out, in).
+
     Raises:
-        InputFault: halves are missing, or it does not fit the base.
+        InputFault: it is missing or damaged, a module lacks A or B, or it does not fit the base.
     """
     tensors = load_tensors(path)
-    a = {n.removesuffix(HALVES["a"]): t for n, t in tensors.items() if n.endswith(HALVES["a"])}
-    b = {n.removesuffix(HALVES["b"]): t for n, t in tensors.items() if n.endswith(HALVES["b"])}
+    a = {n.removesuffix(SUFFIXES["a"]): t for n, t in tensors.items() if n.endswith(SUFFIXES["a"])}
+    b = {n.removesuffix(SUFFIXES["b"]): t for n, t in tensors.items() if n.endswith(SUFFIXES["b"])}
     if set(a) != set(shapes) or set(b) != set(shapes) or len(tensors) != 2 * len(shapes):
         raise InputFault(
-            f"{path}: an adapter of this base has {len(shapes)} modules, this has {len(a)} A and {len(b)} B that fit."
+            f"{path}: an adapter of this base has {len(shapes)} modules, this file has {len(a)} A and {len(b)} B. "
+            "Train or import one for this base."
         )
     for name, (rows, columns) in shapes.items():
         if a[name].shape[1] != columns or b[name].shape[0] != rows or a[name].shape[0] != b[name].shape[1]:
-            found = f"B {tuple(b[name].shape)} and A {tuple(a[name].shape)}"
-            raise InputFault(f"{path}: {name} has {found}, the base needs ({rows}, rank) and (rank, {columns}).")
+            actual = f"B {tuple(b[name].shape)} and A {tuple(a[name].shape)}"
+            raise InputFault(
+                f"{path}: {name} has {actual}, the base needs ({rows}, rank) and (rank, {columns}). "
+                "Train or import one for this base."
+            )
     return Adapter(a, b, scale)
 
 
 def save_adapter(path: Path, adapter: Adapter) -> None:
+    """Writes A and B of an adapter; its scale belongs into the manifest. Raises OSError."""
     save(flat(adapter), path)
 
 
 def save_state(folder: Path, state: State) -> dict[str, Any]:
-    """Writes the weights of a state into a folder and returns what its manifest must say to read them back."""
+    """Writes the weights of a state into a folder, and returns the facts that `load_state` needs in the manifest."""
 
-    def keep(adapter: Adapter) -> dict[str, Any]:
+    def store(adapter: Adapter) -> dict[str, Any]:
         tensors = flat(adapter)
         name = f"adapter-{fingerprint(tensors)[:16]}.safetensors"
         if not (folder / name).exists():
@@ -74,9 +87,9 @@ def save_state(folder: Path, state: State) -> dict[str, Any]:
         return {"file": name, "scale": adapter.scale}
 
     facts: dict[str, Any] = {
-        "terms": [keep(term) for term in state.delta.terms],
+        "terms": [store(term) for term in state.delta.terms],
         "dense": "dense.safetensors" if state.delta.dense else None,
-        "carried": keep(state.adapter) if state.adapter else None,
+        "carried": store(state.adapter) if state.adapter else None,
     }
     if state.delta.dense:
         save(
@@ -87,7 +100,16 @@ def save_state(folder: Path, state: State) -> dict[str, Any]:
 
 
 def load_state(folder: Path, facts: Mapping[str, Any], shapes: Mapping[str, tuple[int, int]]) -> State:
-    """The state that `save_state` wrote; `facts` is its manifest, already verified."""
+    """Loads a state that `save_state` wrote.
+
+    Args:
+        folder: of the state.
+        facts: its manifest, already verified.
+        shapes: the base's modules: name -> (out, in).
+
+    Raises:
+        InputFault: a file is missing, damaged or does not fit the base.
+    """
     terms = tuple(load_adapter(folder / term["file"], term["scale"], shapes) for term in facts["terms"])
     dense = load_tensors(folder / facts["dense"]) if facts["dense"] else {}
     carried = facts["carried"]

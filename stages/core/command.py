@@ -1,6 +1,6 @@
-"""What the commands share: arguments, logging, one line for a fault, and the exit code that says its kind.
+"""What the stage commands share: arguments, logging, one-line errors and exit codes.
 
-What takes seconds to import is imported once there is something to do, so that --help answers at once.
+Slow imports happen only when there is work to do, so that --help is fast.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from stages.runtime.exits import EXIT_CODES, attempt
 from stages.runtime.faults import ConfigFault
-from stages.runtime.process import collect_rarely, guard
+from stages.runtime.process import collect_rarely, die_with_parent
 
 if TYPE_CHECKING:
     from stages.core.params import Params
@@ -29,12 +29,14 @@ def main(
     base: bool = False,
     more: Callable[[argparse.ArgumentParser], None] | None = None,
 ) -> NoReturn:
-    """Runs one stage as a command and exits.
+    """Runs one stage as a command and exits with its exit code.
 
     Args:
-        key: what the first argument names, if there is one; `work` gets it as its second argument.
-        task: whether there is a --task.
-        base: whether --base may stand for it, with a sequence as the first argument.
+        doc: the description that --help prints.
+        work: the stage: receives the parameters, the run or sequence (None without a key) and the arguments.
+        key: what the first argument names; None for a command without one.
+        task: whether the command takes --task.
+        base: whether it takes --base instead of --task; the first argument is then a sequence.
         more: adds the arguments that only this command has.
     """
     collect_rarely()
@@ -60,6 +62,7 @@ def main(
 
 
 def show_log() -> None:
+    """Sends log messages to standard error."""
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
 
 
@@ -68,15 +71,17 @@ def _begin(work: Callable[[Params, Any, argparse.Namespace], None], key: str | N
     from stages.core.runs import find_run, find_sequence
     from stages.runtime.device import device
 
-    guard()
+    die_with_parent()
     device()
     params = load()
-    chosen = None
+    target = None
     if key is not None:
-        by_sequence = key == "sequence" or getattr(args, "base", False)
-        chosen = (find_sequence if by_sequence else find_run)(params, args.key)
+        is_sequence = key == "sequence" or getattr(args, "base", False)
+        target = (find_sequence if is_sequence else find_run)(params, args.key)
     position = getattr(args, "task", None)
-    known = [task.index for task in params.tasks]
-    if position is not None and position not in known:
-        raise ConfigFault(f"--task {position}: params.yaml lists {known[0]} to {known[-1]}.")
-    work(params, chosen, args)
+    positions = [task.index for task in params.tasks]
+    if position is not None and position not in positions:
+        raise ConfigFault(
+            f"--task {position}: no such position. Give one that params.yaml lists, {positions[0]} to {positions[-1]}."
+        )
+    work(params, target, args)

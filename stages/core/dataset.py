@@ -1,4 +1,4 @@
-"""What a dataset is: a source of concepts."""
+"""The interface of a dataset: a source of concepts."""
 
 from __future__ import annotations
 
@@ -18,51 +18,51 @@ from stages.runtime.strict import Strict
 
 @dataclass(frozen=True)
 class Picture:
-    """One source picture: a file, or something that is drawn; with what is known of where it comes from."""
+    """One source picture, with its source and licence."""
 
     name: str  # a file name without folders, unique among the training or the reference pictures of its concept
-    origin: Path | Callable[[], Image.Image]
+    origin: Path | Callable[[], Image.Image]  # its file, or a function that draws it
     caption: str | None = None  # replaces the training prompt for this picture
-    source: str = ""  # who made it and where it was found
+    source: str = ""  # who made it and where it comes from
     licence: str = ""
 
 
 @dataclass(frozen=True)
 class Concept:
-    """An object or a style to learn. Prompts are final: the token is already in them."""
+    """An object or a style to learn. Its prompts are final: they contain the token."""
 
     name: str
-    token: str  # the word that stands for it
-    noun: str  # the class that it belongs to; empty for a style
+    token: str  # the word that stands for it in prompts
+    noun: str  # its class; empty for a style
     training_prompt: str
-    prompts: tuple[str, ...]  # what is sampled and scored
-    plain_prompts: tuple[str, ...]  # the same without the token, for what the base makes of the class alone
+    prompts: tuple[str, ...]  # sampled and scored
+    plain_prompts: tuple[str, ...]  # the same prompts without the token: they ask for the class alone
     training: tuple[Picture, ...]
-    references: tuple[Picture, ...]  # what samples are compared with; for objects these are the training pictures
+    references: tuple[Picture, ...]  # samples are compared with these; for objects, the training pictures
 
 
 class Dataset(Strict, ABC):
-    """Its fields are its options in params.yaml."""
+    """A source of concepts. Its fields are its options in params.yaml."""
 
     @abstractmethod
     def domains(self) -> dict[str, list[str]]:
-        """The concepts that there are, by domain, in the dataset's own order.
+        """Lists the names of the concepts by domain, in the dataset's own order.
 
         Raises:
-            ConfigFault: a folder that params.yaml names is not there.
+            ConfigFault: a folder that params.yaml names is missing.
         """
 
     @abstractmethod
     def load(self, domain: str, name: str) -> Concept:
-        """One of the concepts that `domains` lists.
+        """Returns one of the concepts that `domains` lists.
 
         Raises:
-            ConfigFault: its folder is not there, or what it says of the concept breaks a rule.
+            ConfigFault: its folder is missing, or its description breaks a rule.
             InputFault: it has no pictures, or files that are not pictures.
         """
 
     def concept(self, domain: str, name: str) -> Concept:
-        """The concept of this name, which is checked here for every dataset.
+        """Returns the concept of this name, after checking that it exists.
 
         Raises:
             ConfigFault: there is no such domain or concept.
@@ -72,29 +72,32 @@ class Dataset(Strict, ABC):
         return self.load(domain, name)
 
     def check(self, domain: str, name: str | None = None, where: str = "") -> None:
-        """
+        """Checks that a domain, and a concept in it, exist.
+
         Args:
-            where: what the message begins with, for instance the keys in params.yaml that gave the name.
+            name: of the concept; None checks the domain only.
+            where: put before the message, for instance the keys in params.yaml that gave the name.
 
         Raises:
             ConfigFault: there is no such domain, or no such concept in it.
         """
-        known = self.domains()
-        if domain not in known:
-            raise ConfigFault(f"{where}the dataset has no domain '{domain}'. {nearest(domain, known)}")
-        if name is not None and name not in known[domain]:
-            raise ConfigFault(f"{where}the dataset has no concept '{name}'. {nearest(name, known[domain])}")
+        domains = self.domains()
+        if domain not in domains:
+            raise ConfigFault(f"{where}the dataset has no domain '{domain}'. {nearest(domain, domains)}")
+        if name is not None and name not in domains[domain]:
+            raise ConfigFault(f"{where}the dataset has no concept '{name}'. {nearest(name, domains[domain])}")
 
 
 datasets: Registry[Dataset] = Registry("dataset", "stages.datasets")
 
 
 def fill(template: str, words: str) -> str:
-    """Puts the words where the template says {}; plain replacement, since a prompt may hold any other braces."""
+    """Replaces each {} of a template; not str.format, since a prompt may contain other braces."""
     return template.replace("{}", words)
 
 
 def facts_of(concept: Concept) -> dict[str, object]:
+    """Returns what a manifest records of a concept, ready for JSON."""
     return {
         "name": concept.name,
         "token": concept.token,
@@ -106,19 +109,25 @@ def facts_of(concept: Concept) -> dict[str, object]:
 
 
 def class_prompt(template: str | None, concept: Mapping[str, Any]) -> str:
-    """What the concept's class is called: the training prompt without the concept's own words, or as asked for.
+    """Returns the prompt for pictures of the concept's class (prior preservation).
+
+    Args:
+        template: train.prior.prompt, where {} stands for the noun; None uses the training prompt without the token.
+        concept: its facts, as `facts_of` returns them.
 
     Raises:
-        ConfigFault: nothing is left of it, or those words are in it still, so that the concept itself would be kept.
+        ConfigFault: the prompt has no words, or still contains the token.
     """
     token, words = concept["token"], r"\s+".join(re.escape(word) for word in concept["token"].split())
-    alone = re.compile(rf"(?<!\w){words}(?!\w)", re.IGNORECASE)  # as the text encoders read it: in any case of letters
+    alone = re.compile(rf"(?<!\w){words}(?!\w)", re.IGNORECASE)  # the text encoders ignore case
     if template is None:
-        named, found = "train.prior", " ".join(alone.sub(" ", concept["training_prompt"]).split())
+        key, prompt = "train.prior", " ".join(alone.sub(" ", concept["training_prompt"]).split())
     else:
-        named, found = "train.prior.prompt", fill(template, concept["noun"]).strip()
-    if not any(letter.isalnum() for letter in found):
-        raise ConfigFault(f"{named}: of the concept '{token}' it leaves no word for the class. Give one as its prompt.")
-    if alone.search(found):
-        raise ConfigFault(f"{named}: '{found}' is to be the class of '{token}', and holds these words. Give another.")
-    return found
+        key, prompt = "train.prior.prompt", fill(template, concept["noun"]).strip()
+    if not any(letter.isalnum() for letter in prompt):
+        raise ConfigFault(
+            f"{key}: without its token, concept '{token}' has no word for its class. Set train.prior.prompt."
+        )
+    if alone.search(prompt):
+        raise ConfigFault(f"{key}: the class prompt '{prompt}' contains the token '{token}'. Set one without it.")
+    return prompt

@@ -1,4 +1,4 @@
-"""What a family is: a kind of base model, as far as training and sampling need to know it."""
+"""The interface of a family: a kind of base model, as training and sampling use it."""
 
 from __future__ import annotations
 
@@ -20,109 +20,114 @@ from stages.runtime.strict import Strict
 Encodings = Mapping[str, Tensor]
 
 
-class Teaching(Strict):
-    """Options of the section `train` of params.yaml that mean something to some families only: see
-    `Family.training_options`."""
+class TrainingOptions(Strict):
+    """Training options that only some families read; `Family.training_options` lists which."""
 
-    layers: Literal["grouped", "peft"] = "grouped"  # LoRA in few large operations, or one layer of peft per matrix
-    snr_gamma: float | None = Field(None, gt=0)  # min-SNR weighting of the loss (arXiv 2303.09556); 5 in the paper
-    checkpointing: bool = False  # compute activations again rather than keep them: less memory, more time
+    layers: Literal["grouped", "peft"] = "grouped"  # LoRA in few large operations, or one peft layer per matrix
+    snr_gamma: float | None = Field(None, gt=0)  # min-SNR weighting of the loss (arXiv 2303.09556); 5 in that paper
+    checkpointing: bool = False  # recompute activations instead of storing them: less memory, more time
     conditioning: Literal["square", "source"] = "square"  # SDXL reads one size for all, or each photo's size and crop
 
 
 @dataclass(frozen=True)
 class Row:
-    """One picture's part in a step."""
+    """One picture of a training step."""
 
-    image: int  # which of the pictures
-    prompt: int  # which of the prompts describes it
-    seed: int  # of its noise, its time and its draw from the posterior
+    image: int  # index of the picture
+    prompt: int  # index of its prompt
+    seed: int  # of its noise, its timestep and its draw from the posterior
     weight: float  # of its error in the loss
 
 
 @dataclass(frozen=True)
 class KnownAs:
-    """What other programs call a kind of base, in the metadata of adapters."""
+    """What other programs call a kind of base in the metadata of adapters."""
 
-    architecture: str = "unknown"  # as in modelspec.architecture, without its /lora
-    version: str = "unknown"  # as in kohya's ss_base_model_version
-    network: str = "networks.lora"  # ss_network_module: which of kohya's scripts knows such adapters
-    implementation: str = "diffusers"  # modelspec.implementation in kohya's format: whose code has modules so named
+    architecture: str = "unknown"  # modelspec.architecture, without its /lora
+    version: str = "unknown"  # kohya's ss_base_model_version
+    network: str = "networks.lora"  # ss_network_module: the kohya script that reads such adapters
+    implementation: str = "diffusers"  # modelspec.implementation in kohya's format: the code whose module names it uses
 
 
 @dataclass(frozen=True)
 class ModuleName:
-    """What other programs call one module that adapters shift.
+    """What other programs call one module that adapters change.
 
-    Files of diffusers call it `part.module`, those of peft `base_model.model.module`, those of kohya `kohya`. Exports
-    use these names; imports know `others` too.
+    Its name is `part.module` in diffusers files, `base_model.model.module` in peft files and `kohya` in kohya files.
+    Exports use these names; imports also accept `others`.
     """
 
-    part: str  # the model of a diffusers pipeline that has it: unet, transformer, text_encoder
+    part: str  # the model of a diffusers pipeline that contains it: unet, transformer, text_encoder
     module: str  # its name there, with dots
-    kohya: str  # the whole of it, without dots: lora_unet_..., lora_transformer_...
-    factors: tuple[str, str] = ("lora_A", "lora_B")  # what diffusers' files call its A and B
-    ending: str = ""  # where versions of a library differ in what a name begins with: what all of them end with
+    kohya: str  # the full name, without dots: lora_unet_..., lora_transformer_...
+    factors: tuple[str, str] = ("lora_A", "lora_B")  # what diffusers files call its A and B
+    ending: str = ""  # the common suffix of its name, where versions of a library use different prefixes
     text: bool = False  # is it in a text encoder?
-    # Further names under which an import knows it, and the format that has them: kohya, diffusers or peft.
+    # Other names that imports accept, each with the format that uses it: kohya, diffusers or peft.
     others: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 class Family(Strict, ABC):
-    """Its fields are its options in params.yaml: where the weights are, which revision, which number format.
+    """A kind of base model. Its fields are its options in params.yaml: path, revision and number format of the weights.
 
-    Values of `sample.scheduler` that are not in `schedulers`, and options of `train` that this family does not read,
-    are refused when params.yaml is loaded.
+    Loading params.yaml refuses a `sample.scheduler` that is not in `schedulers`, and `train` options that this family
+    does not read.
     """
 
     known_as: ClassVar[KnownAs] = KnownAs()
-    schedulers: ClassVar[tuple[str, ...]] = ()  # the values of sample.scheduler that `sample` takes
-    training_options: ClassVar[frozenset[str]] = frozenset()  # the fields of `Teaching` that its training reads
+    schedulers: ClassVar[tuple[str, ...]] = ()  # the values of sample.scheduler that `sample` accepts
+    training_options: ClassVar[frozenset[str]] = frozenset()  # the fields of `TrainingOptions` that its training reads
 
-    adapter: str = ""  # a folder of stages.tools.import_lora: what the first task goes on from, and its revision
+    adapter: str = ""  # a folder written by stages.tools.import_lora that the first task continues from; its revision:
     adapter_revision: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")] = ""
 
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """Names weights, revision and number format: what was encoded or sampled under one is valid only under it.
+        """Identifies weights, revision and number format; caches of encodings and samples are keyed by it.
 
         Raises:
-            InputFault: the weights are missing, or are not those of the pinned revision.
+            InputFault: the weights are missing or not those of the pinned revision.
         """
 
     @property
     def number_format(self) -> str:
-        """What sampling computes in, by its name in torch: how much of a small shift survives depends on it."""
+        """The number format of sampling, by its name in torch. How much of a small delta survives depends on it."""
         return "float32"
 
     @abstractmethod
     def shapes(self) -> dict[str, tuple[int, int]]:
-        """The modules that adapters shift: name -> (out, in)."""
+        """Returns the modules that adapters change: name -> (out, in)."""
 
     @abstractmethod
     def weight(self, name: str) -> Tensor:
-        """One of those modules' weights in the base, [out, in], as stored."""
+        """Returns the base's weight of one of those modules, [out, in], in its stored number format."""
 
     @abstractmethod
     def module_names(self) -> Mapping[str, ModuleName]:
-        """For every module of `shapes` its names in other programs' files; no two modules share one."""
+        """Returns the names in other programs' files of every module in `shapes`; no two modules share a name."""
 
     def why_unknown(self, names: Sequence[str]) -> str:
-        """Why a file of an adapter may have these names, which are in no `module_names`; empty if that is not known."""
+        """Explains why an adapter file may contain names that `module_names` lacks; empty if unknown."""
         return ""
 
     @abstractmethod
     def encode_images(self, images: Sequence[Image.Image]) -> Encodings:
-        """What training needs of its pictures, computed once: the moments of the autoencoder's posterior."""
+        """Encodes training pictures, once: the moments of the autoencoder's posterior, one row per picture."""
 
     @abstractmethod
     def encode_prompts(self, prompts: Sequence[str]) -> Encodings:
-        """What training and sampling need of prompts, computed once: the same whatever the base is shifted by."""
+        """Encodes prompts for training and sampling, once, one row each; the model's current delta has no effect."""
 
     @abstractmethod
-    def learner(self, frozen: Delta | None, adapter: Adapter, options: Teaching | None = None) -> Learner:
-        """The base, shifted by `frozen` and carrying the adapter, ready to be trained."""
+    def learner(self, frozen: Delta | None, adapter: Adapter, options: TrainingOptions | None = None) -> Learner:
+        """Returns the model base + frozen + adapter, ready for training.
+
+        Args:
+            frozen: a delta that stays fixed; None for none.
+            adapter: the adapter to train, with its initial values.
+            options: the training options that this family reads; None for the defaults.
+        """
 
     @abstractmethod
     def sample(
@@ -134,63 +139,67 @@ class Family(Strict, ABC):
         scheduler: str,
         batch: int | None = None,
     ) -> list[Image.Image]:
-        """Pictures from the model that `shift` made.
+        """Samples pictures from the model that `shift` set: one per row of `noise` and `prompts`.
 
-        One per row of `noise` [n, channels, height, width] and of `prompts`, `batch` of them at a time; None: all.
+        Args:
+            prompts: from `encode_prompts`, n rows.
+            noise: the initial latents, [n, channels, height, width].
+            steps: denoising steps.
+            guidance: the scale of classifier-free guidance; 1 means none.
+            scheduler: one of `schedulers`.
+            batch: pictures at a time; None means all.
         """
 
     @abstractmethod
     def shift(self, delta: Delta) -> None:
-        """Makes the model base + delta, in place: in float32, rounded once to the sampling number format."""
+        """Sets the model to base + delta, in place: added in float32, then rounded to the sampling number format."""
 
     @abstractmethod
     def noise_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of a latent."""
+        """Returns channels, height and width of a latent."""
 
 
 class Learner(ABC):
     """A model in training. Only the adapter's matrices are trained."""
 
-    magnify = (
-        1.0  # by which a loss is multiplied, so that its gradient does not vanish in the number format; a power of two
-    )
+    loss_scale = 1.0  # a power of two; keeps gradients from vanishing in the number format
 
     @abstractmethod
     def parameters(self) -> list[nn.Parameter]:
-        """What the optimiser trains, in a stable order."""
+        """Returns the parameters to train, in a stable order."""
 
     @abstractmethod
-    def study(self, images: Sequence[Encodings], prompts: Encodings) -> None:
-        """What it is to learn from, before the first step: what stays the same in every step is computed here.
+    def prepare(self, images: Sequence[Encodings], prompts: Encodings) -> None:
+        """Sets the training data, before the first step, and precomputes what is the same in every step.
 
         Args:
-            images: one per picture, each of one row; pictures of different sizes have encodings of different shapes.
+            images: one encoding per picture, each of one row; pictures of different sizes have different shapes.
             prompts: one row per prompt.
         """
 
     @abstractmethod
     def inputs(self, rows: Sequence[Row]) -> Encodings:
-        """All that a step needs of these pictures, which are of one size, with their noise drawn from their seeds."""
+        """Returns the inputs of `loss` for these pictures, which have one size; noise is drawn from their seeds."""
 
     @abstractmethod
     def loss(self, inputs: Encodings) -> Tensor:
-        """The sum of the rows' weighted errors: a function of tensors of fixed shapes, so that it can be recorded."""
+        """Returns the sum of the rows' weighted errors; shapes are fixed, so that a CUDA graph can record it."""
 
     @abstractmethod
     def adapter(self) -> Adapter:
-        """The adapter as it is now, float32 on the CPU."""
+        """Returns a copy of the adapter's current values, float32 on the CPU."""
 
     @abstractmethod
-    def aside(self) -> AbstractContextManager[None]:
-        """Within the block the family is free for other uses, such as sampling; afterwards training goes on."""
+    def paused(self) -> AbstractContextManager[None]:
+        """Pauses training: within the block the family can be used otherwise, for instance for sampling."""
 
 
-def check_options(family: Family, name: str, schedulers: Mapping[str, str], options: Teaching) -> None:
-    """Refuses what this family does not read: ignored, it would look as if it had an effect.
+def check_options(family: Family, name: str, schedulers: Mapping[str, str], options: TrainingOptions) -> None:
+    """Refuses schedulers and training options that the family would ignore.
 
     Args:
-        name: of the family, as params.yaml has it.
-        schedulers: by their keys in params.yaml.
+        name: the family's name in params.yaml.
+        schedulers: scheduler names by their keys in params.yaml.
 
     Raises:
         ConfigFault: a scheduler is not one of the family's, or a training option that it does not read is set.
@@ -199,14 +208,14 @@ def check_options(family: Family, name: str, schedulers: Mapping[str, str], opti
         if scheduler not in family.schedulers:
             known = nearest(scheduler, family.schedulers)
             raise ConfigFault(f"{key}: base {name} has no scheduler '{scheduler}'. {known}")
-    for option, field_info in Teaching.model_fields.items():
+    for option, field_info in TrainingOptions.model_fields.items():
         value = getattr(options, option)
         if value != field_info.default and option not in family.training_options:
             known = ", ".join(sorted(family.training_options)) or "none"
             raise ConfigFault(
-                f"train.{option}: base {name} does not read it, so it cannot be {value!r}. Leave it out; of such "
+                f"train.{option}: base {name} does not read it, so it cannot be {value!r}. Remove it; of such "
                 f"options it reads: {known}."
             )
 
 
-families: Registry[Family] = Registry("family", "stages.families", remembers=1)  # for weights take memory
+families: Registry[Family] = Registry("family", "stages.families", cache_size=1)  # weights need much memory

@@ -1,4 +1,4 @@
-"""params.yaml, read once into frozen models. Everything that changes a result is in it; nothing else is."""
+"""params.yaml as frozen models. It holds everything that changes a result."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from stages.core.dataset import Concept, Dataset, class_prompt, datasets, facts_of
-from stages.core.family import Family, Teaching, check_options, families
+from stages.core.family import Family, TrainingOptions, check_options, families
 from stages.core.metric import Metric, metric_of
 from stages.core.strategy import Strategy, strategies
-from stages.files.yaml import PARAMS, Document, read_yaml
+from stages.files.yaml import PARAMS, read_yaml
 from stages.runtime.faults import ConfigFault, nearest
-from stages.runtime.strict import Strict, explain, foremost, unsaid
+from stages.runtime.strict import Strict, explain, first_error, omit_default
 
-# What becomes part of a path or of a stage's name.
+# Safe as a part of paths and of DVC stage names.
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_]*$", max_length=64)]
 Position = Annotated[str, StringConstraints(pattern=r"^\d\d$")]
 Options = dict[str, Any]
 
 
 class Task(Strict):
-    """A position in the sequence. `sees`: sample the prompts of the tasks so far (data/NN) or of all (data)."""
+    """A position in the sequence. `sees`: sample the prompts of the tasks so far (data/NN) or of all tasks (data)."""
 
     index: Position
     previous: Position
@@ -37,43 +37,42 @@ class Task(Strict):
         return self
 
 
-class Named(Strict):
-    """A plug-in and its options."""
+class PlugIn(Strict):
+    """The name of a plug-in, and its options."""
 
     name: str
     options: Options = Field(default_factory=dict)
 
 
-class Prepare(Strict):
+class Prepare(Strict):  # how photos become training and reference pictures
     resolution: int = Field(ge=8, le=4096)  # pixels, square
-    buckets: bool = False  # keep a training photo's shape, as far as sides of whole `bucket` pixels let; not enlarged
-    bucket: int = Field(64, ge=8, multiple_of=8)  # pixels that a bucket's sides are multiples of
+    buckets: bool = False  # keep a photo's aspect ratio, with sides that are multiples of `bucket`; never enlarge
+    bucket: int = Field(64, ge=8, multiple_of=8)  # pixels
     max_megapixels: float = Field(64, gt=0)
     max_megabytes: float = Field(256, gt=0)
-    first_frame: bool = False  # take the first picture of an animation instead of refusing it
-    resample: Literal["lanczos", "bilinear", "bicubic"] = unsaid("lanczos")  # how a photo is resized
-    # Are pictures compared with the photos at `resolution`, or with those as they are in their files, as published?
-    references: Literal["prepared", "original"] = unsaid("prepared")
+    first_frame: bool = False  # use the first picture of an animation instead of refusing it
+    resample: Literal["lanczos", "bilinear", "bicubic"] = omit_default("lanczos")  # the filter that resizes photos
+    # Compare samples with the photos at `resolution`, or with the files as they are, as published?
+    references: Literal["prepared", "original"] = omit_default("prepared")
 
-    def unusual(self) -> dict[str, Any]:
-        """What beside the resolution makes other pictures of the same photos, where it is not the default."""
+    def non_default(self) -> dict[str, Any]:
+        """Returns the options, besides the resolution, that change pictures and are not at their defaults."""
         limits = {"resolution", "max_megapixels", "max_megabytes"}
         return self.model_dump(mode="json", exclude_defaults=True, exclude=limits)
 
 
 class Prior(Strict):
-    """Prior preservation (DreamBooth, arXiv 2208.12242): pictures of the class that the base itself makes are learnt
-    along, so that the class does not turn into the one thing that is taught."""
+    """Prior preservation (DreamBooth, arXiv 2208.12242): also train on the base's own pictures of the class."""
 
-    images: int = Field(100, ge=1)  # pictures of the class, made once for each base and prompt
+    images: int = Field(100, ge=1)  # pictures of the class, sampled once per base and prompt
     weight: float = Field(1.0, gt=0)  # of their loss
-    batch: int = Field(1, ge=1)  # of them in a step, beside the others
-    prompt: str | None = None  # {} stands for the class; without it, the training prompt without the token
+    batch: int = Field(1, ge=1)  # class pictures per step, added to the others
+    prompt: str | None = None  # {} stands for the class; None: the training prompt without the token
 
 
-class Train(Teaching):
+class Train(TrainingOptions):  # how an adapter is trained
     rank: int = Field(ge=1, le=4096)
-    alpha: float = Field(gt=0)  # the adapter's shift is alpha / rank * B A
+    alpha: float = Field(gt=0)  # the adapter's delta is alpha / rank * B A
     steps: int = Field(ge=1)
     batch: int = Field(ge=1)
     learning_rate: float = Field(gt=0)
@@ -82,59 +81,59 @@ class Train(Teaching):
     weight_decay: float = Field(1e-4, ge=0)
     epsilon: float = Field(1e-8, gt=0)
     clip_norm: float = Field(1.0, gt=0)
-    reinit: Literal["shared", "per_task"]  # does every task draw the same A, as published, or its own?
+    reinit: Literal["shared", "per_task"]  # does every task start from the same A, as published, or from its own?
     checkpoint_every: int = Field(ge=1)  # steps
     prior: Prior | None = None
-    processes: int = Field(1, ge=1, le=64)  # GPUs that share a step's pictures; more than `batch` are of no use
+    processes: int = Field(1, ge=1, le=64)  # GPUs that share a step's pictures; at most `batch` are used
 
 
 class Watch(Strict):
-    """What is looked at while training goes on. Nothing in here changes a result, or can stop a training."""
+    """Monitoring during training. It changes no result and cannot stop a training."""
 
     previews_every: int = Field(0, ge=0)  # steps between pictures in previews/, from step 0 on; 0: none
-    previews: int = Field(2, ge=1)  # of the concept's prompts, how many are sampled
-    prompts: tuple[str, ...] = unsaid(())  # instead of the concept's own; {} stands for its words
-    tracker: Literal["tensorboard", "wandb"] | None = None  # losses go there as well, through accelerate
+    previews: int = Field(2, ge=1)  # how many of the concept's prompts are sampled
+    prompts: tuple[str, ...] = omit_default(())  # instead of the concept's own; {} stands for its token and noun
+    tracker: Literal["tensorboard", "wandb"] | None = None  # also log losses there, through accelerate
 
 
-class Sample(Strict):
-    images: int = Field(ge=1)  # noises per prompt; the same ones for every prompt, task and strategy
-    plain: int = Field(0, ge=0)  # noises per prompt without the token, for what becomes of the class; 0: none
-    batch: int = Field(ge=1)  # pictures at a time; how they are grouped can change the last bit of a picture
+class Sample(Strict):  # how pictures are sampled
+    images: int = Field(ge=1)  # noises per prompt; the same for every prompt, task and strategy
+    plain: int = Field(0, ge=0)  # noises per prompt without the token, to see how the class changes; 0: none
+    batch: int = Field(ge=1)  # pictures at a time; batching can change the last bit of a picture
     steps: int = Field(ge=1, le=1000)
     guidance: float = Field(ge=1)
     scheduler: str = "euler"  # one of the family's
-    schedulers: dict[Name, str] = unsaid({})  # of single strategies
+    schedulers: dict[Name, str] = omit_default({})  # overrides for single strategies
     seed: int = Field(ge=0)
-    # Is the generator's seed a hash of `seed` and what it is for, or `seed` itself, as published?
-    noise: Literal["hashed", "seeded"] = unsaid("hashed")
+    # Is the generator's seed a hash of `seed` and its purpose, or `seed` itself, as published?
+    noise: Literal["hashed", "seeded"] = omit_default("hashed")
 
 
-class Score(Strict):
-    judges: str  # the folder of their weights: DVC watches it
+class Score(Strict):  # which metrics score the pictures
+    judges: str  # the folder of their weights; DVC tracks it
     metrics: dict[Name, Options] = Field(min_length=1)  # `is` names the class where the key does not
 
 
-class Report(Strict):
+class Report(Strict):  # what the report computes and shows
     confidence: float = Field(0.95, gt=0.5, lt=1)
-    identity: Name  # the metric by which a picture's concept is recognised among all
-    paper: bool = False  # show the numbers known from the paper beside ours
-    over_runs: bool = unsaid(False)  # also show mean and standard deviation over orders and seeds, as the paper does
+    identity: Name  # the metric that recognises a picture's concept among all
+    paper: bool = False  # show the paper's numbers beside ours
+    over_runs: bool = omit_default(False)  # also show mean and standard deviation over orders and seeds, as the paper
 
 
 class Params(Strict):
-    """One study."""
+    """All parameters of one study."""
 
     study: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
-    source: str  # the folder that the dataset reads: DVC watches it
+    source: str  # the folder that the dataset reads; DVC tracks it
     domains: tuple[Name, ...] = Field(min_length=1)
     strategies: tuple[Name, ...] = Field(min_length=1)
     orders: tuple[Name, ...] = Field(min_length=1)
     seeds: tuple[int, ...] = Field(min_length=1)
     tasks: tuple[Task, ...] = Field(min_length=1)
     sequences: dict[Name, dict[Name, dict[str, str]]]
-    dataset: Named
-    base: Named
+    dataset: PlugIn
+    base: PlugIn
     prepare: Prepare
     train: Train
     strategy: dict[Name, Options]  # options by strategy
@@ -145,20 +144,24 @@ class Params(Strict):
 
     @property
     def data(self) -> Dataset:
-        """The dataset, which sees its folder as it is now; one that is asked much is best looked up once."""
+        """A new instance of the dataset, which reads its folder as it is now. Keep it for repeated use."""
         return datasets.make(self.dataset.name, {"root": self.source, **self.dataset.options}, "dataset: ")
 
     @property
     def family(self) -> Family:
-        """The base: one instance for all parameters that name it with the same options and weights."""
+        """The base model: one cached instance per name, options and weights."""
         return families.get(self.base.name, self.base.options, "base: ")
 
-    def rule(self, strategy: str) -> Strategy:
-        """The strategy of this name with its options."""
+    def make_strategy(self, strategy: str) -> Strategy:
+        """Makes the strategy of this name with its options.
+
+        Raises:
+            ConfigFault: there is no such strategy, or an option is wrong.
+        """
         return strategies.make(strategy, self.strategy.get(strategy), f"strategy.{strategy}: ")
 
     def sampling(self, strategy: str | None) -> Sample:
-        """How pictures of this strategy's models are sampled; None: those of the base."""
+        """Returns the sampling options of a strategy, with its scheduler; None means the base."""
         scheduler = self.sample.schedulers.get(strategy or "", self.sample.scheduler)
         return self.sample.model_copy(update={"scheduler": scheduler, "schedulers": {}})
 
@@ -168,53 +171,53 @@ class Params(Strict):
         return {key: metric_of(key, entry, self.score.judges) for key, entry in self.score.metrics.items()}
 
     def task(self, index: str) -> Task:
+        """Returns the task at a position such as "01", which must exist."""
         return next(task for task in self.tasks if task.index == index)
 
     def sequence(self, domain: str, order: str) -> dict[str, str]:
-        """The concepts of one order: position, as "01" -> concept.
+        """Returns the names of the concepts of one order by position: "01" -> name.
 
         Raises:
             ConfigFault: params.yaml has no such domain or order, or its sequence has gaps.
         """
-        try:
-            listed = self.sequences[domain][order]
-        except KeyError:
-            raise ConfigFault(
-                f"sequences: there is no {domain}.{order}. {nearest(order, self.sequences.get(domain, {}))}"
-            ) from None
-        wanted = [f"t{task.index}" for task in self.tasks]
-        missing = [key for key in wanted if key not in listed]
+        orders = self.sequences.get(domain, {})
+        if order not in orders:
+            raise ConfigFault(f"sequences: there is no {domain}.{order}. {nearest(order, orders)}")
+        names = orders[order]
+        missing = [f"t{task.index}" for task in self.tasks if f"t{task.index}" not in names]
         if missing:
-            raise ConfigFault(f"sequences.{domain}.{order}: no concept for {', '.join(missing)}, which tasks lists.")
-        return {task.index: listed[f"t{task.index}"] for task in self.tasks}
+            raise ConfigFault(
+                f"sequences.{domain}.{order}: no concept for {', '.join(missing)}. Add it or shorten tasks."
+            )
+        return {task.index: names[f"t{task.index}"] for task in self.tasks}
 
     def concepts(self, domain: str, order: str) -> dict[str, Concept]:
-        """The same, as concepts."""
+        """Returns the concepts of one order by position; errors as in `sequence` and `Dataset.concept`."""
         data = self.data
         return {index: data.concept(domain, name) for index, name in self.sequence(domain, order).items()}
 
 
 def load(path: Path = PARAMS) -> Params:
-    """The parameters, checked against every rule that needs no photo and no weights.
+    """Reads params.yaml and checks every rule that needs no photos and no weights.
 
     Raises:
-        ConfigFault: the file is not there, is not plain YAML 1.2, or breaks a rule; the message has file:line.
+        ConfigFault: the file is missing, is not plain YAML 1.2, or breaks a rule; the message starts with file:line.
     """
     document = read_yaml(path)
     try:
         params = Params.model_validate_json(json.dumps(document.tree))
     except ValidationError as error:
-        keys = tuple(foremost(error)["loc"])
-        raise ConfigFault(f"{document.where(keys)}: {_complaint(error, keys)}") from None
+        keys = tuple(first_error(error)["loc"])
+        raise ConfigFault(f"{document.where(keys)}: {_reason(error, keys)}") from None
     try:
         _cross_check(params)
     except ConfigFault as fault:
-        raise ConfigFault(f"{document.where(_guess(str(fault), document))}: {fault}") from None
+        raise ConfigFault(f"{document.where(_keys_of(str(fault)))}: {fault}") from None
     return params
 
 
-def _complaint(error: ValidationError, keys: tuple[Any, ...]) -> str:
-    """The complaint with the known keys of the section that it is about."""
+def _reason(error: ValidationError, keys: tuple[Any, ...]) -> str:
+    """Returns pydantic's first error, with the known keys of its section."""
     model: type[Strict] = Params
     for key in keys[:-1]:
         field = model.model_fields.get(str(key))
@@ -224,8 +227,8 @@ def _complaint(error: ValidationError, keys: tuple[Any, ...]) -> str:
     return explain(error, model)
 
 
-def _guess(message: str, document: Document) -> tuple[Any, ...]:
-    """The keys that a message begins with, as in 'strategy.magmax: ...'."""
+def _keys_of(message: str) -> tuple[Any, ...]:
+    """Returns the keys that a message starts with, as in 'strategy.magmax: ...'."""
     head = re.match(r"[a-z_0-9.]+(?=: )", message)
     return tuple(head.group().split(".")) if head else ()
 
@@ -235,10 +238,10 @@ def _cross_check(params: Params) -> None:
     for task in params.tasks:
         if task.previous != previous or int(task.index) != int(previous) + 1:
             expected = f"{int(previous) + 1:02d} after {previous}"
-            raise ConfigFault(f"tasks: position {task.index} follows {task.previous}, expected {expected}.")
+            raise ConfigFault(f"tasks: position {task.index} follows {task.previous}, expected {expected}. Fix it.")
         previous = task.index
     for name in {*params.strategies, *params.strategy}:
-        params.rule(name)
+        params.make_strategy(name)
     for name in params.sample.schedulers:
         strategies.make(name, params.strategy.get(name), "sample.schedulers: ")
     data = params.data
@@ -246,28 +249,29 @@ def _cross_check(params: Params) -> None:
     for domain in params.domains:
         data.check(domain, where="domains: ")
         for order in params.orders:
-            listed = list(params.sequence(domain, order).values())
-            for name in listed:
+            names = list(params.sequence(domain, order).values())
+            for name in names:
                 data.check(domain, name, f"sequences.{domain}.{order}: ")
-            doubled = {name for name in listed if listed.count(name) > 1}
-            if doubled:
-                raise ConfigFault(f"sequences.{domain}.{order}: {', '.join(sorted(doubled))} stands at two positions.")
-            concepts = [data.concept(domain, name) for name in listed]
+            if repeated := ", ".join(sorted({name for name in names if names.count(name) > 1})):
+                raise ConfigFault(f"sequences.{domain}.{order}: {repeated} is at two positions. Remove one.")
+            concepts = [data.concept(domain, name) for name in names]
             _check_tokens(concepts, f"sequences.{domain}.{order}")
-            _check_classes(params.train.prior, concepts)
+            if params.train.prior:
+                for concept in concepts:
+                    class_prompt(params.train.prior.prompt, facts_of(concept))
     _check_family(params)
     _check_rank(params)
 
 
 def _check_identity(params: Params) -> None:
     judges, identity = params.judges, params.report.identity
-    able = [name for name, judge in judges.items() if judge.recognises]
+    usable = [name for name, judge in judges.items() if judge.recognises]
     if identity not in judges:
         raise ConfigFault(f"report.identity: '{identity}' is not in score.metrics. {nearest(identity, judges)}")
-    if identity not in able:
+    if identity not in usable:
         raise ConfigFault(
             f"report.identity: '{identity}' cannot tell concepts apart: it compares with the prompt, or stores no "
-            f"vectors of pictures. {nearest(identity, able)}"
+            f"vectors of pictures. {nearest(identity, usable)}"
         )
 
 
@@ -277,22 +281,17 @@ def _check_tokens(concepts: list[Concept], where: str) -> None:
         other = tokens.setdefault(concept.token, concept.name)
         if other != concept.name:
             raise ConfigFault(
-                f"{where}: {other} and {concept.name} share the token '{concept.token}'. Give one of them another."
+                f"{where}: {other} and {concept.name} share the token '{concept.token}'. Change one of them."
             )
 
 
-def _check_classes(prior: Prior | None, concepts: list[Concept]) -> None:
-    if prior:
-        for concept in concepts:
-            class_prompt(prior.prompt, facts_of(concept))
-
-
 def _check_family(params: Params) -> None:
-    chosen = {f"sample.schedulers.{name}": value for name, value in params.sample.schedulers.items()}
-    check_options(params.family, params.base.name, {"sample.scheduler": params.sample.scheduler} | chosen, params.train)
+    overrides = {f"sample.schedulers.{name}": value for name, value in params.sample.schedulers.items()}
+    schedulers = {"sample.scheduler": params.sample.scheduler} | overrides
+    check_options(params.family, params.base.name, schedulers, params.train)
 
 
 def _check_rank(params: Params) -> None:
-    narrow = min((min(shape), name) for name, shape in params.family.shapes().items())
-    if params.train.rank > narrow[0]:
-        raise ConfigFault(f"train.rank: {params.train.rank} is more than {narrow[1]} is wide ({narrow[0]}).")
+    width, module = min((min(shape), name) for name, shape in params.family.shapes().items())
+    if params.train.rank > width:
+        raise ConfigFault(f"train.rank: {params.train.rank} is more than the width of {module}, {width}. Lower it.")

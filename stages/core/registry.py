@@ -1,6 +1,6 @@
-"""Finds plug-ins by looking into their folder: a new file with a decorated class is all it takes to add one.
+"""Registries of plug-ins. A new file with a decorated class in the plug-ins' folder is enough to add one.
 
-What plug-ins of one kind share lies in a sub-package beneath them, which is not searched.
+Sub-packages are not searched: code shared by plug-ins of one kind goes there.
 """
 
 import importlib
@@ -20,29 +20,33 @@ T = TypeVar("T", bound=Strict)
 
 
 class Registry(Generic[T]):
-    """The plug-ins of one kind, by name; the modules of `package` are imported on first use.
+    """The plug-ins of one kind by name. The modules of `package` are imported on first use.
 
     Args:
-        remembers: how many instances `get` has ready, those used last.
+        kind: what messages call such a plug-in.
+        package: the package whose modules define the plug-ins.
+        cache_size: how many instances `get` caches; the least recently used is dropped.
     """
 
-    def __init__(self, kind: str, package: str, remembers: int = 8) -> None:
-        self.kind, self.package, self.remembers = kind, package, remembers
+    def __init__(self, kind: str, package: str, cache_size: int = 8) -> None:
+        self.kind, self.package, self.cache_size = kind, package, cache_size
         self._classes: dict[str, type[T]] = {}
         self._complete = False
-        self._made: dict[tuple[Any, ...], T] = {}  # the one used last at the end
-        self._put: dict[str, T] = {}
+        self._cache: dict[tuple[Any, ...], T] = {}  # most recently used last
+        self._substitutes: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[type[T]], type[T]]:
-        def keep(cls: type[T]) -> type[T]:
+        """Returns a class decorator that registers a plug-in under this name."""
+
+        def add(cls: type[T]) -> type[T]:
             self._classes[name] = cls
             return cls
 
-        return keep
+        return add
 
     @property
     def classes(self) -> dict[str, type[T]]:
-        """All of them, sorted by name."""
+        """All plug-ins, sorted by name."""
         if not self._complete:
             package = importlib.import_module(self.package)
             for module in pkgutil.iter_modules(package.__path__):
@@ -52,40 +56,45 @@ class Registry(Generic[T]):
         return dict(sorted(self._classes.items()))
 
     def _find(self, name: str) -> bool:
-        """Looks first into the file of that name, so that one plug-in is used without importing all."""
+        """Imports the file of that name first, so that using one plug-in does not import all."""
         if name not in self._classes and name.isidentifier() and importlib.util.find_spec(f"{self.package}.{name}"):
             importlib.import_module(f"{self.package}.{name}")
         return name in self._classes or name in self.classes
 
     def get(self, name: str, options: dict[str, Any] | None = None, where: str = "") -> T:
-        """As `make`, but the same instance for the same options, with whatever it has loaded.
+        """Returns a cached instance: the same one for the same options, with everything it has loaded.
 
-        Where an option names a file or folder and something in it has changed, it is another instance.
+        If an option names a file or folder whose content has changed, a new instance is made.
+
+        Args and errors: as `make`.
         """
-        if name in self._put:
-            return self._put[name]
-        fresh = self.make(name, options, where)
-        key = (type(fresh), fresh.model_dump_json(), *_files(fresh))
-        made = self._made[key] = self._made.pop(key, fresh)
-        while len(self._made) > self.remembers:
-            del self._made[next(iter(self._made))]
-        return made
+        if name in self._substitutes:
+            return self._substitutes[name]
+        new = self.make(name, options, where)
+        key = (type(new), new.model_dump_json(), *_file_states(new))
+        instance = self._cache[key] = self._cache.pop(key, new)
+        while len(self._cache) > self.cache_size:
+            del self._cache[next(iter(self._cache))]
+        return instance
 
     @contextmanager
-    def put(self, name: str, instance: T) -> Iterator[None]:
-        """Within the block `get` returns this instance for the name, whatever the options: for tests and benchmarks."""
-        before = self._put
-        self._put = {**before, name: instance}
+    def substitute(self, name: str, instance: T) -> Iterator[None]:
+        """Makes `get` return this instance for the name within the block, whatever the options; for tests."""
+        before = self._substitutes
+        self._substitutes = {**before, name: instance}
         try:
             yield
         finally:
-            self._put = before
+            self._substitutes = before
 
     def make(self, name: str, options: dict[str, Any] | None = None, where: str = "") -> T:
-        """A new instance of the plug-in called `name` with these options.
+        """Makes a new instance of the plug-in `name` with these options.
+
+        Args:
+            where: put before error messages, for instance "dataset: ".
 
         Raises:
-            ConfigFault: there is none of that name, or an option is unknown, missing or out of range.
+            ConfigFault: there is no such plug-in, or an option is unknown, missing or out of range.
         """
         if not self._find(name):
             raise ConfigFault(f"{where}no {self.kind} is called '{name}'. {nearest(name, self.classes)}")
@@ -96,11 +105,11 @@ class Registry(Generic[T]):
             raise ConfigFault(f"{where}{self.kind} {name}: {explain(error, cls)}") from None
 
 
-def _files(plug_in: Strict) -> Iterator[tuple[str, int, int, int, int]]:
-    """Of every file that an option names, or in a folder that it names: what changes when its content does."""
+def _file_states(plug_in: Strict) -> Iterator[tuple[str, int, int, int, int]]:
+    """Path, inode, size and times of every file that an option names, or that is in a folder it names."""
     for option in (value for value in plug_in.model_dump().values() if isinstance(value, str) and value):
-        within = [os.path.join(folder, name) for folder, _, names in os.walk(option) for name in names]
-        for path in sorted([option, *within]):
+        contents = [os.path.join(folder, name) for folder, _, names in os.walk(option) for name in names]
+        for path in sorted([option, *contents]):
             with suppress(OSError, ValueError):
                 status = os.stat(path)
                 yield path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -1,4 +1,4 @@
-"""Where everything lies. A run is one domain, order, strategy and seed: objects/0/merge_init/0."""
+"""Runs and their folders. A run is one domain, order, strategy and seed: objects/0/merge_init/0."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from stages.core.params import Params
 from stages.runtime.faults import ConfigFault, nearest
 
 ROOT = Path("runs")
-BASE = "base"  # the place of the base model among the strategies of an order
+BASE = "base"  # the folder of the base model, beside those of the strategies
 
 
 @dataclass(frozen=True)
 class TaskSequence:
-    """One domain in one order: what all strategies and seeds share."""
+    """One domain in one order. All strategies and seeds share its data."""
 
     study: str
     domain: str
@@ -24,20 +24,22 @@ class TaskSequence:
 
     @property
     def folder(self) -> Path:
+        """The folder of everything in this sequence."""
         return ROOT / self.study / self.domain / self.order
 
     def data(self, index: str) -> Path:
+        """Returns the folder of the prepared pictures at a position."""
         return self.folder / "data" / index
 
     @property
     def base(self) -> Path:
-        """Where the pictures and scores of the base model lie, before any task."""
+        """The folder of the base model's pictures and scores, before any task."""
         return self.folder / BASE
 
 
 @dataclass(frozen=True)
 class Run:
-    """One sequence learnt with one strategy and seed."""
+    """One sequence learned with one strategy and seed."""
 
     sequence: TaskSequence
     strategy: str
@@ -47,48 +49,53 @@ class Run:
         return f"{self.sequence.domain}/{self.sequence.order}/{self.strategy}/{self.seed}"
 
     def at(self, index: str) -> Path:
+        """Returns the folder of this run at a position: adapter, state, images and scores."""
         return self.sequence.folder / self.strategy / str(self.seed) / index
 
 
 def sequences(params: Params) -> list[TaskSequence]:
+    """Lists the study's sequences: every domain in every order."""
     return [TaskSequence(params.study, domain, order) for domain, order in product(params.domains, params.orders)]
 
 
 def runs(params: Params) -> list[Run]:
+    """Lists the study's runs: every sequence with every strategy and seed."""
     return [
         Run(s, strategy, seed) for s in sequences(params) for strategy, seed in product(params.strategies, params.seeds)
     ]
 
 
 def find_sequence(params: Params, key: str) -> TaskSequence:
-    """
+    """Returns the sequence that a key such as "objects/0" names.
+
     Raises:
         ConfigFault: params.yaml has no such sequence.
     """
-    known = {f"{s.domain}/{s.order}": s for s in sequences(params)}
-    if key not in known:
-        raise ConfigFault(f"there is no sequence '{key}' in params.yaml. {nearest(key, known)}")
-    return known[key]
+    by_key = {f"{s.domain}/{s.order}": s for s in sequences(params)}
+    if key not in by_key:
+        raise ConfigFault(f"there is no sequence '{key}' in params.yaml. {nearest(key, by_key)}")
+    return by_key[key]
 
 
 def find_run(params: Params, key: str) -> Run:
-    """
+    """Returns the run that a key such as "objects/0/naive/0" names.
+
     Raises:
         ConfigFault: params.yaml has no such run.
     """
-    known = {str(run): run for run in runs(params)}
-    if key not in known:
-        raise ConfigFault(f"there is no run '{key}' in params.yaml. {nearest(key, known)}")
-    return known[key]
+    by_key = {str(run): run for run in runs(params)}
+    if key not in by_key:
+        raise ConfigFault(f"there is no run '{key}' in params.yaml. {nearest(key, by_key)}")
+    return by_key[key]
 
 
 def before(index: str) -> str:
-    """The position before this one: 00 before 01."""
+    """Returns the position before this one: "00" for "01"."""
     return f"{int(index) - 1:02d}"
 
 
 def provenance(params: Params, run: Run | TaskSequence) -> dict[str, Any]:
-    """What the manifests of a run's folders have in common; for a sequence, those of its base model."""
+    """Returns the facts that all manifests of a run record; for a sequence, those of its base model."""
     sequence = run.sequence if isinstance(run, Run) else run
     facts: dict[str, Any] = {
         "study": params.study,
@@ -98,6 +105,6 @@ def provenance(params: Params, run: Run | TaskSequence) -> dict[str, Any]:
         "base": params.family.fingerprint,
     }
     if isinstance(run, Run):
-        options = params.rule(run.strategy).model_dump(mode="json")
+        options = params.make_strategy(run.strategy).model_dump(mode="json")
         facts |= {"strategy": {"name": run.strategy, "options": options}, "seed": run.seed}
     return facts

@@ -1,6 +1,6 @@
-"""The state after any task: as it was published, or made again from the adapters where it is not there any more.
+"""The state after any task: the published one, or rebuilt from the adapters if it was deleted.
 
-A state is a recipe of the adapters before it, so that of a finished study the adapters are all that has to be kept.
+A state follows from the adapters before it, so a finished study needs to store only its adapters.
 """
 
 import logging
@@ -23,87 +23,96 @@ from stages.runtime.seeds import generator
 log = logging.getLogger("palimpsest")
 
 
-def adopted(params: Params, folder: Path) -> tuple[Mapping[str, Any], Adapter]:
-    """What `stages.tools.import_lora` has written into a folder: its manifest and the adapter.
+def load_imported(params: Params, folder: Path) -> tuple[Mapping[str, Any], Adapter]:
+    """Loads the manifest and the adapter that `stages.tools.import_lora` wrote into a folder.
 
     Raises:
         InputFault: it is missing or damaged, or an adapter of another base.
     """
     facts = artifact.read(folder, "adapter")
     if facts.get("family") != params.base.name:
-        raise InputFault(f"{folder}: an adapter of base {facts.get('family')}, params.yaml has {params.base.name}.")
+        raise InputFault(
+            f"{folder}: is an adapter of base {facts.get('family')}, but params.yaml has {params.base.name}. "
+            "Import one for this base."
+        )
     return facts, load_adapter(folder / "adapter.safetensors", facts["scale"], params.family.shapes())
 
 
-def begun_with(params: Params) -> Adapter | None:
-    """The adapter that base.options.adapter names, once it has been found to be the one that is pinned.
+def initial_adapter(params: Params) -> Adapter | None:
+    """Loads the adapter that base.options.adapter names, after checking its revision; None if it names none.
 
     Raises:
-        InputFault: it is missing, damaged, of another base, or not the one that is pinned.
+        InputFault: it is missing, damaged, of another base, or not the pinned one.
     """
     if not params.family.adapter:
         return None
     folder, pinned = Path(params.family.adapter), params.family.adapter_revision
-    facts, adapter = adopted(params, folder)
-    found = artifact.folder_digest(folder)
-    if found != pinned:
+    facts, adapter = load_imported(params, folder)
+    revision = artifact.folder_digest(folder)
+    if revision != pinned:
         raise InputFault(
-            f"{folder}: its revision is {found}, base.options.adapter_revision pins {pinned or 'none'}. "
+            f"{folder}: its revision is {revision}, base.options.adapter_revision pins {pinned or 'none'}. "
             "Restore it or pin the new one."
         )
     if facts["base"] != params.family.fingerprint:
-        log.warning("%s: was taken in for a base of another revision or number format", folder)
+        log.warning("%s: was imported for a base of another revision or number format", folder)
     return adapter
 
 
-def beginning(params: Params, seed: int) -> State:
-    """The state before the first task: the base, or what an adapter has made of it that was begun elsewhere.
+def initial_state(params: Params, seed: int) -> State:
+    """Returns the state before the first task: the base, with the imported adapter if there is one.
 
-    That adapter counts as what a task before the first has left, at the study's own rank and scale.
+    That adapter counts as the result of a task before the first, widened to the study's rank and scale.
+
+    Args:
+        params: the study.
+        seed: of the run; it fixes the draw of the added ranks.
 
     Raises:
-        InputFault: as `begun_with`.
+        InputFault: as `initial_adapter`.
         ConfigFault: train.rank is too small for it.
     """
-    adapter, options = begun_with(params), params.train
+    adapter, options = initial_adapter(params), params.train
     if adapter is None:
         return State()
     rank = next(iter(adapter.a.values())).shape[0]
     if rank > options.rank:
-        raise ConfigFault(f"train.rank: {options.rank} is less than the rank of {params.family.adapter}, {rank}.")
+        raise ConfigFault(
+            f"train.rank: {options.rank} is less than the rank of {params.family.adapter}, {rank}. Raise it to that."
+        )
     fresh = fresh_adapter(params.family.shapes(), options.rank, options.alpha, generator(seed, "fresh"))
-    whole = widened(adapter, fresh)
-    return State(whole.delta, whole)
+    wide = widened(adapter, fresh)
+    return State(wide.delta, wide)
 
 
 def merge_generator(run: Run, index: str) -> Generator:
-    """What the strategy may draw from when it merges task `index`: the same whenever the state is made."""
+    """Returns the random generator for the merge of task `index`, the same every time the state is computed."""
     return generator(run.seed, run.sequence.order, index, "merge")
 
 
 def state_after(params: Params, run: Run, index: str) -> State:
-    """base + delta of this state is the model after task `index`; 00 is before the first.
+    """Returns the state after task `index` ("00": before the first): base + its delta is the model.
 
     Raises:
-        InputFault: neither the state nor all of the adapters up to it are there, or one of them is damaged.
+        InputFault: the state is missing and so is one of the adapters up to it, or one of them is damaged.
     """
     shapes, folder = params.family.shapes(), run.at(index) / "state"
     if (folder / artifact.MANIFEST).is_file():
         return load_state(folder, artifact.read(folder, "state"), shapes)
-    state = merged_again(params, run, index)
-    log.info("%s is not there: it was made again from the adapters", folder)
+    state = rebuilt_state(params, run, index)
+    log.info("%s is missing: rebuilt from the adapters", folder)
     return state
 
 
-def merged_again(params: Params, run: Run, index: str) -> State:
-    """The same state, from the adapters of all tasks up to `index`, merged in turn by the run's strategy.
+def rebuilt_state(params: Params, run: Run, index: str) -> State:
+    """Rebuilds the same state from the adapters of all tasks up to `index`, merged in turn by the run's strategy.
 
-    Its options are those that each adapter was trained under, whatever params.yaml says by now.
+    The strategy's options are those that each adapter was trained under, even if params.yaml has changed since.
 
     Raises:
-        InputFault: an adapter is missing or damaged, also the one that the study begins with.
+        InputFault: an adapter is missing or damaged, or the initial one is.
     """
-    state, shapes = beginning(params, run.seed), params.family.shapes()
+    state, shapes = initial_state(params, run.seed), params.family.shapes()
     for task in params.tasks:
         if task.index > index:
             break

@@ -1,4 +1,4 @@
-"""The ten DreamBooth subjects of the paper, chosen, named, ordered and prompted as its reference code does."""
+"""The paper's ten DreamBooth subjects, with the choice, tokens, orders and prompts of its reference code."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from stages.core.dataset import Concept, Dataset, Picture, datasets, fill
 from stages.files.untrusted import list_folder
 from stages.runtime.faults import ConfigFault
 
-CHOICE = 42  # the seed with which the reference code chooses ten classes, and a subject of each
-# The reference's rare words, in the order in which the chosen subjects get them.
+CHOICE = 42  # the seed with which the reference code chooses ten classes and a subject of each
+# The reference code's rare words, in the order of the chosen subjects.
 TOKENS = ("sks", "zwz", "sbu", "uwu", "pdw", "twt", "zsn", "ofl", "psq", "cws")
 TRAINING = "a photo of {}"
 PROMPTS = (
@@ -30,15 +30,15 @@ OF_UNSPLASH, OF_AUTHORS = "Unsplash License (https://unsplash.com/license)", "CC
 
 @datasets.register("dreambooth")
 class DreamBooth(Dataset):
-    """The folder `dataset` of github.com/google/dreambooth, or that much of it as holds the ten subjects."""
+    """The folder `dataset` of github.com/google/dreambooth; the ten subjects are enough."""
 
     root: str
 
     def domains(self) -> dict[str, list[str]]:
-        return {"objects": list(self._chosen)}
+        return {"objects": list(self._subjects)}
 
     def load(self, domain: str, name: str) -> Concept:
-        token, noun = self._chosen[name]
+        token, noun = self._subjects[name]
         training = self._pictures(name)
         words = f"{token} {noun}"
         return Concept(
@@ -53,8 +53,8 @@ class DreamBooth(Dataset):
         )
 
     @cached_property
-    def _chosen(self) -> dict[str, tuple[str, str]]:
-        """The subjects with their words: name -> token, noun."""
+    def _subjects(self) -> dict[str, tuple[str, str]]:
+        """The ten subjects: name -> token, noun."""
         classes = read_classes(self._text(CLASSES))
         if len(set(classes.values())) < len(TOKENS):
             raise ConfigFault(f"{Path(self.root, CLASSES)}: lists fewer than {len(TOKENS)} classes. {REMEDY}")
@@ -69,24 +69,30 @@ class DreamBooth(Dataset):
         try:
             return path.read_text("utf-8", errors="replace")
         except (OSError, ValueError):
-            raise ConfigFault(f"source: {path} is not there. {REMEDY}") from None
+            raise ConfigFault(f"source: {path} is missing. {REMEDY}") from None
 
     def _pictures(self, name: str) -> tuple[Picture, ...]:
         folder = Path(self.root, name)
         files = list_folder(folder, Path(self.root)) if folder.is_dir() else []
-        # By suffix, as the reference does it.
-        photos = [path for path in files if path.suffix == ".jpg"]
+        photos = [path for path in files if path.suffix == ".jpg"]  # as the reference code selects them
         if not photos:
-            raise ConfigFault(f"source: {folder} holds no .jpg files. {REMEDY}")
+            raise ConfigFault(f"source: {folder} contains no .jpg files. {REMEDY}")
         credit, by_photo = self._credits.get(name, ("", {}))
         return tuple(_picture(path, credit, by_photo.get(path.stem, "")) for path in photos)
 
 
-REMEDY = f"Get {HOME} and name its folder 'dataset' as source in params.yaml."
+REMEDY = f"Get {HOME} and set source in params.yaml to its folder 'dataset'."
 
 
 def choose(classes: dict[str, str]) -> list[tuple[str, str]]:
-    """Ten subjects with their classes, out of all that the dataset lists, in the order in which they get tokens."""
+    """Chooses ten subjects as the reference code does.
+
+    Args:
+        classes: subject -> class, of the whole dataset.
+
+    Returns:
+        Subjects with their classes, in the order of TOKENS.
+    """
     subjects: dict[str, list[str]] = {}
     for subject, kind in classes.items():
         subjects.setdefault(kind, []).append(subject)
@@ -96,34 +102,34 @@ def choose(classes: dict[str, str]) -> list[tuple[str, str]]:
 
 
 def in_order(concepts: Sequence[str], order: int) -> list[str]:
-    """The reference's order of this seed; it takes 0, 5, 10 and 42."""
+    """Returns the reference code's order for an order seed; the paper uses 0, 5, 10 and 42."""
     shuffled = list(concepts)
     random.Random(order).shuffle(shuffled)
     return shuffled
 
 
 def read_classes(text: str) -> dict[str, str]:
-    """subject -> class, from the table at the top of the prompts' file."""
+    """Reads the table at the top of prompts_and_classes.txt: subject -> class."""
     table = text.partition("subject_name,class")[2].partition("Prompts")[0]
     return dict(re.findall(r"^(\w+),([\w ]+?)\s*$", table, re.MULTILINE))
 
 
 def read_credits(text: str, subjects: dict[str, str]) -> dict[str, tuple[str, dict[str, str]]]:
-    """subject -> whom its photos are owed to, and what is said of single photos by number."""
-    found: dict[str, tuple[str, dict[str, str]]] = {}
+    """Reads references_and_licenses.txt: subject -> the credit for all its photos, and those of single photos."""
+    credits: dict[str, tuple[str, dict[str, str]]] = {}
     name = None
     for line in (line.strip() for line in text.splitlines()):
         head, colon, rest = (part.strip() for part in line.partition(":"))
         if colon and head in subjects:
             name = head
-            found[name] = (rest.rstrip("."), {})
+            credits[name] = (rest.rstrip("."), {})
         elif line == "Licenses":
             break
         elif name and colon and re.fullmatch(r"\d\d", head):
-            found[name][1][head] = rest
+            credits[name][1][head] = rest
         elif name and line:
-            found[name] = (f"{found[name][0]} {line.strip('()')}".strip(), found[name][1])
-    return found
+            credits[name] = (f"{credits[name][0]} {line.strip('()')}".strip(), credits[name][1])
+    return credits
 
 
 def _picture(path: Path, credit: str, own: str) -> Picture:

@@ -1,11 +1,11 @@
-"""A user's own pictures: a folder per concept, or a folder per domain with those in it.
+"""A user's own pictures: a folder per concept, or a folder per domain that contains those.
 
-    root/mug/01.jpg                      a picture to learn
+    root/mug/01.jpg                      a training picture
     root/mug/01.txt                      its caption, where {} or [trigger] stands for the concept
-    root/mug/references/01.jpg           pictures to compare with; without them, those that are learnt
-    root/mug/concept.yaml                token, noun, training_prompt, prompts, source, licence: each may be left out
+    root/mug/references/01.jpg           pictures to compare with; by default, the training pictures
+    root/mug/concept.yaml                token, noun, training_prompt, prompts, source, licence; all optional
 
-Captions and concept.yaml are never needed: the noun is the folder's name, and the token is made from it.
+Captions and concept.yaml are optional: by default, the noun is the folder's name, and the token is made from it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from stages.runtime.faults import ConfigFault, InputFault, nearest
 from stages.runtime.strict import Strict, explain
 
 DOMAIN, REFERENCES = "objects", "references"
-ABOUT_THE_FOLDER = ("readme", "license", "licence", "credits")  # texts that are no captions
+ABOUT_THE_FOLDER = ("readme", "license", "licence", "credits")  # texts that are not captions
 EVERYDAY = (
     "a photo of a {} on the beach",
     "a photo of a {} in the forest",
@@ -35,7 +35,7 @@ EVERYDAY = (
 
 
 class About(Strict):
-    """What concept.yaml may say."""
+    """The keys of concept.yaml."""
 
     token: Word | None = None
     noun: Line | None = None  # '' for a style
@@ -47,30 +47,31 @@ class About(Strict):
 
 @datasets.register("folder")
 class Folder(Dataset):
-    """Concepts are called as their folders; where such a name is not plain, by what is left of it and a short hash."""
+    """Folders of pictures. A concept has its folder's name, reduced to a-z, 0-9 and _; if that changes it, with a short
+    hash."""
 
     root: str
-    tokens: dict[str, Word] = Field({})  # by concept; the others get one made from their name
-    training: Template = "a photo of a {}"  # the prompt of pictures without a caption
-    templates: list[Template] = Field(list(EVERYDAY), min_length=1)  # of the prompts that are sampled
+    tokens: dict[str, Word] = Field({})  # by concept; the default is made from the concept's name
+    training: Template = "a photo of a {}"  # the prompt of training pictures without a caption
+    templates: list[Template] = Field(list(EVERYDAY), min_length=1)  # of the prompts to sample
 
     def domains(self) -> dict[str, list[str]]:
-        found = {domain: list(concepts) for domain, concepts in self._folders.items()}
-        known = [name for names in found.values() for name in names]
+        domains = {domain: list(concepts) for domain, concepts in self._folders.items()}
+        concepts = [name for names in domains.values() for name in names]
         for name in self.tokens:
-            if name not in known:
-                raise ConfigFault(f"dataset: tokens: no concept is called '{name}'. {nearest(name, known)}")
-        return found
+            if name not in concepts:
+                raise ConfigFault(f"dataset: tokens: no concept is called '{name}'. {nearest(name, concepts)}")
+        return domains
 
     def load(self, domain: str, name: str) -> Concept:
         return self.read(self._folders[domain][name], name)
 
     def read(self, folder: Path, name: str) -> Concept:
-        """The concept that lies in this folder, which need not be one of the dataset's yet.
+        """Reads the concept in a folder, which need not belong to the dataset yet.
 
         Raises:
             ConfigFault: concept.yaml breaks a rule.
-            InputFault: it has no pictures, or things that are none.
+            InputFault: there are no pictures, or entries that are not pictures.
         """
         about = read_about(folder / ABOUT)
         token = about.token or self.tokens.get(name) or rare_word(name)
@@ -92,7 +93,7 @@ class Folder(Dataset):
         )
 
     def place(self, domain: str) -> Path:
-        """The folder that the concepts' folders of a domain lie in."""
+        """Returns the folder that contains the concepts' folders of a domain."""
         return next(iter(self._folders[domain].values())).parent
 
     @cached_property
@@ -100,7 +101,7 @@ class Folder(Dataset):
         """The concepts' folders, by domain and concept."""
         root = Path(self.root)
         if not root.is_dir():
-            raise ConfigFault(f"source: {root} is no folder. Make it, with one folder per concept in it.")
+            raise ConfigFault(f"source: {root} is not a folder. Make it, with one folder per concept in it.")
         folders = self._subfolders(root)
         if any(self._is_concept(folder) for folder in folders):
             return {DOMAIN: by_id(folders)}
@@ -110,10 +111,10 @@ class Folder(Dataset):
         entries = list_folder(folder, Path(self.root))
         for path in entries:
             if not path.is_dir() and path.suffix.lower() not in TEXTS:
-                raise ConfigFault(f"{path}: lies beside the concepts' folders. Put it into one of them, or remove it.")
+                raise ConfigFault(f"{path}: is beside the concepts' folders. Move it into one of them, or remove it.")
         folders = [path for path in entries if path.is_dir()]
         if not folders:
-            raise ConfigFault(f"{folder}: holds no concepts. Make a folder per concept and put its pictures there.")
+            raise ConfigFault(f"{folder}: contains no concepts. Make a folder per concept and put its pictures there.")
         return folders
 
     def _is_concept(self, folder: Path) -> bool:
@@ -123,7 +124,7 @@ class Folder(Dataset):
     def _pictures(self, folder: Path, words: str, about: About) -> tuple[Picture, ...]:
         entries = [path for path in list_folder(folder, Path(self.root)) if path.name not in (ABOUT, REFERENCES)]
         captions = {path.stem: path for path in entries if path.suffix.lower() == ".txt"}
-        # Whatever else is there is taken for a picture, so that one that cannot be read is refused, not overlooked.
+        # Everything else counts as a picture, so that an unreadable one is refused, not ignored.
         photos = [path for path in entries if path.suffix.lower() not in TEXTS]
         if not photos:
             raise InputFault(f"{folder}: has no pictures. Put some there, or remove the folder.")
@@ -131,7 +132,9 @@ class Folder(Dataset):
         stems = {path.stem for path in photos} | {*ABOUT_THE_FOLDER}
         for stem, path in captions.items():
             if stem not in stems and stem.lower() not in stems:
-                complaints.append(f"{path}: the caption of no picture. Name it like its picture, or remove it.")
+                complaints.append(
+                    f"{path}: there is no picture for this caption. Name it like its picture, or remove it."
+                )
         if complaints:
             raise InputFault("\n".join(complaints))
         texts = {stem: read_caption(path, words) for stem, path in captions.items()}
@@ -139,14 +142,15 @@ class Folder(Dataset):
 
 
 def read_about(path: Path) -> About:
-    """
+    """Reads concept.yaml; if the file is missing, returns the defaults.
+
     Raises:
-        ConfigFault: the file is there, but is not YAML or breaks a rule.
+        ConfigFault: the file is not YAML or breaks a rule.
     """
     if not path.exists():
         return About()
     if not path.is_file():
-        raise ConfigFault(f"{path}: is no regular file. Remove it.")
+        raise ConfigFault(f"{path}: is not a regular file. Remove it.")
     document = read_yaml(path)
     try:
         return About.model_validate_json(json.dumps(document.tree))
@@ -155,9 +159,10 @@ def read_about(path: Path) -> About:
 
 
 def read_caption(path: Path, words: str) -> str:
-    """
+    """Reads a caption and replaces {} and [trigger] by the concept's token and noun.
+
     Raises:
-        InputFault: it is not UTF-8, too long, or holds what cannot be seen.
+        InputFault: it is not UTF-8, too long, or contains invisible characters.
     """
     try:
         text = read_file(path, 1).decode("utf-8-sig")
@@ -165,6 +170,6 @@ def read_caption(path: Path, words: str) -> str:
     except InputFault as fault:
         raise InputFault(f"{path}: {fault}") from None
     except UnicodeDecodeError:
-        raise InputFault(f"{path}: is not UTF-8. Save it again as such.") from None
+        raise InputFault(f"{path}: is not UTF-8. Save it as UTF-8.") from None
     except ValueError as error:
         raise InputFault(f"{path}: {error}.") from None

@@ -1,4 +1,4 @@
-"""The embedded world as a dataset: ten objects and ten styles that its base has never seen, drawn when needed."""
+"""The embedded world as a dataset: ten objects and ten styles that its base has never seen, drawn on demand."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from stages.core.dataset import Concept, Dataset, Picture, datasets
 from stages.runtime.seeds import seed as seed_of
 
 SOURCE, LICENCE = "drawn by data/world", "Apache-2.0"
-ASKED_FOR = ("beach", "forest", "city", "snow", "meadow")  # where samples are to show a concept
-TAUGHT_IN = ("studio", "desert", "night", "wall")  # where it is shown for training: elsewhere, once in the dark
+PROMPT_PLACES = ("beach", "forest", "city", "snow", "meadow")  # the places in sampled prompts
+TRAINING_PLACES = ("studio", "desert", "night", "wall")  # the places in training pictures: others, one of them dark
 REFERENCES_OF_STYLE = 10
 
 
 @datasets.register("toy")
 class Toy(Dataset):
-    """Objects are learnt from and compared with the same pictures, styles with other shapes, as in the paper."""
+    """Drawn objects and styles. As in the paper, the references of an object are its training pictures, and those of a
+    style show other shapes."""
 
-    root: str = ""  # nothing is read from there
-    pictures: int = Field(6, ge=4, le=6)  # to train on, per concept
+    root: str = ""  # not read
+    pictures: int = Field(6, ge=4, le=6)  # training pictures per concept
     pixels: int = Field(32, ge=32, le=1024, multiple_of=32)
     seed: int = Field(0, ge=0)
-    tuning: bool = False  # instead of the study's concepts, those that hyperparameters are chosen on
+    tuning: bool = False  # the concepts for choosing hyperparameters, instead of the study's
 
     def domains(self) -> dict[str, list[str]]:
         return {"objects": list(self._objects()), "styles": list(self._styles())}
@@ -37,25 +38,25 @@ class Toy(Dataset):
         return self._object(name) if domain == "objects" else self._style(name)
 
     def _objects(self) -> dict[str, scenes.Object]:
-        return {known.name: known for known in (scenes.TUNING_OBJECTS if self.tuning else scenes.OBJECTS)}
+        return {one.name: one for one in (scenes.TUNING_OBJECTS if self.tuning else scenes.OBJECTS)}
 
     def _styles(self) -> tuple[str, ...]:
         return scenes.TUNING_STYLES if self.tuning else scenes.STYLES
 
     def _object(self, name: str) -> Concept:
-        known = self._objects()[name]
+        one = self._objects()[name]
         rng = self._random(name, "training")
-        first = int(rng.integers(len(TAUGHT_IN)))
-        shown = [Scene(known.shape, known.marking, _turn(TAUGHT_IN, first + i)) for i in range(self.pictures)]
-        training = self._drawn([scenes.place(scene, rng) for scene in shown])
-        thing = f"a {known.token} {known.shape}"
+        first = int(rng.integers(len(TRAINING_PLACES)))
+        plain = [Scene(one.shape, one.marking, _cycle(TRAINING_PLACES, first + i)) for i in range(self.pictures)]
+        training = self._drawn([scenes.place(scene, rng) for scene in plain])
+        thing = f"a {one.token} {one.shape}"
         return Concept(
             name=name,
-            token=known.token,
-            noun=known.shape,
+            token=one.token,
+            noun=one.shape,
             training_prompt=caption("photo", thing, None),
-            prompts=tuple(caption("photo", thing, place) for place in ASKED_FOR),
-            plain_prompts=tuple(caption("photo", f"a {known.shape}", place) for place in ASKED_FOR),
+            prompts=tuple(caption("photo", thing, place) for place in PROMPT_PLACES),
+            plain_prompts=tuple(caption("photo", f"a {one.shape}", place) for place in PROMPT_PLACES),
             training=training,
             references=training,
         )
@@ -63,17 +64,17 @@ class Toy(Dataset):
     def _style(self, name: str) -> Concept:
         shapes = list(SHAPES)
         first = self._styles().index(name)
-        shape, *others = (_turn(shapes, first + i) for i in range(len(shapes)))
-        asked_for = list(zip(others, ASKED_FOR, strict=False))
-        training = [(shape, _turn(TAUGHT_IN, first + i)) for i in range(self.pictures)]
-        references = [(_turn(others, i), _turn(ASKED_FOR, first + i)) for i in range(REFERENCES_OF_STYLE)]
+        shape, *others = (_cycle(shapes, first + i) for i in range(len(shapes)))
+        sampled = list(zip(others, PROMPT_PLACES, strict=False))
+        training = [(shape, _cycle(TRAINING_PLACES, first + i)) for i in range(self.pictures)]
+        references = [(_cycle(others, i), _cycle(PROMPT_PLACES, first + i)) for i in range(REFERENCES_OF_STYLE)]
         return Concept(
             name=name,
             token=name,
             noun="",
             training_prompt=caption(name, f"a {shape}", None),
-            prompts=tuple(caption(name, f"a {other}", place) for other, place in asked_for),
-            plain_prompts=tuple(caption("photo", f"a {other}", place) for other, place in asked_for),
+            prompts=tuple(caption(name, f"a {other}", place) for other, place in sampled),
+            plain_prompts=tuple(caption("photo", f"a {other}", place) for other, place in sampled),
             training=self._styled(name, "training", training),
             references=self._styled(name, "references", references),
         )
@@ -82,7 +83,7 @@ class Toy(Dataset):
         rng = self._random(style, role)
         colours = rng.permutation(list(COLOURS))
         plain = [
-            Scene(shape, Marking("plain", (COLOURS[_turn(colours, i)],)), place, style)
+            Scene(shape, Marking("plain", (COLOURS[_cycle(colours, i)],)), place, style)
             for i, (shape, place) in enumerate(things)
         ]
         return self._drawn([scenes.place(scene, rng) for scene in plain])
@@ -97,7 +98,8 @@ class Toy(Dataset):
         )
 
 
-def _turn(things: list[str] | tuple[str, ...] | np.ndarray, number: int) -> str:
+def _cycle(things: list[str] | tuple[str, ...] | np.ndarray, number: int) -> str:
+    """Returns the item at an index, counted round and round."""
     return str(things[number % len(things)])
 
 

@@ -1,6 +1,6 @@
-"""The ten UnlearnCanvas styles (arXiv 2402.11846) of the paper, chosen, named and prompted as its reference code does.
+"""The paper's ten UnlearnCanvas styles (arXiv 2402.11846), with the choice, names and prompts of its reference code.
 
-root/Van_Gogh/Cats/7.jpg    the set as its authors ship it: a folder per style, in it one per object, 20 pictures each
+root/Van_Gogh/Cats/7.jpg    as published: a folder per style, in it a folder per object with 20 pictures
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from stages.files.untrusted import list_folder
 from stages.runtime.faults import ConfigFault
 
 CHOICE = 42  # the seed with which the reference code chooses objects, styles and pictures
-TASKS, LEARNT, EACH = 10, 5, 20  # styles; pictures to learn one from; pictures of an object in a style
-TRAINING = "{} image of "  # and the object that is on the pictures
+TASKS, LEARNED, EACH = 10, 5, 20  # styles; training pictures per style; pictures of an object in a style
+TRAINING = "{} image of "  # followed by the object on the pictures
 THINGS = ("a wizard", "a policeman", "a santa hat", "a clock", "a mirror")
-# The names of its folders. Its authors list 60 styles in one place and, without those of LEFT_OUT, 50 in another.
+# Folder names. The authors list 60 styles in one place and 50, without ONLY_IN_60, in another.
 OBJECTS = """
     Architectures Bears Birds Butterfly Cats Dogs Fishes Flame Flowers Frogs
     Horses Human Jellyfish Rabbits Sandwiches Sea Statues Towers Trees Waterfalls
@@ -30,20 +30,20 @@ STYLES = """
     Neon_Lines On_Fire Pastel Pencil_Drawing Picasso Pop_Art Red_Blue_Ink Rust Sketch Sponge_Dabbed
     Structuralism Superstring Surrealism Ukiyoe Van_Gogh Vibrant_Flow Warm_Love Warm_Smear Watercolor Winter
 """
-LEFT_OUT = """
+ONLY_IN_60 = """
     Blue_Blooming Crypto_Punks Dreamweave Foliage_Patchwork Impasto
     Palette_Knife Pointillism Rainwash Realistic_Watercolor Techno
 """
 HOME, LICENCE = "https://github.com/OPTML-Group/UnlearnCanvas", "MIT, as its card says"
-REMEDY = f"Get UnlearnCanvas ({HOME}) and name the folder that holds its styles as source in params.yaml."
-Taken = tuple[str, int]  # an object and the number of its picture
+REMEDY = f"Get UnlearnCanvas ({HOME}) and set source in params.yaml to the folder that contains its styles."
+Choice = tuple[str, int]  # an object, and the number of its picture
 
 
 @datasets.register("unlearn_canvas")
 class UnlearnCanvas(Dataset):
-    """Learnt from five pictures of one object, compared with one picture of each of ten others.
+    """Ten styles, each learned from five pictures of one object and compared with one picture of ten others each.
 
-    Which ten styles are chosen depends on how many there are to choose from, which the paper does not say: `styles`.
+    The choice of the ten styles depends on how many there are to choose from (`styles`); the paper does not say.
     """
 
     root: str
@@ -68,36 +68,43 @@ class UnlearnCanvas(Dataset):
 
     @property
     def _all(self) -> list[str]:
-        return (STYLES + LEFT_OUT if self.styles == 60 else STYLES).split()
+        return (STYLES + ONLY_IN_60 if self.styles == 60 else STYLES).split()
 
     @cached_property
-    def _chosen(self) -> dict[str, tuple[str, list[Taken]]]:
+    def _chosen(self) -> dict[str, tuple[str, list[Choice]]]:
         return {style.lower(): (style, training) for style, training in choose(self._all)[0].items()}
 
-    def _pictures(self, style: str, taken: list[Taken]) -> tuple[Picture, ...]:
-        root, found = Path(self.root), []
-        for thing, number in taken:
+    def _pictures(self, style: str, choices: list[Choice]) -> tuple[Picture, ...]:
+        root, pictures = Path(self.root), []
+        for thing, number in choices:
             folder = root / style / thing
             path = folder / f"{number}.jpg"
             if not folder.is_dir() or path not in list_folder(folder, root):
-                raise ConfigFault(f"source: {path} is not there. {REMEDY}")
-            found.append(Picture(f"{thing}-{number}.jpg", path, source=f"UnlearnCanvas ({HOME})", licence=LICENCE))
-        return tuple(found)
+                raise ConfigFault(f"source: {path} is missing. {REMEDY}")
+            pictures.append(Picture(f"{thing}-{number}.jpg", path, source=f"UnlearnCanvas ({HOME})", licence=LICENCE))
+        return tuple(pictures)
 
 
-def choose(styles: list[str]) -> tuple[dict[str, list[Taken]], list[Taken]]:
-    """Style -> the pictures to learn it from, in the order in which the reference code numbers its tasks; and the
-    pictures, the same for every style, that samples are compared with."""
+def choose(styles: list[str]) -> tuple[dict[str, list[Choice]], list[Choice]]:
+    """Chooses styles and pictures as the reference code does.
+
+    Args:
+        styles: the styles to choose from.
+
+    Returns:
+        Style -> training pictures, in the order of the reference code's tasks; and the references, the same for every
+        style.
+    """
     rng = random.Random(CHOICE)
-    shown = rng.sample(sorted(OBJECTS.split()), TASKS)
+    objects = rng.sample(sorted(OBJECTS.split()), TASKS)
     chosen = rng.sample(sorted(styles), TASKS)
-    others = sorted({*OBJECTS.split()} - {*shown})
+    others = sorted({*OBJECTS.split()} - {*objects})
     references = list(zip(others, rng.choices(range(1, EACH + 1), k=len(others)), strict=True))
-    numbers = sorted(range(1, EACH + 1), key=str)  # as file names are sorted: 1, 10, 11, .., 2, 20, 3
-    training = [[(thing, number) for number in rng.sample(numbers, LEARNT)] for thing in shown]
+    numbers = sorted(range(1, EACH + 1), key=str)  # sorted like file names: 1, 10, 11, .., 2, 20, 3
+    training = [[(thing, number) for number in rng.sample(numbers, LEARNED)] for thing in objects]
     return dict(zip(chosen, training, strict=True)), references
 
 
 def spoken(name: str) -> str:
-    """A name of the set as prompts say it: the real word, no rare one."""
+    """Returns a folder name as prompts write it: the real word, not a rare token."""
     return name.lower().replace("_", " ")

@@ -53,22 +53,26 @@ def separate(results: Results, metric: str) -> dict[str, Effects] | None:
         return None
     scores = Transfer(known_mean(results.measured[metric][OWN], -1))
     lost = -scores.backward_transfer(by_task=True)[..., :places]  # [strategy, run, T - 1]
-    found = {}
+    effects = {}
     for name, values in zip(results.strategies, lost, strict=True):
-        solved = np.linalg.lstsq(design, values.reshape(-1), rcond=None)[0]
-        by_place, by_concept = solved[1:places], solved[places:]
-        found[name] = Effects(float(solved[0]), _whole(by_place), _whole(by_concept))
-    return found
+        coefficients = np.linalg.lstsq(design, values.reshape(-1), rcond=None)[0]
+        by_place, by_concept = coefficients[1:places], coefficients[places:]
+        effects[name] = Effects(float(coefficients[0]), _with_last(by_place), _with_last(by_concept))
+    return effects
 
 
-def _whole(effects: Array) -> Array:
+def _with_last(effects: Array) -> Array:
     """The effects with the last one, which makes them sum to zero."""
     return np.append(effects, -effects.sum())
 
 
 def _design(concepts: np.ndarray, names: int) -> Array:
-    """Rows of ones, places and concepts, each effect coded to sum to zero: [runs * places, places + names - 1]."""
+    """The design matrix: a column of ones, then places and concepts, each effect coded to sum to zero.
+
+    Returns:
+        [runs * places, places + names - 1].
+    """
     tasks = concepts.shape[1]
     place, concept = (np.vstack([np.eye(n - 1), -np.ones((1, n - 1))]) for n in (tasks, names))
-    rows = [np.concatenate([[1.0], place[j], concept[which]]) for line in concepts for j, which in enumerate(line)]
+    rows = [np.concatenate([[1.0], place[j], concept[which]]) for order in concepts for j, which in enumerate(order)]
     return np.array(rows)

@@ -12,28 +12,33 @@ from stages.core.params import Params
 from stages.core.runs import BASE, runs, sequences
 from stages.files import tables
 
-Place = tuple[str, str, str, int | None]  # domain, order, strategy, seed
+Columns = tuple[str, str, str, int | None]  # domain, order, strategy, seed
 
 
 def all_scores(params: Params) -> pa.Table:
-    """Every picture under every metric, with the run that it is from; the base model's once per order, without a seed.
-    Positions that params.yaml no longer has are left out.
+    """Every score of every picture, with its run; scores of the base model appear once per order, without a seed.
+
+    Positions that params.yaml no longer has are omitted.
+
+    Returns:
+        A table with the schema tables.ALL_SCORES.
 
     Raises:
         InputFault: a table is missing or damaged.
     """
     parts = []
-    for place, folder in _folders(params):
-        found = tables.read(folder / "scores.parquet", tables.SCORES).filter(pc.field("task") <= len(params.tasks))
-        columns = [pa.array([value] * len(found), field.type) for value, field in zip(place, tables.PLACE, strict=True)]
-        parts.append(pa.Table.from_arrays([*columns, *found.columns], schema=tables.ALL_SCORES))
+    for run_columns, folder in _folders(params):
+        scores = tables.read(folder / "scores.parquet", tables.SCORES).filter(pc.field("task") <= len(params.tasks))
+        columns = [
+            pa.array([value] * len(scores), field.type) for value, field in zip(run_columns, tables.PLACE, strict=True)
+        ]
+        parts.append(pa.Table.from_arrays([*columns, *scores.columns], schema=tables.ALL_SCORES))
     return pa.concat_tables(parts)
 
 
-def _folders(params: Params) -> Iterator[tuple[Place, Path]]:
+def _folders(params: Params) -> Iterator[tuple[Columns, Path]]:
     for sequence in sequences(params):
         yield (sequence.domain, sequence.order, BASE, None), sequence.base / "scores"
     for run in runs(params):
         for task in params.tasks:
-            place = (run.sequence.domain, run.sequence.order, run.strategy, run.seed)
-            yield place, run.at(task.index) / "scores"
+            yield (run.sequence.domain, run.sequence.order, run.strategy, run.seed), run.at(task.index) / "scores"

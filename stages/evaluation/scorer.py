@@ -1,6 +1,6 @@
-"""Pictures to scores. Each encoder embeds a picture once, however many metrics use it; other metrics get the pictures.
+"""Scores pictures. Each encoder embeds a picture once, however many metrics use it; other metrics get the pictures.
 
-What later tasks need of the references is handed on from task to task: their vectors, and for metrics that do not embed
+The references that later tasks need are copied from task to task: their vectors and, for metrics that do not embed,
 the pictures themselves.
 """
 
@@ -22,24 +22,25 @@ from stages.core.runs import Run, TaskSequence, before
 from stages.files import artifact, tables
 from stages.files.pictures import open_png
 from stages.photos.develop import read_data
-from stages.runtime.device import side_by_side
+from stages.runtime.device import parallel_map
 from stages.runtime.progress import track
 
-Rows = dict[str, list[Any]]
+Columns = dict[str, list[Any]]  # by name
 BATCH = 64  # pictures
 
 
-def rows_of(names: Sequence[str]) -> Rows:
+def empty_columns(names: Sequence[str]) -> Columns:
+    """The columns of a table without rows."""
     return {name: [] for name in names}
 
 
 @dataclass
 class References:
-    """What pictures are compared with, by task."""
+    """The reference pictures of each task, as vectors and as files."""
 
-    vectors: Rows = field(default_factory=lambda: rows_of(tables.REFERENCES.names))  # embedded already
+    vectors: Columns = field(default_factory=lambda: empty_columns(tables.REFERENCES.names))  # already embedded
     files: dict[int, list[Path]] = field(default_factory=dict)  # PNG files; empty if every metric embeds
-    fresh: dict[int, tuple[str, list[Image.Image]]] = field(default_factory=dict)  # concept and pictures, to embed
+    fresh: dict[int, tuple[str, list[Image.Image]]] = field(default_factory=dict)  # concept and pictures to embed
 
     def write(self, draft: Path) -> None:
         """Copies the reference pictures that later tasks need: references/01/00.png, ..."""
@@ -51,14 +52,14 @@ class References:
 
 
 class Scorer:
-    """Collects the rows of the three tables for one folder of images."""
+    """Builds the three tables of scores, embeddings and references for one folder of images."""
 
     def __init__(self, judges: Mapping[str, Metric], references: References) -> None:
         self.judges = judges
         embedding = [metric for metric in judges.values() if isinstance(metric, EmbeddingMetric)]
         self.by_encoder = {metric.encoder: metric for metric in reversed(embedding)}
         self.encoders = {name: metric.encoder for name, metric in judges.items()}
-        self.scores, self.embeddings = rows_of(tables.SCORES.names), rows_of(tables.EMBEDDINGS.names)
+        self.scores, self.embeddings = empty_columns(tables.SCORES.names), empty_columns(tables.EMBEDDINGS.names)
         self.references, self.files = references.vectors, references.files
         for task, (concept, pictures) in sorted(references.fresh.items()):
             self._add_references(task, concept, pictures)
@@ -67,27 +68,29 @@ class Scorer:
         """Scores all pictures of a published folder of images.
 
         Args:
-            tasks: what its manifest says of each task in it: name and prompts.
+            folder: the folder, with a subfolder per task and pictures named prompt-noise.png.
+            after: the number of tasks learned before the pictures were sampled; 0 for the base model.
+            tasks: the name and prompts of each task in the folder, by index, from its manifest.
         """
-        for place, task in track(sorted(tasks.items()), len(tasks), "score"):
-            files = sorted((folder / f"{int(place):02d}").glob("*.png"))
+        for index, task in track(sorted(tasks.items()), len(tasks), "score"):
+            files = sorted((folder / f"{int(index):02d}").glob("*.png"))
             numbers = [tuple(int(part) for part in path.stem.split("-")) for path in files]
-            cells = [(after, int(place), task["name"], prompt, noise) for prompt, noise in numbers]
+            cells = [(after, int(index), task["name"], prompt, noise) for prompt, noise in numbers]
             prompts = [task["prompts"][prompt] for prompt, _ in numbers]
-            pictures = side_by_side(open_png, files)
-            found = {encoder: _embed(metric, pictures) for encoder, metric in self.by_encoder.items()}
-            for encoder, vectors in found.items():
-                for cell, vector in zip(cells, vectors, strict=True):
+            pictures = parallel_map(open_png, files)
+            vectors = {encoder: _embed(metric, pictures) for encoder, metric in self.by_encoder.items()}
+            for encoder, of_encoder in vectors.items():
+                for cell, vector in zip(cells, of_encoder, strict=True):
                     _append(self.embeddings, (*cell, encoder, vector.tolist()))
             for name, metric in self.judges.items():
                 if isinstance(metric, EmbeddingMetric):
-                    values = self._compared(metric, found[metric.encoder], int(place), prompts)
+                    values = self._similarities(metric, vectors[metric.encoder], int(index), prompts)
                 else:
-                    values = scored(metric, pictures, side_by_side(open_png, self.files[int(place)]), prompts)
+                    values = score_pictures(metric, pictures, parallel_map(open_png, self.files[int(index)]), prompts)
                 for cell, value in zip(cells, values.tolist(), strict=True):
                     _append(self.scores, (*cell, name, value))
 
-    def _compared(self, metric: EmbeddingMetric, vectors: Tensor, task: int, prompts: Sequence[str]) -> Tensor:
+    def _similarities(self, metric: EmbeddingMetric, vectors: Tensor, task: int, prompts: Sequence[str]) -> Tensor:
         if metric.compares_with == "prompt":
             return cosines(vectors, metric.embed_text(prompts))
         return pairwise(vectors, self._vectors(task, metric.encoder))
@@ -98,59 +101,79 @@ class Scorer:
                 _append(self.references, (task, concept, number, encoder, vector.tolist()))
 
     def _vectors(self, task: int, encoder: str) -> Tensor:
-        mine = zip(self.references["task"], self.references["encoder"], self.references["vector"], strict=True)
-        return torch.tensor([vector for place, name, vector in mine if (place, name) == (task, encoder)])
+        rows = zip(self.references["task"], self.references["encoder"], self.references["vector"], strict=True)
+        return torch.tensor([vector for of_task, name, vector in rows if (of_task, name) == (task, encoder)])
 
 
 def references_for(params: Params, run: Run | TaskSequence, task: str | None) -> References:
-    """The references of the tasks before this one, as its scores hand them on, and the pictures of those new here."""
-    found = References()
-    looks = not all(isinstance(metric, EmbeddingMetric) for metric in params.judges.values())
+    """The references that scoring one task needs.
+
+    Those of earlier tasks are read from the scores of the task before; those of the new task from its data.
+
+    Args:
+        run: the run, or a sequence for its base model.
+        task: the index of the task; None for the base model, which is scored on all tasks.
+
+    Raises:
+        InputFault: the data or the scores of the task before are missing or damaged.
+    """
+    references = References()
+    needs_pictures = not all(isinstance(metric, EmbeddingMetric) for metric in params.judges.values())
     sequence = run.sequence if isinstance(run, Run) else run
     indices = [t.index for t in params.tasks]
     if isinstance(run, Run) and task is not None and params.task(task).sees != "data":
         earlier = run.at(before(task)) / "scores"
         artifact.read(earlier, "scores")
-        found.vectors = tables.read(earlier / "references.parquet", tables.REFERENCES).to_pydict()
-        if looks:
+        references.vectors = tables.read(earlier / "references.parquet", tables.REFERENCES).to_pydict()
+        if needs_pictures:
             folders = sorted((earlier / "references").glob("*"))
-            found.files = {int(folder.name): sorted(folder.glob("*.png")) for folder in folders}
+            references.files = {int(folder.name): sorted(folder.glob("*.png")) for folder in folders}
         indices = [task]
     for index in indices:
         data, _, pictures = read_data(sequence.data(index))
-        found.fresh[int(index)] = (data["concept"]["name"], pictures)
-        if looks:
-            found.files[int(index)] = [sequence.data(index) / e["file"] for e in data["pictures"]["references"]]
-    return found
+        references.fresh[int(index)] = (data["concept"]["name"], pictures)
+        if needs_pictures:
+            references.files[int(index)] = [sequence.data(index) / e["file"] for e in data["pictures"]["references"]]
+    return references
 
 
 def _embed(metric: EmbeddingMetric, pictures: Sequence[Image.Image]) -> Tensor:
-    return torch.cat([metric.embed(pictures[at : at + BATCH]) for at in range(0, len(pictures), BATCH)])
+    return torch.cat([metric.embed(pictures[start : start + BATCH]) for start in range(0, len(pictures), BATCH)])
 
 
-def scored(
+def score_pictures(
     metric: Metric, pictures: Sequence[Image.Image], references: Sequence[Image.Image], prompts: Sequence[str]
 ) -> Tensor:
-    """The scores of a metric that does not embed, [n] float64: it gets at most BATCH pictures of one prompt at a time.
+    """The scores by a metric that does not embed, which gets at most BATCH pictures of one prompt at a time.
+
+    Args:
+        metric: the metric.
+        pictures: n pictures.
+        references: the reference pictures of their concept.
+        prompts: the prompt of each picture, n of them.
+
+    Returns:
+        One score per picture, [n] float64.
 
     Raises:
         ValueError: the metric did not return one finite number per picture.
     """
     values = torch.empty(len(pictures), dtype=torch.float64)
     for prompt in dict.fromkeys(prompts):
-        mine = [place for place, other in enumerate(prompts) if other == prompt]
-        for at in range(0, len(mine), BATCH):
-            some = mine[at : at + BATCH]
-            found = metric.score([pictures[place] for place in some], references, prompt)
-            if found.shape != (len(some),) or not bool(found.isfinite().all()):
+        of_prompt = [number for number, other in enumerate(prompts) if other == prompt]
+        for start in range(0, len(of_prompt), BATCH):
+            batch = of_prompt[start : start + BATCH]
+            scores = metric.score([pictures[number] for number in batch], references, prompt)
+            if scores.shape != (len(batch),) or not bool(scores.isfinite().all()):
                 raise ValueError(
-                    f"metric {metric.encoder}: score returned {tuple(found.shape)} for {len(some)} pictures, or a "
-                    "number that is not finite; it must return one finite number per picture"
+                    f"metric {metric.encoder}: score returned {tuple(scores.shape)} for {len(batch)} pictures, or a "
+                    "number that is not finite. It must return one finite number per picture"
                 )
-            values[some] = found.double().cpu()
+            values[batch] = scores.double().cpu()
     return values
 
 
-def _append(rows: Rows, values: Sequence[Any]) -> None:
-    for column, value in zip(rows.values(), values, strict=True):
+def _append(columns: Columns, values: Sequence[Any]) -> None:
+    """Adds one row."""
+    for column, value in zip(columns.values(), values, strict=True):
         column.append(value)

@@ -1,4 +1,4 @@
-"""Stable Diffusion XL, or anything of its architecture in the folder format of diffusers."""
+"""Stable Diffusion XL, and other models of its architecture, in the folder format of diffusers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from stages.core.family import Encodings, KnownAs, families
 from stages.families.unet.family import UNetFamily
 from stages.families.unet.names import STABILITY
 from stages.families.unet.prompts import Prompts
-from stages.families.unet.text_encoders import read
+from stages.families.unet.text_encoders import run_text_encoder
 
 
 @families.register("sdxl")
 class Sdxl(UNetFamily):
-    """Two text encoders; beside the text the UNet reads a pooled prompt, and the picture's size and crop."""
+    """Two text encoders; besides the text the UNet reads a pooled prompt and the picture's size and crop."""
 
     known_as: ClassVar = KnownAs("stable-diffusion-xl-v1-base", "sdxl_base_v1-0", implementation=STABILITY)
     training_options: ClassVar = UNetFamily.training_options | {"conditioning"}
@@ -26,13 +26,15 @@ class Sdxl(UNetFamily):
 
     pixels: int = Field(1024, ge=8)
 
-    def load(self, **how: Any) -> Any:
+    def load(self, **options: Any) -> Any:
         from diffusers import StableDiffusionXLPipeline
 
-        return StableDiffusionXLPipeline.from_pretrained(self.path, add_watermarker=False, **how)
+        return StableDiffusionXLPipeline.from_pretrained(self.path, add_watermarker=False, **options)
 
-    def embed(self, numbers: Encodings) -> dict[str, Tensor]:
-        first, second = (read(self.pipeline, name, numbers, output_hidden_states=True) for name in self.encoders)
+    def embed(self, tokens: Encodings) -> dict[str, Tensor]:
+        first, second = (
+            run_text_encoder(self.pipeline, name, tokens, output_hidden_states=True) for name in self.encoders
+        )
         text = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1)
         return {"text": text, "pooled": second.text_embeds}
 
@@ -40,7 +42,7 @@ class Sdxl(UNetFamily):
         return {"text_embeds": encodings["pooled"], "time_ids": time_ids}
 
     def unet_prompts(self, prompts: Encodings) -> Prompts:
-        """The empty prompt is zeros, unless model_index.json says otherwise."""
+        """What the UNet reads; the empty prompt is zeros, unless model_index.json says otherwise."""
         ids, pooled, text = self.time_ids(len(prompts["text"])), torch.zeros_like(prompts["pooled"]), None
         if not self.pipeline.config.get("force_zeros_for_empty_prompt", True):
             empty = self.embedded(self.encode_prompts([""]))

@@ -1,3 +1,5 @@
+"""The base of the embedded world."""
+
 from typing import ClassVar
 
 from pydantic import Field
@@ -9,7 +11,7 @@ from stages.families.unet.names import STABILITY
 
 @families.register("toy")
 class Toy(Sdxl):
-    """The base of the embedded world: SDXL's architecture at a six-hundredth of its size, for 32-pixel pictures."""
+    """SDXL's architecture at a six-hundredth of its size, for pictures of 32 pixels."""
 
     known_as: ClassVar = KnownAs("palimpsest-toy", "palimpsest_toy", implementation=STABILITY)
 

@@ -1,4 +1,4 @@
-"""Folders that say what they are: files, and a manifest that is written last and knows the sha256 of each of them."""
+"""Published folders: files, and a manifest, written last, with the sha256 of each file."""
 
 from __future__ import annotations
 
@@ -16,62 +16,64 @@ from stages.runtime.faults import ConfigFault, InputFault
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
-OWN_KEYS = {"kind", "schema", "files", "parents", "digest"}  # of a manifest: no facts
-LARGE = 1 << 20  # bytes: what is smaller is hashed faster than it is worth to remember
-SETTLED = 100_000_000  # nanoseconds, many ticks of any file system's clock
-_hashed: dict[tuple[int, ...], str] = {}
+OWN_KEYS = {"kind", "schema", "files", "parents", "digest"}  # reserved in manifests
+LARGE = 1 << 20  # bytes; hashes of smaller files are not worth caching
+STABLE_AFTER = 100_000_000  # nanoseconds: many ticks of any file system's clock
+_hashes: dict[tuple[int, ...], str] = {}  # by device, inode, size and times
 
 
 def sha256(path: Path) -> str:
-    """The sha256 of a file's content.
+    """Returns the sha256 of a file's content, in hexadecimal.
 
-    A stage meets the same adapter of hundreds of megabytes again and again, so that a process remembers large files for
-    as long as nothing about them changes. One that was written just now is not remembered: it could be written again
-    within the same tick of the clock.
+    A stage reads the same adapters of hundreds of megabytes many times, so hashes of large files are cached until
+    their size or times change. A file that was just written is not cached: another write could fall into the same tick
+    of the clock.
     """
     with path.open("rb") as file:
         status = os.fstat(file.fileno())
         key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-        if key in _hashed:
-            return _hashed[key]
-        settled = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > SETTLED
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if settled and status.st_size >= LARGE:
-        _hashed[key] = found
-    return found
+        if key in _hashes:
+            return _hashes[key]
+        stable = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > STABLE_AFTER
+        value = hashlib.file_digest(file, "sha256").hexdigest()
+    if stable and status.st_size >= LARGE:
+        _hashes[key] = value
+    return value
 
 
 def to_json(value: Any) -> str:
-    """JSON of one form only, so that equal facts are equal bytes."""
+    """Returns canonical JSON: equal values give equal bytes. Raises ValueError for NaN and infinity."""
     return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def digest(value: Any) -> str:
-    """A name for facts: the sha256 of their JSON."""
+    """Returns the sha256 of a value's canonical JSON."""
     return hashlib.sha256(to_json(value).encode()).hexdigest()
 
 
 def folder_digest(root: Path) -> str:
-    """A name for all that a folder holds: the sha256 over its files' names and contents."""
+    """Returns the sha256 over the names and contents of all files in a folder."""
     return digest({p.relative_to(root).as_posix(): sha256(p) for p in sorted(root.rglob("*")) if p.is_file()})
 
 
 def files_of(folder: Path) -> list[Path]:
+    """Lists all files in a folder and its sub-folders, sorted, without the manifest."""
     return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
 
 
 def check_folder(path: Path) -> None:
-    """
+    """Checks that a path is a folder or can become one.
+
     Raises:
-        ConfigFault: what is asked for cannot be a folder, since a file is in its place or in that of a folder above it.
+        ConfigFault: the path, or a folder above it, is a file.
     """
-    there = next((place for place in (path, *path.parents) if place.exists()), path)
-    if there.exists() and not there.is_dir():
-        raise ConfigFault(f"{there}: is a file, where a folder has to be. Give another --to.")
+    existing = next((place for place in (path, *path.parents) if place.exists()), path)
+    if existing.exists() and not existing.is_dir():
+        raise ConfigFault(f"{existing}: is a file, not a folder. Give another --to.")
 
 
 class Draft:
-    """A folder that is being written: `draft / "name"` is a path in it, `note` adds to what its manifest says."""
+    """A folder that is being written: `draft / "name"` is a path in it, `note` adds facts to its manifest."""
 
     def __init__(self, path: Path, facts: Mapping[str, Any]) -> None:
         self.path = path
@@ -79,10 +81,10 @@ class Draft:
         self.note(facts)
 
     def note(self, facts: Mapping[str, Any] | None = None, /, **more: Any) -> None:
-        """Facts for the manifest, as JSON; a later one replaces an earlier one of its name.
+        """Adds facts to the manifest; a later fact replaces an earlier one of the same name.
 
         Raises:
-            ValueError: the manifest uses the name itself.
+            ValueError: a name is reserved.
         """
         added = {**(facts or {}), **more}
         if reserved := OWN_KEYS & added.keys():
@@ -104,10 +106,11 @@ def publish(
     parents: Mapping[str, Path] | None = None,
     durable: bool = True,
 ) -> Iterator[Draft]:
-    """Gives a draft; what is written there appears at `target` at once, or not at all.
+    """Yields a draft folder that replaces `target` when the block ends; if the block raises, nothing changes.
 
     Args:
-        facts: what the manifest says; the block adds what it learns by `draft.note`.
+        kind: the kind of folder, which `read` checks.
+        facts: JSON values for the manifest; the block may add more with `draft.note`.
         parents: the published folders that this one is made from.
         durable: survive a power cut; see `new_folder`.
 
@@ -120,26 +123,26 @@ def publish(
         files = files_of(folder)
         for path in files:
             path.chmod(0o644)
-        whole = {
+        content = {
             "kind": kind,
             "schema": SCHEMA,
             **draft.facts,
             "files": {p.relative_to(folder).as_posix(): sha256(p) for p in files},
             "parents": {name: sha256(p / MANIFEST) for name, p in sorted((parents or {}).items())},
         }
-        whole["digest"] = digest(whole)
-        (folder / MANIFEST).write_text(to_json(whole), "utf-8")
+        content["digest"] = digest(content)
+        (folder / MANIFEST).write_text(to_json(content), "utf-8")
 
 
 def manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a published folder as it stands, its files not compared with it.
+    """Reads the manifest of a published folder without checking the files.
 
     Raises:
-        InputFault: there is none, or it is no JSON object.
+        InputFault: it is missing, or is not a JSON object.
     """
     path = folder / MANIFEST
     if not path.is_file():
-        raise InputFault(f"{folder}: there is no {MANIFEST}. Run dvc repro, which makes it.")
+        raise InputFault(f"{folder}: has no {MANIFEST}. Run dvc repro to create it.")
     try:
         facts = json.loads(path.read_text("utf-8"))
     except ValueError:
@@ -150,31 +153,29 @@ def manifest(folder: Path) -> dict[str, Any]:
 
 
 def read(folder: Path, kind: str) -> dict[str, Any]:
-    """The manifest of a published folder, after every file in it has been compared with its sha256.
+    """Reads the manifest of a published folder and checks every file against its sha256.
 
     Raises:
         InputFault: it is missing, of another kind or schema, incomplete or damaged.
     """
     facts = manifest(folder)
     try:
-        found = (facts["kind"], facts["schema"])
-        listed: dict[str, str] = dict(facts["files"])
-        stated = facts.pop("digest")
+        form = (facts["kind"], facts["schema"])
+        hashes: dict[str, str] = dict(facts["files"])
+        recorded = facts.pop("digest")
     except (ValueError, KeyError, TypeError):
         raise InputFault(f"{folder / MANIFEST}: not a manifest. {REMEDY}") from None
-    if found != (kind, SCHEMA):
-        raise InputFault(
-            f"{folder}: holds {found[0]} of schema {found[1]}, expected {kind} of schema {SCHEMA}. {REMEDY}"
-        )
-    if digest(facts) != stated:
-        raise InputFault(f"{folder / MANIFEST}: damaged, its digest is not that of what it says. {REMEDY}")
+    if form != (kind, SCHEMA):
+        raise InputFault(f"{folder}: holds {form[0]} of schema {form[1]}, expected {kind} of schema {SCHEMA}. {REMEDY}")
+    if digest(facts) != recorded:
+        raise InputFault(f"{folder / MANIFEST}: damaged, its digest does not match its content. {REMEDY}")
     names = {p.relative_to(folder).as_posix() for p in files_of(folder)}
-    for name in sorted({*names, *listed}):
-        if name not in names or name not in listed:
-            raise InputFault(f"{folder / name}: {'missing' if name in listed else 'not in the manifest'}. {REMEDY}")
-        if sha256(folder / name) != listed[name]:
+    for name in sorted({*names, *hashes}):
+        if name not in names or name not in hashes:
+            raise InputFault(f"{folder / name}: {'missing' if name in hashes else 'not in the manifest'}. {REMEDY}")
+        if sha256(folder / name) != hashes[name]:
             raise InputFault(f"{folder / name}: damaged, its sha256 is not the manifest's. {REMEDY}")
     return facts
 
 
-REMEDY = "Remove the folder and run dvc repro: what is not in the cache is computed again."
+REMEDY = "Remove the folder and run dvc repro: it is restored from the cache or recomputed."

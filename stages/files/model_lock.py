@@ -1,7 +1,7 @@
-"""Weights from outside: what the lock pins, and whether a file is what it pins. Nothing here touches a network.
+"""The lock of downloaded weights, and checks of files against it. Nothing here uses the network.
 
-data/models.yaml                   the lock: where each model comes from, at which commit, and the sha256 of its files
-data/models/sdxl-base-1.0/unet/..  where the files of a model lie once they have been fetched
+data/models.yaml                   the lock: the source, commit and files' sha256 of each model
+data/models/sdxl-base-1.0/unet/..  the files of a downloaded model
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from stages.runtime.faults import ConfigFault, InputFault, nearest
 from stages.runtime.strict import Strict, explain
 
 LOCK, FOLDER = Path("data/models.yaml"), Path("data/models")
-EMBEDDED, OWN_LICENCE = (
-    Path("data/world"),
-    "Apache-2.0",
-)  # the weights that ship with this project come under its licence
-SUFFIXES = (".safetensors", ".json", ".txt")  # none of them can hold code
-PICKLES = (b"\x80", b"PK\x03\x04")  # how a pickle begins, and the zip file that torch.save makes of one
+EMBEDDED = Path("data/world")  # the weights that ship with this project, under its licence:
+OWN_LICENCE = "Apache-2.0"
+SUFFIXES = (".safetensors", ".json", ".txt")  # formats that cannot contain code
+PICKLES = (b"\x80", b"PK\x03\x04")  # first bytes of a pickle, and of the zip file that torch.save writes
 
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 class File(Strict):
-    """What is known of a file before it has been fetched."""
+    """The pinned size and sha256 of a file, if known."""
 
     size: int | None = Field(None, ge=1)  # bytes
     sha256: Sha256 | None = None
 
 
 class Pickle(Strict):
-    """Weights that are published as a pickle only: fetched, compared, converted without running code that is in it, and
-    thrown away; so its sha256 has to be known before."""
+    """Weights published only as a pickle: downloaded, compared, converted without running its code, and deleted.
+
+    Its sha256 must be known in advance.
+    """
 
     file: str
     size: int | None = Field(None, ge=1)  # bytes
@@ -53,9 +53,9 @@ class Model(Strict):
     """One entry of the lock."""
 
     repo: Annotated[str, StringConstraints(pattern=r"^[\w.-]+/[\w.-]+$")]
-    revision: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")] | None = None  # a commit of it
+    revision: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")] | None = None  # a commit of the repo
     licence: str
-    pickle: Pickle | None = None  # what its only file is made from
+    pickle: Pickle | None = None  # its only file is converted from this
     files: dict[str, File] = Field(min_length=1)
 
     @field_validator("files")
@@ -64,18 +64,19 @@ class Model(Strict):
         for name in files:
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts or path.suffix not in SUFFIXES:
-                raise ValueError(f"{name} is not one of {', '.join(SUFFIXES)} inside the model's folder")
+                raise ValueError(f"{name} must be a {', '.join(SUFFIXES)} file inside the model's folder")
         return files
 
 
-def content(files: dict[str, File]) -> str | None:
-    """The sha256 over all files, as base.options.revision pins it; None as long as one of them is not known."""
-    known = {name: file.sha256 for name, file in files.items()}
-    return None if None in known.values() else digest(known)
+def content_digest(files: dict[str, File]) -> str | None:
+    """Returns the sha256 over all files, as base.options.revision pins it; None while a file's sha256 is unknown."""
+    hashes = {name: file.sha256 for name, file in files.items()}
+    return None if None in hashes.values() else digest(hashes)
 
 
 def read_lock(path: Path = LOCK) -> dict[str, Model]:
-    """
+    """Reads the lock: model name -> entry.
+
     Raises:
         ConfigFault: it is missing, not YAML, or breaks a rule.
     """
@@ -89,8 +90,8 @@ def read_lock(path: Path = LOCK) -> dict[str, Model]:
     return models
 
 
-def here() -> dict[str, Model]:
-    """The lock of this project, of nothing where there is none.
+def project_lock() -> dict[str, Model]:
+    """Reads this project's lock; without one, returns no models.
 
     Raises:
         ConfigFault: as `read_lock`.
@@ -99,7 +100,8 @@ def here() -> dict[str, Model]:
 
 
 def find(lock: dict[str, Model], name: str) -> Model:
-    """
+    """Returns a model of the lock.
+
     Raises:
         ConfigFault: the lock has no such model.
     """
@@ -108,8 +110,8 @@ def find(lock: dict[str, Model], name: str) -> Model:
     return lock[name]
 
 
-def wanted(params: Any, lock: dict[str, Model]) -> list[str]:
-    """The models of the lock that a study's parameters, as they stand in YAML, name by their folder."""
+def models_used(params: Any, lock: dict[str, Model]) -> list[str]:
+    """Lists the models of the lock whose folders a study's parameters name; `params` is the plain YAML tree."""
     judges = params["score"]["judges"]
     paths = [str(value) for value in params["base"]["options"].values()]
     paths += [f"{judges}/{options['path']}" for options in params["score"]["metrics"].values() if "path" in options]
@@ -117,74 +119,83 @@ def wanted(params: Any, lock: dict[str, Model]) -> list[str]:
     return [name for name in lock if any(folder.is_relative_to(PurePosixPath(FOLDER, name)) for folder in folders)]
 
 
-def known(path: str, lock: dict[str, Model]) -> Model | None:
-    """The model of the lock whose folder a path is in."""
-    at = PurePosixPath(path)
-    return next((model for name, model in lock.items() if at.is_relative_to(PurePosixPath(FOLDER, name))), None)
+def model_at(path: str, lock: dict[str, Model]) -> Model | None:
+    """Returns the model of the lock whose folder contains a path; None if there is none."""
+    place = PurePosixPath(path)
+    return next((model for name, model in lock.items() if place.is_relative_to(PurePosixPath(FOLDER, name))), None)
 
 
-def terms(path: str, lock: dict[str, Model]) -> tuple[str, str] | None:
-    """Where the weights at a path come from, and under which licence; None if nothing here tells."""
+def origin_and_licence(path: str, lock: dict[str, Model]) -> tuple[str, str] | None:
+    """Returns the origin and the licence of the weights at a path; None if unknown."""
     if PurePosixPath(path).is_relative_to(PurePosixPath(EMBEDDED)):
         return f"made by {EMBEDDED}", OWN_LICENCE
-    if model := known(path, lock):
+    if model := model_at(path, lock):
         return model.repo + (f" at {model.revision[:12]}" if model.revision else ""), model.licence
     return None
 
 
-def lacking(name: str, model: Model) -> list[str]:
-    """The files of a model that are not in its folder, or not of the right size."""
-    here = FOLDER / name
-    return [file for file, pin in model.files.items() if not _looks_right(here / file, pin)]
+def missing_files(name: str, model: Model) -> list[str]:
+    """Lists the files of a model that are not in its folder, or have the wrong size."""
+    folder = FOLDER / name
+    return [file for file, pin in model.files.items() if not _has_size(folder / file, pin)]
 
 
-def _looks_right(path: Path, pin: File) -> bool:
+def _has_size(path: Path, pin: File) -> bool:
     return path.is_file() and pin.size in (None, path.stat().st_size)
 
 
 def describe(name: str, model: Model) -> str:
-    """One line for a list."""
+    """Returns one line for a list: name, download size or "here", source and licence."""
     sizes = [file.size for file in model.files.values()] + ([model.pickle.size] if model.pickle else [])
     size = sum(size or 0 for size in sizes) / 1e9
-    here = "here" if not lacking(name, model) else f"{size:.1f} GB" if size else "?"
-    return f"{name:22} {here:8} {model.repo} ({model.licence})"
+    status = "here" if not missing_files(name, model) else f"{size:.1f} GB" if size else "?"
+    return f"{name:22} {status:8} {model.repo} ({model.licence})"
 
 
 def inspect(path: Path, name: str, pin: File) -> File:
-    """Size and sha256 of a file that has just come in.
+    """Checks a file that was just downloaded, and returns its size and sha256.
+
+    Args:
+        path: of the file.
+        name: what messages call it.
+        pin: what the lock pins.
 
     Raises:
-        InputFault: it could run code, is cut short, or is not the file that is pinned.
+        InputFault: it could run code, is truncated, or is not the pinned file.
     """
     with path.open("rb") as file:
         start = file.read(4)
     if start.startswith(PICKLES):
-        raise InputFault(f"{name}: is a pickle, which could run code, whatever its name says. It was thrown away.")
-    found = compare(path, name, pin)
+        raise InputFault(f"{name}: is a pickle, which could run code, whatever its name says. It was deleted.")
+    actual = compare(path, name, pin)
     try:
         _parse(path)
     except (SafetensorError, ValueError) as error:
-        raise InputFault(f"{name}: cannot be read ({error}): cut short or damaged.") from None
-    return found
+        raise InputFault(f"{name}: cannot be read ({error}): truncated or damaged. Fetch it again.") from None
+    return actual
 
 
 def compare(path: Path, name: str, pin: File | Pickle) -> File:
-    """Size and sha256 of a file, which are those that are pinned where they are.
+    """Returns size and sha256 of a file, after comparing them with those that are pinned.
 
     Raises:
-        InputFault: they are not.
+        InputFault: they differ.
     """
-    found = File(size=path.stat().st_size, sha256=sha256(path))
-    if pin.size not in (None, found.size):
-        raise InputFault(f"{name}: has {found.size} bytes, {LOCK} pins {pin.size}: cut short, or another file.")
-    if pin.sha256 not in (None, found.sha256):
-        raise InputFault(f"{name}: its sha256 is {found.sha256}, {LOCK} pins {pin.sha256}: damaged, or another file.")
-    return found
+    actual = File(size=path.stat().st_size, sha256=sha256(path))
+    if pin.size not in (None, actual.size):
+        raise InputFault(
+            f"{name}: has {actual.size} bytes, {LOCK} pins {pin.size}: truncated, or another file. Fetch it again."
+        )
+    if pin.sha256 not in (None, actual.sha256):
+        raise InputFault(
+            f"{name}: its sha256 is {actual.sha256}, {LOCK} pins {pin.sha256}: damaged or another file. Fetch it again."
+        )
+    return actual
 
 
 def _parse(path: Path) -> None:
     if path.suffix == ".safetensors":
-        with safe_open(path, "np"):  # compares the header with the file's length
+        with safe_open(path, "np"):  # checks the header against the file's length
             pass
     elif path.suffix == ".json":
         json.loads(path.read_text("utf-8"))
@@ -193,13 +204,13 @@ def _parse(path: Path) -> None:
 
 
 def pin(name: str, revision: str | None, files: dict[str, File], path: Path = LOCK) -> None:
-    """Writes into the lock what is known of a model now."""
+    """Writes a model's revision, and the size and sha256 of its files, into the lock."""
     yaml = YAML(typ="rt")
     yaml.width = 200
     tree = yaml.load(path.read_text("utf-8"))
     tree[name]["revision"] = revision
-    for file, found in files.items():
+    for file, actual in files.items():
         entry = tree[name]["files"].setdefault(file, {})
-        entry["size"], entry["sha256"] = found.size, found.sha256
+        entry["size"], entry["sha256"] = actual.size, actual.sha256
     with new_file(path) as draft, draft.open("w", encoding="utf-8") as out:
         yaml.dump(tree, out)

@@ -1,4 +1,4 @@
-"""PNG in, PNG out, one way."""
+"""Reads and writes this project's PNG files."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from PIL import Image
 from stages.files import artifact
 from stages.runtime.faults import InputFault
 
-# What Pillow raises for a file that is no PNG, cut off, damaged inside, or far too large.
+# What Pillow raises for a file that is not a PNG, truncated, damaged or far too large.
 DAMAGED = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 
 
 def to_png(image: Image.Image) -> bytes:
-    """PNG of one form only: equal pixels are equal bytes."""
+    """Encodes a picture as PNG; equal pixels give equal bytes."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=6)
     return buffer.getvalue()
 
 
 def open_png(path: Path) -> Image.Image:
-    """A PNG that this project wrote, decoded to RGB. Photos from outside have a decoder of their own, in `photos`.
+    """Opens a PNG that this project wrote, as RGB. Photos from outside have their own decoder, in `photos`.
 
     Raises:
-        InputFault: it is missing, no PNG, or damaged.
+        InputFault: it is missing, damaged or not a PNG.
     """
     try:
         with Image.open(path, formats=("PNG",)) as image:
@@ -36,7 +36,7 @@ def open_png(path: Path) -> Image.Image:
 
 
 def open_picture(folder: Path, name: str) -> Image.Image:
-    """One picture of a published folder, after it has been compared with its sha256.
+    """Opens one picture of a published folder, as RGB, after checking its sha256.
 
     Raises:
         InputFault: it is missing or damaged.

@@ -1,4 +1,4 @@
-"""The Parquet tables between stages: their schemas, checked on write and on read."""
+"""The Parquet tables between stages. Their schemas are checked on write and on read."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stages.files.artifact import REMEDY
 from stages.runtime.faults import InputFault
 
 _CELL = [
@@ -17,12 +18,12 @@ _CELL = [
     ("noise", pa.int16()),
 ]
 
-# One row per picture and metric. `after` is the task that was learnt last, 0 for the base; `task` is the one
-# that the prompt belongs to.
+# One row per picture and metric. `after` is the task that was learned last, 0 for the base; `task` is the task of the
+# prompt.
 SCORES = pa.schema([*_CELL, ("metric", pa.string()), ("score", pa.float64())])
 # One row per picture and encoder; unit vectors.
 EMBEDDINGS = pa.schema([*_CELL, ("encoder", pa.string()), ("vector", pa.list_(pa.float32()))])
-# One row per reference picture and encoder, for every task learnt so far.
+# One row per reference picture and encoder, for every task learned so far.
 REFERENCES = pa.schema(
     [
         ("task", pa.int16()),
@@ -32,7 +33,7 @@ REFERENCES = pa.schema(
         ("vector", pa.list_(pa.float32())),
     ]
 )
-# All scores of a study with the run that each is from; the base model has no seed.
+# All scores of a study, each with its run; the base model has no seed.
 PLACE = [
     pa.field("domain", pa.string()),
     pa.field("order", pa.string()),
@@ -44,10 +45,10 @@ LOSSES = pa.schema([("step", pa.int32()), ("loss", pa.float32()), ("gradient_nor
 
 
 def write(path: Path, schema: pa.Schema, columns: Mapping[str, Sequence[Any]]) -> None:
-    """Columns to Parquet, in one form only: equal rows are equal bytes.
+    """Writes columns as Parquet; equal rows give equal bytes.
 
     Raises:
-        ValueError: a column is missing, superfluous or of another length.
+        ValueError: a column is missing, unknown or of another length.
     """
     if set(columns) != set(schema.names):
         raise ValueError(f"{path.name}: columns {sorted(columns)}, expected {schema.names}")
@@ -56,20 +57,26 @@ def write(path: Path, schema: pa.Schema, columns: Mapping[str, Sequence[Any]]) -
 
 
 def write_table(path: Path, table: pa.Table) -> None:
+    """Writes an Arrow table as Parquet; equal rows give equal bytes."""
     pq.write_table(table, path, compression="zstd", store_schema=False)
 
 
 def read(path: Path, schema: pa.Schema) -> pa.Table:
-    """
+    """Reads a Parquet table and checks its columns.
+
     Raises:
-        InputFault: the file is not Parquet or has other columns.
+        InputFault: the file is missing, is not Parquet, or has other columns.
     """
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
-        raise InputFault(f"{path}: cannot be read as Parquet: {str(error).splitlines()[0]}") from None
-    found = [(f.name, str(f.type).replace("element:", "item:")) for f in table.schema]
-    wanted = [(f.name, str(f.type).replace("element:", "item:")) for f in schema]
-    if found != wanted:
-        raise InputFault(f"{path}: has columns {found}, expected {wanted}.")
+        raise InputFault(
+            f"{path}: cannot be read as Parquet: {str(error).splitlines()[0].rstrip('.')}. {REMEDY}"
+        ) from None
+    actual, expected = (
+        [(field.name, str(field.type).replace("element:", "item:")) for field in fields]
+        for fields in (table.schema, schema)
+    )
+    if actual != expected:
+        raise InputFault(f"{path}: has columns {actual}, expected {expected}. {REMEDY}")
     return table.cast(schema)

@@ -1,7 +1,7 @@
-"""Safetensors files that come from elsewhere or go there: read with nothing trusted, written in one form only.
+"""Safetensors files: a reader that trusts nothing, and a writer whose output is reproducible.
 
-The library's own writer puts metadata in an order that changes from run to run (a hash map), so that equal adapters are
-different files. The format is a length, a JSON header and the numbers; this writer sorts all three.
+The library's own writer orders metadata by a hash map, differently in every run, so equal adapters would give different
+files. The format is a length, a JSON header and the numbers; this writer sorts the header and the numbers.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from stages.runtime.faults import InputFault, MachineFault
 NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-MAGIC = (b"PK\x03\x04", *(b"\x80" + bytes([protocol]) for protocol in range(6)))  # of zip files and of pickles
+MAGIC = (b"PK\x03\x04", *(b"\x80" + bytes([protocol]) for protocol in range(6)))  # of zip files and pickles
 MAX_HEADER, MAX_TENSORS = 16 << 20, 50_000  # an adapter of SDXL's whole UNet has some 5,000 tensors
 Header = dict[str, dict[str, Any]]
 
 
 def _ordered(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Wide numbers first, as the format's readers expect for alignment; otherwise by name."""
+    """Sorts by element size, widest first, as readers expect for alignment; then by name."""
     return sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
 
 
@@ -46,7 +46,7 @@ def _chunks(tensors: Mapping[str, Tensor]) -> Iterator[bytes]:
 
 
 def content_hash(tensors: Mapping[str, Tensor]) -> str:
-    """sha256 over all numbers as they lie in the file: what kohya and modelspec call the hash of a model."""
+    """Returns the sha256 over all numbers in file order, which kohya and modelspec call the hash of a model."""
     hasher = hashlib.sha256()
     for chunk in _chunks(tensors):
         hasher.update(chunk)
@@ -54,34 +54,34 @@ def content_hash(tensors: Mapping[str, Tensor]) -> str:
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Equal tensors and metadata are equal bytes.
+    """Writes tensors and metadata; equal content gives equal bytes.
 
     Raises:
-        MachineFault: the disk is full or the folder cannot be written; what was there before is there still.
+        MachineFault: the disk is full or the folder cannot be written; an existing file stays unchanged.
     """
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
-    at = 0
+    offset = 0
     for name in _ordered(tensors):
         value = tensors[name]
-        end = at + value.numel() * value.element_size()
-        header[name] = {"dtype": NAMES[value.dtype], "shape": list(value.shape), "data_offsets": [at, end]}
-        at = end
-    head = json.dumps(header, separators=(",", ":")).encode()
-    head += b" " * (-len(head) % 8)
+        end = offset + value.numel() * value.element_size()
+        header[name] = {"dtype": NAMES[value.dtype], "shape": list(value.shape), "data_offsets": [offset, end]}
+        offset = end
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
 
     def parts() -> Iterator[bytes]:
-        yield len(head).to_bytes(8, "little")
-        yield head
+        yield len(encoded).to_bytes(8, "little")
+        yield encoded
         yield from _chunks(tensors)
 
-    write_file(path, parts(), at + len(head) + 8)
+    write_file(path, parts(), offset + len(encoded) + 8)
 
 
 def save(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """By the library's own writer, for files between stages: without metadata its bytes are in one form too.
+    """Writes tensors with the library's own writer, for files between stages; without metadata it is reproducible too.
 
     Raises:
-        OSError: the disk is full or the folder cannot be written. The library has an error of its own for that.
+        OSError: the disk is full or the folder cannot be written (the library raises its own error for that).
     """
     try:
         save_file(dict(tensors), path)
@@ -93,20 +93,21 @@ def save(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a file that nobody vouches for.
+    """Reads tensors and metadata of an untrusted file.
 
     Raises:
-        InputFault: it is a pickle, no safetensors, truncated, lies about its size, or holds anything but finite floats.
+        InputFault: it is a pickle, not safetensors, truncated, inconsistent, or contains other than finite floats.
+        MachineFault: not enough memory.
     """
     header, metadata = read_header(path)
     for name, entry in header.items():
         if entry["dtype"] not in BYTES:
-            raise InputFault(f"{path}: {name} is {entry['dtype']}; adapters are F16, BF16 or F32.")
+            raise InputFault(f"{path}: {name} is {entry['dtype']}; adapters must be F16, BF16 or F32. Convert it.")
     return load_tensors(path), metadata
 
 
 def read_header(path: Path) -> tuple[Header, dict[str, str]]:
-    """What a file says it holds, checked against its length.
+    """Reads the header and the metadata of an untrusted file, and checks them against the file's length.
 
     Raises:
         InputFault: as `read`.
@@ -116,22 +117,22 @@ def read_header(path: Path) -> tuple[Header, dict[str, str]]:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise InputFault(f"{path}: not a regular file.")
+            raise InputFault(f"{path}: not a regular file. Give a safetensors file.")
         with path.open("rb") as file:
             head = file.read(9)
             if head[8:9] != b"{" and head.startswith(MAGIC):
                 raise InputFault(
-                    f"{path}: a pickle, whatever its name says; it could run code. Only safetensors are read."
+                    f"{path}: is a pickle, whatever its name says; it could run code. Only safetensors are read."
                 )
             length = int.from_bytes(head[:8], "little")
             if status.st_size < 10 or length < 2 or length > min(status.st_size - 8, MAX_HEADER):
-                raise InputFault(f"{path}: no safetensors, or cut off: {status.st_size} bytes. Copy it again.")
+                raise InputFault(f"{path}: not safetensors, or truncated: {status.st_size} bytes. Copy it again.")
             file.seek(8)
             text = file.read(length)
     except OSError as error:
-        raise InputFault(f"{path}: cannot be read: {error.strerror}.") from None
+        raise InputFault(f"{path}: cannot be read: {error.strerror}. Copy it again.") from None
     try:
-        tree = json.loads(text.decode("utf-8"), object_pairs_hook=_once)
+        tree = json.loads(text.decode("utf-8"), object_pairs_hook=_without_duplicates)
         metadata = tree.pop("__metadata__", {})
         if not all(isinstance(value, str) for value in metadata.values()) or len(tree) > MAX_TENSORS:
             raise ValueError("metadata other than strings, or too many tensors")
@@ -144,47 +145,50 @@ def read_header(path: Path) -> tuple[Header, dict[str, str]]:
     return tree, metadata
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     keys = [key for key, _ in pairs]
     if len(set(keys)) < len(keys):
-        raise ValueError("a name stands twice in it")
+        raise ValueError("a name occurs twice")
     return dict(pairs)
 
 
 def _check_extents(header: Header, size: int) -> None:
-    """Raises ValueError unless the tensors fill the rest of the file one after another."""
-    at = 0
+    """Raises ValueError unless the tensors fill the rest of the file without gaps or overlaps."""
+    offset = 0
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         begin, end = entry["data_offsets"]
         shape, width = entry["shape"], BYTES.get(entry["dtype"])
-        if not all(type(side) is int and side >= 0 for side in (begin, end, *shape)) or begin != at or end < begin:
-            raise ValueError(f"{name} does not follow on what is before it")
+        if not all(type(side) is int and side >= 0 for side in (begin, end, *shape)) or begin != offset or end < begin:
+            raise ValueError(f"{name} does not start where the tensor before it ends")
         if width and end - begin != math.prod(shape) * width:
             raise ValueError(f"{name} has {end - begin} bytes for shape {shape} of {entry['dtype']}")
-        at = end
-    if at != size:
-        raise ValueError(f"it tells of {at} bytes of numbers, the file has {size}")
+        offset = end
+    if offset != size:
+        raise ValueError(f"it lists {offset} bytes of numbers, the file has {size}")
 
 
-NO_ROOM = re.compile("(not|can't) allocate memory")  # torch's and the system's words for it, which raise other errors
+OUT_OF_MEMORY = re.compile("(not|can't) allocate memory")  # torch and the system raise no MemoryError but say this
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """
+    """Loads the tensors of a safetensors file.
+
     Raises:
-        InputFault: the file is missing, is not safetensors, or holds something that is not a finite number.
-        MachineFault: there is not enough memory for it.
+        InputFault: the file is missing, is not safetensors, or contains other than finite floats.
+        MachineFault: not enough memory.
     """
     try:
         tensors: dict[str, Tensor] = load_file(path)
         for name, value in tensors.items():
             if not value.is_floating_point() or not bool(value.isfinite().all()):
-                raise InputFault(f"{path}: {name} is not made of finite numbers.")
+                raise InputFault(f"{path}: {name} contains other than finite floats. Copy the file again.")
     except (MemoryError, RuntimeError, OSError, SafetensorError) as error:
-        if isinstance(error, MemoryError) or NO_ROOM.search(str(error)):
+        if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
             size = path.stat().st_size / 1e9
-            raise MachineFault(f"{path}: its {size:.2f} GB do not fit into the memory that is free.") from None
+            raise MachineFault(f"{path}: not enough memory for its {size:.2f} GB. End other programs.") from None
         if isinstance(error, RuntimeError):
             raise
-        raise InputFault(f"{path}: cannot be read as safetensors: {error}") from None
+        raise InputFault(
+            f"{path}: cannot be read as safetensors: {str(error).rstrip('.')}. Restore the file."
+        ) from None
     return tensors

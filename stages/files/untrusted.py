@@ -1,4 +1,4 @@
-"""What users bring: listed and read with nothing trusted."""
+"""Lists and reads users' folders and files without trusting them."""
 
 from __future__ import annotations
 
@@ -9,29 +9,31 @@ from pathlib import Path
 
 from stages.runtime.faults import InputFault
 
-IGNORED = ("thumbs.db", "desktop.ini", "__macosx")  # what systems leave in folders
-
-
-UNSHOWN = ("Cc", "Cs", "Zl", "Zp")  # in names: control characters, bytes that are no UTF-8, line breaks
+IGNORED = ("thumbs.db", "desktop.ini", "__macosx")  # created by operating systems
+UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # Unicode categories: control characters, invalid UTF-8, line breaks
 
 
 def list_folder(folder: Path, root: Path) -> list[Path]:
-    """What is visible in a folder, by name; the same order on every file system.
+    """Lists the visible entries of a folder by name, in the same order on every file system.
+
+    Args:
+        folder: to list.
+        root: links must not lead out of this folder.
 
     Raises:
-        InputFault: the folder cannot be read; or names cannot be shown, or links lead out of root: one line for each.
+        InputFault: the folder cannot be read, or (one line each) names cannot be printed or links lead out of root.
     """
     inside = root.resolve()
-    found, complaints = [], []
+    paths, complaints = [], []
     try:
         entries = list(folder.iterdir())
     except OSError as error:
-        raise InputFault(f"{folder}: cannot be read: {error.strerror}. Mend or remove it.") from None
+        raise InputFault(f"{folder}: cannot be read: {error.strerror}. Fix or remove it.") from None
     for path in entries:
         name = path.name
         if name.startswith(".") or name.lower() in IGNORED:
             continue
-        if any(unicodedata.category(letter) in UNSHOWN for letter in name):
+        if any(unicodedata.category(letter) in UNPRINTABLE for letter in name):
             complaints.append(f"{folder / ascii(name)}: control characters in its name. Rename it.")
             continue
         try:
@@ -39,18 +41,19 @@ def list_folder(folder: Path, root: Path) -> list[Path]:
         except (OSError, RuntimeError):
             within = False
         if within:
-            found.append(path)
+            paths.append(path)
         else:
-            complaints.append(f"{path}: a link out of {root}, or in a circle. Put a copy there instead.")
+            complaints.append(f"{path}: a link out of {root}, or to itself. Replace it with a copy.")
     if complaints:
         raise InputFault("\n".join(sorted(complaints)))
-    return sorted(found, key=lambda path: (unicodedata.normalize("NFC", path.name), path.name))
+    return sorted(paths, key=lambda path: (unicodedata.normalize("NFC", path.name), path.name))
 
 
 def read_file(path: Path, max_megabytes: float) -> bytes:
-    """
+    """Reads a file of limited size.
+
     Raises:
-        InputFault: it is empty, too large, no regular file or unreadable; as below, the message comes without the name.
+        InputFault: it is empty, too large, not a regular file or unreadable. The message does not name the file.
     """
     limit = int(max_megabytes * (1 << 20))
     try:

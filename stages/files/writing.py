@@ -1,7 +1,7 @@
-"""Writes a file or a folder whole or not at all: to a draft beside the target, which is then renamed into its place.
+"""Atomic writes of files and folders: to a draft beside the target, which is then renamed to the target.
 
-A reader sees the old content or the new. A block that raises leaves the target as it was and takes its draft away; the
-draft of a process that was killed is removed by the next one that writes the same target.
+A reader sees the old content or the new. If the block raises, the target is unchanged and the draft is removed. The
+draft of a killed process is removed by the next process that writes the same target.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from pathlib import Path
 
 from stages.runtime.faults import MachineFault
 
-_numbers = count()  # threads of one process may write the same file: each has a draft of its own
+_numbers = count()  # threads of one process may write the same file: each gets its own draft
 
 
 def write_file(
     path: Path, content: str | bytes | Iterable[bytes], size: int = 0, durable: bool = True, private: bool = False
 ) -> None:
-    """Content that is in memory, or made part by part. Text is written as UTF-8, its line ends as they are.
+    """Writes content, whole or in parts, to a file. Text becomes UTF-8; line ends are not changed.
 
     Args and errors: as `new_file`.
     """
@@ -33,13 +33,13 @@ def write_file(
 
 @contextmanager
 def new_file(path: Path, size: int = 0, durable: bool = True, private: bool = False) -> Iterator[Path]:
-    """Gives an empty file beside `path`; what the block writes to it becomes the content of `path`.
+    """Yields an empty draft beside `path`; what the block writes to it becomes the content of `path`.
 
     Args:
-        size: bytes to come, if known; too little free space is an error before anything is written.
-        durable: sync the file and its folder, so that a power cut leaves the old content or the new. Caches whose
-            readers detect a damaged file do without, since a sync can take longer than the work that it protects.
-        private: let only this user read the file.
+        size: expected bytes, if known; too little free space is then an error before anything is written.
+        durable: sync the file and its folder, so that after a power cut `path` has the old content or the new. Not
+            needed for caches whose readers detect damage: a sync can take longer than the work it protects.
+        private: only this user may read the file.
 
     Raises:
         MachineFault: the disk is full or the folder cannot be written.
@@ -50,7 +50,7 @@ def new_file(path: Path, size: int = 0, durable: bool = True, private: bool = Fa
         _require(size, path)
         _remove_orphans(path)
         try:
-            draft.unlink(missing_ok=True)  # of a process that had this number before
+            draft.unlink(missing_ok=True)  # of an earlier process with the same id
             os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666))
             yield draft
             put_in_place(draft, path, durable)
@@ -61,27 +61,27 @@ def new_file(path: Path, size: int = 0, durable: bool = True, private: bool = Fa
 
 @contextmanager
 def new_folder(path: Path, durable: bool = True) -> Iterator[Path]:
-    """Gives an empty folder beside `path`; what the block writes there replaces the folder `path`.
+    """Yields an empty draft folder beside `path`; it replaces the folder `path` when the block ends.
 
-    One process at a time may write the same folder, so that any other draft of it is a killed one's.
+    Only one process at a time may write a folder, so any other draft of it belongs to a killed process.
 
     Args:
-        durable: as for `new_file`, of every file in it.
+        durable: sync every file in it, as for `new_file`.
 
     Raises:
         MachineFault: the disk is full or the folder cannot be written.
     """
     draft, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
     with _machine_faults(path):
-        for left in (*_leftovers(path, "tmp"), *_leftovers(path, "old")):
-            shutil.rmtree(left, ignore_errors=True)
+        for orphan in (*_drafts(path, "tmp"), *_drafts(path, "old")):
+            shutil.rmtree(orphan, ignore_errors=True)
         try:
             draft.mkdir(parents=True)
             yield draft
             if durable:
                 for content in (*draft.rglob("*"), draft):
                     sync(content)
-            if path.exists():  # moved away first: a removal, file by file, could be cut short
+            if path.exists():  # moved away first: deleting file by file could be interrupted
                 path.rename(old)
             draft.rename(path)
             if durable:
@@ -92,7 +92,7 @@ def new_folder(path: Path, durable: bool = True) -> Iterator[Path]:
 
 
 def put_in_place(draft: Path, path: Path, durable: bool = True) -> None:
-    """Renames a complete file to `path` on the same disk, replacing what is there. Raises OSError."""
+    """Renames a complete file to `path` on the same disk, replacing an existing file. Raises OSError."""
     if durable:
         sync(draft)
     draft.replace(path)
@@ -101,7 +101,7 @@ def put_in_place(draft: Path, path: Path, durable: bool = True) -> None:
 
 
 def sync(path: Path) -> None:
-    """Waits until the disk has a file's content, or a folder's list of names. Raises OSError."""
+    """Waits until a file's content, or a folder's list of names, is on the disk. Raises OSError."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -111,7 +111,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def _machine_faults(path: Path) -> Iterator[None]:
-    """An OSError of the block as a MachineFault with the path and the free space."""
+    """Turns an OSError of the block into a MachineFault with the path and the free space."""
     try:
         yield
     except OSError as error:
@@ -125,23 +125,23 @@ def _machine_faults(path: Path) -> Iterator[None]:
 def _require(size: int, path: Path) -> None:
     free = shutil.disk_usage(path.parent).free
     if free < size:
-        raise MachineFault(f"{path}: needs {size / 1e6:.0f} MB, {free / 1e6:.0f} MB are free here.")
+        raise MachineFault(f"{path}: needs {size / 1e6:.0f} MB, {free / 1e6:.0f} MB are free here. Free some space.")
 
 
-def _leftovers(path: Path, end: str) -> Iterator[Path]:
+def _drafts(path: Path, end: str) -> Iterator[Path]:
     return path.parent.glob(f".{glob.escape(path.name)}.*.{end}")
 
 
 def _remove_orphans(path: Path) -> None:
     """Removes drafts of this file whose process no longer runs."""
-    for left in _leftovers(path, "tmp"):
-        process = left.name.removeprefix(f".{path.name}.").split(".")[0]
-        if process.isdigit() and not _runs(int(process)):
+    for draft in _drafts(path, "tmp"):
+        process = draft.name.removeprefix(f".{path.name}.").split(".")[0]
+        if process.isdigit() and not _is_running(int(process)):
             with suppress(OSError):
-                left.unlink()
+                draft.unlink()
 
 
-def _runs(process: int) -> bool:
+def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
     except ProcessLookupError:

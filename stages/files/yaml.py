@@ -1,4 +1,4 @@
-"""Reads YAML 1.2 as DVC does, strictly: no anchors, tags or duplicate keys. It remembers the line of every key."""
+"""Reads YAML 1.2 as DVC does, strictly: no anchors, tags or duplicate keys. Records the line of every key."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ MAX_DEPTH = 20
 
 @dataclass(frozen=True)
 class Document:
+    """A YAML file: its content and the lines of its keys."""
+
     path: Path
     tree: Any  # plain dicts, lists, strings, numbers, booleans
     _marked: Any
 
     def where(self, keys: tuple[Any, ...]) -> str:
-        """file:line of the deepest of the keys that the document has."""
+        """Returns file:line of the deepest of these nested keys that the document has."""
         node, line = self._marked, 1
         for key in keys:
             try:
@@ -37,20 +39,21 @@ class Document:
 
 
 def read_yaml(path: Path) -> Document:
-    """
+    """Reads a YAML file whose top level is a mapping.
+
     Raises:
-        ConfigFault: the file cannot be read, or is not plain YAML 1.2.
+        ConfigFault: the file cannot be read, is too large, or is not plain YAML 1.2; the message names file and line.
     """
     try:
         text = path.read_bytes()[: MAX_BYTES + 1].decode("utf-8")
     except OSError as error:
         raise ConfigFault(
-            f"{path}: {error.strerror}. Run this where params.yaml is, or write one: palimpsest profile use NAME."
+            f"{path}: {error.strerror}. Run this beside params.yaml, or create it: palimpsest profile use NAME."
         ) from None
     except UnicodeDecodeError as error:
-        raise ConfigFault(f"{path}: not UTF-8 at byte {error.start}.") from None
+        raise ConfigFault(f"{path}: not UTF-8 at byte {error.start}. Save it as UTF-8.") from None
     if len(text) > MAX_BYTES:
-        raise ConfigFault(f"{path}: more than {MAX_BYTES} bytes.")
+        raise ConfigFault(f"{path}: more than {MAX_BYTES} bytes. Make it shorter.")
     yaml = YAML(typ="rt")
     yaml.version = (1, 2)
     try:
@@ -72,7 +75,7 @@ def read_yaml(path: Path) -> Document:
 
 def _plain(node: Any, path: Path, depth: int = 0, line: int = 1) -> Any:
     if depth > MAX_DEPTH:
-        raise ConfigFault(f"{path}:{line}: nested more than {MAX_DEPTH} deep.")
+        raise ConfigFault(f"{path}:{line}: more than {MAX_DEPTH} nested levels. Use fewer.")
     if isinstance(node, CommentedMap):
         return {_key(k, node, path): _plain(v, path, depth + 1, node.lc.key(k)[0] + 1) for k, v in node.items()}
     if isinstance(node, CommentedSeq):
@@ -88,6 +91,6 @@ def _plain(node: Any, path: Path, depth: int = 0, line: int = 1) -> Any:
 def _key(key: Any, node: CommentedMap, path: Path) -> str:
     if not isinstance(key, str):
         raise ConfigFault(
-            f"{path}:{node.lc.key(key)[0] + 1}: the key {key!r} is not a word. Quote it or name it, as in t{key}."
+            f"{path}:{node.lc.key(key)[0] + 1}: the key {key!r} is not a string. Quote it or rename it, as in t{key}."
         )
     return str(key)

@@ -1,4 +1,4 @@
-"""CLIP-I: how alike two pictures are to CLIP, as in DreamBooth (arXiv 2208.12242, section 4) and arXiv 2410.04891."""
+"""CLIP-I: picture similarity according to CLIP, as in DreamBooth (arXiv 2208.12242, section 4) and arXiv 2410.04891."""
 
 from __future__ import annotations
 
@@ -12,62 +12,79 @@ from PIL import Image
 from torch import Tensor
 
 from stages.core.metric import EmbeddingMetric, metrics
-from stages.metrics.weights.loading import fill, read, sha256, unit_vectors, weights_file
+from stages.metrics.weights.loading import load_weights, read_weights, sha256, unit_vectors, weights_file
 from stages.runtime.faults import InputFault
 
-if TYPE_CHECKING:  # importing it takes seconds, which commands that embed nothing need not spend
+if TYPE_CHECKING:  # takes seconds to import, so only embedding imports it
     import open_clip
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
-Prepare = Callable[[Image.Image], Tensor]
+Preprocess = Callable[[Image.Image], Tensor]
 
 
-def source(path: str, architecture: str) -> str:
-    """What open_clip calls the model: the name of an architecture, or the folder whose configuration describes it.
+def model_name(path: str, architecture: str) -> str:
+    """open_clip's name for the model: an architecture, or a folder with a configuration.
+
+    Args:
+        path: the folder of the weights.
+        architecture: a name known to open_clip; "" for the folder's configuration.
 
     Raises:
-        InputFault: no architecture is named, and the folder does not describe one.
+        InputFault: the architecture is unknown, or the folder has no configuration.
     """
     if architecture:
         import open_clip
 
         if architecture not in open_clip.list_models():
-            raise InputFault(f"open_clip has no architecture '{architecture}'; the paper's is 'ViT-B-32-quickgelu'.")
+            raise InputFault(
+                f"architecture '{architecture}': unknown to open_clip. The paper uses 'ViT-B-32-quickgelu'."
+            )
         return architecture
     if not (Path(path) / CONFIG).is_file():
-        raise InputFault(
-            f"{Path(path) / CONFIG}: there is no such file; put it beside the weights, or name an 'architecture'."
-        )
+        raise InputFault(f"{Path(path) / CONFIG}: no such file. Put it beside the weights, or set 'architecture'.")
     return f"local-dir:{path}"
 
 
-def blank(path: str, architecture: str, **parts: Any) -> tuple[open_clip.CLIP, Prepare]:
-    """The model without its weights, and its own preparation of pictures: short side, bicubic; centre; CLIP's mean and
-    deviation where the configuration has no other. `parts` replaces parts of the configuration."""
+def build_model(path: str, architecture: str, **parts: Any) -> tuple[open_clip.CLIP, Preprocess]:
+    """Builds a model without loading weights, and its preprocessing.
+
+    Args:
+        path: the folder of the weights.
+        architecture: a name known to open_clip; "" for the folder's configuration.
+        parts: replace parts of the configuration.
+
+    Returns:
+        The model, and its preprocessing: bicubic resize of the short side, centre crop, and normalisation with the
+        mean and deviation of the configuration or, by default, of CLIP.
+    """
     import open_clip
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
-    shown = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # that there are no weights: they come next, from where open_clip cannot download
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # silences "no weights loaded": ours are loaded next
     try:
-        model = open_clip.create_model(source(path, architecture), pretrained=None, load_weights=False, **parts)
+        model = open_clip.create_model(model_name(path, architecture), pretrained=None, load_weights=False, **parts)
     finally:
-        logging.disable(shown)
+        logging.disable(level)
     return model, image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
 
 
 @lru_cache
-def load(path: str, architecture: str) -> tuple[open_clip.CLIP, Prepare]:
+def load(path: str, architecture: str) -> tuple[open_clip.CLIP, Preprocess]:
+    """The model with its weights, and its preprocessing; cached."""
     file = weights_file(path, WEIGHTS)
-    model, prepare = blank(path, architecture)
-    fill(model, read(file), file)
-    return model, prepare
+    model, preprocess = build_model(path, architecture)
+    load_weights(model, read_weights(file), file)
+    return model, preprocess
 
 
 @metrics.register("clip_i")
 class ClipI(EmbeddingMetric):
-    """`path`: a folder in open_clip's format, or its file of weights and with it the `architecture`; for OpenAI's
-    weights that is ViT-B-32-quickgelu, because without the quick GELU they give other vectors and no error."""
+    """Cosine similarity of CLIP's picture embeddings.
+
+    `path` is a folder in open_clip's format, or a file of weights together with `architecture`. OpenAI's weights need
+    ViT-B-32-quickgelu: without the quick GELU they silently give wrong embeddings.
+    """
 
     path: str
     architecture: str = ""
@@ -77,5 +94,5 @@ class ClipI(EmbeddingMetric):
         return f"clip {self.architecture} {sha256(weights_file(self.path, WEIGHTS))}"
 
     def embed(self, images: Sequence[Image.Image]) -> Tensor:
-        model, prepare = load(self.path, self.architecture)
-        return unit_vectors(model.encode_image, prepare, images)
+        model, preprocess = load(self.path, self.architecture)
+        return unit_vectors(model.encode_image, preprocess, images)

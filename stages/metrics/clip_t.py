@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stages.core.metric import metrics
-from stages.metrics.clip_i import ClipI, load, source
+from stages.metrics.clip_i import ClipI, load, model_name
 from stages.metrics.weights.loading import BATCH
 from stages.runtime.device import device
 
@@ -21,14 +21,15 @@ if TYPE_CHECKING:
 
 @lru_cache
 def tokenizer(path: str, architecture: str) -> open_clip.tokenizer.HFTokenizer | open_clip.SimpleTokenizer:
+    """The tokenizer of the model; cached."""
     import open_clip
 
-    return open_clip.get_tokenizer(source(path, architecture))
+    return open_clip.get_tokenizer(model_name(path, architecture))
 
 
 @metrics.register("clip_t")
 class ClipT(ClipI):
-    """As clip_i, which shares its vectors of pictures, but compared with the prompt."""
+    """Like clip_i, with the same picture embeddings, but compared with the prompt."""
 
     compares_with: ClassVar = "prompt"
 

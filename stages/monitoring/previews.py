@@ -1,6 +1,7 @@
-"""What is looked at while training goes on: sample pictures now and then, and losses as they come.
+"""Sample pictures while training runs.
 
-None of it is part of a result, changes one, or can stop a training: what goes wrong here is said once and left out.
+They are not part of a result, do not change one and cannot stop training: an observer that fails is reported once and
+then skipped.
 """
 
 from __future__ import annotations
@@ -20,12 +21,21 @@ from stages.sampling.noise import noises
 from stages.training.loop import Losses, Observer
 
 log = logging.getLogger("palimpsest")
-PREVIEWS = Path("previews")  # kept out of git and of DVC
+PREVIEWS = Path("previews")  # ignored by git and DVC
 
 
 class Previews:
-    """Pictures of the concept's prompts or of those asked for, always from the same noises, every so many steps from
-    step 0 on."""
+    """Samples the concept's prompts, or those of `watch.prompts`, every `watch.previews_every` steps from step 0 on,
+    always from the same noise.
+
+    Args:
+        params: of the study.
+        run: the run that the task belongs to.
+        index: of the task: 01, 02, ...
+        learner: the model in training.
+        frozen: the delta that is fixed while training.
+        concept: of the task, from the manifest of its data.
+    """
 
     def __init__(
         self, params: Params, run: Run, index: str, learner: Learner, frozen: Delta, concept: Mapping[str, Any]
@@ -44,7 +54,7 @@ class Previews:
         family, options = self.family, self.options
         noise = noises(options, len(self.prompts), family.noise_shape())
         rows = encode_prompts(family, self.prompts)
-        with self.learner.aside():
+        with self.learner.paused():
             family.shift(self.frozen + self.learner.adapter().delta)
             pictures = family.sample(rows, noise, options.steps, options.guidance, options.scheduler)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -52,16 +62,16 @@ class Previews:
             picture.save(self.folder / f"{step:06d}-{number:02d}.png")
 
 
-def unharmed(observers: Sequence[Observer]) -> Observer:
-    """All of them as one that never raises: who fails is named and not asked again."""
-    left = list(observers)
+def safe_observer(observers: Sequence[Observer]) -> Observer:
+    """Combines observers into one that never raises: one that fails is reported and not called again."""
+    active = list(observers)
 
     def observe(step: int, losses: Losses) -> None:
-        for observer in list(left):
+        for observer in list(active):
             try:
                 observer(step, losses)
             except Exception as error:
-                log.warning("%s: %s. Training goes on without.", type(observer).__name__, error)
-                left.remove(observer)
+                log.warning("%s: %s. Training continues without it.", type(observer).__name__, error)
+                active.remove(observer)
 
     return observe

@@ -1,4 +1,4 @@
-"""Losses on their way to TensorBoard or Weights & Biases, through accelerate."""
+"""Sends losses to TensorBoard or Weights & Biases, through accelerate."""
 
 from __future__ import annotations
 
@@ -10,23 +10,32 @@ from typing import Any
 
 from stages.core.params import Params
 from stages.core.runs import Run
-from stages.training.distributed import team
+from stages.training.distributed import process_group
 from stages.training.loop import Losses, Observer
 
 log = logging.getLogger("palimpsest")
-FOLDER = Path("trackers")  # kept out of git and of DVC
+FOLDER = Path("trackers")  # ignored by git and DVC
 
 
 @contextmanager
 def tracking(params: Params, run: Run, index: str) -> Iterator[Observer | None]:
-    """Who is to be told the losses of one task, if `watch.tracker` asks for someone; a missing one costs a warning."""
-    opened = _open(params, run, index) if team().leads and params.watch.tracker else None
+    """Opens the tracker of one task, if `watch.tracker` names one.
+
+    Args:
+        params: of the study.
+        run: the run that the task belongs to.
+        index: of the task: 01, 02, ...
+
+    Yields:
+        The tracker; None if none is configured, if it cannot be opened (a warning) or in processes that do not lead.
+    """
+    accelerator = _open(params, run, index) if process_group().leads and params.watch.tracker else None
     try:
-        yield Tracker(opened) if opened else None
+        yield Tracker(accelerator) if accelerator else None
     finally:
-        if opened:
+        if accelerator:
             try:
-                opened.end_training()
+                accelerator.end_training()
             except Exception as error:
                 log.warning("tracker: %s", error)
 
@@ -42,20 +51,20 @@ def _open(params: Params, run: Run, index: str) -> Any:
         accelerator.init_trackers(params.study, init_kwargs={"wandb": {"name": name, "dir": str(project)}})
         if not accelerator.trackers:
             raise ModuleNotFoundError("it is not installed")
-    except Exception as error:  # nor an account, or a network
-        log.warning("watch.tracker: %s: %s. Training goes on without.", params.watch.tracker, error)
+    except Exception as error:  # not installed, no account, no network
+        log.warning("watch.tracker: %s: %s. Training continues without it.", params.watch.tracker, error)
         return None
     return accelerator
 
 
 class Tracker:
-    """Passes on what is new of the losses."""
+    """Logs each loss once."""
 
     def __init__(self, accelerator: Any) -> None:
-        self.accelerator, self.told = accelerator, 0
+        self.accelerator, self.logged = accelerator, 0
 
     def __call__(self, step: int, losses: Losses) -> None:
-        for at in range(self.told, len(losses.loss)):
+        for at in range(self.logged, len(losses.loss)):
             values = {"loss": losses.loss[at], "gradient_norm": losses.gradient_norm[at]}
             self.accelerator.log(values, step=at + 1)
-        self.told = len(losses.loss)
+        self.logged = len(losses.loss)

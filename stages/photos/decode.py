@@ -1,4 +1,4 @@
-"""A picture file from outside to pixels that can be trusted: complete, upright, sRGB. Whatever is wrong is said."""
+"""Decodes picture files from outside into complete, upright sRGB pixels; refuses or notes everything unusual."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from stages.runtime.faults import InputFault
 if TYPE_CHECKING:
     from stages.core.params import Prepare
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # few parsers, so that few can be attacked; MPO is with JPEG
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # few parsers: a small attack surface; JPEG includes MPO
 TURN = Image.Transpose
-ORIENTATION = 0x0112  # of EXIF; its values from 2 on, and what undoes them:
+ORIENTATION = 0x0112  # the EXIF tag; its values from 2 on are undone by:
 UPRIGHT = (
     TURN.FLIP_LEFT_RIGHT,
     TURN.ROTATE_180,
@@ -28,17 +28,21 @@ UPRIGHT = (
     TURN.TRANSVERSE,
     TURN.ROTATE_90,
 )
-# Ways to say the same that are brought to one form before colour is looked at.
-PLAINER = {"1": "L", "La": "LA", "RGBa": "RGBA", "RGBX": "RGB", "YCbCr": "RGB"}
+# Equivalent pixel modes that are converted before colour is handled.
+SIMPLER_MODES = {"1": "L", "La": "LA", "RGBa": "RGBA", "RGBX": "RGB", "YCbCr": "RGB"}
 
 
 def decode(data: bytes, limits: Prepare) -> tuple[Image.Image, list[str]]:
-    """The first picture of a file in RGB, and what had to be done to get it.
+    """Decodes the first picture of a file to RGB, and returns it with notes on what was changed.
 
-    JPEG, GIF and BMP carry no checksums: a bit that was flipped among their pixels, rather than lost, cannot be found.
+    JPEG, GIF and BMP have no checksums: a flipped bit among their pixels cannot be detected.
+
+    Args:
+        data: the file's content.
+        limits: the section `prepare` of params.yaml.
 
     Raises:
-        InputFault: it is no picture, has too many pixels, is damaged, is an animation, or has no defined colours.
+        InputFault: it is not a picture, has too many pixels, is damaged, is an animation, or has no defined colours.
     """
     notes: list[str] = []
     try:
@@ -46,25 +50,25 @@ def decode(data: bytes, limits: Prepare) -> tuple[Image.Image, list[str]]:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             _refuse_animation(image, limits.first_frame, notes)
             if image.format == "PNG":
-                # Decoding skips the checksums of pixels, and verifying does not decode: both are needed.
+                # Decoding skips the checksums of pixels, and verify() does not decode: both are needed.
                 Image.open(io.BytesIO(data), formats=FORMATS).verify()
             image.load()
             return _to_srgb(_turn_upright(image, notes), notes), notes
     except InputFault:
         raise
     except UnidentifiedImageError:
-        raise InputFault("no JPEG, PNG, WEBP, BMP, TIFF or GIF picture. Convert it, or remove it.") from None
+        raise InputFault("not a JPEG, PNG, WEBP, BMP, TIFF or GIF picture. Convert it, or remove it.") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         limit = f"prepare.max_megapixels: {limits.max_megapixels:g}"
-        raise InputFault(f"too many pixels, over {limit}. Save it smaller, or raise it.") from None
-    except Exception as error:  # damaged files make Pillow's parsers raise about anything
+        raise InputFault(f"too many pixels, over {limit}. Save it smaller, or raise the limit.") from None
+    except Exception as error:  # for damaged files, Pillow's parsers raise almost anything
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise InputFault(f"damaged: {reason.rstrip('.')}. Copy it again, or remove it.") from None
 
 
 @contextmanager
 def _guarded_pillow(max_megapixels: float) -> Iterator[None]:
-    """Pillow's limits are globals that any library may have loosened: here they are as strict as asked for."""
+    """Sets Pillow's global limits within the block: other libraries may have loosened them."""
     before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
     Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = int(max_megapixels * 1e6), False
     try:
@@ -77,18 +81,18 @@ def _guarded_pillow(max_megapixels: float) -> Iterator[None]:
 
 
 def _refuse_animation(image: Image.Image, first_frame: bool, notes: list[str]) -> None:
-    # A phone's .jpg is often MPO: the photo, then a depth or brightness map. That is no animation.
+    # A phone's .jpg is often MPO: the photo, then a depth or brightness map. That is not an animation.
     if image.format == "MPO" or not getattr(image, "is_animated", False):
         return
     if not first_frame:
-        raise InputFault("holds several pictures. Save the one that is meant, or set prepare.first_frame: true.")
+        raise InputFault("contains several pictures. Save one of them, or set prepare.first_frame: true.")
     notes.append("first of several pictures")
 
 
 def _turn_upright(image: Image.Image, notes: list[str]) -> Image.Image:
     try:
         orientation = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # as above; but the pixels are sound, so the photo is of use
+    except Exception:  # as above, but the pixels are intact, so the photo is usable
         notes.append("its EXIF cannot be read and was ignored")
         return image
     if orientation not in range(2, 9):
@@ -114,13 +118,13 @@ def _to_srgb(image: Image.Image, notes: list[str]) -> Image.Image:
 
 
 def _split(image: Image.Image, notes: list[str]) -> tuple[Image.Image, Image.Image | None]:
-    """Colour with 8 bits per channel (L, RGB or CMYK), and transparency where there is any."""
+    """Splits a picture into colour with 8 bits per channel (L, RGB or CMYK) and transparency, if it has any."""
     if image.mode.startswith("I;16"):
         notes.append("16 bits per pixel scaled to 8")
         values = np.asarray(image).astype(np.uint32)
         return Image.fromarray(((values + 128) // 257).astype(np.uint8)), None
-    if image.mode in PLAINER:
-        image = image.convert(PLAINER[image.mode])
+    if image.mode in SIMPLER_MODES:
+        image = image.convert(SIMPLER_MODES[image.mode])
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     elif image.mode in ("L", "RGB") and "transparency" in image.info:
@@ -129,14 +133,14 @@ def _split(image: Image.Image, notes: list[str]) -> tuple[Image.Image, Image.Ima
         return image.convert(image.mode[:-1]), image.getchannel("A")
     if image.mode in ("L", "RGB", "CMYK"):
         return image, None
-    raise InputFault(f"pixels of kind {image.mode}. Save it as RGB with 8 or 16 bits per channel.")
+    raise InputFault(f"its pixel format {image.mode} is not supported. Save it as RGB with 8 or 16 bits per channel.")
 
 
 def _apply_profile(colour: Image.Image, profile: bytes, notes: list[str]) -> Image.Image:
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if colour.mode == "RGB" and "srgb" in ImageCms.getProfileDescription(source).lower():
-            return colour  # a conversion would only add rounding
+            return colour  # a conversion would only add rounding errors
         target = ImageCms.createProfile("sRGB")
         converted = ImageCms.profileToProfile(colour, source, target, outputMode="RGB")
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):

@@ -1,4 +1,4 @@
-"""Photos as training pictures: one size, no metadata; and the folder with the data of a concept, written and read."""
+"""Develops photos into training pictures of one size without metadata; writes and reads a concept's data folder."""
 
 from __future__ import annotations
 
@@ -23,50 +23,54 @@ from stages.runtime.faults import InputFault
 if TYPE_CHECKING:
     from stages.core.params import Prepare
 
-# dHash of 12x12 bits, and how many may differ between pictures that look the same. By the usual 8x8 bits four poses of
-# one cartoon are the same; by these they differ by 11 or more, a photo saved again much smaller hardly by 7.
-GRID, ALIKE = 12, 7
+# A dHash of 12x12 bits, and how many bits may differ between pictures that look the same. With the usual 8x8 bits, four
+# poses of one cartoon are equal; with these they differ by at least 11, a photo saved again much smaller by up to 7.
+GRID, MAX_DIFFERING_BITS = 12, 7
 ROLES = ("training", "references")
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A training picture, and what had to be done to its source to get it."""
+    """A developed picture, with notes on what was changed."""
 
-    image: Image.Image
+    image: Image.Image  # RGB
     notes: tuple[str, ...]
     sha256: str  # of the source
-    look: int
-    frame: tuple[int, ...]  # height and width of the source, corner of the crop after resizing, height and width now
+    dhash: int  # of the source before cropping, from `perceptual_hash`
+    frame: tuple[int, ...]  # height and width of the source; top and left of the crop after resizing; height and width
 
 
 def open_photo(source: Path | bytes, limits: Prepare, whole: bool = False) -> Photo:
-    """One photo, brought to the study's resolution; `whole`: left at its own.
+    """Opens one photo and resizes it to the study's resolution.
+
+    Args:
+        source: a path, or the file's content.
+        limits: the section `prepare` of params.yaml.
+        whole: keep the photo's own size.
 
     Raises:
-        InputFault: it cannot be used; the message says why, without the name of the file.
+        InputFault: it cannot be used; the message says why but does not name the file.
     """
     data = source if isinstance(source, bytes) else read_file(source, limits.max_megabytes)
     image, notes = decode(data, limits)
-    fitted, more, frame = untouched(image) if whole else fit(image, limits)
-    return Photo(fitted, (*notes, *more), hashlib.sha256(data).hexdigest(), look(image), frame)
+    fitted, more, frame = keep_size(image) if whole else fit(image, limits)
+    return Photo(fitted, (*notes, *more), hashlib.sha256(data).hexdigest(), perceptual_hash(image), frame)
 
 
-def take(picture: Picture, limits: Prepare, whole: bool = False) -> Photo:
-    """A picture of a dataset, from its file or drawn; `whole` as in `open_photo`.
+def load_picture(picture: Picture, limits: Prepare, whole: bool = False) -> Photo:
+    """Opens or draws a picture of a dataset.
 
-    Raises:
-        InputFault: as open_photo.
+    Args and errors: as `open_photo`.
     """
     if isinstance(picture.origin, Path):
         return open_photo(picture.origin, limits, whole)
     drawn = picture.origin()
-    image, notes, frame = untouched(drawn) if whole else fit(drawn, limits)
-    return Photo(image, tuple(notes), hashlib.sha256(drawn.tobytes()).hexdigest(), look(drawn), frame)
+    image, notes, frame = keep_size(drawn) if whole else fit(drawn, limits)
+    return Photo(image, tuple(notes), hashlib.sha256(drawn.tobytes()).hexdigest(), perceptual_hash(drawn), frame)
 
 
 def fit(image: Image.Image, limits: Prepare) -> tuple[Image.Image, list[str], tuple[int, ...]]:
-    """The middle of an RGB picture at the study's size, what was done, and the frame as in `Photo`.
+    """Crops the middle of an RGB picture and resizes it; returns it with notes and the frame, as in `Photo`.
 
     Raises:
         InputFault: it is smaller than the smallest bucket.
@@ -83,20 +87,22 @@ def fit(image: Image.Image, limits: Prepare) -> tuple[Image.Image, list[str], tu
     return _plain(fitted), notes, (height, width, *corner, high, wide)
 
 
-def untouched(image: Image.Image) -> tuple[Image.Image, list[str], tuple[int, ...]]:
-    """The same of a picture that keeps its size."""
+def keep_size(image: Image.Image) -> tuple[Image.Image, list[str], tuple[int, ...]]:
+    """Returns a picture at its own size, in the form of `fit`."""
     width, height = image.size
     return _plain(image), [], (height, width, 0, 0, height, width)
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """A new picture from nothing but pixels: resizing carries EXIF and profile along."""
+    """Copies only the pixels: resizing keeps EXIF and profile."""
     return Image.frombytes("RGB", image.size, image.tobytes())
 
 
 def bucket(width: int, height: int, limits: Prepare) -> tuple[int, int]:
-    """The size in which a photo keeps its shape but for the rest of a bucket's side, with no more pixels than the
-    resolution's square has, and not enlarged.
+    """Returns the width and height to which a photo is cropped and resized when buckets are on.
+
+    Both are multiples of `prepare.bucket`, the aspect ratio changes as little as that allows, the area is at most
+    resolution squared, and the photo is not enlarged.
 
     Raises:
         InputFault: it is smaller than the smallest bucket.
@@ -106,64 +112,76 @@ def bucket(width: int, height: int, limits: Prepare) -> tuple[int, int]:
     wide, high = (int(length * shrunk + 1e-9) // side * side for length in (width, height))
     if not wide or not high:
         raise InputFault(
-            f"{width}x{height} is less than a bucket of {side} pixels. Lower prepare.bucket or leave it out."
+            f"{width}x{height} is less than a bucket of {side} pixels. Lower prepare.bucket, or remove the photo."
         )
     return wide, high
 
 
-def look(image: Image.Image) -> int:
-    """dHash: bits that say where it gets brighter to the right, about the same for pictures that look the same."""
+def perceptual_hash(image: Image.Image) -> int:
+    """Returns the dHash: one bit per place, set if the picture gets brighter to the right.
+
+    Pictures that look the same differ in few bits.
+    """
     grey = np.asarray(ImageOps.fit(image, (GRID + 1, GRID), Image.Resampling.BOX).convert("L")).astype(int)
     return int.from_bytes(np.packbits(grey[:, 1:] > grey[:, :-1]).tobytes(), "big")
 
 
-class Seen:
-    """The files so far, to tell when a photo comes twice."""
+class KnownPhotos:
+    """The photos so far, to detect duplicates."""
 
     def __init__(self) -> None:
-        self._files: list[tuple[str, str, int]] = []
+        self._photos: list[tuple[str, str, int]] = []
 
-    def add(self, label: str, sha256: str, seen: int) -> None:
-        self._files.append((label, sha256, seen))
+    def add(self, label: str, sha256: str, dhash: int) -> None:
+        """Adds a photo; `label` is its name in notes."""
+        self._photos.append((label, sha256, dhash))
 
-    def twins(self, photo: Photo) -> list[str]:
-        """Which of them are this one, said as notes."""
-        found = []
-        for label, sha256, seen in self._files:
+    def duplicates(self, photo: Photo) -> list[str]:
+        """Returns a note for every known photo that is, or looks, the same as this one."""
+        notes = []
+        for label, sha256, dhash in self._photos:
             if sha256 == photo.sha256:
-                found.append(f"the same file as {label}")
-            elif (seen ^ photo.look).bit_count() <= ALIKE:
-                found.append(f"looks the same as {label}")
-        return found
+                notes.append(f"the same file as {label}")
+            elif (dhash ^ photo.dhash).bit_count() <= MAX_DIFFERING_BITS:
+                notes.append(f"looks the same as {label}")
+        return notes
 
 
-def recall(concepts: Iterable[Concept], limits: Prepare) -> Seen:
-    """The files of the tasks before; one that cannot be read is the fault of its own task."""
-    seen = Seen()
+def earlier_photos(concepts: Iterable[Concept], limits: Prepare) -> KnownPhotos:
+    """Returns the photos of earlier tasks. Unreadable ones are skipped: their own task reports them."""
+    photos = KnownPhotos()
     for concept in concepts:
         for picture in dict.fromkeys((*concept.training, *concept.references)):
             if isinstance(picture.origin, Path):
                 with suppress(InputFault):
                     data = read_file(picture.origin, limits.max_megabytes)
                     image, _ = decode(data, limits)
-                    seen.add(f"{concept.name}/{picture.name}", hashlib.sha256(data).hexdigest(), look(image))
-    return seen
+                    photos.add(
+                        f"{concept.name}/{picture.name}", hashlib.sha256(data).hexdigest(), perceptual_hash(image)
+                    )
+    return photos
 
 
 @dataclass(frozen=True)
 class Developed:
-    """What `develop` has written: entries for the manifest by role, and warnings that are not part of it."""
+    """The result of `develop`: entries for the manifest by role, and warnings that are not part of it."""
 
     pictures: dict[str, list[dict[str, Any]]]
     warnings: list[str]
 
 
-def develop(concept: Concept, limits: Prepare, folder: Path, before: Seen) -> Developed:
-    """Writes the concept's pictures into the folder as PNG files; a picture with two roles is stored once, unless
-    references are kept as they are.
+def develop(concept: Concept, limits: Prepare, folder: Path, before: KnownPhotos) -> Developed:
+    """Writes the concept's pictures into the folder as PNG files.
 
-    Twins within the concept are noted in their entries. Those among the tasks before are only warned of: a concept's
-    manifest must not depend on what else is in the sequence.
+    A picture with two roles is stored once, unless references keep their original size. Duplicates within the concept
+    are noted in their entries. Duplicates of earlier tasks' photos only cause warnings: a concept's manifest must not
+    depend on the rest of the sequence.
+
+    Args:
+        concept: whose pictures to write.
+        limits: the section `prepare` of params.yaml.
+        folder: an existing folder to write to.
+        before: the photos of earlier tasks.
 
     Raises:
         InputFault: some photos cannot be used; all of them are listed, one per line.
@@ -171,35 +189,35 @@ def develop(concept: Concept, limits: Prepare, folder: Path, before: Seen) -> De
     files, whole = _files(concept, limits), limits.references == "original"
     entries: dict[str, dict[str, Any]] = {}
     complaints: dict[Picture, str] = {}
-    warnings, here, noted = [], Seen(), set[Picture]()
+    warnings, own, noted = [], KnownPhotos(), set[Picture]()
     for (picture, role), file in files.items():
         if file in entries:
             continue
         try:
-            photo = take(picture, limits, whole and role == "references")
+            photo = load_picture(picture, limits, whole and role == "references")
         except InputFault as fault:
             complaints[picture] = f"{picture.origin if isinstance(picture.origin, Path) else picture.name}: {fault}"
             continue
         (folder / file).parent.mkdir(exist_ok=True)
         (folder / file).write_bytes(to_png(photo.image))
-        remarks: list[str] = []
-        abroad: list[str] = []
+        notes: list[str] = []
+        earlier: list[str] = []
         if picture not in noted:
-            remarks += _remarks(concept, picture)
-            if isinstance(picture.origin, Path):  # what is drawn is known to differ
-                remarks += here.twins(photo)
-                abroad = before.twins(photo)
-                here.add(picture.name, photo.sha256, photo.look)
+            notes += _caption_notes(concept, picture)
+            if isinstance(picture.origin, Path):  # drawn pictures always differ
+                notes += own.duplicates(photo)
+                earlier = before.duplicates(photo)
+                own.add(picture.name, photo.sha256, photo.dhash)
         noted.add(picture)
-        entries[file] = _entry(picture, file, photo, remarks)
-        warnings += [f"{picture.name}: {note}" for note in remarks + abroad]
+        entries[file] = _entry(picture, file, photo, notes)
+        warnings += [f"{picture.name}: {note}" for note in notes + earlier]
     if complaints:
         raise InputFault("\n".join(complaints.values()))
     return Developed({role: [entries[files[p, role]] for p in getattr(concept, role)] for role in ROLES}, warnings)
 
 
 def _files(concept: Concept, limits: Prepare) -> dict[tuple[Picture, str], str]:
-    """The file of each picture in each of its roles."""
+    """Returns the file of each picture in each of its roles."""
     training, references = ROLES
     files = {(p, training): f"{training}/{number:02d}.png" for number, p in enumerate(concept.training)}
     shared = files if limits.references == "prepared" else {}
@@ -209,26 +227,26 @@ def _files(concept: Concept, limits: Prepare) -> dict[tuple[Picture, str], str]:
     }
 
 
-def _remarks(concept: Concept, picture: Picture) -> list[str]:
-    lacking = picture.caption is not None and concept.token not in picture.caption
-    return [f"its caption lacks the token '{concept.token}'"] if lacking else []
+def _caption_notes(concept: Concept, picture: Picture) -> list[str]:
+    no_token = picture.caption is not None and concept.token not in picture.caption
+    return [f"its caption lacks the token '{concept.token}'"] if no_token else []
 
 
-def _entry(picture: Picture, file: str, photo: Photo, remarks: list[str]) -> dict[str, Any]:
+def _entry(picture: Picture, file: str, photo: Photo, notes: list[str]) -> dict[str, Any]:
     return {
         "file": file,
         "name": picture.name,
         "caption": picture.caption,
         "source": picture.source,
         "licence": picture.licence,
-        "notes": [*photo.notes, *remarks],
+        "notes": [*photo.notes, *notes],
         "sha256_of_source": photo.sha256,
         "frame": list(photo.frame),
     }
 
 
 def read_data(folder: Path) -> tuple[dict[str, Any], list[Image.Image], list[Image.Image]]:
-    """What prepare wrote: its facts, the training pictures and the reference pictures.
+    """Reads a data folder that `prepare` published: its manifest, the training pictures and the references, in RGB.
 
     Raises:
         InputFault: the folder is missing, incomplete or damaged.
@@ -239,7 +257,7 @@ def read_data(folder: Path) -> tuple[dict[str, Any], list[Image.Image], list[Ima
             [_read_png(folder, e["file"], facts) for e in facts["pictures"][role]] for role in ROLES
         )
     except (KeyError, TypeError, OSError, ValueError):
-        raise InputFault(f"{folder}: the manifest and the pictures do not belong together. {artifact.REMEDY}") from None
+        raise InputFault(f"{folder}: the manifest does not match the pictures. {artifact.REMEDY}") from None
     return facts, training, references
 
 

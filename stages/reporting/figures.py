@@ -1,4 +1,4 @@
-"""The charts of a report, from its Summary. The only file that knows matplotlib. Equal numbers are equal bytes."""
+"""Draws the charts of a report as PNG files: the only module that uses matplotlib. Equal numbers give equal bytes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from stages.runtime.formatting import words
 
 T = TypeVar("T")
 
-# Okabe and Ito's palette (jfly.uni-koeln.de/color), dark ones first; markers tell the lines apart without colour.
+# Okabe and Ito's palette (jfly.uni-koeln.de/color), dark ones first; markers distinguish the lines without colour.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 INK, QUIET, FAINT, FRAME = "#1d2733", "#6b7785", "#e3e7ec", "#E69F00"
@@ -50,7 +50,7 @@ STYLE = {
     "savefig.facecolor": "white",
 }
 DPI = 160
-FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"  # matplotlib's own, the same on every machine
+FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"  # bundled with matplotlib, the same on every machine
 
 
 CHARTS = ("matrix", "concepts", "curve", "tradeoff")
@@ -76,9 +76,9 @@ def heatmaps(verdict: Verdict) -> Figure:
     side = max(2.4, 0.42 * tasks)
     figure = Figure(figsize=(columns * (side + 0.35) + 1.9, rows * (side + 0.75) + 1.5))
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    known = [float(r.at(*cell)) for r in verdict.matrices.values() for cell in r.cells()]
-    scale = Normalize(min(known), max(known))
-    _show(axes, count)
+    values = [float(r.at(*cell)) for r in verdict.matrices.values() for cell in r.cells()]
+    scale = Normalize(min(values), max(values))
+    _show_first(axes, count)
     for axis, (name, matrix) in zip(axes.flat, verdict.matrices.items(), strict=False):
         _heatmap(axis, matrix, scale, verdict.labels)
         axis.set_title(words(name), pad=8)
@@ -113,7 +113,7 @@ def _heatmap(axis: Axes, matrix: Transfer, scale: Normalize, labels: Sequence[st
 
 
 def number(value: float) -> str:
-    """Two digits without the leading zero, as fits a cell: .53, −.07, 1.0."""
+    """Two digits without the leading zero, short enough for a cell: .53, −.07, 1.0."""
     text = f"{abs(value):.2f}"
     sign = "−" if value < 0 and text != "0.00" else ""
     return sign + (text[1:] if text < "1" else text[:3])
@@ -126,7 +126,7 @@ def curves(verdict: Verdict) -> Figure:
     after = range(1, len(verdict.labels) + 1)
     axis.plot(after, verdict.base_curve, color=QUIET, linestyle=(0, (4, 3)), linewidth=1.4)
     ends = [(verdict.base_curve[-1], "base model", QUIET)]
-    for name, line, colour, marker in _marked(verdict.curves):
+    for name, line, colour, marker in _with_style(verdict.curves):
         values = [point.value for point in line]
         axis.fill_between(after, [p.low for p in line], [p.high for p in line], color=colour, alpha=0.11, linewidth=0)
         axis.plot(after, values, color=colour, marker=marker, markersize=5, markeredgecolor="white", linewidth=2)
@@ -154,11 +154,11 @@ def curve_range(verdict: Verdict) -> tuple[float, float]:
 
 
 def _label_ends(axis: Axes, x: float, ends: list[tuple[float, str, str]]) -> None:
-    """Names beside the ends of lines, moved apart where they would overlap."""
+    """Writes names next to the ends of lines, moved apart where they would overlap."""
     low, high = axis.get_ylim()
-    places = sorted(ends)
-    heights = spread([y for y, _, _ in places], 0.055 * (high - low))
-    for height, (_, name, colour) in zip(heights, places, strict=True):
+    upwards = sorted(ends)
+    heights = spread([y for y, _, _ in upwards], 0.055 * (high - low))
+    for height, (_, name, colour) in zip(heights, upwards, strict=True):
         axis.annotate(
             name,
             (x, height),
@@ -173,7 +173,7 @@ def _label_ends(axis: Axes, x: float, ends: list[tuple[float, str, str]]) -> Non
 
 
 def spread(heights: list[float], step: float) -> list[float]:
-    """Sorted heights, moved apart until neighbours are a step from each other."""
+    """Moves sorted heights apart until neighbours differ by at least a step."""
     moved = list(heights)
     for _ in range(200):
         for k in range(len(moved) - 1):
@@ -191,10 +191,10 @@ def concepts_over_time(verdict: Verdict) -> Figure:
     figure = Figure(figsize=(2.05 * columns + 0.6, 1.75 * rows + 1.0))
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     handles: list[Any] = []
-    _show(axes, tasks)
+    _show_first(axes, tasks)
     for task, axis in zip(range(1, tasks + 1), axes.flat, strict=False):
         handles = []
-        for name, matrix, colour, marker in _marked(verdict.matrices):
+        for name, matrix, colour, marker in _with_style(verdict.matrices):
             after = list(range(task, tasks + 1))
             values = [float(matrix.at(i, task)) for i in after]
             handles += axis.plot(
@@ -222,8 +222,8 @@ def concepts_over_time(verdict: Verdict) -> Figure:
     return figure
 
 
-def _show(axes: NDArray[Any], count: int) -> None:
-    """Only the first of the panels, each of them with labels below where no other panel is."""
+def _show_first(axes: NDArray[Any], count: int) -> None:
+    """Shows the first panels only; those with no panel below get the labels of the x axis."""
     for place, axis in enumerate(axes.flat):
         axis.set_visible(place < count)
         axis.tick_params(labelbottom=place + axes.shape[1] >= count)
@@ -240,8 +240,8 @@ def trade_off(verdict: Verdict) -> Figure:
     """Learning against forgetting: the upper right corner is best."""
     figure = Figure(figsize=(6.2, 4.2))
     axis = figure.subplots()
-    for name, found, colour, marker in _marked(verdict.strategies):
-        x, y = found["plasticity"], lost(found)
+    for name, intervals, colour, marker in _with_style(verdict.strategies):
+        x, y = intervals["plasticity"], lost(intervals)
         axis.plot(x.drawn, [y.value, y.value], color=colour, linewidth=1.3, alpha=0.6)
         axis.plot([x.value, x.value], y.drawn, color=colour, linewidth=1.3, alpha=0.6)
         axis.plot(x.value, y.value, marker, color=colour, markersize=9, markeredgecolor="white", label=words(name))
@@ -253,12 +253,12 @@ def trade_off(verdict: Verdict) -> Figure:
     axis.invert_yaxis()
     axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
     axis.set(xlabel=f"{words(verdict.metric)} right after learning  →", ylabel="less forgetting of earlier tasks  →")
-    axis.set_title(f"{words(verdict.domain)}: learning against forgetting", pad=12)
+    axis.set_title(f"{words(verdict.domain)}: learning vs. forgetting", pad=12)
     figure.tight_layout()
     return figure
 
 
-def _marked(by_strategy: Mapping[str, T]) -> Iterator[tuple[str, T, str, str]]:
-    """Each strategy with the colour and the marker that it has in every chart."""
+def _with_style(by_strategy: Mapping[str, T]) -> Iterator[tuple[str, T, str, str]]:
+    """Each strategy with its colour and marker, the same in every chart."""
     for place, (name, value) in enumerate(by_strategy.items()):
         yield name, value, COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]

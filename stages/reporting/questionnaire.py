@@ -1,9 +1,9 @@
 """A study with people: blind two-way choices between the pictures of two strategies, as one page that works offline.
 
-What a rater is given (the page) holds pictures under numbers and no name of a strategy; which is which stands in a key
-that stays with the study. Every comparison is of two strategies on the same concept, prompt and noise, after the last
-task, and is asked twice: which shows the concept of these photos, and then which follows the text. Comparisons with a
-known answer are strewn in, to find those who do not look.
+The page shows numbered pictures and no name of a strategy; the key that identifies them stays with the study. A
+comparison shows two strategies with the same concept, prompt and noise after the last task, and asks two questions:
+which picture shows the concept of these photos, and which one follows the text. Attention checks, which have a known
+answer, are mixed in to detect raters who do not look.
 """
 
 from __future__ import annotations
@@ -32,10 +32,9 @@ from stages.runtime.faults import ConfigFault
 from stages.runtime.seeds import seed
 
 TEMPLATES = Path(__file__).parent / "page" / "templates"
-SHOWN = 512  # pixels: larger pictures are made this small, to keep the page small
-REFERENCES = 4  # photos beside a comparison
-CATCH_EVERY = 8  # one comparison in so many has a known answer
-FIRST, SECOND = 0, 1
+SHOWN = 512  # pixels: larger pictures are scaled down to this, so that the page stays small
+REFERENCES = 4  # photos shown with a comparison
+CHECK_EVERY = 8  # one comparison in so many is an attention check
 
 
 @dataclass(frozen=True)
@@ -52,22 +51,27 @@ class Comparison:
     scores: Mapping[str, tuple[float, float]]  # by metric
 
 
-def choose(params: Params, found: Sequence[Results], count: int) -> list[Comparison]:
-    """`count` comparisons per domain: every pair and every concept about equally often, run and picture at random.
+def choose(params: Params, domains: Sequence[Results], count: int) -> list[Comparison]:
+    """Chooses comparisons: every pair and every concept about equally often, run and picture at random.
+
+    Args:
+        params: the parameters of the study.
+        domains: the results of each domain.
+        count: comparisons per domain.
 
     Raises:
-        ConfigFault: the study has one strategy.
+        ConfigFault: the study has only one strategy.
     """
     if len(params.strategies) < 2:
-        raise ConfigFault("strategies: there is nothing to compare with one. List two or more and run the study.")
+        raise ConfigFault("strategies: a comparison needs two or more. List another one and run the study.")
     chosen = []
-    for results in found:
+    for results in domains:
         rng = np.random.default_rng(seed(params.study, results.domain, "people"))
         pairs = list(combinations(range(len(results.strategies)), 2))
         for number in range(count):
-            turn, which = divmod(number, len(pairs))
-            a, b = pairs[which] if rng.uniform() < 0.5 else pairs[which][::-1]
-            task = (turn + which) % results.tasks
+            round_, pair = divmod(number, len(pairs))
+            a, b = pairs[pair] if rng.uniform() < 0.5 else pairs[pair][::-1]
+            task = (round_ + pair) % results.tasks
             run = int(rng.integers(len(results.runs)))
             picture = int(rng.integers(results.pictures[results.concepts[run, task]]))
             chosen.append(_comparison(results, (a, b), run, task, picture))
@@ -86,17 +90,17 @@ def _comparison(results: Results, pair: tuple[int, int], run: int, task: int, pi
 
 
 class Page:
-    """Collects what a page shows; each distinct picture is in it once."""
+    """Collects the content of a page, with each distinct picture once."""
 
     def __init__(self, params: Params) -> None:
         self.params = params
         self.pictures: list[str] = []
         self.trials: list[dict[str, Any]] = []
         self.key: dict[str, dict[str, Any]] = {}
-        self._known: dict[str, int] = {}
+        self._numbers: dict[str, int] = {}
 
     def add(self, comparison: Comparison) -> None:
-        """A comparison, both questions."""
+        """Adds a comparison with both questions."""
         concept, references = self._concept(comparison.domain, comparison.order, comparison.task)
         prompt, noise = divmod(comparison.picture, self.params.sample.images)
         file = f"{comparison.task:02d}/{prompt:02d}-{noise:02d}.png"
@@ -107,8 +111,8 @@ class Page:
             both.append(self._picture(open_picture(run.at(last) / "images", file)))
         self._append(concept, references, both, concept["plain_prompts"][prompt], comparison.__dict__)
 
-    def add_catch(self, comparison: Comparison, other: int) -> None:
-        """One whose answer is known: a photo of the concept, and one of the concept at position `other`."""
+    def add_attention_check(self, comparison: Comparison, other: int) -> None:
+        """Adds a choice between a photo of the concept, which is right, and one of the concept at position `other`."""
         concept, references = self._concept(comparison.domain, comparison.order, comparison.task)
         _, wrong = self._concept(comparison.domain, comparison.order, other)
         self._append(concept, references[:-1] or references, [references[-1], wrong[0]], None, {"catch": True})
@@ -131,29 +135,30 @@ class Page:
         self.key[name] = dict(facts)
 
     def _concept(self, domain: str, order: str, task: int) -> tuple[dict[str, Any], list[int]]:
-        """The words of a concept, and the numbers of its reference pictures."""
+        """The description of a concept and the numbers of its reference pictures."""
         folder = TaskSequence(self.params.study, domain, order).data(f"{task:02d}")
         facts = artifact.read(folder, "data")
         files = [entry["file"] for entry in facts["pictures"]["references"][:REFERENCES]]
         return facts["concept"], [self._picture(open_picture(folder, file)) for file in files]
 
     def _picture(self, image: Image.Image) -> int:
+        """The number of a picture, which is added if it is new."""
         image.thumbnail((SHOWN, SHOWN), Image.Resampling.LANCZOS)
         small = max(image.size) <= 128
         data = io.BytesIO()
         image.save(data, "PNG") if small else image.save(data, "JPEG", quality=92, subsampling=0)
         kind = "png" if small else "jpeg"
         text = f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode()}"
-        if text not in self._known:
-            self._known[text] = len(self.pictures)
+        if text not in self._numbers:
+            self._numbers[text] = len(self.pictures)
             self.pictures.append(text)
-        return self._known[text]
+        return self._numbers[text]
 
     def render(self, each: int) -> tuple[str, dict[str, Any]]:
         """The page and its key.
 
         Args:
-            each: comparisons that one rater is shown, those with a known answer included.
+            each: comparisons shown to one rater, attention checks included.
         """
         facts = {"study": self.params.study, "each": each, "pictures": self.pictures, "trials": self.trials}
         digest = artifact.digest(facts)[:16]
@@ -166,37 +171,54 @@ class Page:
 
 
 def make(params: Params, count: int, each: int) -> tuple[str, dict[str, Any]]:
-    """The page for raters and the key to it.
+    """Makes the page for raters and its key.
 
     Args:
-        count: comparisons per domain, besides those with a known answer.
-        each: what one rater is shown of all of them.
+        params: the parameters of the study.
+        count: comparisons per domain, without attention checks.
+        each: comparisons shown to one rater.
 
     Raises:
-        ConfigFault, InputFault: there is nothing to compare, or the study is not complete.
+        ConfigFault: the study has only one strategy.
+        InputFault: the study is not complete.
     """
-    found = [load(params, domain) for domain in params.domains]
+    domains = [load(params, domain) for domain in params.domains]
     page = Page(params)
-    for number, comparison in enumerate(choose(params, found, count)):
+    for number, comparison in enumerate(choose(params, domains, count)):
         page.add(comparison)
-        if number % CATCH_EVERY == CATCH_EVERY // 2 and len(params.tasks) > 1:
-            page.add_catch(comparison, comparison.task % len(params.tasks) + 1)
+        if number % CHECK_EVERY == CHECK_EVERY // 2 and len(params.tasks) > 1:
+            page.add_attention_check(comparison, comparison.task % len(params.tasks) + 1)
     return page.render(min(each, len(page.trials)))
 
 
 def needed(preference: float, strategies: int, each: int) -> tuple[int, int]:
-    """Choices between two strategies that show such a preference, and people for all pairs if each sees so many."""
+    """How many choices and raters a study needs.
+
+    Args:
+        preference: the probability that the better of two strategies is chosen.
+        strategies: how many strategies are compared.
+        each: comparisons shown to one rater, attention checks included.
+
+    Returns:
+        The choices per pair of strategies, and the raters for all pairs.
+
+    Raises:
+        ConfigFault: the preference does not lie between 0.5 and 1.
+    """
     choices, pairs = choices_needed(preference), strategies * (strategies - 1) // 2
-    return choices, -(-choices * pairs // (each - each // CATCH_EVERY))
+    return choices, -(-choices * pairs // (each - each // CHECK_EVERY))
 
 
 def choices_needed(preference: float, power: float = 0.8, level: float = 0.05) -> int:
     """How many independent choices between two strategies show that one is preferred with this probability.
 
-    The usual size of a two-sided test of a proportion against one half, by the normal approximation (Fleiss 1981).
+    The sample size of a two-sided test of a proportion against one half, by the normal approximation (Fleiss 1981).
+
+    Raises:
+        ConfigFault: the preference does not lie between 0.5 and 1.
     """
     if not 0.5 < preference < 1:
-        raise ConfigFault(f"--preference {preference:g}: must lie between 0.5 and 1, as 0.6 does.")
+        raise ConfigFault(f"--preference {preference:g}: must lie between 0.5 and 1, for example 0.6.")
     a, b = NormalDist().inv_cdf(1 - level / 2), NormalDist().inv_cdf(power)
     half, spread = 0.5, math.sqrt(preference * (1 - preference))
     return math.ceil(((a * half + b * spread) / (preference - half)) ** 2)

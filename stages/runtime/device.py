@@ -1,4 +1,4 @@
-"""Which device, and how exactly it computes: a matter of the machine, never of the parameters."""
+"""The device and its numerical settings. They depend on the machine, never on the parameters."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -14,38 +14,40 @@ Result = TypeVar("Result")
 
 @cache
 def device() -> torch.device:
-    """PALIMPSEST_DEVICE where it is set, otherwise the first GPU, otherwise the CPU.
+    """Returns PALIMPSEST_DEVICE if it is set, otherwise the first GPU, otherwise the CPU.
 
-    Deterministic kernels from here on, and on a CPU as many threads as PALIMPSEST_THREADS says: one, unless it says
-    something else. Not as many as there are cores: sums of floats depend on how they are split, and the cores are
-    better spent on other runs.
+    Also turns on deterministic kernels, and sets the number of CPU threads to PALIMPSEST_THREADS, by default one. Not
+    one per core: sums of floats depend on how they are split, and the cores are better used by other runs.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # use_deterministic_algorithms would import the compiler to tell it too, which is a third of the start of a stage.
+    # use_deterministic_algorithms would also import torch's compiler, a third of a stage's start-up time.
     os.environ.setdefault("TORCHINDUCTOR_DETERMINISTIC", "1")
     torch.set_deterministic_debug_mode("warn")
-    # The filling of fresh memory is a check for bugs that costs time at every allocation.
+    # Filling new memory is a debugging aid that slows every allocation.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.set_num_threads(int(os.environ.get("PALIMPSEST_THREADS", "1")))
-    chosen = os.environ.get("PALIMPSEST_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
-    member = os.environ.get("LOCAL_RANK")  # of several processes for one training, each with a GPU of its own
-    if member is not None and chosen.startswith("cuda"):
-        torch.cuda.set_device(int(member))
-        chosen = "cuda"
-    return torch.device(chosen)
+    name = os.environ.get("PALIMPSEST_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    rank = os.environ.get("LOCAL_RANK")  # in distributed training each process has its own GPU
+    if rank is not None and name.startswith("cuda"):
+        torch.cuda.set_device(int(rank))
+        name = "cuda"
+    return torch.device(name)
 
 
-def hands() -> int:
-    """How many pictures to read, resize or write at once, which changes none of them: a core each beside a GPU, which
-    must not wait for them; on a CPU as many as it may compute with, for the others have work of their own."""
+def worker_threads() -> int:
+    """Returns how many threads read, resize or write pictures; the number changes no picture.
+
+    With a GPU, up to eight cores, so that the GPU does not wait. On a CPU, as many as torch uses: other runs need the
+    rest.
+    """
     return min(8, os.cpu_count() or 1) if device().type == "cuda" else torch.get_num_threads()
 
 
-def side_by_side(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """What `work` makes of each item, in their order, in `hands` threads."""
-    if hands() == 1:
+def parallel_map(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """Applies `work` to each item in `worker_threads` threads and returns the results in the items' order."""
+    if worker_threads() == 1:
         return [work(item) for item in items]
-    with ThreadPoolExecutor(hands()) as pool:
+    with ThreadPoolExecutor(worker_threads()) as pool:
         return list(pool.map(work, items))

@@ -1,4 +1,4 @@
-"""How every command ends: one line for what went wrong, and the exit code that says its kind."""
+"""How every command ends: one line for an error, and an exit code for its kind."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ INTERRUPTED = 130
 
 
 def attempt(work: Callable[[], int | None], debug: bool = False) -> int:
-    """Does the work and returns the exit code: its own, or that of what it raised, which is told in one line."""
+    """Runs `work` and returns the exit code. An exception is printed in one line; a bug also writes a crash log.
+
+    Args:
+        work: returns its exit code; None means 0.
+        debug: also print the traceback.
+    """
     try:
         return work() or 0
     except Fault as fault:
@@ -27,7 +32,7 @@ def attempt(work: Callable[[], int | None], debug: bool = False) -> int:
         print(f"error: {fault}", file=sys.stderr)
         return fault.code
     except KeyboardInterrupt:
-        print("error: interrupted. Run the same command again to go on.", file=sys.stderr)
+        print("error: interrupted. Run the same command again to continue.", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
         _report_bug(error, debug)

@@ -1,11 +1,11 @@
-"""What can go wrong, and the exit code that says so. A fault is one line: what, where, what exists, what to do."""
+"""Errors that a user can fix, each with an exit code. The message is one line: where, what, what exists, what to do."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class Fault(Exception):
-    """Base of all faults that a user can mend. `code` is the exit status of the command that meets it."""
+    """Base of all errors that a user can fix. `code` is the command's exit status."""
 
     code = 70
 
@@ -23,19 +23,19 @@ class InputFault(Fault):
 
 
 class MachineFault(Fault):
-    """Disk, device, network or a lock: nothing is wrong with what was asked for."""
+    """The disk, device, network or a lock failed; the request itself is valid."""
 
     code = 4
 
 
 class Preempted(Fault):
-    """Stopped by a signal with the work saved; running the same command goes on from there (EX_TEMPFAIL)."""
+    """Stopped by a signal after saving the work; the same command resumes from there (EX_TEMPFAIL)."""
 
     code = 75
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: a guess, and what there is."""
+    """Returns the end of a message about an unknown name: the most similar known name, and all known names."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, 1, 0.5)
     guess = f"Did you mean '{close[0]}'? " if close else ""

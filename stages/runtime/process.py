@@ -1,5 +1,4 @@
-"""A stage among other processes: it starts soon, dies with its parent, locks what it writes, and notices a request to
-stop."""
+"""Process control of a stage: fast start-up, death with the parent, lock files and stop requests."""
 
 from __future__ import annotations
 
@@ -21,28 +20,30 @@ from typing import IO
 from stages.runtime.faults import MachineFault
 
 PR_SET_PDEATHSIG = 1
-ORPHANS_MAY_LIVE = "PALIMPSEST_OUTLIVE_PARENT"
+OUTLIVE_VARIABLE = "PALIMPSEST_OUTLIVE_PARENT"
 SHELLS = ("sh", "dash", "bash", "ash", "zsh", "ksh", "fish")
 
 
 def collect_rarely() -> None:
-    """Looks for garbage every 20,000 objects instead of every 700: a million are imported and stay, so that this is a
-    sixth of the start of a stage."""
+    """Runs the garbage collector every 20,000 objects instead of every 700.
+
+    Imports create a million objects that stay, so this saves a sixth of a stage's start-up time.
+    """
     gc.set_threshold(20_000)
 
 
-def guard() -> None:
-    """Dies with whoever started this process, who will start it again: two must not write the same folder.
+def die_with_parent() -> None:
+    """Makes this process die with the one that started it: a restart would otherwise write the same folder twice.
 
-    The kernel sees to it for the parent. A shell between the two would outlive a killed starter, so that one is watched
-    as well. Linux only; elsewhere the lock alone protects.
+    The kernel kills it with its parent. If the parent is a shell, which survives a killed starter, the shell's parent
+    is watched too. Linux only; elsewhere only the lock protects. PALIMPSEST_OUTLIVE_PARENT turns it off.
     """
-    if sys.platform != "linux" or ORPHANS_MAY_LIVE in os.environ:
+    if sys.platform != "linux" or OUTLIVE_VARIABLE in os.environ:
         return
     parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if _name(parent) in SHELLS and (starter := _parent(parent)) > 1:
-        threading.Thread(target=_die_with, args=(starter,), name="guard", daemon=True).start()
+        threading.Thread(target=_die_with, args=(starter,), name="die_with_parent", daemon=True).start()
 
 
 def _name(pid: int) -> str:
@@ -50,7 +51,7 @@ def _name(pid: int) -> str:
 
 
 def _parent(pid: int) -> int:
-    """The fourth field; the second is a name in parentheses, which may hold spaces."""
+    """Reads the fourth field of /proc/PID/stat; the second, a name in parentheses, may contain spaces."""
     return int(Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[1])
 
 
@@ -62,12 +63,15 @@ def _die_with(pid: int) -> None:
 
 @contextlib.contextmanager
 def lock(path: Path, wait: bool = False) -> Iterator[None]:
-    """Holds a lock file as long as the block runs; the kernel frees it when the process ends in any way.
+    """Holds a lock file during the block. The kernel releases it however the process ends.
+
+    Args:
+        wait: wait until the lock is free, instead of raising.
 
     Raises:
-        MachineFault: another process holds it and `wait` is False; the message says who.
+        MachineFault: another process holds it and `wait` is False; the message names the process.
     """
-    with _taken(path, wait) as file:
+    with _acquire(path, wait) as file:
         file.seek(0)
         file.truncate()
         file.write(f"pid {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
@@ -75,8 +79,8 @@ def lock(path: Path, wait: bool = False) -> Iterator[None]:
         yield
 
 
-def _taken(path: Path, wait: bool) -> IO[str]:
-    """The lock file, locked. Who held it may have removed it: then it is another file by now, and that one counts."""
+def _acquire(path: Path, wait: bool) -> IO[str]:
+    """Opens and locks the file. Tries again if the previous holder deleted it: the path is then a different file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         file = path.open("a+", encoding="utf-8")
@@ -94,10 +98,10 @@ def _taken(path: Path, wait: bool) -> IO[str]:
 
 
 class StopRequest:
-    """True once SIGTERM has come; within the block the signal does nothing else."""
+    """Catches SIGTERM within the block: `received` becomes True, and the signal has no other effect."""
 
     def __init__(self) -> None:
-        self.came = False
+        self.received = False
 
     def __enter__(self) -> StopRequest:
         self._before = signal.signal(signal.SIGTERM, self._note)
@@ -107,4 +111,4 @@ class StopRequest:
         signal.signal(signal.SIGTERM, self._before)
 
     def _note(self, *_: object) -> None:
-        self.came = True
+        self.received = True

@@ -1,4 +1,4 @@
-"""Progress with the time left: a bar on a terminal, a line now and then elsewhere."""
+"""Progress with the remaining time: a bar on a terminal, otherwise an occasional log line."""
 
 import logging
 import sys
@@ -9,12 +9,18 @@ from typing import TypeVar
 log = logging.getLogger("palimpsest")
 T = TypeVar("T")
 EVERY_SECONDS = 30.0
-# Called with what is done, how much of it, and of how much, wherever something is tracked.
+# Called after each tracked item with the name of the work, the items done, and the total.
 listeners: list[Callable[[str, int, int], None]] = []
 
 
 def track(items: Iterable[T], total: int, what: str, done: int = 0) -> Iterator[T]:
-    """Passes the items on; `done` of `total` were finished before."""
+    """Yields the items and shows progress.
+
+    Args:
+        total: items in all, including those done before.
+        what: the name of the work.
+        done: items finished before.
+    """
     if sys.stderr.isatty():
         from tqdm import tqdm
 
@@ -23,13 +29,13 @@ def track(items: Iterable[T], total: int, what: str, done: int = 0) -> Iterator[
             for listen in listeners:
                 listen(what, count, total)
         return
-    began = said = time.monotonic()
+    start = logged = time.monotonic()
     for count, item in enumerate(items, done + 1):
         yield item
         for listen in listeners:
             listen(what, count, total)
         now = time.monotonic()
-        if now - said > EVERY_SECONDS:
-            left = (now - began) / (count - done) * (total - count)
-            log.info("%s: %d of %d, %.0f s left", what, count, total, left)
-            said = now
+        if now - logged > EVERY_SECONDS:
+            remaining = (now - start) / (count - done) * (total - count)
+            log.info("%s: %d of %d, %.0f s left", what, count, total, remaining)
+            logged = now

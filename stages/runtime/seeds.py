@@ -1,4 +1,4 @@
-"""Randomness as a function of what it is for: the same words give the same numbers, in any process, after any crash."""
+"""Random numbers named by their purpose: the same words give the same numbers in any process, after any crash."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 
 
 def seed(*words: object) -> int:
-    """A stable 63-bit hash of the words, for instance seed(study_seed, order, position, "noise", step)."""
+    """Returns a stable 63-bit hash of the words, for instance seed(study_seed, order, position, "noise", step)."""
     digest = hashlib.sha256("\x1f".join(str(word) for word in words).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def generator(*words: object) -> torch.Generator:
-    """A generator on the CPU, whatever device its numbers go to, so that devices draw the same."""
+    """Returns a generator seeded with `seed(*words)`; always on the CPU, so that all devices get the same numbers."""
     return torch.Generator().manual_seed(seed(*words))

@@ -1,4 +1,4 @@
-"""The model that all parameters and options are: frozen, no unknown keys, no silent conversions."""
+"""The base class of all parameters and options: frozen, no unknown keys, no silent conversions."""
 
 import reprlib
 from typing import Any
@@ -9,30 +9,30 @@ from stages.runtime.faults import nearest
 
 
 class Strict(BaseModel):
-    """Fields are options; a wrong type, a wrong range or an unknown key is an error, never a default."""
+    """Fields are options. A wrong type, a value out of range or an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-def unsaid(default: Any) -> Any:
-    """A field that no record mentions where it has its default: records from before it came stay what they are."""
+def omit_default(default: Any) -> Any:
+    """Declares a field that is omitted from records at its default, so that records older than the field stay valid."""
     return Field(default, exclude_if=lambda value: value == default)
 
 
-def foremost(error: ValidationError) -> Any:
-    """The complaint to begin with: an unknown key often explains why another is missing."""
-    complaints = error.errors(include_url=False)
-    return next((c for c in complaints if c["type"] == "extra_forbidden"), complaints[0])
+def first_error(error: ValidationError) -> Any:
+    """Returns the error to report: an unknown key if there is one, since it often explains a missing key."""
+    errors = error.errors(include_url=False)
+    return next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
 
 
 def explain(error: ValidationError, cls: type[Strict]) -> str:
-    """One complaint of pydantic in one line, with the known keys where a key is unknown."""
-    first = foremost(error)
+    """Returns one pydantic error in one line, with the known keys of `cls` if a key is unknown."""
+    first = first_error(error)
     path = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"unknown key '{path}'. {nearest(str(first['loc'][-1]), cls.model_fields)}"
     if first["type"] == "missing":
         return f"'{path}' is missing."
-    if not path:  # options that do not go together
+    if not path:  # options that contradict each other
         return f"{first['msg'].removeprefix('Value error, ')}."
     return f"{path}: {first['msg']}, found {reprlib.repr(first['input'])}."

@@ -1,4 +1,4 @@
-"""What the base makes of pictures and prompts, computed once for each content and kept beside the workspace."""
+"""Encodings of pictures and prompts by the base, cached by content in the workspace."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def _cached(key: str, make: Callable[[], Encodings]) -> Encodings:
     if path.exists():
         try:
             return load_tensors(path)
-        except InputFault:  # a damaged cache entry is not worth an error: it is made again
+        except InputFault:  # a damaged entry is recomputed
             path.unlink(missing_ok=True)
-    made = {name: value.contiguous() for name, value in make().items()}
+    encodings = {name: value.contiguous() for name, value in make().items()}
     with new_file(path, durable=False) as draft:
-        save(made, draft)
-    return made
+        save(encodings, draft)
+    return encodings
 
 
 def _stack(rows: Sequence[Encodings]) -> dict[str, Tensor]:
@@ -37,8 +37,11 @@ def _stack(rows: Sequence[Encodings]) -> dict[str, Tensor]:
 
 
 def encode_images(family: Family, images: Sequence[Image.Image]) -> list[Encodings]:
-    """One of a single row per picture, since their sizes may differ; the key is the pixels and the base, so that no
-    changed picture meets an old encoding."""
+    """Encodes pictures one by one, since their sizes may differ; the cache key is the pixels and the base.
+
+    Returns:
+        For each picture its encodings, of one row.
+    """
     rows = []
     for image in images:
         pixels = hashlib.sha256(image.tobytes()).hexdigest()
@@ -48,7 +51,11 @@ def encode_images(family: Family, images: Sequence[Image.Image]) -> list[Encodin
 
 
 def encode_prompts(family: Family, prompts: Sequence[str]) -> dict[str, Tensor]:
-    """One row per prompt."""
+    """Encodes prompts, each distinct one once.
+
+    Returns:
+        Encodings with one row per prompt.
+    """
     rows: dict[str, Encodings] = {}
     for prompt in dict.fromkeys(prompts):
         key = digest(["prompt", family.fingerprint, prompt])

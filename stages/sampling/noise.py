@@ -1,4 +1,4 @@
-"""The noises pictures start from."""
+"""The noise that pictures are sampled from."""
 
 from __future__ import annotations
 
@@ -14,12 +14,20 @@ if TYPE_CHECKING:
 
 
 def noises(options: Sample, count: int, shape: tuple[int, int, int]) -> Tensor:
-    """The noises that pictures are sampled from, [count, *shape] in float32, drawn at once.
+    """Draws all noises that pictures are sampled from at once.
 
-    `seeded` is the published draw, a generator seeded with sample.seed itself (arXiv 2410.04891, reference code,
-    eval/sample_images.py). It is drawn on the CPU here as well: the published bits are those of CUDA's generator, which
-    no other device draws.
+    `sample.noise: seeded` is the published draw, a generator seeded with sample.seed itself (arXiv 2410.04891,
+    reference code, eval/sample_images.py). It is drawn on the CPU too: the published bits are those of CUDA's
+    generator, which no other device can draw.
+
+    Args:
+        options: the section `sample` of params.yaml.
+        count: number of noises.
+        shape: channels, height and width of a latent.
+
+    Returns:
+        [count, channels, height, width], float32.
     """
     direct = options.noise == "seeded"
-    drawn = torch.Generator().manual_seed(options.seed) if direct else generator(options.seed, "sample")
-    return torch.randn((count, *shape), generator=drawn)
+    source = torch.Generator().manual_seed(options.seed) if direct else generator(options.seed, "sample")
+    return torch.randn((count, *shape), generator=source)

@@ -1,4 +1,4 @@
-"""Pictures of base + state, cached by content."""
+"""Samples pictures of base + state, cached by content."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stages.core.family import Encodings, Family
 from stages.core.params import Params, Sample
 from stages.core.runs import Run, TaskSequence
 from stages.files import artifact
-from stages.runtime.device import side_by_side
+from stages.runtime.device import parallel_map
 from stages.runtime.faults import InputFault, MachineFault
 from stages.runtime.process import lock
 from stages.sampling.encodings import encode_prompts
@@ -30,74 +30,90 @@ log = logging.getLogger("palimpsest")
 IMAGES = Path(".cache/images")
 
 
-def seen(
-    params: Params, run: Run | TaskSequence, task: str | None, learnt: Sequence[Mapping[str, Any]]
+def sampled_concepts(
+    params: Params, run: Run | TaskSequence, task: str | None, learned: Sequence[Mapping[str, Any]]
 ) -> dict[int, Mapping[str, Any]]:
-    """The concepts, by position, whose prompts are sampled: those learnt so far, or all of the sequence."""
+    """The concepts whose prompts are sampled: those learned so far, or all of the sequence.
+
+    Args:
+        params: of the study.
+        run: a run, or a sequence for pictures of the base.
+        task: the last task learned; None for the base.
+        learned: the concepts learned so far, in order.
+
+    Returns:
+        Concepts by position, from 1.
+    """
     if isinstance(run, Run) and task is not None and params.task(task).sees != "data":
-        return dict(enumerate(learnt, 1))
+        return dict(enumerate(learned, 1))
     sequence = run.sequence if isinstance(run, Run) else run
     return {int(t.index): artifact.read(sequence.data(t.index), "data")["concept"] for t in params.tasks}
 
 
 def sample(params: Params, state: State, groups: Sequence[Sequence[str]]) -> Iterator[list[Path]]:
-    """For each group of prompts (those of one concept) the PNG files of its pictures.
+    """Samples each group of prompts (those of one concept) from base + state.
 
-    They come in the order of the prompts: all noises of the first, then of the second. What has been sampled before
-    from the same model is not sampled again, so that a killed stage goes on where it was, and two that come to the same
-    model, as strategies do after the first task, do so one after the other. While one group is written, the next is
-    sampled: a large PNG takes nearly as long as a GPU needs for the picture. Where memory does not do for a batch, half
-    of it is sampled at a time from there on, which the manifest beside the pictures records (`micro_batch`).
+    Pictures that are cached for the same model are not sampled again: a killed stage resumes, and stages with the same
+    model, as all strategies have after the first task, run one after the other. While one group is written the next is
+    sampled, since a large PNG takes nearly as long to write as the picture takes on a GPU. If there is not enough
+    memory for a batch, half of it is sampled at a time from there on, and the pictures' manifest records it
+    (`micro_batch`).
+
+    Yields:
+        For each group the PNG files in the order of the prompts: all noises of the first, then of the second.
 
     Raises:
-        MachineFault: memory does not do for one picture.
+        MachineFault: not enough memory for one picture.
     """
     family, options = params.family, params.sample
     model = artifact.digest([family.fingerprint, delta_fingerprint(state.delta), options.model_dump(mode="json")])
-    noise, room = None, None
+    noise, micro_batch = None, None
     with lock(IMAGES / model[:16] / "lock", wait=True), ThreadPoolExecutor(1) as writer:
-        written: list[Future[list[Path]]] = []
+        pending: list[Future[list[Path]]] = []
         for prompts in groups:
             folder = IMAGES / model[:16] / artifact.digest(list(prompts))[:32]
-            made: list[Image.Image] = []
-            if not _sampled(folder):
+            pictures: list[Image.Image] = []
+            if not _is_cached(folder):
                 if noise is None:
                     family.shift(state.delta)
                     noise = noises(options, options.images, family.noise_shape())
                 rows = encode_prompts(family, [prompt for prompt in prompts for _ in range(options.images)])
-                made, room = _made(family, rows, noise.repeat(len(prompts), 1, 1, 1), options, room)
-            written.append(writer.submit(_written, folder, prompts, made, room))
-            if len(written) > 1:
-                yield written.pop(0).result()
-        yield from (pictures.result() for pictures in written)
+                repeated = noise.repeat(len(prompts), 1, 1, 1)
+                pictures, micro_batch = _sample_group(family, rows, repeated, options, micro_batch)
+            pending.append(writer.submit(_publish, folder, prompts, pictures, micro_batch))
+            if len(pending) > 1:
+                yield pending.pop(0).result()
+        yield from (files.result() for files in pending)
 
 
-def _made(
-    family: Family, rows: Encodings, noises: Tensor, options: Sample, room: int | None
+def _sample_group(
+    family: Family, rows: Encodings, noises: Tensor, options: Sample, micro_batch: int | None
 ) -> tuple[list[Image.Image], int | None]:
-    """Pictures, and how many there was room for at a time; None: for the whole batch."""
+    """Pictures, and how many at a time there was enough memory for; None: the whole batch."""
     while True:
-        size = min(room or options.batch or len(noises), len(noises))
+        size = min(micro_batch or options.batch or len(noises), len(noises))
         try:
-            return family.sample(rows, noises, options.steps, options.guidance, options.scheduler, size), room
+            return family.sample(rows, noises, options.steps, options.guidance, options.scheduler, size), micro_batch
         except torch.OutOfMemoryError:
             if size == 1:
                 raise MachineFault("out of memory with one picture at a time. Lower the resolution.") from None
         torch.cuda.empty_cache()
-        room = (size + 1) // 2
-        log.warning("out of memory: %d pictures at a time from here on", room)
+        micro_batch = (size + 1) // 2
+        log.warning("out of memory: %d pictures at a time from here on", micro_batch)
 
 
-def _written(folder: Path, prompts: Sequence[str], made: Sequence[Image.Image], room: int | None) -> list[Path]:
-    """The files of a group, once those that were just made are published: to a cache, which is verified when read."""
-    if made:
-        facts = {"prompts": list(prompts)} | ({"micro_batch": room} if room else {})
+def _publish(
+    folder: Path, prompts: Sequence[str], pictures: Sequence[Image.Image], micro_batch: int | None
+) -> list[Path]:
+    """Writes new pictures to the cache, which is verified when read; returns the files of the group."""
+    if pictures:
+        facts = {"prompts": list(prompts)} | ({"micro_batch": micro_batch} if micro_batch else {})
         with artifact.publish(folder, "pictures", facts, durable=False) as draft:
-            side_by_side(lambda numbered: numbered[1].save(draft / f"{numbered[0]:04d}.png"), enumerate(made))
+            parallel_map(lambda numbered: numbered[1].save(draft / f"{numbered[0]:04d}.png"), enumerate(pictures))
     return artifact.files_of(folder)
 
 
-def _sampled(folder: Path) -> bool:
+def _is_cached(folder: Path) -> bool:
     try:
         artifact.read(folder, "pictures")
     except InputFault:

@@ -1,4 +1,7 @@
-"""One more task at the end of params.yaml. Every other byte of the file stays: comments, order, quotes and all."""
+"""Edits params.yaml: adds or removes a concept, or replaces the sequence, and keeps the user's comments.
+
+Adding a task changes no other byte of the file; other edits go through ruamel.yaml, which keeps comments and quotes.
+"""
 
 from __future__ import annotations
 
@@ -16,71 +19,74 @@ from stages.files.yaml import PARAMS, read_yaml
 from stages.runtime.faults import ConfigFault, nearest
 
 LAST_POSITION = 99
+NAME = re.compile("[a-z0-9][a-z0-9_]*")  # valid names of concepts
 
 
 def with_task(text: str, concepts: Mapping[str, str]) -> str:
-    """The text of a params.yaml whose `tasks`, and every sequence of these domains, have one more position.
+    """Appends one task to `tasks` and one concept to every sequence of the given domains.
 
     Args:
-        concepts: what stands there, by domain.
+        text: params.yaml.
+        concepts: the new concept of each domain.
+
+    Returns:
+        The new text; all existing bytes are unchanged.
 
     Raises:
-        ConfigFault: a concept is there already, or the file has no place for it; the message says what to do by hand.
+        ConfigFault: a concept is already in a sequence, or the file cannot be extended automatically.
     """
     tree = YAML(typ="safe", pure=True).load(text)
     last = tree["tasks"][-1]
     number = int(last["index"]) + 1
     if number > LAST_POSITION:
-        raise ConfigFault(f"tasks: there are {LAST_POSITION} already, and no study may have more. Begin a new one.")
+        raise ConfigFault(f"tasks: has {LAST_POSITION} already, which is the limit. Start a new study.")
     sees = "data" if last["sees"] == "data" else f"data/{number:02d}"
     task = f"{{index: '{number:02d}', previous: '{last['index']}', sees: {sees}}}"
     key, root = f"t{number:02d}", YAML(typ="safe", pure=True).compose(text)
-    edits = [_edit(text, _at(root, "tasks"), task)]
+    edits = [_insertion(text, _node_at(root, "tasks"), task)]
     for domain, concept in concepts.items():
         for order, listed in tree["sequences"][domain].items():
             if key in listed or f"t{last['index']}" not in listed:
                 raise ConfigFault(f"sequences.{domain}.{order}: must end with t{last['index']}, as tasks does.")
             if concept in listed.values():
-                raise ConfigFault(f"sequences.{domain}.{order}: '{concept}' is there already.")
-            edits.append(_edit(text, _at(root, "sequences", domain, order), f"{key}: {_scalar(concept)}"))
+                raise ConfigFault(f"sequences.{domain}.{order}: already has '{concept}'.")
+            node = _node_at(root, "sequences", domain, order)
+            edits.append(_insertion(text, node, f"{key}: {_quoted(concept)}"))
             listed[key] = concept
     new = text
-    for place, more in sorted(edits, reverse=True):
-        new = new[:place] + more + new[place:]
+    for offset, addition in sorted(edits, reverse=True):
+        new = new[:offset] + addition + new[offset:]
     tree["tasks"].append({"index": f"{number:02d}", "previous": last["index"], "sees": sees})
     if YAML(typ="safe", pure=True).load(new) != tree:
-        raise ConfigFault(f"tasks and sequences: are written in a way that cannot be added to. Add {task} by hand.")
+        raise ConfigFault(f"tasks, sequences: this YAML style cannot be extended automatically. Add {task} by hand.")
     return new
 
 
-def _at(node: Node, *keys: str) -> Any:
+def _node_at(node: Node, *keys: str) -> Any:
     for key in keys:
         node = next(value for name, value in node.value if name.value == key)
     return node
 
 
-def _edit(text: str, node: MappingNode | SequenceNode, item: str) -> tuple[int, str]:
-    """Where in the text, and what, to make this the last item of a list or a mapping."""
+def _insertion(text: str, node: MappingNode | SequenceNode, item: str) -> tuple[int, str]:
+    """The offset in the text and the characters to insert there, so that `item` becomes the last item of the node."""
     last = node.value[-1]
     end = last[1] if isinstance(node, MappingNode) else last
     while not isinstance(end.value, str) and not end.flow_style:
         end = end.value[-1][1] if isinstance(end, MappingNode) else end.value[-1]
-    place = int(end.end_mark.index)
+    offset = int(end.end_mark.index)
     if node.flow_style:
-        return place, f", {item}"
-    line = re.compile(r"[^\r\n]*").match(text, place)
+        return offset, f", {item}"
+    line = re.compile(r"[^\r\n]*").match(text, offset)
     assert line
     newline = "\r\n" if "\r\n" in text else "\n"
     dash = "- " if isinstance(node, SequenceNode) else ""
     return line.end(), f"{newline}{' ' * node.start_mark.column}{dash}{item}"
 
 
-def _scalar(word: str) -> str:
-    """Quoted if YAML would take it for anything but this word."""
+def _quoted(word: str) -> str:
+    """The word, in quotes if YAML would otherwise read it as something else (a number, a boolean)."""
     return word if YAML(typ="safe", pure=True).load(word) == word else f"'{word}'"
-
-
-NAME = re.compile("[a-z0-9][a-z0-9_]*")  # what a concept may be called
 
 
 def _yaml() -> YAML:
@@ -91,88 +97,106 @@ def _yaml() -> YAML:
     return yaml
 
 
-def _dumped(yaml: YAML, tree: Any) -> str:
+def _dump(yaml: YAML, tree: Any) -> str:
     out = io.StringIO()
     yaml.dump(tree, out)
     return out.getvalue()
 
 
 def by_domain(names: list[str], domains: list[str]) -> dict[str, str]:
-    """CONCEPT, or DOMAIN/CONCEPT where there are several domains: all of them share their positions.
+    """Parses CONCEPT or DOMAIN/CONCEPT arguments into one concept per domain.
+
+    Positions are shared by all domains, so each domain needs exactly one concept.
+
+    Args:
+        names: the arguments; without a domain they mean the first one.
+        domains: the domains of the study.
 
     Raises:
-        ConfigFault: a domain is not there, or not every domain has one concept.
+        ConfigFault: a domain is unknown, has two concepts, or has none.
     """
-    found: dict[str, str] = {}
+    concepts: dict[str, str] = {}
     for name in names:
         domain, slash, concept = name.rpartition("/")
         domain = domain if slash else domains[0]
         if domain not in domains:
-            raise ConfigFault(f"{name}: there is no domain '{domain}'. {nearest(domain, domains)}")
-        if domain in found:
-            raise ConfigFault(f"{name}: one concept at a time; {found[domain]} was given too.")
-        found[domain] = concept
-    missing = [domain for domain in domains if domain not in found]
+            raise ConfigFault(f"{name}: no domain '{domain}'. {nearest(domain, domains)}")
+        if domain in concepts:
+            raise ConfigFault(f"{name}: {concepts[domain]} was given too. Give one concept per domain.")
+        concepts[domain] = concept
+    missing = [domain for domain in domains if domain not in concepts]
     if missing:
-        raise ConfigFault(f"{', '.join(missing)}: positions are shared by all domains. Name one as DOMAIN/CONCEPT too.")
-    return found
+        raise ConfigFault(
+            f"{', '.join(missing)}: needs a concept too: all domains share positions. Give DOMAIN/CONCEPT."
+        )
+    return concepts
 
 
 def domain_of(name: str) -> tuple[str, str]:
-    """The domain of a concept of the sequence, and its name.
+    """Finds a concept in the sequences of params.yaml.
+
+    Args:
+        name: CONCEPT or DOMAIN/CONCEPT.
+
+    Returns:
+        Its domain and its name.
 
     Raises:
-        ConfigFault: it is in none.
+        ConfigFault: no sequence has it.
     """
     domain, _, concept = name.rpartition("/")
     known = {
-        one: {name for listed in orders.values() for name in listed.values()}
-        for one, orders in tree()["sequences"].items()
-        if not domain or one == domain
+        candidate: {name for listed in orders.values() for name in listed.values()}
+        for candidate, orders in tree()["sequences"].items()
+        if not domain or candidate == domain
     }
-    for one, names in known.items():
+    for candidate, names in known.items():
         if concept in names:
-            return one, concept
-    raise ConfigFault(f"no concept '{name}' is in the sequence. {nearest(concept, set().union(*known.values()))}")
+            return candidate, concept
+    raise ConfigFault(f"{name}: no sequence has this concept. {nearest(concept, set().union(*known.values()))}")
 
 
 def without_concept(text: str, concepts: Mapping[str, str]) -> str:
-    """params.yaml without a concept: those after it move up by one position.
+    """Removes one position: the concepts after it move up by one.
+
+    Args:
+        text: params.yaml.
+        concepts: the concept to remove from each domain.
 
     Raises:
-        ConfigFault: an order does not have it, or nothing would be left.
+        ConfigFault: an order does not have the concept, or it is the only one.
     """
     yaml = _yaml()
     tree = yaml.load(text)
     tasks = tree["tasks"]
     if len(tasks) == 1:
-        raise ConfigFault("tasks: this is the only concept. A study needs one: add another first.")
+        raise ConfigFault("tasks: this is the only concept, and a study needs at least one. Add another first.")
     _drop_last(tasks)
     for domain, concept in concepts.items():
         for listed in tree["sequences"][domain].values():
             keys, names = list(listed), list(listed.values())
             if concept not in names:
-                raise ConfigFault(f"{domain}: no concept '{concept}' is in the sequence. {nearest(concept, names)}")
+                raise ConfigFault(f"sequences.{domain}: no concept '{concept}'. {nearest(concept, names)}")
             names.remove(concept)
             for key, name in zip(keys, names, strict=False):
                 listed[key] = name
             _drop_last(listed)
-    return _dumped(yaml, tree)
+    return _dump(yaml, tree)
 
 
 def _drop_last(listed: Any) -> None:
-    """Removes the last item of a mapping or list, but not the blank lines and comments after it."""
+    """Removes the last item of a mapping or list and keeps the blank lines and comments after it."""
     keys = list(listed) if isinstance(listed, CommentedMap) else list(range(len(listed)))
     after = listed.ca.items.pop(keys[-1], None)
-    gone = listed.pop(keys[-1])
+    removed = listed.pop(keys[-1])
     if after is not None:
         listed.ca.items[keys[-2]] = after
-    elif isinstance(gone, CommentedMap) and gone.ca.items:
-        listed[keys[-2]].ca.items.update(gone.ca.items)
+    elif isinstance(removed, CommentedMap) and removed.ca.items:
+        listed[keys[-2]].ca.items.update(removed.ca.items)
 
 
 def sequence_of(names: list[str], domain: str) -> tuple[list[CommentedMap], dict[str, Any]]:
-    """`tasks` and `sequences` of a study that learns these in this order."""
+    """`tasks` and `sequences` of a study that learns these concepts in this order."""
     tasks = []
     for i in range(1, len(names) + 1):
         task = CommentedMap(index=f"{i:02d}", previous=f"{i - 1:02d}", sees=f"data/{i:02d}")
@@ -182,25 +206,27 @@ def sequence_of(names: list[str], domain: str) -> tuple[list[CommentedMap], dict
 
 
 def with_sequence(text: str, names: list[str], domain: str) -> str:
-    """params.yaml with another sequence altogether."""
+    """Replaces `tasks` and `sequences` of params.yaml."""
     yaml = _yaml()
     tree = yaml.load(text)
     tree["tasks"], tree["sequences"] = sequence_of(names, domain)
-    return _dumped(yaml, tree)
+    return _dump(yaml, tree)
 
 
 def tree(path: Path = PARAMS) -> dict[str, Any]:
-    """params.yaml as it is written, with none of its rules checked but that it is YAML: fast.
+    """Reads params.yaml without validating it, which is fast.
 
     Raises:
-        ConfigFault: there is none, or a section that every study has is missing.
+        ConfigFault: the file or a required section is missing, or it is not YAML.
     """
     if not path.exists():
-        raise ConfigFault("there is no params.yaml here: this is no project. Make one: palimpsest init my-study.")
-    found: dict[str, Any] = read_yaml(path).tree
+        raise ConfigFault(f"{path}: missing, so this folder is no project. Create one: palimpsest init my-study.")
+    content: dict[str, Any] = read_yaml(path).tree
     missing = [
-        key for key in ("study", "domains", "orders", "strategies", "seeds", "tasks", "sequences") if not found.get(key)
+        key
+        for key in ("study", "domains", "orders", "strategies", "seeds", "tasks", "sequences")
+        if not content.get(key)
     ]
     if missing:
-        raise ConfigFault(f"{path}: '{missing[0]}' is missing. Which profiles there are: palimpsest profile list.")
-    return found
+        raise ConfigFault(f"{path}: '{missing[0]}' is missing. List complete profiles with: palimpsest profile list.")
+    return content

@@ -1,7 +1,8 @@
 """Downloads the weights pinned in data/models.yaml: `python -m stages.tools.fetch --for sdxl-quick`.
 
-Only safetensors, JSON and text are kept; every file is compared with its sha256; what is here is not fetched again. A
-model that is published as a pickle only is compared, made safetensors without running code that is in it, and deleted.
+Only safetensors, JSON and text are stored. Every file is checked against its sha256, and existing files are not
+downloaded again. A model published only as a pickle is checked, converted to safetensors without running any code in
+it, and deleted.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from stages.runtime.exits import EXIT_CODES, attempt
 
 
 def convert(converter: str, source: Path, target: Path) -> None:
+    """Converts a pickle to safetensors with the named module of stages/metrics/weights/convert."""
     import_module(f"stages.metrics.weights.convert.{converter}").convert(source, target)
 
 
@@ -25,27 +27,27 @@ def work(args: argparse.Namespace) -> None:
 
     lock, names = model_lock.read_lock(), list(args.names)
     if args.profile:
-        names += model_lock.wanted(profiles.tree(args.profile), lock)
-        print(f"{args.profile} needs {', '.join(names) or 'no weights from outside'}.")
+        names += model_lock.models_used(profiles.tree(args.profile), lock)
+        print(f"{args.profile} needs {', '.join(names) or 'no external weights'}.")
     elif not names:
         print("\n".join(model_lock.describe(name, model) for name, model in lock.items()))
     for name in names:
-        download.consider(name, model_lock.find(lock, name), args.pin)
+        download.check_before_download(name, model_lock.find(lock, name), args.pin)
     for name in names:
         folder = args.folder and (args.folder if len(args.names) == 1 else args.folder / name)
-        found = download.bring(name, model_lock.find(lock, name), folder, args.hub, args.pin, convert)
-        print(f"{name} is in {model_lock.FOLDER / name}, its revision is {model_lock.content(found)}.")
+        files = download.fetch_model(name, model_lock.find(lock, name), folder, args.hub, args.pin, convert)
+        print(f"{name} is in {model_lock.FOLDER / name}, its revision is {model_lock.content_digest(files)}.")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", metavar="MODEL", help="of data/models.yaml; without any, a list of them")
-    parser.add_argument("--for", dest="profile", metavar="PROFILE", help="all that this profile needs")
-    parser.add_argument("--from", dest="folder", type=Path, metavar="FOLDER", help="take the files from this folder")
-    parser.add_argument("--hub", default=os.environ.get("HF_ENDPOINT"), metavar="URL", help="another hub, or a mirror")
-    parser.add_argument("--pin", action="store_true", help="record commits, sizes and hashes that are not known yet")
+    parser.add_argument("names", nargs="*", metavar="MODEL", help="keys of data/models.yaml; none lists them all")
+    parser.add_argument("--for", dest="profile", metavar="PROFILE", help="fetch everything this profile needs")
+    parser.add_argument("--from", dest="folder", type=Path, metavar="FOLDER", help="copy the files from this folder")
+    parser.add_argument("--hub", default=os.environ.get("HF_ENDPOINT"), metavar="URL", help="another hub or a mirror")
+    parser.add_argument("--pin", action="store_true", help="record commits, sizes and hashes that are not pinned yet")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args()
     show_log()

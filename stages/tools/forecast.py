@@ -1,8 +1,8 @@
 """Estimates GPU-hours, disk and memory of a study: `python -m stages.tools.forecast --profile quick`.
 
-Counts what the parameters ask for, and measures a few training steps, pictures, scores and merges on this device. The
-spread is that of the single measurements. Stages of this study that have run here count with the time that they took.
-Nothing of the study is written; `palimpsest plan` goes by the same numbers from then on.
+Counts the work from the parameters and measures a few training steps, pictures, scores and merges on this device.
+The interval is that of the individual measurements. For stages of this study that have already run here, the measured
+times are used. Writes no results; `palimpsest plan` uses the same measurements from then on.
 """
 
 from __future__ import annotations
@@ -20,31 +20,32 @@ if TYPE_CHECKING:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--profile", metavar="NAME", help="of this profile instead of params.yaml")
+    parser.add_argument("--profile", metavar="NAME", help="use this profile instead of params.yaml")
     parser.add_argument("--steps", type=int, default=12, metavar="N", help="training steps to measure (default: 12)")
-    parser.add_argument("--counts", action="store_true", help="count only, measure nothing")
-    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument("--counts", action="store_true", help="count only, without measuring")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def forecast(params: Params, key: None, args: argparse.Namespace) -> None:
     from stages.tools import profiles
     from stages.tools.forecasting.calibration import calibrate
     from stages.tools.forecasting.durations import Times, save_costs
-    from stages.tools.forecasting.forecast import facts, words
+    from stages.tools.forecasting.forecast import facts, summary
     from stages.tools.forecasting.workload import count
 
     if args.steps < 1:
-        raise ConfigFault(f"--steps {args.steps}: at least 1.")
+        raise ConfigFault(f"--steps {args.steps}: must be at least 1.")
     times = None if args.profile else Times(Path.cwd())
     if args.profile:
         params = profiles.params(args.profile)
     work = count(params)
-    found = None if args.counts else calibrate(params, args.steps)
-    if found and not args.profile:
-        save_costs(params, {part: cost.each for part, cost in found.costs.items()})
-    print(
-        artifact.to_json(facts(params, work, found, times)).strip() if args.json else words(params, work, found, times)
-    )
+    calibration = None if args.counts else calibrate(params, args.steps)
+    if calibration and not args.profile:
+        save_costs(params, {part: cost.each for part, cost in calibration.costs.items()})
+    if args.json:
+        print(artifact.to_json(facts(params, work, calibration, times)).strip())
+    else:
+        print(summary(params, work, calibration, times))
 
 
 if __name__ == "__main__":

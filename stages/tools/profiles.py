@@ -1,6 +1,6 @@
-"""Profiles: whole studies to start from. One of them is complete; the others say only what they change.
+"""Profiles: complete studies to start from. One holds every section; the others hold only their changes to it.
 
-A memory preset is a change of the same form on top, for a GPU with so many GB: data/profiles/memory/24.yaml.
+A memory preset is another set of changes, for a GPU with so many GB: data/profiles/memory/24.yaml.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ PRESETS = FOLDER / "memory"
 
 
 def names() -> list[str]:
+    """The names of all profiles, sorted."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def summary(name: str) -> str:
-    """The first comment of a profile."""
+    """One line that describes a profile: its first comment."""
     first = (FOLDER / f"{name}.yaml").read_text("utf-8").splitlines()[0]
     return (
         first.lstrip("# ") if name != COMPLETE else "The default: ten objects, four strategies, a few minutes on a CPU."
@@ -36,19 +37,24 @@ def summary(name: str) -> str:
 
 
 def presets() -> list[str]:
+    """The memory presets in GB, smallest first."""
     return sorted((path.stem for path in PRESETS.glob("*.yaml")), key=int)
 
 
 def text(name: str, memory: str | None = None) -> str:
-    """params.yaml as this profile has it: the complete one with its sections changed.
+    """The text of params.yaml for a profile: the complete profile with the changes applied.
+
+    Args:
+        name: a profile.
+        memory: a memory preset in GB; None for none.
 
     Raises:
-        ConfigFault: there is no such profile or preset, or it is not plain YAML.
+        ConfigFault: the profile or preset does not exist, or is not plain YAML.
     """
     if name not in names():
-        raise ConfigFault(f"there is no profile '{name}'. {nearest(name, names())}")
+        raise ConfigFault(f"unknown profile '{name}'. {nearest(name, names())}")
     if memory not in (None, *presets()):
-        raise ConfigFault(f"there is no preset for {memory} GB. There is: {', '.join(presets())}.")
+        raise ConfigFault(f"unknown memory preset '{memory}'. There is: {', '.join(presets())}.")
     complete = (FOLDER / f"{COMPLETE}.yaml").read_text("utf-8")
     changes = [FOLDER / f"{name}.yaml"] if name != COMPLETE else []
     changes += [PRESETS / f"{memory}.yaml"] if memory else []
@@ -60,21 +66,21 @@ def text(name: str, memory: str | None = None) -> str:
     params = yaml.load(complete)
     for path in changes:
         for section, value in read_yaml(path).tree.items():
-            params[section] = _changed(params.get(section), value, section)
+            params[section] = _merged(params.get(section), value, section)
     out = io.StringIO()
     yaml.dump(params, out)
     return out.getvalue()
 
 
 def tree(name: str, memory: str | None = None) -> Any:
-    """The same as plain dicts and lists."""
+    """The same as `text`, as plain dicts and lists."""
     return YAML(typ="safe").load(text(name, memory))
 
 
-def _changed(old: Any, new: Any, section: str) -> Any:
-    """Sections are merged key by key, and so are options of what keeps its name.
+def _merged(old: Any, new: Any, section: str) -> Any:
+    """Merges a section key by key, and `options` too unless `name` changes.
 
-    The sequences are replaced as a whole, since they name the concepts of a domain.
+    `sequences` and `dataset` are replaced as a whole, since they name the concepts of a domain.
     """
     if not isinstance(old, dict) or not isinstance(new, dict) or section in ("sequences", "dataset"):
         return new
@@ -87,10 +93,10 @@ def _changed(old: Any, new: Any, section: str) -> Any:
 
 
 def params(name: str) -> Params:
-    """The parameters of a profile, as if it were the current study.
+    """The validated parameters of a profile, as if it were the current study.
 
     Raises:
-        ConfigFault: as `text`, or the profile breaks a rule.
+        ConfigFault: as `text`, or the profile is invalid.
     """
     with TemporaryDirectory() as folder:
         path = Path(folder, f"{name}.yaml")
@@ -99,23 +105,31 @@ def params(name: str) -> Params:
 
 
 def use(name: str, force: bool = False, memory: str | None = None) -> bool:
-    """Puts a profile into params.yaml and says whether that changed it.
+    """Writes a profile to params.yaml.
+
+    Args:
+        name: a profile.
+        force: overwrite the user's own changes.
+        memory: a memory preset in GB; None for none.
+
+    Returns:
+        Whether params.yaml changed.
 
     Raises:
-        ConfigFault: params.yaml holds changes of the user's own that no profile has, and `force` is not given.
+        ConfigFault: params.yaml has changes that are in no profile, and `force` is false.
     """
-    wanted = text(name, memory)
+    new = text(name, memory)
     current = PARAMS.read_text("utf-8") if PARAMS.exists() else ""
-    if current == wanted:
+    if current == new:
         return False
-    if current and not force and current not in _all():
-        kept = FOLDER / "NAME.yaml"
+    if current and not force and current not in _all_texts():
+        profile = FOLDER / "NAME.yaml"
         raise ConfigFault(
-            f"{PARAMS}: has changes that no profile has. Keep them as {kept}, or give --force to drop them."
+            f"{PARAMS}: has changes that are in no profile. Save them as {profile}, or give --force to drop them."
         )
-    write_file(PARAMS, wanted)
+    write_file(PARAMS, new)
     return True
 
 
-def _all() -> Iterator[str]:
+def _all_texts() -> Iterator[str]:
     return (text(name, memory) for memory in (None, *presets()) for name in names())

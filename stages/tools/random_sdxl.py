@@ -1,7 +1,7 @@
-"""Writes a small SDXL of random weights: `python -m stages.tools.random_sdxl data/models/standin`.
+"""Writes an SDXL with random weights: `python -m stages.tools.random_sdxl data/models/standin`.
 
-Architecture, names of weights and tokenizer are the real ones, so that loading, speed, memory and export can be tried
-where the real weights are not. The same seed gives the same bytes.
+Its architecture, weight names and tokenizer are those of the real model, so that loading, speed, memory and export can
+be tried without the real weights. The same seed gives the same bytes.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from pathlib import Path
 from stages.runtime.exits import EXIT_CODES, attempt
 from stages.runtime.faults import ConfigFault, MachineFault
 
-BYTES = {"full": 7e9, "hundredth": 7e7}
+BYTES = {"full": 7e9, "hundredth": 7e7}  # needed on disk, by scale
 
 
 def work(args: argparse.Namespace) -> None:
@@ -21,7 +21,7 @@ def work(args: argparse.Namespace) -> None:
 
     folder: Path = args.folder
     if folder.exists():
-        raise ConfigFault(f"{folder}: is there already. Name a new folder, or remove it.")
+        raise ConfigFault(f"{folder}: already exists. Name a new folder, or remove it.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder.parent).free
     if free < BYTES[args.scale]:
@@ -37,7 +37,7 @@ def main() -> int:
         description=__doc__, epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="a new folder")
-    parser.add_argument("--scale", choices=list(BYTES), default="hundredth", help="full needs 7 GB of disk")
+    parser.add_argument("--scale", choices=list(BYTES), default="hundredth", help="full needs 7 GB on disk")
     parser.add_argument("--seed", type=int, default=0, help="of the weights")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args()

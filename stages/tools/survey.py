@@ -1,4 +1,4 @@
-"""Asks people which pictures are right: `make` writes a page to hand out, `read` takes the files that come back."""
+"""Runs a preference study with people: `make` writes a page to hand out, `read` imports the returned answers."""
 
 import argparse
 import sys
@@ -24,10 +24,10 @@ def make(args: argparse.Namespace) -> None:
     target = args.to or PAGES / f"{params.study}.html"
     for path, content in ((target, page), (folder / survey.KEY, artifact.to_json(key))):
         write_file(path, content)
-    needed, people = questionnaire.needed(args.preference, len(params.strategies), args.each)
-    print(f"{target}: {len(key['comparisons'])} comparisons, {len(page) / 1e6:.1f} MB. Hand out this file alone.")
-    print(f"To show a preference of {args.preference:.0%} between two strategies takes {needed} choices, so")
-    print(f"about {people} people who each see {args.each}. What they save goes to: palimpsest study read FILE ...")
+    choices, people = questionnaire.needed(args.preference, len(params.strategies), args.each)
+    print(f"{target}: {len(key['comparisons'])} comparisons, {len(page) / 1e6:.1f} MB. Hand out only this file.")
+    print(f"Detecting a preference of {args.preference:.0%} between two strategies takes {choices} choices:")
+    print(f"for all pairs, about {people} people with {args.each} comparisons each. Then: palimpsest study read FILE")
 
 
 def read(args: argparse.Namespace) -> None:
@@ -36,23 +36,28 @@ def read(args: argparse.Namespace) -> None:
     from stages.reporting import survey_wording
 
     params = load()
-    kept = survey.keep(args.files, folder := survey.ROOT / params.study)
-    print(f"{kept} of {len(args.files)} files are new and kept in {folder}.")
-    found = preference.people(params.study, params.report.confidence)
-    if found:
-        print(survey_wording.in_words(found))
-    log.info("Run the study again and the report shows this too.")
+    added = survey.import_answers(args.files, folder := survey.ROOT / params.study)
+    print(f"{added} of {len(args.files)} files are new and were saved in {folder}.")
+    result = preference.people(params.study, params.report.confidence)
+    if result:
+        print(survey_wording.in_words(result))
+    log.info("Run the study again to include the answers in the report.")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    first = verbs.add_parser("make", help="write the page, and the key that stays here")
-    first.add_argument("--to", type=Path, help=f"where the page goes; {PAGES}/<study>.html if not said")
-    first.add_argument("--comparisons", type=int, default=120, help="per domain (120)")
-    first.add_argument("--each", type=int, default=40, help="what one person is shown (40)")
-    first.add_argument("--preference", type=float, default=0.6, help="to be found, for the number of people (0.6)")
-    second = verbs.add_parser("read", help="check and keep files of answers, and say what they say")
+    first = verbs.add_parser("make", help="write the page, and the answer key, which stays here")
+    first.add_argument("--to", type=Path, help=f"the page; default {PAGES}/<study>.html")
+    first.add_argument("--comparisons", type=int, default=120, help="comparisons per domain; default 120")
+    first.add_argument("--each", type=int, default=40, help="comparisons per person; default 40")
+    first.add_argument(
+        "--preference",
+        type=float,
+        default=0.6,
+        help="preference to detect, sets the number of people; default 0.6",
+    )
+    second = verbs.add_parser("read", help="check and save files of answers, and summarise them")
     second.add_argument("files", type=Path, nargs="+")
     args = parser.parse_args()
     sys.exit(attempt(lambda: {"make": make, "read": read}[args.verb](args)))

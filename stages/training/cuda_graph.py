@@ -1,4 +1,9 @@
-"""."""
+"""Records functions of tensors as CUDA graphs and replays them, so that a step costs one launch and not thousands.
+
+A graph reads and writes fixed places in memory: inputs are copied into them before each replay. Before it is recorded a
+function is warmed up on a side stream, as CUDA graphs require. Where recording is impossible the function is called
+directly: slower, with the same result.
+"""
 
 from __future__ import annotations
 
@@ -16,59 +21,64 @@ from stages.core.params import Train
 log = logging.getLogger("palimpsest")
 
 
-REHEARSALS = 3  # of what is recorded, on a stream of its own, as CUDA graphs need
+WARM_UPS = 3  # calls on a side stream before a function is recorded
 
 
 def recordable(on: torch.device, options: Train) -> bool:
-    """Whether CUDA graphs can be made: checkpointing asks for the state of generators midway, which they forbid."""
+    """Whether CUDA graphs can be recorded: gradient checkpointing reads generator states midway, which they forbid."""
     return on.type == "cuda" and not options.checkpointing
 
 
 class Recorder:
-    """Makes CUDA graphs, in memory that they share: nothing in it outlives a replay, and they are replayed in turn.
+    """Records CUDA graphs in one shared memory pool: nothing in it outlives a replay, and replays never overlap.
 
     Args:
-        rehearse: runs what it is given without a lasting effect.
+        without_effect: calls the function it gets, then undoes the effect on the training state.
     """
 
-    def __init__(self, rehearse: Callable[[Callable[[], None]], None]) -> None:
-        self._rehearse = rehearse
+    def __init__(self, without_effect: Callable[[Callable[[], None]], None]) -> None:
+        self._without_effect = without_effect
         self._pool: Any = None
 
     def record(self, function: Callable[[], None]) -> Callable[[], None]:
-        """
+        """Warms up and records a function; neither changes the training state.
+
+        Returns:
+            What replays it.
+
         Raises:
-            RuntimeError: it cannot be recorded.
-            torch.OutOfMemoryError: a graph keeps its memory, and there is not enough for this one.
+            RuntimeError: the function cannot be recorded.
+            torch.OutOfMemoryError: not enough memory; a graph holds the memory it uses.
         """
-        self._rehearse(lambda: aside(function))
+        self._without_effect(lambda: warm_up(function))
         graph = torch.cuda.CUDAGraph()
         self._pool = self._pool or torch.cuda.graph_pool_handle()
 
-        def once() -> None:
+        def capture() -> None:
             with torch.cuda.graph(graph, pool=self._pool):
                 function()
 
-        self._rehearse(once)
+        self._without_effect(capture)
         return graph.replay
 
 
-def aside(function: Callable[[], None]) -> None:
-    """Calls it as often as it takes before it may be recorded, on a stream of its own."""
+def warm_up(function: Callable[[], None]) -> None:
+    """Calls a function `WARM_UPS` times on a side stream."""
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        for _ in range(REHEARSALS):
+        for _ in range(WARM_UPS):
             function()
     torch.cuda.current_stream().wait_stream(stream)
 
 
 class Replay:
-    """A function of tensors, fed through tensors in fixed places: one set of them for all inputs of the same shapes.
+    """Calls a function on tensors in fixed places: one set of places for all inputs of the same shapes.
 
     Args:
-        recorder: where there is one, the function is recorded as a CUDA graph and replayed from then on. If that fails,
-            or memory does not do for it, it is called as ever.
+        function: takes tensors by name; the same function for every set of shapes.
+        recorder: records the function as a CUDA graph at the first call with new shapes. None, or if recording fails or
+            there is not enough memory: the function is called directly.
     """
 
     def __init__(self, function: Callable[[Encodings], None], recorder: Recorder | None) -> None:
@@ -92,9 +102,9 @@ class Replay:
             return self._recorder.record(function)
         except torch.OutOfMemoryError:
             reason = "out of memory"
-            self._places.clear()  # those of other shapes would keep what this one needs
+            self._places.clear()  # graphs for other shapes hold memory that the direct call needs
         except RuntimeError as error:
             reason = str(error)
         self._recorder = None
-        log.warning("a step cannot be recorded as a CUDA graph and runs without: %s", reason)
+        log.warning("a step cannot be recorded as a CUDA graph and runs without one: %s", reason)
         return function

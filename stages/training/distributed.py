@@ -1,8 +1,8 @@
-"""Several processes for one training, one per GPU: each takes its share of a step's pictures, and gradients are summed.
+"""One training on several GPUs, one process each: a step's pictures are divided, and gradients are summed.
 
-The processes are told apart by the environment that torchrun and `accelerate launch` set too. They work on one machine
-and one workspace; the first of them leads: it alone writes. Sums of floats depend on how they are split, so the number
-of processes is a parameter (train.processes) and not a matter of the machine.
+Rank and number of processes come from the environment variables that torchrun and `accelerate launch` set too. All
+processes run on one machine in one workspace; only the leader (rank 0) writes. Sums of floats depend on how they are
+split, so the number of processes is a parameter (train.processes) and does not depend on the machine.
 """
 
 from __future__ import annotations
@@ -27,41 +27,47 @@ from stages.runtime.device import device
 from stages.runtime.faults import ConfigFault, Fault, MachineFault, Preempted
 
 T = TypeVar("T")
-PATIENCE = timedelta(hours=2)  # for one that samples while the others wait
+TIMEOUT = timedelta(hours=2)  # the others wait while the leader samples
 
 
-class Team:
-    """This process among those of one training; a process by itself is a team of one."""
+class ProcessGroup:
+    """This process among those of one training.
+
+    Args:
+        rank: of this process, from 0.
+        size: number of processes; 1: not distributed.
+    """
 
     def __init__(self, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
         if size > 1 and not dist.is_initialized():
-            dist.init_process_group("nccl" if device().type == "cuda" else "gloo", timeout=PATIENCE)
+            dist.init_process_group("nccl" if device().type == "cuda" else "gloo", timeout=TIMEOUT)
 
     @property
     def leads(self) -> bool:
         return self.rank == 0
 
     def share(self, rows: Sequence[T]) -> list[T]:
+        """This process's rows of a step."""
         return list(rows[self.rank :: self.size])
 
-    def add_up(self, tensors: Sequence[Tensor]) -> None:
-        """Replaces each by its sum over all processes."""
+    def all_reduce(self, tensors: Sequence[Tensor]) -> None:
+        """Replaces each tensor by its sum over all processes, in place."""
         if self.size > 1:
             for tensor in tensors:
                 dist.all_reduce(tensor)
 
     def any(self, flag: bool) -> bool:
-        """Whether it holds in one of the processes; all of them must ask."""
+        """Whether the flag is set in any process; every process must call this."""
         if self.size == 1:
             return flag
-        told = torch.tensor(float(flag), device=device())
-        dist.all_reduce(told)
-        return bool(told > 0)
+        flags = torch.tensor(float(flag), device=device())
+        dist.all_reduce(flags)
+        return bool(flags > 0)
 
     @contextmanager
     def leader_first(self) -> Iterator[None]:
-        """Runs the block in the leader, then in the others, who find what it has made."""
+        """Runs the block in the leader, then in the others, so that they can use its results."""
         if self.size > 1 and not self.leads:
             dist.barrier()
         yield
@@ -70,15 +76,16 @@ class Team:
 
 
 @cache
-def team() -> Team:
-    return Team(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+def process_group() -> ProcessGroup:
+    """The group of this process, from RANK and WORLD_SIZE."""
+    return ProcessGroup(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
 
-def assembled(processes: int) -> bool:
-    """Whether this process is one of so many already.
+def launched(processes: int) -> bool:
+    """Whether this process is already one of `processes`.
 
     Raises:
-        ConfigFault: it was started as one of another number.
+        ConfigFault: WORLD_SIZE is neither 1 nor `processes`.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size not in (1, processes):
@@ -86,16 +93,18 @@ def assembled(processes: int) -> bool:
     return size == processes
 
 
-def assemble(processes: int, command: Sequence[str]) -> None:
-    """Runs `python *command` in so many processes and waits for all of them; SIGTERM is passed on.
+def launch(processes: int, command: Sequence[str]) -> None:
+    """Runs `python *command` in `processes` processes and waits for them; forwards SIGTERM to all.
 
     Raises:
-        Fault: one of them failed; of the same exit code, after it has said why. The others are stopped.
-        MachineFault: there are not so many GPUs here.
+        Fault: a process failed; with its exit code, after it has printed the reason. The others are killed.
+        MachineFault: fewer GPUs are visible than there are processes.
     """
     if device().type == "cuda" and torch.cuda.device_count() < processes:
-        seen = torch.cuda.device_count()
-        raise MachineFault(f"train.processes: is {processes}, {seen} GPUs can be seen here. Give it as many GPUs.")
+        visible = torch.cuda.device_count()
+        raise MachineFault(
+            f"train.processes: is {processes}, but {visible} GPUs are visible. Provide as many GPUs, or lower it."
+        )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -105,14 +114,14 @@ def assemble(processes: int, command: Sequence[str]) -> None:
         for rank in map(str, range(processes))
     ]
 
-    def pass_on(*_: object) -> None:
+    def terminate(*_: object) -> None:
         for member in members:
             member.terminate()
 
-    before = signal.signal(signal.SIGTERM, pass_on)
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
         while any(member.poll() is None for member in members):
-            if any(member.poll() for member in members):  # the others would wait for it for ever
+            if any(member.poll() for member in members):  # the others would wait for the failed one forever
                 time.sleep(5)
                 for member in members:
                     member.kill()
@@ -122,12 +131,12 @@ def assemble(processes: int, command: Sequence[str]) -> None:
         for member in members:
             member.kill()
     codes = [member.wait() for member in members]
-    if any(codes):  # the one that said why rather than one that was killed for it
+    if any(codes):  # report the process that failed by itself, not one that was killed because of it
         raise _fault(max(codes) if max(codes) > 0 else -min(codes))
 
 
 def _fault(code: int) -> Fault:
     kinds = {kind.code: kind for kind in Fault.__subclasses__() if kind is not MachineFault}
     if code == Preempted.code:
-        return Preempted("stopped and saved. Run it again to go on.")
+        return Preempted("stopped and saved. Run it again to continue.")
     return kinds.get(code, MachineFault)(f"one of the processes of train.processes ended with {code}; see above.")

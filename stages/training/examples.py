@@ -1,4 +1,4 @@
-"""What one task is learnt from: pictures, each with its caption and the size and crop that the model is told."""
+"""The training examples of one task: pictures with their captions, and with size and crop if the model reads them."""
 
 from __future__ import annotations
 
@@ -15,19 +15,25 @@ from stages.sampling.encodings import encode_images, encode_prompts
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """One picture to learn from."""
+class Example:
+    """One picture to train on."""
 
     image: Image.Image
     caption: str
-    frame: tuple[int, ...] | None  # SDXL's micro-conditioning where it is the photo's own: see `photos.Photo`
+    frame: tuple[int, ...] | None  # SDXL's micro-conditioning if it is the photo's own; see `photos.develop`
 
 
-def taught(params: Params, data: Mapping[str, Any], pictures: Sequence[Image.Image]) -> list[Lesson]:
-    """The pictures of the concept, as prepare wrote them."""
+def concept_examples(params: Params, data: Mapping[str, Any], pictures: Sequence[Image.Image]) -> list[Example]:
+    """The training pictures of the concept, as `prepare` wrote them.
+
+    Args:
+        params: decides whether sizes and crops are read.
+        data: the manifest of the task's data.
+        pictures: one per entry of `data["pictures"]["training"]`.
+    """
     framed = params.prepare.buckets or params.train.conditioning == "source"
     return [
-        Lesson(
+        Example(
             picture,
             entry["caption"] or data["concept"]["training_prompt"],
             tuple(entry["frame"]) if framed else None,
@@ -36,23 +42,23 @@ def taught(params: Params, data: Mapping[str, Any], pictures: Sequence[Image.Ima
     ]
 
 
-def encoded(family: Family, lessons: Sequence[Lesson], concept: int) -> Material:
-    """The lessons as the learner reads them; the first `concept` of them show the concept, the others its class."""
-    captions = [lesson.caption for lesson in lessons]
-    spoken = sorted(set(captions))
-    prompts = encode_prompts(family, spoken)
+def encode_examples(family: Family, examples: Sequence[Example], concept: int) -> Material:
+    """Encodes the examples for the learner; the first `concept` of them show the concept, the others its class."""
+    captions = [example.caption for example in examples]
+    distinct = sorted(set(captions))
+    prompts = encode_prompts(family, distinct)
     images = [
-        image if lesson.frame is None else {**image, "frame": torch.tensor([lesson.frame], dtype=torch.float32)}
-        for image, lesson in zip(encode_images(family, [lesson.image for lesson in lessons]), lessons, strict=True)
+        image if example.frame is None else {**image, "frame": torch.tensor([example.frame], dtype=torch.float32)}
+        for image, example in zip(encode_images(family, [e.image for e in examples]), examples, strict=True)
     ]
-    return Material(images, prompts, [spoken.index(caption) for caption in captions], concept)
+    return Material(images, prompts, [distinct.index(caption) for caption in captions], concept)
 
 
 @dataclass(frozen=True)
 class Material:
-    """What is learnt from: encodings of pictures and of prompts."""
+    """The encoded examples of one task."""
 
     images: Sequence[Encodings]
     prompts: Encodings
-    captions: Sequence[int]  # for each picture the row of `prompts` that describes it
-    taught: int  # how many of the pictures show the concept; the others show its class
+    captions: Sequence[int]  # for each picture the row of `prompts` with its caption
+    concept: int  # how many of the pictures show the concept; the others show its class

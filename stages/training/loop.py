@@ -1,8 +1,8 @@
-"""The training loop: any step can be the last before a crash, and the bytes at the end are the same.
+"""The training loop: after a crash at any step it resumes and ends with the same bytes.
 
-Whatever is random is a function of the seed, the task and the step, so that going on from a checkpoint needs no state
-of any generator: adapter, optimiser and losses are all there is. How steps went is read from the device now and then
-(see descent.py), and always before anything is saved.
+Everything random is a function of the seed, the task and the step, so that a checkpoint needs no generator state: it
+holds the adapter, the optimiser and the losses. Losses are read from the device every few steps (see step.py), and
+always before a checkpoint is saved.
 """
 
 from __future__ import annotations
@@ -27,24 +27,33 @@ from stages.runtime.faults import InputFault, MachineFault, Preempted
 from stages.runtime.process import StopRequest, lock
 from stages.runtime.progress import track
 from stages.runtime.seeds import generator, seed
-from stages.training.distributed import team
+from stages.training.distributed import process_group
 from stages.training.examples import Material
 from stages.training.step import Descent
 
 log = logging.getLogger("palimpsest")
-READ_EVERY = 25  # steps: how often a GPU is asked how they went, which makes it wait
-KEPT = 2  # checkpoints: the newest, and one more in case the newest turns out to be damaged
+READ_EVERY = 25  # steps between two readings of the losses, which synchronise with the GPU
+CHECKPOINTS_STORED = 2  # the newest, and one more in case the newest is damaged
 
 
 @dataclass
 class Losses:
+    """Loss and gradient norm of every step so far."""
+
     loss: list[float] = field(default_factory=list)
     gradient_norm: list[float] = field(default_factory=list)
-    micro_batch: int | None = None  # pictures at a time, where memory did not do for the whole batch
+    micro_batch: int | None = None  # pictures at a time, if there was not enough memory for the whole batch
 
 
 def batch_rows(words: Sequence[object], count: int, batch: int, step: int) -> list[int]:
-    """Which of `count` pictures step `step` sees: all once, in a new order, before any is seen again."""
+    """Which of `count` pictures step `step` trains on: each once per epoch, in a new order every epoch.
+
+    Args:
+        words: what the order is drawn from.
+        count: number of pictures.
+        batch: pictures per step.
+        step: from 0.
+    """
     rows = []
     for place in range(step * batch, (step + 1) * batch):
         order = torch.randperm(count, generator=generator(*words, "epoch", place // count))
@@ -53,51 +62,62 @@ def batch_rows(words: Sequence[object], count: int, batch: int, step: int) -> li
 
 
 def rate(options: Train, step: int) -> float:
-    """The learning rate of a step, the first of which is 0: the full one, or falling towards zero after the last."""
+    """The learning rate of a step, counted from 0: constant, or falling so that it would be 0 after the last step."""
     done = step / options.steps
-    shares = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
-    return options.learning_rate * shares[options.schedule]
+    factors = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
+    return options.learning_rate * factors[options.schedule]
 
 
 class Training:
-    """One adapter in training, with its checkpoints in `folder`, whose name stands for everything that matters."""
+    """One adapter in training.
+
+    Args:
+        learner: the model with the adapter.
+        options: the section `train` of params.yaml.
+        words: seed, order and task: what everything random is drawn from.
+        folder: of the checkpoints; its name is a digest of everything that the result depends on.
+    """
 
     def __init__(self, learner: Learner, options: Train, words: Sequence[object], folder: Path) -> None:
         self.learner, self.options, self.words, self.folder = learner, options, words, folder
         self.descent = Descent(learner, options, READ_EVERY)
-        self.losses, self.step, self.team = Losses(), 0, team()
+        self.losses, self.step, self.processes = Losses(), 0, process_group()
 
     def run(
         self, material: Material, keep: bool, observe: Callable[[int, Losses], None] | None = None
     ) -> tuple[Adapter, Losses]:
-        """Trains to the last step and returns the adapter.
+        """Trains to the last step, from the newest checkpoint if there is one.
 
         Args:
-            keep: leave the finished adapter in the folder for another run that starts from the same place.
-            observe: called with the number of steps done, before the first and after each, and with what is known of
-                the losses so far.
+            material: the encoded examples.
+            keep: whether the finished adapter stays in the folder for other runs that train the same one.
+            observe: called before the first step and after each, with the number of steps done and the losses read so
+                far.
+
+        Returns:
+            The adapter, and the losses of all steps.
 
         Raises:
-            InputFault: the loss or the gradient is not finite; no step is taken with it and no checkpoint written.
-            MachineFault: the memory does not do for one picture.
-            Preempted: SIGTERM came; a checkpoint has been written.
+            InputFault: the loss or the gradient is not finite; no such step was applied or saved.
+            MachineFault: not enough memory for one picture.
+            Preempted: SIGTERM was received; a checkpoint was saved.
         """
-        with closing(self.descent), self._alone(), StopRequest() as stop:
-            with self.team.leader_first():
+        with closing(self.descent), self._locked(), StopRequest() as stop:
+            with self.processes.leader_first():
                 self._resume()
             if self.step < self.options.steps:
-                self.learner.study(material.images, material.prompts)
-            look = observe if observe and self.team.leads else (lambda step, losses: None)
-            look(self.step, self.losses)
+                self.learner.prepare(material.images, material.prompts)
+            notify = observe if observe and self.processes.leads else (lambda step, losses: None)
+            notify(self.step, self.losses)
             for _ in track(self._remaining(), self.options.steps, "train", self.step):
                 self._one_step(material)
-                if self._stops(stop) and self.step < self.options.steps:
+                if self._stop_requested(stop) and self.step < self.options.steps:
                     self._save()
                     reached = f"step {self.step} of {self.options.steps}"
-                    raise Preempted(f"stopped after {reached}, which is saved. Run it again to go on.")
+                    raise Preempted(f"stopped after {reached}, which is saved. Run it again to continue.")
                 if self.step % self.options.checkpoint_every == 0 or (keep and self.step == self.options.steps):
                     self._save()
-                look(self.step, self.losses)
+                notify(self.step, self.losses)
             self._read()
             return self.learner.adapter(), self.losses
 
@@ -105,16 +125,18 @@ class Training:
         while self.step < self.options.steps:
             yield self.step
 
-    def _alone(self) -> AbstractContextManager[None]:
-        return lock(self._lockfile, wait=True) if self.team.leads else contextlib.nullcontext()
+    def _locked(self) -> AbstractContextManager[None]:
+        return lock(self._lockfile, wait=True) if self.processes.leads else contextlib.nullcontext()
 
-    def _stops(self, stop: StopRequest) -> bool:
-        """Whether a stop was asked for; processes that share a training agree on it now and then."""
-        return stop.came if self.team.size == 1 else self.step % READ_EVERY == 0 and self.team.any(stop.came)
+    def _stop_requested(self, stop: StopRequest) -> bool:
+        """Whether to stop; distributed processes agree on it every few steps."""
+        if self.processes.size == 1:
+            return stop.received
+        return self.step % READ_EVERY == 0 and self.processes.any(stop.received)
 
-    def forget(self) -> None:
-        """Removes the checkpoints, unless another run has begun to go on from them, which removes them in its turn."""
-        if not self.team.leads:
+    def remove_checkpoints(self) -> None:
+        """Removes the checkpoints, unless another run resumes from them right now; that run removes them later."""
+        if not self.processes.leads:
             return
         with contextlib.suppress(MachineFault), lock(self._lockfile):
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -125,51 +147,51 @@ class Training:
         return self.folder.with_name(f"{self.folder.name}.lock")
 
     def _one_step(self, material: Material) -> None:
-        rows = self.team.share(self._rows(material))
+        rows = self.processes.share(self._rows(material))
         while True:
             size = self.losses.micro_batch or max(len(rows), 1)
             try:
-                for part in alike(rows, material.images, size):
+                for part in micro_batches(rows, material.images, size):
                     self.descent.gradient(self.learner.inputs(part))
                 break
             except torch.OutOfMemoryError:
-                self._take_less(size)
-        self.team.add_up(self.descent.sums)
+                self._halve_micro_batch(size)
+        self.processes.all_reduce(self.descent.sums)
         self.descent.update(rate(self.options, self.step))
         self.step += 1
         if self.descent.full or self.step == self.options.steps:
             self._read()
 
     def _rows(self, material: Material) -> list[Row]:
-        """The pictures of this step: some of the concept, and some of its class where that is to be preserved."""
-        prior, taught = self.options.prior, material.taught
-        some = [(i, 1 / self.options.batch) for i in batch_rows(self.words, taught, self.options.batch, self.step)]
+        """The pictures of this step: of the concept, and of its class if `train.prior` is set."""
+        prior, concept = self.options.prior, material.concept
+        chosen = [(i, 1 / self.options.batch) for i in batch_rows(self.words, concept, self.options.batch, self.step)]
         if prior:
-            others = batch_rows((*self.words, "prior"), len(material.images) - taught, prior.batch, self.step)
-            some += [(taught + i, prior.weight / prior.batch) for i in others]
+            others = batch_rows((*self.words, "prior"), len(material.images) - concept, prior.batch, self.step)
+            chosen += [(concept + i, prior.weight / prior.batch) for i in others]
         return [
             Row(image, material.captions[image], seed(*self.words, "step", self.step, number), weight)
-            for number, (image, weight) in enumerate(some)
+            for number, (image, weight) in enumerate(chosen)
         ]
 
     def _read(self) -> None:
-        """What the steps were like; where a gradient was too large for the number format, goes back to its step."""
-        for note in self.descent.read():
-            if not note.finite:
+        """Reads the losses; if a gradient overflowed, halves the loss scale and goes back to its step."""
+        for stats in self.descent.read():
+            if not stats.finite:
                 self.step = len(self.losses.loss)
-                if math.isfinite(note.loss) and (factor := self.descent.magnify) > 1:
-                    self.descent.magnify = factor / 2
-                    log.info("the gradient of step %d is too large for float16: again, half as large", self.step + 1)
+                if math.isfinite(stats.loss) and (scale := self.descent.loss_scale) > 1:
+                    self.descent.loss_scale = scale / 2
+                    log.info("the gradient of step %d overflows: repeated with half the loss scale", self.step + 1)
                     return
-                at, found = self.step + 1, f"loss {note.loss:g}, gradient {note.gradient_norm:g}"
+                at, values = self.step + 1, f"loss {stats.loss:g}, gradient {stats.gradient_norm:g}"
                 raise InputFault(
-                    f"training diverged at step {at}: {found}. Lower train.learning_rate; nothing was spoilt."
+                    f"training diverged at step {at}: {values}. Lower train.learning_rate; the checkpoints are intact."
                 )
-            self.losses.loss.append(note.loss)
-            self.losses.gradient_norm.append(note.gradient_norm)
+            self.losses.loss.append(stats.loss)
+            self.losses.gradient_norm.append(stats.gradient_norm)
 
-    def _take_less(self, size: int) -> None:
-        """Half as many pictures at a time from here on; the gradient is that of the whole batch still."""
+    def _halve_micro_batch(self, size: int) -> None:
+        """Computes half as many pictures at a time from here on; the gradient is still that of the whole batch."""
         self.descent.drop()
         torch.cuda.empty_cache()
         if size == 1:
@@ -179,13 +201,13 @@ class Training:
 
     def _save(self) -> None:
         self._read()
-        if not self.team.leads:
+        if not self.processes.leads:
             return
-        told = torch.tensor([self.losses.loss, self.losses.gradient_norm], dtype=torch.float64)
-        facts = {"step": self.step, "micro_batch": self.losses.micro_batch, "magnify": self.descent.magnify}
+        losses = torch.tensor([self.losses.loss, self.losses.gradient_norm], dtype=torch.float64)
+        facts = {"step": self.step, "micro_batch": self.losses.micro_batch, "magnify": self.descent.loss_scale}
         with artifact.publish(self.folder / f"{self.step:08d}", "checkpoint", facts) as draft:
-            save({"losses": told} | self.descent.state(), draft / "training.safetensors")
-        for old in sorted(self.folder.glob("[0-9]*"))[:-KEPT]:
+            save({"losses": losses} | self.descent.state(), draft / "training.safetensors")
+        for old in sorted(self.folder.glob("[0-9]*"))[:-CHECKPOINTS_STORED]:
             shutil.rmtree(old)
 
     def _resume(self) -> None:
@@ -194,26 +216,26 @@ class Training:
                 facts = artifact.read(checkpoint, "checkpoint")
                 tensors = load_tensors(checkpoint / "training.safetensors")
             except InputFault as fault:
-                log.warning("%s The one before it is used.", fault)
+                log.warning("%s Resuming from the checkpoint before it.", fault)
                 shutil.rmtree(checkpoint)
                 continue
             self.step = facts["step"]
             loss, norm = tensors["losses"].tolist()
             self.losses = Losses(loss, norm, facts["micro_batch"])
             self.descent.restore(tensors, self.step)
-            self.descent.magnify = facts.get("magnify", self.descent.magnify)
-            log.info("going on after step %d of %d", self.step, self.options.steps)
+            self.descent.loss_scale = facts.get("magnify", self.descent.loss_scale)
+            log.info("resuming after step %d of %d", self.step, self.options.steps)
             return
 
 
-def alike(rows: Sequence[Row], images: Sequence[Encodings], size: int) -> Iterator[list[Row]]:
-    """The rows in parts of at most so many, each of pictures of one size."""
+def micro_batches(rows: Sequence[Row], images: Sequence[Encodings], size: int) -> Iterator[list[Row]]:
+    """The rows in parts of at most `size`, each of pictures of one shape."""
     by_shape: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:
         by_shape.setdefault(tuple(value.shape for value in images[row.image].values()), []).append(row)
-    for some in by_shape.values():
-        for at in range(0, len(some), size):
-            yield some[at : at + size]
+    for group in by_shape.values():
+        for at in range(0, len(group), size):
+            yield group[at : at + size]
 
 
-Observer = Callable[[int, Losses], None]  # told the steps done, and the losses as far as they are known
+Observer = Callable[[int, Losses], None]  # receives the number of steps done and the losses read so far

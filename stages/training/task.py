@@ -1,4 +1,4 @@
-"""What one task does between reading and writing: the parts of the stages that are worth calling from elsewhere."""
+"""Trains the adapter of one task, without reading or writing artifacts."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from stages.files import artifact
 from stages.files.pictures import open_png
 from stages.runtime.seeds import generator, seed
 from stages.sampling.sampler import sample
-from stages.training.distributed import team
-from stages.training.examples import Lesson, encoded, taught
+from stages.training.distributed import process_group
+from stages.training.examples import Example, concept_examples, encode_examples
 from stages.training.loop import Losses, Observer, Training
 
 log = logging.getLogger("palimpsest")
@@ -38,39 +38,52 @@ def train(
     pictures: Sequence[Image.Image],
     observe: Callable[[Learner, Delta], Observer] | None = None,
 ) -> tuple[Adapter, Losses]:
-    """Trains one task's adapter from the state before it; `observe` makes who is told of each step."""
-    family, options, strategy = params.family, params.train, params.rule(run.strategy)
+    """Trains one task's adapter from the state before it.
+
+    Args:
+        params: of the study.
+        run: the run that the task belongs to.
+        index: of the task: 01, 02, ...
+        state: after the task before.
+        data: the manifest of the task's data.
+        pictures: its training pictures.
+        observe: makes the observer of each step, from the learner and the frozen delta.
+
+    Returns:
+        The adapter, and the loss of each step.
+    """
+    family, options, strategy = params.family, params.train, params.make_strategy(run.strategy)
     words = (run.seed, run.sequence.order, index)
     drawn = (run.seed, "fresh") if options.reinit == "shared" else (*words, "fresh")
     fresh = fresh_adapter(family.shapes(), options.rank, options.alpha, generator(*drawn))
     start, frozen = strategy.start(state, fresh), strategy.frozen(state)
-    with team().leader_first():
-        lessons = taught(params, data, pictures)
+    with process_group().leader_first():
+        examples = concept_examples(params, data, pictures)
         if options.prior:
-            lessons += of_the_class(params, options.prior, data["concept"])
-        material = encoded(family, lessons, len(pictures))
+            examples += class_examples(params, options.prior, data["concept"])
+        material = encode_examples(family, examples, len(pictures))
     inputs = [
         family.fingerprint,
         options.model_dump(mode="json"),
         words,
-        [[lesson.caption, lesson.frame] for lesson in lessons],
-        [hashlib.sha256(lesson.image.tobytes()).hexdigest() for lesson in lessons],
+        [[example.caption, example.frame] for example in examples],
+        [hashlib.sha256(example.image.tobytes()).hexdigest() for example in examples],
         [start.scale, fingerprint(flat(start)), delta_fingerprint(frozen) if frozen and frozen.modules else None],
     ]
     learner = family.learner(frozen, start, options)
     training = Training(learner, options, words, CHECKPOINTS / artifact.digest(inputs)[:32])
-    # Before the first merge all strategies stand at the same place: what one has trained there, the others reuse.
+    # Before the first merge every strategy trains the same first adapter: its checkpoint stays for the others.
     first = not state.delta.modules
     adapter, losses = training.run(material, first, observe and observe(learner, frozen or Delta()))
     if not first:
-        training.forget()
+        training.remove_checkpoints()
     return adapter, losses
 
 
-def of_the_class(params: Params, options: Prior, concept: Mapping[str, Any]) -> list[Lesson]:
-    """Pictures of the concept's class as the base makes them, made once and kept with what else has been sampled."""
+def class_examples(params: Params, options: Prior, concept: Mapping[str, Any]) -> list[Example]:
+    """Pictures of the concept's class, sampled once from the base and cached with all other pictures."""
     prompt = class_prompt(options.prompt, concept)
     drawn = {"images": options.images, "seed": seed(params.sample.seed, "class")}
     of_class = params.model_copy(update={"sample": params.sampling(None).model_copy(update=drawn)})
     (files,) = sample(of_class, State(), [[prompt]])
-    return [Lesson(open_png(file), prompt, None) for file in files]
+    return [Example(open_png(file), prompt, None) for file in files]

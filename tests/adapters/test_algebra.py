@@ -19,8 +19,8 @@ def same(x: Delta, y: Delta) -> bool:
 
 
 def _get(delta: Delta, name: str) -> torch.Tensor:
-    found = delta.module(name)
-    return torch.zeros(SHAPES[name]) if found is None else found
+    value = delta.module(name)
+    return torch.zeros(SHAPES[name]) if value is None else value
 
 
 seeds = st.integers(0, 1000)
@@ -61,7 +61,7 @@ def test_larger_by_hand():
 
 @given(seeds, seeds)
 @settings(max_examples=25, deadline=None)
-def test_selection_takes_one_of_the_two_and_never_the_smaller(i, j):
+def test_selection_takes_the_larger_of_the_two_entries(i, j):
     old, new = adapter(i).delta, adapter(j).delta
     chosen = select(old, new)
     for name in SHAPES:
@@ -70,7 +70,7 @@ def test_selection_takes_one_of_the_two_and_never_the_smaller(i, j):
         assert torch.equal(c.abs(), torch.maximum(a.abs(), b.abs()))
 
 
-def test_selection_from_nothing_is_the_new_one():
+def test_selection_without_an_old_delta_is_the_new_one():
     assert same(select(Delta(), adapter(3).delta), adapter(3).delta)
 
 
@@ -87,7 +87,7 @@ def test_factors_of_different_scale_are_not_added():
         add_factors(adapter(1, scale=0.5), adapter(2, scale=1.0))
 
 
-def test_an_adapter_needs_both_halves_of_one_rank():
+def test_an_adapter_needs_a_and_b_of_one_rank():
     with pytest.raises(ValueError, match="both halves"):
         Adapter({"one": torch.zeros(2, 4)}, {})
     with pytest.raises(ValueError, match="ranks"):
@@ -97,28 +97,28 @@ def test_an_adapter_needs_both_halves_of_one_rank():
 @pytest.mark.parametrize(("rank", "columns"), [(64, 40), (8, 100), (2, 30), (1, 5)])
 def test_orthogonal_columns_are_the_last_right_singular_vectors(rank, columns):
     a = torch.randn(rank, columns, generator=torch.Generator().manual_seed(rank))
-    found = orthogonal_columns(a)
+    result = orthogonal_columns(a)
     for k in range(columns):
         _, _, vh = torch.linalg.svd(a[:, k][None].double(), full_matrices=True)
-        wanted = vh[-1]
-        sign = torch.sign((found[:, k].double() * wanted).sum())
+        expected = vh[-1]
+        sign = torch.sign((result[:, k].double() * expected).sum())
         assert (
             torch.allclose(
-                found[:, k].double() * (sign if rank == 1 else 1), wanted * (sign if rank == 1 else 1), atol=1e-6
+                result[:, k].double() * (sign if rank == 1 else 1), expected * (sign if rank == 1 else 1), atol=1e-6
             )
             or rank == 1
         )
         if rank > 1:
-            assert abs(float(found[:, k] @ a[:, k])) < 1e-5
-        assert float(found[:, k].norm()) == pytest.approx(1, abs=1e-6)
+            assert abs(float(result[:, k] @ a[:, k])) < 1e-5
+        assert float(result[:, k].norm()) == pytest.approx(1, abs=1e-6)
 
 
 def test_orthogonal_columns_at_the_edges():
     a = torch.tensor([[0.0, 0.0, -2.0], [0.0, 3.0, 0.0], [0.0, 4.0, 0.0]])
-    found = orthogonal_columns(a)
-    assert found[:, 0].tolist() == [0, 0, 1]  # a column of zeros: LAPACK leaves the last unit vector
-    assert torch.allclose((found * a).sum(0), torch.zeros(3), atol=1e-6)
-    assert bool(found.isfinite().all())
+    result = orthogonal_columns(a)
+    assert result[:, 0].tolist() == [0, 0, 1]  # a column of zeros: LAPACK returns the last unit vector
+    assert torch.allclose((result * a).sum(0), torch.zeros(3), atol=1e-6)
+    assert bool(result.isfinite().all())
 
 
 def test_matched_columns_keep_their_length():
@@ -126,16 +126,16 @@ def test_matched_columns_keep_their_length():
     assert torch.allclose(orthogonal_columns(a, unit=False).norm(dim=0), a.norm(dim=0), atol=1e-5)
 
 
-def test_orthogonal_rows_leave_the_old_row_space():
+def test_orthogonal_rows_are_outside_the_old_row_space():
     g = torch.Generator().manual_seed(0)
     fresh, before = torch.randn(4, 30, generator=g), torch.randn(10, 30, generator=g)
-    before[3] = before[1] + before[2]  # rows that say nothing new
-    found = orthogonal_rows(fresh, before)
-    assert float((found @ before.T).abs().max()) < 1e-4
-    assert torch.allclose(found.norm(dim=1), fresh.norm(dim=1), atol=1e-4)
+    before[3] = before[1] + before[2]  # a linearly dependent row
+    result = orthogonal_rows(fresh, before)
+    assert float((result @ before.T).abs().max()) < 1e-4
+    assert torch.allclose(result.norm(dim=1), fresh.norm(dim=1), atol=1e-4)
 
 
-def test_orthogonal_rows_with_no_room_left_are_the_plain_draw():
+def test_orthogonal_rows_are_the_plain_draw_if_the_old_rows_span_everything():
     g = torch.Generator().manual_seed(0)
     fresh, before = torch.randn(2, 6, generator=g), torch.randn(9, 6, generator=g)
     assert torch.equal(orthogonal_rows(fresh, before), fresh)

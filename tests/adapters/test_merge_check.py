@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from stages.adapters.algebra import Adapter, Delta
-from stages.adapters.merge_check import check, facts, spectral_norm, too_coarse
+from stages.adapters.merge_check import check, facts, precision_warning, spectral_norm
 from stages.adapters.state import State
 from stages.core.strategy import strategies
 from stages.runtime.seeds import generator
@@ -20,7 +20,7 @@ def weight(name: str) -> torch.Tensor:
     return torch.randn(SHAPES[name], generator=torch.Generator().manual_seed(7))
 
 
-def audit(name: str, size: float = 1.0, **options: object):
+def check_of(name: str, size: float = 1.0, **options: object):
     strategy = strategies.make(name, options)
     before = strategy.merge(State(), adapter(1, size), generator("merge"))
     new = adapter(2, size)
@@ -28,14 +28,14 @@ def audit(name: str, size: float = 1.0, **options: object):
 
 
 @pytest.mark.parametrize("name", ["naive", "merge_init"])
-def test_what_keeps_the_trained_model_has_no_error(name):
-    found = audit(name)
-    assert found.relative_error == 0
-    assert found.cross_terms == 0
+def test_strategies_that_store_the_trained_model_have_no_error(name):
+    result = check_of(name)
+    assert result.relative_error == 0
+    assert result.cross_terms == 0
 
 
 def test_added_factors_have_cross_terms_of_their_own_size():
-    found = audit("ortho_init")
+    result = check_of("ortho_init")
     cross = sum(
         float((adapter(1).b[n] @ adapter(2).a[n] + adapter(2).b[n] @ adapter(1).a[n]).square().sum()) for n in SHAPES
     )
@@ -43,15 +43,15 @@ def test_added_factors_have_cross_terms_of_their_own_size():
         float(((adapter(1).b[n] + adapter(2).b[n]) @ (adapter(1).a[n] + adapter(2).a[n])).square().sum())
         for n in SHAPES
     )
-    assert found.cross_terms == pytest.approx((cross / merged) ** 0.5, rel=1e-4)
-    assert audit("ortho_init", merging="exact").cross_terms == 0
+    assert result.cross_terms == pytest.approx((cross / merged) ** 0.5, rel=1e-4)
+    assert check_of("ortho_init", merging="exact").cross_terms == 0
 
 
 def copied(state: State) -> State:
-    """The same numbers in other objects, as they come from files."""
+    """Returns the same state in new objects, as if loaded from files."""
 
     def copy(adapter: Adapter) -> Adapter:
-        a, b = ({name: value.clone() for name, value in half.items()} for half in (adapter.a, adapter.b))
+        a, b = ({name: value.clone() for name, value in factors.items()} for factors in (adapter.a, adapter.b))
         return Adapter(a, b, adapter.scale)
 
     dense = {name: value.clone() for name, value in state.delta.dense.items()}
@@ -60,64 +60,64 @@ def copied(state: State) -> State:
 
 @pytest.mark.parametrize("name", sorted(strategies.classes))
 @pytest.mark.parametrize("tasks", [1, 3])
-def test_objects_do_not_matter_but_their_numbers(name, tasks):
+def test_the_check_depends_on_values_not_on_object_identity(name, tasks):
     strategy, before = strategies.make(name), State()
     for task in range(1, tasks):
         before = strategy.merge(before, adapter(task), generator("merge"))
     new = adapter(tasks)
     after, frozen = strategy.merge(before, new, generator("merge")), strategy.frozen(before)
-    found = check(before, frozen, new, after, weight)
-    assert check(copied(before), frozen and copied(State(frozen)).delta, new, copied(after), weight) == found
+    result = check(before, frozen, new, after, weight)
+    assert check(copied(before), frozen and copied(State(frozen)).delta, new, copied(after), weight) == result
 
 
-def test_an_adapter_carried_on_that_is_no_sum_has_no_cross_terms():
+def test_a_carried_adapter_that_is_not_a_sum_has_no_cross_terms():
     before, new = State(adapter(1).delta, adapter(1)), adapter(2)
     for carried in (adapter(2), adapter(3), Adapter(new.a, adapter(1).b), None):
         assert check(before, before.delta, new, State(before.delta + new.delta, carried), weight).cross_terms == 0
 
 
 def test_a_selection_is_not_the_sum():
-    found = audit("magmax")
-    assert found.relative_error > 0.1
-    assert found.cross_terms == 0
+    result = check_of("magmax")
+    assert result.relative_error > 0.1
+    assert result.cross_terms == 0
 
 
-def test_signs_and_cosine_compare_the_task_with_what_was_there():
-    found = audit("merge_init")
-    assert 0.3 < found.sign_conflicts < 0.7
-    assert abs(found.cosine) < 0.5
+def test_signs_and_cosine_compare_the_task_with_the_earlier_delta():
+    result = check_of("merge_init")
+    assert 0.3 < result.sign_conflicts < 0.7
+    assert abs(result.cosine) < 0.5
     same = check(State(adapter(1).delta), adapter(1).delta, adapter(1), State(2.0 * adapter(1).delta), weight)
     assert same.sign_conflicts == 0
     assert same.cosine == pytest.approx(1, abs=1e-5)
 
 
 def test_the_stable_rank_is_at_most_the_rank():
-    assert 1 <= audit("merge_init").stable_rank <= 4
+    assert 1 <= check_of("merge_init").stable_rank <= 4
 
 
-def test_a_small_shift_survives_float16_better_than_bfloat16():
-    found = audit("merge_init", size=0.002)
-    assert found.survival["float32"] > 0.999
-    assert found.survival["bfloat16"] < found.survival["float16"] < found.survival["float32"]
+def test_a_small_delta_survives_float16_better_than_bfloat16():
+    result = check_of("merge_init", size=0.002)
+    assert result.survival["float32"] > 0.999
+    assert result.survival["bfloat16"] < result.survival["float16"] < result.survival["float32"]
 
 
-def test_nothing_merged_is_nothing_to_report():
+def test_an_empty_merge_has_norm_zero():
     assert facts(check(State(), None, Adapter({}, {}), State(), weight))["norm"] == 0
 
 
-def test_a_number_format_that_loses_the_shift_is_named_with_one_that_does_not():
-    found = audit("merge_init", size=0.002)
-    said = too_coarse(found, "bfloat16")
-    assert said is not None
-    assert f"only {found.survival['bfloat16']:.0%}" in said
-    named = said.split("base.options.dtype to ")[1].split(",")[0]
-    assert too_coarse(found, named) is None
-    assert too_coarse(found, "float32") is None
-    assert too_coarse(audit("merge_init", size=10.0), "bfloat16") is None
+def test_the_warning_names_the_lossy_number_format_and_a_better_one():
+    result = check_of("merge_init", size=0.002)
+    warning = precision_warning(result, "bfloat16")
+    assert warning is not None
+    assert f"only {result.survival['bfloat16']:.0%}" in warning
+    suggested = warning.split("base.options.dtype to ")[1].split(",")[0]
+    assert precision_warning(result, suggested) is None
+    assert precision_warning(result, "float32") is None
+    assert precision_warning(check_of("merge_init", size=10.0), "bfloat16") is None
 
 
 @pytest.mark.parametrize("kind", ["low rank", "flat"])
-def test_the_largest_singular_value_of_a_large_matrix_is_found(kind):
+def test_the_spectral_norm_of_a_large_matrix_is_accurate(kind):
     g = torch.Generator().manual_seed(0)
     matrix = torch.randn(400, 300, generator=g)
     if kind == "low rank":

@@ -26,22 +26,22 @@ def adapter(seed: int) -> Adapter:
     return Adapter(fresh.a, {n: torch.randn(t.shape, generator=g) for n, t in fresh.b.items()}, fresh.scale)
 
 
-def test_an_adapter_comes_back_as_it_was(tmp_path):
+def test_an_adapter_is_loaded_as_it_was_saved(tmp_path):
     save_adapter(tmp_path / "a.safetensors", adapter(1))
-    back = load_adapter(tmp_path / "a.safetensors", 0.5, SHAPES)
-    assert fingerprint(flat(back)) == fingerprint(flat(adapter(1)))
+    loaded = load_adapter(tmp_path / "a.safetensors", 0.5, SHAPES)
+    assert fingerprint(flat(loaded)) == fingerprint(flat(adapter(1)))
 
 
 @pytest.mark.parametrize("name", list(strategies.classes))
-def test_a_state_comes_back_as_it_was(tmp_path, name):
+def test_a_state_is_loaded_as_it_was_saved(tmp_path, name):
     strategy, state = strategies.make(name), State()
     for task in range(3):
         state = strategy.merge(state, adapter(task), generator("merge"))
         (tmp_path / str(task)).mkdir()
-        back = load_state(tmp_path / str(task), save_state(tmp_path / str(task), state), SHAPES)
-        assert delta_fingerprint(back.delta) == delta_fingerprint(state.delta)
-        assert (back.adapter is None) == (state.adapter is None)
-        state = back
+        loaded = load_state(tmp_path / str(task), save_state(tmp_path / str(task), state), SHAPES)
+        assert delta_fingerprint(loaded.delta) == delta_fingerprint(state.delta)
+        assert (loaded.adapter is None) == (state.adapter is None)
+        state = loaded
 
 
 def test_states_that_share_adapters_share_files(tmp_path):
@@ -56,33 +56,33 @@ def test_states_that_share_adapters_share_files(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
-        (lambda t: t.pop(next(iter(t))), "has 2 modules, this has"),
-        (lambda t: t.update({"transformer.x.lora_A.weight": torch.zeros(3, 4)}), "has 2 modules, this has 3 A"),
-        (lambda t: t.clear() or t.update({"x": torch.zeros(1)}), "this has 0 A and 0 B"),
+        (lambda t: t.pop(next(iter(t))), "has 2 modules, this file has"),
+        (lambda t: t.update({"transformer.x.lora_A.weight": torch.zeros(3, 4)}), "has 2 modules, this file has 3 A"),
+        (lambda t: t.clear() or t.update({"x": torch.zeros(1)}), "this file has 0 A and 0 B"),
         (lambda t: t.update({"down.attn1.to_q.lora_A.weight": torch.zeros(3, 5)}), "the base needs"),
         (lambda t: t.update({"down.attn1.to_q.lora_A.weight": torch.full((3, 4), float("nan"))}), "finite"),
         (lambda t: t.update({"down.attn1.to_q.lora_A.weight": torch.zeros((3, 4), dtype=torch.int8)}), "finite"),
     ],
 )
-def test_a_strange_adapter_is_refused_with_its_file_name(tmp_path, change, said):
+def test_an_invalid_adapter_is_refused_and_the_message_names_the_file(tmp_path, change, message):
     tensors = flat(adapter(1))
     change(tensors)
     save_file(tensors, tmp_path / "a.safetensors")
-    with pytest.raises(InputFault, match=said) as caught:
+    with pytest.raises(InputFault, match=message) as caught:
         load_adapter(tmp_path / "a.safetensors", 1.0, SHAPES)
     assert "a.safetensors" in str(caught.value)
 
 
 @pytest.mark.parametrize("data", [b"", b"PK\3\4 a pickle", b"\xff" * 64])
-def test_what_is_no_safetensors_is_refused(tmp_path, data):
+def test_a_file_that_is_not_safetensors_is_refused(tmp_path, data):
     (tmp_path / "a.safetensors").write_bytes(data)
     with pytest.raises(InputFault, match=r"a\.safetensors: cannot be read as safetensors"):
         load_adapter(tmp_path / "a.safetensors", 1.0, SHAPES)
 
 
-def test_a_fresh_adapter_shifts_nothing_and_has_the_published_deviation():
+def test_a_fresh_adapter_changes_nothing_and_has_the_published_deviation():
     fresh = fresh_adapter({"m": (50, 4000)}, 64, 64, torch.Generator().manual_seed(0))
     assert not fresh.module("m").any()
     assert float(fresh.a["m"].std()) == pytest.approx(1 / 64, rel=0.01)

@@ -1,11 +1,11 @@
-"""Whether a faster way of sampling changes anything that is measured: python -m tests.bench.acceptance EXACT FASTER
+"""Whether a faster way of sampling changes any score: python -m tests.bench.acceptance EXACT FASTER
 
 Both are folders of runs of the same study (runs/<study>), sampled in two ways, for example in float32 and in float16.
-Pictures are paired by run, state, task, prompt and noise. Every state of which there are 400 pictures or more is judged
-by itself, so that opposite shifts do not cancel; three such states at least are needed. Nothing has changed where, for
-each metric, the mean score of each of them moves by less than 0.002, and by less than a fifth of the standard deviation
-of such a mean between seeds. Of one seed alone that deviation is unknown, and so is the answer.
-Exit code 0: unchanged, 1: changed or not known, 3: the folders cannot be compared.
+Pictures are paired by run, state, task, prompt and noise. Every state with at least 400 pictures is judged by itself,
+so that opposite shifts do not cancel; at least three such states are needed. The verdict is "unchanged" if, for each
+metric, the mean score of each state moves by less than 0.002 and by less than a fifth of its standard deviation between
+seeds. With only one seed that deviation, and so the verdict, is unknown.
+Exit code 0: unchanged, 1: changed or unknown, 3: the folders cannot be compared.
 """
 
 import argparse
@@ -18,17 +18,19 @@ from pathlib import Path
 
 from stages.files import tables
 
-MOST, SHARE = 0.002, 0.2  # of a score; of the deviation between seeds
+LIMIT, SHARE = 0.002, 0.2  # of a mean score; of its standard deviation between seeds
 STATES, PICTURES = 3, 400
 Key = tuple[str, ...]  # domain, order, strategy, seed; state; task, prompt, noise
 
 
 @dataclass(frozen=True)
 class Verdict:
+    """Whether one metric's scores have changed."""
+
     metric: str
-    shifts: Mapping[Key, float]  # of the mean of each state that has enough pictures, faster - exact
-    between_seeds: float | None  # standard deviation of those means between seeds; None where there is one seed only
-    left_out: int  # states with too few pictures
+    shifts: Mapping[Key, float]  # of the mean score of each state with enough pictures, faster - exact
+    between_seeds: float | None  # standard deviation of these means between seeds; None if there is only one seed
+    skipped: int  # states with too few pictures
 
     @property
     def largest(self) -> float:
@@ -36,27 +38,28 @@ class Verdict:
 
     @property
     def word(self) -> str:
-        limit = MOST if self.between_seeds is None else min(MOST, SHARE * self.between_seeds)
+        limit = LIMIT if self.between_seeds is None else min(LIMIT, SHARE * self.between_seeds)
         if not all(shift == 0 or abs(shift) < limit for shift in self.shifts.values()):
             return "CHANGED"
         if len(self.shifts) < STATES:
             return "too few to tell"
-        return "unknown: one seed cannot say what seeds change" if self.between_seeds is None else "unchanged"
+        return "unknown: there is only one seed" if self.between_seeds is None else "unchanged"
 
     def __str__(self) -> str:
         seeds = "one seed" if self.between_seeds is None else f"{self.between_seeds:.5f} between seeds"
         judged = f"{len(self.shifts)} states of {PICTURES} pictures or more"
-        others = f" ({self.left_out} of fewer left out)" if self.left_out else ""
+        others = f" ({self.skipped} with fewer skipped)" if self.skipped else ""
         return f"{self.metric:8} at most {self.largest:+.5f} ({seeds}), {judged}{others}: {self.word}"
 
 
 def judge(metric: str, exact: Mapping[Key, float], faster: Mapping[Key, float]) -> Verdict:
-    """
+    """Compares the scores of pictures that were sampled in two ways.
+
     Raises:
-        ValueError: the two do not hold the same pictures, so that they cannot be paired.
+        ValueError: they are not scores of the same pictures.
     """
     if exact.keys() != faster.keys():
-        raise ValueError(f"{metric}: {len(exact.keys() ^ faster.keys())} pictures are in one of the two only")
+        raise ValueError(f"{metric}: {len(exact.keys() ^ faster.keys())} pictures are in only one of the two")
     states: dict[Key, list[Key]] = {}
     for key in exact:
         states.setdefault(key[:5], []).append(key)
@@ -71,14 +74,14 @@ def judge(metric: str, exact: Mapping[Key, float], faster: Mapping[Key, float]) 
 
 
 def scores(study: Path) -> dict[str, dict[Key, float]]:
-    """Of each metric the score of every picture under a folder of runs."""
-    found: dict[str, dict[Key, float]] = {}
+    """The score of every picture in a folder of runs, by metric."""
+    by_metric: dict[str, dict[Key, float]] = {}
     for path in sorted(study.glob("*/*/*/*/*/scores/scores.parquet")):
         domain, order, strategy, seed, state = path.relative_to(study).parts[:5]
         for row in tables.read(path, tables.SCORES).to_pylist():
             key = (domain, order, strategy, seed, state, *(str(row[name]) for name in ("task", "prompt", "noise")))
-            found.setdefault(row["metric"], {})[key] = row["score"]
-    return found
+            by_metric.setdefault(row["metric"], {})[key] = row["score"]
+    return by_metric
 
 
 def main() -> int:
@@ -88,12 +91,12 @@ def main() -> int:
     args = parser.parse_args()
     exact, faster = scores(args.exact), scores(args.faster)
     if not exact or exact.keys() != faster.keys():
-        print(f"error: {args.exact} and {args.faster} hold no scores of the same metrics", file=sys.stderr)
+        print(f"error: {args.exact} and {args.faster} have no scores of the same metrics", file=sys.stderr)
         return 3
     verdicts = [judge(metric, exact[metric], faster[metric]) for metric in sorted(exact)]
-    for found in verdicts:
-        print(found)
-    return 0 if all(found.word == "unchanged" for found in verdicts) else 1
+    for verdict in verdicts:
+        print(verdict)
+    return 0 if all(verdict.word == "unchanged" for verdict in verdicts) else 1
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
-"""Peers side by side: in turn in one process, medians, ratios with their spread. Times are of one thread, wall and CPU;
-on a machine that others use too, the CPU's ratio is the one to read."""
+"""Times peers in turn in one process, and prints medians and ratios with their spread.
+
+Times are of one thread, wall and CPU; on a shared machine the ratio of CPU times is the reliable one.
+"""
 
 import random
 import statistics
@@ -10,6 +12,8 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Times:
+    """Seconds of each block."""
+
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
 
@@ -24,7 +28,7 @@ class Times:
 
 
 def interleaved(peers: Mapping[str, Callable[[], object]], blocks: int, warm: int = 1) -> dict[str, Times]:
-    """Times of every peer: A B C A B C ..., after `warm` rounds that do not count."""
+    """Times every peer in turn, A B C A B C ..., after `warm` rounds that are not timed."""
     times = {name: Times() for name in peers}
     for number in range(warm + blocks):
         for name, work in peers.items():
@@ -36,17 +40,17 @@ def interleaved(peers: Mapping[str, Callable[[], object]], blocks: int, warm: in
 
 
 def ratio(slow: list[float], fast: list[float], draws: int = 2000) -> tuple[float, float, float]:
-    """Median over median, and the middle 95 % of it over bootstrap resamples of the blocks."""
+    """The ratio of the medians, and its 95 % interval over bootstrap resamples of the blocks."""
     rng = random.Random(0)
-    found = sorted(
+    ratios = sorted(
         statistics.median(rng.choices(slow, k=len(slow))) / statistics.median(rng.choices(fast, k=len(fast)))
         for _ in range(draws)
     )
-    return statistics.median(slow) / statistics.median(fast), found[int(0.025 * draws)], found[int(0.975 * draws)]
+    return statistics.median(slow) / statistics.median(fast), ratios[int(0.025 * draws)], ratios[int(0.975 * draws)]
 
 
 def report(times: Mapping[str, Times], ours: str) -> None:
-    """Every peer's time, and how many times longer than ours it takes."""
+    """Prints every peer's time and its ratio to ours."""
     for name, taken in times.items():
         line = f"  {name:34} {taken}"
         if name != ours:

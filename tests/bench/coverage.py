@@ -11,7 +11,7 @@ from stages.evaluation.correction import holm
 from stages.evaluation.crossed import estimate
 from stages.evaluation.results import Results
 from stages.evaluation.statistics import FACTORS, table_of
-from tests.support.simulated_studies import (
+from tests.support.simulated.studies import (
     DESIGNS,
     STRESS,
     alarms,
@@ -20,7 +20,7 @@ from tests.support.simulated_studies import (
     studies,
     unforgotten,
 )
-from tests.support.simulated_survey import coverage
+from tests.support.simulated.survey import coverage
 
 BLOCK = 500  # studies at a time
 

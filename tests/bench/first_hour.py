@@ -1,10 +1,10 @@
-"""The first hour of someone new, step by step: python -m tests.bench.first_hour [--here] [--profile quick] [--at PLACE]
+"""The first hour of a new user, step by step: python -m tests.bench.first_hour [--here] [--profile quick] [--at PLACE]
 
 In an empty folder: a clone and its environment, the demo, own photos, one more concept, the strategies compared, a LoRA
-exported and loaded with diffusers, and the report read. Each step is a command that a person would type; printed are
-its time, its exit code and the last line that it said. All that was said is in PLACE/said.
+exported and loaded with diffusers, and the report read. Each step is a command that a user would type; its time, exit
+code and last line of output are printed. The whole output is in PLACE/output.
 
-Photos come from PALIMPSEST_DREAMBOOTH (the dataset's folder of folders) if it is set, and are drawn otherwise.
+Photos are taken from PALIMPSEST_DREAMBOOTH (the dataset's folder of folders) if it is set, and are drawn otherwise.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ pipeline.set_progress_bar_config(disable=True)
 pipeline.load_lora_weights(sys.argv[1])
 picture = pipeline(sys.argv[2], num_inference_steps=12, height=32, width=32).images[0]
 picture.save(sys.argv[3])
-print(f"diffusers has drawn {sys.argv[2]!r}: {picture.size[0]} pixels")
+print(f"diffusers sampled {sys.argv[2]!r}: {picture.size[0]} pixels")
 """
 READ = """
 import re, sys
@@ -48,27 +48,31 @@ print(re.search(r'class="lead">([^<]+)', text)[1], f"({len(text) / 1e6:.1f} MB)"
 
 @dataclass(frozen=True)
 class Step:
+    """A command that a user types."""
+
     name: str
     command: list[str]
     folder: Path
 
 
 @dataclass(frozen=True)
-class Taken:
+class Result:
+    """What a step took and printed."""
+
     step: Step
     seconds: float
     code: int
-    said: str
-    complained: str
+    stdout: str
+    stderr: str
 
     @property
-    def last(self) -> str:
-        lines = ((self.said if self.code == 0 else "") or self.complained or self.said).strip().splitlines()
+    def last_line(self) -> str:
+        lines = ((self.stdout if self.code == 0 else "") or self.stderr or self.stdout).strip().splitlines()
         return lines[-1].strip() if lines else ""
 
 
 def photos(folder: Path) -> None:
-    """A folder of photos per thing: real ones where there are some, otherwise drawings of different kinds."""
+    """Writes a folder of photos per thing: real ones if available, otherwise drawings of different kinds."""
     source = os.environ.get("PALIMPSEST_DREAMBOOTH")
     for number, name in enumerate(THINGS):
         target = folder / ("later" if name == THINGS[-1] else "things") / name
@@ -91,13 +95,13 @@ def steps(at: Path, profile: str, here: bool) -> Iterator[Step]:
     if not here:
         yield Step("install", ["make", ".venv/ready"], clone)
     yield Step("look around", ["palimpsest", "--help"], clone)
-    yield Step("is it fit?", ["palimpsest", "doctor"], clone)
+    yield Step("check the machine", ["palimpsest", "doctor"], clone)
     yield Step("demo", ["make", "demo", f"PROFILE={profile}"], clone)
     yield Step("again", ["make", "demo", f"PROFILE={profile}"], clone)
     yield Step("own photos", ["palimpsest", "init", str(mine), "--photos", str(at / "things")], clone)
     yield Step("what would run", ["palimpsest", "plan"], mine)
     yield Step("run", ["palimpsest", "run"], mine)
-    yield Step("how it stands", ["palimpsest", "concept", "list"], mine)
+    yield Step("progress", ["palimpsest", "concept", "list"], mine)
     added = ["palimpsest", "concept", "add", THINGS[-1], "--photos", str(at / "later" / THINGS[-1]), "--yes"]
     yield Step("one more", added, mine)
     yield Step("compare", ["palimpsest", "report", "--no-open"], mine)
@@ -109,27 +113,27 @@ def steps(at: Path, profile: str, here: bool) -> Iterator[Step]:
 
 
 def environment(clone: Path, here: bool) -> dict[str, str]:
-    """That of a shell in which the clone's environment is active."""
-    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    """The environment variables of a shell in which the clone's environment is active."""
+    inherited = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     first = Path(sys.executable).parent if here else clone / ".venv/bin"
-    return kept | {"PATH": os.pathsep.join([str(first), kept["PATH"]])}
+    return inherited | {"PATH": os.pathsep.join([str(first), inherited["PATH"]])}
 
 
 def borrow(clone: Path) -> None:
-    """This environment in place of one of the clone's own. Links alone: make must find nothing to install into it."""
+    """Links this environment into the clone in place of its own, so that make has nothing to install."""
     (clone / ".venv").mkdir()
     (clone / ".venv/bin").symlink_to(Path(sys.executable).parent)
     (clone / ".venv/ready").touch()
 
 
-def take(step: Step, env: dict[str, str], said: Path) -> Taken:
+def run(step: Step, env: dict[str, str], output: Path) -> Result:
+    """Runs a step and writes its command and output to a file."""
     began = time.monotonic()
     done = subprocess.run(
         step.command, cwd=step.folder, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True
     )
-    found = Taken(step, time.monotonic() - began, done.returncode, done.stdout, done.stderr)
-    said.write_text(f"$ {' '.join(step.command)}\n{found.said}{found.complained}", "utf-8")
-    return found
+    output.write_text(f"$ {' '.join(step.command)}\n{done.stdout}{done.stderr}", "utf-8")
+    return Result(step, time.monotonic() - began, done.returncode, done.stdout, done.stderr)
 
 
 def shown(step: Step, at: Path) -> str:
@@ -141,19 +145,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--here", action="store_true", help="use this environment instead of installing one")
     parser.add_argument("--profile", default="toy-objects", help="of the demo")
-    parser.add_argument("--at", type=Path, help="an empty folder, which stays; a temporary one if not said")
+    parser.add_argument("--at", type=Path, help="an empty folder, which is kept; default: a temporary one")
     args = parser.parse_args()
     at = (args.at or Path(tempfile.mkdtemp(prefix="first-hour-"))).resolve()
-    (at / "said").mkdir(parents=True)
+    (at / "output").mkdir(parents=True)
     photos(at)
     env = environment(at / "palimpsest", args.here)
-    print("| step | command | seconds | exit code | the last line |\n|---|---|---|---|---|", flush=True)
+    print("| step | command | seconds | exit code | last line |\n|---|---|---|---|---|", flush=True)
     for number, step in enumerate(steps(at, args.profile, args.here), 1):
-        taken = take(step, env, at / "said" / f"{number:02d}.txt")
-        row = (step.name, f"`{shown(step, at)}`", f"{taken.seconds:.0f}", str(taken.code), taken.last.replace("|", "/"))
+        result = run(step, env, at / "output" / f"{number:02d}.txt")
+        last = result.last_line.replace("|", "/")
+        row = (step.name, f"`{shown(step, at)}`", f"{result.seconds:.0f}", str(result.code), last)
         print(f"| {' | '.join(row)} |", flush=True)
-        if taken.code:
-            print(f"stopped; what was said is in {at / 'said'}", file=sys.stderr)
+        if result.code:
+            print(f"stopped: the output is in {at / 'output'}", file=sys.stderr)
             return 1
         if step.name == "clone" and args.here:
             borrow(at / "palimpsest")

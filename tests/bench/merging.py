@@ -1,11 +1,11 @@
 """Merging: python -m tests.bench.merging [--blocks 5] [--scale 100] [--columns 320]
 
-Orthogonal initialisation of A, 64 x {640, 1280, 2048}, beside one SVD per column, as published: all columns of the
-narrowest, --columns of the others, from which their time is scaled.
+Orthogonal initialisation of A, 64 x {640, 1280, 2048}, against one SVD per column as published: all columns of the
+narrowest matrix, --columns of the others, with the time extrapolated.
 
-Magnitude selection over the attention projections, some rows at a time, beside the published way: whole state dicts of
-the UNet, four task vectors. Each runs in a process of its own, from files to the merged weights; the memory is the most
-that it held beyond its imports. Matrices have SDXL's sizes; there are a --scale-th of them.
+Magnitude selection over the attention projections, some rows at a time, against the published implementation: whole
+state dicts of the UNet, four task vectors. Each runs in its own process, from files to the merged weights; the memory
+is the peak beyond that of the imports. Matrices have SDXL's sizes; their number is divided by --scale.
 """
 
 import argparse
@@ -28,37 +28,39 @@ from stages.runtime.seeds import generator
 from tests.bench.blocks import Times, interleaved, report
 
 RANK, WIDTHS = 64, (640, 1280, 2048)
-REPEATED = 50  # what takes a tenth of a millisecond is timed as often in a row as its peer's SVDs are
-# SDXL's UNet: how many matrices of which size its 560 attention projections are, and how many other weights there are.
+REPEATED = 50  # ours takes a tenth of a millisecond, so so many calls are timed together
+# SDXL's UNet: the sizes of its 560 attention projections with their number, and the number of all other weights.
 ATTENTION = {(1280, 1280): 360, (1280, 2048): 120, (640, 640): 60, (640, 2048): 20}
 OTHERS = 2_567_463_684 - 955_187_200
 
 
 def by_svd(a: torch.Tensor, columns: int) -> torch.Tensor:
-    found = [torch.linalg.svd(a[:, k][None], full_matrices=True)[2][-1] for k in range(columns)]
-    return torch.stack(found, 1)
+    rows = [torch.linalg.svd(a[:, k][None], full_matrices=True)[2][-1] for k in range(columns)]
+    return torch.stack(rows, 1)
 
 
 def initialisation(blocks: int, columns: int) -> None:
     for width in WIDTHS:
         a = torch.randn((RANK, width), generator=generator("a", width)) / RANK
-        some = width if width == min(WIDTHS) else min(columns, width)
+        timed = width if width == min(WIDTHS) else min(columns, width)
         peers: dict[str, Callable[[], object]] = {
-            "one SVD per column": partial(by_svd, a, some),
+            "one SVD per column": partial(by_svd, a, timed),
             "ours": lambda a=a: [orthogonal_columns(a) for _ in range(REPEATED)],
         }
-        apart = float((by_svd(a, some) - orthogonal_columns(a)[:, :some]).abs().max())
-        print(f"orthogonal initialisation, {RANK} x {width}, SVD on {some} columns; entries differ by {apart:.1e}")
-        assert apart <= 1e-6, "the peers do not find the same columns"
+        difference = float((by_svd(a, timed) - orthogonal_columns(a)[:, :timed]).abs().max())
+        print(
+            f"orthogonal initialisation, {RANK} x {width}, SVD on {timed} columns; entries differ by {difference:.1e}"
+        )
+        assert difference <= 1e-6, "the peers compute different columns"
         times = interleaved(peers, blocks)
-        for peer, factor in (("one SVD per column", width / some), ("ours", 1 / REPEATED)):
-            for taken in (times[peer].wall, times[peer].cpu):
-                taken[:] = [seconds * factor for seconds in taken]
+        for peer, factor in (("one SVD per column", width / timed), ("ours", 1 / REPEATED)):
+            for seconds in (times[peer].wall, times[peer].cpu):
+                seconds[:] = [value * factor for value in seconds]
         report(times, "ours")
 
 
 def write_inputs(folder: Path, scale: int) -> None:
-    """The base, the model before the task and the one after it, as whole state dicts; and as delta and adapter."""
+    """Writes the base, the model before and after the task as whole state dicts, and the same as delta and adapter."""
     shapes = {
         f"{height}x{width}.{k}": (height, width)
         for (height, width), count in ATTENTION.items()
@@ -81,7 +83,7 @@ def write_inputs(folder: Path, scale: int) -> None:
 
 
 def whole(folder: Path) -> dict[str, torch.Tensor]:
-    """theta_0 + the larger of the last and the earlier task vector, over everything in the state dict."""
+    """theta_0 + the larger of the last and the earlier task vector, over the whole state dict."""
     base, before, after = (load_file(folder / f"{name}.safetensors") for name in ("base", "before", "after"))
     total = {name: after[name] - base[name] for name in base}
     earlier = {name: before[name] - base[name] for name in base}
@@ -91,35 +93,35 @@ def whole(folder: Path) -> dict[str, torch.Tensor]:
     return {name: model[name] - base[name] for name in model if name != "others"}
 
 
-def chosen(folder: Path) -> dict[str, torch.Tensor]:
+def ours(folder: Path) -> dict[str, torch.Tensor]:
     shapes = json.loads((folder / "shapes.json").read_text())
     old = Delta(dense=load_file(folder / "dense.safetensors"))
     return dict(select(old, load_adapter(folder / "adapter.safetensors", 1.0, shapes).delta).dense)
 
 
-PEERS = {"whole": whole, "chosen": chosen}
+PEERS = {"whole": whole, "ours": ours}
 
 
-def alone(peer: str, folder: Path) -> None:
-    """What the child process does: says its times and its memory, and leaves what it made."""
+def run_alone(peer: str, folder: Path) -> None:
+    """Runs in the child process: prints its times and peak memory, and saves its result."""
     device()
-    before = most_held()
+    before = peak_memory()
     wall, cpu = time.perf_counter(), time.process_time()
-    made = PEERS[peer](folder)
-    taken = time.perf_counter() - wall, time.process_time() - cpu
-    most = most_held() - before
-    save_file(made, folder / f"{peer}-made.safetensors")
-    print(json.dumps([*taken, most]))
+    result = PEERS[peer](folder)
+    seconds = time.perf_counter() - wall, time.process_time() - cpu
+    peak = peak_memory() - before
+    save_file(result, folder / f"{peer}-result.safetensors")
+    print(json.dumps([*seconds, peak]))
 
 
-def most_held() -> float:
-    """The most memory that this process has held so far, in MB. (getrusage counts what its parent held, too.)"""
+def peak_memory() -> float:
+    """The peak memory of this process so far, in MB. (getrusage would include its parent's.)"""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1024
 
 
 def selection(blocks: int, scale: int) -> None:
-    times, most = {name: Times() for name in PEERS}, {name: 0.0 for name in PEERS}
+    times, peaks = {name: Times() for name in PEERS}, {name: 0.0 for name in PEERS}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_inputs(folder, scale)
@@ -130,15 +132,15 @@ def selection(blocks: int, scale: int) -> None:
                 wall, cpu, megabytes = json.loads(done.stdout.splitlines()[-1])
                 times[peer].wall.append(wall)
                 times[peer].cpu.append(cpu)
-                most[peer] = max(most[peer], megabytes)
-        one, other = (load_file(folder / f"{peer}-made.safetensors") for peer in PEERS)
+                peaks[peer] = max(peaks[peer], megabytes)
+        one, other = (load_file(folder / f"{peer}-result.safetensors") for peer in PEERS)
     entries = sum(value.numel() for value in one.values())
-    apart = sum(int(((one[key] - other[key]).abs() > 1e-6).sum()) for key in one) / entries
+    differing = sum(int(((one[key] - other[key]).abs() > 1e-6).sum()) for key in one) / entries
     print(f"magnitude selection, {entries / 1e6:.1f} M of {(entries + OTHERS // scale) / 1e6:.1f} M weights; ", end="")
-    print(f"{apart:.1e} of the entries differ (ties within a rounding)")
-    assert apart < 1e-3, "the peers do not choose the same entries"
-    report({"whole state dicts": times["whole"], "ours": times["chosen"]}, "ours")
-    print(f"  memory {most['whole']:.0f} MB and {most['chosen']:.0f} MB: {most['whole'] / most['chosen']:.1f}x less")
+    print(f"{differing:.1e} of the entries differ (ties within rounding)")
+    assert differing < 1e-3, "the peers choose different entries"
+    report({"whole state dicts": times["whole"], "ours": times["ours"]}, "ours")
+    print(f"  memory {peaks['whole']:.0f} MB and {peaks['ours']:.0f} MB: {peaks['whole'] / peaks['ours']:.1f}x less")
 
 
 def main() -> None:
@@ -149,7 +151,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.alone:
-        alone(args.alone, args.folder)
+        run_alone(args.alone, args.folder)
         return
     device()
     initialisation(args.blocks, args.columns)

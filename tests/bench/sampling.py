@@ -1,10 +1,10 @@
 """Sampling 40 pictures of one state: python -m tests.bench.sampling [--blocks 5] [--steps 50] [--images 8]
 
-The reference's way: a script for each state that loads the pipeline from disk in float32 and draws five pictures at a
-time, whose prompts it encodes each time. Ours: the model stays, its weights are swapped, prompts are encoded once for a
-study, a batch is one prompt's noises, or all that fit. The model has SDXL's layers, all its 70 transformer blocks, so
-narrow that the number of operations is what costs. With --base it is the embedded base instead, where on a CPU
-arithmetic is what costs, which is the same for both.
+The reference: a script per state that loads the pipeline from disk in float32 and samples five pictures at a time,
+encoding the prompts each time. Ours: the model stays loaded and its weights are swapped, prompts are encoded once per
+study, a batch is one prompt's noises or all of them. The model has SDXL's layers with all 70 transformer blocks, so
+narrow that the number of operations dominates. With --base it is the embedded base, where on a CPU arithmetic
+dominates, which is the same for both.
 """
 
 import argparse
@@ -31,12 +31,12 @@ PROMPTS = ("in a purple outfit", "in a police outfit", "wearing a santa hat", "i
 
 
 def layered(folder: str) -> Sdxl:
-    """SDXL's layers at a fortieth of their width, with the embedded base's encoders and autoencoder; on disk."""
+    """Writes SDXL's layers at a fortieth of their width, with the embedded base's encoders and autoencoder."""
     from diffusers import UNet2DConditionModel
 
     pipeline = load().family.pipeline
-    kept = ("in_channels", "out_channels", "sample_size", "cross_attention_dim", "addition_embed_type")
-    kept += ("addition_time_embed_dim", "projection_class_embeddings_input_dim")
+    copied = ("in_channels", "out_channels", "sample_size", "cross_attention_dim", "addition_embed_type")
+    copied += ("addition_time_embed_dim", "projection_class_embeddings_input_dim")
     torch.manual_seed(0)
     pipeline.register_modules(
         unet=UNet2DConditionModel(
@@ -47,7 +47,7 @@ def layered(folder: str) -> Sdxl:
             attention_head_dim=(1, 2, 4),
             norm_num_groups=8,
             use_linear_projection=True,
-            **{name: pipeline.unet.config[name] for name in kept},
+            **{name: pipeline.unet.config[name] for name in copied},
         )
     )
     pipeline.save_pretrained(folder)
@@ -66,9 +66,9 @@ def reference(folder: str, prompts: list[str], noise: torch.Tensor, steps: int, 
     pipeline = StableDiffusionXLPipeline.from_pretrained(folder, dtype=torch.float32, add_watermarker=False)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config)
-    made = []
+    pictures = []
     for at in range(0, len(prompts), 5):
-        made += pipeline(
+        pictures += pipeline(
             prompt=prompts[at : at + 5],
             latents=noise[at : at + 5],
             height=pixels,
@@ -76,7 +76,7 @@ def reference(folder: str, prompts: list[str], noise: torch.Tensor, steps: int, 
             num_inference_steps=steps,
             guidance_scale=5.0,
         ).images
-    return made
+    return pictures
 
 
 def ours(family, delta: Delta, prompts: list[str], noise: torch.Tensor, steps: int, batch: int) -> list[Image.Image]:
@@ -86,7 +86,7 @@ def ours(family, delta: Delta, prompts: list[str], noise: torch.Tensor, steps: i
 
 
 def difference(one: list[Image.Image], other: list[Image.Image]) -> int:
-    """The largest difference of a channel of a pixel, of 255."""
+    """The largest difference in any channel of any pixel, out of 255."""
     return max(int(np.abs(np.asarray(a, int) - np.asarray(b, int)).max()) for a, b in zip(one, other, strict=True))
 
 
@@ -111,14 +111,14 @@ def compare(family: Sdxl, args: argparse.Namespace) -> None:
         family.shift(delta)
         family.pipeline.save_pretrained(folder)
         peers: dict[str, Callable[[], list[Image.Image]]] = {
-            "the reference's way": partial(reference, folder, prompts, noise, args.steps, family.pixels),
+            "the reference": partial(reference, folder, prompts, noise, args.steps, family.pixels),
             "ours, a prompt at a time": partial(ours, family, delta, prompts, noise, args.steps, args.images),
             "ours, all at once": partial(ours, family, delta, prompts, noise, args.steps, len(prompts)),
         }
-        first, *others = (make() for make in peers.values())
-        found = max(difference(first, other) for other in others)
-        print(f"{len(prompts)} pictures, {args.steps} steps; they differ by at most {found} of 255")
-        assert found <= 2, "the peers do not draw the same pictures"
+        first, *others = (sample() for sample in peers.values())
+        largest = max(difference(first, other) for other in others)
+        print(f"{len(prompts)} pictures, {args.steps} steps; they differ by at most {largest} of 255")
+        assert largest <= 2, "the peers sample different pictures"
         times = interleaved(peers, args.blocks, warm=0)
     report(times, "ours, all at once")
 

@@ -1,18 +1,18 @@
 """Scoring a state's pictures: python -m tests.bench.scoring [--blocks 5] [--sizes tiny embedded] [--concepts 10]
 
-Two questions, each answered in both ways, with CLIP-I and DINO:
+Two tasks, each done in both ways, with CLIP-I and DINO:
 - one pair: 40 pictures against the references of their own concept;
-- ten pairs: the same pictures against the references of all ten concepts, which top-1 identity and "own score minus the
-  others'" ask of every state.
+- ten pairs: the same pictures against the references of all ten concepts, as top-1 identity and "own score minus the
+  others'" need for every state.
 
-The reference's way is what its code does, a call per pair and metric: transformers loads processor, tokenizer and model
-from disk, and the model embeds pictures and references, with the gradients' bookkeeping on. Ours: models stay, pictures
-are embedded once however many references they meet, references were embedded when their task was learnt. Both start
-from pictures in memory, and the judges have the same weights, random ones.
+The reference makes one call per pair and metric: transformers loads processor, tokenizer and model from disk, and the
+model embeds pictures and references with autograd enabled. Ours: models stay loaded, pictures are embedded once for all
+references, and references were embedded when their task was learned. Both start from pictures in memory, and the judges
+have the same random weights.
 
-On a GPU embedding 40 pictures takes milliseconds and loading takes seconds; on a CPU it is the other way round the
-larger the judges are. So their size decides: `tiny` is nearest to a GPU's proportions, `embedded` has the size of those
-that ship with the repository, `paper` that of the paper's, where one pair on a CPU is hardly more than its arithmetic.
+On a GPU embedding 40 pictures takes milliseconds and loading takes seconds; on a CPU it is the opposite, the more so
+the larger the judges are. So their size matters: `tiny` is closest to a GPU's proportions, `embedded` is the size of
+the judges in this repository, `paper` that of the paper's, where one pair on a CPU is almost only arithmetic.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from PIL import Image
 from torch import Tensor
 
 from stages.core.metric import EmbeddingMetric, pairwise
-from stages.metrics.dino import preparation
+from stages.metrics.dino import preprocessing
 from stages.runtime.device import device
 from stages.runtime.seeds import generator
 from tests.bench.blocks import interleaved, report
@@ -42,62 +42,63 @@ def pictures(count: int, word: str, side: int) -> Pictures:
     return [Image.fromarray(one.numpy()) for one in drawn]
 
 
-def published_clip(folder: Path, made: Pictures, shown: Pictures) -> float:
+def published_clip(folder: Path, sampled: Pictures, references: Pictures) -> float:
     from transformers import AutoModel, AutoProcessor
 
     processor, model = AutoProcessor.from_pretrained(folder), AutoModel.from_pretrained(folder)
-    generated, wanted = (
+    vectors = (
         model.get_image_features(processor(images=images, return_tensors="pt").pixel_values).pooler_output
-        for images in (made, shown)
+        for images in (sampled, references)
     )
-    return mean_of_pairs(generated, wanted)
+    return mean_of_pairs(*vectors)
 
 
-def published_dino(folder: Path, resize: int, side: int, made: Pictures, shown: Pictures) -> float:
+def published_dino(folder: Path, resize: int, side: int, sampled: Pictures, references: Pictures) -> float:
     from transformers import AutoModel
 
-    model, prepare = AutoModel.from_pretrained(folder, add_pooling_layer=False), preparation(resize, side)
-    generated, wanted = (
-        model(torch.stack([prepare(image) for image in images])).last_hidden_state[:, 0] for images in (made, shown)
+    model, prepare = AutoModel.from_pretrained(folder, add_pooling_layer=False), preprocessing(resize, side)
+    vectors = (
+        model(torch.stack([prepare(image) for image in images])).last_hidden_state[:, 0]
+        for images in (sampled, references)
     )
-    return mean_of_pairs(generated, wanted)
+    return mean_of_pairs(*vectors)
 
 
-def mean_of_pairs(generated: Tensor, wanted: Tensor) -> float:
-    return float(F.cosine_similarity(generated[:, None], wanted[None], dim=-1).mean(1).mean().detach())
+def mean_of_pairs(sampled: Tensor, references: Tensor) -> float:
+    return float(F.cosine_similarity(sampled[:, None], references[None], dim=-1).mean(1).mean().detach())
 
 
 def reference(
-    ways: list[Callable[[Pictures, Pictures], float]], made: Pictures, shown: list[Pictures]
+    metrics: list[Callable[[Pictures, Pictures], float]], sampled: Pictures, references: list[Pictures]
 ) -> list[list[float]]:
-    return [[way(made, pictures) for way in ways] for pictures in shown]
+    return [[metric(sampled, pictures) for metric in metrics] for pictures in references]
 
 
-def ours(judges: list[EmbeddingMetric], made: Pictures, known: list[list[Tensor]]) -> list[list[float]]:
-    found = [judge.embed(made) for judge in judges]
-    return [[float(pairwise(*pair).mean()) for pair in zip(found, vectors, strict=True)] for vectors in known]
+def ours(judges: list[EmbeddingMetric], sampled: Pictures, references: list[list[Tensor]]) -> list[list[float]]:
+    embedded = [judge.embed(sampled) for judge in judges]
+    return [[float(pairwise(*pair).mean()) for pair in zip(embedded, vectors, strict=True)] for vectors in references]
 
 
 def compare(name: str, folder: Path, args: argparse.Namespace) -> None:
     size = SIZES[name]
     side, resize = size.dino.pixels, size.dino.pixels * 8 // 7  # 256 for 224, as in the paper
     judges = [write_clip(folder / "clip", size), write_dino(folder / "dino", size, resize)]
-    ways = [partial(published_clip, folder / "clip"), partial(published_dino, folder / "dino", resize, side)]
-    made = pictures(args.images, "made", side)
-    shown = [pictures(args.references, f"shown {concept}", side) for concept in range(args.concepts)]
-    known = [[judge.embed(pictures) for judge in judges] for pictures in shown]
+    metrics = [partial(published_clip, folder / "clip"), partial(published_dino, folder / "dino", resize, side)]
+    sampled = pictures(args.images, "made", side)
+    references = [pictures(args.references, f"shown {concept}", side) for concept in range(args.concepts)]
+    vectors = [[judge.embed(pictures) for judge in judges] for pictures in references]
     for count in (1, args.concepts):
         peers: Mapping[str, Callable[[], list[list[float]]]] = {
-            "the reference's way": partial(reference, ways, made, shown[:count]),
-            "ours": partial(ours, judges, made, known[:count]),
+            "the reference": partial(reference, metrics, sampled, references[:count]),
+            "ours": partial(ours, judges, sampled, vectors[:count]),
         }
-        wanted, found = (np.array(make()) for make in peers.values())
-        apart = np.abs(wanted - found).max()
+        theirs, mine = (np.array(score()) for score in peers.values())
+        difference = np.abs(theirs - mine).max()
         print(
             f"{name} judges, {args.images} pictures, {args.references} references, pairs: {count}; "
-            f"scores differ by {apart:.1e}"
+            f"scores differ by {difference:.1e}"
         )
-        assert apart < 1e-5, "the peers do not find the same scores"
+        assert difference < 1e-5, "the peers compute different scores"
         report(interleaved(peers, args.blocks), "ours")
 
 

@@ -1,3 +1,5 @@
+"""The verdict on two ways of sampling the same study."""
+
 import random
 import statistics
 
@@ -8,7 +10,7 @@ from tests.bench.acceptance import Key, judge, scores
 
 
 def sampled(shift: float = 0.0, noise: float = 0.0, images: int = 400, seeds: int = 2, between: float = 0.05):
-    """Scores of three states in two ways, whose seeds differ by `between`: (exact, faster)."""
+    """Scores of three states, exact and faster; seeds differ by `between`."""
     rng, run = random.Random(0), ("objects", "0", "some")
     exact = {
         (*run, str(seed), f"{state:02d}", "1", "0", str(number)): 0.5 + seed * between + rng.gauss(0, 0.1)
@@ -19,24 +21,24 @@ def sampled(shift: float = 0.0, noise: float = 0.0, images: int = 400, seeds: in
     return exact, {key: value + shift + rng.gauss(0, noise) for key, value in exact.items()}
 
 
-def test_roundings_are_accepted_and_shifts_are_not():
+def test_rounding_is_accepted_and_a_shift_is_not():
     assert judge("dino", *sampled(noise=0.005)).word == "unchanged"
     assert judge("dino", *sampled(shift=0.003)).word == "CHANGED"
     assert judge("dino", *sampled(shift=0.0015)).word == "unchanged"
 
 
-def test_a_shift_has_to_be_small_beside_the_seeds_too():
+def test_a_shift_must_also_be_small_compared_with_the_seeds():
     assert judge("dino", *sampled(shift=0.0015, between=0.001)).word == "CHANGED"
 
 
-def test_one_seed_cannot_say_what_seeds_change():
-    found = judge("dino", *sampled(seeds=1))
-    assert found.between_seeds is None
-    assert found.word.startswith("unknown")
+def test_with_one_seed_the_verdict_is_unknown():
+    verdict = judge("dino", *sampled(seeds=1))
+    assert verdict.between_seeds is None
+    assert verdict.word.startswith("unknown")
     assert judge("dino", *sampled(shift=0.003, seeds=1)).word == "CHANGED"
 
 
-def test_few_pictures_say_nothing():
+def test_too_few_pictures_give_no_verdict():
     assert judge("dino", *sampled(images=300)).word == "too few to tell"
     exact, _ = sampled(seeds=1)
     two = {key: value for key, value in exact.items() if key[4] != "03"}
@@ -51,7 +53,7 @@ def test_opposite_shifts_of_states_do_not_cancel():
 
 
 def paper(rng: random.Random) -> dict[Key, float]:
-    """Scores as the paper's study has them: after task t there are 40 pictures of each of t concepts."""
+    """Scores like those of the paper's study: after task t 40 pictures of each of t concepts."""
     return {
         ("objects", order, "some", seed, f"{after:02d}", str(task), str(prompt), str(noise)): 0.5 + rng.gauss(0, 0.1)
         for order in ("0", "5")
@@ -63,16 +65,16 @@ def paper(rng: random.Random) -> dict[Key, float]:
     }
 
 
-def test_the_papers_study_can_be_accepted_by_its_last_states():
+def test_the_papers_study_has_enough_pictures_in_its_last_states():
     exact = paper(random.Random(0))
-    found = judge("dino", exact, dict(exact))
-    assert (len(found.shifts), found.left_out) == (4, 36)
-    assert found.word == "unchanged"
+    verdict = judge("dino", exact, dict(exact))
+    assert (len(verdict.shifts), verdict.skipped) == (4, 36)
+    assert verdict.word == "unchanged"
     later = {key: value + 0.003 * (key[4] == "10") for key, value in exact.items()}
     assert judge("dino", exact, later).word == "CHANGED"
 
 
-def test_pictures_that_have_no_partner_are_refused():
+def test_unpaired_pictures_are_refused():
     exact, faster = sampled(images=2)
     faster.popitem()
     with pytest.raises(ValueError, match="1 pictures"):

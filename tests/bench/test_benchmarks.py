@@ -1,4 +1,4 @@
-"""The benchmarks run, and their peers agree, which each of them checks before it takes a time."""
+"""The benchmarks run, and their peers agree, which each of them checks before timing."""
 
 import subprocess
 import sys
@@ -9,43 +9,44 @@ from tests.bench import first_hour, training
 from tests.support.workspace import environment
 
 
-def told(*words: str) -> str:
+def printed(*words: str) -> str:
     done = subprocess.run([sys.executable, "-m", *words], env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def test_merging_beside_the_published_way():
-    said = told("tests.bench.merging", "--blocks", "1", "--scale", "2000", "--columns", "8")
-    assert said.count("one SVD per column") == 3
-    assert "whole state dicts" in said
+def test_merging_against_the_published_implementation():
+    output = printed("tests.bench.merging", "--blocks", "1", "--scale", "2000", "--columns", "8")
+    assert output.count("one SVD per column") == 3
+    assert "whole state dicts" in output
 
 
 @pytest.mark.slow
-def test_scoring_and_sampling_beside_the_reference():
+def test_scoring_and_sampling_against_the_reference():
     sizes = ("--images", "4", "--references", "2", "--concepts", "3", "--sizes", "tiny")
-    said = told("tests.bench.scoring", "--blocks", "1", *sizes)
-    assert said.count("scores differ by") == 2
-    assert "of 255" in told("tests.bench.sampling", "--blocks", "1", "--images", "1", "--steps", "2")
+    output = printed("tests.bench.scoring", "--blocks", "1", *sizes)
+    assert output.count("scores differ by") == 2
+    assert "of 255" in printed("tests.bench.sampling", "--blocks", "1", "--images", "1", "--steps", "2")
 
 
 @pytest.mark.slow
-def test_a_training_step_beside_the_plain_loops(monkeypatch, capsys):
+def test_a_training_step_against_the_plain_loops(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["training", "--rounds", "1", "--steps", "1", "--width", "16"])
     training.main()
-    said = capsys.readouterr().out
-    assert "3 steps agree" in said
+    output = capsys.readouterr().out
+    assert "3 steps agree" in output
     for peer in ("plain", "checkpointing", "cached", "ours"):
-        assert f"\n{peer} " in said
+        assert f"\n{peer} " in output
 
 
-def test_the_first_hour_begins_with_photos_of_its_own_and_says_what_was_said(tmp_path, monkeypatch):
+def test_the_first_hour_draws_photos_and_stores_the_output_of_each_step(tmp_path, monkeypatch):
     monkeypatch.delenv("PALIMPSEST_DREAMBOOTH", raising=False)
     first_hour.photos(tmp_path)
     assert len(list(tmp_path.glob("things/*/*.jpg"))) == 2 * first_hour.PHOTOS
     assert len(list(tmp_path.glob("later/*/*.jpg"))) == first_hour.PHOTOS
     env = first_hour.environment(tmp_path, here=True)
     for command, code, last in ((["doctor", "--help"], 0, "exit."), (["docter"], 2, "--help says what there is.")):
-        taken = first_hour.take(first_hour.Step("look", ["palimpsest", *command], tmp_path), env, tmp_path / "said.txt")
-        assert (taken.code, taken.last.endswith(last)) == (code, True)
-        assert taken.last in (tmp_path / "said.txt").read_text("utf-8")
+        step = first_hour.Step("look", ["palimpsest", *command], tmp_path)
+        result = first_hour.run(step, env, tmp_path / "output.txt")
+        assert (result.code, result.last_line.endswith(last)) == (code, True)
+        assert result.last_line in (tmp_path / "output.txt").read_text("utf-8")

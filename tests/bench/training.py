@@ -1,17 +1,17 @@
-"""One training step beside the plain loop's: python -m tests.bench.training [--rounds 7] [--steps 3] [--width 32]
+"""One training step against the plain loop: python -m tests.bench.training [--rounds 7] [--steps 3] [--width 32]
 
 The model has SDXL's blocks (70 transformer blocks, 560 adapted matrices) at a hundredth of its width, with random
-weights. Peers, all in float32 on one thread, from the same adapter and with the same draws:
+weights. Peers, all in float32 on one thread, from the same adapter and with the same random numbers:
 
   plain          the loop of diffusers' train_dreambooth_lora_sdxl: LoRA of peft, the prompt encoded once, the picture
-                 encoded by the autoencoder in every step, loss.item(), clip_grad_norm_, AdamW, zero_grad
-  checkpointing  the same with gradient checkpointing, as the paper's code trains (AdamW in place of its 8-bit form)
-  cached         plain, but with the autoencoder's output computed beforehand: what the other parts alone bring
-  ours           what `python -m stages.train` runs for a step
+                 encoded by the autoencoder at every step, loss.item(), clip_grad_norm_, AdamW, zero_grad
+  checkpointing  the same with gradient checkpointing, as in the paper's code (AdamW in place of the 8-bit version)
+  cached         plain, but with the autoencoder's output precomputed: shows the gain of all other parts
+  ours           a step of `python -m stages.train`
 
-Losses and gradients are compared before anything is timed. Blocks of steps alternate; printed are the medians of CPU
-time per step and of its ratio to ours with its range over the rounds, and the same of wall time, which on a shared
-machine says more about the neighbours.
+Losses and gradients are compared before anything is timed. Blocks of steps alternate. Printed are the median CPU time
+per step, the median of its ratio to ours with the range over rounds, and the same for wall time, which is unreliable on
+a shared machine.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ OPTIONS = Train(rank=RANK, alpha=RANK, steps=10**6, batch=1, learning_rate=1e-4,
 
 
 def write_model(folder: Path, width: int) -> Sdxl:
-    """SDXL's shape at small widths, in the format of diffusers, with the embedded base's text encoders."""
+    """Writes SDXL's layers at small widths in diffusers format, with the embedded base's text encoders."""
     torch.manual_seed(0)
     for part in ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler"):
         shutil.copytree(BASE / part, folder / part)
@@ -92,8 +92,8 @@ class Plain:
         names = sorted(adapter.a)
         self.unet.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=names, init_lora_weights="gaussian"))
         for name in names:
-            for half, value in (("lora_A", adapter.a[name]), ("lora_B", adapter.b[name])):
-                self.unet.get_submodule(name).get_submodule(half)["default"].weight.data.copy_(value)
+            for factor, value in (("lora_A", adapter.a[name]), ("lora_B", adapter.b[name])):
+                self.unet.get_submodule(name).get_submodule(factor)["default"].weight.data.copy_(value)
         if checkpointing:
             self.unet.enable_gradient_checkpointing()
         self.unet.train()
@@ -117,9 +117,9 @@ class Plain:
         times = torch.randint(self.schedule.config.num_train_timesteps, (), generator=g)[None]
         extra = {"text_embeds": self.prompt["pooled"], "time_ids": self.family.time_ids(1)}
         noisy = self.schedule.add_noise(latents, noise, times)
-        found = self.unet(noisy, times, self.prompt["text"], added_cond_kwargs=extra).sample
-        wanted = self.schedule.get_velocity(latents, noise, times)
-        loss = torch.nn.functional.mse_loss(found.float(), wanted.float())
+        predicted = self.unet(noisy, times, self.prompt["text"], added_cond_kwargs=extra).sample
+        target = self.schedule.get_velocity(latents, noise, times)
+        loss = torch.nn.functional.mse_loss(predicted.float(), target.float())
         loss.backward()
         self.norm = torch.nn.utils.clip_grad_norm_(self.parameters, OPTIONS.clip_norm)
         self.optimiser.step()
@@ -128,11 +128,11 @@ class Plain:
 
 
 class Ours:
-    """What Training does for a step."""
+    """A step as in `Training`."""
 
     def __init__(self, family: Sdxl, adapter: Adapter, picture: Image.Image) -> None:
         self.learner = family.learner(None, adapter, OPTIONS)
-        self.learner.study([family.encode_images([picture])], family.encode_prompts([PROMPT]))
+        self.learner.prepare([family.encode_images([picture])], family.encode_prompts([PROMPT]))
         self.descent = Descent(self.learner, OPTIONS, READ_EVERY)
 
     def __call__(self, step: int) -> None:
@@ -143,7 +143,7 @@ class Ours:
 
 
 class Operations(TorchDispatchMode):
-    """Counts what reaches a kernel: everything but views."""
+    """Counts the operations that run a kernel: all but views."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,19 +155,20 @@ class Operations(TorchDispatchMode):
 
 
 def check(peers: dict[str, Plain], ours: Ours, steps: int) -> None:
-    """
+    """Compares losses and gradient norms of the first steps.
+
     Raises:
-        SystemExit: the peers do not compute the same.
+        SystemExit: they differ by more than a thousandth.
     """
     for step in range(steps):
         losses = {name: (peer(step), float(peer.norm)) for name, peer in peers.items()}
         ours(step)
-        (note,) = ours.descent.read()
+        (mine,) = ours.descent.read()
         for name, (loss, norm) in losses.items():
-            apart = max(abs(note.loss / loss - 1), abs(note.gradient_norm / norm - 1))
-            if apart > 1e-3:
-                sys.exit(f"step {step}: {name} {loss:.7f} {norm:.7f}, ours {note.loss:.7f} {note.gradient_norm:.7f}")
-    print(f"{steps} steps agree: loss {note.loss:.6f}, gradient {note.gradient_norm:.6f}, to a thousandth or better")
+            difference = max(abs(mine.loss / loss - 1), abs(mine.gradient_norm / norm - 1))
+            if difference > 1e-3:
+                sys.exit(f"step {step}: {name} {loss:.7f} {norm:.7f}, ours {mine.loss:.7f} {mine.gradient_norm:.7f}")
+    print(f"{steps} steps agree: loss {mine.loss:.6f}, gradient {mine.gradient_norm:.6f}, to a thousandth or better")
 
 
 def timed(run: Callable[[int], object], first: int, steps: int) -> tuple[float, float]:
@@ -198,15 +199,15 @@ def compare(family: Sdxl, rounds: int, steps: int) -> None:
     ours = Ours(family, adapter, picture)
     print(f"{len(adapter.a)} matrices, {sum(p.numel() for p in family.pipeline.unet.parameters()) / 1e6:.1f} M weights")
     check(peers, ours, 3)
-    everyone: dict[str, Callable[[int], object]] = {**peers, "ours": ours}
+    runs: dict[str, Callable[[int], object]] = {**peers, "ours": ours}
     operations = {}
-    for name, run in everyone.items():
-        with Operations() as counted:
+    for name, run in runs.items():
+        with Operations() as counter:
             run(3)
-        operations[name] = counted.count
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in everyone}
+        operations[name] = counter.count
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for number in range(rounds):
-        for name, run in everyone.items():
+        for name, run in runs.items():
             times[name].append(timed(run, 4 + number * steps, steps))
     for name, measured in times.items():
         line = f"{name:14} {operations[name]:6} operations"

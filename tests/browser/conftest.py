@@ -1,4 +1,4 @@
-"""A browser: the system's Chromium, driven by playwright. Nothing is downloaded; without one the tests are skipped."""
+"""The system's Chromium, driven by playwright. Nothing is downloaded; without Chromium the tests are skipped."""
 
 import shutil
 
@@ -7,7 +7,7 @@ import pytest
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
-@pytest.fixture(scope="package")  # not the session: its event loop would be in the way of other tests in this process
+@pytest.fixture(scope="package")  # not session: its event loop would disturb other tests in this process
 def browser():
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, from the extra 'dev'")
     if CHROMIUM is None:

@@ -1,4 +1,4 @@
-"""The page in a browser, opened from disk: it asks for nothing, answers to clicks and keys, and can be read by all."""
+"""The page in a browser, opened from disk: no requests, reactions to clicks and keys, accessibility."""
 
 import json
 import re
@@ -30,65 +30,68 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def opened(browser, file):
-    """Opens the page; whatever it asks for or complains of fails the test."""
-    contexts, trouble = [], []
+    """Opens the page; any request, message or error fails the test."""
+    contexts, problems = [], []
 
     def open_it(**options):
         context = browser.new_context(**{"viewport": DESKTOP} | options)
-        context.set_default_timeout(180_000)  # a busy machine is not a fault of the page
+        context.set_default_timeout(180_000)  # the machine may be busy
         contexts.append(context)
         page = context.new_page()
-        page.on("request", lambda r: trouble.append(r.url) if not r.url.startswith(("data:", "file:")) else None)
-        page.on("console", lambda message: trouble.append(message.text))
-        page.on("pageerror", lambda error: trouble.append(str(error)))
-        page.on("dialog", lambda dialog: (trouble.append(dialog.message), dialog.dismiss()))
+        page.on("request", lambda r: problems.append(r.url) if not r.url.startswith(("data:", "file:")) else None)
+        page.on("console", lambda message: problems.append(message.text))
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("dialog", lambda dialog: (problems.append(dialog.message), dialog.dismiss()))
         page.goto(file.as_uri())
         return page
 
     yield open_it
     for context in contexts:
         context.close()
-    assert trouble == []
+    assert problems == []
 
 
-def values(page) -> list[str]:
+def shown(page) -> list[str]:
     return [
         text.replace("\u2212", "-").removesuffix(" \u2713")
         for text in page.locator(".reel .value:visible").all_inner_texts()
     ]
 
 
-def wanted(page, concept: int, pick: int, metric: str = "looks") -> list[str]:
+def expected(page, concept: int, pick: int, metric: str = "looks") -> list[str]:
     scores = json.loads(page.locator("#films").text_content())[0][concept]["scores"][metric]
-    return [f"{x:.2f}" for x in (scores[0][pick], *(frame[pick] for row in scores[1:] for frame in row))]
+    return [
+        f"{x:.2f}".replace("-0.00", "0.00")
+        for x in (scores[0][pick], *(frame[pick] for row in scores[1:] for frame in row))
+    ]
 
 
-def test_the_filmstrip_answers_to_clicks(opened) -> None:
+def test_the_filmstrip_reacts_to_clicks(opened) -> None:
     page = opened()
-    assert values(page) == wanted(page, 0, 0)
+    assert shown(page) == expected(page, 0, 0)
     picture = page.locator(".reel:visible .strip .pic").first
     before = picture.evaluate("e => getComputedStyle(e).backgroundPosition")
     page.locator(".noises label").nth(1).click()
-    assert values(page) == wanted(page, 0, 1)
+    assert shown(page) == expected(page, 0, 1)
     assert picture.evaluate("e => getComputedStyle(e).backgroundPosition") != before
     page.locator(".reel:visible .prompts label").nth(1).click()
-    assert values(page) == wanted(page, 0, 3)
+    assert shown(page) == expected(page, 0, 3)
     page.locator(".concepts label", has_text="blue boot").click()
-    assert values(page) == wanted(page, 1, 1)
+    assert shown(page) == expected(page, 1, 1)
     assert page.locator(".reel:visible").count() == 1
     assert "score" in page.locator(".reel:visible .strip .pic").first.get_attribute("aria-label")
 
 
-def test_the_filmstrip_answers_to_keys(opened) -> None:
+def test_the_filmstrip_reacts_to_keys(opened) -> None:
     page = opened()
     page.locator(".concepts input").first.focus()
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Tab")
     page.keyboard.press("ArrowRight")
-    assert values(page) == wanted(page, 1, 1)
+    assert shown(page) == expected(page, 1, 1)
     page.locator("#metrics input").first.focus()
     page.keyboard.press("ArrowRight")
-    assert values(page) == wanted(page, 1, 1, "prompted")
+    assert shown(page) == expected(page, 1, 1, "prompted")
     assert page.locator(".panel[data-metric=prompted]").first.is_visible()
     assert page.locator(".panel[data-metric=looks]:visible").count() == 0
 
@@ -109,7 +112,7 @@ def test_another_order_and_seed_can_be_chosen(opened, tmp_path, monkeypatch) -> 
     assert page.locator(".film:visible").get_attribute("data-film") == "0"
 
 
-def test_marks_of_charts_say_what_they_stand_for(opened) -> None:
+def test_marks_of_charts_show_their_value(opened) -> None:
     page = opened()
     chart = page.locator("#heatmaps .chart:visible").first
     mark = chart.locator("[data-tip]").nth(4)
@@ -132,7 +135,7 @@ def test_hostile_prompts_stay_text(opened) -> None:
     assert page.locator("script").count() == 3
 
 
-def test_without_javascript_everything_is_there(opened) -> None:
+def test_without_javascript_everything_is_shown(opened) -> None:
     page = opened(java_script_enabled=False)
     assert page.locator(".reel:visible").count() == 3
     assert page.locator("#curves .panel:visible").count() == 2
@@ -145,7 +148,7 @@ def test_nothing_is_wider_than_a_phone(opened) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
 
 
-def test_on_paper_there_are_no_controls(opened) -> None:
+def test_a_printed_page_has_no_controls(opened) -> None:
     page = opened()
     page.emulate_media(media="print")
     assert page.locator(".bar:visible, .contents:visible, .controls:visible").count() == 0
@@ -157,18 +160,18 @@ def test_on_paper_there_are_no_controls(opened) -> None:
 def test_axe_finds_nothing_serious(opened, scheme, size) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     page = opened(viewport=size, color_scheme=scheme, bypass_csp=True)
-    found = axe.run(page).response["violations"]
-    told = [(v["id"], v["impact"], [n["html"][:200] for n in v["nodes"][:3]]) for v in found]
-    assert [finding for finding in told if finding[1] in ("serious", "critical")] == []
+    violations = axe.run(page).response["violations"]
+    findings = [(v["id"], v["impact"], [n["html"][:200] for n in v["nodes"][:3]]) for v in violations]
+    assert [finding for finding in findings if finding[1] in ("serious", "critical")] == []
 
 
-def test_the_first_screen_is_there_within_a_second(browser, file, tmp_path) -> None:
-    """Beyond what an empty page takes on this machine, busy as it may be; the middle one of three."""
+def test_the_first_screen_is_painted_within_a_second(browser, file, tmp_path) -> None:
+    """The median of three, minus the time of an empty page: the machine may be busy."""
     empty = tmp_path / "empty.html"
     empty.write_text("<!doctype html><title>empty</title><p>empty", "utf-8")
-    first = """new Promise(done => new PerformanceObserver(seen => {
-        const found = seen.getEntriesByName('first-contentful-paint')[0];
-        if (found) done(found.startTime);
+    first = """new Promise(done => new PerformanceObserver(entries => {
+        const paint = entries.getEntriesByName('first-contentful-paint')[0];
+        if (paint) done(paint.startTime);
     }).observe({ type: 'paint', buffered: true }))"""
 
     def paint(path: Path) -> float:

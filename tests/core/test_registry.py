@@ -23,35 +23,35 @@ class Thing(Strict):
 
 @pytest.fixture
 def things():
-    registry: Registry[Thing] = Registry("thing", "stages.strategies", remembers=2)
+    registry: Registry[Thing] = Registry("thing", "stages.strategies", cache_size=2)
     registry.register("one")(Thing)
     registry.register("two")(type("Other", (Thing,), {}))
     return registry
 
 
-def test_the_same_options_are_the_same_instance_with_what_it_has_loaded(things):
+def test_the_same_options_give_the_same_instance_with_everything_loaded(things):
     first = things.get("one", {"dtype": "float16"})
     assert things.get("one", {"dtype": "float16"}) is first
     assert things.get("one", {"dtype": "float16", "path": ""}).loaded is first.loaded
     assert things.make("one", {"dtype": "float16"}) is not first
 
 
-def test_other_options_or_another_name_are_another_instance(things):
+def test_other_options_or_names_give_another_instance(things):
     first = things.get("one")
     assert things.get("one", {"dtype": "float16"}) is not first
     assert things.get("two") is not first
     assert type(things.get("two")) is not Thing
 
 
-def test_no_more_instances_stay_than_it_remembers(things):
+def test_the_cache_holds_at_most_cache_size_instances(things):
     first = weakref.ref(things.get("one"))
-    kept = things.get("one", {"dtype": "float16"})
+    recent = things.get("one", {"dtype": "float16"})
     assert things.get("one") is first()
-    assert things.get("one", {"dtype": "float16"}) is kept
-    things.get("two")  # the one used longest ago goes
+    assert things.get("one", {"dtype": "float16"}) is recent
+    things.get("two")  # drops the least recently used
     gc.collect()
     assert first() is None
-    assert things.get("one", {"dtype": "float16"}) is kept
+    assert things.get("one", {"dtype": "float16"}) is recent
 
 
 def test_a_wrong_option_is_refused_every_time(things):
@@ -63,45 +63,45 @@ def test_a_wrong_option_is_refused_every_time(things):
             things.get("three")
 
 
-def test_a_changed_file_is_another_instance(things, tmp_path):
-    def seen():
+def test_a_changed_file_gives_another_instance(things, tmp_path):
+    def current():
         return things.get("one", {"path": str(tmp_path / "model")})
 
-    found = [seen()]
+    instances = [current()]
     (tmp_path / "model" / "unet").mkdir(parents=True)
-    found.append(seen())
+    instances.append(current())
     (tmp_path / "model" / "unet" / "weights").write_bytes(b"one")
-    found.append(seen())
+    instances.append(current())
     (tmp_path / "model" / "unet" / "weights").write_bytes(b"more")
-    found.append(seen())
+    instances.append(current())
     (tmp_path / "model" / "other").write_bytes(b"")
-    found.append(seen())
-    assert len({id(one) for one in found}) == 5
-    assert seen() is found[-1]
+    instances.append(current())
+    assert len({id(one) for one in instances}) == 5
+    assert current() is instances[-1]
     other = tmp_path / "model" / "unet" / "draft"
     other.write_bytes(b"MORE")
     other.replace(tmp_path / "model" / "unet" / "weights")
-    assert seen() is not found[-1]
+    assert current() is not instances[-1]
 
 
-def test_a_relative_path_is_that_of_the_current_folder(things, tmp_path, monkeypatch):
-    found = []
+def test_relative_paths_depend_on_the_current_folder(things, tmp_path, monkeypatch):
+    instances = []
     for place in ("a", "b"):
         (tmp_path / place).mkdir()
         (tmp_path / place / "weights").write_bytes(b"same")
         monkeypatch.chdir(tmp_path / place)
-        found.append(things.get("one", {"path": "weights"}))
-        assert things.get("one", {"path": "weights"}) is found[-1]
-    assert found[0] is not found[1]
+        instances.append(things.get("one", {"path": "weights"}))
+        assert things.get("one", {"path": "weights"}) is instances[-1]
+    assert instances[0] is not instances[1]
 
 
-def test_a_substitute_stands_in_for_the_length_of_a_block(things):
+def test_a_substitute_is_used_within_the_block_only(things):
     stub, other = Thing(path="stub"), Thing(path="other")
     first = things.get("one")
-    with things.put("one", stub), things.put("unregistered", other):
+    with things.substitute("one", stub), things.substitute("unregistered", other):
         assert things.get("one", {"dtype": "float16"}) is stub
         assert things.get("unregistered") is other
-        with things.put("one", other):
+        with things.substitute("one", other):
             assert things.get("one") is other
         assert things.get("one") is stub
     assert things.get("one") is first
@@ -109,7 +109,7 @@ def test_a_substitute_stands_in_for_the_length_of_a_block(things):
         things.get("unregistered")
 
 
-def test_parameters_hold_nothing_but_their_fields():
+def test_parameters_cache_nothing_on_themselves():
     params = load()
     assert params.family.shapes()
     assert params.judges
@@ -126,10 +126,10 @@ def test_parameters_with_the_same_base_share_one_family():
     half = one.model_copy(update={"base": base}).family
     assert half is not family
     assert (half.number_format, family.number_format) == ("float16", one.base.options.get("dtype", "float32"))
-    assert len(families._made) == 1  # weights of one base at a time
+    assert len(families._cache) == 1  # weights of one base at a time
 
 
-def test_parameters_see_a_folder_of_photos_as_it_is_now(tmp_path):
+def test_parameters_read_a_folder_of_photos_as_it_is_now(tmp_path):
     params = load().model_copy(update={"source": str(tmp_path)})
     params = params.model_copy(update={"dataset": params.dataset.model_copy(update={"name": "folder", "options": {}})})
     assert type(params.data) is datasets.classes["folder"]

@@ -1,4 +1,4 @@
-"""A state made again from the adapters of its run is the state that was published."""
+"""A state rebuilt from the adapters of its run equals the published one."""
 
 from types import SimpleNamespace
 
@@ -9,7 +9,7 @@ from stages.adapters.algebra import Adapter
 from stages.adapters.state import State
 from stages.adapters.storage import delta_fingerprint, save_adapter, save_state
 from stages.core.runs import Run, TaskSequence
-from stages.core.states import merge_generator, merged_again, state_after
+from stages.core.states import merge_generator, rebuilt_state, state_after
 from stages.core.strategy import strategies
 from stages.files import artifact
 from stages.runtime.faults import InputFault
@@ -25,12 +25,14 @@ def adapter(seed: int) -> Adapter:
 
 @pytest.fixture(params=sorted(strategies.classes))
 def finished(request, tmp_path, monkeypatch):
-    """A run of three tasks as the stages leave it; what `state_after` needs of the parameters."""
+    """A finished run of three tasks, and the parameters that `state_after` reads."""
     monkeypatch.chdir(tmp_path)
     strategy = strategies.make(request.param, {})
     tasks = [SimpleNamespace(index=f"{number:02d}") for number in (1, 2, 3)]
     family = SimpleNamespace(shapes=lambda: SHAPES, adapter="")
-    params = SimpleNamespace(family=family, train=None, tasks=tasks, rule=lambda name: strategies.make(name, {}))
+    params = SimpleNamespace(
+        family=family, train=None, tasks=tasks, make_strategy=lambda name: strategies.make(name, {})
+    )
     run, state = Run(TaskSequence("study", "objects", "0"), request.param, 0), State()
     for task in tasks:
         trained = adapter(int(task.index))
@@ -44,14 +46,14 @@ def finished(request, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("index", ["00", "01", "03"])
-def test_states_come_back_from_their_adapters_to_the_bit(finished, index):
+def test_states_are_rebuilt_from_their_adapters_to_the_bit(finished, index):
     params, run = finished
-    again = merged_again(params, run, index)
+    rebuilt = rebuilt_state(params, run, index)
     if index == "00":
-        assert not again.delta.modules
+        assert not rebuilt.delta.modules
         return
     stored = state_after(params, run, index)
-    assert delta_fingerprint(again.delta) == delta_fingerprint(stored.delta)
+    assert delta_fingerprint(rebuilt.delta) == delta_fingerprint(stored.delta)
     (run.at(index) / "state" / artifact.MANIFEST).unlink()
     assert delta_fingerprint(state_after(params, run, index).delta) == delta_fingerprint(stored.delta)
 
@@ -60,4 +62,4 @@ def test_a_missing_adapter_is_named(finished):
     params, run = finished
     (run.at("02") / "adapter" / artifact.MANIFEST).unlink()
     with pytest.raises(InputFault, match="02/adapter"):
-        merged_again(params, run, "03")
+        rebuilt_state(params, run, "03")

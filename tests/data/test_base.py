@@ -1,5 +1,5 @@
-"""Is the embedded base good enough to forget anything? It must draw what its captions say, and its autoencoder must be
-able to show the concepts that are taught to it."""
+"""The quality of the embedded base: it must draw what captions say, and its autoencoder must be able to show the
+concepts that it is trained on."""
 
 from itertools import islice
 
@@ -26,23 +26,23 @@ def family():
     return load().family
 
 
-def right(read: list[str], wanted: list[str | None]) -> float:
-    said = [(r, w) for r, w in zip(read, wanted, strict=True) if w is not None]
-    return sum(r == w for r, w in said) / len(said)
+def accuracy(read: list[str], expected: list[str | None]) -> float:
+    pairs = [(r, e) for r, e in zip(read, expected, strict=True) if e is not None]
+    return sum(r == e for r, e in pairs) / len(pairs)
 
 
-def wanted(pairs, name: str) -> list[str | None]:
-    """What each caption says of place, colour or shape; None where it says nothing."""
+def expected(pairs, name: str) -> list[str | None]:
+    """Returns the place, colour or shape in each caption; None where it names none."""
     words = [recogniser.READS[name][recogniser.facts(scene)[name]] for scene, _ in pairs]
-    said = [PLACE_WORDS[word] if name == "place" else word for word in words]
-    return [word if part in caption else None for word, part, (_, caption) in zip(words, said, pairs, strict=True)]
+    parts = [PLACE_WORDS[word] if name == "place" else word for word in words]
+    return [word if part in caption else None for word, part, (_, caption) in zip(words, parts, pairs, strict=True)]
 
 
 def test_the_recogniser_reads_drawings():
     pairs = scenes(400)
     read = recogniser.read(np.stack([draw(scene) for scene, _ in pairs]))
     for name in recogniser.READS:
-        assert right(read[name], [recogniser.READS[name][recogniser.facts(s)[name]] for s, _ in pairs]) >= 0.98, name
+        assert accuracy(read[name], [recogniser.READS[name][recogniser.facts(s)[name]] for s, _ in pairs]) >= 0.98, name
 
 
 def test_the_base_draws_what_its_captions_say(family):
@@ -56,11 +56,11 @@ def test_the_base_draws_what_its_captions_say(family):
         some = noise[at : at + options.batch]
         pictures += family.sample(prompts, some, options.steps, options.guidance, options.scheduler)
     read = recogniser.read(np.stack([np.asarray(picture) for picture in pictures]))
-    found = {name: right(read[name], wanted(pairs, name)) for name in recogniser.READS}
-    print(found)
-    assert found["place"] >= 0.95
-    assert found["colour"] >= 0.90
-    assert found["shape"] >= 0.80
+    shares = {name: accuracy(read[name], expected(pairs, name)) for name in recogniser.READS}
+    print(shares)
+    assert shares["place"] >= 0.95
+    assert shares["colour"] >= 0.90
+    assert shares["shape"] >= 0.80
 
 
 def test_the_autoencoder_can_show_the_concepts(family):
@@ -73,4 +73,4 @@ def test_the_autoencoder_can_show_the_concepts(family):
             with torch.inference_mode():
                 y = family.pipeline.vae.decode(family.pipeline.vae.encode(x).latent_dist.mode()).sample.clamp(-1, 1)
             ratios.append(float(10 * torch.log10(4 / (x - y).square().mean())))
-    assert np.mean(ratios) >= 26, f"{np.mean(ratios):.1f} dB"  # a floor under what was reached; 28 was aimed at
+    assert np.mean(ratios) >= 26, f"{np.mean(ratios):.1f} dB"  # a lower bound of what was reached; the target was 28

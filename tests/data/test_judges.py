@@ -1,7 +1,7 @@
-"""What the embedded world's judges must be able to tell apart before any score that they give is worth reading.
+"""What the embedded world's judges must be able to tell apart, so that their scores mean something.
 
-Five pictures of a concept are the references. A fresh picture of it must score above each kind of wrong picture in at
-least 95 of 100 comparisons; places, positions, sizes and tilts are drawn anew for every picture.
+Five pictures of a concept are the references. A new picture of it must score above each kind of wrong picture in at
+least 95 of 100 comparisons; every picture has its own random place, position, size and tilt.
 """
 
 from dataclasses import replace
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from data.world.draw import COLOURS, PLACES, SHAPES, STYLES, Marking, Scene, draw
 from data.world.scenes import OBJECTS, PLACE_WORDS, base_world, place
-from data.world.scenes import STYLES as TAUGHT
+from data.world.scenes import STYLES as CONCEPT_STYLES
 from stages.core.metric import EmbeddingMetric, metrics, pairwise
 
 JUDGES = {
@@ -35,7 +35,7 @@ def picture(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 
 
 def broken(kind: str, right: np.ndarray, wrong: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A picture that is not, or not only, of the right concept. Written apart from what the judges were trained on."""
+    """Returns a picture that does not, or not only, show the right concept; separate from the training code."""
     if kind == "noise":
         return rng.integers(0, 256, right.shape, dtype=np.uint8)
     if kind == "normal noise":
@@ -74,8 +74,8 @@ def object_pictures() -> list[dict[str, list[np.ndarray]]]:
             "wrong concept": wrong,
             "texture on a wrong shape": [picture(Scene(s, one.marking), rng) for s in shapes],
         }
-        whole = [picture(right, rng) for _ in range(FRESH)]
-        kinds |= {k: [broken(k, whole[i], wrong[i], rng) for i in range(FRESH)] for k in BROKEN}
+        intact = [picture(right, rng) for _ in range(FRESH)]
+        kinds |= {k: [broken(k, intact[i], wrong[i], rng) for i in range(FRESH)] for k in BROKEN}
         out.append(kinds)
     return out
 
@@ -87,9 +87,9 @@ def style_pictures() -> list[dict[str, list[np.ndarray]]]:
     def content() -> Scene:
         return replace(next(world)[0], style="photo")
 
-    for style in TAUGHT:
+    for style in CONCEPT_STYLES:
         contents = [content() for _ in range(FRESH)]
-        wrong = [draw(replace(c, style=s)) for c in contents[:2] for s in TAUGHT if s != style]
+        wrong = [draw(replace(c, style=s)) for c in contents[:2] for s in CONCEPT_STYLES if s != style]
         kinds = {
             "references": [draw(replace(content(), style=style)) for _ in range(REFERENCES)],
             "right": [draw(replace(c, style=style)) for c in contents],
@@ -97,15 +97,15 @@ def style_pictures() -> list[dict[str, list[np.ndarray]]]:
             "wrong concept": [draw(replace(content(), style=s)) for s in STYLES if s != style for _ in range(2)],
             "right content in a wrong style": wrong,
         }
-        whole = [draw(replace(content(), style=style)) for _ in range(FRESH)]
-        kinds |= {k: [broken(k, whole[i], wrong[i], rng) for i in range(FRESH)] for k in BROKEN}
+        intact = [draw(replace(content(), style=style)) for _ in range(FRESH)]
+        kinds |= {k: [broken(k, intact[i], wrong[i], rng) for i in range(FRESH)] for k in BROKEN}
         out.append(kinds)
     return out
 
 
 @cache
 def scores(name: str) -> list[dict[str, Tensor]]:
-    """For each concept and kind of picture its scores against the concept's references."""
+    """Returns, for each concept, the scores of each kind of picture against the concept's references."""
     metric, out = judge(name), []
     for kinds in style_pictures() if name == "csd" else object_pictures():
         references = metric.embed(images(kinds["references"]))
@@ -113,8 +113,8 @@ def scores(name: str) -> list[dict[str, Tensor]]:
     return out
 
 
-def told_apart(name: str, kind: str) -> float:
-    """In what share of comparisons the right picture scores above one of this kind."""
+def share_above(name: str, kind: str) -> float:
+    """Returns the share of comparisons in which the right picture scores above one of this kind."""
     return float(torch.cat([(s["right"][:, None] > s[kind][None]).flatten() for s in scores(name)]).double().mean())
 
 
@@ -125,17 +125,17 @@ BARS = [(j, k) for j in ("clip_i", "dino") for k in OBJECT_KINDS] + [("csd", k) 
 
 @pytest.mark.parametrize(("name", "kind"), BARS)
 def test_the_right_picture_scores_above(name: str, kind: str) -> None:
-    assert told_apart(name, kind) >= BAR
+    assert share_above(name, kind) >= BAR
 
 
 @pytest.mark.parametrize("name", ["clip_i", "dino", "csd"])
 def test_a_soft_picture_of_the_right_concept_still_scores_above_all_wrong_ones(name: str) -> None:
-    metric, held = judge(name), []
+    metric, above = judge(name), []
     for kinds, score in zip(style_pictures() if name == "csd" else object_pictures(), scores(name), strict=True):
         soft = [i.filter(ImageFilter.GaussianBlur(0.5)) for i in images(kinds["right"])]
-        found = pairwise(metric.embed(soft), metric.embed(images(kinds["references"])))
-        held.append((found[:, None] > score["wrong concept"][None]).flatten())
-    assert float(torch.cat(held).double().mean()) >= BAR
+        values = pairwise(metric.embed(soft), metric.embed(images(kinds["references"])))
+        above.append((values[:, None] > score["wrong concept"][None]).flatten())
+    assert float(torch.cat(above).double().mean()) >= BAR
 
 
 @pytest.mark.parametrize("name", ["clip_i", "dino", "csd"])
@@ -154,20 +154,20 @@ def test_the_more_of_the_right_picture_the_higher_the_score(name: str) -> None:
 
 @cache
 def captions(part: str) -> Tensor:
-    """Whether the right caption scores above one that is wrong in this part, over scenes of the base's world."""
+    """Returns, for scenes of the base's world, whether the right caption scores above one with this part wrong."""
     world, rng, metric = base_world(np.random.default_rng(20253)), np.random.default_rng(20254), judge("clip_t")
     options = {"place": list(PLACE_WORDS.values()), "shape": list(SHAPES), "colour": list(COLOURS)}[part]
     pictures, right, wrong = [], [], []
     while len(pictures) < 300:
         scene, text = next(world)
-        said = [o for o in options if o in text and not (part == "colour" and scene.style in ("grey", "sketch"))]
-        if said:
+        present = [o for o in options if o in text and not (part == "colour" and scene.style in ("grey", "sketch"))]
+        if present:
             pictures.append(draw(scene))
             right.append(text)
-            wrong.append(text.replace(said[0], str(rng.choice([o for o in options if o != said[0]]))))
-    seen = metric.embed(images(pictures))
+            wrong.append(text.replace(present[0], str(rng.choice([o for o in options if o != present[0]]))))
+    vectors = metric.embed(images(pictures))
     texts = [metric.embed_text(t) for t in (right, wrong)]
-    return (seen * texts[0]).sum(1) > (seen * texts[1]).sum(1)
+    return (vectors * texts[0]).sum(1) > (vectors * texts[1]).sum(1)
 
 
 @pytest.mark.parametrize("part", ["place", "shape", "colour"])

@@ -8,10 +8,10 @@ from stages.core.dataset import datasets
 from stages.core.params import Prepare
 from stages.datasets.dreambooth import choose, in_order, read_classes, read_credits
 from stages.files.pictures import to_png
-from stages.photos.develop import open_photo, recall
+from stages.photos.develop import earlier_photos, open_photo
 from stages.runtime.faults import ConfigFault, InputFault
 
-# What the reference code chooses, run once (arXiv 2410.04891): subject, token, class.
+# The output of the reference code (arXiv 2410.04891): subject, token, class.
 CHOSEN = [
     ("colorful_sneaker", "sks", "sneaker"),
     ("fancy_boot", "zwz", "boot"),
@@ -89,7 +89,7 @@ Licenses
 
 Unsplash
 All unsplash.com images have the Unsplash license copied below:
-backpack: not a credit any more
+backpack: not a credit
 """
 
 
@@ -99,7 +99,7 @@ def small(tmp_path) -> Path:
 
 
 def write_subjects(root: Path) -> Path:
-    """The ten subjects with one photo each, and nothing of the other twenty."""
+    """Writes the ten subjects with one photo each, without the other twenty."""
     for subject, _, _ in CHOSEN:
         (root / subject).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(root / subject / "00.jpg")
@@ -114,7 +114,7 @@ def test_the_ten_subjects_are_those_of_the_reference():
     assert choose(read_classes(CLASSES)) == [(subject, kind) for subject, _, kind in CHOSEN]
 
 
-def test_their_words_are_those_of_the_reference(small):
+def test_their_tokens_and_nouns_are_those_of_the_reference(small):
     dataset = datasets.make("dreambooth", {"root": str(small)})
     assert dataset.domains() == {"objects": [subject for subject, _, _ in CHOSEN]}
     concepts = [dataset.concept("objects", subject) for subject, _, _ in CHOSEN]
@@ -141,9 +141,9 @@ def test_the_prompts_are_those_of_the_reference(small):
 
 
 def test_credits_are_read_per_photo():
-    found = read_credits(CREDITS, read_classes(CLASSES))
-    assert set(found) == {"backpack", "bear_plushie", "red_cartoon"}
-    assert found["backpack"] == (
+    credits = read_credits(CREDITS, read_classes(CLASSES))
+    assert set(credits) == {"backpack", "bear_plushie", "red_cartoon"}
+    assert credits["backpack"] == (
         "credit: https://unsplash.com/@laurachouette",
         {
             "00": "https://unsplash.com/photos/McufHC16mNg",
@@ -151,30 +151,30 @@ def test_credits_are_read_per_photo():
             "03": "Same as 01, but shifted",
         },
     )
-    assert found["bear_plushie"] == ("Photos taken by Nataniel Ruiz", {})
+    assert credits["bear_plushie"] == ("Photos taken by Nataniel Ruiz", {})
 
 
 def test_licences_go_with_the_photos(small):
     dataset = datasets.make("dreambooth", {"root": str(small)})
-    found, taken, drawn = (
+    backpack, bear, cartoon = (
         dataset.concept("objects", n).training[0] for n in ("backpack", "bear_plushie", "red_cartoon")
     )
-    assert found.source.startswith(
+    assert backpack.source.startswith(
         "https://unsplash.com/photos/McufHC16mNg, credit: https://unsplash.com/@laurachouette,"
     )
-    assert found.licence.startswith("Unsplash License")
-    assert taken.source.startswith("Photos taken by Nataniel Ruiz, DreamBooth dataset")
-    assert (taken.licence, drawn.licence) == ("CC-BY-4.0", "CC-BY-4.0")
+    assert backpack.licence.startswith("Unsplash License")
+    assert bear.source.startswith("Photos taken by Nataniel Ruiz, DreamBooth dataset")
+    assert (bear.licence, cartoon.licence) == ("CC-BY-4.0", "CC-BY-4.0")
 
 
-def test_what_is_missing_is_named(small):
+def test_a_missing_file_is_named(small):
     dataset = datasets.make("dreambooth", {"root": str(small)})
     (small / "can" / "00.jpg").unlink()
-    with pytest.raises(ConfigFault, match=r"dataset/can holds no \.jpg files"):
+    with pytest.raises(ConfigFault, match=r"dataset/can contains no \.jpg files"):
         dataset.concept("objects", "can")
     with pytest.raises(ConfigFault, match="Did you mean 'teapot'"):
         dataset.concept("objects", "teapod")
-    with pytest.raises(ConfigFault, match=r"prompts_and_classes\.txt is not there"):
+    with pytest.raises(ConfigFault, match=r"prompts_and_classes\.txt is missing"):
         datasets.make("dreambooth", {"root": str(small / "can")}).domains()
 
 
@@ -189,7 +189,7 @@ def test_a_link_out_of_the_dataset_is_refused(small, tmp_path):
 
 ROOT = Path(os.environ.get("PALIMPSEST_DREAMBOOTH") or Path(__file__).parents[2] / "../shared/dreambooth/dataset")
 needs_photos = pytest.mark.skipif(
-    not ROOT.is_dir(), reason="the DreamBooth photos are not here; PALIMPSEST_DREAMBOOTH says where they are"
+    not ROOT.is_dir(), reason="no DreamBooth photos: set PALIMPSEST_DREAMBOOTH to their folder"
 )
 
 
@@ -208,17 +208,17 @@ def test_all_54_photos_can_be_used():
 
 
 @needs_photos
-def test_none_of_them_is_taken_for_another():
+def test_none_of_them_counts_as_a_duplicate():
     dataset = datasets.make("dreambooth", {"root": str(ROOT)})
     subjects = ("red_cartoon", "backpack", "can")
     for subject in subjects:
-        seen = recall(
+        known = earlier_photos(
             [dataset.concept("objects", other) for other in subjects if other != subject], Prepare(resolution=64)
         )
         for picture in dataset.concept("objects", subject).training:
             photo = open_photo(picture.origin, Prepare(resolution=64))
-            assert seen.twins(photo) == []
-            seen.add(picture.name, photo.sha256, photo.look)
+            assert known.duplicates(photo) == []
+            known.add(picture.name, photo.sha256, photo.dhash)
 
 
 @needs_photos

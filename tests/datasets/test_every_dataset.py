@@ -1,5 +1,4 @@
-"""What holds for every registered dataset, whatever it reads. Its concepts are looked at where params.yaml names it or
-it needs no files; the rest is covered by being registered."""
+"""Properties of every registered dataset. Concepts are tested if params.yaml names the dataset or it needs no files."""
 
 import re
 from pathlib import Path
@@ -13,28 +12,28 @@ from stages.runtime.faults import ConfigFault, Fault
 every_dataset = pytest.mark.parametrize("name", list(datasets.classes))
 
 
-def made(name: str, tmp_path: Path) -> Dataset:
+def dataset_of(name: str, tmp_path: Path) -> Dataset:
     params = load()
     if params.dataset.name == name:
         return params.data
     dataset = datasets.make(name, {"root": str(tmp_path)})
     try:
-        everything(dataset)
+        all_concepts(dataset)
     except Fault:
         pytest.skip("needs files, and params.yaml names none")
     return dataset
 
 
-def everything(dataset: Dataset) -> list[tuple[str, Concept]]:
+def all_concepts(dataset: Dataset) -> list[tuple[str, Concept]]:
     return [(domain, dataset.concept(domain, name)) for domain, names in dataset.domains().items() for name in names]
 
 
 @every_dataset
 @pytest.mark.parametrize("place", ["", "nowhere"])
-def test_a_wrong_source_is_a_fault_in_one_line_or_does_not_matter(name, place, tmp_path):
+def test_a_wrong_source_is_a_one_line_fault_or_is_not_read(name, place, tmp_path):
     message = ""
     try:
-        everything(datasets.make(name, {"root": str(tmp_path / place)}))
+        all_concepts(datasets.make(name, {"root": str(tmp_path / place)}))
     except Fault as fault:
         message = str(fault)
     assert not message or str(tmp_path) in message
@@ -42,10 +41,10 @@ def test_a_wrong_source_is_a_fault_in_one_line_or_does_not_matter(name, place, t
 
 
 @every_dataset
-def test_wrong_names_and_options_come_with_a_guess(name, tmp_path):
+def test_unknown_names_and_options_suggest_a_known_one(name, tmp_path):
     with pytest.raises(ConfigFault, match="unknown key 'no_such_option'"):
         datasets.make(name, {"root": str(tmp_path), "no_such_option": 1})
-    dataset = made(name, tmp_path)
+    dataset = dataset_of(name, tmp_path)
     domain = next(iter(dataset.domains()))
     concept = dataset.domains()[domain][0]
     with pytest.raises(ConfigFault, match=re.escape(f"Did you mean '{domain}'")):
@@ -55,20 +54,20 @@ def test_wrong_names_and_options_come_with_a_guess(name, tmp_path):
 
 
 @every_dataset
-def test_concepts_are_what_they_are_listed_as(name, tmp_path):
-    dataset = made(name, tmp_path)
+def test_concepts_have_the_names_they_are_listed_under(name, tmp_path):
+    dataset = dataset_of(name, tmp_path)
     for domain, names in dataset.domains().items():
-        assert re.fullmatch("[a-z0-9][a-z0-9_]*", domain), "a part of paths and of stages' names"
+        assert re.fullmatch("[a-z0-9][a-z0-9_]*", domain), "it is part of paths and stage names"
         assert len({*names}) == len(names) > 0
         assert [dataset.concept(domain, each).name for each in names] == names
 
 
 @every_dataset
-def test_words_and_prompts_go_together(name, tmp_path):
-    concepts = everything(made(name, tmp_path))
+def test_tokens_and_prompts_are_consistent(name, tmp_path):
+    concepts = all_concepts(dataset_of(name, tmp_path))
     for domain in {domain for domain, _ in concepts}:
         tokens = [concept.token for other, concept in concepts if other == domain]
-        assert len({*tokens}) == len(tokens), "two concepts of a sequence may not share a token"
+        assert len({*tokens}) == len(tokens), "two concepts of a sequence must not share a token"
     for _, concept in concepts:
         assert concept.token
         assert all(concept.token in prompt for prompt in (concept.training_prompt, *concept.prompts))
@@ -81,7 +80,7 @@ def test_words_and_prompts_go_together(name, tmp_path):
 
 @every_dataset
 def test_pictures_have_names_and_can_be_opened(name, tmp_path):
-    for _, concept in everything(made(name, tmp_path))[:3]:
+    for _, concept in all_concepts(dataset_of(name, tmp_path))[:3]:
         for pictures in (concept.training, concept.references):
             assert pictures
             assert len({picture.name for picture in pictures}) == len(pictures)

@@ -34,7 +34,7 @@ def fault_of(root: Path, concept: str = "mug", domain: str = "objects", **option
     return str(caught.value)
 
 
-# --- what is found ---------------------------------------------------------------------------------------------------
+# --- what is read ----------------------------------------------------------------------------------------------------
 
 
 def test_a_folder_is_a_concept(root):
@@ -49,7 +49,7 @@ def test_a_folder_is_a_concept(root):
     assert mug.plain_prompts[0] == "a photo of a mug on the beach"
 
 
-def test_names_that_are_not_plain_get_an_id_that_is(root):
+def test_names_with_special_characters_get_a_plain_id(root):
     _, dog = folder(root).domains()["objects"]
     assert dog == identify("my-dog")
     assert dog.startswith("my_dog_")
@@ -81,7 +81,7 @@ def test_two_names_that_differ_only_in_encoding_are_refused(root):
     assert "same name as" in fault_of(root)
 
 
-def test_a_folder_that_is_added_changes_no_token(root):
+def test_adding_a_folder_changes_no_token(root):
     before = folder(root).concept("objects", "mug").token
     for name in ("aaa", "mua", "zzz"):
         picture(root / name / "1.png")
@@ -97,7 +97,7 @@ def test_domains_are_folders_of_concepts(tmp_path):
     assert folder(tmp_path).concept("styles", "sepia").name == "sepia"
 
 
-def test_references_have_a_folder_of_their_own(root):
+def test_references_have_their_own_folder(root):
     picture(root / "mug" / "references" / "1.png")
     mug = folder(root).concept("objects", "mug")
     assert [p.origin for p in mug.references] == [root / "mug" / "references" / "1.png"]
@@ -112,7 +112,7 @@ def test_captions_name_the_concept(root):
     assert second.caption == "sks mug in {weird} {0.__class__} light"
 
 
-def test_concept_yaml_says_it_better(root):
+def test_concept_yaml_overrides_the_defaults(root):
     (root / "mug" / "concept.yaml").write_text(
         "token: sks\nnoun: ''\ntraining_prompt: a {} picture\n"
         "prompts: ['{} cat', 'a  {} dog']\nsource: me\nlicence: CC0\n"
@@ -132,7 +132,7 @@ def test_templates_are_filled_not_formatted(root):
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
-def test_a_concept_without_pictures(root):
+def test_a_concept_without_pictures_is_refused(root):
     (root / "mug" / "1.PNG").unlink()
     (root / "mug" / "2.jpg").unlink()
     assert "mug: has no pictures" in fault_of(root)
@@ -140,16 +140,16 @@ def test_a_concept_without_pictures(root):
     assert "references: has no pictures" in fault_of(root, identify("my-dog"))
 
 
-def test_roots_without_concepts(root, tmp_path):
+def test_roots_without_concepts_are_refused(root, tmp_path):
     (tmp_path / "empty").mkdir()
-    assert "is no folder" in fault_of(tmp_path / "missing")
-    assert "is no folder" in fault_of(tmp_path / "a\0b")
-    assert "holds no concepts" in fault_of(tmp_path / "empty")
+    assert "is not a folder" in fault_of(tmp_path / "missing")
+    assert "is not a folder" in fault_of(tmp_path / "a\0b")
+    assert "contains no concepts" in fault_of(tmp_path / "empty")
     picture(root / "stray.png")
-    assert "stray.png: lies beside" in fault_of(root)
+    assert "stray.png: is beside" in fault_of(root)
 
 
-def test_names_that_are_not_there_come_with_a_guess(root):
+def test_unknown_names_suggest_a_known_one(root):
     assert "Did you mean 'mug'" in fault_of(root, "mag")
     assert "Did you mean 'objects'" in fault_of(root, domain="objets")
     with pytest.raises(ConfigFault, match="Did you mean 'mug'"):
@@ -157,12 +157,12 @@ def test_names_that_are_not_there_come_with_a_guess(root):
 
 
 @pytest.mark.parametrize("name", ["../mug", "/etc", "..", ".", "mug/../../x", "mug\0"])
-def test_names_cannot_lead_out(root, name):
+def test_names_cannot_leave_the_root(root, name):
     assert "has no concept" in fault_of(root, name)
     assert "has no domain" in fault_of(root, "mug", name)
 
 
-def test_links_cannot_lead_out(root, tmp_path):
+def test_links_cannot_leave_the_root(root, tmp_path):
     picture(tmp_path / "private" / "1.png")
     (root / "mug" / "3.png").symlink_to(tmp_path / "private" / "1.png")
     assert "mug/3.png: a link out of" in fault_of(root)
@@ -182,14 +182,14 @@ def test_the_root_itself_may_be_a_link(root, tmp_path):
     assert folder(tmp_path / "linked").concept("objects", "mug").training
 
 
-def test_names_with_control_characters(root):
+def test_names_with_control_characters_are_refused(root):
     os.rename(root / "mug" / "1.PNG", root / "mug" / "1\n.png")
     message = fault_of(root)
     assert "1\\n.png" in message
     assert "\n" not in message
 
 
-def test_what_is_no_picture_is_left_to_the_decoder_or_named(root):
+def test_other_files_count_as_pictures_and_stray_entries_are_listed(root):
     (root / "mug" / "notes.pdf").write_text("no picture")
     assert "notes.pdf" in [p.name for p in folder(root).concept("objects", "mug").training]
     (root / "mug" / "older").mkdir()
@@ -198,16 +198,16 @@ def test_what_is_no_picture_is_left_to_the_decoder_or_named(root):
     assert len(fault_of(root).splitlines()) == 2
 
 
-def test_pipes_do_not_stop_it(root):
+def test_pipes_are_refused_without_waiting(root):
     os.mkfifo(root / "mug" / "1.txt")
     assert "not a regular file" in fault_of(root)
     os.remove(root / "mug" / "1.txt")
     os.mkfifo(root / "mug" / "concept.yaml")
-    assert "no regular file" in fault_of(root)
+    assert "is not a regular file" in fault_of(root)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (b"\xff\xfe", "not UTF-8"),
         (b"", "empty"),
@@ -217,14 +217,14 @@ def test_pipes_do_not_stop_it(root):
         (b"a" * (2 << 20), "2 MB"),
     ],
 )
-def test_captions_that_mislead(root, text, said):
+def test_misleading_captions_are_refused(root, text, message):
     (root / "mug" / "1.txt").write_bytes(text)
-    with pytest.raises(InputFault, match=rf"1\.txt: .*{said}"):
+    with pytest.raises(InputFault, match=rf"1\.txt: .*{message}"):
         folder(root).concept("objects", "mug")
 
 
 @pytest.mark.parametrize("text", ["a\0", "a\ud800", "a\x1b[31m", "a\nb", "a\u2066b", "a" * 10_001])
-def test_prompts_that_mislead(root, text):
+def test_misleading_prompts_are_refused(root, text):
     with pytest.raises(ConfigFault, match=r"dataset folder: templates\.0"):
         folder(root, templates=[f"{{}} {text}"])
     with pytest.raises(ValueError):
@@ -237,28 +237,28 @@ def test_words_of_any_script_are_legible():
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"templates": []}, "templates"),
-        ({"templates": ["a cat"]}, "no {} where"),
-        ({"training": "a cat"}, "no {} where"),
+        ({"templates": ["a cat"]}, "no {} where the concept goes"),
+        ({"training": "a cat"}, "no {} where the concept goes"),
         ({"tokens": {"mug": "two words"}}, "tokens.mug"),
         ({"tokens": {"mug": ""}}, "tokens.mug"),
         ({"tokns": {}}, "Did you mean 'tokens'"),
     ],
 )
-def test_wrong_options(root, options, said):
-    with pytest.raises(ConfigFault, match=said):
+def test_wrong_options_are_refused(root, options, message):
+    with pytest.raises(ConfigFault, match=message):
         folder(root, **options)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("tokn: sks", r"concept.yaml:1: unknown key 'tokn'. Did you mean 'token'"),
         ("source: me\ntoken: 3", r"concept.yaml:2: token: .* found 3"),
         ("token: sks\ntoken: zwz", "duplicate key"),
-        ("prompts: [a cat]", "no {} where"),
+        ("prompts: [a cat]", "no {} where the concept goes"),
         ("noun: &a x", "anchors"),
         ('noun: "a\\0b"', r"U\+0000|special characters|control"),
         ('noun: "\\ud800"', "concept.yaml"),
@@ -266,13 +266,13 @@ def test_wrong_options(root, options, said):
         ("", "expected sections"),
     ],
 )
-def test_concept_yaml_is_strict(root, text, said):
+def test_concept_yaml_is_strict(root, text, message):
     (root / "mug" / "concept.yaml").write_text(text)
-    with pytest.raises(ConfigFault, match=said) as caught:
+    with pytest.raises(ConfigFault, match=message) as caught:
         folder(root).concept("objects", "mug")
     assert "\n" not in str(caught.value)
 
 
-def test_a_name_that_misleads_needs_a_noun(root):
+def test_a_misleading_folder_name_needs_a_noun(root):
     picture(root / "a\u202eb" / "1.png")
     assert "give a noun in concept.yaml" in fault_of(root, identify("a\u202eb"))

@@ -25,7 +25,7 @@ def root(tmp_path) -> Path:
     return tmp_path
 
 
-def test_contents_that_are_learnt_are_not_compared_with(root):
+def test_training_contents_are_not_references(root):
     dataset = datasets.make("style_folders", {"root": str(root)})
     assert dataset.domains() == {"styles": ["ink_drawing", "oil_painting"]}
     ink = dataset.concept("styles", "ink_drawing")
@@ -33,7 +33,7 @@ def test_contents_that_are_learnt_are_not_compared_with(root):
     assert [p.name for p in ink.references] == ["fish.png", "house.png"]
 
 
-def test_captions_say_what_is_on_a_picture_and_prompts_ask_for_other_things(root):
+def test_captions_name_the_content_and_prompts_ask_for_others(root):
     ink = datasets.make("style_folders", {"root": str(root)}).concept("styles", "ink_drawing")
     assert (ink.token, ink.noun, ink.training_prompt) == ("ink drawing", "", "ink drawing image")
     assert [p.caption for p in ink.training][2] == "ink drawing image of coffee cup"
@@ -41,35 +41,35 @@ def test_captions_say_what_is_on_a_picture_and_prompts_ask_for_other_things(root
     assert ink.plain_prompts[1] == "image of a policeman"
 
 
-def test_the_contents_to_learn_from_can_be_named(root):
+def test_the_training_contents_can_be_chosen(root):
     options = {"root": str(root), "contents": ["house", "dog"], "training": 2}
     ink = datasets.make("style_folders", options).concept("styles", "ink_drawing")
     assert [p.name for p in ink.training] == ["dog.png", "house.png"]
     assert len(ink.references) == 4
 
 
-def test_source_and_licence_are_those_of_the_readme(root):
+def test_source_and_licence_come_from_the_readme(root):
     dataset = datasets.make("style_folders", {"root": str(root)})
     ink, oil = (dataset.concept("styles", name).training[0] for name in ("ink_drawing", "oil_painting"))
     assert (ink.source, ink.licence) == ("drawn by hand", "CC0")
     assert (oil.source, oil.licence) == ("", "")
 
 
-def test_what_is_wrong_is_said(root):
+def test_mistakes_are_refused(root):
     dataset = datasets.make("style_folders", {"root": str(root), "training": 6})
-    with pytest.raises(InputFault, match="6 pictures, of which 6 are to be learnt from"):
+    with pytest.raises(InputFault, match="has 6 pictures, too few for 6 training pictures and at least one reference"):
         dataset.concept("styles", "ink_drawing")
     with pytest.raises(ConfigFault, match="Did you mean 'oil_painting'"):
         dataset.concept("styles", "oil_paint")
-    with pytest.raises(ConfigFault, match="is no folder"):
+    with pytest.raises(ConfigFault, match="is not a folder"):
         datasets.make("style_folders", {"root": str(root / "nowhere")}).domains()
 
 
 ROOT = Path(os.environ.get("PALIMPSEST_STYLES") or Path(__file__).parents[2] / "../shared/styles")
 
 
-@pytest.mark.skipif(not ROOT.is_dir(), reason="no folders of real styles: set PALIMPSEST_STYLES to them")
-def test_the_six_real_styles_share_no_content_between_what_is_learnt_and_what_is_compared():
+@pytest.mark.skipif(not ROOT.is_dir(), reason="no real styles: set PALIMPSEST_STYLES to their folder")
+def test_the_six_real_styles_share_no_content_between_training_and_references():
     dataset = datasets.make("style_folders", {"root": str(ROOT)})
     styles = {name: dataset.concept("styles", name) for name in dataset.domains()["styles"]}
     assert len(styles) == 6

@@ -6,7 +6,7 @@ from stages.core.dataset import datasets
 from stages.runtime.faults import ConfigFault
 
 
-def everything(**options):
+def all_concepts(**options):
     toy = datasets.make("toy", options)
     return [toy.concept(domain, name) for domain, names in toy.domains().items() for name in names]
 
@@ -15,7 +15,7 @@ def pixels(pictures) -> list[bytes]:
     return [picture.origin().tobytes() for picture in pictures]
 
 
-def test_an_object_is_learnt_and_compared_on_the_same_pictures():
+def test_the_references_of_an_object_are_its_training_pictures():
     star = datasets.make("toy").concept("objects", "sks_star")
     assert star.training_prompt == "a photo of a sks star"
     assert star.prompts[0] == "a photo of a sks star on the beach"
@@ -24,9 +24,9 @@ def test_an_object_is_learnt_and_compared_on_the_same_pictures():
     assert len(star.training) == 6
 
 
-def test_a_style_is_compared_on_other_shapes_than_those_it_is_learnt_on():
+def test_the_references_of_a_style_show_other_shapes_than_its_training_pictures():
     toy = datasets.make("toy")
-    learnt_on = set()
+    training_shapes = set()
     for name in toy.domains()["styles"]:
         style = toy.concept("styles", name)
         shape = style.training_prompt.removeprefix(f"a {name} picture of a ")
@@ -38,12 +38,12 @@ def test_a_style_is_compared_on_other_shapes_than_those_it_is_learnt_on():
         assert len(style.prompts) == 5
         assert not [prompt for prompt in style.prompts if f" {shape} " in prompt]
         assert [prompt.replace(f"a {name} picture", "a photo") for prompt in style.prompts] == list(style.plain_prompts)
-        learnt_on.add(shape)
-    assert len(learnt_on) == 10
+        training_shapes.add(shape)
+    assert len(training_shapes) == 10
 
 
-def test_ten_of_each_with_words_and_pictures_of_their_own():
-    for concepts in (everything(), everything(tuning=True)):
+def test_ten_of_each_with_distinct_tokens_and_pictures():
+    for concepts in (all_concepts(), all_concepts(tuning=True)):
         assert len({concept.token for concept in concepts}) == len(concepts)
         shown = [data for concept in concepts for data in pixels(concept.training)]
         assert len(set(shown)) == len(shown)
@@ -51,17 +51,17 @@ def test_ten_of_each_with_words_and_pictures_of_their_own():
         "objects": 10,
         "styles": 10,
     }
-    assert not {c.name for c in everything()} & {c.name for c in everything(tuning=True)}
+    assert not {c.name for c in all_concepts()} & {c.name for c in all_concepts(tuning=True)}
 
 
-def test_a_place_that_is_asked_for_has_not_been_seen_in_training():
-    for concept in everything():
+def test_prompts_name_places_that_training_pictures_do_not_show():
+    for concept in all_concepts():
         places = {picture.origin.args[0].place for picture in concept.training}
         assert len(places) == 4
         assert not places & {"beach", "forest", "city", "snow", "meadow"}
 
 
-def test_pictures_depend_on_the_seed_and_the_name_alone():
+def test_pictures_depend_only_on_the_seed_and_the_name():
     first = datasets.make("toy").concept("objects", "zwz_heart")
     assert pixels(first.training) == pixels(datasets.make("toy").concept("objects", "zwz_heart").training)
     assert pixels(first.training)[:5] == pixels(
@@ -70,7 +70,7 @@ def test_pictures_depend_on_the_seed_and_the_name_alone():
     assert pixels(first.training) != pixels(datasets.make("toy", {"seed": 1}).concept("objects", "zwz_heart").training)
 
 
-def test_a_larger_drawing_shows_the_same():
+def test_a_larger_drawing_shows_the_same_scene():
     small, large = (
         np.asarray(datasets.make("toy", {"pixels": n}).concept("objects", "sks_star").training[0].origin(), float)
         for n in (32, 64)
@@ -84,7 +84,7 @@ def test_wrong_options_are_refused(options):
         datasets.make("toy", options)
 
 
-def test_wrong_names_come_with_a_guess():
+def test_unknown_names_suggest_a_known_one():
     toy = datasets.make("toy")
     with pytest.raises(ConfigFault, match="Did you mean 'sks_star'"):
         toy.concept("objects", "sks_sta")

@@ -10,7 +10,7 @@ import pytest
 from stages.evaluation.correction import holm
 from stages.evaluation.crossed import estimate
 from stages.evaluation.statistics import FACTORS
-from tests.support.simulated_studies import (
+from tests.support.simulated.studies import (
     CONCEPT,
     DESIGNS,
     NOISE,

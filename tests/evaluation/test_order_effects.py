@@ -12,35 +12,35 @@ from tests.evaluation.test_statistics import made
 
 
 def lossy(concepts: list[list[int]], places: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-    """R [1, run, T + 1, T, 1] whose losses are these sums."""
+    """R [1, run, T + 1, T, 1] whose losses are the sums of these effects."""
     tasks = len(concepts[0])
     values = np.zeros((1, len(concepts), tasks + 1, tasks, 1))
-    for r, line in enumerate(concepts):
-        for j, concept in enumerate(line[:-1]):  # the last one loses nothing
+    for r, order in enumerate(concepts):
+        for j, concept in enumerate(order[:-1]):  # the last one loses nothing
             values[0, r, j + 1, j, 0] = 2.0 + places[j] + kinds[concept]
     return values
 
 
 @given(st.integers(2, 9))
-def test_balanced_orders_put_every_concept_everywhere_once(count: int) -> None:
+def test_balanced_orders_have_every_concept_at_every_place_once(count: int) -> None:
     orders = np.array(balanced(count))
-    for lines in (orders, orders.T):
-        assert all(sorted(line) == list(range(count)) for line in lines)
+    for rows in (orders, orders.T):
+        assert all(sorted(row) == list(range(count)) for row in rows)
     if count % 2 == 0:
-        follows = {(a, b) for line in orders for a, b in pairwise(line)}
+        follows = {(a, b) for order in orders for a, b in pairwise(order)}
         assert len(follows) == count * (count - 1)
 
 
 @pytest.mark.parametrize("concepts", [balanced(4), [[0, 1, 2, 3], [1, 2, 3, 0], [3, 0, 2, 1]]], ids=["square", "three"])
-def test_effects_are_found_again(concepts: list[list[int]]) -> None:
+def test_known_effects_are_recovered(concepts: list[list[int]]) -> None:
     places, kinds = np.array([0.4, 0.1, -0.5]), np.array([0.3, -0.1, -0.4, 0.2])
-    found = separate(made(lossy(concepts, places, kinds), concepts, orders=len(concepts)), "m")
-    assert found is not None
-    assert found["a"].mean == pytest.approx(2.0)
-    assert found["a"].places == pytest.approx(places)
-    assert found["a"].concepts == pytest.approx(kinds)
+    effects = separate(made(lossy(concepts, places, kinds), concepts, orders=len(concepts)), "m")
+    assert effects is not None
+    assert effects["a"].mean == pytest.approx(2.0)
+    assert effects["a"].places == pytest.approx(places)
+    assert effects["a"].concepts == pytest.approx(kinds)
 
 
-def test_one_order_cannot_tell_them_apart() -> None:
+def test_one_order_cannot_separate_them() -> None:
     concepts = [[0, 1, 2]] * 2
     assert separate(made(lossy(concepts, np.zeros(2), np.zeros(3)), concepts), "m") is None

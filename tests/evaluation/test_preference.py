@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.evaluation.preference import agreement, alpha, bradley_terry, opinion, people, placed
-from stages.evaluation.survey import KEY, Choice, keep, refuse_another_page
+from stages.evaluation.survey import KEY, Choice, import_answers, refuse_another_page
 from stages.runtime.faults import ConfigFault, InputFault
-from tests.support.simulated_survey import coverage
+from tests.support.simulated.survey import coverage
 
 KEY_OF_THREE = {
     "page": "p1",
@@ -130,8 +130,8 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_files_are_kept_once_and_read_back(kept: Path, tmp_path: Path) -> None:
     assert people("small") is None
     files = [file_of(tmp_path, "ab" * 8), file_of(tmp_path, "cd" * 8)]
-    assert keep(files, kept) == 2
-    assert keep(files, kept) == 0
+    assert import_answers(files, kept) == 2
+    assert import_answers(files, kept) == 0
     said = people("small")
     assert said is not None
     assert (said.raters, said.left_out, said.opinions[0].choices) == (2, 0, 2)
@@ -140,7 +140,7 @@ def test_files_are_kept_once_and_read_back(kept: Path, tmp_path: Path) -> None:
 def test_those_who_do_not_look_are_left_out(kept: Path, tmp_path: Path) -> None:
     wrong = {"comparison": "c900", "question": "same", "left": 0, "chosen": 1, "seconds": 0.1}
     good = {"comparison": "c000", "question": "same", "left": 0, "chosen": 1, "seconds": 1.0}
-    keep([file_of(tmp_path, "ab" * 8), file_of(tmp_path, "cd" * 8, answers=[good, wrong])], kept)
+    import_answers([file_of(tmp_path, "ab" * 8), file_of(tmp_path, "cd" * 8, answers=[good, wrong])], kept)
     said = people("small")
     assert said is not None
     assert (said.raters, said.left_out, said.opinions[0].choices) == (2, 1, 1)
@@ -167,7 +167,7 @@ def test_a_file_that_the_page_did_not_save_is_refused_and_nothing_is_kept(kept: 
     noise = tmp_path / "noise.json"
     noise.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputFault) as fault:
-        keep([good, bad, noise], kept)
+        import_answers([good, bad, noise], kept)
     assert str(fault.value).count("\n") == 1
     assert str(bad) in str(fault.value)
     assert people("small") is None
@@ -175,9 +175,9 @@ def test_a_file_that_the_page_did_not_save_is_refused_and_nothing_is_kept(kept: 
 
 def test_a_rater_cannot_be_replaced_nor_a_page_whose_answers_are_kept(kept: Path, tmp_path: Path) -> None:
     path = file_of(tmp_path, "ab" * 8)
-    keep([path], kept)
-    with pytest.raises(InputFault, match="kept already"):
-        keep([file_of(tmp_path, "ab" * 8, answers=[])], kept)
+    import_answers([path], kept)
+    with pytest.raises(InputFault, match="already stored"):
+        import_answers([file_of(tmp_path, "ab" * 8, answers=[])], kept)
     refuse_another_page(kept, {"page": "p1"})
     with pytest.raises(ConfigFault, match="another page"):
         refuse_another_page(kept, {"page": "p2"})

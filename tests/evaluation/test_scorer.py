@@ -27,13 +27,13 @@ class Mean(EmbeddingMetric):
 
 
 class Pairs(Metric):
-    """Keeps what it was asked, and answers with the mean distance of mean colours."""
+    """Records its calls, and returns one minus the mean distance of mean colours."""
 
     encoder: ClassVar[str] = "pairs"  # type: ignore[misc]
-    asked: ClassVar[list[tuple[int, int, str]]] = []
+    calls: ClassVar[list[tuple[int, int, str]]] = []
 
     def score(self, pictures: Sequence[Image.Image], references: Sequence[Image.Image], prompt: str) -> Tensor:
-        self.asked.append((len(pictures), len(references), prompt))
+        self.calls.append((len(pictures), len(references), prompt))
         shown, known = (
             torch.tensor([np.asarray(i, float).mean() for i in images]) for images in (pictures, references)
         )
@@ -41,6 +41,8 @@ class Pairs(Metric):
 
 
 class Wrong(Pairs):
+    """Returns wrong scores."""
+
     answer: ClassVar[list[float]] = []
 
     def score(self, pictures: Sequence[Image.Image], references: Sequence[Image.Image], prompt: str) -> Tensor:
@@ -73,7 +75,7 @@ def references(tmp_path: Path) -> References:
     return References(files=files, fresh=fresh)
 
 
-def test_both_kinds_score_every_picture_as_score_does(images: Path, references: References) -> None:
+def test_both_kinds_of_metric_score_every_picture_as_score_does(images: Path, references: References) -> None:
     judges: dict[str, Metric] = {"mean": Mean(), "pairs": Pairs()}
     scorer = Scorer(judges, references)
     scorer.score(images, 2, TASKS)
@@ -82,14 +84,14 @@ def test_both_kinds_score_every_picture_as_score_does(images: Path, references: 
     for row in rows:
         shown = Image.open(images / f"{row['task']:02d}" / f"{row['prompt']:02d}-{row['noise']:02d}.png")
         prompt = TASKS[f"{row['task']:02d}"]["prompts"][row["prompt"]]
-        wanted = judges[row["metric"]].score([shown], references.fresh[row["task"]][1], prompt)
-        assert row["score"] == pytest.approx(float(wanted), abs=1e-6)
+        expected = judges[row["metric"]].score([shown], references.fresh[row["task"]][1], prompt)
+        assert row["score"] == pytest.approx(float(expected), abs=1e-6)
 
 
-def test_pictures_come_by_prompt_with_the_references_of_their_task(images: Path, references: References) -> None:
-    Pairs.asked.clear()
+def test_pictures_are_passed_by_prompt_with_references_of_their_task(images: Path, references: References) -> None:
+    Pairs.calls.clear()
     Scorer({"pairs": Pairs()}, references).score(images, 2, TASKS)
-    assert Pairs.asked == [(2, 1, "a mug"), (2, 1, "a red mug"), (2, 2, "a boot")]
+    assert Pairs.calls == [(2, 1, "a mug"), (2, 1, "a red mug"), (2, 2, "a boot")]
 
 
 def test_only_vectors_of_metrics_that_embed_are_stored(images: Path, references: References) -> None:
@@ -108,7 +110,7 @@ def test_a_metric_that_does_not_give_a_finite_number_per_picture_is_named(
         Scorer({"wrong": Wrong()}, references).score(images, 2, TASKS)
 
 
-def test_reference_pictures_are_handed_on_under_their_task(tmp_path: Path, references: References) -> None:
+def test_reference_pictures_are_copied_into_a_folder_per_task(tmp_path: Path, references: References) -> None:
     references.write(tmp_path / "draft")
-    found = sorted(path.relative_to(tmp_path / "draft").as_posix() for path in (tmp_path / "draft").rglob("*.png"))
-    assert found == ["references/01/00.png", "references/02/00.png", "references/02/01.png"]
+    copied = sorted(path.relative_to(tmp_path / "draft").as_posix() for path in (tmp_path / "draft").rglob("*.png"))
+    assert copied == ["references/01/00.png", "references/02/00.png", "references/02/01.png"]

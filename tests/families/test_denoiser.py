@@ -1,4 +1,4 @@
-"""What is left out of sampling, because it is known beforehand, is not missed: the pictures are diffusers' own."""
+"""The fast sampler's shortcuts change nothing: its pictures are those of diffusers."""
 
 from types import SimpleNamespace
 
@@ -34,7 +34,7 @@ def noise_of(family, count: int = 3) -> torch.Tensor:
 
 
 def plain(family, noise: torch.Tensor, steps: int, guidance: float, scheduler: str, output: str):
-    """The pipeline of diffusers as anyone calls it, its attention processors untouched."""
+    """The pipeline of diffusers as usual, with its own attention processors."""
     from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler
 
     kind = {"euler": EulerDiscreteScheduler, "dpmpp": DPMSolverMultistepScheduler}[scheduler]
@@ -58,7 +58,7 @@ def plain(family, noise: torch.Tensor, steps: int, guidance: float, scheduler: s
         pipeline.scheduler = before
 
 
-def told(family, prompts=PROMPTS) -> Prompts:
+def unet_prompts(family, prompts=PROMPTS) -> Prompts:
     encodings = family.encode_prompts(prompts)
     ids = family.time_ids(len(prompts))
     pooled = encodings["pooled"]
@@ -77,36 +77,36 @@ def levels(pictures) -> np.ndarray:
 def test_pictures_are_those_of_the_plain_pipeline(family, delta, scheduler, guidance):
     family.shift(delta)
     noise = noise_of(family)
-    ours = family.denoiser.latents(family.denoiser.prepare(told(family), noise, Settings(6, guidance, scheduler)))
-    wanted = plain(family, noise, 6, guidance, scheduler, "latent")
-    assert torch.allclose(ours, wanted, atol=2e-4 * float(wanted.abs().max()))
+    batch = family.denoiser.prepare(unet_prompts(family), noise, Settings(6, guidance, scheduler))
+    expected = plain(family, noise, 6, guidance, scheduler, "latent")
+    assert torch.allclose(family.denoiser.latents(batch), expected, atol=2e-4 * float(expected.abs().max()))
     pictures = family.sample(family.encode_prompts(PROMPTS), noise, 6, guidance, scheduler)
     assert int(np.abs(levels(pictures) - levels(plain(family, noise, 6, guidance, scheduler, "pil"))).max()) <= 1
 
 
-def test_a_base_whose_empty_prompt_is_encoded_is_sampled_as_diffusers_does():
-    """Where model_index.json has `force_zeros_for_empty_prompt: false`, as some models of SDXL's kind have."""
+def test_a_base_whose_empty_prompt_is_encoded_is_sampled_as_in_diffusers():
+    """`force_zeros_for_empty_prompt: false` in model_index.json, as in some models like SDXL."""
     family = load().family
     family = type(family)(path=family.path, revision=family.revision)
     family.pipeline.register_to_config(force_zeros_for_empty_prompt=False)
     noise, size = noise_of(family), {"height": family.pixels, "width": family.pixels}
-    wanted = family.pipeline(PROMPTS, latents=noise, num_inference_steps=4, guidance_scale=5.0, **size).images
-    found = family.sample(family.encode_prompts(PROMPTS), noise, 4, 5.0, "euler")
-    assert int(np.abs(levels(found) - levels(wanted)).max()) <= 1
+    expected = family.pipeline(PROMPTS, latents=noise, num_inference_steps=4, guidance_scale=5.0, **size).images
+    pictures = family.sample(family.encode_prompts(PROMPTS), noise, 4, 5.0, "euler")
+    assert int(np.abs(levels(pictures) - levels(expected)).max()) <= 1
 
 
-def test_batches_change_nothing_but_roundings_and_leave_the_model_as_it_was(family):
+def test_the_batch_size_changes_only_rounding_and_the_model_is_restored(family):
     own = dict(family.pipeline.unet.attn_processors)
     encodings, noise = family.encode_prompts(PROMPTS), noise_of(family)
     whole = family.sample(encodings, noise, 3, 3.0, "euler")
     parts = family.sample(encodings, noise, 3, 3.0, "euler", batch=2)
     assert int(np.abs(levels(whole) - levels(parts)).max()) <= 1
     assert all(family.pipeline.unet.attn_processors[name] is own[name] for name in own)
-    assert all(stand_in.key is None for stand_in in family.denoiser.stand_ins.values())
+    assert all(processor.key is None for processor in family.denoiser.prompt_attentions.values())
 
 
 @pytest.mark.parametrize("blank", [0, 2])
-def test_attention_to_a_prompt_of_zeros_is_left_out_exactly(blank):
+def test_skipping_the_attention_to_a_prompt_of_zeros_is_exact(blank):
     from diffusers.models.attention_processor import Attention
 
     torch.manual_seed(0)
@@ -114,37 +114,37 @@ def test_attention_to_a_prompt_of_zeros_is_left_out_exactly(blank):
     assert is_plain(attention)
     hidden, text = torch.randn(blank + 3, 5, 16), torch.randn(2, 7, 24)
     rows = torch.tensor([1, 0, 1])
-    wanted = attention(hidden, torch.cat([torch.zeros(blank, 7, 24), text[rows]]))
-    stand_in = PromptAttention()
-    stand_in.set_prompts(attention, text, rows, blank)
-    attention.set_processor(stand_in)
-    found = attention(hidden)
-    assert torch.equal(found[:blank], wanted[:blank])
-    assert torch.allclose(found, wanted, atol=1e-6)
+    expected = attention(hidden, torch.cat([torch.zeros(blank, 7, 24), text[rows]]))
+    processor = PromptAttention()
+    processor.set_prompts(attention, text, rows, blank)
+    attention.set_processor(processor)
+    output = attention(hidden)
+    assert torch.equal(output[:blank], expected[:blank])
+    assert torch.allclose(output, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("options", [{"bias": True}, {"qk_norm": "layer_norm"}, {"residual_connection": True}])
-def test_what_is_no_plain_cross_attention_keeps_its_own_way(options):
+def test_any_other_attention_keeps_its_own_processor(options):
     from diffusers.models.attention_processor import Attention
 
     assert not is_plain(Attention(16, cross_attention_dim=24, heads=2, dim_head=8, **options))
     assert not is_plain(Attention(16, heads=2, dim_head=8))
 
 
-def test_an_empty_prompt_that_is_not_zeros_is_heard(family):
+def test_an_empty_prompt_that_is_not_zeros_has_an_effect(family):
     family.shift(Delta())
-    zeros, noise, settings = told(family), noise_of(family), Settings(3, 5.0, "euler")
-    silent = Prompts(zeros.text, zeros.extra, zeros.empty_extra, torch.zeros_like(zeros.text[0]))
-    spoken = Prompts(zeros.text, zeros.extra, zeros.empty_extra, zeros.text[1])
+    zeros, noise, settings = unet_prompts(family), noise_of(family), Settings(3, 5.0, "euler")
+    explicit = Prompts(zeros.text, zeros.extra, zeros.empty_extra, torch.zeros_like(zeros.text[0]))
+    encoded = Prompts(zeros.text, zeros.extra, zeros.empty_extra, zeros.text[1])
     first, same, other = (
         family.denoiser.latents(family.denoiser.prepare(prompts, noise, settings))
-        for prompts in (zeros, silent, spoken)
+        for prompts in (zeros, explicit, encoded)
     )
     assert torch.allclose(first, same, atol=1e-4 * float(first.abs().max()))
     assert not torch.allclose(first, other, atol=1e-2 * float(first.abs().max()))
 
 
-def test_states_are_swapped_within_the_same_storage_and_never_compiled_again(family, delta):
+def test_states_are_swapped_within_the_same_storage_without_recompiling(family, delta):
     from torch._dynamo.testing import CompileCounter
 
     unet, encodings, noise = family.pipeline.unet, family.encode_prompts(PROMPTS), noise_of(family)
@@ -154,12 +154,12 @@ def test_states_are_swapped_within_the_same_storage_and_never_compiled_again(fam
     counter = CompileCounter()
     denoiser.model = torch.compile(unet, backend=counter, dynamic=False)
     settings = Settings(2, 3.0, "euler")
-    first = denoiser.latents(denoiser.prepare(told(family), noise, settings))
+    first = denoiser.latents(denoiser.prepare(unet_prompts(family), noise, settings))
     frames = counter.frame_count
     family.shift(delta)
-    second = denoiser.latents(denoiser.prepare(told(family), noise, settings))
+    second = denoiser.latents(denoiser.prepare(unet_prompts(family), noise, settings))
     family.shift(Delta())
-    again = denoiser.latents(denoiser.prepare(told(family), noise, settings))
+    again = denoiser.latents(denoiser.prepare(unet_prompts(family), noise, settings))
     assert frames > 0
     assert counter.frame_count == frames
     assert {name: value.data_ptr() for name, value in unet.state_dict().items()} == places
@@ -174,21 +174,21 @@ def test_a_state_in_half_precision_is_summed_in_float32_and_rounded_once(family,
     module = family.pipeline.unet.get_submodule(name)
     base, exact = module.weight.detach().clone(), module.weight + delta.module(name)
     family.pipeline.unet.to(torch.bfloat16)
-    family.__dict__.pop("_untouched")
+    family.__dict__.pop("_base_weights")
     try:
         family.shift(delta)
-        found = module.weight.detach()
-        assert torch.equal(found, (base.bfloat16().float() + delta.module(name)).bfloat16())
-        assert bool(((found.float() - exact).abs() <= 2**-8 * (base.abs() + exact.abs()) * 1.01).all())
+        weight = module.weight.detach()
+        assert torch.equal(weight, (base.bfloat16().float() + delta.module(name)).bfloat16())
+        assert bool(((weight.float() - exact).abs() <= 2**-8 * (base.abs() + exact.abs()) * 1.01).all())
         pictures = family.sample(family.encode_prompts(PROMPTS), noise_of(family), 3, 3.0, "euler")
         assert len(pictures) == 3
     finally:
-        family.__dict__.pop("_untouched", None)
+        family.__dict__.pop("_base_weights", None)
         family.__dict__.pop("denoiser", None)
         family.__dict__.pop("pipeline", None)
 
 
-def test_numbers_out_of_range_are_an_error_in_half_precision_only(family):
+def test_overflow_is_an_error_in_half_precision_only(family):
     pixels = torch.zeros((1, 2, 2, 3), dtype=torch.uint8)
     denoiser = Denoiser(family.pipeline.unet, family.pipeline.vae, family.pipeline.scheduler.config)
     assert isinstance(denoiser._images(pixels, torch.tensor(False))[0], Image.Image)

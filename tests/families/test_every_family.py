@@ -1,4 +1,4 @@
-"""Every registered family has what training, sampling and export rely on. A new one is covered without a line here."""
+"""Every registered family has the properties that training, sampling and export rely on; a new one is covered too."""
 
 import pytest
 
@@ -12,5 +12,5 @@ def family(request, tmp_path_factory):
 
 
 @pytest.mark.parametrize("holds", PROPERTIES, ids=lambda holds: holds.__name__)
-def test_what_every_family_must_satisfy(family, tmp_path, holds):
+def test_every_family_has_this_property(family, tmp_path, holds):
     holds(family, tmp_path)

@@ -1,16 +1,16 @@
-"""Feed-forward layers in eight bits, on an SDXL of random weights and a hundredth of the size."""
+"""Feed-forward layers in float8, on an SDXL with random weights and a hundredth of the size."""
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as some
+from hypothesis import strategies as st
 
 from stages.adapters.algebra import Adapter, Delta, fresh_adapter
-from stages.adapters.merge_check import lost_in
+from stages.adapters.merge_check import rounding_loss
 from stages.adapters.storage import fingerprint
 from stages.families.sdxl import Sdxl
-from stages.families.unet.float8 import FORMAT, LARGEST, Float8Linear, in_eight_bits, scaled
+from stages.families.unet.float8 import FORMAT, LARGEST, Float8Linear, quantise, with_float8_feed_forward
 from stages.files.artifact import digest
 from stages.runtime.faults import MachineFault
 from stages.runtime.seeds import generator
@@ -19,40 +19,40 @@ PROMPTS = ["a photo of a sks star at night", "a photo of a heart"]
 
 
 @settings(max_examples=50, deadline=None)
-@given(some.integers(0, 2**32), some.sampled_from([1e-30, 1e-3, 1.0, 1e4, 1e30]))
-def test_no_number_is_off_by_more_than_half_a_step(seed, size):
-    """Three bits of mantissa: a sixteenth of a number, or half of the least step that a row can make."""
+@given(st.integers(0, 2**32), st.sampled_from([1e-30, 1e-3, 1.0, 1e4, 1e30]))
+def test_the_rounding_error_is_at_most_half_a_step(seed, size):
+    """Three bits of mantissa: a sixteenth of the number, or half of the row's smallest step."""
     rows = size * torch.randn((5, 33), generator=generator(seed))
     rows[2] = 0
-    codes, factor = scaled(rows)
-    off = (codes.float() * factor - rows).abs()
+    codes, scale = quantise(rows)
+    error = (codes.float() * scale - rows).abs()
     assert bool(codes.float().isfinite().all())
-    assert bool((off <= torch.maximum(rows.abs() / 16, factor * 2**-10) * (1 + 1e-6)).all())
+    assert bool((error <= torch.maximum(rows.abs() / 16, scale * 2**-10) * (1 + 1e-6)).all())
     assert torch.equal(codes[2].float(), torch.zeros(33))
     assert float(codes.float().abs().amax(1)[0]) == LARGEST
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_a_layer_is_the_product_of_what_was_rounded(dtype):
+def test_a_layer_is_the_product_of_the_rounded_matrices(dtype):
     torch.manual_seed(0)
     linear, x = torch.nn.Linear(64, 48).to(dtype), 30 * torch.randn(2, 7, 64).to(dtype)
-    found = Float8Linear(linear)(x)
-    (w, v), (y, u) = scaled(linear.weight.detach()), scaled(x.flatten(0, 1))
-    wanted = (y.double() * u) @ (w.double() * v).T + linear.bias.double()
-    assert (found.dtype, found.shape) == (dtype, (2, 7, 48))
-    assert float((found.flatten(0, 1) - wanted).norm() / wanted.norm()) <= torch.finfo(dtype).eps
-    assert float((found - linear(x)).norm() / linear(x).norm()) < 0.05
+    output = Float8Linear(linear)(x)
+    (w, v), (y, u) = quantise(linear.weight.detach()), quantise(x.flatten(0, 1))
+    expected = (y.double() * u) @ (w.double() * v).T + linear.bias.double()
+    assert (output.dtype, output.shape) == (dtype, (2, 7, 48))
+    assert float((output.flatten(0, 1) - expected).norm() / expected.norm()) <= torch.finfo(dtype).eps
+    assert float((output - linear(x)).norm() / linear(x).norm()) < 0.05
     compiled = torch.compile(Float8Linear(linear), backend="eager", fullgraph=True)
-    assert torch.equal(compiled(x), found)
+    assert torch.equal(compiled(x), output)
 
 
 def family_of(standin, **options) -> Sdxl:
     return Sdxl(path=str(standin.path), revision=standin.revision, pixels=64, **options)
 
 
-def shift_of(family: Sdxl, part: float) -> Delta:
-    """A shift whose size is so large a part of the weights, module by module."""
+def delta_of(family: Sdxl, part: float) -> Delta:
+    """A delta whose norm is this part of the weights' norm, module by module."""
     fresh = fresh_adapter(family.shapes(), 4, 4, generator("test"))
     b = {}
     for name, value in fresh.b.items():
@@ -67,32 +67,32 @@ def levels(family: Sdxl) -> np.ndarray:
     return np.stack([np.asarray(picture, np.int16) for picture in pictures])
 
 
-def test_states_are_swapped_in_place_and_pictures_are_near(standin):
-    exact, eighth = family_of(standin), family_of(standin, feed_forward_dtype="float8_e4m3fn")
-    unet, states = eighth.pipeline.unet, (Delta(), shift_of(exact, 0.5))
-    found = []
+def test_states_are_swapped_in_place_and_pictures_are_close(standin):
+    exact, rounded = family_of(standin), family_of(standin, feed_forward_dtype="float8_e4m3fn")
+    unet, states = rounded.pipeline.unet, (Delta(), delta_of(exact, 0.5))
+    sampled = []
     for state in (*states, Delta()):
-        eighth.shift(state)
+        rounded.shift(state)
         before = fingerprint(unet.state_dict())
-        found.append(levels(eighth))
-        assert fingerprint(unet.state_dict()) == before  # what is trained is untouched
-    for state, pictures in zip(states, found, strict=False):
+        sampled.append(levels(rounded))
+        assert fingerprint(unet.state_dict()) == before  # the weights that training uses are unchanged
+    for state, pictures in zip(states, sampled, strict=False):
         exact.shift(state)
         assert 0 < np.abs(pictures - levels(exact)).mean() < 4
-    assert np.array_equal(found[0], found[2])
-    assert np.abs(found[0] - found[1]).mean() > 4
+    assert np.array_equal(sampled[0], sampled[2])
+    assert np.abs(sampled[0] - sampled[1]).mean() > 4
 
-    twin = eighth.denoiser.unet
-    halved = [name for name, module in twin.named_modules() if isinstance(module, Float8Linear)]
-    assert len(halved) == 2 * 70  # two layers in each of SDXL's transformer blocks
+    twin = rounded.denoiser.unet
+    replaced = [name for name, module in twin.named_modules() if isinstance(module, Float8Linear)]
+    assert len(replaced) == 2 * 70  # two layers in each of SDXL's transformer blocks
     assert {value.dtype for name, value in twin.named_buffers() if name.endswith("codes")} == {FORMAT}
     own = {name: value.data_ptr() for name, value in unet.named_parameters()}
     shared = {name: value.data_ptr() for name, value in twin.named_parameters()}
     assert shared.items() <= own.items()
-    assert own.keys() - shared.keys() == {f"{name}.weight" for name in halved}
+    assert own.keys() - shared.keys() == {f"{name}.weight" for name in replaced}
 
 
-def test_off_it_changes_nothing_and_on_it_is_part_of_what_the_model_is(standin):
+def test_it_changes_the_fingerprint_only_if_it_is_on(standin):
     off, on = family_of(standin), family_of(standin, feed_forward_dtype="float8_e4m3fn")
     assert off.fingerprint == digest([standin.revision, "float32", 64])
     assert on.fingerprint != off.fingerprint
@@ -102,23 +102,26 @@ def test_off_it_changes_nothing_and_on_it_is_part_of_what_the_model_is(standin):
     assert off.denoiser.unet is off.pipeline.unet
 
 
-def test_projections_are_left_out_because_a_small_shift_would_not_survive(standin):
-    """By the merge check's measure, of a shift of a hundredth of the weights."""
+def test_projections_are_not_in_float8_because_a_small_delta_would_be_lost(standin):
+    """By the merge check's measure, for a delta of a hundredth of the weights."""
     family = family_of(standin)
-    delta, lost, whole = shift_of(family, 0.01), {"float8": 0.0, "bfloat16": 0.0}, 0.0
+    delta, lost, whole = delta_of(family, 0.01), {"float8": 0.0, "bfloat16": 0.0}, 0.0
     for name in list(family.shapes())[::20]:
-        base, shift = family.weight(name).float(), delta.module(name)
-        ways = {"float8": lambda w: (c := scaled(w))[0].float() * c[1], "bfloat16": lambda w: w.bfloat16().float()}
-        whole += float(shift.square().sum())
-        for key, rounding in ways.items():
-            lost[key] += float(lost_in(base, shift, rounding).square().sum())
+        base, change = family.weight(name).float(), delta.module(name)
+        roundings = {
+            "float8": lambda w: (c := quantise(w))[0].float() * c[1],
+            "bfloat16": lambda w: w.bfloat16().float(),
+        }
+        whole += float(change.square().sum())
+        for key, rounding in roundings.items():
+            lost[key] += float(rounding_loss(base, change, rounding).square().sum())
     survival = {key: 1 - (value / whole) ** 0.5 for key, value in lost.items()}
     assert survival["float8"] < 0 < 0.7 < survival["bfloat16"]
 
 
-def test_a_gpu_without_it_says_so(monkeypatch):
+def test_a_gpu_without_float8_is_refused(monkeypatch):
     unet = type("Unet", (), {"device": torch.device("cuda")})()
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A GPU")
-    with pytest.raises(MachineFault, match=r"A GPU.*feed_forward_dtype"):
-        in_eight_bits(unet)
+    with pytest.raises(MachineFault, match=r"feed_forward_dtype: A GPU cannot compute in float8"):
+        with_float8_feed_forward(unet)

@@ -1,4 +1,4 @@
-"""One step of training, its numbers beside those of the plain loop of diffusers and peft; and what options change."""
+"""Training steps compared with a plain loop of diffusers and peft, and the effect of training options."""
 
 from types import SimpleNamespace
 
@@ -9,7 +9,7 @@ from peft import LoraConfig
 from torch import nn
 
 from stages.adapters.algebra import Adapter, Delta, fresh_adapter
-from stages.core.family import Row, Teaching
+from stages.core.family import Row, TrainingOptions
 from stages.core.params import Train, load
 from stages.families.toy import Toy
 from stages.families.unet.learner import min_snr
@@ -39,9 +39,9 @@ def given(family, size: float = 0.02) -> Adapter:
 
 
 def trained(family, encodings, options: Train = OPTIONS, rows: list[Row] = ROWS, frozen: Delta | None = None):
-    """The adapter after three steps, and the losses and norms on the way."""
+    """The adapter after three steps, and the losses and norms of the steps."""
     learner = family.learner(frozen, given(family), options)
-    learner.study(*encodings)
+    learner.prepare(*encodings)
     descent = Descent(learner, options, 9)
     for _ in range(options.steps):
         descent.gradient(learner.inputs(rows))
@@ -50,24 +50,24 @@ def trained(family, encodings, options: Train = OPTIONS, rows: list[Row] = ROWS,
 
 
 def plain(family, encodings):
-    """The same, as diffusers' script for SDXL does it: peft's layers, clip_grad_norm_, AdamW."""
+    """The same as in diffusers' script for SDXL: peft's layers, clip_grad_norm_, AdamW."""
     images, prompts = encodings
     adapter = given(family)
     family.shift(Delta())
     unet = family.pipeline.unet
     names = sorted(adapter.a)
     unet.add_adapter(LoraConfig(r=4, lora_alpha=8, target_modules=names, init_lora_weights="gaussian"))
-    halves = {
-        half: [unet.get_submodule(n).get_submodule(half)["default"] for n in names] for half in ("lora_A", "lora_B")
+    factors = {
+        key: [unet.get_submodule(n).get_submodule(key)["default"] for n in names] for key in ("lora_A", "lora_B")
     }
-    for half, values in (("lora_A", adapter.a), ("lora_B", adapter.b)):
-        for name, layer in zip(names, halves[half], strict=True):
+    for key, values in (("lora_A", adapter.a), ("lora_B", adapter.b)):
+        for name, layer in zip(names, factors[key], strict=True):
             layer.weight.data.copy_(values[name])
     parameters = [p for p in unet.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(
         parameters, OPTIONS.learning_rate, OPTIONS.betas, OPTIONS.epsilon, OPTIONS.weight_decay
     )
-    schedule, notes = DDPMScheduler.from_config(family.pipeline.scheduler.config), []
+    schedule, stats = DDPMScheduler.from_config(family.pipeline.scheduler.config), []
     drawn = []
     for row in ROWS:
         g = generator(row.seed)
@@ -77,27 +77,28 @@ def plain(family, encodings):
     latents, noise, times = (torch.stack(values) for values in zip(*drawn, strict=True))
     extra = {"text_embeds": prompts["pooled"], "time_ids": torch.tensor([[32, 32, 0, 0, 32, 32]] * 2)}
     for _ in range(OPTIONS.steps):
-        found = unet(schedule.add_noise(latents, noise, times), times, prompts["text"], added_cond_kwargs=extra).sample
+        noisy = schedule.add_noise(latents, noise, times)
+        predicted = unet(noisy, times, prompts["text"], added_cond_kwargs=extra).sample
         epsilon = schedule.config.prediction_type == "epsilon"
-        loss = nn.functional.mse_loss(found, noise if epsilon else schedule.get_velocity(latents, noise, times))
+        loss = nn.functional.mse_loss(predicted, noise if epsilon else schedule.get_velocity(latents, noise, times))
         loss.backward()
         norm = nn.utils.clip_grad_norm_(parameters, OPTIONS.clip_norm)
         optimiser.step()
         optimiser.zero_grad()
-        notes.append(SimpleNamespace(loss=float(loss.detach()), gradient_norm=float(norm)))
-    a, b = ({n: at.weight.detach().clone() for n, at in zip(names, halves[h], strict=True)} for h in halves)
+        stats.append(SimpleNamespace(loss=float(loss.detach()), gradient_norm=float(norm)))
+    a, b = ({n: at.weight.detach().clone() for n, at in zip(names, layers, strict=True)} for layers in factors.values())
     family.shift(Delta())
-    return Adapter(a, b, adapter.scale), notes
+    return Adapter(a, b, adapter.scale), stats
 
 
 def agree(one, other, rel: float, part: float) -> None:
-    """Losses and norms to `rel`; of the way that the adapter has gone, no more than `part` apart."""
+    """Asserts that losses and norms agree to `rel`, and the adapters to `part` of their distance from the start."""
     for mine, theirs in zip(one[1], other[1], strict=True):
         assert mine.loss == pytest.approx(theirs.loss, rel=rel)
         assert mine.gradient_norm == pytest.approx(theirs.gradient_norm, rel=rel)
     start = given(load().family)
-    for half in ("a", "b"):
-        mine, theirs, began = (torch.cat([t.flatten() for _, t in sorted(getattr(x, half).items())])
+    for factor in ("a", "b"):
+        mine, theirs, began = (torch.cat([t.flatten() for _, t in sorted(getattr(x, factor).items())])
                                for x in (one[0], other[0], start))  # fmt: skip
         assert (mine - theirs).norm() <= part * (theirs - began).norm()
 
@@ -108,23 +109,23 @@ def reference(family, encodings):
 
 
 @pytest.mark.parametrize("layers", ["grouped", "peft"])
-def test_steps_have_the_numbers_of_the_plain_loop(family, encodings, reference, layers):
+def test_steps_agree_with_the_plain_loop(family, encodings, reference, layers):
     options = OPTIONS.model_copy(update={"layers": layers})
     agree(trained(family, encodings, options), reference, 1e-5, 1e-4)
 
 
-def test_what_predicts_noise_as_sdxl_does_has_the_numbers_of_the_plain_loop_too(family, encodings, reference):
+def test_steps_of_a_model_that_predicts_noise_agree_with_the_plain_loop(family, encodings, reference):
     own = family.pipeline.scheduler
     family.pipeline.scheduler = type(own).from_config(own.config, prediction_type="epsilon")
     try:
-        found, wanted = trained(family, encodings), plain(family, encodings)
+        result, expected = trained(family, encodings), plain(family, encodings)
     finally:
         family.pipeline.scheduler = own
-    assert found[1][0].loss != pytest.approx(reference[1][0].loss, rel=0.01)
-    agree(found, wanted, 1e-5, 1e-4)
+    assert result[1][0].loss != pytest.approx(reference[1][0].loss, rel=0.01)
+    agree(result, expected, 1e-5, 1e-4)
 
 
-def test_checkpointing_changes_no_number(family, encodings):
+def test_gradient_checkpointing_changes_no_number(family, encodings):
     once = trained(family, encodings)
     again = trained(family, encodings, OPTIONS.model_copy(update={"checkpointing": True}))
     assert once[1] == again[1]
@@ -132,19 +133,19 @@ def test_checkpointing_changes_no_number(family, encodings):
 
 
 @pytest.mark.parametrize(("dtype", "rel", "part"), [("bfloat16", 0.01, 0.25), ("float16", 0.002, 0.05)])
-def test_half_precision_is_near_and_keeps_the_adapter_in_full(family, encodings, reference, dtype, rel, part):
+def test_half_precision_is_close_and_the_adapter_stays_in_float32(family, encodings, reference, dtype, rel, part):
     half = Toy(path=family.path, revision=family.revision, dtype=dtype)
-    found, notes = trained(half, encodings)
+    result, stats = trained(half, encodings)
     assert half.pipeline.unet.dtype == getattr(torch, dtype)
-    assert all(value.dtype == torch.float32 for value in found.a.values())
-    agree((found, notes), reference, rel, part)
+    assert all(value.dtype == torch.float32 for value in result.a.values())
+    agree((result, stats), reference, rel, part)
 
 
-def test_what_is_trained_beside_comes_back_after_an_interruption(family, encodings):
+def test_training_continues_unchanged_after_the_family_was_used_otherwise(family, encodings):
     learner = family.learner(given(family).delta, given(family), OPTIONS)
-    learner.study(*encodings)
+    learner.prepare(*encodings)
     before = float(learner.loss(learner.inputs(ROWS)).detach())
-    with learner.aside():
+    with learner.paused():
         family.shift(Delta())
         assert not [m for m in family.pipeline.unet.modules() if "forward" in m.__dict__]
     assert float(learner.loss(learner.inputs(ROWS)).detach()) == before
@@ -152,7 +153,7 @@ def test_what_is_trained_beside_comes_back_after_an_interruption(family, encodin
 
 @pytest.mark.parametrize("epsilon", [True, False])
 def test_min_snr_is_the_papers_formula(epsilon):
-    """A weight min(snr, gamma) of the error in the clean picture x0, whatever the model predicts: with noise e and
+    """The weight of the error in the clean picture x0 is min(snr, gamma), whatever the model predicts: with noise e and
     velocity v = a e - s x0 of z = a x0 + s e, errors are |dx0| = s / a |de| = s |dv|, and snr = a^2 / s^2."""
     a2 = torch.tensor([1e-6, 0.01, 0.2, 0.5, 0.9, 0.99, 0.9999], dtype=torch.float64)
     snr = a2 / (1 - a2)
@@ -164,28 +165,28 @@ def test_min_snr_is_the_papers_formula(epsilon):
 
 def test_min_snr_weights_each_row_by_its_time(family, encodings):
     learner = family.learner(None, given(family), OPTIONS.model_copy(update={"snr_gamma": 0.5}))
-    learner.study(*encodings)
+    learner.prepare(*encodings)
     inputs = learner.inputs(ROWS)
-    kept = learner.schedule.alphas_cumprod[inputs["times"]]
-    snr = kept / (1 - kept)
+    signal = learner.schedule.alphas_cumprod[inputs["times"]]
+    snr = signal / (1 - signal)
     torch.testing.assert_close(inputs["weight"], 0.5 * snr.clamp(max=0.5) / (snr + 1))
 
 
-def test_the_model_is_told_each_pictures_own_frame(family, encodings):
+def test_the_model_reads_each_pictures_own_frame(family, encodings):
     images, prompts = encodings
     frames = [torch.tensor([[50.0, 100, 2, 0, 16, 40]]), torch.tensor([[32.0, 32, 0, 0, 32, 32]])]
     learner = family.learner(None, given(family), OPTIONS)
-    learner.study([{**image, "frame": frame} for image, frame in zip(images, frames, strict=True)], prompts)
-    told = learner.inputs(ROWS)
-    assert torch.equal(told["time_ids"], torch.cat(frames))
-    other = float(learner.loss(told).detach())
-    learner.study(images, prompts)
+    learner.prepare([{**image, "frame": frame} for image, frame in zip(images, frames, strict=True)], prompts)
+    inputs = learner.inputs(ROWS)
+    assert torch.equal(inputs["time_ids"], torch.cat(frames))
+    other = float(learner.loss(inputs).detach())
+    learner.prepare(images, prompts)
     assert float(learner.loss(learner.inputs(ROWS)).detach()) != other
 
 
 def test_layers_that_cannot_be_grouped_are_refused(family):
     adapter = given(family)
-    some = {name: value for name, value in adapter.a.items() if not name.endswith("to_v")}
+    partial = {name: value for name, value in adapter.a.items() if not name.endswith("to_v")}
     with pytest.raises(ValueError, match="four projections"):
-        family.learner(None, Adapter(some, {n: adapter.b[n] for n in some}, 1.0), Teaching())
+        family.learner(None, Adapter(partial, {n: adapter.b[n] for n in partial}, 1.0), TrainingOptions())
     family.shift(Delta())

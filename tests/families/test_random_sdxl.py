@@ -1,4 +1,4 @@
-"""The stand-in for SDXL: the real architecture, at full size on paper and at a hundredth of it on disk."""
+"""The random SDXL: the real architecture, at full size without weights and at a hundredth of the size on disk."""
 
 import open_clip
 import pytest
@@ -19,7 +19,7 @@ def million(model) -> float:
     return round(sum(parameter.numel() for parameter in model.parameters()) / 1e6, 1)
 
 
-def test_at_full_size_it_has_the_weights_of_sdxl_base():
+def test_at_full_size_it_has_as_many_weights_as_sdxl_base():
     with torch.device("meta"):
         unet, vae = random_weights._unet(SCALES["full"]), random_weights._vae(SCALES["full"])
         encoders = [random_weights._text_encoder(SCALES["full"], which) for which in (0, 1)]
@@ -30,7 +30,7 @@ def test_at_full_size_it_has_the_weights_of_sdxl_base():
     assert wide == 785_920  # columns of all A, as counted for the paper
 
 
-def test_at_a_hundredth_it_has_the_same_modules_by_name(standin):
+def test_at_a_hundredth_of_the_size_it_has_modules_of_the_same_names(standin):
     with torch.device("meta"):
         full = random_weights._unet(SCALES["full"]).state_dict()
     with safe_open(standin.path / "unet/diffusion_pytorch_model.safetensors", "pt") as file:
@@ -38,7 +38,7 @@ def test_at_a_hundredth_it_has_the_same_modules_by_name(standin):
         assert 90 < sum(v.numel() for v in full.values()) / sum(file.get_tensor(k).numel() for k in file.keys()) < 110  # noqa: SIM118
 
 
-def test_it_loads_as_any_sdxl_and_paints(standin):
+def test_it_loads_and_samples_as_any_sdxl(standin):
     family = Sdxl(path=str(standin.path), revision=standin.revision, pixels=PIXELS)
     assert len(family.shapes()) == 560
     both = Sdxl(path=str(standin.path), revision=standin.revision, pixels=PIXELS, text_encoders=True)
@@ -59,7 +59,7 @@ def test_it_loads_as_any_sdxl_and_paints(standin):
     assert len(set(image.getdata())) > 100  # finite and not one colour
 
 
-def test_its_tokens_are_clips():
+def test_its_tokenizer_gives_clips_tokens():
     ours, second = random_weights.new_tokenizer("<|endoftext|>"), random_weights.new_tokenizer("!")
     theirs = open_clip.SimpleTokenizer(context_length=77)
     for prompt in (
@@ -79,7 +79,7 @@ def test_the_same_seed_gives_the_same_bytes(standin, tmp_path):
     assert not torch.equal(random_weights.draw(words, (4, 4)), random_weights.draw((1, *words[1:]), (4, 4)))
 
 
-def test_another_autoencoder_is_part_of_what_the_model_is(standin):
+def test_another_autoencoder_changes_the_fingerprint(standin):
     from stages.files.artifact import folder_digest
 
     options = {"path": str(standin.path), "revision": standin.revision, "pixels": PIXELS}

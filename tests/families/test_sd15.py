@@ -1,4 +1,4 @@
-"""SD 1.x as a family, on a tiny one of random weights, written as the published folder is: old names and all."""
+"""SD 1.x as a family, on a tiny model with random weights, stored like the published one, old names included."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from stages.files.artifact import folder_digest
 from stages.runtime.seeds import generator
 from stages.tools import profiles
 from stages.tools.exchange.exporting import pack
-from stages.tools.exchange.importing import adopt
+from stages.tools.exchange.importing import read_lora
 from stages.training.step import Descent
 from tests.support import random_sd15
 from tests.support.random_sd15 import WITHOUT
@@ -32,7 +32,7 @@ PROMPTS = ["a photo of a sks star at night", "a photo of a heart"]
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """The folder, and the weights of its text encoder."""
+    """The model's folder, and the weights of its text encoder."""
     return random_sd15.write(tmp_path_factory.mktemp("sd15") / "model")
 
 
@@ -44,8 +44,8 @@ def family(written) -> Sd15:
 
 
 @pytest.fixture(scope="module")
-def heard(family) -> Sd15:
-    """The same, with adapters in its text encoder too."""
+def with_text_encoder(family) -> Sd15:
+    """The same, with adapters in the text encoder too."""
     return Sd15(path=family.path, revision=family.revision, pixels=32, text_encoders=True)
 
 
@@ -64,24 +64,24 @@ def test_its_adapters_are_in_the_attention_of_the_unet(family):
     assert Sd15(path="x", revision="0" * 64).pixels == 512
 
 
-def test_what_is_loaded_is_what_is_in_the_files(written, family):
+def test_the_weights_loaded_are_those_in_the_files(written, family):
     loaded = family.pipeline.text_encoder.state_dict()
     assert all(torch.equal(value, loaded[name]) for name, value in written[1].items())
     assert family.noise_shape() == (4, 4, 4)
     text, _ = family.pipeline.encode_prompt(PROMPTS, "cpu", 1, do_classifier_free_guidance=False)
-    found = family.encode_prompts(PROMPTS)
-    assert set(found) == {"text"}
-    assert torch.equal(found["text"], text)
+    encodings = family.encode_prompts(PROMPTS)
+    assert set(encodings) == {"text"}
+    assert torch.equal(encodings["text"], text)
 
 
-def test_it_leaves_the_device_without_a_second_text_encoder(family, monkeypatch):
+def test_its_parts_are_moved_off_the_device(family, monkeypatch):
     monkeypatch.setattr("stages.families.unet.family.device", lambda: torch.device("meta"))
     family.only_on_device("unet")
     assert {model.device.type for model in (family.pipeline.text_encoder, family.pipeline.vae)} == {"cpu"}
 
 
 @pytest.mark.parametrize("layers", ["grouped", "peft"])
-@pytest.mark.parametrize("which", ["family", "heard"])
+@pytest.mark.parametrize("which", ["family", "with_text_encoder"])
 def test_training_changes_the_adapter_and_lowers_the_loss(which, layers, request):
     family = request.getfixturevalue(which)
     options = Train(
@@ -91,20 +91,20 @@ def test_training_changes_the_adapter_and_lowers_the_loss(which, layers, request
     images, prompts = [family.encode_images([picture]) for picture in pictures], family.encode_prompts(PROMPTS)
     start, rows = given(family, 0.0), [Row(0, 0, 11, 0.5), Row(1, 1, 12, 0.5)]
     learner = family.learner(Delta(), start, options)
-    learner.study(images, prompts)
+    learner.prepare(images, prompts)
     inputs = learner.inputs(rows)
     descent = Descent(learner, options, 9)
     for _ in range(options.steps):
         descent.gradient(inputs)
         descent.update(options.learning_rate)
-    losses, found = [note.loss for note in descent.read()], learner.adapter()
+    losses, result = [stats.loss for stats in descent.read()], learner.adapter()
     family.shift(Delta())
     with torch.no_grad():
         text = family.embedded(prompts)["text"]
-        said = family.pipeline.unet(inputs["noisy"], inputs["times"], text).sample
-    assert losses[0] == pytest.approx(float((said - inputs["wanted"]).square().mean()), rel=1e-5)
+        predicted = family.pipeline.unet(inputs["noisy"], inputs["times"], text).sample
+    assert losses[0] == pytest.approx(float((predicted - inputs["wanted"]).square().mean()), rel=1e-5)
     assert losses[-1] < 0.9 * losses[0]
-    assert all(bool(value.any()) for value in found.b.values())
+    assert all(bool(value.any()) for value in result.b.values())
 
 
 @pytest.mark.parametrize("guidance", [7.5, 1.0])
@@ -113,7 +113,7 @@ def test_pictures_are_those_of_the_plain_pipeline(written, family, guidance):
     plain = StableDiffusionPipeline.from_pretrained(written[0], **WITHOUT)
     plain.scheduler = EulerDiscreteScheduler.from_config(plain.scheduler.config)
     noise = torch.randn((2, *family.noise_shape()), generator=generator("noise"))
-    wanted = plain(
+    expected = plain(
         PROMPTS,
         negative_prompt=["", ""],
         latents=noise,
@@ -123,36 +123,37 @@ def test_pictures_are_those_of_the_plain_pipeline(written, family, guidance):
         guidance_scale=guidance,
     ).images
     prompts = family.encode_prompts(PROMPTS)
-    found, wanted = (
+    ours, theirs = (
         np.stack([np.asarray(picture, np.int16) for picture in pictures])
-        for pictures in (family.sample(prompts, noise, 6, guidance, "euler", batch=1), wanted)
+        for pictures in (family.sample(prompts, noise, 6, guidance, "euler", batch=1), expected)
     )
-    assert int(np.abs(found - wanted).max()) <= 1
-    assert len(np.unique(found)) > 50
+    assert int(np.abs(ours - theirs).max()) <= 1
+    assert len(np.unique(ours)) > 50
 
 
-def test_the_empty_prompt_is_heard(family):
+def test_the_empty_prompt_has_an_effect(family):
     family.shift(Delta())
     noise = torch.randn((1, *family.noise_shape()), generator=generator("noise"))
     encoded = family.unet_prompts(family.encode_prompts(PROMPTS[:1]))
     with torch.inference_mode():
-        heard, zeros = (
+        usual, zeros = (
             family.denoiser.latents(family.denoiser.prepare(prompts, noise, Settings(4, 7.5, "euler")))
             for prompts in (encoded, Prompts(encoded.text, {}, {}))
         )
-    assert not torch.allclose(heard, zeros, atol=1e-3 * float(heard.abs().max()))
+    assert not torch.allclose(usual, zeros, atol=1e-3 * float(usual.abs().max()))
 
 
-def test_the_empty_prompt_is_read_by_every_state_itself(family, heard):
-    heard.shift(Delta())
-    before = heard.unet_prompts(heard.embedded(heard.encode_prompts(PROMPTS)))
+def test_the_empty_prompt_is_encoded_by_every_state(family, with_text_encoder):
+    adapted = with_text_encoder
+    adapted.shift(Delta())
+    before = adapted.unet_prompts(adapted.embedded(adapted.encode_prompts(PROMPTS)))
     assert torch.equal(before.empty_text, family.unet_prompts(family.encode_prompts(PROMPTS)).empty_text)
-    heard.shift(given(heard, 0.2).delta)
+    adapted.shift(given(adapted, 0.2).delta)
     assert not torch.allclose(
-        heard.unet_prompts(heard.embedded(heard.encode_prompts(PROMPTS))).empty_text, before.empty_text
+        adapted.unet_prompts(adapted.embedded(adapted.encode_prompts(PROMPTS))).empty_text, before.empty_text
     )
-    heard.shift(Delta())
-    again = heard.unet_prompts(heard.embedded(heard.encode_prompts(PROMPTS)))
+    adapted.shift(Delta())
+    again = adapted.unet_prompts(adapted.embedded(adapted.encode_prompts(PROMPTS)))
     assert torch.equal(again.empty_text, before.empty_text)
     assert torch.equal(again.text, before.text)
 
@@ -162,7 +163,7 @@ def test_the_empty_prompt_is_read_by_every_state_itself(family, heard):
     not PHOTOS.is_dir(), reason="no DreamBooth photos: set PALIMPSEST_DREAMBOOTH to its folder `dataset`"
 )
 def test_its_profile_runs_from_photos_to_scores(written, tmp_path, monkeypatch):
-    """As it is, but for its sizes, its number of steps, and where photos and weights lie."""
+    """The profile unchanged, except for sizes, number of steps, and the paths of photos and weights."""
     folder = workspace(tmp_path / "work")
     (folder / "params.yaml").write_text(profiles.text("sd15-quick"), "utf-8")
     options = {"path": str(written[0]), "revision": folder_digest(written[0]), "dtype": "float32", "pixels": 32}
@@ -185,24 +186,24 @@ def test_its_profile_runs_from_photos_to_scores(written, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("form", ["kohya", "diffusers"])
-@pytest.mark.parametrize("which", ["family", "heard"])
-def test_its_adapters_are_read_by_diffusers_and_come_back(which, tmp_path, form, request):
+@pytest.mark.parametrize("which", ["family", "with_text_encoder"])
+def test_its_adapters_are_read_by_diffusers_and_imported_again(which, tmp_path, form, request):
     family = request.getfixturevalue(which)
     delta, known = given(family, 0.05).delta, family.known_as
     packed = pack(delta, form, torch.float32, None, family.module_names())
-    notes = {"modelspec.architecture": f"{known.architecture}/lora", "ss_base_model_version": known.version}
+    metadata = {"modelspec.architecture": f"{known.architecture}/lora", "ss_base_model_version": known.version}
     path = tmp_path / "lora.safetensors"
-    tensors.write(path, packed.tensors, notes | packed.metadata)
-    alone = [name for name in packed.tensors if name.startswith("lora_te_text_model_")]
-    assert bool(alone) == (form == "kohya" and which == "heard")
-    back = adopt(path, family)
+    tensors.write(path, packed.tensors, metadata | packed.metadata)
+    single = [name for name in packed.tensors if name.startswith("lora_te_text_model_")]
+    assert bool(single) == (form == "kohya" and which == "with_text_encoder")
+    back = read_lora(path, family)
     assert back.format == form
     family.shift(Delta())
     family.pipeline.load_lora_weights(str(tmp_path), weight_name=path.name)
     try:
-        for name, shift in delta.matrices():
+        for name, matrix in delta.matrices():
             layer = family.module(name)
-            assert torch.allclose(layer.get_delta_weight(next(iter(layer.scaling))), shift, atol=1e-6)
-            assert torch.allclose(back.adapter.delta.module(name), shift, atol=1e-6)
+            assert torch.allclose(layer.get_delta_weight(next(iter(layer.scaling))), matrix, atol=1e-6)
+            assert torch.allclose(back.adapter.delta.module(name), matrix, atol=1e-6)
     finally:
         family.pipeline.unload_lora_weights()

@@ -1,4 +1,4 @@
-"""SDXL through torch.compile, on one of random weights and a hundredth of the size."""
+"""SDXL through torch.compile, with random weights and a hundredth of the size."""
 
 import os
 import shutil
@@ -35,16 +35,16 @@ def a_step_of_training(family: Sdxl) -> None:
     options = Train(rank=4, alpha=4, steps=1, batch=1, learning_rate=1e-3, reinit="shared", checkpoint_every=1)
     learner = family.learner(Delta(), given(family, "trained"), options)
     moments = torch.randn((1, 2, *family.noise_shape()), generator=generator("moments")).abs()
-    learner.study([{"moments": moments}], family.encode_prompts(PROMPTS[:1]))
+    learner.prepare([{"moments": moments}], family.encode_prompts(PROMPTS[:1]))
     descent = Descent(learner, options, 1)
     descent.gradient(learner.inputs([Row(0, 0, 1, 1.0)]))
     descent.update(1e-3)
 
 
 @pytest.mark.slow
-def test_a_state_is_swapped_without_compiling_or_reading_again(standin, tmp_path, monkeypatch):
-    """As in a worker that lives through a run: the files are gone after the first picture, and a task is trained before
-    the next state comes."""
+def test_a_state_is_swapped_without_recompiling_or_reading_files(standin, tmp_path, monkeypatch):
+    """As in a worker that runs all stages of a run: the files are deleted after the first picture, and a task is
+    trained before the next state is set."""
     path = shutil.copytree(standin.path, tmp_path / "sdxl", copy_function=os.link)
     counter, noise = CompileCounter(), torch.randn((2, 4, 8, 8), generator=generator("noise"))
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
@@ -53,24 +53,26 @@ def test_a_state_is_swapped_without_compiling_or_reading_again(standin, tmp_path
         for place, compiled in ((path, True), (standin.path, False))
     )
     prompts, states = family.encode_prompts(PROMPTS), [given(family, word).delta for word in ("one", "two")]
-    found = []
+    sampled = []
     for state in [*states, states[0]]:
         family.shift(state)
-        found.append(levels(family.sample(prompts, noise, 3, 3.0, "euler")))
+        sampled.append(levels(family.sample(prompts, noise, 3, 3.0, "euler")))
         assert counter.frame_count == 1
         shutil.rmtree(path, ignore_errors=True)
         a_step_of_training(family)
-    for state, pictures in zip(states, found, strict=False):
+    for state, pictures in zip(states, sampled, strict=False):
         plain.shift(state)
         assert np.abs(pictures - levels(plain.sample(prompts, noise, 3, 3.0, "euler"))).max() <= 1
-    assert np.array_equal(found[0], found[2])
-    assert np.abs(found[0] - found[1]).mean() > 1
+    assert np.array_equal(sampled[0], sampled[2])
+    assert np.abs(sampled[0] - sampled[1]).mean() > 1
 
 
-def test_what_cannot_be_compiled_here_is_said_in_one_line(monkeypatch):
+def test_a_failure_to_compile_is_reported_in_one_line(monkeypatch):
     def lacking(graph, inputs):
         raise OSError("no compiler in this place\nand a page about it")
 
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=lacking))
-    with pytest.raises(MachineFault, match=r"no compiler in this place.*base\.options\.compile"):
+    with pytest.raises(
+        MachineFault, match=r"^base\.options\.compile: torch\.compile .*: no compiler in this place\. Set it to false"
+    ):
         compile_once(torch.nn.Linear(2, 2))(torch.zeros(1, 2))

@@ -1,4 +1,4 @@
-"""Adapters in the text encoders too: trained as in the plain loop, shifted and shifted back, handed on and taken in."""
+"""Adapters in the text encoders too: trained as in the plain loop, applied and removed, exported and imported."""
 
 from types import SimpleNamespace
 
@@ -20,11 +20,11 @@ from stages.runtime.faults import InputFault
 from stages.runtime.seeds import generator
 from stages.sampling.encodings import encode_prompts
 from stages.tools.exchange.exporting import pack
-from stages.tools.exchange.importing import adopt
+from stages.tools.exchange.importing import read_lora
 from stages.training.examples import Material
 from stages.training.loop import Training
 from stages.training.step import Descent
-from tests.support.lora_readers import clip_names, comfyui, ldm_names, opened
+from tests.support.lora_readers import clip_names, comfyui, ldm_names, open_lora
 
 OPTIONS = Train(rank=4, alpha=8, steps=3, batch=2, learning_rate=1e-3, reinit="shared", checkpoint_every=2)
 ROWS = [Row(0, 0, 11, 0.5), Row(1, 1, 12, 0.5)]
@@ -55,26 +55,26 @@ def given(family, size: float = 0.02) -> Adapter:
     return Adapter(fresh.a, b, fresh.scale)
 
 
-def spoken(adapter: Adapter) -> Adapter:
+def text_part(adapter: Adapter) -> Adapter:
     """The adapter's part in the text encoders."""
     names = [name for name in adapter.a if part_of(name)[0] in ENCODERS]
     return Adapter({n: adapter.a[n] for n in names}, {n: adapter.b[n] for n in names}, adapter.scale)
 
 
-def heard(family):
+def embedded(family):
     return family.embedded(family.encode_prompts(PROMPTS))
 
 
-def alike(one, other) -> bool:
+def same(one, other) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one | other)
 
 
-def test_left_out_it_changes_nothing(usual):
+def test_switched_off_it_changes_nothing(usual):
     off = Toy(path=usual.path, revision=usual.revision, dtype="float32", text_encoders=False)
     assert off.fingerprint == usual.fingerprint
     assert not [name for name in usual.shapes() if name.startswith("text")]
     text, _, pooled, _ = usual.pipeline.encode_prompt(PROMPTS, do_classifier_free_guidance=False)
-    assert alike(usual.encode_prompts(PROMPTS), {"text": text, "pooled": pooled})
+    assert same(usual.encode_prompts(PROMPTS), {"text": text, "pooled": pooled})
 
 
 def test_it_adds_the_four_projections_of_every_layer_of_both_encoders(usual, family):
@@ -89,7 +89,7 @@ def test_it_adds_the_four_projections_of_every_layer_of_both_encoders(usual, fam
 
 def trained(family, images, options=OPTIONS, frozen=None, adapter=None):
     learner = family.learner(frozen, adapter or given(family), options)
-    learner.study(images, encode_prompts(family, PROMPTS))
+    learner.prepare(images, encode_prompts(family, PROMPTS))
     descent = Descent(learner, options, 9)
     for _ in range(options.steps):
         descent.gradient(learner.inputs(ROWS))
@@ -98,7 +98,7 @@ def trained(family, images, options=OPTIONS, frozen=None, adapter=None):
 
 
 def plain(family, images):
-    """The same, as diffusers' script does it: a pipeline of its own with peft's layers in three models."""
+    """The same as in diffusers' script: a separate pipeline with peft's layers in three models."""
     pipeline = StableDiffusionXLPipeline.from_pretrained(family.path, torch_dtype=torch.float32)
     adapter, layers = given(family), {}
     for kind in ("unet", *ENCODERS):
@@ -107,16 +107,16 @@ def plain(family, images):
         targets = sorted(names.values())
         model.add_adapter(LoraConfig(r=4, lora_alpha=8, target_modules=targets, init_lora_weights="gaussian"))
         layers |= {name: model.get_submodule(own) for name, own in names.items()}
-    halves = {half: {n: getattr(at, half)["default"] for n, at in layers.items()} for half in ("lora_A", "lora_B")}
-    for half, values in (("lora_A", adapter.a), ("lora_B", adapter.b)):
-        for name, layer in halves[half].items():
+    factors = {key: {n: getattr(at, key)["default"] for n, at in layers.items()} for key in ("lora_A", "lora_B")}
+    for key, values in (("lora_A", adapter.a), ("lora_B", adapter.b)):
+        for name, layer in factors[key].items():
             layer.weight.data.copy_(values[name])
     parameters = [p for kind in ("unet", *ENCODERS) for p in getattr(pipeline, kind).parameters() if p.requires_grad]
     assert len(parameters) == 2 * len(layers)
     optimiser = torch.optim.AdamW(
         parameters, OPTIONS.learning_rate, OPTIONS.betas, OPTIONS.epsilon, OPTIONS.weight_decay
     )
-    schedule, notes, drawn = DDPMScheduler.from_config(pipeline.scheduler.config), [], []
+    schedule, stats, drawn = DDPMScheduler.from_config(pipeline.scheduler.config), [], []
     for row in ROWS:
         g = generator(row.seed)
         mean, std = images[row.image]["moments"][0]
@@ -127,15 +127,15 @@ def plain(family, images):
         text, _, pooled, _ = pipeline.encode_prompt(PROMPTS, do_classifier_free_guidance=False)
         extra = {"text_embeds": pooled, "time_ids": torch.tensor([[32, 32, 0, 0, 32, 32]] * 2)}
         noisy = schedule.add_noise(latents, noise, times)
-        found = pipeline.unet(noisy, times, text, added_cond_kwargs=extra).sample
-        loss = nn.functional.mse_loss(found, schedule.get_velocity(latents, noise, times))
+        predicted = pipeline.unet(noisy, times, text, added_cond_kwargs=extra).sample
+        loss = nn.functional.mse_loss(predicted, schedule.get_velocity(latents, noise, times))
         loss.backward()
         norm = nn.utils.clip_grad_norm_(parameters, OPTIONS.clip_norm)
         optimiser.step()
         optimiser.zero_grad(set_to_none=False)
-        notes.append(SimpleNamespace(loss=float(loss.detach()), gradient_norm=float(norm)))
-    a, b = ({n: at.weight.detach().clone() for n, at in halves[half].items()} for half in halves)
-    return Adapter(a, b, adapter.scale), notes
+        stats.append(SimpleNamespace(loss=float(loss.detach()), gradient_norm=float(norm)))
+    a, b = ({n: at.weight.detach().clone() for n, at in factor.items()} for factor in factors.values())
+    return Adapter(a, b, adapter.scale), stats
 
 
 @pytest.fixture(scope="module")
@@ -144,23 +144,23 @@ def reference(family, images):
 
 
 def agree(family, one, other, rel: float, apart: float) -> None:
-    """Losses and norms to `rel`; of the way that the adapter has gone in each model, no more than `apart` apart: AdamW
-    makes steps of one size of gradients of any, so that roundings of the small ones show."""
+    """Asserts that losses and norms agree to `rel`, and the adapters of each model to `apart` of their distance from
+    the start: AdamW makes equal steps of gradients of any size, so that rounding of small ones shows."""
     for mine, theirs in zip(one[1], other[1], strict=True):
         assert mine.loss == pytest.approx(theirs.loss, rel=rel)
         assert mine.gradient_norm == pytest.approx(theirs.gradient_norm, rel=rel)
     start = given(family)
     for kind in ("unet", *ENCODERS):
-        for half in ("a", "b"):
+        for factor in ("a", "b"):
             mine, theirs, began = (
-                torch.cat([t.flatten() for n, t in sorted(getattr(x, half).items()) if part_of(n)[0] == kind])
+                torch.cat([t.flatten() for n, t in sorted(getattr(x, factor).items()) if part_of(n)[0] == kind])
                 for x in (one[0], other[0], start)
             )
             assert (mine - theirs).norm() <= apart * (theirs - began).norm() > 0
 
 
 @pytest.mark.parametrize("options", [{"layers": "grouped"}, {"layers": "peft"}, {"checkpointing": True}], ids=str)
-def test_steps_have_the_numbers_of_the_plain_loop(family, images, reference, options):
+def test_steps_agree_with_the_plain_loop(family, images, reference, options):
     agree(family, trained(family, images, OPTIONS.model_copy(update=options)), reference, 1e-5, 0.01)
 
 
@@ -171,32 +171,32 @@ def test_half_precision_reads_the_same_tokens(family, images, reference):
 
 def test_gradients_reach_every_layer_that_is_read(family, images):
     fresh = fresh_adapter(family.shapes(), 4, 8, generator("test"))  # B is zero
-    found, _ = trained(family, images, adapter=fresh)
-    moved = {name for name, value in found.b.items() if bool(value.any())}
-    assert set(found.b) - moved == {name for name in found.b if name.startswith(UNREAD)}
+    result, _ = trained(family, images, adapter=fresh)
+    moved = {name for name, value in result.b.items() if bool(value.any())}
+    assert set(result.b) - moved == {name for name in result.b if name.startswith(UNREAD)}
 
 
-def test_prompts_are_read_anew_in_every_state_and_come_back_exactly(family, usual, tmp_path, monkeypatch):
+def test_prompts_are_encoded_by_every_state_and_restored_exactly(family, usual, tmp_path, monkeypatch):
     monkeypatch.setattr("stages.sampling.encodings.CACHE", tmp_path)
     family.shift(Delta())
-    before, kept = heard(family), encode_prompts(family, PROMPTS)
-    told = usual.encode_prompts(PROMPTS[:1])
-    assert alike({name: value[:1] for name, value in before.items()}, told)
-    family.shift(spoken(given(family, 0.2)).delta)
-    assert alike(encode_prompts(family, PROMPTS), kept)
-    shifted = family.embedded(encode_prompts(family, PROMPTS))
+    before, ids = embedded(family), encode_prompts(family, PROMPTS)
+    expected = usual.encode_prompts(PROMPTS[:1])
+    assert same({name: value[:1] for name, value in before.items()}, expected)
+    family.shift(text_part(given(family, 0.2)).delta)
+    assert same(encode_prompts(family, PROMPTS), ids)
+    changed = family.embedded(encode_prompts(family, PROMPTS))
     for name, value in before.items():
-        assert float((shifted[name] - value).norm()) > 0.01 * float(value.norm())
+        assert float((changed[name] - value).norm()) > 0.01 * float(value.norm())
     family.shift(Delta())
-    assert alike(heard(family), before)
+    assert same(embedded(family), before)
 
 
-def test_each_prompt_is_read_once_and_by_itself(family):
+def test_each_prompt_is_encoded_once_and_by_itself(family):
     several = family.encode_prompts([PROMPTS[1], PROMPTS[0], PROMPTS[1]])
     alone = [family.embedded(family.encode_prompts([prompt])) for prompt in PROMPTS]
-    found = family.embedded(several)
-    for name in found:
-        assert torch.equal(found[name], torch.cat([alone[k][name] for k in (1, 0, 1)]))
+    together = family.embedded(several)
+    for name in together:
+        assert torch.equal(together[name], torch.cat([alone[k][name] for k in (1, 0, 1)]))
 
 
 def sampled(family, delta: Delta):
@@ -205,39 +205,37 @@ def sampled(family, delta: Delta):
     return [image.tobytes() for image in family.sample(family.encode_prompts(PROMPTS), noise, 2, 3.0, "euler")]
 
 
-def test_pictures_follow_the_text_encoders_and_what_was_trained_is_not_in_them(family, usual, images):
+def test_pictures_depend_on_the_text_encoders_and_not_on_what_was_trained_last(family, usual, images):
     before = sampled(family, Delta())
     family.learner(None, given(family), OPTIONS)
-    assert sampled(family, spoken(given(family, 0.2)).delta) != before
+    assert sampled(family, text_part(given(family, 0.2)).delta) != before
     assert sampled(family, Delta()) == before
     for encoder in ENCODERS:
         assert not [n for n, _ in getattr(family.pipeline, encoder).named_parameters() if "lora" in n or "base" in n]
-    read = family.unet_prompts(heard(family))
-    assert read.empty_text is None
-    assert not bool(read.empty_extra["text_embeds"].any())
+    prompts = family.unet_prompts(embedded(family))
+    assert prompts.empty_text is None
+    assert not bool(prompts.empty_extra["text_embeds"].any())
 
 
 def loss(family, images, frozen: Delta | None, adapter: Adapter) -> float:
     learner = family.learner(frozen, adapter, OPTIONS)
-    learner.study(images, family.encode_prompts(PROMPTS))
+    learner.prepare(images, family.encode_prompts(PROMPTS))
     return float(learner.loss(learner.inputs(ROWS)).detach())
 
 
-def test_what_is_held_fixed_is_held_in_the_encoders_too(family, images):
-    made = given(family, 0.05)
-    nothing = Adapter(made.a, {n: torch.zeros_like(b) for n, b in made.b.items()}, made.scale)
-    unet = Adapter(*({n: h[n] for n in h if part_of(n)[0] == "unet"} for h in (made.a, made.b)), made.scale)
-    assert loss(family, images, None, made) == pytest.approx(loss(family, images, made.delta, nothing), rel=1e-4)
-    assert loss(family, images, made.delta, nothing) != pytest.approx(
-        loss(family, images, unet.delta, nothing), rel=1e-4
-    )
+def test_the_frozen_delta_is_applied_to_the_text_encoders_too(family, images):
+    whole = given(family, 0.05)
+    zero = Adapter(whole.a, {n: torch.zeros_like(b) for n, b in whole.b.items()}, whole.scale)
+    unet = Adapter(*({n: f[n] for n in f if part_of(n)[0] == "unet"} for f in (whole.a, whole.b)), whole.scale)
+    assert loss(family, images, None, whole) == pytest.approx(loss(family, images, whole.delta, zero), rel=1e-4)
+    assert loss(family, images, whole.delta, zero) != pytest.approx(loss(family, images, unet.delta, zero), rel=1e-4)
 
 
-def test_training_goes_on_after_the_family_was_used_otherwise(family, images):
+def test_training_continues_unchanged_after_the_family_was_used_otherwise(family, images):
     learner = family.learner(given(family).delta, given(family), OPTIONS)
-    learner.study(images, family.encode_prompts(PROMPTS))
+    learner.prepare(images, family.encode_prompts(PROMPTS))
     before = float(learner.loss(learner.inputs(ROWS)).detach())
-    with learner.aside():
+    with learner.paused():
         sampled(family, given(family, 0.2).delta)
     assert float(learner.loss(learner.inputs(ROWS)).detach()) == before
 
@@ -246,7 +244,7 @@ class Stop(Exception):
     pass
 
 
-def test_stopped_and_begun_again_it_ends_with_the_same_bytes(family, images, tmp_path):
+def test_stopped_and_resumed_it_ends_with_the_same_bytes(family, images, tmp_path):
     material = Material(images, family.encode_prompts(PROMPTS), [0, 1], 2)
 
     def run(folder, at=None):
@@ -269,8 +267,8 @@ def test_stopped_and_begun_again_it_ends_with_the_same_bytes(family, images, tmp
 def written(family, delta: Delta, folder, form: str):
     known = family.known_as
     packed = pack(delta, form, torch.float32, None, family.module_names())
-    notes = {"modelspec.architecture": f"{known.architecture}/lora", "ss_base_model_version": known.version}
-    weightfile.write(folder / f"{form}.safetensors", packed.tensors, notes | packed.metadata)
+    metadata = {"modelspec.architecture": f"{known.architecture}/lora", "ss_base_model_version": known.version}
+    weightfile.write(folder / f"{form}.safetensors", packed.tensors, metadata | packed.metadata)
     return folder / f"{form}.safetensors"
 
 
@@ -282,58 +280,58 @@ def uneven(family) -> Delta:
 
 
 @pytest.mark.parametrize(("form", "make"), [("diffusers", uneven), ("kohya", lambda family: given(family, 0.05).delta)])
-def test_diffusers_gets_the_shift_of_all_three_models(family, tmp_path, form, make):
+def test_diffusers_reads_the_delta_of_all_three_models(family, tmp_path, form, make):
     delta = make(family)
     path = written(family, delta, tmp_path, form)
     pipeline = StableDiffusionXLPipeline.from_pretrained(family.path, torch_dtype=torch.float32)
     pipeline.load_lora_weights(str(tmp_path), weight_name=path.name)
     ranks = []
-    for name, shift in delta.matrices():
+    for name, change in delta.matrices():
         model = getattr(pipeline, part_of(name)[0])
         layer = model.get_submodule(own_name(model, name))
         (adapter,) = layer.scaling
-        assert torch.allclose(layer.get_delta_weight(adapter), shift, atol=1e-6), name
+        assert torch.allclose(layer.get_delta_weight(adapter), change, atol=1e-6), name
         ranks.append(layer.r[adapter])
     assert sorted(set(ranks)) == ([4, 8] if make is uneven else [4])
     text, _, pooled, _ = pipeline.encode_prompt(PROMPTS, do_classifier_free_guidance=False)
     family.shift(delta)
-    for found, wanted in zip((text, pooled), heard(family).values(), strict=True):
-        assert float((found - wanted).norm().detach()) <= 1e-5 * float(wanted.norm())
+    for theirs, ours in zip((text, pooled), embedded(family).values(), strict=True):
+        assert float((theirs - ours).norm().detach()) <= 1e-5 * float(ours.norm())
     family.shift(Delta())
 
 
-def test_comfyui_gets_it_and_a_dense_state_too(family, tmp_path):
+def test_comfyui_reads_adapters_and_dense_states(family, tmp_path):
     names = ldm_names(2, 1, list(family.shapes()))
     summed = given(family, 0.05).delta
     for delta in (summed, Delta(dense=dict(summed.matrices()))):
-        file, _ = opened(written(family, delta, tmp_path, "kohya"))
-        found = comfyui(file, names, clip_names(first=3, second=3))
-        assert sorted(found) == delta.modules
-        for name, shift in delta.matrices():
-            assert float((found[name] - shift).norm()) <= 1e-6 * float(shift.norm()), name
+        file, _ = open_lora(written(family, delta, tmp_path, "kohya"))
+        changes = comfyui(file, names, clip_names(first=3, second=3))
+        assert sorted(changes) == delta.modules
+        for name, change in delta.matrices():
+            assert float((changes[name] - change).norm()) <= 1e-6 * float(change.norm()), name
 
 
 @pytest.mark.parametrize("form", ["diffusers", "kohya"])
-def test_it_comes_back_and_only_where_it_is_asked_for(family, usual, tmp_path, form):
+def test_it_is_imported_only_with_base_options_text_encoders(family, usual, tmp_path, form):
     delta = given(family, 0.05).delta
     path = written(family, delta, tmp_path, form)
-    back = adopt(path, family)
+    back = read_lora(path, family)
     assert back.format == form
-    for name, shift in delta.matrices():
-        assert torch.allclose(back.adapter.delta.module(name), shift, atol=1e-6)
-    with pytest.raises(InputFault, match=r"tensors of other names.*base\.options\.text_encoders: true only"):
-        adopt(path, usual)
+    for name, change in delta.matrices():
+        assert torch.allclose(back.adapter.delta.module(name), change, atol=1e-6)
+    with pytest.raises(InputFault, match=r"unknown tensors.*base\.options\.text_encoders: true only"):
+        read_lora(path, usual)
     names = list(usual.shapes())
     adapter = delta.terms[0]
     unet = Adapter({n: adapter.a[n] for n in names}, {n: adapter.b[n] for n in names}, adapter.scale)
-    with pytest.raises(InputFault, match=r"found \d+; text_encoder\.text_model\.\S+ is missing"):
-        adopt(written(family, unet.delta, tmp_path, form), family)
+    with pytest.raises(InputFault, match=r"has \d+; text_encoder\.text_model\.\S+ is missing"):
+        read_lora(written(family, unet.delta, tmp_path, form), family)
 
 
-def test_the_names_that_other_scripts_write_are_known(family, tmp_path):
-    """`lora_linear_layer`, as diffusers' own, and without `text_model.` where transformers has dropped it."""
+def test_names_written_by_other_scripts_are_imported(family, tmp_path):
+    """`lora_linear_layer`, as in diffusers' scripts, and without `text_model.` where transformers has dropped it."""
     path = written(family, given(family, 0.05).delta, tmp_path, "diffusers")
-    tensors, metadata = opened(path)
+    tensors, metadata = open_lora(path)
     renamed = {
         name.replace(".lora_A.", ".lora_linear_layer.down.")
         .replace(".lora_B.", ".lora_linear_layer.up.")
@@ -342,5 +340,5 @@ def test_the_names_that_other_scripts_write_are_known(family, tmp_path):
     }
     assert set(renamed) != set(tensors)
     weightfile.write(tmp_path / "theirs.safetensors", renamed, metadata)
-    mine, theirs = (adopt(tmp_path / f"{n}.safetensors", family) for n in ("diffusers", "theirs"))
+    mine, theirs = (read_lora(tmp_path / f"{n}.safetensors", family) for n in ("diffusers", "theirs"))
     assert fingerprint(flat(mine.adapter)) == fingerprint(flat(theirs.adapter))

@@ -1,4 +1,4 @@
-"""The embedded base as a family; every SDXL goes through the same code."""
+"""The embedded base as a family; SDXL runs the same code."""
 
 import shutil
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 
 from stages.adapters.algebra import Adapter, Delta, fresh_adapter
 from stages.adapters.storage import flat
-from stages.core.family import Row, Teaching
+from stages.core.family import Row, TrainingOptions
 from stages.core.params import load
 from stages.families.toy import Toy
 from stages.runtime.faults import InputFault
@@ -35,55 +35,55 @@ def sampled(family, delta: Delta):
     return [image.tobytes() for image in family.sample(family.encode_prompts(PROMPTS), noise, 3, 3.0, "euler")]
 
 
-def test_adapters_shift_the_four_projections_of_every_attention(family):
+def test_adapters_change_the_four_projections_of_every_attention(family):
     ends = {name.split(".attn")[1][2:] for name in family.shapes()}
     assert ends == {"to_q", "to_k", "to_v", "to_out.0"}
     unet = family.pipeline.unet
     assert len(family.shapes()) == sum(name.endswith(".to_q") for name, _ in unet.named_modules()) * 4
     for name, shape in family.shapes().items():
         assert tuple(unet.get_submodule(name).weight.shape) == shape
-        assert torch.equal(family.weight(name).float(), family._untouched[name].float())
+        assert torch.equal(family.weight(name).float(), family._base_weights[name].float())
 
 
-def test_a_shift_is_in_place_and_taken_back_exactly(family):
+def test_a_delta_is_applied_in_place_and_undone_exactly(family):
     before = sampled(family, Delta())
     assert sampled(family, adapter(family).delta) != before
     assert sampled(family, Delta()) == before
 
 
-def test_shifting_adds_up(family):
+def test_the_weights_are_base_plus_delta(family):
     delta = adapter(family).delta
     family.shift(2.0 * delta)
     name = next(iter(family.shapes()))
-    found = family.pipeline.unet.get_submodule(name).weight
-    assert torch.allclose(found, family._untouched[name] + 2 * delta.module(name), atol=1e-5)
+    weight = family.pipeline.unet.get_submodule(name).weight
+    assert torch.allclose(weight, family._base_weights[name] + 2 * delta.module(name), atol=1e-5)
     family.shift(Delta())
 
 
 def loss(family, frozen: Delta | None, trained: Adapter) -> float:
     images = torch.randn((2, 2, *family.noise_shape()), generator=generator("moments")).abs()
     learner = family.learner(frozen, trained)
-    learner.study([{"moments": row[None]} for row in images], family.encode_prompts(PROMPTS))
+    learner.prepare([{"moments": row[None]} for row in images], family.encode_prompts(PROMPTS))
     with torch.no_grad():
         return float(learner.loss(learner.inputs([Row(i, i, 11 + i, 0.5) for i in range(2)])))
 
 
-def test_the_model_in_training_is_the_model_that_is_merged(family):
+def test_a_trained_adapter_has_the_same_loss_as_its_delta(family):
     trained = adapter(family)
-    nothing = Adapter(trained.a, {n: torch.zeros_like(b) for n, b in trained.b.items()}, trained.scale)
-    assert loss(family, None, trained) == pytest.approx(loss(family, trained.delta, nothing), rel=1e-4)
-    assert loss(family, None, trained) != pytest.approx(loss(family, None, nothing), rel=1e-3)
+    zero = Adapter(trained.a, {n: torch.zeros_like(b) for n, b in trained.b.items()}, trained.scale)
+    assert loss(family, None, trained) == pytest.approx(loss(family, trained.delta, zero), rel=1e-4)
+    assert loss(family, None, trained) != pytest.approx(loss(family, None, zero), rel=1e-3)
 
 
 def test_each_row_of_a_batch_has_its_own_noise_and_time(family):
     learner = family.learner(None, adapter(family))
-    learner.study([{"moments": torch.zeros((1, 2, *family.noise_shape()))}] * 2, family.encode_prompts(PROMPTS))
+    learner.prepare([{"moments": torch.zeros((1, 2, *family.noise_shape()))}] * 2, family.encode_prompts(PROMPTS))
     rows = [Row(i, i, 5 + i, 0.5) for i in range(2)]
-    both, *alone = (float(learner.loss(learner.inputs(some)).detach()) for some in (rows, rows[:1], rows[1:]))
+    both, *alone = (float(learner.loss(learner.inputs(part)).detach()) for part in (rows, rows[:1], rows[1:]))
     assert both == pytest.approx(sum(alone), rel=1e-4)
 
 
-def test_only_the_adapter_is_trained_and_comes_back_as_it_went_in(family):
+def test_only_the_adapter_is_trained_and_it_is_returned_unchanged_before_any_step(family):
     given = adapter(family)
     learner = family.learner(None, given)
     assert not [name for name, p in family.pipeline.unet.named_parameters() if p.requires_grad]
@@ -92,7 +92,7 @@ def test_only_the_adapter_is_trained_and_comes_back_as_it_went_in(family):
     assert all(torch.equal(back.a[n], given.a[n]) and torch.equal(back.b[n], given.b[n]) for n in given.a)
 
 
-def test_encodings_are_made_once_for_each_content(family, tmp_path, monkeypatch):
+def test_encodings_are_cached_by_content(family, tmp_path, monkeypatch):
     monkeypatch.setattr("stages.sampling.encodings.CACHE", tmp_path)
     family.shift(Delta())
     pictures = family.sample(family.encode_prompts(PROMPTS), torch.zeros((2, *family.noise_shape())), 1, 1.0, "euler")
@@ -105,7 +105,7 @@ def test_encodings_are_made_once_for_each_content(family, tmp_path, monkeypatch)
     assert all(torch.equal(old["moments"], new["moments"]) for old, new in zip(first, again, strict=True))
 
 
-def test_weights_other_than_those_pinned_are_refused(family, tmp_path):
+def test_weights_of_another_revision_are_refused(family, tmp_path):
     copy = tmp_path / "base"
     shutil.copytree(family.path, copy)
     assert Toy(path=str(copy), revision=family.revision, dtype=family.dtype).fingerprint == family.fingerprint
@@ -121,9 +121,9 @@ def test_weights_other_than_those_pinned_are_refused(family, tmp_path):
 
 
 @pytest.mark.parametrize("layers", ["grouped", "peft"])
-def test_what_was_trained_last_is_not_in_what_is_sampled_next(family, layers):
+def test_sampling_after_training_does_not_include_the_trained_adapter(family, layers):
     before = sampled(family, Delta())
-    learner = family.learner(None, adapter(family), Teaching(layers=layers))
+    learner = family.learner(None, adapter(family), TrainingOptions(layers=layers))
     assert learner.parameters()
     assert sampled(family, Delta()) == before
     assert not any("lora" in name for name, _ in family.pipeline.unet.named_parameters())

@@ -1,4 +1,4 @@
-"""A transformer as one new file: through every stage, and exported under the names that a transformer has."""
+"""A transformer as one new file: it runs through every stage and is exported under a transformer's names."""
 
 import json
 import shutil
@@ -16,9 +16,9 @@ from stages.core.states import state_after
 from stages.files import artifact, tables
 from stages.runtime.faults import ConfigFault
 from stages.tools.export import export
-from stages.tools.import_lora import adopt
+from stages.tools.import_lora import import_lora
 from tests.support.family_properties import PROPERTIES, offline
-from tests.support.lora_readers import opened
+from tests.support.lora_readers import open_lora
 from tests.support.run_study import run_all
 from tests.support.workspace import ONE_METRIC, PROJECT, change, workspace
 
@@ -27,13 +27,13 @@ SAMPLE = {"steps": 2, "images": 1, "guidance": 3.0, "scheduler": "flow", "plain"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A workspace with the new file in it, where the registry of this process finds it too."""
+    """A workspace with the new file, which is registered in this process too."""
     base = {"name": "tiny_dit", "options": {"seed": 1, "path": "data/world"}}
     place = workspace(tmp_path_factory.mktemp("transformer") / "work", base=base, sample=SAMPLE, score=ONE_METRIC)
     shutil.copy(PROJECT / "tests/support/tiny_dit.py", place / "stages/families")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stages.families, "__path__", [*stages.families.__path__, str(place / "stages/families")])
-        patch.setattr(families, "_classes", families.classes)  # a copy, with all that are there without it
+        patch.setattr(families, "_classes", families.classes)  # a copy, so that the new one is removed afterwards
         patch.setattr(families, "_complete", False)
         patch.chdir(place)
         yield place
@@ -47,7 +47,7 @@ def study(folder):
     return loaded
 
 
-def test_it_goes_through_every_stage(study):
+def test_it_runs_through_every_stage(study):
     (run,) = runs(study)
     assert artifact.read(run.at("02") / "state", "state")["family"] == "tiny_dit"
     assert state_after(study, run, "02").delta.modules == sorted(study.family.shapes())
@@ -66,12 +66,12 @@ def test_it_goes_through_every_stage(study):
         ("kohya", "lora_transformer_single_transformer_blocks_1_attn_to_out_0.lora_down.weight"),
     ],
 )
-def test_it_is_exported_under_its_own_names_and_comes_back(study, tmp_path, form, name):
+def test_it_is_exported_under_its_own_names_and_imported_again(study, tmp_path, form, name):
     (run,) = runs(study)
     usual = {"task": "02", "what": "state", "dtype": "fp32", "rank": None, "accept_error": False, "verbose": False}
     export(study, None, Namespace(key=str(run), to=tmp_path / "out", format=form, **usual))
     (path,) = (tmp_path / "out").glob("*.safetensors")
-    tensors, notes = opened(path)
+    tensors, notes = open_lora(path)
     assert name in tensors
     assert not any("unet" in key for key in tensors)
     assert notes["modelspec.architecture"] == "tiny-dit/lora"
@@ -79,24 +79,24 @@ def test_it_is_exported_under_its_own_names_and_comes_back(study, tmp_path, form
     if form == "diffusers":
         config = json.loads(notes["lora_adapter_metadata"])
         assert config["transformer.target_modules"] == sorted(study.family.shapes())
-    assert "text encoders too" not in (tmp_path / "out/README.md").read_text()
+    assert "changes the text encoders" not in (tmp_path / "out/README.md").read_text()
     there = tmp_path / "back"
-    adopt(study, None, Namespace(file=path, to=there, alpha=None))
+    import_lora(study, None, Namespace(file=path, to=there, alpha=None))
     manifest = artifact.read(there, "adapter")
     assert manifest["adopted"]["format"] == form
     back = load_adapter(there / "adapter.safetensors", manifest["scale"], study.family.shapes())
-    for module, shift in state_after(study, run, "02").delta.matrices():
-        assert float((back.module(module) - shift).norm()) <= 1e-6 * float(shift.norm())
+    for module, matrix in state_after(study, run, "02").delta.matrices():
+        assert float((back.module(module) - matrix).norm()) <= 1e-6 * float(matrix.norm())
 
 
 @pytest.mark.parametrize("holds", PROPERTIES, ids=lambda holds: holds.__name__)
-def test_it_is_what_every_family_must_be(folder, tmp_path, holds):
+def test_it_has_the_properties_of_every_family(folder, tmp_path, holds):
     assert "tiny_dit" in families.classes
     holds(offline("tiny_dit", tmp_path), tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("section", "value", "said"),
+    ("section", "value", "message"),
     [
         (
             "sample",
@@ -107,12 +107,12 @@ def test_it_is_what_every_family_must_be(folder, tmp_path, holds):
         ("train", {"layers": "peft"}, r"train\.layers: base tiny_dit does not read it.*it reads: none"),
     ],
 )
-def test_what_it_does_not_read_is_refused_by_name(folder, section, value, said):
+def test_options_that_it_does_not_read_are_refused(folder, section, value, message):
     path = folder / "params.yaml"
     before = path.read_text("utf-8")
     change(folder, **{section: value})
     try:
-        with pytest.raises(ConfigFault, match=rf"^params\.yaml:\d+: {said}"):
+        with pytest.raises(ConfigFault, match=rf"^params\.yaml:\d+: {message}"):
             params.load()
     finally:
         path.write_text(before, "utf-8")

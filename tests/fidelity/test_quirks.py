@@ -1,7 +1,7 @@
-"""What is surprising about the paper's released code (arXiv 2410.04891), one by one, and how it is reproduced.
+"""The quirks of the paper's released code (arXiv 2410.04891), one by one, and the options that reproduce them.
 
-docs/researcher.md lists them with the options that reproduce them; what stands there is compared with the profiles of
-the paper's study and with what the options take. The tests show that each option does what is said of it.
+docs/researcher.md lists them in a table, which is compared with the profiles of the paper's study and with the values
+that the options take. The other tests check that each option does what the table says.
 """
 
 import re
@@ -35,27 +35,29 @@ from stages.tools.sign_conflicts import compare
 from stages.training import task as training_task
 from stages.training.loop import Losses
 from tests.datasets.test_dreambooth import write_subjects
-from tests.families.test_denoiser import levels, noise_of, told
+from tests.families.test_denoiser import levels, noise_of, unet_prompts
 from tests.support.workspace import ONE_METRIC, workspace
 
 PAPER = {"objects": profiles.tree("sdxl-objects"), "styles": profiles.tree("sdxl-styles")}
 both = pytest.mark.parametrize("domain", PAPER)
-NOT_REPRODUCED = {6, 7, 8, 9, 14, 15, 16, 18}  # for reasons that the table has
+NOT_REPRODUCED = {6, 7, 8, 9, 14, 15, 16, 18}  # the table gives the reasons
 ROW = re.compile(r"^\| (\d+) \| (.+?) \| (.+?) \| (.+?) \|$", re.M)
-TABLE = {int(n): (said, done, other) for n, said, done, other in ROW.findall(Path("docs/researcher.md").read_text())}
+TABLE = {
+    int(n): (quirk, option, other) for n, quirk, option, other in ROW.findall(Path("docs/researcher.md").read_text())
+}
 PUBLISHED = ("naive", "merge_init", "ortho_init", "magmax")
-STAGES = ("start", "train", "merge", "sample")  # that one task of a run takes
+STAGES = ("start", "train", "merge", "sample")  # of one task
 OPTION = re.compile(r"`([\w.]+): (.+)`")  # of params.yaml
 
 
-def test_no_surprise_is_passed_over():
+def test_the_table_has_every_quirk():
     assert sorted(TABLE) == list(range(1, 19))
-    assert {n for n, (_, done, _) in TABLE.items() if done == "not reproduced"} == NOT_REPRODUCED
+    assert {n for n, (_, option, _) in TABLE.items() if option == "not reproduced"} == NOT_REPRODUCED
 
 
-@pytest.mark.parametrize("number", [n for n, (_, done, _) in TABLE.items() if OPTION.fullmatch(done)])
+@pytest.mark.parametrize("number", [n for n, (_, option, _) in TABLE.items() if OPTION.fullmatch(option)])
 @both
-def test_the_papers_profiles_have_what_the_table_calls_published_and_take_the_other(number, domain):
+def test_the_papers_profiles_have_the_published_value_and_accept_the_other(number, domain):
     _, published, other = TABLE[number]
     key, value = OPTION.fullmatch(published).groups()  # type: ignore[union-attr]
     if key == "dataset.name" and domain != "objects":
@@ -65,12 +67,12 @@ def test_the_papers_profiles_have_what_the_table_calls_published_and_take_the_ot
     section = study
     for name in sections:
         section = section[name]
-    wanted = YAML(typ="safe").load(value)
-    assert section.get(last) == wanted, key
+    expected = YAML(typ="safe").load(value)
+    assert section.get(last) == expected, key
     if not (alternative := re.fullmatch(r"`([\w{}]+)`", other)):
         return
     section[last] = YAML(typ="safe").load(alternative[1])
-    assert section[last] != wanted
+    assert section[last] != expected
     if sections[0] == "strategy":
         section["merging"] = "exact"  # which row_space needs
         strategies.make(sections[1], section)
@@ -82,12 +84,12 @@ N, RANK = 640, 64
 
 
 def draws() -> tuple[Tensor, Tensor]:
-    """The A of a task and of the next, as they are drawn."""
+    """The A drawn for a task and for the next."""
     return tuple(fresh_adapter({"m": (N, N)}, RANK, RANK, generator(0, i)).a["m"] for i in (1, 2))  # type: ignore[return-value]
 
 
 def overlap(old: Tensor, new: Tensor) -> float:
-    """How much of the new rows' span lies in that of the old ones, 0 to 1."""
+    """How much of the new rows' span is in the old rows' span, 0 to 1."""
     bases = [torch.linalg.qr(a.T.double()).Q for a in (old, new)]
     return float((bases[0].T @ bases[1]).square().sum() / RANK)
 
@@ -99,16 +101,16 @@ def started(init: str, scale: str = "unit") -> Tensor:
     return strategy.start(State(old.delta, old), fresh).a["m"]
 
 
-def test_surprise_1_orthogonal_columns_all_point_the_same_way_and_are_eight_times_longer():
+def test_quirk_1_orthogonal_columns_point_the_same_way_and_are_eight_times_longer():
     energies = [torch.linalg.svdvals(a.double()).square() for a in (started("columns"), draws()[1])]
-    share, of_a_plain_draw = (float(energy[0] / energy.sum()) for energy in energies)
-    assert share > 0.95
-    assert of_a_plain_draw < 0.05
+    orthogonal, random = (float(energy[0] / energy.sum()) for energy in energies)
+    assert orthogonal > 0.95
+    assert random < 0.05
     lengths = [float(a.norm(dim=0).mean()) for a in (started("columns"), started("columns", "matched"), draws()[1])]
     assert lengths == pytest.approx([1.0, lengths[2], 1 / 8], rel=0.01)
 
 
-def test_surprise_2_columns_leave_the_row_spaces_overlapping_and_row_space_does_not():
+def test_quirk_2_columns_leave_the_row_spaces_overlapping_and_row_space_does_not():
     old, plain = draws()
     assert (
         overlap(old, started("columns")) == pytest.approx(overlap(old, plain), rel=0.1) == pytest.approx(0.1, rel=0.1)
@@ -116,8 +118,8 @@ def test_surprise_2_columns_leave_the_row_spaces_overlapping_and_row_space_does_
     assert overlap(old, started("row_space")) < 1e-6
 
 
-def test_surprise_2_row_space_avoids_every_task_before_and_is_refused_where_they_are_not_known():
-    """Of added factors only the sum of A is left: orthogonal to that is not orthogonal to each of them."""
+def test_quirk_2_row_space_is_orthogonal_to_all_earlier_tasks_and_refused_if_they_are_unknown():
+    """Added factors keep only the sum of all A: orthogonal to the sum is not orthogonal to each of them."""
     adapters = [
         Adapter(*({"m": torch.randn(s, generator=generator(i, *s))} for s in ((8, 96), (64, 8)))) for i in range(3)
     ]
@@ -139,7 +141,7 @@ def test_surprise_2_row_space_avoids_every_task_before_and_is_refused_where_they
     assert "\n" not in str(refused.value)
 
 
-def test_surprise_3_added_factors_have_cross_terms_as_large_as_what_was_learnt():
+def test_quirk_3_added_factors_have_cross_terms_as_large_as_the_delta():
     rng = torch.Generator().manual_seed(0)
     parts = [Adapter(*({"m": torch.randn(s, generator=rng)} for s in ((16, 96), (96, 16)))) for _ in range(2)]
     exact = parts[0].module("m") + parts[1].module("m")
@@ -157,7 +159,7 @@ def test_surprise_3_added_factors_have_cross_terms_as_large_as_what_was_learnt()
 
 
 class Beginning:
-    """A family, and a training in it, of which only the adapter's first values are of interest."""
+    """A family, and a training in it, that returns the adapter at step 0."""
 
     fingerprint = "beginning"
 
@@ -175,27 +177,27 @@ class Beginning:
 
 
 def first_a(monkeypatch, reinit: str, strategy: str, order: str, index: str, seed: int = 0) -> Tensor:
-    """The A with which a task begins its training, where no other was learnt before."""
+    """The A at step 0 of a task, with nothing learned before."""
     study = load()
     study = study.model_copy(update={"train": study.train.model_copy(update={"reinit": reinit})})
     monkeypatch.setattr(training_task, "Training", Beginning)
-    monkeypatch.setattr(training_task, "taught", lambda *of: [])
-    monkeypatch.setattr(training_task, "encoded", lambda *of: None)
+    monkeypatch.setattr(training_task, "concept_examples", lambda *args: [])
+    monkeypatch.setattr(training_task, "encode_examples", lambda *args: None)
     concept = {"token": "sks", "noun": "mug", "prompts": []}
     run = Run(TaskSequence("study", "objects", order), strategy, seed)
-    with families.put(study.base.name, Beginning()):  # type: ignore[arg-type]
+    with families.substitute(study.base.name, Beginning()):  # type: ignore[arg-type]
         adapter, _ = training_task.train(study, run, index, State(), {"concept": concept}, [])
     return adapter.a["m"]
 
 
-def test_surprise_4_every_task_order_and_strategy_begins_with_the_same_a(monkeypatch):
+def test_quirk_4_every_task_order_and_strategy_starts_with_the_same_a(monkeypatch):
     def drawn(reinit: str, seed: int = 0) -> dict[tuple[str, str, str], bytes]:
         cells = [(name, order, index) for name in PUBLISHED for order in ("0", "5") for index in ("01", "02")]
         return {cell: first_a(monkeypatch, reinit, *cell, seed).numpy().tobytes() for cell in cells}
 
     shared, own = drawn("shared"), drawn("per_task")
     assert len({*shared.values()}) == 1
-    assert {*drawn("shared", 5).values()} != {*shared.values()}  # it is the seed's
+    assert {*drawn("shared", 5).values()} != {*shared.values()}  # depends on the seed
     assert len({*own.values()}) == 2 * 2  # one for each order and task, the same for all strategies
     assert not {*own.values()} & {*shared.values()}
     for (_, order, index), value in own.items():
@@ -203,15 +205,15 @@ def test_surprise_4_every_task_order_and_strategy_begins_with_the_same_a(monkeyp
 
 
 @both
-def test_surprise_4_a_stays_near_its_draw(domain):
+def test_quirk_4_a_stays_close_to_its_draw(domain):
     train = PAPER[domain]["train"]
-    furthest = train["learning_rate"] * train["steps"]  # Adam's steps are no longer than the rate
-    assert furthest < 1 / train["rank"]  # so that no entry leaves the size of its draw
+    farthest = train["learning_rate"] * train["steps"]  # Adam's steps are at most the learning rate
+    assert farthest < 1 / train["rank"]  # the standard deviation of the draw
 
 
 @pytest.mark.slow
-def test_surprise_5_one_strategy_alone_is_sampled_with_another_scheduler(tmp_path, monkeypatch):
-    """After the first task these two have the same model, so that their pictures differ by the scheduler alone."""
+def test_quirk_5_only_one_strategy_is_sampled_with_another_scheduler(tmp_path, monkeypatch):
+    """After the first task the two have the same model, so that their pictures differ only by the scheduler."""
     sample = {
         "images": 1,
         "steps": 4,
@@ -225,58 +227,58 @@ def test_surprise_5_one_strategy_alone_is_sampled_with_another_scheduler(tmp_pat
     study = load()
     stage = {name: getattr(import_module(f"stages.{name}"), name) for name in ("prepare", *STAGES)}
     stage["prepare"](study, runs(study)[0].sequence, Namespace(task="01"))
-    found = {}
+    results = {}
     for run in runs(study):
         for name in STAGES:
             stage[name](study, run, Namespace(task="01"))
-        said = artifact.read(run.at("01") / "images", "images")
-        pictures = [Image.open(run.at("01") / "images" / file) for file in sorted(said["files"])]
-        found[run.strategy] = said["sample"], levels(pictures)
-        prompts = study.family.encode_prompts(said["tasks"]["01"]["prompts"])
+        manifest = artifact.read(run.at("01") / "images", "images")
+        pictures = [Image.open(run.at("01") / "images" / file) for file in sorted(manifest["files"])]
+        results[run.strategy] = manifest["sample"], levels(pictures)
+        prompts = study.family.encode_prompts(manifest["tasks"]["01"]["prompts"])
         study.family.shift(state_after(study, run, "01").delta)
         noise = noises(study.sample, 1, study.family.noise_shape()).repeat(len(pictures), 1, 1, 1)
         scheduler = "dpmpp" if run.strategy == other else "euler"
-        assert abs(levels(study.family.sample(prompts, noise, 4, 3.0, scheduler)) - found[run.strategy][1]).max() <= 1
-        assert said["sample"]["scheduler"] == scheduler
-        asked = {"key": str(run), "task": "01", "what": "state", "prompt": said["tasks"]["01"]["prompts"][:1]}
-        import_module("stages.tools.paint").paint(study, None, Namespace(**asked, to=Path(run.strategy)))
+        assert abs(levels(study.family.sample(prompts, noise, 4, 3.0, scheduler)) - results[run.strategy][1]).max() <= 1
+        assert manifest["sample"]["scheduler"] == scheduler
+        arguments = {"key": str(run), "task": "01", "what": "state", "prompt": manifest["tasks"]["01"]["prompts"][:1]}
+        import_module("stages.tools.paint").paint(study, None, Namespace(**arguments, to=Path(run.strategy)))
         assert abs(levels([Image.open(Path(run.strategy, "00-00.png"))]) - levels(pictures[:1])).max() <= 1
-    assert abs(found[other][1] - found[usual][1]).max() > 8
+    assert abs(results[other][1] - results[usual][1]).max() > 8
     import_module("stages.sample").sample(study, runs(study)[0].sequence, Namespace(task=None))
-    # No picture stands for two strategies; one more of each was painted.
+    # No picture is shared by two strategies; one more of each was painted.
     assert count(study).sampled == len(list(Path(".cache/images").rglob("*.png"))) - 2
-    assert found[other][0] | {"scheduler": "euler"} == found[usual][0]
+    assert results[other][0] | {"scheduler": "euler"} == results[usual][0]
 
 
-def test_surprise_5_that_scheduler_is_dpm_solver_in_the_bases_own_configuration():
+def test_quirk_5_that_scheduler_is_dpm_solver_in_the_bases_configuration():
     from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler
 
     family = load().family
     configuration = family.pipeline.scheduler.config
     for name, kind in (("dpmpp", DPMSolverMultistepScheduler), ("euler", EulerDiscreteScheduler)):
-        scheduler = family.denoiser.prepare(told(family), noise_of(family), Settings(6, 5.0, name)).scheduler
+        scheduler = family.denoiser.prepare(unet_prompts(family), noise_of(family), Settings(6, 5.0, name)).scheduler
         assert type(scheduler) is kind
         assert dict(scheduler.config) == dict(kind.from_config(configuration).config)
     assert (scheduler := DPMSolverMultistepScheduler.from_config(configuration)).config.solver_order == 2
     assert scheduler.config.algorithm_type == "dpmsolver++"
 
 
-def test_surprise_10_and_11_references_are_the_training_photos_and_no_metric_reads_the_prompt(tmp_path):
-    """CLIP-T, which the published results lack, is one more metric."""
+def test_quirk_10_and_11_references_are_the_training_photos_and_no_metric_reads_the_prompt(tmp_path):
+    """CLIP-T, which the published results do not have, is one more metric."""
     concept = dreambooth.DreamBooth(root=str(write_subjects(tmp_path))).concept("objects", "can")
     assert concept.references == concept.training
     assert "clip_t" in PAPER["objects"]["score"]["metrics"]
     clothes = [prompt for prompt in dreambooth.PROMPTS if re.search("outfit|hat", prompt)]
-    assert len(clothes) == 3  # of DreamBooth's prompts for live subjects, asked of cans and candles
+    assert len(clothes) == 3  # DreamBooth's prompts for live subjects, used for cans and candles
 
 
 @both
-def test_surprise_12_only_what_has_been_learnt_is_sampled(domain):
-    """`sees: data` samples what is still to come as well, and the base is always sampled on everything."""
+def test_quirk_12_only_concepts_learned_so_far_are_sampled(domain):
+    """`sees: data` also samples later concepts, and the base is always sampled on all."""
     assert all(task["sees"] == f"data/{task['index']}" for task in PAPER[domain]["tasks"])
 
 
-def test_surprise_17_what_magmax_merges_has_no_low_rank():
+def test_quirk_17_magmax_merges_to_a_delta_of_full_rank():
     rng = torch.Generator().manual_seed(0)
     parts = [Adapter(*({"m": torch.randn(s, generator=rng)} for s in ((4, 64), (64, 4)))) for _ in range(2)]
     strategy = strategies.make("magmax")
@@ -287,30 +289,30 @@ def test_surprise_17_what_magmax_merges_has_no_low_rank():
     assert int((energy.cumsum(0) / energy.sum() < 0.99).sum()) > 2 * 8  # their sum has rank 8
 
 
-def test_surprise_13_signs_are_compared_with_a_sum_that_contains_what_is_compared():
-    """Three tasks on two entries: the second undoes what the first did, the third goes on."""
-    steps_of = torch.tensor([[2.0, 1.0], [-1.0, 1.0], [-3.0, 0.0]])
-    states = [Delta(), *(Delta(dense={"m": total[:, None]}) for total in steps_of.cumsum(0))]
+def test_quirk_13_signs_are_compared_with_a_sum_that_includes_the_compared_task():
+    """Three tasks on two entries: the second reverses the first, the third continues."""
+    deltas = torch.tensor([[2.0, 1.0], [-1.0, 1.0], [-3.0, 0.0]])
+    states = [Delta(), *(Delta(dense={"m": total[:, None]}) for total in deltas.cumsum(0))]
 
-    def found(against: str) -> dict[tuple[int, int], tuple[float, float]]:
-        every = compare(states, lambda name: torch.zeros(2, 1), against)  # type: ignore[arg-type]
-        return {(c.earlier, c.later): (c.share, c.weight) for c in every}
+    def conflicts(against: str) -> dict[tuple[int, int], tuple[float, float]]:
+        pairs = compare(states, lambda name: torch.zeros(2, 1), against)  # type: ignore[arg-type]
+        return {(c.earlier, c.later): (c.share, c.weight) for c in pairs}
 
-    # Task 1 moved (2, 1); after task 2 all that moved is (1, 2), which shows no conflict, after task 3 it is (-2, 2).
+    # The delta of task 1 is (2, 1); the sum after task 2 is (1, 2), which shows no conflict, after task 3 (-2, 2).
     norm = 5**0.5
-    assert found("model") == {
+    assert conflicts("model") == {
         (1, 2): (0.0, 0.0),
         (1, 3): (0.5, pytest.approx(2 / norm)),
         (2, 3): (0.0, 0.0),  # (-1, 1) with (-4, 1)
     }
-    assert found("task") == {
+    assert conflicts("task") == {
         (1, 2): (0.5, pytest.approx(1 / 2**0.5)),  # (2, 1) with (-1, 1)
         (1, 3): (0.5, 1.0),  # (2, 1) with (-3, 0)
         (2, 3): (0.0, 0.0),
     }
 
 
-def test_pictures_are_sampled_in_full_precision_unless_a_preset_says_otherwise():
+def test_pictures_are_sampled_in_float32_unless_a_memory_preset_changes_it():
     for name in ("sdxl-objects", "sdxl-styles"):
         assert profiles.tree(name)["base"]["options"]["dtype"] == "float32"
         assert profiles.tree(name, "80")["base"]["options"]["dtype"] == "float16"

@@ -23,23 +23,23 @@ def make(folder, facts=None, text="hello"):
     return folder
 
 
-def test_what_is_published_is_read_back(tmp_path):
+def test_a_published_folder_is_read_back(tmp_path):
     manifest = artifact.read(make(tmp_path / "x"), "thing")
     assert manifest["number"] == 1
     assert sorted(manifest["files"]) == ["a.txt", "sub/b.bin"]
 
 
-def test_equal_facts_are_equal_bytes(tmp_path):
+def test_equal_facts_give_equal_bytes(tmp_path):
     one, two = make(tmp_path / "x", {"b": 1, "a": 2}), make(tmp_path / "y", {"a": 2, "b": 1})
     assert (one / artifact.MANIFEST).read_bytes() == (two / artifact.MANIFEST).read_bytes()
 
 
-def test_parents_are_named_by_their_content(tmp_path):
+def test_parents_are_identified_by_their_content(tmp_path):
     parent = make(tmp_path / "parent")
     with artifact.publish(tmp_path / "child", "thing", {}, {"parent": parent}):
         pass
-    found = artifact.read(tmp_path / "child", "thing")["parents"]["parent"]
-    assert found == artifact.sha256(parent / artifact.MANIFEST)
+    recorded = artifact.read(tmp_path / "child", "thing")["parents"]["parent"]
+    assert recorded == artifact.sha256(parent / artifact.MANIFEST)
 
 
 @given(
@@ -48,7 +48,7 @@ def test_parents_are_named_by_their_content(tmp_path):
     st.integers(0, 10**6),
 )
 @settings(max_examples=60, deadline=None)
-def test_every_damage_is_found(tmp_path_factory, name, how, where):
+def test_all_damage_is_detected(tmp_path_factory, name, how, where):
     folder = make(tmp_path_factory.mktemp("damage") / "x")
     path = folder / name
     data = bytearray(path.read_bytes())
@@ -66,7 +66,7 @@ def test_every_damage_is_found(tmp_path_factory, name, how, where):
     assert str(folder) in str(caught.value)
 
 
-def test_another_kind_or_a_stranger_among_the_files_is_refused(tmp_path):
+def test_another_kind_or_an_unknown_file_is_refused(tmp_path):
     folder = make(tmp_path / "x")
     with pytest.raises(InputFault, match="holds thing of schema 1, expected other"):
         artifact.read(folder, "other")
@@ -75,7 +75,7 @@ def test_another_kind_or_a_stranger_among_the_files_is_refused(tmp_path):
         artifact.read(folder, "thing")
 
 
-def test_a_failure_while_writing_leaves_what_was_there(tmp_path):
+def test_a_failure_while_writing_changes_nothing(tmp_path):
     folder = make(tmp_path / "x")
     before = (folder / artifact.MANIFEST).read_bytes()
 
@@ -104,7 +104,7 @@ while True:
 """
 
 
-def test_killed_at_any_moment_the_folder_is_whole_or_absent(tmp_path):
+def test_a_kill_at_any_moment_leaves_a_complete_folder_or_none(tmp_path):
     target = tmp_path / "x"
     for pause in (0.0, 0.003, 0.007, 0.011, 0.019, 0.031):
         process = subprocess.Popen(
@@ -122,7 +122,7 @@ def test_killed_at_any_moment_the_folder_is_whole_or_absent(tmp_path):
             assert {p.read_text() for p in target.glob("*.txt")} == {str(manifest["number"]) * 1000}
 
 
-def test_facts_are_noted_while_the_folder_is_written(tmp_path):
+def test_facts_can_be_added_while_the_folder_is_written(tmp_path):
     facts = {"number": 1, "name": "a"}
     with artifact.publish(tmp_path / "x", "thing", facts) as draft:
         (draft / "a.txt").write_text("hello")
@@ -136,7 +136,7 @@ def test_facts_are_noted_while_the_folder_is_written(tmp_path):
     assert facts == {"number": 1, "name": "a"}
 
 
-def test_facts_changed_by_their_owner_do_not_reach_the_manifest(tmp_path):
+def test_later_changes_of_the_callers_dict_do_not_reach_the_manifest(tmp_path):
     facts = {"number": 1}
     with artifact.publish(tmp_path / "x", "thing", facts):
         facts["number"] = 2
@@ -144,33 +144,33 @@ def test_facts_changed_by_their_owner_do_not_reach_the_manifest(tmp_path):
 
 
 @pytest.mark.parametrize("name", sorted(artifact.OWN_KEYS))
-def test_what_a_manifest_says_itself_is_no_fact(tmp_path, name):
-    def claim(first, later):
+def test_reserved_keys_are_refused(tmp_path, name):
+    def publish(first, later):
         with artifact.publish(tmp_path / "x", "thing", first) as draft:
             draft.note(later)
 
     for first, later in (({name: 1}, {}), ({}, {name: 1})):
         with pytest.raises(ValueError, match=f"uses {name} itself"):
-            claim(first, later)
+            publish(first, later)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_json_has_one_form():
+def test_json_is_canonical():
     assert artifact.to_json({"b": 0.1, "a": "é"}) == '{\n "a": "é",\n "b": 0.1\n}\n'
     assert json.loads(artifact.to_json({"x": [1, 2]})) == {"x": [1, 2]}
     with pytest.raises(ValueError, match="JSON"):
         artifact.to_json(float("nan"))
 
 
-def test_a_large_file_is_hashed_once_and_again_when_it_changes(tmp_path, monkeypatch):
+def test_the_hash_of_a_large_file_is_cached_until_it_changes(tmp_path, monkeypatch):
     path = tmp_path / "large"
     path.write_bytes(b"a" * artifact.LARGE)
     just_written = artifact.sha256(path)
     reads, real = [], hashlib.file_digest
     monkeypatch.setattr(artifact.hashlib, "file_digest", lambda *given: reads.append(1) or real(*given))
     assert artifact.sha256(path) == just_written
-    assert len(reads) == 1  # it could still be written within the same tick, so that it was not remembered
-    time.sleep(2.5 * artifact.SETTLED / 1e9)
+    assert len(reads) == 1  # not cached yet: another write could fall into the same tick
+    time.sleep(2.5 * artifact.STABLE_AFTER / 1e9)
     assert [artifact.sha256(path) for _ in range(3)] == 3 * [just_written]
     assert len(reads) == 2
     before = path.stat()

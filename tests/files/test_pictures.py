@@ -12,28 +12,28 @@ NOISE = np.random.default_rng(0).integers(0, 256, (24, 20, 3), np.uint8)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA"])
-def test_any_png_is_opened_as_rgb(tmp_path, mode):
+def test_every_pixel_mode_is_opened_as_rgb(tmp_path, mode):
     picture = Image.fromarray(NOISE).convert(mode)
     (tmp_path / "a.png").write_bytes(to_png(picture))
-    found = open_png(tmp_path / "a.png")
-    assert found.mode == "RGB"
-    assert found.tobytes() == picture.convert("RGB").tobytes()
+    opened = open_png(tmp_path / "a.png")
+    assert opened.mode == "RGB"
+    assert opened.tobytes() == picture.convert("RGB").tobytes()
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
     return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
 
 
-WHOLE = to_png(Image.fromarray(NOISE))
-HEAD = WHOLE[:8]
+INTACT = to_png(Image.fromarray(NOISE))
+HEAD = INTACT[:8]
 BROKEN = {
     "empty": b"",
     "text": b"no picture",
-    "cut in its pixels": WHOLE[: len(WHOLE) // 2],
-    "cut in its head": WHOLE[:20],
-    "a wrong checksum": WHOLE[:16] + b"\xff" + WHOLE[17:],
-    "a chunk that is none": HEAD + chunk(b"IHDR", WHOLE[16:29]) + b"\0\0\0\5\0\0\0\0hello" + WHOLE[33:],
-    "far too large": HEAD + chunk(b"IHDR", (1 << 20).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0") + WHOLE[33:],
+    "truncated in its pixels": INTACT[: len(INTACT) // 2],
+    "truncated in its header": INTACT[:20],
+    "a wrong checksum": INTACT[:16] + b"\xff" + INTACT[17:],
+    "an invalid chunk": HEAD + chunk(b"IHDR", INTACT[16:29]) + b"\0\0\0\5\0\0\0\0hello" + INTACT[33:],
+    "far too large": HEAD + chunk(b"IHDR", (1 << 20).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0") + INTACT[33:],
 }
 
 
@@ -44,9 +44,9 @@ def test_a_damaged_png_is_refused(tmp_path, content):
         open_png(tmp_path / "a.png")
 
 
-def test_every_single_cut_is_refused(tmp_path):
-    for end in range(0, len(WHOLE) - 24, 7):  # after that come checksums and an empty chunk: no pixel is missing
-        (tmp_path / "a.png").write_bytes(WHOLE[:end])
+def test_a_png_truncated_anywhere_is_refused(tmp_path):
+    for end in range(0, len(INTACT) - 24, 7):  # the rest is checksums and an empty chunk, no pixels
+        (tmp_path / "a.png").write_bytes(INTACT[:end])
         with pytest.raises(InputFault):
             open_png(tmp_path / "a.png")
 
@@ -65,13 +65,13 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
         open_png(tmp_path)
 
 
-def test_a_picture_of_a_published_folder_is_compared_with_the_manifest(tmp_path):
+def test_a_picture_of_a_published_folder_is_checked_against_the_manifest(tmp_path):
     with artifact.publish(tmp_path / "x", "pictures", {}) as draft:
-        (draft / "a.png").write_bytes(WHOLE)
-        (draft / "b.png").write_bytes(WHOLE)
+        (draft / "a.png").write_bytes(INTACT)
+        (draft / "b.png").write_bytes(INTACT)
     assert open_picture(tmp_path / "x", "a.png").tobytes() == NOISE.tobytes()
     (tmp_path / "x" / "b.png").write_bytes(to_png(Image.fromarray(255 - NOISE)))
-    (tmp_path / "x" / "c.png").write_bytes(WHOLE)
+    (tmp_path / "x" / "c.png").write_bytes(INTACT)
     for name in ("b.png", "c.png", "d.png"):
         with pytest.raises(InputFault, match="missing or damaged"):
             open_picture(tmp_path / "x", name)

@@ -1,4 +1,4 @@
-"""The tables are what data/README.md says they are."""
+"""The tables match their description in data/README.md."""
 
 import re
 from pathlib import Path

@@ -19,29 +19,29 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def dead() -> int:
-    """The number of a process that has ended."""
+def ended_pid() -> int:
+    """Returns the id of a process that has ended."""
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     return process.pid
 
 
-def full(*_):
+def raise_disk_full(*_):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.mark.parametrize(
-    ("content", "wanted"), [("é\r\n", "é\r\n".encode()), (b"\0\1", b"\0\1"), (iter([b"a", b"b"]), b"ab"), (b"", b"")]
+    ("content", "expected"), [("é\r\n", "é\r\n".encode()), (b"\0\1", b"\0\1"), (iter([b"a", b"b"]), b"ab"), (b"", b"")]
 )
-def test_a_file_replaces_what_was_there(tmp_path, content, wanted):
+def test_a_new_file_replaces_the_old_one(tmp_path, content, expected):
     path = tmp_path / "deep" / "file[1].txt"
     write_file(path, "before")
     write_file(path, content)
-    assert path.read_bytes() == wanted
+    assert path.read_bytes() == expected
     assert names(path.parent) == ["file[1].txt"]
 
 
-def test_a_folder_replaces_what_was_there(tmp_path):
+def test_a_new_folder_replaces_the_old_one(tmp_path):
     for text in ("before", "after"):
         with new_folder(tmp_path / "deep" / "x") as draft:
             (draft / f"{text}.txt").write_text(text)
@@ -69,20 +69,20 @@ def test_a_block_that_raises_changes_nothing(tmp_path, make, durable):
 
 @pytest.mark.parametrize("where", ["write", "sync", "rename"])
 @pytest.mark.parametrize("make", [new_file, new_folder])
-def test_a_full_disk_is_named_with_the_path_and_the_free_space(tmp_path, monkeypatch, make, where):
+def test_the_message_of_a_full_disk_names_path_and_free_space(tmp_path, monkeypatch, make, where):
     write_file(tmp_path / "x" / "old", "old")
     target = tmp_path / "x" if make is new_folder else tmp_path / "x" / "old"
     monkeypatch.setattr(writing.shutil, "disk_usage", lambda path: SimpleNamespace(free=3_000_000))
     if where == "sync":
-        monkeypatch.setattr(writing.os, "fsync", full)
+        monkeypatch.setattr(writing.os, "fsync", raise_disk_full)
     if where == "rename":
-        monkeypatch.setattr(writing.Path, "rename" if make is new_folder else "replace", full)
+        monkeypatch.setattr(writing.Path, "rename" if make is new_folder else "replace", raise_disk_full)
 
     def fill():
         with make(target) as draft:
             (draft / "half" if make is new_folder else draft).write_text("half")
             if where == "write":
-                full()
+                raise_disk_full()
 
     with pytest.raises(MachineFault, match=r"x.*: cannot write: No space left on device \(3 MB free here\)"):
         fill()
@@ -92,7 +92,7 @@ def test_a_full_disk_is_named_with_the_path_and_the_free_space(tmp_path, monkeyp
     assert (tmp_path / "x" / "old").read_text() == "old"
 
 
-def test_a_folder_that_cannot_be_written_is_a_fault_of_the_machine(tmp_path):
+def test_an_unwritable_folder_is_a_machine_fault(tmp_path):
     write_file(tmp_path / "file", "")
     with pytest.raises(MachineFault, match=r"file/x: cannot write: (File exists|Not a directory)"):
         write_file(tmp_path / "file" / "x", "")
@@ -103,11 +103,11 @@ def test_a_folder_that_cannot_be_written_is_a_fault_of_the_machine(tmp_path):
         pass
 
 
-def test_too_little_space_is_an_error_before_anything_is_made(tmp_path, monkeypatch):
+def test_too_little_space_is_an_error_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(writing.shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
 
     def parts():
-        raise AssertionError("asked for")
+        raise AssertionError("content was requested")
         yield b""
 
     with pytest.raises(MachineFault, match=r"x: needs 2 MB, 1 MB are free here"):
@@ -138,18 +138,18 @@ def test_a_private_file_is_never_readable_by_others(tmp_path):
     assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
 
 
-def test_drafts_of_killed_processes_are_removed_and_those_of_others_stay(tmp_path):
-    gone, here = tmp_path / f".x.{dead()}.0.tmp", tmp_path / f".x.{os.getppid()}.0.tmp"
-    strange = tmp_path / ".x.y.tmp"
-    for path in (gone, here, strange):
+def test_only_drafts_of_killed_processes_are_removed(tmp_path):
+    orphan, running = tmp_path / f".x.{ended_pid()}.0.tmp", tmp_path / f".x.{os.getppid()}.0.tmp"
+    other = tmp_path / ".x.y.tmp"
+    for path in (orphan, running, other):
         path.write_text("half")
     write_file(tmp_path / "x", "whole")
-    assert names(tmp_path) == sorted([here.name, strange.name, "x"])
+    assert names(tmp_path) == sorted([running.name, other.name, "x"])
 
 
-def test_what_a_killed_process_left_of_a_folder_is_removed(tmp_path):
+def test_draft_folders_of_a_killed_process_are_removed(tmp_path):
     for end in ("tmp", "old"):
-        (tmp_path / f".x.{dead()}.{end}").mkdir()
+        (tmp_path / f".x.{ended_pid()}.{end}").mkdir()
     with new_folder(tmp_path / "x"):
         pass
     assert names(tmp_path) == ["x"]
@@ -180,7 +180,7 @@ while True:
 """
 
 
-def test_killed_at_any_moment_a_file_is_whole(tmp_path):
+def test_a_kill_at_any_moment_leaves_a_complete_file(tmp_path):
     path = tmp_path / "x"
     for pause in (0.0, 0.003, 0.007, 0.011, 0.019):
         process = subprocess.Popen(
@@ -209,7 +209,7 @@ with new_file(pathlib.Path(sys.argv[1])) as draft:
 """
 
 
-def test_safetensors_that_find_no_space_are_a_fault_of_the_machine_too(tmp_path):
+def test_too_little_space_for_safetensors_is_a_machine_fault(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", FULL, str(tmp_path / "x")],
         capture_output=True,
@@ -221,7 +221,7 @@ def test_safetensors_that_find_no_space_are_a_fault_of_the_machine_too(tmp_path)
     assert names(tmp_path) == []
 
 
-def test_what_safetensors_itself_refuses_is_no_fault_of_the_disk(tmp_path):
+def test_other_errors_of_safetensors_are_not_machine_faults(tmp_path):
     shared = torch.zeros(4)
     with pytest.raises(RuntimeError, match="share memory"):
         tensors.save({"a": shared, "b": shared}, tmp_path / "x")

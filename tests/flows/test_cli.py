@@ -1,4 +1,4 @@
-"""The command line, as a person or a program uses it."""
+"""The command line `palimpsest`."""
 
 import json
 import os
@@ -24,8 +24,8 @@ SLOW_TO_IMPORT = {"torch", "prefect", "dvc", "rich", "pyarrow", "numpy"}
 
 
 @pytest.fixture
-def said(monkeypatch, capfd):
-    """Runs the command in this process; gives its exit code, and what went to stdout and to stderr."""
+def palimpsest(monkeypatch, capfd):
+    """A function that runs `palimpsest` in this process and returns exit code, stdout and stderr."""
     monkeypatch.setattr(os, "environ", dict(os.environ))
 
     def run(*words: str) -> tuple[int, str, str]:
@@ -42,7 +42,7 @@ def said(monkeypatch, capfd):
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """A project that nothing has run in."""
+    """A project in which nothing has run."""
     return with_dvc(workspace(tmp_path_factory.mktemp("cli") / "work"))
 
 
@@ -54,7 +54,7 @@ def here(project, monkeypatch):
 
 @pytest.fixture
 def ready(graph_done, tmp_path, monkeypatch):
-    """A project whose study is done."""
+    """A project with a finished study."""
     shutil.copytree(graph_done[0], tmp_path / "work", symlinks=True)
     shutil.copytree(Path(".dvc/plots"), tmp_path / "work/.dvc/plots")
     monkeypatch.chdir(tmp_path / "work")
@@ -82,18 +82,18 @@ print("IMPORTED", *(name for name in sys.modules if "." not in name))
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_a_shell_completes_it(shell):
-    asked = environment() | {"_PALIMPSEST_COMPLETE": f"source_{shell}"}
+def test_shell_completion(shell):
+    env = environment() | {"_PALIMPSEST_COMPLETE": f"source_{shell}"}
     command = [sys.executable, "-m", "flows.cli"]
-    script = subprocess.run(command, env=asked, capture_output=True, text=True).stdout
+    script = subprocess.run(command, env=env, capture_output=True, text=True).stdout
     assert "_PALIMPSEST_COMPLETE" in script
     if shell == "bash":
-        asked |= {
+        env |= {
             "_PALIMPSEST_COMPLETE": "complete_bash",
             "COMP_WORDS": "palimpsest profile use toy-o",
             "COMP_CWORD": "3",
         }
-        assert subprocess.run(command, env=asked, capture_output=True, text=True).stdout.split() == ["toy-objects"]
+        assert subprocess.run(command, env=env, capture_output=True, text=True).stdout.split() == ["toy-objects"]
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_a_shell_completes_it(shell):
         (["plna"], 2, "plna"),
         (["run", "--jobs", "many"], 2, "--jobs"),
         (["concept", "add"], 2, "NAME"),
-        (["concept", "add", "zwz_heart", "--yes"], 2, "is there already"),
+        (["concept", "add", "zwz_heart", "--yes"], 2, "already has 'zwz_heart'"),
         (["concept", "add", "zwz_hart", "--yes"], 2, "Did you mean 'zwz_heart'?"),
         (["concept", "add", "cats/tom", "--yes"], 2, "no domain 'cats'"),
         (["concept", "add", "tom", "--photos", "nowhere", "--yes"], 2, "nowhere: is not a folder"),
@@ -116,48 +116,48 @@ def test_a_shell_completes_it(shell):
         (["report"], 3, "there is no report yet"),
     ],
 )
-def test_an_error_is_one_line_that_says_what_to_do(here, said, words, code, message):
+def test_an_error_is_one_line_that_says_what_to_do(here, palimpsest, words, code, message):
     before = hashes(here, "params.yaml", "data") | {"params": (here / "params.yaml").read_text("utf-8")}
-    got, _, err = said(*words)
-    assert got == code
+    actual, _, err = palimpsest(*words)
+    assert actual == code
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert message in err
     assert before == hashes(here, "params.yaml", "data") | {"params": (here / "params.yaml").read_text("utf-8")}
 
 
-def test_outside_a_project_it_says_how_to_make_one(tmp_path, monkeypatch, said):
+def test_outside_a_project_the_error_says_how_to_create_one(tmp_path, monkeypatch, palimpsest):
     monkeypatch.chdir(tmp_path)
     for words in (["status"], ["report"], ["concept", "remove", "mug", "--yes"]):
-        code, _, err = said(*words)
+        code, _, err = palimpsest(*words)
         assert (code, "palimpsest init" in err) == (2, True)
 
 
-def test_a_bug_leaves_its_traceback_in_a_file(here, said, monkeypatch):
-    monkeypatch.setattr("flows.commands.status.look", lambda: 1 / 0)
-    code, _, err = said("status")
+def test_a_bug_leaves_its_traceback_in_a_file(here, palimpsest, monkeypatch):
+    monkeypatch.setattr("flows.commands.status.read_status", lambda: 1 / 0)
+    code, _, err = palimpsest("status")
     assert code == 70
     assert "This is a bug" in err
     assert "Traceback" in (here / ".cache/crash.log").read_text("utf-8")
 
 
-def test_profiles_are_listed_shown_and_used(tmp_path, monkeypatch, said):
+def test_profiles_are_listed_shown_and_used(tmp_path, monkeypatch, palimpsest):
     monkeypatch.chdir(workspace(tmp_path / "work"))
     change(tmp_path / "work", train={"steps": 7})
-    assert set(json.loads(said("profile", "list", "--json")[1])) == set(profiles.names())
-    assert said("profile", "show", "quick")[1] == profiles.text("quick")
-    assert said("profile", "use", "quick", "--force")[0] == 0
+    assert set(json.loads(palimpsest("profile", "list", "--json")[1])) == set(profiles.names())
+    assert palimpsest("profile", "show", "quick")[1] == profiles.text("quick")
+    assert palimpsest("profile", "use", "quick", "--force")[0] == 0
     assert Path("params.yaml").read_text("utf-8") == profiles.text("quick")
-    assert "already" in said("profile", "use", "quick")[1]
+    assert "already" in palimpsest("profile", "use", "quick")[1]
 
 
 @pytest.mark.parametrize(
     "words", [["plan"], ["run", "--no-view"], ["forecast"], ["doctor"]], ids=lambda words: words[0]
 )
-def test_weights_that_are_not_here_are_said_with_how_to_get_them(tmp_path, monkeypatch, said, words):
+def test_missing_weights_are_reported_with_the_command_that_downloads_them(tmp_path, monkeypatch, palimpsest, words):
     monkeypatch.chdir(with_dvc(workspace(tmp_path / "work", base=profiles.tree("sdxl-quick")["base"])))
     monkeypatch.setattr("stages.core.command.guard", lambda: None)
-    code, out, err = said(*words)
+    code, out, err = palimpsest(*words)
     assert code == 3
     assert "data/models/sdxl-base-1.0/unet: no safetensors here" in out + err
     assert "make weights PROFILE=" in out + err
@@ -166,53 +166,54 @@ def test_weights_that_are_not_here_are_said_with_how_to_get_them(tmp_path, monke
         assert err.strip().splitlines()[-1].startswith("error: data/models/sdxl-base-1.0")
 
 
-def test_a_class_without_a_name_is_found_before_anything_runs(tmp_path, monkeypatch, said):
+def test_a_class_prompt_with_the_token_is_refused_before_anything_runs(tmp_path, monkeypatch, palimpsest):
     folder = with_dvc(workspace(tmp_path / "work", train={"prior": {"prompt": "a picture of zwz"}}))
     monkeypatch.chdir(folder)
-    code, _, err = said("plan")
+    code, _, err = palimpsest("plan")
     assert (code, err.count("\n")) == (2, 1)
     assert re.match(
-        r"error: params\.yaml:\d+: train\.prior\.prompt: 'a picture of zwz' is to be the class of 'zwz'", err
+        r"error: params\.yaml:\d+: train\.prior\.prompt: the class prompt 'a picture of zwz' contains the token 'zwz'",
+        err,
     )
 
 
-def test_status_says_what_is_done_who_is_at_work_and_what_went_wrong(tmp_path, monkeypatch, said):
+def test_status_shows_finished_tasks_the_running_process_and_errors(tmp_path, monkeypatch, palimpsest):
     monkeypatch.chdir(workspace(tmp_path / "work"))
     for verb in ("adapter", "state", "images", "scores"):
         folder = Path("runs/small/objects/0/merge_init/0/01", verb)
         folder.mkdir(parents=True)
         (folder / "manifest.json").write_text("{}")
-    facts = json.loads(said("status", "--json")[1])
+    facts = json.loads(palimpsest("status", "--json")[1])
     assert (facts["tasks_done"], facts["tasks_of_all_runs"], facts["running"]) == (1, 2, None)
     one = journal.Journal.begin(14)
     with process.lock(Path(".cache/flow/lock")):
         one.note(3, "task 01 / train", "5 s")
         one._write()
-        _, out, _ = said("status")
+        _, out, _ = palimpsest("status")
         assert f"pid {os.getpid()}" in out
         assert "3 of 14 stages" in out
-    assert "was killed" in said("status")[1]
+    assert "was killed" in palimpsest("status")[1]
     one.end(3, [{"stage": "task 01 / train", "what": "diverged"}])
-    _, out, _ = said("status")
+    _, out, _ = palimpsest("status")
     assert "Nothing is running" in out
-    assert "ended with 3" in out
+    assert "ended with exit code 3" in out
     assert "task 01 / train: diverged" in out
 
 
-def test_the_doctor_looks_at_everything(here, said):
-    _, out, _ = said("doctor", "--json")
-    found = {one["what"]: one for one in json.loads(out)}
-    assert set(found) == {"libraries", "GPU", "memory", "disk", "project", "weights", "remote", "Prefect"}
-    assert found["weights"]["how"] == "ok"
+def test_the_doctor_runs_every_check(here, palimpsest):
+    _, out, _ = palimpsest("doctor", "--json")
+    findings = {finding["what"]: finding for finding in json.loads(out)}
+    assert set(findings) == {"libraries", "GPU", "memory", "disk", "project", "weights", "remote", "Prefect"}
+    assert findings["weights"]["how"] == "ok"
     change(here, base={"options": {"path": "data/world/base", "revision": "0" * 64, "dtype": "float32"}})
-    code, out, _ = said("doctor", "--json")
+    code, out, _ = palimpsest("doctor", "--json")
     assert code in (3, 4)
     assert next(one for one in json.loads(out) if one["what"] == "weights")["code"] == 3
     shutil.copy(here / "data/profiles/toy-objects.yaml", here / "params.yaml")
 
 
 @pytest.mark.parametrize("name", profiles.names())
-def test_a_concept_added_and_removed_leaves_params_as_they_were(name):
+def test_adding_and_removing_a_concept_restores_params_yaml(name):
     text = profiles.text(name)
     concepts = {domain: "something_new" for domain in ("objects", "styles") if f"\n  {domain}:" in text}
     added = with_task(text, concepts)
@@ -221,27 +222,27 @@ def test_a_concept_added_and_removed_leaves_params_as_they_were(name):
     assert edit_params.without_concept(added, concepts) == text
 
 
-def test_a_new_project_learns_from_photos_and_has_all_it_needs(tmp_path, monkeypatch, said):
+def test_a_new_project_with_photos_can_be_planned(tmp_path, monkeypatch, palimpsest):
     photos = tmp_path / "photos"
     for name in ("toy", "mug"):
         (photos / name).mkdir(parents=True)
         Image.radial_gradient("L").convert("RGB").save(photos / name / "1.jpg")
     monkeypatch.chdir(tmp_path)
-    code, out, _ = said("init", "mine", "--photos", str(photos))
+    code, out, _ = palimpsest("init", "mine", "--photos", str(photos))
     assert code == 0
     assert "mug, toy" in out
     monkeypatch.chdir(tmp_path / "mine")
-    code, out, err = said("plan", "--json")
+    code, out, err = palimpsest("plan", "--json")
     assert code == 0, err
     plan = json.loads(out)
     assert plan["total"] == len(plan["stages"])
     assert "prepare@objects-0-task1" in plan["stages"]
     assert plan["reasons"] == {
-        "not run yet": 2 + len(profiles.COMPLETE and json.loads(said("status", "--json")[1])["runs"])
+        "not run yet": 2 + len(profiles.COMPLETE and json.loads(palimpsest("status", "--json")[1])["runs"])
     }
-    assert [row["concept"] for row in json.loads(said("concept", "list", "--json")[1])] == ["mug", "toy"]
+    assert [row["concept"] for row in json.loads(palimpsest("concept", "list", "--json")[1])] == ["mug", "toy"]
     (photos / "mug" / "2.jpg").write_bytes(b"no photo")
-    code, _, err = said("concept", "redo", "mug", "--photos", str(photos / "mug"), "--yes")
+    code, _, err = palimpsest("concept", "redo", "mug", "--photos", str(photos / "mug"), "--yes")
     assert code == 3
     assert "2.jpg" in err
     assert not Path("data/photos/mug/2.jpg").exists()
@@ -256,11 +257,11 @@ def test_a_module_is_a_command_under_its_own_name(capfd):
 
 
 @pytest.mark.slow
-def test_a_concept_is_added_and_removed_and_the_effect_on_the_others_is_shown(ready, said):
-    code, out, err = said("plan", "--json")
+def test_adding_and_removing_a_concept_shows_the_effect_on_the_others(ready, palimpsest):
+    code, out, err = palimpsest("plan", "--json")
     assert (code, json.loads(out)["stages"]) == (0, []), err
-    assert "Nothing was changed" in said("concept", "redo", "sks_star", "--yes")[1]
-    code, out, err = said("concept", "add", "pdw_square", "--yes", "--jobs", "1", "--no-view")
+    assert "Nothing was changed" in palimpsest("concept", "redo", "sks_star", "--yes")[1]
+    code, out, err = palimpsest("concept", "add", "pdw_square", "--yes", "--jobs", "1", "--no-view")
     assert code == 0, out + err
     assert "\n1 at a time" in out
     lines = out.splitlines()
@@ -268,34 +269,34 @@ def test_a_concept_is_added_and_removed_and_the_effect_on_the_others_is_shown(re
     assert any(line.split() == ["03", "pdw_square", "new"] for line in lines)
     assert any("zwz_heart" in line and "(was " in line for line in lines)
     assert any("pdw_square" in line and "(new)" in line for line in lines)
-    code, out, _ = said("concept", "remove", "zwz_heart", "--yes", "--no-run")
-    assert any(line.split() == ["01", "sks_star", "learnt", "again"] for line in out.splitlines())
-    assert said("concept", "add", "zwz_heart", "--yes", "--no-run")[0] == 0
-    rows = json.loads(said("concept", "list", "--json")[1])
+    code, out, _ = palimpsest("concept", "remove", "zwz_heart", "--yes", "--no-run")
+    assert any(line.split() == ["01", "sks_star", "learned", "again"] for line in out.splitlines())
+    assert palimpsest("concept", "add", "zwz_heart", "--yes", "--no-run")[0] == 0
+    rows = json.loads(palimpsest("concept", "list", "--json")[1])
     assert [row["concept"] for row in rows] == ["sks_star", "pdw_square", "zwz_heart"]
 
 
 @pytest.mark.slow
-def test_a_concept_taken_away_again_leaves_the_study_as_it_was(ready, said):
+def test_adding_and_removing_a_concept_restores_the_study(ready, palimpsest):
     before = hashes(ready)
-    kept = Path("params.yaml").read_text("utf-8")
-    assert said("concept", "add", "pdw_square", "--yes", "--no-run")[0] == 0
+    params = Path("params.yaml").read_text("utf-8")
+    assert palimpsest("concept", "add", "pdw_square", "--yes", "--no-run")[0] == 0
     dvc(ready, "repro", "prepare")
-    code, out, err = said("concept", "remove", "pdw_square", "--yes", "--no-view")
+    code, out, err = palimpsest("concept", "remove", "pdw_square", "--yes", "--no-view")
     assert code == 0, out + err
-    assert Path("params.yaml").read_text("utf-8") == kept
+    assert Path("params.yaml").read_text("utf-8") == params
     assert "ran" not in out.split("Removed")[1].split()
     assert hashes(ready) == before
-    assert said("concept", "add", "pdw_square", "--yes", "--no-run")[0] == 0  # though everything is kept
+    assert palimpsest("concept", "add", "pdw_square", "--yes", "--no-run")[0] == 0  # all its results are cached
     assert "pdw_square" in Path("params.yaml").read_text("utf-8")
 
 
 @pytest.mark.slow
-def test_what_other_tools_show_is_the_right_thing(ready, said):
-    code, out, _ = said("report", "--json")
+def test_the_report_and_dvc_show_the_results(ready, palimpsest):
+    code, out, _ = palimpsest("report", "--json")
     assert code == 0
     assert json.loads(out)["page"].startswith("report/small/")
-    assert "merge_init" in said("report", "--no-open")[1]
+    assert "merge_init" in palimpsest("report", "--no-open")[1]
     shown = json.loads(dvc(ready, "metrics", "show", "--json"))[""]["data"]
     assert list(shown) == ["report/small/headline.json"]
     dvc(ready, "plots", "show", "--out", "drawn")
@@ -305,7 +306,7 @@ def test_what_other_tools_show_is_the_right_thing(ready, said):
     assert "zwz_heart" in page
 
 
-def test_a_report_fits_a_narrow_terminal(here, said, monkeypatch):
+def test_a_report_fits_a_narrow_terminal(here, palimpsest, monkeypatch):
     folder = here / "report" / edit_params.tree()["study"]
     folder.mkdir(parents=True)
     measures = {
@@ -314,17 +315,17 @@ def test_a_report_fits_a_narrow_terminal(here, said, monkeypatch):
         "magmax": {"average_score": 0.37, "forgetting_unbiased": 0.1},
     }
     bounds = {
-        strategy: {name: {"value": x, "low": x - 0.1, "high": x + 0.1} for name, x in found.items()}
-        for strategy, found in measures.items()
+        strategy: {name: {"value": x, "low": x - 0.1, "high": x + 0.1} for name, x in values.items()}
+        for strategy, values in measures.items()
     }
     (folder / "headline.json").write_text(json.dumps({"objects": measures}))
     (folder / "metrics.json").write_text(json.dumps({"objects": {"dino": bounds}}))
     (folder / "summary.txt").write_text("wide " * 30 + "\n")
     (folder / "results.md").write_text("")
-    assert "wide wide" in said("report", "--no-open")[1]
+    assert "wide wide" in palimpsest("report", "--no-open")[1]
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "62")
-    _, out, _ = said("report", "--no-open")
+    _, out, _ = palimpsest("report", "--no-open")
     lines = re.sub(r"\x1b\[[\d;]*m", "", out).splitlines()
     assert max(map(len, lines)) <= 62
     assert [line.split()[0] for line in lines if "[" in line and "]" in line] == ["magmax", "naive", "base"]
@@ -332,7 +333,7 @@ def test_a_report_fits_a_narrow_terminal(here, said, monkeypatch):
     shutil.rmtree(folder)
 
 
-def test_names_leave_out_what_there_is_only_one_of():
+def test_titles_omit_parts_that_are_the_same_for_all_stages():
     plan = ["train@objects-0-naive-0-task0", "train@objects-0-naive-1-task0", "sample_base@objects-0", "report"]
     assert list(stage_names.titles(plan).values()) == [
         "naive / seed 0 / task 01 / train", "naive / seed 1 / task 01 / train", "sample of the base", "report",

@@ -1,4 +1,4 @@
-"""What is used of DVC's and Prefect's insides stands in one module each."""
+"""Undocumented parts of DVC and of Prefect are used in one module each."""
 
 import ast
 from pathlib import Path
@@ -23,7 +23,7 @@ def imported(path):
 
 
 def private(path):
-    """Names that begin with _ and are neither the file's own nor those of an object's own class."""
+    """The private attributes that a file uses and does not define itself."""
     tree = ast.parse(path.read_text("utf-8"))
     own = {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
     for node in ast.walk(tree):
@@ -34,7 +34,7 @@ def private(path):
 
 
 @pytest.mark.parametrize("path", OTHERS, ids=str)
-def test_insides_are_used_in_one_module_each(path):
+def test_undocumented_parts_are_used_in_one_module_each(path):
     names = list(imported(path))
     assert not [name for name in names if name.split(".")[0] in DVC_PACKAGES]
     prefect = [name.split(".")[1] for name in names if name.startswith("prefect.")]

@@ -1,4 +1,4 @@
-"""The parts of the flow that need no study."""
+"""Stage names, slots, durations and workers, without a study."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from stages.tools.forecasting.durations import Times
 
 
 @pytest.mark.parametrize(
-    ("stage", "said"),
+    ("stage", "title"),
     [
         ("train@objects-0-merge_init-0-task2", "objects / merge_init / order 0 / seed 0 / task 03 / train"),
         ("prepare@objects-0-task0", "objects / order 0 / task 01 / prepare"),
@@ -17,12 +17,12 @@ from stages.tools.forecasting.durations import Times
         ("report", "report"),
     ],
 )
-def test_names_are_for_people(stage, said):
-    assert StageName.parse(stage).title == said
+def test_stage_names_have_a_title_in_words(stage, title):
+    assert StageName.parse(stage).title == title
     assert str(StageName.parse(stage)) == stage
 
 
-def test_slots_come_from_the_command_line_then_from_the_machine(monkeypatch):
+def test_slots_come_from_the_command_line_then_from_the_environment(monkeypatch):
     assert slots(3, "0,1") == Slots(3, ("0", "1"))
     assert [slots(3, "0,1").environment(i)["CUDA_VISIBLE_DEVICES"] for i in range(3)] == ["0", "1", "0"]
     monkeypatch.setenv("PALIMPSEST_JOBS", "5")
@@ -30,7 +30,7 @@ def test_slots_come_from_the_command_line_then_from_the_machine(monkeypatch):
     assert slots(2, "").environment(0) == {}
 
 
-def test_times_are_learnt_and_kept(tmp_path):
+def test_durations_are_measured_and_saved(tmp_path):
     times = Times(tmp_path)
     first = times.of("train", 2)
     for _ in range(30):
@@ -42,10 +42,10 @@ def test_times_are_learnt_and_kept(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_worker_runs_modules_and_says_how_they_ended_and_a_lost_one_is_replaced(tmp_path):
+def test_a_worker_runs_modules_and_returns_their_exit_code_and_a_lost_one_is_replaced(tmp_path):
     pool = Pool(Slots(2))
     try:
-        assert not pool.workers  # none before it is wanted
+        assert not pool.workers  # workers start on first use
         with pool.worker() as worker:
             assert worker.run(["json.tool", "--help"], tmp_path / "log", lambda *_: None) == 0
             assert worker.run(["json.tool", "/nothing"], tmp_path / "log", lambda *_: None) != 0

@@ -1,4 +1,4 @@
-"""Every metric against the library's own way to the same vector, on small models with random weights."""
+"""Every metric against the library's own computation of the same embedding, on small models with random weights."""
 
 import json
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from torchvision import transforms as T
 
 from stages.core.metric import EmbeddingMetric, metrics
 from stages.metrics import clip_i, csd, dino
-from stages.metrics.csd import tower
+from stages.metrics.csd import tower_weights
 from stages.runtime.faults import InputFault
 
 SMALL = {
@@ -69,16 +69,16 @@ def same(a: Tensor, b: Tensor) -> bool:
     return a.dtype == torch.float32 and torch.allclose(a, F.normalize(b, dim=1), atol=1e-5)
 
 
-def test_clip_i_is_open_clips_vector_of_the_picture_prepared_as_in_the_paper(
+def test_clip_i_is_open_clips_embedding_with_the_papers_preprocessing(
     tmp_path: Path, photos: list[Image.Image]
 ) -> None:
     folder, model = clip_folder(tmp_path / "clip")
-    found = metrics.make("clip_i", {"path": str(folder)}).embed(photos)
+    vectors = metrics.make("clip_i", {"path": str(folder)}).embed(photos)
     with torch.no_grad():
-        assert same(found, model.encode_image(torch.stack([CLIP(p) for p in photos])))
+        assert same(vectors, model.encode_image(torch.stack([CLIP(p) for p in photos])))
 
 
-def test_clip_t_shares_the_pictures_of_clip_i_and_reads_prompts_with_clips_own_words(
+def test_clip_t_shares_picture_embeddings_with_clip_i_and_uses_clips_tokenizer(
     tmp_path: Path, photos: list[Image.Image]
 ) -> None:
     folder, model = clip_folder(tmp_path / "clip")
@@ -93,28 +93,26 @@ def test_clip_t_shares_the_pictures_of_clip_i_and_reads_prompts_with_clips_own_w
     assert (clip_i.recognises, clip_t.recognises) == (True, False)
 
 
-def test_dino_is_timms_class_token_of_the_picture_prepared_as_in_the_paper(
-    tmp_path: Path, photos: list[Image.Image]
-) -> None:
+def test_dino_is_timms_class_token_with_the_papers_preprocessing(tmp_path: Path, photos: list[Image.Image]) -> None:
     folder, model = dino_folder(tmp_path / "dino")
-    found = metrics.make("dino", {"path": str(folder), "resize": 37}).embed(photos)
+    vectors = metrics.make("dino", {"path": str(folder), "resize": 37}).embed(photos)
     prepared = torch.stack([pipeline(37, 32, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))(p) for p in photos])
     with torch.no_grad():
-        assert same(found, model(prepared))
-        assert same(found, model.forward_features(prepared)[:, 0])
+        assert same(vectors, model(prepared))
+        assert same(vectors, model.forward_features(prepared)[:, 0])
 
 
-def test_dino_as_in_the_paper_resizes_to_256_and_cuts_out_224() -> None:
+def test_dino_resizes_to_256_and_crops_to_224_as_in_the_paper() -> None:
     assert metrics.classes["dino"].model_fields["resize"].default == 256
     assert timm.get_pretrained_cfg("vit_small_patch16_224.dino").input_size == (3, 224, 224)
 
 
 @pytest.mark.parametrize("name", ["ViT-B-32-quickgelu", "ViT-L-14-quickgelu"])
-def test_the_architectures_of_openais_weights_have_the_quick_gelu(name: str) -> None:
+def test_the_architectures_of_openais_weights_use_quick_gelu(name: str) -> None:
     assert open_clip.get_model_config(name)["quick_gelu"] is True
 
 
-def test_a_folders_quick_gelu_reaches_the_model(tmp_path: Path) -> None:
+def test_quick_gelu_in_the_configuration_reaches_the_model(tmp_path: Path) -> None:
     folder, _ = clip_folder(tmp_path / "clip")
     model, _ = clip_i.load(str(folder), "")
     assert all(
@@ -122,23 +120,23 @@ def test_a_folders_quick_gelu_reaches_the_model(tmp_path: Path) -> None:
     )
 
 
-def test_csd_reads_the_published_names_as_open_clips_tower(tmp_path: Path, photos: list[Image.Image]) -> None:
+def test_csd_reads_the_published_weight_names(tmp_path: Path, photos: list[Image.Image]) -> None:
     folder, model = clip_folder(tmp_path / "csd")
     published = {f"module.backbone.{k}": v for k, v in model.visual.state_dict().items() if k != "proj"}
     heads = {"module.last_layer_style": model.visual.proj.detach(), "module.last_layer_content": torch.zeros(32, 24)}
     save_file(published | heads, folder / "open_clip_model.safetensors")
-    assert set(tower(published | heads)) == set(model.visual.state_dict())
-    found = metrics.make("csd", {"path": str(folder)}).embed(photos)
+    assert set(tower_weights(published | heads)) == set(model.visual.state_dict())
+    vectors = metrics.make("csd", {"path": str(folder)}).embed(photos)
     with torch.no_grad():
-        assert same(found, model.visual(torch.stack([CLIP(p) for p in photos])))
+        assert same(vectors, model.visual(torch.stack([CLIP(p) for p in photos])))
 
 
-# --- what can be wrong with the files ---------------------------------------------------------------------------------
+# --- invalid files ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["clip_i", "clip_t", "dino", "csd"])
 @pytest.mark.parametrize("path", ["nowhere", "nowhere/weights.safetensors", "weights.bin", "damaged.safetensors"])
-def test_a_wrong_path_is_a_fault_in_one_line_that_names_the_file(
+def test_a_wrong_path_is_an_error_of_one_line_that_names_the_file(
     name: str, path: str, tmp_path: Path, photos: list[Image.Image]
 ) -> None:
     for file in ("weights.bin", "damaged.safetensors"):
@@ -150,7 +148,7 @@ def test_a_wrong_path_is_a_fault_in_one_line_that_names_the_file(
 
 
 @pytest.mark.parametrize(("name", "make"), [("clip_i", clip_folder), ("dino", dino_folder), ("csd", clip_folder)])
-def test_weights_of_another_shape_or_name_are_a_fault(
+def test_weights_with_wrong_shapes_or_names_are_refused(
     name: str, make: Callable[[Path], tuple[Path, nn.Module]], tmp_path: Path, photos: list[Image.Image]
 ) -> None:
     folder, model = make(tmp_path / name)
@@ -165,26 +163,26 @@ def test_weights_of_another_shape_or_name_are_a_fault(
         save_file(wrong, file)
         with pytest.raises(InputFault, match=f"'({key}|more)' is"):
             metrics.make(name, {"path": str(folder)}).embed(photos)
-        _forget()
+        _clear_caches()
 
 
-def _forget() -> None:
+def _clear_caches() -> None:
     for module in (clip_i, csd, dino):
         module.load.cache_clear()
 
 
 @pytest.mark.parametrize("name", ["clip_i", "clip_t", "dino", "csd"])
-def test_an_unknown_architecture_or_a_folder_without_configuration_is_a_fault(
+def test_an_unknown_architecture_or_a_missing_configuration_is_refused(
     name: str, tmp_path: Path, photos: list[Image.Image]
 ) -> None:
     file = tmp_path / ("model.safetensors" if name == "dino" else "open_clip_model.safetensors")
     save_file({"a": torch.zeros(1)}, file)
-    for options, said in (({}, "config.json"), ({"architecture": "ViT-Z-1"}, "ViT-Z-1")):
-        with pytest.raises(InputFault, match=said):
+    for options, message in (({}, "config.json"), ({"architecture": "ViT-Z-1"}, "ViT-Z-1")):
+        with pytest.raises(InputFault, match=message):
             metrics.make(name, {"path": str(tmp_path), **options}).embed(photos)
 
 
-def test_other_weights_are_another_encoder_and_so_is_another_preparation(tmp_path: Path) -> None:
+def test_other_weights_or_preprocessing_make_another_encoder(tmp_path: Path) -> None:
     folder, model = dino_folder(tmp_path / "dino")
     first: EmbeddingMetric = metrics.make("dino", {"path": str(folder)})
     save_file({k: v + 1 for k, v in model.state_dict().items()}, tmp_path / "other.safetensors")

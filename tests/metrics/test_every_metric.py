@@ -1,5 +1,5 @@
-"""What holds for every registered metric, whatever it measures. One that needs no weights is covered by being
-registered, any other once params.yaml names it."""
+"""Properties of every registered metric. A metric that needs no weights is covered once it is registered, any other
+once params.yaml configures it."""
 
 from functools import cache
 
@@ -21,12 +21,12 @@ def judges() -> dict[type, Metric]:
     return {type(metric): metric for metric in load().judges.values()}
 
 
-def made(name: str) -> Metric:
+def make(name: str) -> Metric:
     cls = metrics.classes[name]
     if cls in judges():
         return judges()[cls]
     if any(field.is_required() for field in cls.model_fields.values()):
-        pytest.skip("needs weights, and params.yaml names none")
+        pytest.skip("needs weights, and params.yaml does not configure it")
     return metrics.make(name)
 
 
@@ -37,35 +37,35 @@ def pictures(count: int, width: int = 40, height: int = 40, seed: int = 0) -> li
 
 
 @every_metric
-def test_it_gives_each_picture_one_finite_number(name):
-    found = made(name).score(pictures(5), pictures(3, 52, 36, seed=1), PROMPT)
-    assert (found.shape, found.dtype, found.device.type) == ((5,), torch.float64, "cpu")
-    assert bool(found.isfinite().all())
+def test_every_picture_gets_one_finite_score(name):
+    scores = make(name).score(pictures(5), pictures(3, 52, 36, seed=1), PROMPT)
+    assert (scores.shape, scores.dtype, scores.device.type) == ((5,), torch.float64, "cpu")
+    assert bool(scores.isfinite().all())
 
 
 @every_metric
-def test_a_picture_has_its_score_whatever_it_is_scored_with(name):
-    metric, shown, references = made(name), pictures(6), pictures(3, seed=1)
-    together = metric.score(shown, references, PROMPT)
-    turned = metric.score(shown[::-1], references, PROMPT).flip(0)
+def test_a_score_does_not_depend_on_the_rest_of_the_batch(name):
+    metric, shown, references = make(name), pictures(6), pictures(3, seed=1)
+    batched = metric.score(shown, references, PROMPT)
+    reversed_ = metric.score(shown[::-1], references, PROMPT).flip(0)
     alone = torch.cat([metric.score([picture], references, PROMPT) for picture in shown])
-    assert torch.allclose(together, turned, atol=1e-5)
-    assert torch.allclose(together, alone, atol=1e-5)
-    assert torch.equal(together, metric.score(shown, references, PROMPT))
+    assert torch.allclose(batched, reversed_, atol=1e-5)
+    assert torch.allclose(batched, alone, atol=1e-5)
+    assert torch.equal(batched, metric.score(shown, references, PROMPT))
 
 
 @every_metric
-def test_higher_is_more_alike(name):
-    metric, shown = made(name), pictures(6)
+def test_a_picture_is_most_similar_to_itself(name):
+    metric, shown = make(name), pictures(6)
     if metric.compares_with != "references":
         pytest.skip("compares with the prompt")
-    for place, picture in enumerate(shown):
-        assert int(metric.score(shown, [picture], PROMPT).argmax()) == place
+    for index, picture in enumerate(shown):
+        assert int(metric.score(shown, [picture], PROMPT).argmax()) == index
 
 
 @every_metric
-def test_it_says_what_it_is(name):
-    metric = made(name)
+def test_it_describes_itself(name):
+    metric = make(name)
     assert metric.compares_with in ("references", "prompt")
     assert metric.encoder == metric.encoder != ""
     assert metric.recognises == (isinstance(metric, EmbeddingMetric) and metric.compares_with == "references")
@@ -75,13 +75,13 @@ def test_it_says_what_it_is(name):
 
 @every_metric
 def test_an_embedding_metric_gives_unit_vectors(name):
-    metric = made(name)
+    metric = make(name)
     if not isinstance(metric, EmbeddingMetric):
         pytest.skip("does not embed")
     vectors = [metric.embed(pictures(4, 52, 36))]
     if metric.compares_with == "prompt":
         vectors.append(metric.embed_text([PROMPT, "a cat"]))
-    for found in vectors:
-        assert (found.dtype, found.device.type, found.ndim) == (torch.float32, "cpu", 2)
-        assert torch.allclose(found.norm(dim=1), torch.ones(len(found)), atol=1e-5)
-    assert len({found.shape[1] for found in vectors}) == 1
+    for batch in vectors:
+        assert (batch.dtype, batch.device.type, batch.ndim) == (torch.float32, "cpu", 2)
+        assert torch.allclose(batch.norm(dim=1), torch.ones(len(batch)), atol=1e-5)
+    assert len({batch.shape[1] for batch in vectors}) == 1

@@ -1,5 +1,5 @@
-"""The judges against the code that the paper ran them with, on random weights: transformers for CLIP and DINO, and for
-CSD the arithmetic of its own model, from a checkpoint of the published layout."""
+"""The metrics against the code that the paper used, on random weights: transformers for CLIP and DINO, and for CSD the
+arithmetic of its own model, from a checkpoint in the published layout."""
 
 import argparse
 import json
@@ -34,7 +34,7 @@ SMALL = "ViT-small-for-tests"
 
 @pytest.fixture(scope="module", autouse=True)
 def architecture(tmp_path_factory):
-    """A small tower under a name of its own, as open_clip's architectures have one."""
+    """Registers a small tower as an architecture of open_clip."""
     path = tmp_path_factory.mktemp("architectures") / f"{SMALL}.json"
     path.write_text(json.dumps(TOWER))
     open_clip.add_model_config(path)
@@ -50,43 +50,45 @@ def photos() -> list[Image.Image]:
     ]
 
 
-def test_clip_i_is_the_vector_of_transformers(tmp_path: Path, photos: list[Image.Image]) -> None:
-    found = write_clip(tmp_path / "clip", SIZES["tiny"]).embed(photos)
-    theirs = CLIPModel.from_pretrained(tmp_path / "clip")
-    prepare = CLIPImageProcessorPil(size={"shortest_edge": PIXELS}, crop_size={"height": PIXELS, "width": PIXELS})
+def test_clip_i_equals_the_embedding_of_transformers(tmp_path: Path, photos: list[Image.Image]) -> None:
+    vectors = write_clip(tmp_path / "clip", SIZES["tiny"]).embed(photos)
+    reference = CLIPModel.from_pretrained(tmp_path / "clip")
+    preprocess = CLIPImageProcessorPil(size={"shortest_edge": PIXELS}, crop_size={"height": PIXELS, "width": PIXELS})
     with torch.no_grad():
-        wanted = theirs.get_image_features(**prepare(photos, return_tensors="pt")).pooler_output
-    assert torch.allclose(found, F.normalize(wanted, dim=1), atol=2e-6)
+        expected = reference.get_image_features(**preprocess(photos, return_tensors="pt")).pooler_output
+    assert torch.allclose(vectors, F.normalize(expected, dim=1), atol=2e-6)
 
 
-# timm's, the published one, and one so large that nobody could take it for another.
+# timm's, the published one, and one so large that a mix-up would be visible.
 @pytest.mark.parametrize("norm_eps", [1e-6, ViTConfig().layer_norm_eps, 0.1])
-def test_dino_converted_from_its_checkpoint_is_the_class_token_of_transformers(
+def test_converted_dino_equals_the_class_token_of_transformers(
     tmp_path: Path, photos: list[Image.Image], norm_eps: float
 ) -> None:
     metric = write_dino(tmp_path / "dino", SIZES["tiny"], 37, norm_eps)
-    found = metric.embed(photos)
-    theirs, told = ViTModel.from_pretrained(tmp_path / "dino", add_pooling_layer=False, output_loading_info=True)
-    assert not any(told.values())  # the names are those of the file that the paper loads
-    pixels = torch.stack([dino.preparation(37, PIXELS)(photo) for photo in photos])
+    vectors = metric.embed(photos)
+    reference, loading_info = ViTModel.from_pretrained(
+        tmp_path / "dino", add_pooling_layer=False, output_loading_info=True
+    )
+    assert not any(loading_info.values())  # the names are those of the file that the paper loads
+    pixels = torch.stack([dino.preprocessing(37, PIXELS)(photo) for photo in photos])
     with torch.no_grad():
-        wanted = F.normalize(theirs(pixels).last_hidden_state[:, 0], dim=1)
-    assert torch.allclose(found, wanted, atol=2e-6)
-    assert f"{norm_eps:g}" in metric.encoder or norm_eps == 1e-6  # vectors of one are none of another
+        expected = F.normalize(reference(pixels).last_hidden_state[:, 0], dim=1)
+    assert torch.allclose(vectors, expected, atol=2e-6)
+    assert f"{norm_eps:g}" in metric.encoder or norm_eps == 1e-6  # so that stored embeddings are not mixed up
 
 
-def test_at_full_size_dino_has_the_names_and_shapes_of_the_published_model(tmp_path: Path) -> None:
+def test_full_size_dino_has_the_published_names_and_shapes(tmp_path: Path) -> None:
     with torch.device("meta"):
-        theirs = ViTModel(ViTConfig(hidden_size=384, intermediate_size=1536, num_attention_heads=6), False)
-        ours = dino.blank("", dino_checkpoint.ARCHITECTURE)
-    assert sum(w.numel() for w in theirs.parameters()) == sum(w.numel() for w in ours.parameters()) == 21_665_664
-    names = [name for key in ours.state_dict() for name in dino_checkpoint.published(key)]
-    assert len(names) == len({*names}) == len(theirs.state_dict()) == 198
+        published = ViTModel(ViTConfig(hidden_size=384, intermediate_size=1536, num_attention_heads=6), False)
+        ours = dino.build_model("", dino_checkpoint.ARCHITECTURE)
+    assert sum(w.numel() for w in published.parameters()) == sum(w.numel() for w in ours.parameters()) == 21_665_664
+    names = [name for key in ours.state_dict() for name in dino_checkpoint.published_names(key)]
+    assert len(names) == len({*names}) == len(published.state_dict()) == 198
     torch.save({name: torch.zeros(1) for name in names}, tmp_path / "wrong.bin")
     with pytest.raises(InputFault, match=r"embeddings.cls_token is \(1,\), vit_small_patch16_224 has \(1, 1, 384\)"):
         dino_checkpoint.convert(tmp_path / "wrong.bin", tmp_path / "dino.safetensors")
     torch.save([torch.zeros(1)], tmp_path / "list.bin")
-    with pytest.raises(InputFault, match="holds no weights"):
+    with pytest.raises(InputFault, match="has no named weights"):
         dino_checkpoint.convert(tmp_path / "list.bin", tmp_path / "dino.safetensors")
 
 
@@ -94,7 +96,7 @@ def test_at_full_size_dino_has_the_names_and_shapes_of_the_published_model(tmp_p
 
 
 def csd_published(prefix: str = "module.") -> dict[str, Tensor]:
-    """Random weights under the names of the published checkpoint."""
+    """Random weights with the names of the published checkpoint."""
     torch.manual_seed(0)
     visual = open_clip.create_model(SMALL, pretrained=None).visual
     weights = {f"{prefix}backbone.{k}": v.clone() for k, v in visual.state_dict().items() if k != "proj"}
@@ -103,7 +105,7 @@ def csd_published(prefix: str = "module.") -> dict[str, Tensor]:
 
 
 def checkpoint(path: Path, weights: dict[str, Tensor]) -> Path:
-    """As CSD's training saves it: the optimisers and the arguments of the run are in it too."""
+    """As CSD's training saves it, including optimisers and the arguments of the run."""
     run = argparse.Namespace(arch="vit_large", lr=np.float64(1e-3), eval_k=[1, 5])
     state = {"state": {}, "param_groups": [{"lr": np.float64(0.1)}]}
     torch.save({"model_state_dict": weights, "opt_bb": state, "opt_proj": state, "iter": 7, "args": run}, path)
@@ -111,7 +113,7 @@ def checkpoint(path: Path, weights: dict[str, Tensor]) -> Path:
 
 
 def style_vector(weights: dict[str, Tensor], pixels: Tensor) -> Tensor:
-    """What CSD's model computes: OpenAI's tower without projection, times the style head, to length 1."""
+    """The computation of CSD's own model: OpenAI's tower without projection, times the style head, normalised."""
     w = {key.removeprefix("module.").removeprefix("backbone."): value for key, value in weights.items()}
 
     def norm(x: Tensor, name: str) -> Tensor:
@@ -137,29 +139,27 @@ def style_vector(weights: dict[str, Tensor], pixels: Tensor) -> Tensor:
     return F.normalize(norm(x[:, 0], "ln_post") @ w["last_layer_style"], dim=1)
 
 
-def test_csd_converted_from_its_checkpoint_is_what_its_own_model_computes(
-    tmp_path: Path, photos: list[Image.Image]
-) -> None:
+def test_converted_csd_equals_its_own_model(tmp_path: Path, photos: list[Image.Image]) -> None:
     weights = csd_published()
     convert(checkpoint(tmp_path / "checkpoint.pth", weights), tmp_path / "csd.safetensors", SMALL)
     convert(checkpoint(tmp_path / "again.pth", csd_published("")), tmp_path / "again.safetensors", SMALL)
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "csd.safetensors").read_bytes()
     assert not any("content" in key for key in load_file(tmp_path / "csd.safetensors"))
-    found = metrics.make("csd", {"path": str(tmp_path / "csd.safetensors"), "architecture": SMALL}).embed(photos)
-    _, prepare = clip_i.blank("", SMALL)
-    pixels = torch.stack([prepare(photo) for photo in photos])
-    assert torch.allclose(found, style_vector(weights, pixels), atol=2e-6)
+    vectors = metrics.make("csd", {"path": str(tmp_path / "csd.safetensors"), "architecture": SMALL}).embed(photos)
+    _, preprocess = clip_i.build_model("", SMALL)
+    pixels = torch.stack([preprocess(photo) for photo in photos])
+    assert torch.allclose(vectors, style_vector(weights, pixels), atol=2e-6)
 
 
-def test_a_checkpoint_with_a_weight_too_few_or_too_many_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_with_missing_or_unexpected_weights_is_refused(tmp_path: Path) -> None:
     weights = csd_published()
     head = "module.last_layer_style"
-    for wrong, said in (
+    for wrong, message in (
         ({k: v for k, v in weights.items() if k != head}, "1 weights .* missing and 0 unexpected, such as last_layer"),
         (weights | {"module.more": torch.zeros(1)}, "0 weights .* missing and 1 unexpected, such as more"),
         (weights | {head: torch.zeros(2, 2)}, r"last_layer_style is \(2, 2\)"),
     ):
-        with pytest.raises(InputFault, match=said):
+        with pytest.raises(InputFault, match=message):
             convert(checkpoint(tmp_path / "wrong.pth", wrong), tmp_path / "csd.safetensors", SMALL)
         assert not (tmp_path / "csd.safetensors").exists()
 
@@ -169,7 +169,7 @@ class Runs:
         return Path.touch, (Path("ran"),)
 
 
-def test_code_in_a_checkpoint_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"model_state_dict": csd_published(), "args": Runs()}, "evil.pth")
     with pytest.raises(InputFault, match="cannot be read without running code") as fault:
@@ -181,8 +181,8 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path: Path, monkeypatch: pytest.M
         convert(Path("cut.pth"), Path("csd.safetensors"), SMALL)
 
 
-def test_at_full_size_the_names_are_those_of_the_published_checkpoint() -> None:
-    """295 weights of the backbone, those of OpenAI's ViT-L/14, and heads of 1024 x 768; nothing is allocated."""
+def test_full_size_csd_has_the_published_names() -> None:
+    """The backbone has the 295 weights of OpenAI's ViT-L/14, the heads are 1024 x 768; on the meta device."""
     with torch.device("meta"):
         visual = open_clip.CLIP(**open_clip.get_model_config(ARCHITECTURE) | {"text_cfg": csd.NO_TEXT}).visual
     shapes = {key: tuple(value.shape) for key, value in visual.state_dict().items()}

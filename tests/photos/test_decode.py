@@ -33,7 +33,7 @@ def noise(width: int = 48, height: int = 40, mode: str = "RGB") -> Image.Image:
 
 
 def scene() -> Image.Image:
-    """Smooth, so that JPEG keeps it, and different in every corner."""
+    """Returns a picture that survives JPEG (smooth) and is different in every corner."""
     x, y = np.meshgrid(np.linspace(0, 255, 64), np.linspace(0, 255, 48))
     return Image.fromarray(np.stack([x, y, 255 - x], -1).astype(np.uint8))
 
@@ -49,7 +49,7 @@ def png_of_size(width: int, height: int, depth: int = 8, colour: int = 0, body: 
     )
 
 
-def refused(data: bytes, limits: Prepare = LIMITS) -> str:
+def refusal(data: bytes, limits: Prepare = LIMITS) -> str:
     with pytest.raises(InputFault) as caught:
         decode(data, limits)
     assert "\n" not in str(caught.value)
@@ -62,65 +62,65 @@ def refused(data: bytes, limits: Prepare = LIMITS) -> str:
 @pytest.mark.parametrize(
     "data", [b"hello, this is text", b"\x00" * 100, b"\xff\xd8\xff", b"GIF89a", b"\x89PNG\r\n\x1a\n"]
 )
-def test_what_is_no_picture_is_refused(data):
-    assert "picture" in refused(data) or "damaged" in refused(data)
+def test_files_that_are_not_pictures_are_refused(data):
+    assert "picture" in refusal(data) or "damaged" in refusal(data)
 
 
-def test_formats_with_wider_parsers_are_refused():
-    assert "no JPEG, PNG" in refused(encoded(scene(), "EPS"))
-    assert "no JPEG, PNG" in refused(encoded(scene(), "PPM"))
+def test_other_formats_are_refused():
+    assert "not a JPEG, PNG" in refusal(encoded(scene(), "EPS"))
+    assert "not a JPEG, PNG" in refusal(encoded(scene(), "PPM"))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"])
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
-def test_a_truncated_file_is_found(kind, share):
+def test_a_truncated_file_is_refused(kind, share):
     data = encoded(noise(), kind)
-    assert refused(data[: int(len(data) * share)])
+    assert refusal(data[: int(len(data) * share)])
 
 
 @pytest.mark.parametrize("position", [0.1, 0.35, 0.5, 0.75, 0.95])
-def test_a_flipped_bit_in_a_png_is_found(position):
+def test_a_flipped_bit_in_a_png_is_refused(position):
     data = bytearray(encoded(noise(), "PNG"))
     data[int(len(data) * position)] ^= 4
-    assert "damaged" in refused(bytes(data))
+    assert "damaged" in refusal(bytes(data))
 
 
-def test_a_jpeg_that_passes_verify_but_lacks_its_end_is_found():
+def test_a_truncated_jpeg_that_passes_verify_is_refused():
     data = encoded(noise(200, 200), "JPEG")[:-2000]
     Image.open(io.BytesIO(data)).verify()
-    assert "truncated" in refused(data)
+    assert "truncated" in refusal(data)
 
 
 def test_too_many_pixels_are_refused_before_they_are_decoded():
-    assert "prepare.max_megapixels: 64" in refused(png_of_size(15000, 15000))
-    assert "prepare.max_megapixels: 64" in refused(png_of_size(9000, 9000))  # for which Pillow itself would only warn
-    assert "prepare.max_megapixels: 0.001" in refused(
+    assert "prepare.max_megapixels: 64" in refusal(png_of_size(15000, 15000))
+    assert "prepare.max_megapixels: 64" in refusal(png_of_size(9000, 9000))  # for which Pillow itself would only warn
+    assert "prepare.max_megapixels: 0.001" in refusal(
         encoded(noise(), "PNG"), Prepare(resolution=32, max_megapixels=0.001)
     )
 
 
-def test_the_limit_can_be_raised_above_that_of_pillow(monkeypatch):
+def test_the_limit_can_be_higher_than_pillows(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     assert decode(encoded(noise(), "PNG"), LIMITS)[0].size == (48, 40)
     assert Image.MAX_IMAGE_PIXELS == 100
 
 
-def test_a_library_that_lets_truncated_files_pass_does_not_matter(monkeypatch):
+def test_truncated_files_are_refused_even_if_pillow_was_told_to_load_them(monkeypatch):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
-    assert refused(encoded(noise(200, 200), "JPEG")[:-2000])
+    assert refusal(encoded(noise(200, 200), "JPEG")[:-2000])
 
 
-def test_text_that_unpacks_to_much_is_refused():
+def test_a_text_chunk_that_expands_hugely_is_refused():
     bomb = chunk(b"zTXt", b"k\0\0" + zlib.compress(b" " * (80 << 20), 9))
     data = encoded(noise(), "PNG")
-    assert "damaged" in refused(data[:33] + bomb + data[33:])
+    assert "damaged" in refusal(data[:33] + bomb + data[33:])
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
-def test_several_pictures_are_refused_unless_the_first_is_asked_for(kind):
+def test_animations_are_refused_unless_first_frame_is_set(kind):
     first, second = Image.new("RGB", (40, 40), "red"), Image.new("RGB", (40, 40), "blue")
     data = encoded(first, kind, save_all=True, append_images=[second])
-    assert "several pictures" in refused(data)
+    assert "several pictures" in refusal(data)
     image, notes = decode(data, Prepare(resolution=32, first_frame=True))
     red, _, blue = image.getpixel((5, 5))
     assert red > 240
@@ -128,23 +128,23 @@ def test_several_pictures_are_refused_unless_the_first_is_asked_for(kind):
     assert notes == ["first of several pictures"]
 
 
-def test_numbers_without_black_and_white_are_refused():
+def test_floating_point_pixels_are_refused():
     floats = Image.fromarray(np.linspace(0, 9, 64, dtype=np.float32).reshape(8, 8))
-    assert "pixels of kind F" in refused(encoded(floats, "TIFF"))
+    assert "its pixel format F is not supported" in refusal(encoded(floats, "TIFF"))
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"]), st.data())
-def test_damage_of_any_kind_is_a_fault_or_a_picture(kind, data):
-    whole = bytearray(encoded(noise(24, 24), kind))
+def test_random_damage_gives_a_fault_or_a_picture(kind, data):
+    content = bytearray(encoded(noise(24, 24), kind))
     for _ in range(data.draw(st.integers(1, 4))):
-        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
-    cut = data.draw(st.integers(1, len(whole)))
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(1, len(content)))
     with suppress(InputFault):
-        assert decode(bytes(whole[:cut]), Prepare(resolution=32, max_megapixels=1))[0].mode == "RGB"
+        assert decode(bytes(content[:cut]), Prepare(resolution=32, max_megapixels=1))[0].mode == "RGB"
 
 
-# --- what is put right -----------------------------------------------------------------------------------------------
+# --- what is corrected -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -167,13 +167,13 @@ def test_every_orientation_is_turned_upright(kind, orientation):
     assert np.array_equal(np.asarray(image), np.asarray(scene()))
 
 
-def test_an_exif_that_cannot_be_read_does_not_spoil_the_photo():
+def test_unreadable_exif_does_not_prevent_decoding():
     data = encoded(scene(), "JPEG", exif=b"Exif\0\0MM\0*\0\0\xff\xff" + b"\xff" * 40)
     assert decode(data, LIMITS)[0].size == scene().size
 
 
 @pytest.mark.parametrize("byte_order", ["PNG", "TIFF"])
-def test_16_bit_grey_is_scaled_not_cut_off(byte_order):
+def test_16_bit_grey_is_scaled_not_clipped(byte_order):
     values = np.array([[0, 128, 129, 257], [32768, 65407, 65406, 65535]], np.uint16)
     image, notes = decode(encoded(Image.fromarray(values), byte_order), LIMITS)
     assert np.asarray(image)[..., 0].tolist() == [[0, 0, 1, 1], [128, 255, 254, 255]]
@@ -187,7 +187,7 @@ def test_16_bit_colour_is_scaled():
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB"])
-def test_other_kinds_of_pixels_become_rgb(mode):
+def test_other_pixel_modes_become_rgb(mode):
     source = scene().convert(mode)
     image, notes = decode(encoded(source, "PNG"), LIMITS)
     assert np.array_equal(np.asarray(image), np.asarray(source.convert("RGB")))
@@ -195,7 +195,7 @@ def test_other_kinds_of_pixels_become_rgb(mode):
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-def test_transparent_parts_are_white(mode):
+def test_transparent_parts_become_white(mode):
     source = Image.new("RGBA", (20, 20), (255, 0, 0, 0) if mode != "LA" else (0, 0, 0, 0))
     source.paste((0, 0, 0, 255), (0, 0, 10, 20))
     image, notes = decode(encoded(source.convert(mode) if mode != "P" else source.quantize(), "PNG"), LIMITS)
@@ -204,7 +204,7 @@ def test_transparent_parts_are_white(mode):
     assert notes == ["transparent parts were made white"]
 
 
-def test_a_colour_that_stands_for_transparency_is_white():
+def test_a_transparent_colour_becomes_white():
     image, notes = decode(encoded(Image.new("RGB", (8, 8), (10, 20, 30)), "PNG", transparency=(10, 20, 30)), LIMITS)
     assert image.getpixel((1, 1)) == (255, 255, 255)
     assert notes == ["transparent parts were made white"]
@@ -224,7 +224,7 @@ def test_cmyk_becomes_rgb_with_a_note():
     assert notes == ["CMYK without a usable profile, its colours are a guess"]
 
 
-def test_a_profile_is_applied_and_that_of_srgb_left_alone():
+def test_an_srgb_profile_changes_nothing_and_an_unusable_one_is_noted():
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     image, notes = decode(encoded(scene(), "PNG", icc_profile=srgb), LIMITS)
     assert notes == []
@@ -243,7 +243,7 @@ def test_another_profile_changes_the_colours():
 
 
 def swapped_profile() -> bytes:
-    """sRGB under another name, with the columns of red and blue exchanged."""
+    """Returns an sRGB profile with another name, and with the columns of red and blue swapped."""
     srgb = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     data = bytes(srgb).replace("sRGB".encode("utf-16-be"), "else".encode("utf-16-be")).replace(b"sRGB", b"else")
     return data.replace(b"rXYZ", b"tmpX").replace(b"bXYZ", b"rXYZ").replace(b"tmpX", b"bXYZ")
@@ -272,7 +272,7 @@ def unreadable(path: Path, max_megabytes: float = 256) -> str:
     return str(caught.value)
 
 
-def test_what_is_no_file_is_refused_without_waiting(tmp_path):
+def test_paths_that_are_not_files_are_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "empty").touch()
     (tmp_path / "large").write_bytes(b"x" * (1 << 20) + b"y")
@@ -286,7 +286,7 @@ def test_what_is_no_file_is_refused_without_waiting(tmp_path):
     assert unreadable(tmp_path)  # a folder
 
 
-def test_a_folder_is_listed_by_name_without_what_systems_leave_there(tmp_path):
+def test_a_folder_is_listed_by_name_without_hidden_and_system_files(tmp_path):
     for name in ("b", "a b", "-c", "é", "日本", ".hidden", "Thumbs.db"):
         (tmp_path / name).touch()
     assert [path.name for path in list_folder(tmp_path, tmp_path)] == ["-c", "a b", "b", "é", "日本"]
@@ -302,7 +302,7 @@ def test_the_order_does_not_depend_on_how_a_file_system_writes_umlauts(tmp_path)
     assert (first, second) == (["f", "z"], ["f", "z"])
 
 
-def test_all_names_and_links_that_are_refused_are_listed(tmp_path):
+def test_all_bad_names_and_links_are_listed(tmp_path):
     root, outside = tmp_path / "root", tmp_path / "outside.png"
     root.mkdir()
     outside.touch()

@@ -1,4 +1,4 @@
-"""Charts and contact sheets: they are drawn for every size of study, the same each time, from the right numbers."""
+"""Charts and contact sheets are drawn for every size of study, reproducibly, from the right numbers."""
 
 from pathlib import Path
 
@@ -50,11 +50,11 @@ def test_charts_of_other_sizes(strategies: int, tasks: int, tmp_path: Path) -> N
             assert min(image.size) > 300, path.name
 
 
-def test_a_heatmap_prints_what_is_known_and_nothing_else() -> None:
-    given = verdict(1, 3)
-    axis = figures.heatmaps(given).axes[0]
+def test_a_heatmap_prints_every_known_cell_and_no_other() -> None:
+    one = verdict(1, 3)
+    axis = figures.heatmaps(one).axes[0]
     printed = [text.get_text() for text in axis.texts]
-    matrix = given.matrices["a"]
+    matrix = one.matrices["a"]
     assert printed == [figures.number(float(matrix.at(i, j))) for i, j in matrix.cells()]
     assert len(printed) == 3 + 1 + 2 + 3
 
@@ -79,14 +79,14 @@ def test_a_sheet_shows_the_right_pictures(params) -> None:
     sheet = np.asarray(contact_sheets.sheet(params, run))
     cell = synthetic_study.SIZE * 6
     first = Image.open(run.at("03") / "images" / "01" / "00-00.png")
-    wanted = np.asarray(first.resize((cell, cell), Image.Resampling.NEAREST))
+    expected = np.asarray(first.resize((cell, cell), Image.Resampling.NEAREST))
     right, top = sheet.shape[1] - contact_sheets.EDGE - cell, contact_sheets.HEAD
-    assert (sheet[top : top + cell, right : right + cell] == wanted).all()
+    assert (sheet[top : top + cell, right : right + cell] == expected).all()
     reference = np.asarray(Image.fromarray(synthetic_study.reference("red_mug")))[0, 0]
     assert (sheet[top + 10, contact_sheets.EDGE + contact_sheets.LABEL + 10] == reference).all()
 
 
-def test_a_sheet_is_empty_before_a_concept_is_learnt(params) -> None:
+def test_a_sheet_is_empty_before_a_concept_is_learned(params) -> None:
     sheet = np.asarray(contact_sheets.sheet(params, runs(params)[0]))
     cell = synthetic_study.SIZE * 6
     step = cell + contact_sheets.GAP
@@ -110,7 +110,7 @@ def test_side_by_side_has_a_row_for_each_strategy(params) -> None:
     assert all_.height - few.height == 2 * (synthetic_study.SIZE * 6 + contact_sheets.GAP)
 
 
-def test_a_damaged_picture_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_picture_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     params = synthetic_study.parameters()
     synthetic_study.write(params)
@@ -128,11 +128,11 @@ def test_a_damaged_picture_is_not_shown(tmp_path: Path, monkeypatch: pytest.Monk
     ("task", "tasks", "expected"),
     [(1, 10, [1, 4, 7, 10]), (2, 10, [2, 5, 7, 10]), (1, 2, [1, 2]), (3, 5, [3, 4, 5]), (4, 4, [4])],
 )
-def test_milestones_go_from_learning_to_the_end(task: int, tasks: int, expected: list[int]) -> None:
+def test_milestones_run_from_learning_to_the_end(task: int, tasks: int, expected: list[int]) -> None:
     assert contact_sheets.milestones(task, tasks) == expected
 
 
-def test_words_are_wrapped_and_cut_to_their_room() -> None:
+def test_text_is_wrapped_and_shortened_to_its_width() -> None:
     lines = contact_sheets.wrap("a photo of a thing with anextraordinarilylongnamethatdoesnotfit", 12, 90)
     assert len(lines) > 2
     assert all(contact_sheets.font(12).getlength(line) <= 90 for line in lines)
@@ -140,7 +140,7 @@ def test_words_are_wrapped_and_cut_to_their_room() -> None:
 
 
 @pytest.mark.parametrize(("size", "cell"), [(16, 96), (32, 96), (64, 128), (96, 96), (128, 128), (1024, 160)])
-def test_pictures_are_enlarged_in_whole_steps_and_not_too_much(size: int, cell: int) -> None:
+def test_pictures_are_enlarged_by_whole_factors_up_to_a_limit(size: int, cell: int) -> None:
     assert contact_sheets.cell_of(Image.new("RGB", (size, size))) == cell
 
 

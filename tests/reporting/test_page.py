@@ -1,4 +1,4 @@
-"""The page: every number and picture in it is one that was measured, and a prompt stays a prompt."""
+"""The page: its numbers and pictures are those of the study, and a prompt stays text."""
 
 import base64
 import hashlib
@@ -28,12 +28,12 @@ STRATEGIES = ("naive", "merge_init", "magmax")
 
 @dataclass
 class Page(HTMLParser):
-    """What a browser would make of it."""
+    """The tags, scripts and text of a page, as a browser parses them."""
 
     text: str
     tags: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     scripts: list[str] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Page(HTMLParser):
 
     def handle_data(self, data) -> None:
         kind = self.tags[-1][0] if self.tags else ""
-        (self.scripts if kind == "script" and data.strip() else self.said).append(data)
+        (self.scripts if kind == "script" and data.strip() else self.texts).append(data)
 
     def all(self, tag: str) -> list[dict[str, str]]:
         return [attributes for name, attributes in self.tags if name == tag]
@@ -52,7 +52,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory):
-    """The parameters, summary and page of a small study whose prompts mean harm."""
+    """The parameters, summary and page of a small study whose prompts contain markup."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("study"))
         params = synthetic_study.parameters(strategies=STRATEGIES, plain=1)
@@ -70,7 +70,7 @@ def test_it_is_the_same_bytes_again(made) -> None:
     assert render.page(summarise(made[0])) == made[2]
 
 
-def test_the_licences_of_models_are_those_of_the_lock_or_said_to_be_unknown(tmp_path, monkeypatch) -> None:
+def test_the_licences_of_models_are_those_of_the_lock_or_not_stated(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     model_lock.LOCK.parent.mkdir()
     model_lock.LOCK.write_text("vae: {repo: maker/vae, licence: MIT, files: {config.json: {}}}", "utf-8")
@@ -81,14 +81,14 @@ def test_the_licences_of_models_are_those_of_the_lock_or_said_to_be_unknown(tmp_
     ]
 
 
-def test_every_section_is_there_in_order(page) -> None:
+def test_every_section_is_present_in_order(page) -> None:
     assert [s["id"] for s in page.all("section")] == [name for name, _, _ in SECTIONS if name != "people"]
     assert {path.name.split(".")[0] for path in (render.TEMPLATES / "sections").glob("*.j2")} == {
         name for name, _, _ in SECTIONS
     }
 
 
-def test_it_asks_for_nothing(made, page) -> None:
+def test_it_makes_no_requests(made, page) -> None:
     for tag, attributes in page.tags:
         for key in ("src", "href", "srcset", "action", "data", "poster"):
             assert re.match(r"#|data:|$", attributes.get(key, "")), (tag, attributes)
@@ -100,9 +100,9 @@ def test_it_asks_for_nothing(made, page) -> None:
 def test_only_its_own_scripts_may_run(page) -> None:
     policy = next(m["content"] for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy")
     allowed = set(re.findall(r"'sha256-([^']+)'", policy))
-    run = [text for text, a in zip(page.scripts, page.all("script"), strict=True) if "type" not in a]
-    assert {base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in run} == allowed
-    assert len(run) == 2
+    executed = [text for text, a in zip(page.scripts, page.all("script"), strict=True) if "type" not in a]
+    assert {base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in executed} == allowed
+    assert len(executed) == 2
     assert policy.startswith("default-src 'none'; img-src data:")
 
 
@@ -110,7 +110,7 @@ def test_a_prompt_with_markup_stays_text(made, page) -> None:
     assert not page.all("img")
     assert not [a for _, a in page.tags if any(key.startswith("on") for key in a)]
     prompt = HOSTILE.format("red_mug", 0)
-    assert any(prompt in text for text in page.said)
+    assert any(prompt in text for text in page.texts)
     assert "<script>alert" not in made[2]
 
 
@@ -119,14 +119,14 @@ def film(page: Page) -> list[dict]:
     return json.loads(text)[0]
 
 
-def test_scores_of_the_strip_are_those_that_were_scored(made, page) -> None:
+def test_scores_of_the_strip_are_those_of_the_study(made, page) -> None:
     params = made[0]
     run = next(r for r in runs(params) if r.strategy == "magmax")
     rows = tables.read(run.at("03") / "scores" / "scores.parquet", tables.SCORES).to_pylist()
-    mine = {(r["prompt"], r["noise"]): r["score"] for r in rows if (r["task"], r["metric"]) == (2, "looks")}
+    scores = {(r["prompt"], r["noise"]): r["score"] for r in rows if (r["task"], r["metric"]) == (2, "looks")}
     shown = film(page)[1]["scores"]["looks"][1 + STRATEGIES.index("magmax")]
-    assert len(shown) == 2, "concept 2 is seen after tasks 2 and 3"
-    assert shown[1] == pytest.approx([mine[key] for key in sorted(mine)], abs=6e-4)
+    assert len(shown) == 2, "concept 2 is sampled after tasks 2 and 3"
+    assert shown[1] == pytest.approx([scores[key] for key in sorted(scores)], abs=6e-4)
 
 
 @pytest.fixture
@@ -147,15 +147,15 @@ def test_the_strip_has_every_order_and_seed(several) -> None:
     for (order, seed), film in zip(pairs, shown, strict=True):
         run = next(r for r in runs(params) if (r.sequence.order, r.seed, r.strategy) == (order, seed, "merge_init"))
         rows = tables.read(run.at("02") / "scores" / "scores.parquet", tables.SCORES).to_pylist()
-        mine = {(r["prompt"], r["noise"]): r["score"] for r in rows if (r["task"], r["metric"]) == (1, "looks")}
-        assert film[0]["scores"]["looks"][2][1] == pytest.approx([mine[key] for key in sorted(mine)], abs=6e-4)
+        scores = {(r["prompt"], r["noise"]): r["score"] for r in rows if (r["task"], r["metric"]) == (1, "looks")}
+        assert film[0]["scores"]["looks"][2][1] == pytest.approx([scores[key] for key in sorted(scores)], abs=6e-4)
 
 
-def test_where_all_orders_would_be_too_much_the_first_is_shown_and_it_is_said(several, monkeypatch) -> None:
-    whole = render.page(several[1])
-    assert "the first of 4" not in whole
-    kept = sum(map(len, re.findall(r"base64,([^)]+)", whole)))
-    monkeypatch.setattr(sprites, "BUDGET", kept * 3 // 4 // 2)
+def test_if_all_orders_are_too_large_the_page_shows_the_first_and_says_so(several, monkeypatch) -> None:
+    complete = render.page(several[1])
+    assert "the first of 4" not in complete
+    size = sum(map(len, re.findall(r"base64,([^)]+)", complete)))
+    monkeypatch.setattr(sprites, "BUDGET", size * 3 // 4 // 2)
     text = render.page(several[1])
     assert "Order 0, seed 0, the first of 4: all of them" in text
     assert 'name="run-objects"' not in text
@@ -163,11 +163,11 @@ def test_where_all_orders_would_be_too_much_the_first_is_shown_and_it_is_said(se
 
 
 def sheets(text: str) -> dict[str, Image.Image]:
-    found = re.findall(r"\.(p\d+)\{[^}]*base64,([^)]+)\)", text)
-    return {name: Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB") for name, data in found}
+    styles = re.findall(r"\.(p\d+)\{[^}]*base64,([^)]+)\)", text)
+    return {name: Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB") for name, data in styles}
 
 
-def test_pictures_of_the_strip_are_those_that_were_sampled(made) -> None:
+def test_pictures_of_the_strip_are_those_of_the_study(made) -> None:
     params, _, text = made
     reel = text.split('data-strip="1"')[1].split('data-strip="2"')[0]
     label = 'role="img" aria-label="blue boot, magmax, after task 3"'
@@ -175,9 +175,9 @@ def test_pictures_of_the_strip_are_those_that_were_sampled(made) -> None:
     run = next(r for r in runs(params) if r.strategy == "magmax")
     sheet = np.asarray(sheets(text)[name])
     for prompt, noise in np.ndindex(2, 2):
-        wanted = np.asarray(Image.open(run.at("03") / "images" / "02" / f"{prompt:02d}-{noise:02d}.png"))
+        expected = np.asarray(Image.open(run.at("03") / "images" / "02" / f"{prompt:02d}-{noise:02d}.png"))
         x, y = (2 * prompt + noise) * synthetic_study.SIZE, int(row) * synthetic_study.SIZE
-        assert (sheet[y : y + synthetic_study.SIZE, x : x + synthetic_study.SIZE] == wanted).all()
+        assert (sheet[y : y + synthetic_study.SIZE, x : x + synthetic_study.SIZE] == expected).all()
 
 
 def test_every_picture_class_has_its_sheet(made) -> None:
@@ -186,12 +186,12 @@ def test_every_picture_class_has_its_sheet(made) -> None:
 
 
 def test_photos_are_credited(page) -> None:
-    said = " ".join(page.said)
-    assert said.count(synthetic_study.OWNED["source"]) == 3
-    assert synthetic_study.OWNED["licence"] in said
+    text = " ".join(page.texts)
+    assert text.count(synthetic_study.OWNED["source"]) == 3
+    assert synthetic_study.OWNED["licence"] in text
 
 
-def test_without_plain_pictures_it_says_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_plain_pictures_the_page_says_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     params = synthetic_study.parameters(tasks=1, strategies=("naive",), paper=False)
     synthetic_study.write(params, prompts=1)
@@ -207,7 +207,7 @@ def test_orders_and_all_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     synthetic_study.write(params, prompts=1)
     page = Page(render.page(summarise(params)))
     labels = [a["aria-label"] for a in page.all("span") if "blue boot, naive" in a.get("aria-label", "")]
-    assert "blue boot, naive, after task 1" in labels, "also before it was learnt"
+    assert "blue boot, naive, after task 1" in labels, "also before it was learned"
 
 
 def photo(side: int) -> Image.Image:
@@ -222,10 +222,10 @@ def test_pictures_stay_within_their_budget(side: int, cells: int, noises: int) -
     each = len(sprites.encode([sample], 1, shown.side, shown.lossless))
     assert each * cells * shown.prompts * shown.noises <= sprites.BUDGET
     assert shown.lossless == (side <= sprites.LOSSLESS)
-    assert shown.left_out == ((shown.prompts, shown.noises) != (5, noises))
+    assert shown.omits_some == ((shown.prompts, shown.noises) != (5, noises))
 
 
-def test_a_chart_has_its_numbers_as_tips_and_escapes_names() -> None:
+def test_a_chart_has_tips_and_escapes_names() -> None:
     rows = [{"strategy": "a", "after": k, "value": k / 2, "tip": tip} for k, tip in ((1, '<b>"&'), (2, "x"))]
     drawn = svg.draw(charts.line_per_strategy(rows, ["a"], 2), 'a "title" <b>')
     assert 'aria-label="a &#34;title&#34; &lt;b&gt;"' in drawn
@@ -237,13 +237,13 @@ def test_a_chart_has_its_numbers_as_tips_and_escapes_names() -> None:
     assert "&lt;i&gt;'\"\\ 𝛼" in named.replace("&quot;", '"')
 
 
-def test_colours_of_loss_and_gain_part_at_zero() -> None:
+def test_colours_of_loss_and_gain_meet_at_zero() -> None:
     (loss, dark), (none, _), (gain, _) = (charts.loss_or_gain(x) for x in (-1.0, 0.0, 1.0))
     assert (loss, none, gain) == (charts.LOSS_TO_GAIN[0], charts.LOSS_TO_GAIN[3], charts.LOSS_TO_GAIN[6])
     assert dark == charts.LIGHT_TEXT
 
 
-def test_losses_are_means_over_short_stretches(made) -> None:
+def test_losses_are_means_over_short_intervals(made) -> None:
     rows, starts = background._binned([[np.arange(50.0), np.arange(10.0)]])
     assert starts == [0, 50]
     assert rows[0] == (2, 0.5)
@@ -253,14 +253,14 @@ def test_losses_are_means_over_short_stretches(made) -> None:
 
 def test_the_citation_is_that_of_the_project(page) -> None:
     known = YAML(typ="safe").load(Path(__file__).parents[2].joinpath("CITATION.cff"))
-    said = " ".join(page.said)
+    text = " ".join(page.texts)
     paper = known["references"][0]
-    for text in (known["title"], known["license"], known["authors"][0]["name"], paper["title"], "arXiv:2410.04891"):
-        assert text in said
-    assert all(author["family-names"] in said for author in paper["authors"])
+    for cited in (known["title"], known["license"], known["authors"][0]["name"], paper["title"], "arXiv:2410.04891"):
+        assert cited in text
+    assert all(author["family-names"] in text for author in paper["authors"])
 
 
-def test_what_people_said_stands_in_a_section_of_its_own(made) -> None:
+def test_answers_of_people_have_a_section_of_their_own(made) -> None:
     high, low = Interval(0.5, 0.2, 0.8), Interval(-0.5, -0.8, -0.2)
     opinion = Opinion("same", 40, {"naive": low, "merge_init": high}, 0.61, {"looks": high})
     text = render.page(made[1], People(5, 1, [opinion]))

@@ -1,4 +1,4 @@
-"""The page for raters: blind, balanced, and the same every time."""
+"""The page for raters is blind, balanced and reproducible."""
 
 import json
 from collections import Counter
@@ -24,7 +24,7 @@ def facts(page: str) -> dict:
     return json.loads(page.split('id="facts">')[1].split("</script>")[0])
 
 
-def test_page_is_blind_and_the_same_every_time(made) -> None:
+def test_the_page_is_blind_and_the_same_every_time(made) -> None:
     page, key = questionnaire.make(made, 24, 10)
     assert (page, key) == questionnaire.make(made, 24, 10)
     assert not [name for name in made.strategies if name in page]
@@ -44,40 +44,40 @@ def test_pairs_concepts_and_sides_are_balanced(made) -> None:
     assert min(firsts.values()) > 18
 
 
-def test_the_key_knows_the_scores_of_what_is_shown(made) -> None:
-    found = results.load(made, "objects")
-    for c in questionnaire.choose(made, [found], 12):
-        run = found.runs.index((c.order, c.seed))
+def test_the_key_has_the_scores_of_the_pictures_shown(made) -> None:
+    domain = results.load(made, "objects")
+    for c in questionnaire.choose(made, [domain], 12):
+        run = domain.runs.index((c.order, c.seed))
         for side, name in ((0, c.first), (1, c.second)):
-            values = found.measured["looks"][results.OWN][found.strategies.index(name), run, -1, c.task - 1]
+            values = domain.measured["looks"][results.OWN][domain.strategies.index(name), run, -1, c.task - 1]
             assert c.scores["looks"][side] == values[c.picture]
 
 
 def test_a_prompt_with_markup_stays_text(made, monkeypatch: pytest.MonkeyPatch) -> None:
-    nasty = "</script><script>alert(1)</script>"
-    whole = questionnaire.Page._concept
+    markup = "</script><script>alert(1)</script>"
+    original = questionnaire.Page._concept
 
     def hostile(self, *where):
-        concept, references = whole(self, *where)
-        return concept | {"plain_prompts": [nasty] * len(concept["plain_prompts"])}, references
+        concept, references = original(self, *where)
+        return concept | {"plain_prompts": [markup] * len(concept["plain_prompts"])}, references
 
     monkeypatch.setattr(questionnaire.Page, "_concept", hostile)
     page, _ = questionnaire.make(made, 6, 6)
-    assert nasty not in page
+    assert markup not in page
     assert page.count("<script") == 2
-    assert nasty in {trial["asked"].get("text") for trial in facts(page)["trials"]}
+    assert markup in {trial["asked"].get("text") for trial in facts(page)["trials"]}
 
 
-def test_one_strategy_is_nothing_to_compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_strategy_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     params = synthetic_study.parameters(strategies=("naive",))
     synthetic_study.write(params)
-    with pytest.raises(ConfigFault, match="nothing to compare"):
+    with pytest.raises(ConfigFault, match="a comparison needs two or more"):
         questionnaire.make(params, 6, 6)
 
 
-def test_size_of_a_study_is_that_of_the_textbook() -> None:
-    """194 for 60 % against one half at 80 % power and 5 % (normal approximation)."""
+def test_the_sample_size_is_that_of_the_textbook() -> None:
+    """194 choices for 60 % against one half, at 80 % power and a level of 5 % (normal approximation)."""
     assert questionnaire.choices_needed(0.6) == 194
     assert questionnaire.choices_needed(0.75) < 30 < questionnaire.choices_needed(0.55)
     with pytest.raises(ConfigFault):

@@ -1,4 +1,4 @@
-"""Processes among others, with real ones that are really killed."""
+"""Process control, tested with real processes and real kills."""
 
 import os
 import signal
@@ -13,13 +13,14 @@ from stages.runtime.faults import MachineFault
 from stages.runtime.process import StopRequest, lock
 
 GUARDED = (
-    "import os, time; from stages.runtime.process import guard; guard(); print(os.getpid(), flush=True); time.sleep(60)"
+    "import os, time; from stages.runtime.process import die_with_parent; "
+    "die_with_parent(); print(os.getpid(), flush=True); time.sleep(60)"
 )
 STARTER = "import subprocess, sys; subprocess.run([*sys.argv[1:]])"
 
 
 def alive(pid: int) -> bool:
-    """A killed process of which nobody has asked is a zombie until its new parent does."""
+    """Whether a process runs; one that ended and was not waited for is a zombie."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rpartition(")")[2].split()[0] != "Z"
@@ -28,7 +29,7 @@ def alive(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("shell", ["none", "shell", "shell that stays"])
-def test_a_guarded_process_dies_with_who_started_it(shell):
+def test_a_guarded_process_dies_with_the_process_that_started_it(shell):
     command = [sys.executable, "-c", GUARDED]
     if shell != "none":
         quoted = f"'{sys.executable}' -c '{GUARDED}'"
@@ -38,13 +39,13 @@ def test_a_guarded_process_dies_with_who_started_it(shell):
     assert alive(pid)
     starter.kill()
     starter.wait()
-    until = time.monotonic() + 20
-    while alive(pid) and time.monotonic() < until:
+    deadline = time.monotonic() + 20
+    while alive(pid) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not alive(pid)
 
 
-def test_a_lock_is_held_by_one_and_says_by_whom(tmp_path):
+def test_a_lock_has_one_holder_and_names_it(tmp_path):
     with (
         lock(tmp_path / "a" / "lock"),
         pytest.raises(MachineFault, match=f"held by pid {os.getpid()} on "),
@@ -55,7 +56,7 @@ def test_a_lock_is_held_by_one_and_says_by_whom(tmp_path):
         pass
 
 
-def test_a_lock_file_that_its_holder_removes_excludes_the_next_two_from_each_other(tmp_path):
+def test_a_lock_still_excludes_others_if_its_holder_deletes_the_file(tmp_path):
     path, order = tmp_path / "lock", []
 
     def work(name):
@@ -73,9 +74,9 @@ def test_a_lock_file_that_its_holder_removes_excludes_the_next_two_from_each_oth
     assert [word.split()[1] for word in order] == ["in", "out"] * 4
 
 
-def test_a_request_to_stop_is_noted_and_nothing_else_happens():
+def test_a_stop_request_is_recorded_and_has_no_other_effect():
     with StopRequest() as stop:
-        assert not stop.came
+        assert not stop.received
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.came
+        assert stop.received
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

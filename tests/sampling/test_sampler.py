@@ -1,4 +1,4 @@
-"""Sampling where memory does not do for a batch."""
+"""Sampling without enough memory for a batch."""
 
 import shutil
 from types import SimpleNamespace
@@ -18,13 +18,13 @@ TASKS = {"01": {"prompts": ["a", "b"]}, "02": {"prompts": ["c"]}}
 
 
 class Crowded:
-    """A family whose device has room for so many pictures; its pictures show their noise."""
+    """A family whose device has memory for `room` pictures at a time; its pictures show their noise."""
 
     fingerprint = "crowded"
 
     def __init__(self, room: int) -> None:
         self.room = room
-        self.tried: list[int] = []
+        self.batches: list[int] = []
 
     def shift(self, delta: object) -> None:
         pass
@@ -36,39 +36,39 @@ class Crowded:
         return {"text": torch.zeros(len(prompts), 1)}
 
     def sample(self, rows, noise, steps, guidance, scheduler, batch) -> list[Image.Image]:
-        self.tried.append(batch)
+        self.batches.append(batch)
         if batch > self.room:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return [Image.fromarray((one[:3] * 40 + 128).byte().permute(1, 2, 0).numpy()) for one in noise]
 
 
-def pictures(place, monkeypatch, room: int, **told: int):
-    """What the manifest is told beside what it knew, the files' bytes, and the batches that were tried."""
+def pictures(place, monkeypatch, room: int, **facts: int):
+    """The manifest's facts after sampling, the files' bytes, and the batch sizes that were tried; `facts`: before."""
     place.mkdir(exist_ok=True)
     monkeypatch.chdir(place)
     family = Crowded(room)
     options = Sample(images=4, batch=8, steps=1, guidance=3.0, seed=42)
-    draft = Draft(place, told)
+    draft = Draft(place, facts)
     write(SimpleNamespace(family=family, sample=options), State(), TASKS, place / "images", draft)
-    made = {str(p.relative_to(place)): p.read_bytes() for p in sorted((place / "images").rglob("*.png"))}
-    return draft.facts, made, family.tried
+    files = {str(p.relative_to(place)): p.read_bytes() for p in sorted((place / "images").rglob("*.png"))}
+    return draft.facts, files, family.batches
 
 
-def test_half_a_batch_at_a_time_from_there_on_and_it_is_recorded(tmp_path, monkeypatch):
-    at_once, whole, tried = pictures(tmp_path / "large", monkeypatch, 8)
-    assert (at_once, tried) == ({}, [8, 4])
-    told, made, tried = pictures(tmp_path / "small", monkeypatch, 3)
-    assert (told, tried) == ({"micro_batch": 2}, [8, 4, 2, 2])
-    assert made == whole
-    again, made, tried = pictures(tmp_path / "small" / "again", monkeypatch, 2)
-    assert (again, made) == (told, whole)
+def test_the_batch_is_halved_and_the_manifest_records_it(tmp_path, monkeypatch):
+    facts, whole, batches = pictures(tmp_path / "large", monkeypatch, 8)
+    assert (facts, batches) == ({}, [8, 4])
+    facts, files, batches = pictures(tmp_path / "small", monkeypatch, 3)
+    assert (facts, batches) == ({"micro_batch": 2}, [8, 4, 2, 2])
+    assert files == whole
+    again, files, batches = pictures(tmp_path / "small" / "again", monkeypatch, 2)
+    assert (again, files) == (facts, whole)
 
 
-def test_what_was_sampled_before_the_kill_is_recorded_too(tmp_path, monkeypatch):
-    told, _, _ = pictures(tmp_path / "work", monkeypatch, 2)
+def test_a_batch_halved_before_a_kill_is_recorded_too(tmp_path, monkeypatch):
+    facts, _, _ = pictures(tmp_path / "work", monkeypatch, 2)
     shutil.rmtree(tmp_path / "work/images")
-    again, _, tried = pictures(tmp_path / "work", monkeypatch, 8)
-    assert (again, tried) == (told, [])
+    again, _, batches = pictures(tmp_path / "work", monkeypatch, 8)
+    assert (again, batches) == (facts, [])
 
 
 def test_the_smallest_batch_is_recorded(tmp_path, monkeypatch):
@@ -76,6 +76,6 @@ def test_the_smallest_batch_is_recorded(tmp_path, monkeypatch):
     assert pictures(tmp_path / "more", monkeypatch, 3, micro_batch=4)[0] == {"micro_batch": 2}
 
 
-def test_no_room_for_one_picture_is_the_machines_fault(tmp_path, monkeypatch):
+def test_no_memory_for_one_picture_is_a_machine_fault(tmp_path, monkeypatch):
     with pytest.raises(MachineFault, match="one picture at a time"):
         pictures(tmp_path / "work", monkeypatch, 0)

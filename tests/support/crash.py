@@ -1,4 +1,4 @@
-"""Kills of every kind, at any moment, for the tests and for the benchmark that does hundreds."""
+"""Kills a study in different ways at random moments, for the tests and for a benchmark with hundreds of kills."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ FLOW = (sys.executable, "-m", "flows.study", "--no-view")
 UP_TO_DATE = "Nothing to do: everything is up to date.\n"
 SEVERAL = (*FLOW, "--jobs", "2")  # stages at a time
 DVC = ("dvc", "repro")
-# Who is killed, in whose run, and by what. What runs a stage is a worker in the flow and a process of its own in DVC.
+# Command, target and signal. A stage runs in a worker under the flow, and in a process of its own under DVC.
 KILLS = {
     "the flow and all its workers": (SEVERAL, "all", signal.SIGKILL),
     "the flow alone": (SEVERAL, "parent", signal.SIGKILL),
@@ -29,30 +29,30 @@ KILLS = {
 }
 
 
-STAGE = re.compile(r"\[ *\d+/\d+\] |Running stage ")  # a line of the flow's when one ends, of DVC's when one begins
+STAGE = re.compile(r"\[ *\d+/\d+\] |Running stage ")  # the flow's line when a stage ends, DVC's when one starts
 ENDED = re.compile(r"^\[ *\d+/\d+\] (.+): [\d.]+ s\b", re.MULTILINE)
 
 
-def ran(said: str) -> set[str]:
-    """The stages, in words, that the flow says it ran."""
-    return set(ENDED.findall(said))
+def ran(output: str) -> set[str]:
+    """The titles of the stages that ran, from the flow's output."""
+    return set(ENDED.findall(output))
 
 
 def flow(folder: Path, *words: str, module: str = "flows.study") -> subprocess.CompletedProcess[str]:
-    """A flow, run to its end."""
+    """Runs a flow to its end."""
     command = [sys.executable, "-m", module, "--no-view", *words]
     return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=600)
 
 
-def said(folder: Path, *words: str, module: str = "flows.study") -> str:
-    """What a flow says; it must succeed."""
+def run_flow(folder: Path, *words: str, module: str = "flows.study") -> str:
+    """The output of a flow, which must succeed."""
     done = flow(folder, *words, module=module)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def begun(folder: Path, *command: str) -> subprocess.Popen:
-    """A command in a process group of its own; what it says can be read line by line."""
+def start_command(folder: Path, *command: str) -> subprocess.Popen:
+    """Starts a command in a process group of its own; its output can be read line by line."""
     return subprocess.Popen(
         command,
         cwd=folder,
@@ -64,60 +64,60 @@ def begun(folder: Path, *command: str) -> subprocess.Popen:
     )
 
 
-def at_work(folder: Path) -> list[int]:
-    """The processes in a workspace that run stages, or wait to."""
-    found = []
+def stage_processes(folder: Path) -> list[int]:
+    """The ids of the processes in a workspace that run stages or wait for them."""
+    numbers = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            command, where = (entry / "cmdline").read_bytes(), os.readlink(entry / "cwd")
+            command, cwd = (entry / "cmdline").read_bytes(), os.readlink(entry / "cwd")
         except OSError:
             continue
-        if where == str(folder) and (b"flows.engine.worker" in command or b"stages." in command):
-            found.append(int(entry.name))
-    return found
+        if cwd == str(folder) and (b"flows.engine.worker" in command or b"stages." in command):
+            numbers.append(int(entry.name))
+    return numbers
 
 
-def kill_some_time(folder: Path, what: str, dice: random.Random, stages: int) -> tuple[int | None, str]:
-    """Starts a study, kills in it at some moment, and waits until nothing of it is left.
+def kill_at_random(folder: Path, what: str, dice: random.Random, stages: int) -> tuple[int | None, str]:
+    """Starts a study, kills it at a random moment, and waits until none of its processes remains.
 
     Args:
-        what: one of KILLS.
-        stages: how many the study has.
+        what: a key of KILLS.
+        stages: number of stages in the study.
 
     Returns:
-        The exit code, and what was said.
+        The exit code and the output.
     """
-    command, whom, how = KILLS[what]
-    process, said, after = begun(folder, *command), [], dice.randrange(stages - 1)
+    command, target, number = KILLS[what]
+    process, lines, after = start_command(folder, *command), [], dice.randrange(stages - 1)
     began = time.monotonic()
     for line in process.stdout or ():
-        said.append(line)
-        if sum(map(bool, map(STAGE.match, said))) > after:
+        lines.append(line)
+        if sum(map(bool, map(STAGE.match, lines))) > after:
             break
     time.sleep(dice.uniform(0, 2 * (time.monotonic() - began) / (after + 3)))  # about the time of one or two stages
-    strike(process, folder, whom, how, dice)
+    send_kill(process, folder, target, number, dice)
     rest, _ = process.communicate(timeout=600)
-    nothing_is_left(folder)
-    return process.returncode, "".join(said) + rest
+    assert_no_processes(folder)
+    return process.returncode, "".join(lines) + rest
 
 
-def strike(process: subprocess.Popen, folder: Path, whom: str, how: int, dice: random.Random) -> None:
-    """Sends the signal, if there is still somebody to get it."""
-    victims = at_work(folder)
+def send_kill(process: subprocess.Popen, folder: Path, target: str, number: int, dice: random.Random) -> None:
+    """Sends the signal to the target, unless the command has ended."""
+    workers = stage_processes(folder)
     if process.poll() is not None:
         return
-    if whom == "all":
-        os.killpg(process.pid, how)
-    elif whom == "parent":
-        process.send_signal(how)
-    elif victims:
+    if target == "all":
+        os.killpg(process.pid, number)
+    elif target == "parent":
+        process.send_signal(number)
+    elif workers:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(dice.choice(victims), how)
+            os.kill(dice.choice(workers), number)
 
 
-def nothing_is_left(folder: Path) -> None:
-    """No process outlives who started it, for long."""
+def assert_no_processes(folder: Path) -> None:
+    """Asserts that no process outlives the one that started it by more than 30 s."""
     until = time.monotonic() + 30
-    while at_work(folder) and time.monotonic() < until:
+    while stage_processes(folder) and time.monotonic() < until:
         time.sleep(0.1)
-    assert not at_work(folder)
+    assert not stage_processes(folder)

@@ -1,4 +1,4 @@
-"""A study of two tasks merged by every strategy, in a second: its adapters are drawn instead of trained."""
+"""A fast study of two tasks merged by every strategy: its adapters are random instead of trained."""
 
 from argparse import Namespace
 from collections.abc import Iterator
@@ -23,9 +23,9 @@ from tests.support.workspace import workspace
 SUM, DENSE = "objects/0/merge_init/0", "objects/0/magmax/0"
 
 
-def drawn(place: Path) -> Iterator[params.Params]:
-    """Its parameters; until the iterator goes on, its workspace is where everything happens."""
-    folder = workspace(place / "work", strategies=sorted(strategies.classes))
+def drawn_study(parent: Path) -> Iterator[params.Params]:
+    """Yields the study's parameters; until the iterator resumes, its workspace is the current directory."""
+    folder = workspace(parent / "work", strategies=sorted(strategies.classes))
     with pytest.MonkeyPatch.context() as monkey, patch.object(writing, "sync"):
         monkey.chdir(folder)
         loaded = params.load()
@@ -34,17 +34,17 @@ def drawn(place: Path) -> Iterator[params.Params]:
         for run in runs(loaded):
             start(loaded, run, Namespace())
             for task in loaded.tasks:
-                _adapter(loaded, run, task.index)
+                _write_adapter(loaded, run, task.index)
                 merge(loaded, run, Namespace(task=task.index))
         yield loaded
 
 
-def _adapter(study, run, index):
+def _write_adapter(study, run, index):
     g = generator(index)
     a = {n: torch.randn(4, c, generator=g) / 4 for n, (_, c) in study.family.shapes().items()}
-    made = Adapter(a, {n: 0.05 * torch.randn(r, 4, generator=g) for n, (r, _) in study.family.shapes().items()}, 2.0)
+    adapter = Adapter(a, {n: 0.05 * torch.randn(r, 4, generator=g) for n, (r, _) in study.family.shapes().items()}, 2.0)
     data = artifact.read(run.sequence.data(index), "data")
     facts = provenance(study, run) | {"concept": data["concept"], "scale": 2.0, "position": int(index)}
     facts["train"] = study.train.model_dump(mode="json")
     with artifact.publish(run.at(index) / "adapter", "adapter", facts) as draft:
-        save_adapter(draft / "adapter.safetensors", made)
+        save_adapter(draft / "adapter.safetensors", adapter)

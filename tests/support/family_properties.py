@@ -9,14 +9,14 @@ from PIL import Image
 
 from stages.adapters.algebra import Adapter, Delta, fresh_adapter
 from stages.adapters.storage import fingerprint, flat
-from stages.core.family import Family, Row, Teaching, families
+from stages.core.family import Family, Row, TrainingOptions, families
 from stages.core.params import load
 from stages.files import tensors
 from stages.files.artifact import folder_digest
 from stages.runtime.faults import ConfigFault
 from stages.runtime.seeds import generator
 from stages.tools.exchange.exporting import pack
-from stages.tools.exchange.importing import adopt
+from stages.tools.exchange.importing import read_lora
 from tests.support import random_sd15
 
 PROMPTS = ["a photo of a sks star", "a heart"]
@@ -79,7 +79,7 @@ def gradients_reach_the_adapter(family: Family, folder: Path) -> None:
     pictures = sampled(family, Delta(), family.schedulers[0])
     images = [family.encode_images([picture]) for picture in pictures]
     learner = family.learner(None, drawn(family))
-    learner.study(images, family.encode_prompts(PROMPTS))
+    learner.prepare(images, family.encode_prompts(PROMPTS))
     loss = learner.loss(learner.inputs([Row(0, 0, 7, 0.5), Row(1, 1, 8, 0.5)]))
     loss.backward()
     assert bool(loss.isfinite())
@@ -96,7 +96,7 @@ def its_fingerprint_depends_on_its_options_alone(family: Family, folder: Path) -
 
 def what_it_declares_exists(family: Family, folder: Path) -> None:
     assert family.schedulers
-    assert family.training_options <= Teaching.model_fields.keys()
+    assert family.training_options <= TrainingOptions.model_fields.keys()
 
 
 def names_come_back_from_every_format(family: Family, folder: Path) -> None:
@@ -109,7 +109,7 @@ def names_come_back_from_every_format(family: Family, folder: Path) -> None:
         packed = pack(delta, form, torch.float32, None, names)
         path = folder / f"{form}.safetensors"
         tensors.write(path, packed.tensors, packed.metadata)
-        back = adopt(path, family)
+        back = read_lora(path, family)
         assert back.format == form
         for module, shift in delta.matrices():
             assert torch.allclose(back.adapter.module(module), shift, atol=1e-6), module

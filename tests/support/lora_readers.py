@@ -1,4 +1,4 @@
-"""How other programs read the files that are handed to them, written anew from their documented rules."""
+"""Readers of LoRA files, reimplemented from the documented rules of other programs."""
 
 import json
 from pathlib import Path
@@ -12,13 +12,14 @@ from stages.core.family import KnownAs
 from stages.families.unet.names import module_names, why_unknown
 
 
-def opened(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def open_lora(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file."""
     with safe_open(path, "pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
 
 
-def base_of(shapes: dict[str, tuple[int, int]], known_as: KnownAs = KnownAs()) -> SimpleNamespace:  # noqa: B008
-    """As much of a family as importing needs, with these modules in a UNet."""
+def fake_family(shapes: dict[str, tuple[int, int]], known_as: KnownAs = KnownAs()) -> SimpleNamespace:  # noqa: B008
+    """The part of a family that importing needs, with these modules in a UNet."""
     return SimpleNamespace(
         shapes=lambda: shapes,
         known_as=known_as,
@@ -28,7 +29,7 @@ def base_of(shapes: dict[str, tuple[int, int]], known_as: KnownAs = KnownAs()) -
 
 
 def ldm_names(levels: int, layers: int, modules: list[str]) -> dict[str, str]:
-    """ComfyUI's way to the names of an LDM UNet: it walks both models side by side and writes down what meets."""
+    """ComfyUI's mapping to the names of an LDM UNet, built by walking both models side by side."""
     blocks, n = {}, 0
     for level in range(levels):
         n = 1 + (layers + 1) * level
@@ -50,8 +51,8 @@ def ldm_names(levels: int, layers: int, modules: list[str]) -> dict[str, str]:
 
 
 def clip_names(first: int, second: int = 0) -> dict[str, tuple[str, ...]]:
-    """ComfyUI's names for the attention of CLIP-L and, in SDXL, of CLIP-G beside it, of so many layers each."""
-    found: dict[str, tuple[str, ...]] = {}
+    """ComfyUI's names for the attention of CLIP-L (`first` layers) and, in SDXL, CLIP-G (`second` layers)."""
+    names: dict[str, tuple[str, ...]] = {}
     for end in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"):
         last = end.replace(".", "_")
         for layer in range(first):
@@ -59,11 +60,11 @@ def clip_names(first: int, second: int = 0) -> dict[str, tuple[str, ...]]:
                 f"lora_te_text_model_encoder_layers_{layer}_{last}",
                 f"lora_te1_text_model_encoder_layers_{layer}_{last}",
             )
-            found[f"text_encoder.text_model.encoder.layers.{layer}.{end}"] = keys
+            names[f"text_encoder.text_model.encoder.layers.{layer}.{end}"] = keys
         for layer in range(second):
             key = f"lora_te2_text_model_encoder_layers_{layer}_{last}"
-            found[f"text_encoder_2.text_model.encoder.layers.{layer}.{end}"] = (key,)
-    return found
+            names[f"text_encoder_2.text_model.encoder.layers.{layer}.{end}"] = (key,)
+    return names
 
 
 def comfyui(
@@ -71,35 +72,35 @@ def comfyui(
 ) -> dict[str, Tensor]:
     """What ComfyUI adds to each weight at strength 1: `.diff` as it is, or alpha / rank * up @ down.
 
-    Without an alpha the scale is 1. A key that nothing asks for is an error here; there it is a warning.
+    Without an alpha the scale is 1. An unused key is an error here; in ComfyUI it is a warning.
     """
-    left, found = set(file), {}
+    unused, weights = set(file), {}
     unet = {m: tuple(f"lora_unet_{name.replace('.', '_')}" for name in (ldm, m)) for m, ldm in names.items()}
     for module, keys in (unet | (clip or {})).items():
         for known in keys:
             if (key := f"{known}.diff") in file:
-                found[module] = file[key].float()
-                left.discard(key)
+                weights[module] = file[key].float()
+                unused.discard(key)
             if (key := f"{known}.lora_up.weight") in file:
                 up, down = file[key].float(), file[f"{known}.lora_down.weight"].float()
                 alpha = file.get(f"{known}.alpha")
                 scale = 1.0 if alpha is None else alpha.item() / down.shape[0]
-                found[module] = scale * torch.mm(up.flatten(1), down.flatten(1))
-                left -= {key, f"{known}.lora_down.weight", f"{known}.alpha"}
-    assert not left, f"lora key not loaded: {sorted(left)[:3]}"
-    return found
+                weights[module] = scale * torch.mm(up.flatten(1), down.flatten(1))
+                unused -= {key, f"{known}.lora_down.weight", f"{known}.alpha"}
+    assert not unused, f"lora key not loaded: {sorted(unused)[:3]}"
+    return weights
 
 
 def diffusers(file: dict[str, Tensor], metadata: dict[str, str], modules: list[str]) -> dict[str, Tensor]:
-    """lora_alpha / r * up @ down, as peft has it under diffusers' settings in the file."""
+    """lora_alpha / r * up @ down, as peft computes it with diffusers' settings in the file."""
     config = json.loads(metadata["lora_adapter_metadata"])
     assert sorted(config["unet.target_modules"]) == sorted(modules)
-    found = {}
+    weights = {}
     for module in modules:
-        up, down = (file[f"unet.{module}.lora.{half}.weight"].float() for half in ("up", "down"))
+        up, down = (file[f"unet.{module}.lora.{role}.weight"].float() for role in ("up", "down"))
         rank = config["unet.rank_pattern"].get(f"^{module}$", config["unet.r"])
         alpha = config["unet.alpha_pattern"].get(f"^{module}$", config["unet.lora_alpha"])
         assert rank == down.shape[0]
-        found[module] = alpha / rank * up @ down
+        weights[module] = alpha / rank * up @ down
     assert len(file) == 2 * len(modules)
-    return found
+    return weights

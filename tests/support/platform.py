@@ -1,4 +1,4 @@
-"""What tests of servers and machines need: a server of a workspace's own, PostgreSQL if it is installed, clones."""
+"""Helpers for tests with servers and several machines: a Prefect server, PostgreSQL if it is installed, and clones."""
 
 import os
 import shutil
@@ -16,9 +16,9 @@ from typing import Any
 from flows.platform.server import client_settings, saved_access
 from tests.support.workspace import environment
 
-PATIENCE = 500.0  # seconds; a machine with much else to do takes its time
+PATIENCE = 500.0  # seconds; enough for a busy machine
 
-QUICK = {"PREFECT_WORKER_QUERY_SECONDS": "1"}  # a worker asks for work every ten seconds otherwise
+QUICK = {"PREFECT_WORKER_QUERY_SECONDS": "1"}  # the default is ten seconds
 
 
 def free_port() -> int:
@@ -28,11 +28,11 @@ def free_port() -> int:
 
 
 def wait_for(what: Callable[[], Any], process: subprocess.Popen | None = None) -> Any:
-    """What the function gives, once it is something."""
+    """Calls the function until its result is true, and returns the result."""
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
-        if found := what():
-            return found
+        if result := what():
+            return result
         assert process is None or process.poll() is None, f"ended with {process.returncode}"
         time.sleep(0.5)
     raise TimeoutError(what)
@@ -40,7 +40,7 @@ def wait_for(what: Callable[[], Any], process: subprocess.Popen | None = None) -
 
 @contextmanager
 def command(folder: Path, *words: str, **env: str) -> Iterator[subprocess.Popen]:
-    """A command of the project's in a workspace, whose words go to a file; asked to end at the end."""
+    """Runs a module in a workspace with its output in a log file; terminates it at the end."""
     with (folder.parent / f"{folder.name}-{words[0]}.log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", *words], cwd=folder, env=environment() | QUICK | env, stdout=log, stderr=log
@@ -57,10 +57,10 @@ def command(folder: Path, *words: str, **env: str) -> Iterator[subprocess.Popen]
 
 @contextmanager
 def server(folder: Path, database: str | None) -> Iterator[dict[str, str]]:
-    """`make serve` in a workspace; gives the settings of its clients."""
+    """Runs `make serve` in a workspace; yields the settings of its clients."""
     more = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": database} if database else {}
-    with command(folder, "flows.platform.server", "--port", str(free_port()), PALIMPSEST_JOBS="1", **more) as process:
-        log = folder.parent / f"{folder.name}-flows.platform.server.log"
+    with command(folder, "flows.platform.serve", "--port", str(free_port()), PALIMPSEST_JOBS="1", **more) as process:
+        log = folder.parent / f"{folder.name}-flows.platform.serve.log"
         wait_for(lambda: "is ready" in log.read_text("utf-8"), process)
         to = saved_access(folder)
         assert to
@@ -68,36 +68,36 @@ def server(folder: Path, database: str | None) -> Iterator[dict[str, str]]:
 
 
 def processes(folder: Path, *words: str) -> list[int]:
-    """Those that run in a folder with these words in their command line."""
-    found = []
+    """The ids of the processes that run in a folder with these words in their command line."""
+    numbers = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             line = (entry / "cmdline").read_bytes().decode()
             if os.readlink(entry / "cwd") == str(folder) and all(word in line for word in words):
-                found.append(int(entry.name))
+                numbers.append(int(entry.name))
         except OSError:
             continue
-    return found
+    return numbers
 
 
 @contextmanager
 def postgres() -> Iterator[str | None]:
-    """The address of a PostgreSQL of the test's own; None where it is not installed."""
+    """Runs a PostgreSQL server and yields its address; None if it is not installed."""
     homes = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     initdb = shutil.which("initdb") or (homes and str(homes[-1]))
     if not initdb or (os.geteuid() == 0 and not shutil.which("runuser")):
         yield None
         return
     folder, port = Path(tempfile.mkdtemp(prefix="palimpsest-pg-")), free_port()
-    who = []
-    if os.geteuid() == 0:  # it does not run as root
+    as_user = []
+    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
         shutil.chown(folder, "postgres")
-        who = ["runuser", "-u", "postgres", "--"]
+        as_user = ["runuser", "-u", "postgres", "--"]
 
     def run(name: str, *words: str) -> None:
         with (folder.parent / f"{folder.name}.log").open("ab") as log:
             program = str(Path(initdb).with_name(name))
-            subprocess.run([*who, program, *words], check=True, stdout=log, stderr=log, cwd="/", timeout=PATIENCE)
+            subprocess.run([*as_user, program, *words], check=True, stdout=log, stderr=log, cwd="/", timeout=PATIENCE)
 
     options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
     try:
@@ -112,7 +112,7 @@ def postgres() -> Iterator[str | None]:
 
 
 def clone(source: Path, target: Path, remote: str) -> Path:
-    """A clone that shares nothing with its source but the remote."""
+    """Creates a clone that shares only the remote with its source."""
     subprocess.run(["git", "clone", "-q", str(source), str(target)], check=True, env=environment())
     subprocess.run(
         ["dvc", "remote", "add", "-q", "-f", "-d", "shared", remote], cwd=target, check=True, env=environment()

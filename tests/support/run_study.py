@@ -7,11 +7,11 @@ from pathlib import Path
 from stages.adapters.storage import delta_fingerprint
 from stages.core import params
 from stages.core.runs import runs, sequences
-from stages.core.states import merged_again, state_after
+from stages.core.states import rebuilt_state, state_after
 
 
 def run_all(study: params.Params) -> None:
-    """Every stage but the report."""
+    """Runs every stage except the report."""
     stage = {
         name: getattr(importlib.import_module(f"stages.{name}"), name)
         for name in ("prepare", "start", "train", "merge", "sample", "score")
@@ -34,13 +34,13 @@ def report(study: params.Params) -> None:
 
 def main() -> None:
     study = params.load()
-    assert Path(importlib.import_module("stages").__file__ or "").is_relative_to(Path.cwd()), "this is not a workspace"
+    assert Path(importlib.import_module("stages").__file__ or "").is_relative_to(Path.cwd()), "run this in a workspace"
     run_all(study)
     report(study)
     for run in runs(study):
         for task in study.tasks:
-            stored, again = state_after(study, run, task.index), merged_again(study, run, task.index)
-            assert delta_fingerprint(stored.delta) == delta_fingerprint(again.delta), f"{run}, task {task.index}"
+            stored, rebuilt = state_after(study, run, task.index), rebuilt_state(study, run, task.index)
+            assert delta_fingerprint(stored.delta) == delta_fingerprint(rebuilt.delta), f"{run}, task {task.index}"
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from stages.core.metric import EmbeddingMetric, Metric
-from stages.core.params import Named, Params, Report, Sample, Score, Task
+from stages.core.params import Params, PlugIn, Report, Sample, Score, Task
 from stages.core.runs import runs, sequences
 from stages.files import artifact, tables, writing
 
@@ -74,8 +74,8 @@ def parameters(
             Task(index=i, previous=f"{int(i) - 1:02d}", sees="data" if sees_all else f"data/{i}") for i in positions
         ),
         sequences={"objects": {o: {f"t{i}": n for i, n in zip(positions, t, strict=False)} for o, t in turns.items()}},
-        dataset=Named(name=dataset, options={}),
-        base=Named(name="toy", options={"path": "data/world/base", "vae": "data/models/vae", "dtype": "float32"}),
+        dataset=PlugIn(name=dataset, options={}),
+        base=PlugIn(name="toy", options={"path": "data/world/base", "vae": "data/models/vae", "dtype": "float32"}),
         score=Score(judges="judges", metrics={"looks": {"path": "eye"}, "prompted": {"path": "eye"}}),
         sample=Sample.model_construct(images=noises, plain=plain),
         report=Report(identity="looks", paper=paper),

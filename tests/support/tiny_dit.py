@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stages.adapters.algebra import Adapter, Delta
-from stages.core.family import Encodings, Family, KnownAs, Learner, ModuleName, Row, Teaching, families
+from stages.core.family import Encodings, Family, KnownAs, Learner, ModuleName, Row, TrainingOptions, families
 from stages.files.artifact import digest
 from stages.runtime.seeds import generator
 
@@ -107,7 +107,7 @@ class TinyDit(Family):
                 text[place] = torch.randn(WIDTH, generator=generator("word", word))
         return {"text": texts}
 
-    def learner(self, frozen: Delta | None, adapter: Adapter, options: Teaching | None = None) -> Learner:
+    def learner(self, frozen: Delta | None, adapter: Adapter, options: TrainingOptions | None = None) -> Learner:
         return FlowLearner(self, frozen or Delta(), adapter)
 
     @torch.no_grad()
@@ -146,7 +146,7 @@ class FlowLearner(Learner):
     def parameters(self) -> list[nn.Parameter]:
         return [*self.a, *self.b]
 
-    def study(self, images: Sequence[Encodings], prompts: Encodings) -> None:
+    def prepare(self, images: Sequence[Encodings], prompts: Encodings) -> None:
         self.images, self.prompts = images, prompts
 
     def inputs(self, rows: Sequence[Row]) -> Encodings:
@@ -176,7 +176,7 @@ class FlowLearner(Learner):
         return Adapter(a, b, self.scale)
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
+    def paused(self) -> Iterator[None]:
         try:
             yield
         finally:

@@ -1,4 +1,4 @@
-"""A workspace of its own for tests that run stages: a copy of the project with a study that takes seconds."""
+"""Workspaces for tests that run stages: copies of the project with a study that takes seconds."""
 
 import os
 import re
@@ -20,7 +20,7 @@ SMALL = {
     "train": {"steps": 6, "batch": 2, "learning_rate": 0.0005, "checkpoint_every": 2},
     "sample": {"steps": 2, "images": 1, "guidance": 3.0},
 }
-ONE_METRIC = {"metrics": {"dino": {"path": "dino", "resize": 32}}}  # of `score`, for what does not look at scores
+ONE_METRIC = {"metrics": {"dino": {"path": "dino", "resize": 32}}}  # for `score`, in tests that ignore the scores
 PLACES = ["zwz_heart", "sks_star", "pdw_square", "uwu_circle"]
 
 
@@ -38,13 +38,18 @@ def change(folder: Path, **sections: Any) -> None:
 
 
 def tasks(count: int) -> dict[str, Any]:
-    """The sections that make a study of so many tasks."""
+    """The sections of params.yaml for a study of `count` tasks."""
     listed = [{"index": f"{i:02d}", "previous": f"{i - 1:02d}", "sees": f"data/{i:02d}"} for i in range(1, count + 1)]
     return {"tasks": listed, "sequences": {"objects": {"0": {f"t{i + 1:02d}": PLACES[i] for i in range(count)}}}}
 
 
 def workspace(folder: Path, count: int = 2, **sections: Any) -> Path:
-    """A workspace in `folder` whose study has `count` tasks; the profile is toy-objects made small."""
+    """Creates a workspace in `folder` with a small version of the profile toy-objects.
+
+    Args:
+        count: number of tasks.
+        sections: changes to params.yaml.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name in NEEDED:
         source = PROJECT / name
@@ -58,14 +63,14 @@ def workspace(folder: Path, count: int = 2, **sections: Any) -> Path:
 
 
 def environment() -> dict[str, str]:
-    """This interpreter first on the path, nothing asked of the network."""
+    """Environment variables with this interpreter first on the path and without network access."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     fixed = {"PATH": path, "DVC_NO_ANALYTICS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
     return {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | fixed
 
 
 def with_dvc(folder: Path) -> Path:
-    """Makes a workspace a repository that DVC can run, as `dvc init` would in ten times the time."""
+    """Makes a workspace a DVC repository, ten times as fast as `dvc init`."""
     subprocess.run(["git", "init", "-q"], cwd=folder, env=environment(), check=True, capture_output=True)
     (folder / ".dvc").mkdir(exist_ok=True)
     (folder / ".dvc/config").touch()
@@ -74,23 +79,23 @@ def with_dvc(folder: Path) -> Path:
 
 
 def small(folder: Path) -> Path:
-    """A study of two tasks, one strategy and one metric that DVC can run."""
+    """Creates a DVC workspace with a study of two tasks, one strategy and one metric."""
     return with_dvc(workspace(folder, score=ONE_METRIC))
 
 
 def dvc(folder: Path, *words: str) -> str:
-    """What DVC says; it must succeed."""
+    """The output of a DVC command, which must succeed."""
     done = subprocess.run(["dvc", *words], cwd=folder, env=environment(), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
 def ran(output: str) -> set[str]:
-    """The stages that `dvc repro` says it ran."""
+    """The stages that ran, from the output of `dvc repro`."""
     return set(re.findall(r"Running stage '([^']+)'", output))
 
 
 def hashes(folder: Path, *roots: str) -> dict[str, str]:
-    """The sha256 of every file that a study makes."""
+    """The sha256 of every file in these folders, by default a study's outputs."""
     files = [p for root in roots or ("runs", "report") for p in (folder / root).rglob("*") if p.is_file()]
     return {p.relative_to(folder).as_posix(): sha256(p) for p in files}

@@ -1,4 +1,4 @@
-"""One more task in params.yaml, and nothing else changed."""
+"""Adding a task to params.yaml changes nothing else."""
 
 import difflib
 
@@ -35,7 +35,7 @@ def read(text):
 
 
 @pytest.mark.parametrize("name", profiles.names())
-def test_a_profile_gets_one_line_per_list_and_keeps_every_other(name):
+def test_a_profile_gains_one_line_per_list_and_no_other_change(name):
     text = profiles.text(name)
     (domain,) = read(text)["domains"]
     orders = len(read(text)["sequences"][domain])
@@ -52,7 +52,7 @@ def test_a_profile_gets_one_line_per_list_and_keeps_every_other(name):
     assert all(listed[f"t{number:02d}"] == "my_mug" for listed in read(new)["sequences"][domain].values())
 
 
-def test_comments_indentation_and_other_domains_stay():
+def test_comments_indentation_and_other_domains_are_unchanged():
     new = with_task(BLOCK, {"objects": "cup"})
     assert new == BLOCK.replace("  # all\n", "  # all\n- {index: '02', previous: '01', sees: data}\n").replace(
         "# the first\n", "# the first\n            t02: cup\n"
@@ -69,7 +69,7 @@ def test_comments_indentation_and_other_domains_stay():
     ),
     st.sampled_from([BLOCK, FLOW, FLOW + "\n", BLOCK.replace("\n", "\r\n")]),
 )
-def test_any_number_of_concepts_of_any_name_in_any_style(names, text):
+def test_any_number_of_concepts_can_be_added_in_any_yaml_style(names, text):
     new = text
     for name in names:
         new = with_task(new, {"objects": name})
@@ -80,7 +80,7 @@ def test_any_number_of_concepts_of_any_name_in_any_style(names, text):
     assert "\n" not in new.replace("\r\n", "") or "\r\n" not in text
 
 
-def test_what_has_no_place_for_it_is_refused():
+def test_a_file_without_room_for_another_task_is_refused():
     with pytest.raises(ConfigFault, match="must end with t01, as tasks does"):
         with_task(BLOCK.replace("t01: mug}", "t01: mug, t02: cup}"), {"objects": "pen"})
     with pytest.raises(ConfigFault, match="99 already"):

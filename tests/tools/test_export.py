@@ -1,4 +1,4 @@
-"""Export and adoption, on a run of the embedded base; diffusers itself is one of the readers."""
+"""Export and import on a run of the embedded base; diffusers itself is one of the readers."""
 
 import json
 import re
@@ -15,51 +15,52 @@ from stages.adapters.algebra import Delta
 from stages.adapters.storage import load_adapter
 from stages.files import artifact, writing
 from stages.runtime.faults import ConfigFault, InputFault, MachineFault
-from stages.tools.exchange.model_card import card, metadata
-from stages.tools.exchange.source import find
+from stages.tools.exchange.model_card import metadata, model_card
+from stages.tools.exchange.source import find_origin
 from stages.tools.export import export
-from stages.tools.import_lora import adopt
-from tests.support.drawn_study import DENSE, SUM, drawn
-from tests.support.lora_readers import comfyui, ldm_names, opened
+from stages.tools.import_lora import import_lora
+from tests.support.drawn_study import DENSE, SUM, drawn_study
+from tests.support.lora_readers import comfyui, ldm_names, open_lora
 
 CREDIT = "Ann | <b>Bee</b>"
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    yield from drawn(tmp_path_factory.mktemp("export"))
+    yield from drawn_study(tmp_path_factory.mktemp("export"))
 
 
 def exported(study, run, to, **options):
-    usual = {"task": "02", "what": "state", "format": "kohya", "dtype": "fp16", "rank": None}
-    args = Namespace(**usual | {"accept_error": False, "verbose": False, "key": run, "to": Path(to)} | options)
+    defaults = {"task": "02", "what": "state", "format": "kohya", "dtype": "fp16", "rank": None}
+    args = Namespace(**defaults | {"accept_error": False, "verbose": False, "key": run, "to": Path(to)} | options)
     export(study, None, args)
     return next(Path(to).glob("*.safetensors")) if Path(to).is_dir() else Path(to)
 
 
-def apart(found, delta):
-    assert sorted(found) == delta.modules
-    return max(float((found[n].detach().float() - shift).norm() / shift.norm()) for n, shift in delta.matrices())
+def relative_error(actual, delta):
+    """The largest relative error of a module."""
+    assert sorted(actual) == delta.modules
+    return max(float((actual[n].detach().float() - exact).norm() / exact.norm()) for n, exact in delta.matrices())
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("fp16", 1e-3), ("fp32", 1e-6)])
-def test_comfyui_gets_the_state(study, tmp_path, dtype, tolerance):
+def test_comfyui_reads_the_exact_state(study, tmp_path, dtype, tolerance):
     for run in (SUM, DENSE):
-        file, notes = opened(exported(study, run, tmp_path / run, dtype=dtype))
-        delta = find(study, run, "02", "state").delta
-        assert apart(comfyui(file, ldm_names(2, 1, delta.modules)), delta) <= tolerance
+        file, notes = open_lora(exported(study, run, tmp_path / run, dtype=dtype))
+        delta = find_origin(study, run, "02", "state").delta
+        assert relative_error(comfyui(file, ldm_names(2, 1, delta.modules)), delta) <= tolerance
         assert notes.get("ss_network_dim") == ("8" if run == SUM else None)
 
 
 @pytest.mark.parametrize("form", ["diffusers", "kohya"])
-@pytest.mark.parametrize(("run", "rank"), [(SUM, None), (DENSE, 9999)], ids=["one rank", "as many ranks as sizes"])
+@pytest.mark.parametrize(("run", "rank"), [(SUM, None), (DENSE, 9999)], ids=["one rank", "full ranks"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("fp16", 1e-3), ("fp32", 1e-6)])
-def test_diffusers_gets_the_state_and_paints_the_same(study, tmp_path, form, run, rank, dtype, tolerance):
+def test_diffusers_reads_the_exact_state_and_predicts_the_same(study, tmp_path, form, run, rank, dtype, tolerance):
     path = exported(study, run, tmp_path / "here", format=form, dtype=dtype, rank=rank)
-    family, delta = study.family, find(study, run, "02", "state").delta
+    family, delta = study.family, find_origin(study, run, "02", "state").delta
     prompts, noise = family.encode_prompts(["a photo of a zwz heart"]), torch.ones(1, *family.noise_shape())
     family.shift(delta)
-    wanted = _predicted(family, prompts, noise)
+    expected = _predicted(family, prompts, noise)
     family.shift(Delta())
     plain = _predicted(family, prompts, noise)
     family.pipeline.load_lora_weights(str(path.parent), weight_name=path.name)
@@ -67,13 +68,13 @@ def test_diffusers_gets_the_state_and_paints_the_same(study, tmp_path, form, run
         layers = {n: family.pipeline.unet.get_submodule(n) for n in delta.modules}
         name = next(iter(family.pipeline.unet.peft_config))
         assert {layer.scaling[name] for layer in layers.values()} == {1.0}
-        assert apart({n: layer.get_delta_weight(name) for n, layer in layers.items()}, delta) <= tolerance
-        found = _predicted(family, prompts, noise)
+        assert relative_error({n: layer.get_delta_weight(name) for n, layer in layers.items()}, delta) <= tolerance
+        actual = _predicted(family, prompts, noise)
     finally:
         family.pipeline.unload_lora_weights()
-    moved = float((wanted - plain).norm())
-    assert moved > 0
-    assert float((found - wanted).norm()) <= 10 * tolerance * moved
+    change = float((expected - plain).norm())
+    assert change > 0
+    assert float((actual - expected).norm()) <= 10 * tolerance * change
 
 
 @torch.no_grad()
@@ -82,9 +83,9 @@ def _predicted(family, prompts, noise):
     return family.pipeline.unet(noise, torch.tensor([500]), prompts["text"], added_cond_kwargs=extra).sample.float()
 
 
-def test_it_tells_what_it_is(study, tmp_path):
+def test_metadata_and_model_card_describe_the_export(study, tmp_path):
     path = exported(study, SUM, tmp_path / "here")
-    file, notes = opened(path)
+    file, notes = open_lora(path)
     assert all(isinstance(value, str) for value in notes.values())
     assert notes["modelspec.architecture"] == "palimpsest-toy/lora"
     assert notes["modelspec.trigger_phrase"] == "zwz heart, sks star"
@@ -96,18 +97,18 @@ def test_it_tells_what_it_is(study, tmp_path):
     assert notes["ss_network_args"] == "{}"
     assert not re.search(r"20\d\d-\d\d", json.dumps(notes))
     card = path.with_name("README.md").read_text()
-    for said in (
+    for text in (
         "zwz heart",
         "a photo of a sks star",
         study.base.options["revision"],
         r"merge\_init",
         "content sha256",
     ):
-        assert said in card
+        assert text in card
 
 
-def based(study, name, **options):
-    """The study as if its base were another."""
+def with_base(study, name, **options):
+    """The study with another base."""
     base = study.base.model_copy(update={"name": name, "options": study.base.options | options})
     return study.model_copy(update={"base": base})
 
@@ -123,8 +124,8 @@ def based(study, name, **options):
         ("sd15", "data/models/sd-1.5-mine", "unknown", "sd-1.5-mine"),
     ],
 )
-def test_terms_are_those_of_the_weights_and_names_those_of_the_kind(study, name, path, licence, repo):
-    origin, other = find(study, SUM, "02", "state"), based(study, name, path=path)
+def test_the_licence_is_that_of_the_weights_and_the_names_those_of_the_family(study, name, path, licence, repo):
+    origin, other = find_origin(study, SUM, "02", "state"), with_base(study, name, path=path)
     for form in ("kohya", "diffusers"):
         notes = metadata(other, origin, form, "4", "0")
         assert notes["modelspec.license"].startswith(f"base model: {licence}; pictures: ")
@@ -132,16 +133,16 @@ def test_terms_are_those_of_the_weights_and_names_those_of_the_kind(study, name,
         assert notes["modelspec.implementation"] == (
             "https://github.com/Stability-AI/generative-models" if ldm else "diffusers"
         )
-        front = YAML(typ="safe").load(card(other, origin, "a.safetensors", form, "it", None).split("---")[1])
+        front = YAML(typ="safe").load(model_card(other, origin, "a.safetensors", form, "it", None).split("---")[1])
         assert front["base_model"] == repo
         assert front["license_name"] == notes["modelspec.license"]
         assert set(front) == {"tags", "license", "license_name", "base_model", "instance_prompt"}
 
 
-def test_text_from_photos_cannot_become_markup(study, tmp_path):
+def test_text_from_photos_is_escaped(study, tmp_path):
     with patch("stages.tools.exchange.source.artifact.read", side_effect=_credited):
-        origin = find(study, SUM, "01", "state")
-    text = card(study, origin, "a`b.safetensors", "diffusers", "it", None)
+        origin = find_origin(study, SUM, "01", "state")
+    text = model_card(study, origin, "a`b.safetensors", "diffusers", "it", None)
     assert r"Ann \| &lt;b\>Bee&lt;/b\>" in text
     assert "<b>" not in text.split("```")[0] + text.split("```")[2]
     assert text.count("```") == 2
@@ -163,7 +164,7 @@ def test_the_same_command_gives_the_same_bytes(study, tmp_path):
     assert set(before) == {first.name, "README.md"}
 
 
-def test_a_report_gives_its_sheet(study, tmp_path, monkeypatch):
+def test_the_contact_sheet_of_a_report_is_exported(study, tmp_path, monkeypatch):
     with artifact.publish(Path("report/small"), "report", {}) as draft:
         (draft / "grids").mkdir()
         (draft / "grids/objects-0-merge_init-0.png").write_bytes(b"a sheet")
@@ -175,25 +176,25 @@ def test_a_report_gives_its_sheet(study, tmp_path, monkeypatch):
     assert "](<mine.png>)" in path.with_suffix(".md").read_text()
 
 
-def test_a_single_task_says_that_it_is_not_the_whole(study, tmp_path):
+def test_a_single_adapter_is_described_as_incomplete(study, tmp_path):
     path = exported(study, SUM, tmp_path / "here", what="adapter")
-    assert opened(path)[1]["modelspec.trigger_phrase"] == "sks star"
-    assert "alone is not the model after its task" in path.with_name("README.md").read_text()
+    assert open_lora(path)[1]["modelspec.trigger_phrase"] == "sks star"
+    assert "it alone is not the model after its task" in path.with_name("README.md").read_text()
     path = exported(study, SUM, tmp_path / "first", what="adapter", task="01")
     assert "One adapter, trained on the base model." in path.with_name("README.md").read_text()
 
 
-def test_what_others_put_there_stays(study, tmp_path):
+def test_other_files_are_not_overwritten(study, tmp_path):
     (tmp_path / "README.md").write_text("mine")
-    with pytest.raises(ConfigFault, match=r"README\.md: is there already and was not exported"):
+    with pytest.raises(ConfigFault, match=r"README\.md: already exists and is not an export"):
         exported(study, SUM, tmp_path)
     (tmp_path / "base.safetensors").write_bytes(b"precious")
-    with pytest.raises(ConfigFault, match=r"base\.safetensors: is there already"):
+    with pytest.raises(ConfigFault, match=r"base\.safetensors: already exists"):
         exported(study, SUM, tmp_path / "base.safetensors")
     assert (tmp_path / "base.safetensors").read_bytes() == b"precious"
 
 
-def test_a_full_disk_is_said_before_anything_is_written(study, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_before_anything_is_written(study, tmp_path, monkeypatch):
     full = Namespace(total=10, used=10, free=0)
     monkeypatch.setattr(writing.shutil, "disk_usage", lambda path: full)
     with pytest.raises(MachineFault, match="0 MB are free"):
@@ -202,33 +203,35 @@ def test_a_full_disk_is_said_before_anything_is_written(study, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("options", "fault", "said"),
+    ("options", "fault", "message"),
     [
-        ({"task": None}, ConfigFault, "after which task"),
+        ({"task": None}, ConfigFault, "no task given"),
         ({"run": "objects/0/naiv/0"}, ConfigFault, "Did you mean|There is"),
         ({"run": DENSE, "format": "diffusers"}, ConfigFault, "--rank N"),
-        ({"run": DENSE, "rank": 1}, InputFault, "too much is lost"),
+        ({"run": DENSE, "rank": 1}, InputFault, "above the limit of 0.1"),
     ],
 )
-def test_what_cannot_be_is_refused(study, tmp_path, options, fault, said):
-    with pytest.raises(fault, match=said):
+def test_impossible_exports_are_refused(study, tmp_path, options, fault, message):
+    with pytest.raises(fault, match=message):
         exported(study, **{"run": SUM, "to": tmp_path / "here"} | options)
     assert not (tmp_path / "here").exists()
 
 
 @pytest.mark.parametrize("form", ["kohya", "diffusers"])
-def test_what_was_exported_can_be_adopted_and_exported_again(study, tmp_path, form):
+def test_an_export_can_be_imported_and_exported_again(study, tmp_path, form):
     path = exported(study, SUM, tmp_path / "out", format=form, dtype="fp32")
-    there = tmp_path / "adapters/mine"
-    adopt(study, None, Namespace(file=path, to=there, alpha=None))
-    manifest = artifact.read(there, "adapter")
+    folder = tmp_path / "adapters/mine"
+    import_lora(study, None, Namespace(file=path, to=folder, alpha=None))
+    manifest = artifact.read(folder, "adapter")
     assert manifest["adopted"]["format"] == form
-    back = load_adapter(there / "adapter.safetensors", manifest["scale"], study.family.shapes())
-    delta = find(study, SUM, "02", "state").delta
-    assert apart(dict(back.delta.matrices()), delta) < 1e-6
-    again = exported(study, str(there), tmp_path / "again", task=None, what="adapter")
-    assert apart(comfyui(opened(again)[0], ldm_names(2, 1, delta.modules)), delta) < 1e-3
+    back = load_adapter(folder / "adapter.safetensors", manifest["scale"], study.family.shapes())
+    delta = find_origin(study, SUM, "02", "state").delta
+    assert relative_error(dict(back.delta.matrices()), delta) < 1e-6
+    again = exported(study, str(folder), tmp_path / "again", task=None, what="adapter")
+    assert relative_error(comfyui(open_lora(again)[0], ldm_names(2, 1, delta.modules)), delta) < 1e-3
     assert "trained elsewhere" in again.with_name("README.md").read_text()
-    assert "; adapter: base model: Apache-2.0; pictures: " in opened(again)[1]["modelspec.license"]
-    with pytest.raises(ConfigFault, match="02/state: is in the way"):
-        adopt(study, None, Namespace(file=path, to=Path("runs/small/objects/0/merge_init/0/02/state"), alpha=None))
+    assert "; adapter: base model: Apache-2.0; pictures: " in open_lora(again)[1]["modelspec.license"]
+    with pytest.raises(ConfigFault, match="02/state: already exists and is not an import"):
+        import_lora(
+            study, None, Namespace(file=path, to=Path("runs/small/objects/0/merge_init/0/02/state"), alpha=None)
+        )

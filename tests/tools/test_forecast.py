@@ -1,4 +1,4 @@
-"""What a study will take, told before it starts."""
+"""Forecasts of time, disk and memory."""
 
 import json
 from argparse import Namespace
@@ -16,7 +16,7 @@ from stages.tools.forecasting.workload import count
 from tests.support.workspace import workspace
 
 
-def test_the_counts_of_the_default_study_are_those_of_its_parameters():
+def test_the_counts_of_the_default_study_follow_from_its_parameters():
     work = count(params.load())
     assert (work.runs, work.tasks, work.adapters) == (4, 10, 40)
     assert work.steps == 300 * (1 + 4 * 9)  # the first task is the same for all four
@@ -30,28 +30,28 @@ def test_the_counts_of_the_default_study_are_those_of_its_parameters():
 @pytest.mark.parametrize("name", ["quick", "toy-styles"])
 def test_any_profile_can_be_counted(name, capsys):
     forecast(params.load(), None, Namespace(profile=name, steps=1, counts=True, json=True))
-    told, wanted = json.loads(capsys.readouterr().out), profiles.params(name)
-    assert told["study"] == name
-    assert told["counts"]["adapters"] == len(wanted.strategies) * len(wanted.tasks) * len(wanted.orders)
-    assert told["disk"]["cache"] > told["counts"]["kept_adapters"]
+    result, study = json.loads(capsys.readouterr().out), profiles.params(name)
+    assert result["study"] == name
+    assert result["counts"]["adapters"] == len(study.strategies) * len(study.tasks) * len(study.orders)
+    assert result["disk"]["cache"] > result["counts"]["kept_adapters"]
 
 
-def test_a_spread_is_that_of_the_single_measurements():
+def test_the_interval_is_that_of_the_individual_measurements():
     assert Cost.of([3.0, 1.0, 2.0]) == Cost(2.0, 1.0, 3.0)
     assert Cost.of([float(k) for k in range(20)]) == Cost(9.5, 2.0, 17.0)
 
 
-def test_a_pictures_cost_grows_with_its_steps_and_what_is_done_once_is_counted_once(tmp_path, monkeypatch):
-    """By a clock that only sampling moves: 60 seconds to compile, 0.5 for a picture and 0.02 for each of its steps."""
+def test_the_cost_of_a_picture_grows_with_its_steps_and_one_time_work_counts_once(tmp_path, monkeypatch):
+    """A fake clock: 60 seconds to compile, 0.5 per picture and 0.02 per denoising step."""
     clock, calls = [0.0], []
 
-    def sample(some, state, groups):
+    def sample(study, state, groups):
         folder = tmp_path / f"model{len(calls)}" / "group"
         folder.mkdir(parents=True)
-        files = [folder / f"{number}.png" for number in range(some.sample.images * len(groups[0]))]
+        files = [folder / f"{number}.png" for number in range(study.sample.images * len(groups[0]))]
         for file in files:
             Image.new("RGB", (8, 8)).save(file)
-        clock[0] += len(files) * (0.5 + 0.02 * some.sample.steps) + (60 if not calls else 0)
+        clock[0] += len(files) * (0.5 + 0.02 * study.sample.steps) + (60 if not calls else 0)
         calls.append(delta_fingerprint(state.delta))
         return [files]
 
@@ -61,29 +61,29 @@ def test_a_pictures_cost_grows_with_its_steps_and_what_is_done_once_is_counted_o
     once, cost, pictures, size = calibration._sample(study)
     assert once == pytest.approx(60)
     assert cost.each == pytest.approx(0.5 + 0.02 * study.sample.steps)
-    assert len({*calls}) == 1 + calibration.REPEATS  # never one whose pictures are there already
+    assert len({*calls}) == 1 + calibration.REPEATS  # never a model whose pictures are cached
     assert (pictures[0].size, size > 50) == ((8, 8), True)
 
 
 @pytest.mark.slow
-def test_a_calibration_measures_every_part_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+def test_a_calibration_measures_every_part_and_cleans_up(tmp_path, monkeypatch, capsys):
     folder = workspace(tmp_path / "work")
     monkeypatch.chdir(folder)
     study = params.load()
     forecast(study, None, Namespace(profile=None, steps=2, counts=False, json=True))
-    told = json.loads(capsys.readouterr().out)
+    result = json.loads(capsys.readouterr().out)
     for part in ("train", "sample", "score", "merge"):
-        low, each, high = (told["seconds"][part][key] for key in ("low", "each", "high"))
+        low, each, high = (result["seconds"][part][key] for key in ("low", "each", "high"))
         assert 0 < low <= each <= high
-        assert told["hours"][part]["each"] > 0
-    train = told["counts"]["steps"] * told["seconds"]["train"]["each"] / 3600
-    assert told["hours"]["train"]["each"] == pytest.approx(train)
-    assert told["memory"]["process"] > 100e6
-    assert told["disk"]["scratch"] > 0
-    left = {p.name for p in folder.rglob("*") if p.is_file() and p.suffix in {".png", ".safetensors"}}
+        assert result["hours"][part]["each"] > 0
+    train = result["counts"]["steps"] * result["seconds"]["train"]["each"] / 3600
+    assert result["hours"]["train"]["each"] == pytest.approx(train)
+    assert result["memory"]["process"] > 100e6
+    assert result["disk"]["scratch"] > 0
+    files = {p.name for p in folder.rglob("*") if p.is_file() and p.suffix in {".png", ".safetensors"}}
     assert not (folder / "runs").exists()
     assert not list((folder / ".cache/images").rglob("*.png"))
     assert not list((folder / ".checkpoints").rglob("*.safetensors"))
-    assert left
+    assert files
     forecast(study, None, Namespace(profile=None, steps=1, counts=False, json=False))
     assert "pictures to sample" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""A study that goes on from an adapter of elsewhere: taken in, checked, and before every strategy's first task."""
+"""A study that starts from an imported adapter: imported, checked, and used by every strategy's first task."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -10,7 +10,7 @@ from stages.adapters.algebra import Adapter, Delta, fresh_adapter, widened
 from stages.adapters.storage import delta_fingerprint, load_adapter
 from stages.core import params
 from stages.core.runs import runs, sequences
-from stages.core.states import beginning, begun_with, merged_again, state_after
+from stages.core.states import initial_adapter, initial_state, rebuilt_state, state_after
 from stages.core.strategy import strategies
 from stages.files import artifact, tensors
 from stages.merge import merge
@@ -21,94 +21,96 @@ from stages.sample import sample
 from stages.start import start
 from stages.tools.exchange.exporting import pack
 from stages.tools.forecasting.workload import count
-from stages.tools.import_lora import adopt
+from stages.tools.import_lora import import_lora
 from stages.train import train
 from tests.support.workspace import change, workspace
 
 FOLDER = "adapters/elsewhere"
 
 
-def drawn(shapes, rank: int = 4, alpha: float = 6.0) -> Adapter:
+def random_adapter(shapes, rank: int = 4, alpha: float = 6.0) -> Adapter:
     fresh = fresh_adapter(shapes, rank, alpha, generator("elsewhere"))
     b = {name: 0.1 * torch.randn(value.shape, generator=generator(name)) for name, value in fresh.b.items()}
     return Adapter(fresh.a, b, fresh.scale)
 
 
-def apart(one: Delta, other: Delta) -> float:
-    gaps = [float(shift.square().sum()) for _, shift in (one - other).matrices()]
-    return float((sum(gaps) / sum(float(shift.square().sum()) for _, shift in other.matrices())) ** 0.5)
+def relative_error(delta: Delta, exact: Delta) -> float:
+    errors = [float(matrix.square().sum()) for _, matrix in (delta - exact).matrices()]
+    return float((sum(errors) / sum(float(matrix.square().sum()) for _, matrix in exact.matrices())) ** 0.5)
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A study of one task and all strategies, and an adapter in the format of diffusers, taken in for it."""
+    """A study of one task and all strategies, and an adapter imported from a file in diffusers format."""
     folder = workspace(tmp_path_factory.mktemp("start") / "work", 1, strategies=sorted(strategies.classes))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         plain = params.load()
-        packed = pack(drawn(plain.family.shapes()).delta, "diffusers", torch.float32, None, None)
+        packed = pack(
+            random_adapter(plain.family.shapes()).delta, "diffusers", torch.float32, None, plain.family.module_names()
+        )
         tensors.write(Path("lora.safetensors"), packed.tensors, packed.metadata)
-        adopt(plain, None, Namespace(file=Path("lora.safetensors"), to=Path(FOLDER), alpha=None))
+        import_lora(plain, None, Namespace(file=Path("lora.safetensors"), to=Path(FOLDER), alpha=None))
         yield folder, plain
 
 
-def begun(folder: Path, **options):
-    usual = {"adapter": FOLDER, "adapter_revision": artifact.folder_digest(Path(FOLDER))}
+def with_adapter(folder: Path, **options):
+    defaults = {"adapter": FOLDER, "adapter_revision": artifact.folder_digest(Path(FOLDER))}
     tree = params.load()
     text = (folder / "params.yaml").read_text("utf-8")
     try:
-        change(folder, base={"options": tree.base.options | usual | options.pop("base", {})}, **options)
+        change(folder, base={"options": tree.base.options | defaults | options.pop("base", {})}, **options)
         return params.load()
     finally:
         (folder / "params.yaml").write_text(text, "utf-8")
 
 
-def test_every_strategy_goes_on_from_it(place):
+def test_every_strategy_starts_from_it(place):
     folder, plain = place
-    study, elsewhere = begun(folder), drawn(plain.family.shapes()).delta
+    study, elsewhere = with_adapter(folder), random_adapter(plain.family.shapes()).delta
     assert study.family.fingerprint == plain.family.fingerprint
     prepare(study, sequences(study)[0], Namespace(task="01"))
     for run in runs(study):
         start(study, run, Namespace())
         before = state_after(study, run, "00")
-        assert apart(before.delta, elsewhere) < 1e-6
+        assert relative_error(before.delta, elsewhere) < 1e-6
         assert artifact.read(run.at("00") / "state", "state")["begun_with"] == study.family.adapter_revision
         train(study, run, Namespace(task="01"))
         merge(study, run, Namespace(task="01"))
         manifest = artifact.read(run.at("01") / "adapter", "adapter")
         adapter = load_adapter(run.at("01") / "adapter/adapter.safetensors", manifest["scale"], study.family.shapes())
-        trained = (study.rule(run.strategy).frozen(before) or Delta()) + adapter.delta
-        assert 0 < apart(trained, elsewhere) < 0.5  # six steps away from where it began
+        trained = (study.make_strategy(run.strategy).frozen(before) or Delta()) + adapter.delta
+        assert 0 < relative_error(trained, elsewhere) < 0.5  # six steps away from the start
         after = state_after(study, run, "01")
-        assert delta_fingerprint(after.delta) == delta_fingerprint(merged_again(study, run, "01").delta)
+        assert delta_fingerprint(after.delta) == delta_fingerprint(rebuilt_state(study, run, "01").delta)
     placed = [path for run in runs(study) for path in run.at("00").parent.rglob("adapter*.safetensors")]
-    counted = count(study)
-    assert counted.trained == len(runs(study))
-    assert counted.placed_adapters == len(placed)
-    assert counted.kept_adapters == len({artifact.sha256(path) for path in placed})
+    work = count(study)
+    assert work.trained == len(runs(study))
+    assert work.placed_adapters == len(placed)
+    assert work.kept_adapters == len({artifact.sha256(path) for path in placed})
 
 
-def test_the_pictures_before_the_first_task_show_it(place):
+def test_the_pictures_before_the_first_task_depend_on_it(place):
     folder, plain = place
-    study, sequence = begun(folder), sequences(plain)[0]
+    study, sequence = with_adapter(folder), sequences(plain)[0]
     prepare(plain, sequence, Namespace(task="01"))
-    shown = []
-    for one in (plain, study):
-        sample(one, sequence, Namespace(task=None))
-        shown.append({path.name: path.read_bytes() for path in (sequence.base / "images").rglob("*.png")})
-    assert shown[0].keys() == shown[1].keys()
-    assert all(shown[0][name] != shown[1][name] for name in shown[0])
+    pictures = []
+    for params_ in (plain, study):
+        sample(params_, sequence, Namespace(task=None))
+        pictures.append({path.name: path.read_bytes() for path in (sequence.base / "images").rglob("*.png")})
+    assert pictures[0].keys() == pictures[1].keys()
+    assert all(pictures[0][name] != pictures[1][name] for name in pictures[0])
 
 
-def test_without_one_a_run_begins_with_the_base(place):
+def test_without_one_a_run_starts_from_the_base(place):
     _, plain = place
-    assert begun_with(plain) is None
-    assert not beginning(plain, 0).delta.modules
-    assert beginning(plain, 0).adapter is None
+    assert initial_adapter(plain) is None
+    assert not initial_state(plain, 0).delta.modules
+    assert initial_state(plain, 0).adapter is None
 
 
 @pytest.mark.parametrize(
-    ("options", "fault", "said"),
+    ("options", "fault", "message"),
     [
         ({"base": {"adapter_revision": "0" * 64}}, InputFault, "its revision is .* pins 0000"),
         ({"base": {"adapter_revision": ""}}, InputFault, "pins none"),
@@ -116,14 +118,14 @@ def test_without_one_a_run_begins_with_the_base(place):
         ({"train": {"rank": 2}}, ConfigFault, "train.rank: 2 is less than the rank of adapters/elsewhere, 4"),
     ],
 )
-def test_what_does_not_fit_is_said(place, options, fault, said):
-    with pytest.raises(fault, match=said):
-        beginning(begun(place[0], **options), 0)
+def test_an_unsuitable_adapter_is_refused(place, options, fault, message):
+    with pytest.raises(fault, match=message):
+        initial_state(with_adapter(place[0], **options), 0)
 
 
-def test_widening_changes_no_shift():
+def test_widening_does_not_change_the_delta():
     shapes = {"one": (6, 8), "two": (5, 7)}
-    small, fresh = drawn(shapes, 2, 2.0), fresh_adapter(shapes, 4, 8.0, generator("fresh"))
+    small, fresh = random_adapter(shapes, 2, 2.0), fresh_adapter(shapes, 4, 8.0, generator("fresh"))
     wide = widened(small, fresh)
     assert wide.scale == fresh.scale
     for name in shapes:

@@ -1,3 +1,5 @@
+"""Profiles and memory presets: valid, and changing only what they should."""
+
 import json
 
 import pytest
@@ -14,14 +16,14 @@ REAL = [name for name in profiles.names() if profiles.tree(name)["base"]["name"]
 
 @pytest.mark.parametrize("memory", [None, *profiles.presets()])
 @pytest.mark.parametrize("name", profiles.names())
-def test_every_profile_with_every_preset_breaks_no_rule(name, memory):
-    """Rules that need photos or weights are left out: neither is here."""
+def test_every_profile_with_every_preset_is_valid(name, memory):
+    """Only rules that need neither photos nor weights are checked."""
     params.Params.model_validate_json(json.dumps(profiles.tree(name, memory)))
 
 
 @pytest.mark.parametrize("memory", [None, *profiles.presets()])
 @pytest.mark.parametrize("name", profiles.names())
-def test_every_profile_asks_its_family_only_for_what_it_reads(name, memory):
+def test_every_profile_uses_only_options_its_family_reads(name, memory):
     params._check_family(params.Params.model_validate_json(json.dumps(profiles.tree(name, memory))))
 
 
@@ -32,13 +34,13 @@ def test_a_training_option_that_the_family_ignores_is_refused(option):
     if "layers" in option:  # which sd15 reads
         params._check_family(study)
         return
-    said = r"^train\.conditioning: base sd15 does not read it, so it cannot be 'source'\. .* layers, snr_gamma\.$"
-    with pytest.raises(ConfigFault, match=said):
+    message = r"^train\.conditioning: base sd15 does not read it, so it cannot be 'source'\. .* layers, snr_gamma\.$"
+    with pytest.raises(ConfigFault, match=message):
         params._check_family(study)
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_a_preset_changes_how_and_not_what(name):
+def test_a_preset_does_not_change_what_is_computed(name):
     plain = profiles.tree(name)
     for memory in profiles.presets():
         small = profiles.tree(name, memory)
@@ -52,8 +54,8 @@ def test_a_preset_changes_how_and_not_what(name):
             assert small["train"][key] == plain["train"][key]
 
 
-def test_the_styles_from_the_list_of_50_come_in_the_orders_of_those_from_60():
-    """The rest is the same study."""
+def test_the_profile_with_50_styles_uses_the_same_permutations_as_that_with_60():
+    """Everything else is equal."""
     plain, other = profiles.tree("sdxl-styles"), profiles.tree("sdxl-styles-50")
     assert {section for section in plain if plain[section] != other[section]} == {"study", "dataset", "sequences"}
     assert other["dataset"] == {"name": "unlearn_canvas", "options": {"styles": 50}}
@@ -67,21 +69,21 @@ def test_the_styles_from_the_list_of_50_come_in_the_orders_of_those_from_60():
     assert all(set(listed.values()) == set(known) for listed in other["sequences"]["styles"].values())
 
 
-def test_less_memory_is_never_used_for_more_pictures_at_a_time():
+def test_less_memory_never_means_larger_batches():
     batches = [profiles.tree("sdxl-objects", memory)["sample"]["batch"] for memory in profiles.presets()]
     assert batches == sorted(batches)
 
 
-def test_an_unknown_preset_is_said():
-    with pytest.raises(ConfigFault, match=r"no preset for 7 GB\. There is: 12, 16, 24, 80"):
+def test_an_unknown_preset_is_refused():
+    with pytest.raises(ConfigFault, match=r"unknown memory preset '7'\. There is: 12, 16, 24, 80"):
         profiles.text("sdxl-objects", "7")
 
 
-def test_a_preset_in_use_counts_as_no_change_of_ones_own(tmp_path, monkeypatch):
+def test_a_preset_in_use_is_not_a_change_by_the_user(tmp_path, monkeypatch):
     monkeypatch.setattr(profiles, "PARAMS", tmp_path / "params.yaml")
     assert profiles.use("sdxl-quick", memory="24")
     assert not profiles.use("sdxl-quick", memory="24")
     assert profiles.use("quick")
     (tmp_path / "params.yaml").write_text("study: mine\n")
-    with pytest.raises(ConfigFault, match="changes that no profile has"):
+    with pytest.raises(ConfigFault, match="changes that are in no profile"):
         profiles.use("sdxl-quick", memory="24")

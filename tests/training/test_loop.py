@@ -1,4 +1,4 @@
-"""The loop on a learner so small that thousands of steps take a second; the real one runs in the tests of the flows."""
+"""The training loop on a learner so small that thousands of steps take a second; tests/flows run the real one."""
 
 import gc
 import os
@@ -32,15 +32,17 @@ MATERIAL = Material([{"moments": row[None]} for row in MOMENTS], {"text": torch.
 
 
 class Small(Learner):
+    """One matrix; the loss of call `spoil_at` is NaN, and each call takes `slow` seconds longer."""
+
     def __init__(self, spoil_at: int = -1, slow: float = 0.0) -> None:
         g = torch.Generator().manual_seed(1)
         self.a, self.b = nn.Parameter(torch.randn(2, 4, generator=g)), nn.Parameter(torch.zeros(3, 2))
-        self.spoil_at, self.slow, self.seen = spoil_at, slow, 0
+        self.spoil_at, self.slow, self.calls = spoil_at, slow, 0
 
     def parameters(self):
         return [self.a, self.b]
 
-    def study(self, images, prompts):
+    def prepare(self, images, prompts):
         self.images = images
 
     def inputs(self, rows):
@@ -49,13 +51,13 @@ class Small(Learner):
         return {"moments": moments, "noise": noise, "weight": torch.tensor([row.weight for row in rows])}
 
     def loss(self, inputs):
-        self.seen += 1
+        self.calls += 1
         time.sleep(self.slow)
         errors = (inputs["moments"] @ self.a.T @ self.b.T - inputs["noise"]).square().mean(1)
         loss = (errors * inputs["weight"]).sum()
-        return loss * float("nan") if self.seen == self.spoil_at else loss
+        return loss * float("nan") if self.calls == self.spoil_at else loss
 
-    def aside(self):
+    def paused(self):
         return nullcontext()
 
     def adapter(self):
@@ -80,7 +82,7 @@ def test_every_picture_is_seen_once_before_any_is_seen_again():
             assert sorted(rows[epoch * 5 : epoch * 5 + 5]) == [0, 1, 2, 3, 4]
 
 
-def test_it_learns_something(whole):
+def test_the_loss_falls(whole):
     assert whole[1].loss[-1] < whole[1].loss[0] * 1.5
     assert len(whole[1].loss) == OPTIONS.steps
 
@@ -90,10 +92,10 @@ class Stop(Exception):
 
 
 @pytest.mark.parametrize("at", [1, 6, 7, 8, 13, 14, 20, 33, 39])
-def test_stopped_anywhere_and_begun_again_it_ends_with_the_same_bytes(tmp_path, whole, at, monkeypatch):
+def test_stopped_at_any_step_and_resumed_it_ends_with_the_same_bytes(tmp_path, whole, at, monkeypatch):
     class Dies(Small):
         def loss(self, inputs):
-            if self.seen == at:
+            if self.calls == at:
                 raise Stop
             return super().loss(inputs)
 
@@ -101,14 +103,14 @@ def test_stopped_anywhere_and_begun_again_it_ends_with_the_same_bytes(tmp_path, 
         train(tmp_path / "run", Dies())
     again = Small()
     assert train(tmp_path / "run", again) == whole
-    assert again.seen <= OPTIONS.steps - (at // OPTIONS.checkpoint_every) * OPTIONS.checkpoint_every
+    assert again.calls <= OPTIONS.steps - (at // OPTIONS.checkpoint_every) * OPTIONS.checkpoint_every
 
 
-def test_a_finished_training_is_not_repeated(tmp_path, whole):
+def test_finished_training_is_not_repeated(tmp_path, whole):
     train(tmp_path / "run")
     again = Small()
     assert train(tmp_path / "run", again) == whole
-    assert again.seen == 0
+    assert again.calls == 0
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, whole):
@@ -121,10 +123,10 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, whole):
 
 
 @pytest.mark.parametrize("at", [1, 9, 26])
-def test_nan_stops_before_the_step_that_would_spread_it(tmp_path, whole, at):
+def test_nan_stops_training_before_that_step_is_applied(tmp_path, whole, at):
     with pytest.raises(InputFault, match=f"diverged at step {at}"):
         train(tmp_path / "run", Small(spoil_at=at))
-    assert train(tmp_path / "run") == whole  # nothing of it was kept
+    assert train(tmp_path / "run") == whole  # nothing of that step was saved
 
 
 KILLED = """
@@ -150,14 +152,14 @@ def start(folder: Path) -> subprocess.Popen:
     return process
 
 
-def test_kill_9_and_again(tmp_path, whole):
+def test_killed_by_sigkill_and_resumed(tmp_path, whole):
     process = start(tmp_path / "run")
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert train(tmp_path / "run") == whole
 
 
-def test_sigterm_saves_and_says_so(tmp_path, whole):
+def test_sigterm_saves_and_raises_preempted(tmp_path, whole):
     process = start(tmp_path / "run")
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=60)
@@ -165,26 +167,26 @@ def test_sigterm_saves_and_says_so(tmp_path, whole):
     assert train(tmp_path / "run") == whole
 
 
-def test_preempted_means_run_me_again():
+def test_the_exit_code_of_preempted():
     assert Preempted.code == 75
 
 
 def pretend_to_record(monkeypatch: pytest.MonkeyPatch) -> None:
     def record(self, function):
-        self._rehearse(lambda: [function() for _ in range(3)])
+        self._without_effect(lambda: [function() for _ in range(3)])
         return function
 
     monkeypatch.setattr(descent, "recordable", lambda *_: True)
     monkeypatch.setattr(cuda_graph.Recorder, "record", record)
 
 
-def test_what_is_rehearsed_before_it_is_recorded_leaves_no_trace(tmp_path, whole, monkeypatch):
+def test_warm_up_before_recording_has_no_effect(tmp_path, whole, monkeypatch):
     pretend_to_record(monkeypatch)
     assert train(tmp_path / "run") == whole
 
 
 @pytest.mark.parametrize("fault", [RuntimeError("not permitted when stream is capturing"), torch.OutOfMemoryError()])
-def test_a_step_that_cannot_be_recorded_is_called(tmp_path, whole, monkeypatch, caplog, fault):
+def test_a_step_that_cannot_be_recorded_is_called_directly(tmp_path, whole, monkeypatch, caplog, fault):
     def fails(self, function):
         raise fault
 
@@ -194,46 +196,46 @@ def test_a_step_that_cannot_be_recorded_is_called(tmp_path, whole, monkeypatch, 
     assert caplog.text.count(str(fault) or "out of memory") == 2  # the gradient and the update
 
 
-def test_a_finished_training_leaves_nothing_that_only_a_collector_of_garbage_would_find(tmp_path, monkeypatch):
+def test_finished_training_leaves_no_reference_cycle(tmp_path, monkeypatch):
     pretend_to_record(monkeypatch)
     gc.disable()
     try:
         training = Training(Small(), OPTIONS, (0, "0", "01"), tmp_path / "run")
         training.run(MATERIAL, keep=False)
-        left = weakref.ref(training.descent)
+        reference = weakref.ref(training.descent)
         del training
-        assert left() is None
+        assert reference() is None
     finally:
         gc.enable()
 
 
-class Magnified(Small):
-    """Gradients leave the number format where the loss is multiplied by more than 512, in some steps."""
+class Overflowing(Small):
+    """In the calls `too_large`, gradients overflow if the loss scale is above 512."""
 
-    magnify = 4096.0
+    loss_scale = 4096.0
 
     def __init__(self, too_large: range) -> None:
         super().__init__()
         self.too_large = too_large
 
     def loss(self, inputs):
-        loss, at = super().loss(inputs), self.seen
-        loss.register_hook(lambda g: g if g <= 512 or at not in self.too_large else g * float("inf"))
+        loss, call = super().loss(inputs), self.calls
+        loss.register_hook(lambda g: g if g <= 512 or call not in self.too_large else g * float("inf"))
         return loss
 
 
 @pytest.mark.parametrize("too_large", [range(1), range(1, 100), range(30, 100), range(40, 100), range(26, 27)])
-def test_a_gradient_too_large_for_the_number_format_is_computed_again_with_a_smaller_factor(tmp_path, whole, too_large):
-    learner = Magnified(too_large)
+def test_a_step_whose_gradient_overflows_is_repeated_with_half_the_loss_scale(tmp_path, whole, too_large):
+    learner = Overflowing(too_large)
     assert train(tmp_path / "run", learner) == whole
-    assert (learner.seen > OPTIONS.steps) == bool(too_large.stop > 1)
-    found = artifact.read(max((tmp_path / "run").glob("[0-9]*")), "checkpoint")["magnify"]
-    assert found == {1: 4096.0, 100: 512.0, 27: 2048.0}[too_large.stop]
-    assert train(tmp_path / "run", again := Magnified(range(0))) == whole
-    assert again.seen == 0
+    assert (learner.calls > OPTIONS.steps) == bool(too_large.stop > 1)
+    scale = artifact.read(max((tmp_path / "run").glob("[0-9]*")), "checkpoint")["magnify"]
+    assert scale == {1: 4096.0, 100: 512.0, 27: 2048.0}[too_large.stop]
+    assert train(tmp_path / "run", again := Overflowing(range(0))) == whole
+    assert again.calls == 0
 
 
-def test_the_norm_of_many_numbers_is_theirs():
+def test_the_norm_of_many_numbers_is_accurate():
     class Many(Small):
         def __init__(self):
             g = torch.Generator().manual_seed(2)
@@ -250,9 +252,9 @@ def test_the_norm_of_many_numbers_is_theirs():
     assert steps.read()[0].gradient_norm == pytest.approx(float(learner.wanted.double().norm()), rel=1e-5)
 
 
-def test_the_update_is_that_of_adamw_after_clipping():
+def test_a_step_is_adamw_after_clipping():
     one, other = Small(), Small()
-    one.study(MATERIAL.images, MATERIAL.prompts)
+    one.prepare(MATERIAL.images, MATERIAL.prompts)
     inputs = one.inputs([Row(i, 0, i, 0.5) for i in range(2)])
     steps = descent.Descent(one, OPTIONS, 9)
     peer = torch.optim.AdamW(other.parameters(), 0.01, OPTIONS.betas, OPTIONS.epsilon, OPTIONS.weight_decay)
@@ -269,36 +271,36 @@ def test_the_update_is_that_of_adamw_after_clipping():
 
 
 class Crowded(Small):
-    """Memory for two pictures, from the step on at which there is no more for all."""
+    """From call `from_step` on there is memory for two pictures only."""
 
     def __init__(self, from_step: int) -> None:
         super().__init__()
         self.from_step = from_step
 
     def loss(self, inputs):
-        if self.seen >= self.from_step and len(inputs["weight"]) > 2:
+        if self.calls >= self.from_step and len(inputs["weight"]) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return super().loss(inputs)
 
 
 @pytest.mark.parametrize("from_step", [0, 20])
-def test_out_of_memory_halves_what_is_computed_at_a_time_and_nothing_else(tmp_path, from_step):
+def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else(tmp_path, from_step):
     options = OPTIONS.model_copy(update={"batch": 5})
     adapters, losses = [], []
     for i, learner in enumerate((Small(), Crowded(from_step))):
         training = Training(learner, options, (0, "0", "01"), tmp_path / str(i))
-        adapter, told = training.run(MATERIAL, keep=True)
+        adapter, history = training.run(MATERIAL, keep=True)
         adapters.append(adapter)
-        losses.append(told)
+        losses.append(history)
     assert losses[0].micro_batch is None
     assert losses[1].micro_batch == 2
     assert losses[1].loss == pytest.approx(losses[0].loss, rel=1e-4)
     torch.testing.assert_close(adapters[1].b, adapters[0].b, rtol=1e-3, atol=1e-5)
     again = Training(Crowded(0), options, (0, "0", "01"), tmp_path / "1")
-    assert again.run(MATERIAL, keep=True)[1].micro_batch == 2  # a checkpoint remembers
+    assert again.run(MATERIAL, keep=True)[1].micro_batch == 2  # stored in the checkpoint
 
 
-def test_no_memory_for_one_picture_is_said(tmp_path):
+def test_no_memory_for_one_picture_is_reported(tmp_path):
     class Full(Small):
         def loss(self, inputs):
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -311,10 +313,10 @@ def test_no_memory_for_one_picture_is_said(tmp_path):
     ("schedule", "at_quarters"),
     [("constant", [1, 1, 1, 1]), ("linear", [1, 0.75, 0.5, 0.25]), ("cosine", [1, 0.8536, 0.5, 0.1464])],
 )
-def test_the_learning_rate_falls_as_asked(schedule, at_quarters):
+def test_the_learning_rate_follows_its_schedule(schedule, at_quarters):
     options = OPTIONS.model_copy(update={"schedule": schedule})
-    found = [rate(options, step) / options.learning_rate for step in (0, 10, 20, 30)]
-    assert found == pytest.approx(at_quarters, abs=1e-4)
+    rates = [rate(options, step) / options.learning_rate for step in (0, 10, 20, 30)]
+    assert rates == pytest.approx(at_quarters, abs=1e-4)
 
 
 TWO = """
@@ -323,12 +325,12 @@ from pathlib import Path
 from tests.training.test_loop import *
 training = Training(Small(slow=0.01), OPTIONS, (0, "0", "01"), Path(sys.argv[1]))
 adapter, _ = training.run(MATERIAL, keep=False)
-training.forget()
+training.remove_checkpoints()
 print(fingerprint(flat(adapter)))
 """
 
 
-def test_two_that_start_from_the_same_place_do_not_take_the_checkpoints_from_each_other(tmp_path, whole):
+def test_two_runs_with_the_same_checkpoints_do_not_remove_each_others(tmp_path, whole):
     command = [sys.executable, "-c", TWO, str(tmp_path / "run")]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [process.communicate()[0].strip() for process in both] == [whole[0]] * 2

@@ -1,5 +1,4 @@
-"""One task on the embedded base with options that the paper does not have: each does something, what only looks on
-changes nothing."""
+"""One task on the embedded base with options that the paper does not have: each has an effect, monitoring has none."""
 
 import json
 from pathlib import Path
@@ -21,8 +20,8 @@ from stages.runtime.faults import ConfigFault
 from stages.runtime.seeds import seed
 from stages.sampling import sampler
 from stages.training import task
-from stages.training.examples import Material, encoded
-from stages.training.loop import Training, alike
+from stages.training.examples import Material, encode_examples
+from stages.training.loop import Training, micro_batches
 from stages.training.task import train
 
 RUN = Run(TaskSequence("small", "objects", "0"), "naive", 0)
@@ -47,6 +46,7 @@ def params(project, tmp_path, monkeypatch):
 
 
 def changed(params: Params, **sections) -> Params:
+    """Small settings, with these changes by section."""
     tree = params.model_dump(mode="json")
     tree["train"] |= {"rank": 4, "steps": 4, "batch": 2}
     tree["sample"] |= {"steps": 2}
@@ -55,7 +55,7 @@ def changed(params: Params, **sections) -> Params:
     return Params.model_validate_json(json.dumps(tree))
 
 
-def learnt(params: Params, *sizes: tuple[int, int], observe=None):
+def learned(params: Params, *sizes: tuple[int, int], observe=None):
     """The adapter's fingerprint and the losses, after a task of pictures of these sizes."""
     sizes = sizes or ((32, 32),) * 3
     pixels = [torch.randint(0, 256, (h, w, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(i))
@@ -73,7 +73,7 @@ def concept(token: str, training_prompt: str, noun: str = "") -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("options", "about", "said"),
+    ("options", "about", "expected"),
     [
         (Prior(), CONCEPT, "a photo of a star"),
         (Prior(prompt="one {}"), CONCEPT, "one star"),
@@ -85,53 +85,57 @@ def concept(token: str, training_prompt: str, noun: str = "") -> dict[str, str]:
         (Prior(), concept("c++ (7)", "c++ (7) code"), "code"),
     ],
 )
-def test_the_class_is_named_by_the_prompt_without_the_token(options, about, said):
-    assert class_prompt(options.prompt, about) == said
+def test_the_class_prompt_is_the_prompt_without_the_token(options, about, expected):
+    assert class_prompt(options.prompt, about) == expected
 
 
 @pytest.mark.parametrize(
-    ("options", "about", "said"),
+    ("options", "about", "expected"),
     [
-        (Prior(), concept("palette knife", "palette knife"), "^train.prior: .*'palette knife' it leaves no word"),
-        (Prior(), concept("palette knife", "palette knife, "), "^train.prior: .* leaves no word"),
-        (Prior(prompt="{}"), concept("sks", "a sks"), "^train.prior.prompt: .*'sks' it leaves no word"),
-        (Prior(prompt="a Palette knife {}"), concept("palette knife", "x", "image"), "holds these words"),
-        (Prior(prompt="a {}"), concept("sks", "a sks dog", "sks dog"), "'a sks dog' is to be the class of 'sks'"),
-        (Prior(), concept("one two", "one one two two dog"), "'one two dog' is to be the class of 'one two'"),
+        (
+            Prior(),
+            concept("palette knife", "palette knife"),
+            "^train.prior: .*'palette knife' has no word for its class",
+        ),
+        (Prior(), concept("palette knife", "palette knife, "), "^train.prior: .* has no word for its class"),
+        (Prior(prompt="{}"), concept("sks", "a sks"), "^train.prior.prompt: .*'sks' has no word for its class"),
+        (Prior(prompt="a Palette knife {}"), concept("palette knife", "x", "image"), "the token 'palette knife'"),
+        (Prior(prompt="a {}"), concept("sks", "a sks dog", "sks dog"), "prompt 'a sks dog' contains the token 'sks'"),
+        (Prior(), concept("one two", "one one two two dog"), "prompt 'one two dog' contains the token 'one two'"),
     ],
 )
-def test_a_class_that_is_the_concept_or_nothing_is_refused(options, about, said):
-    with pytest.raises(ConfigFault, match=said) as caught:
+def test_a_class_prompt_that_is_empty_or_names_the_concept_is_refused(options, about, expected):
+    with pytest.raises(ConfigFault, match=expected) as caught:
         class_prompt(options.prompt, about)
     assert "\n" not in str(caught.value)
 
 
-def test_the_class_is_preserved_with_pictures_made_once(params, monkeypatch):
-    plain = learnt(changed(params))
-    prior, heard = changed(params, train={"prior": {"images": 2, "weight": 0.5}}), []
-    monkeypatch.setattr(task, "encoded", lambda *told: heard.append(told) or encoded(*told))
-    once = learnt(prior)
+def test_class_pictures_are_sampled_once_and_trained_on(params, monkeypatch):
+    plain = learned(changed(params))
+    prior, calls = changed(params, train={"prior": {"images": 2, "weight": 0.5}}), []
+    monkeypatch.setattr(task, "encode_examples", lambda *args: calls.append(args) or encode_examples(*args))
+    once = learned(prior)
     assert once != plain
     (made,) = (path.parent for path in Path(".cache/images").rglob("manifest.json"))
     assert artifact.read(made, "pictures")["prompts"] == ["a photo of a star"]
     drawn = changed(params, sample={"images": 2, "seed": seed(prior.sample.seed, "class")})
     (files,) = sampler.sample(drawn, State(), [["a photo of a star"]])
-    ((_, lessons, taught),) = heard
-    assert [lesson.caption for lesson in lessons] == ["a photo of a sks star"] * 3 + ["a photo of a star"] * 2
-    assert [lesson.image.tobytes() for lesson in lessons[taught:]] == [Image.open(f).tobytes() for f in files]
+    ((_, examples, count),) = calls
+    assert [example.caption for example in examples] == ["a photo of a sks star"] * 3 + ["a photo of a star"] * 2
+    assert [example.image.tobytes() for example in examples[count:]] == [Image.open(f).tobytes() for f in files]
 
     def samples(*_, **__):
         raise AssertionError("sampled again")
 
     monkeypatch.setattr(type(params.family), "sample", samples)
-    assert learnt(changed(params, train={"prior": {"images": 2, "weight": 0.5}, "checkpoint_every": 3})) == once
+    assert learned(changed(params, train={"prior": {"images": 2, "weight": 0.5}, "checkpoint_every": 3})) == once
 
 
-def test_the_class_counts_as_much_as_its_weight_says(params):
-    """The first loss is that of the concept, and of the class the weight times the mean over its pictures."""
+def test_the_loss_of_the_class_is_multiplied_by_its_weight(params):
+    """The first loss is the concept's plus the weight times the mean over the class pictures."""
 
     def first(**prior) -> float:
-        return learnt(changed(params, train={"steps": 1, "prior": {"images": 2, **prior} if prior else None}))[1].loss[
+        return learned(changed(params, train={"steps": 1, "prior": {"images": 2, **prior} if prior else None}))[1].loss[
             0
         ]
 
@@ -139,46 +143,46 @@ def test_the_class_counts_as_much_as_its_weight_says(params):
     assert full - alone > 0.01
     assert quarter - alone == pytest.approx(0.25 * (full - alone), rel=1e-3)
     options = changed(params, train={"prior": {"images": 2, "batch": 2, "weight": 0.5}}).train
-    told = SimpleNamespace(options=options, words=(0,), step=0)
-    rows = Training._rows(told, Material([{}] * 5, {}, [0, 0, 0, 1, 1], 3))
+    training = SimpleNamespace(options=options, words=(0,), step=0)
+    rows = Training._rows(training, Material([{}] * 5, {}, [0, 0, 0, 1, 1], 3))
     assert [(row.image >= 3, row.prompt, row.weight) for row in rows] == [(False, 0, 0.5)] * 2 + [(True, 1, 0.25)] * 2
 
 
-def test_pictures_of_several_sizes_are_learnt_together_each_with_its_frame(params):
+def test_pictures_of_several_sizes_are_trained_together_each_with_its_frame(params):
     buckets = changed(params, prepare={"buckets": True, "bucket": 8})
-    both = learnt(buckets, (32, 32), (40, 24), (24, 40))
+    both = learned(buckets, (32, 32), (40, 24), (24, 40))
     assert len(both[1].loss) == 4
-    assert learnt(changed(params), (32, 32)) != learnt(changed(params, train={"conditioning": "source"}), (32, 32))
+    assert learned(changed(params), (32, 32)) != learned(changed(params, train={"conditioning": "source"}), (32, 32))
 
 
-def test_rows_of_a_step_are_computed_size_by_size():
+def test_a_micro_batch_has_pictures_of_one_size():
     images = [{"moments": torch.zeros(1, 2, 4, *size)} for size in ((4, 4), (2, 8), (4, 4), (4, 4))]
     rows = [Row(i, 0, i, 0.25) for i in range(4)]
-    assert [[row.image for row in part] for part in alike(rows, images, 2)] == [[0, 2], [3], [1]]
+    assert [[row.image for row in part] for part in micro_batches(rows, images, 2)] == [[0, 2], [3], [1]]
 
 
-def test_previews_come_from_step_0_on_and_change_nothing(params):
-    plain = learnt(changed(params))
+def test_previews_start_at_step_0_and_change_nothing(params):
+    plain = learned(changed(params))
     previewed = changed(params, watch={"previews_every": 2}, train={"checkpoint_every": 3})
 
     def observe(learner, frozen):
         return previews.Previews(previewed, RUN, "01", learner, frozen, CONCEPT)
 
-    assert learnt(previewed, observe=observe) == plain
-    found = sorted(path.name for path in Path("previews/toy-objects/objects/0/naive/0/01").iterdir())
-    assert found == [f"{step:06d}-{number:02d}.png" for step in (0, 2, 4) for number in (0, 1)]
+    assert learned(previewed, observe=observe) == plain
+    names = sorted(path.name for path in Path("previews/toy-objects/objects/0/naive/0/01").iterdir())
+    assert names == [f"{step:06d}-{number:02d}.png" for step in (0, 2, 4) for number in (0, 1)]
 
 
-def test_what_goes_wrong_in_watching_is_said_once_and_left_out(caplog):
-    seen = []
+def test_an_observer_that_fails_costs_one_warning_and_is_skipped(caplog):
+    steps = []
 
     def breaks(step, losses):
         raise OSError("no space left")
 
-    observe = previews.unharmed([breaks, lambda step, losses: seen.append(step)])
+    observe = previews.safe_observer([breaks, lambda step, losses: steps.append(step)])
     for step in range(3):
         observe(step, None)
-    assert seen == [0, 1, 2]
+    assert steps == [0, 1, 2]
     assert caplog.text.count("no space left") == 1
 
 
@@ -190,12 +194,12 @@ def test_a_tracker_gets_every_loss_once(monkeypatch, params):
     monkeypatch.setattr(trackers, "_open", lambda *_: accelerator)
     tracked = params.model_copy(update={"watch": Watch(tracker="tensorboard")})
     with trackers.tracking(tracked, RUN, "01") as track:
-        _, losses = learnt(changed(params), observe=lambda learner, frozen: track)
+        _, losses = learned(changed(params), observe=lambda learner, frozen: track)
     assert logged == list(enumerate(losses.loss, 1))
     assert ended == [True]
 
 
-def test_a_tracker_that_is_not_there_costs_a_warning(monkeypatch, params, caplog):
+def test_a_missing_tracker_costs_a_warning(monkeypatch, params, caplog):
     monkeypatch.setattr("accelerate.Accelerator.trackers", [], raising=False)
     monkeypatch.setattr("accelerate.accelerator.filter_trackers", lambda *_: [])
     tracked = params.model_copy(update={"watch": Watch(tracker="wandb")})

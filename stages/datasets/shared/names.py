@@ -1,4 +1,4 @@
-"""What datasets of folders share: folders' names as names of concepts, and text that is fit for a prompt."""
+"""Shared by datasets that read folders: concept names from folder names, and checks of text for prompts."""
 
 from __future__ import annotations
 
@@ -12,30 +12,32 @@ from pydantic import AfterValidator, Field
 
 from stages.runtime.faults import ConfigFault
 
-TEXTS = (".txt", ".md")  # files beside pictures that are none
+TEXTS = (".txt", ".md")  # files that are not pictures
 ABOUT = "concept.yaml"
 LONGEST, LONGEST_ID = 10_000, 40  # characters
-RARE = "bcdfgjkpqvwxz"  # without vowels, four of them are a word in no language
-# Marks that change the direction of writing: what is read is not what a text encoder gets.
-TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+RARE = "bcdfgjkpqvwxz"  # consonants: four of them form no word
+# Marks that change the writing direction: a person would read other text than the text encoder gets.
+BIDI_MARKS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def legible(text: str) -> str:
-    """
+    """Returns the text after checking that a person and a text encoder read the same.
+
     Raises:
-        ValueError: a text encoder or a reader would be misled by it.
+        ValueError: it is too long or contains invisible characters.
     """
     if len(text) > LONGEST:
         raise ValueError(f"has {len(text)} characters, at most {LONGEST} are allowed")
     for letter in text:
-        if unicodedata.category(letter) in ("Cc", "Cs") or letter in TURNING:
-            raise ValueError(f"holds U+{ord(letter):04X}, which cannot be seen. Remove it")
+        if unicodedata.category(letter) in ("Cc", "Cs") or letter in BIDI_MARKS:
+            raise ValueError(f"contains the invisible character U+{ord(letter):04X}. Remove it")
     return text
 
 
 def with_place(template: str) -> str:
+    """Returns the template after checking that it contains {}. Raises ValueError."""
     if "{}" not in template:
-        raise ValueError("has no {} where the concept is to stand")
+        raise ValueError("has no {} where the concept goes")
     return template
 
 
@@ -45,32 +47,37 @@ Word = Annotated[Line, Field(pattern=r"^\S+$", max_length=50)]
 
 
 def by_id(folders: list[Path]) -> dict[str, Path]:
-    """
+    """Returns folders by the names of their concepts.
+
     Raises:
-        ConfigFault: two names differ only in how their letters are encoded.
+        ConfigFault: two folder names differ only in how their letters are encoded.
     """
-    found: dict[str, Path] = {}
+    by_name: dict[str, Path] = {}
     for folder in folders:
-        other = found.setdefault(identify(folder.name), folder)
+        other = by_name.setdefault(identify(folder.name), folder)
         if other is not folder:
             raise ConfigFault(f"{folder}: has the same name as {other}. Rename one of them.")
-    return found
+    return by_name
 
 
 def identify(name: str) -> str:
-    """What a folder's concept is called in params.yaml and in paths: letters a-z, digits and _."""
-    whole = unicodedata.normalize("NFC", name)
-    ascii_only = unicodedata.normalize("NFKD", whole).encode("ascii", "ignore").decode().lower()
+    """Returns a folder's concept name for params.yaml and paths: letters a-z, digits and _.
+
+    If that differs from the folder's name, a short hash is appended.
+    """
+    composed = unicodedata.normalize("NFC", name)
+    ascii_only = unicodedata.normalize("NFKD", composed).encode("ascii", "ignore").decode().lower()
     plain = re.sub(r"[^a-z0-9]+", "_", ascii_only).strip("_")[:LONGEST_ID]
-    if plain == whole:
+    if plain == composed:
         return plain
-    return f"{plain or 'concept'}_{hashlib.sha256(whole.encode()).hexdigest()[:6]}"
+    return f"{plain or 'concept'}_{hashlib.sha256(composed.encode()).hexdigest()[:6]}"
 
 
 def noun_of(folder: Path) -> str:
-    """
+    """Returns a folder's name as words for a prompt.
+
     Raises:
-        ConfigFault: the name is not fit for a prompt.
+        ConfigFault: the name is too long or contains invisible characters.
     """
     try:
         return legible(" ".join(re.sub("[_-]", " ", folder.name).split()))
@@ -79,6 +86,6 @@ def noun_of(folder: Path) -> str:
 
 
 def rare_word(name: str) -> str:
-    """A token that depends on nothing but the name, so that a folder that is added changes none of the others."""
+    """Returns a token that depends only on the concept's name, so that adding a folder changes no other token."""
     number = int.from_bytes(hashlib.sha256(f"token {name}".encode()).digest(), "big")
     return "".join(RARE[number // len(RARE) ** place % len(RARE)] for place in range(4))

@@ -1,11 +1,11 @@
-"""LoRA in the attention of a model: one layer of peft per matrix, or all of them in a few large operations.
+"""LoRA in the attention of a model: one peft layer per matrix, or all matrices in a few large operations.
 
 peft is the definition: each matrix W becomes W x + scale * B (A x). `Grouped` computes the same sums with the matrices
-of a UNet laid together: A and B of all modules in one flat parameter, so that clipping, AdamW and the cast to half
-precision are one operation each; queries, keys and values of a self-attention in one product; and keys and values of
-the prompt for all cross-attentions at once, of which the part W x is computed before the first step, unless adapters in
-the text encoders change it with every step. A sum of floats depends on its order, so the two agree to rounding. W and
-B A are never added up: in half precision the sum would swallow a small B A.
+of a UNet stacked: A and B of all modules are one flat parameter, so that clipping, AdamW and the cast to half precision
+are one operation each; queries, keys and values of a self-attention are one product; keys and values of the prompt are
+computed for all cross-attentions at once, and their part W x before the first step, unless adapters in the text
+encoders change it at every step. A sum of floats depends on its order, so the two agree up to rounding. W and B A are
+never added: in half precision a small B A would be lost.
 """
 
 from __future__ import annotations
@@ -29,7 +29,12 @@ CROSS = "cross"  # the encodings' name for the constant part of a prompt's keys 
 
 
 class Layers(ABC):
-    """An adapter in a UNet or in a text encoder, in training; its names are the model's own."""
+    """An adapter in training in a UNet or a text encoder.
+
+    Args:
+        model: the UNet or text encoder.
+        adapter: where training starts, under the model's own module names.
+    """
 
     def __init__(self, model: Any, adapter: Adapter) -> None:
         self.model, self.scale, self.names = model, adapter.scale, sorted(adapter.a)
@@ -38,38 +43,38 @@ class Layers(ABC):
 
     @abstractmethod
     def install(self) -> None:
-        """Puts them into the model; again, after they were taken out."""
+        """Puts the layers into the model, also after `remove` has taken them out."""
 
     def constants(self, text: Tensor) -> dict[str, Tensor]:
-        """What of the prompts [n, length, channels] is not trained here, one row per prompt: for `begin`."""
+        """What `begin` needs of the prompts [n, length, channels] and training does not change, one row per prompt."""
         return {}
 
     def begin(self, inputs: Encodings) -> None:  # noqa: B027
         """Called before each forward pass."""
 
     def end(self) -> None:  # noqa: B027
-        """Called after it, where nothing of it is computed again: lets go of what `begin` made for this pass."""
+        """Called after it, unless activations are recomputed: frees what `begin` computed for this pass."""
 
     @abstractmethod
     def adapter(self) -> Adapter:
-        """The adapter as it is now, float32 on the CPU."""
+        """The current adapter, float32 on the CPU."""
 
 
 def remove(model: Any) -> None:
-    """Makes a model what it was before anything was trained in it."""
+    """Removes all adapter layers from a model."""
     from diffusers.utils import recurse_remove_peft_layers
 
     if getattr(model, "peft_config", None):
         recurse_remove_peft_layers(model)
         del model.peft_config
-        model._hf_peft_config_loaded = False  # by which diffusers and transformers both know
+        model._hf_peft_config_loaded = False  # the flag of both diffusers and transformers
     for attention in _attentions(model).values():
-        if isinstance(attention.forward, Projected):
+        if isinstance(attention.forward, GroupedAttention):
             del attention.forward
 
 
 class PerMatrix(Layers):
-    """LoRA layers of peft."""
+    """One LoRA layer of peft per matrix."""
 
     def __init__(self, model: Any, adapter: Adapter) -> None:
         super().__init__(model, adapter)
@@ -85,40 +90,44 @@ class PerMatrix(Layers):
         self.model.add_adapter(
             LoraConfig(r=self.rank, lora_alpha=alpha, target_modules=self.names, init_lora_weights=False)
         )
-        places = [(name, half) for half in ("lora_A", "lora_B") for name in self.names]
-        for (name, half), parameter in zip(places, self.parameters, strict=True):
-            getattr(self.model.get_submodule(name), half)["default"].weight = parameter
+        places = [(name, factor) for factor in ("lora_A", "lora_B") for name in self.names]
+        for (name, factor), parameter in zip(places, self.parameters, strict=True):
+            getattr(self.model.get_submodule(name), factor)["default"].weight = parameter
 
     def adapter(self) -> Adapter:
-        halves = [parameter.detach().float().cpu().clone() for parameter in self.parameters]
-        a, b = halves[: len(self.names)], halves[len(self.names) :]
+        factors = [parameter.detach().float().cpu().clone() for parameter in self.parameters]
+        a, b = factors[: len(self.names)], factors[len(self.names) :]
         return Adapter(dict(zip(self.names, a, strict=True)), dict(zip(self.names, b, strict=True)), self.scale)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Matrices of one shape and one role: `each` of them per attention are applied to the same input."""
+    """Matrices of one shape and one role; those of one attention are applied to the same input."""
 
     role: str  # qkv: of self-attentions; q, kv: of cross-attentions; out: of both
     attentions: tuple[str, ...]
-    each: tuple[str, ...]
+    projections: tuple[str, ...]  # of each attention
     shape: tuple[int, int]  # out, in
 
     @property
     def names(self) -> list[str]:
-        return [f"{attention}.{projection}" for attention in self.attentions for projection in self.each]
+        return [f"{attention}.{projection}" for attention in self.attentions for projection in self.projections]
 
     def sizes(self, rank: int) -> tuple[int, int]:
-        """How many numbers A and B have."""
-        count, (out, inside) = len(self.names), self.shape
-        return count * rank * inside, count * out * rank
+        """Number of elements of all A, and of all B."""
+        count, (out, in_) = len(self.names), self.shape
+        return count * rank * in_, count * out * rank
 
 
 ROLES = {"qkv": ("to_q", "to_k", "to_v"), "q": ("to_q",), "kv": ("to_k", "to_v"), "out": ("to_out.0",)}
 
 
 class Grouped(Layers):
-    """All matrices of a UNet of one shape and role together."""
+    """All matrices of a UNet, in groups of one shape and role.
+
+    Raises:
+        ValueError: the adapter is not one of all four projections of every attention.
+    """
 
     def __init__(self, unet: UNet2DConditionModel, adapter: Adapter) -> None:
         super().__init__(unet, adapter)
@@ -128,86 +137,86 @@ class Grouped(Layers):
             raise ValueError("grouped layers need an adapter of every attention's four projections")
         self.sizes = [size for group in self.groups for size in group.sizes(self.rank)]
         parts = [
-            half[name].flatten() for group in self.groups for half in (adapter.a, adapter.b) for name in group.names
+            factor[name].flatten() for group in self.groups for factor in (adapter.a, adapter.b) for name in group.names
         ]
         self.flat = nn.Parameter(torch.cat(parts).float().to(unet.device))
         self.parameters = [self.flat]
-        self.projected = {name: Projected(attention) for name, attention in self.attentions.items()}
-        self._weigh()
+        self.grouped = {name: GroupedAttention(attention) for name, attention in self.attentions.items()}
+        self._stack_frozen()
 
     @torch.no_grad()
-    def _weigh(self) -> None:
-        """The frozen weights beside one another; those of the prompt's keys and values are needed once only."""
+    def _stack_frozen(self) -> None:
+        """Stacks the frozen weights, except those of the prompt's keys and values, which `constants` uses once."""
         for group in self.groups:
             if group.role != "kv":
                 for name in group.attentions:
-                    matrices = [self.attentions[name].get_submodule(one).weight for one in group.each]
-                    self.projected[name].frozen[group.role] = torch.cat(matrices)
+                    matrices = [self.attentions[name].get_submodule(one).weight for one in group.projections]
+                    self.grouped[name].frozen[group.role] = torch.cat(matrices)
 
     def install(self) -> None:
-        for name, projected in self.projected.items():
-            self.attentions[name].forward = projected
+        for name, grouped in self.grouped.items():
+            self.attentions[name].forward = grouped
 
     def constants(self, text: Tensor) -> dict[str, Tensor]:
-        """For each group of keys and values W x, [prompts, matrices, length, out]."""
-        found = {}
+        """W x for each group of keys and values, [prompts, matrices, length, out]."""
+        constants = {}
         for number, group in enumerate(self.groups):
             if group.role == "kv":
                 products = [functional.linear(text, self.model.get_submodule(name).weight) for name in group.names]
-                found[f"{CROSS}.{number}"] = torch.stack(products, 1)
-        return found
+                constants[f"{CROSS}.{number}"] = torch.stack(products, 1)
+        return constants
 
     def begin(self, inputs: Encodings) -> None:
         text = inputs["text"]
-        halves = iter(torch.split(self.flat.to(text.dtype), self.sizes))
+        factors = iter(torch.split(self.flat.to(text.dtype), self.sizes))
         for number, group in enumerate(self.groups):
-            (out, inside), count = group.shape, len(group.names)
-            a, b = next(halves).view(count, self.rank, inside), next(halves).view(count, out, self.rank)
+            (out, in_), count = group.shape, len(group.names)
+            a, b = next(factors).view(count, self.rank, in_), next(factors).view(count, out, self.rank)
             if group.role == "kv":
-                self._speak(group, text, inputs[f"{CROSS}.{number}"], a, b)
+                self._set_prompts(group, text, inputs[f"{CROSS}.{number}"], a, b)
                 continue
-            each = len(group.each)
+            each = len(group.projections)
             downs, ups = (
-                a.view(-1, each * self.rank, inside).unbind(),
+                a.view(-1, each * self.rank, in_).unbind(),
                 b if each == 1 else b.view(-1, each, *b.shape[1:]),
             )
             for name, down, up in zip(group.attentions, downs, ups.unbind(), strict=True):
-                self.projected[name].trained[group.role] = (down, up.mT, self.scale)
+                self.grouped[name].trained[group.role] = (down, up.mT, self.scale)
 
     def end(self) -> None:
-        for projected in self.projected.values():
-            projected.trained, projected.spoken = {}, None
+        for grouped in self.grouped.values():
+            grouped.trained, grouped.keys_values = {}, None
 
-    def _speak(self, group: Group, text: Tensor, constant: Tensor, a: Tensor, b: Tensor) -> None:
-        """Keys and values of the prompts [n, length, channels] for all cross-attentions of a group."""
+    def _set_prompts(self, group: Group, text: Tensor, constant: Tensor, a: Tensor, b: Tensor) -> None:
+        """Computes keys and values of the prompts [n, length, channels] for all cross-attentions of a group."""
         rows, length, channels = text.shape
         count, out, _ = b.shape
         inner = functional.linear(text.reshape(-1, channels), a.reshape(-1, channels)).view(-1, count, self.rank)
         frozen = constant.transpose(0, 1).reshape(count, rows * length, out)
-        spoken = torch.baddbmm(frozen, inner.transpose(0, 1), b.transpose(1, 2), alpha=self.scale)
-        keys_values = spoken.view(count, rows, length, out).unbind()
+        products = torch.baddbmm(frozen, inner.transpose(0, 1), b.transpose(1, 2), alpha=self.scale)
+        keys_values = products.view(count, rows, length, out).unbind()
         for place, name in enumerate(group.attentions):
-            self.projected[name].spoken = (keys_values[2 * place], keys_values[2 * place + 1])
+            self.grouped[name].keys_values = (keys_values[2 * place], keys_values[2 * place + 1])
 
     def adapter(self) -> Adapter:
-        halves: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
+        factors: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
         parts = iter(torch.split(self.flat.detach().cpu(), self.sizes))
         for group in self.groups:
-            out, inside = group.shape
-            for half, shape in zip(halves, ((self.rank, inside), (out, self.rank)), strict=True):
+            out, in_ = group.shape
+            for factor, shape in zip(factors, ((self.rank, in_), (out, self.rank)), strict=True):
                 for name, value in zip(group.names, next(parts).view(-1, *shape).unbind(), strict=True):
-                    half[name] = value.clone()
-        return Adapter({n: halves[0][n] for n in self.names}, {n: halves[1][n] for n in self.names}, self.scale)
+                    factor[name] = value.clone()
+        return Adapter({n: factors[0][n] for n in self.names}, {n: factors[1][n] for n in self.names}, self.scale)
 
 
-class Projected:
-    """What an attention does with its input while it is trained in a group, in place of its own `forward`."""
+class GroupedAttention:
+    """Replaces the `forward` of an attention while it is trained in groups."""
 
     def __init__(self, attention: Any) -> None:
         self.heads, self.bias = attention.heads, attention.to_out[0].bias
         self.frozen: dict[str, Tensor] = {}
         self.trained: dict[str, tuple[Tensor, Tensor, float]] = {}
-        self.spoken: tuple[Tensor, Tensor] | None = None  # keys and values of the prompts
+        self.keys_values: tuple[Tensor, Tensor] | None = None  # of the prompts
 
     def __call__(
         self, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, attention_mask: None = None
@@ -217,22 +226,22 @@ class Projected:
         if encoder_hidden_states is None:
             projected: Sequence[Tensor] = self._project(x, "qkv").unbind()
         else:
-            assert self.spoken is not None
-            projected = (self._project(x, "q"), *self.spoken)
+            assert self.keys_values is not None
+            projected = (self._project(x, "q"), *self.keys_values)
         q, k, v = (part.view(rows, -1, self.heads, part.shape[-1] // self.heads) for part in projected)
-        seen = functional.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
-        y = self._project(seen.transpose(1, 2).reshape(len(x), -1), "out", self.bias)
+        attended = functional.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        y = self._project(attended.transpose(1, 2).reshape(len(x), -1), "out", self.bias)
         return y.view(rows, length, -1)
 
     def _project(self, x: Tensor, role: str, bias: Tensor | None = None) -> Tensor:
-        """W x + scale B A x, [rows, out]; [matrices, rows, out] where a role has several matrices."""
+        """W x + scale B A x, [rows, out]; [matrices, rows, out] for a role with several matrices."""
         down, up, scale = self.trained[role]
-        still, inner = functional.linear(x, self.frozen[role], bias), functional.linear(x, down)
+        fixed, inner = functional.linear(x, self.frozen[role], bias), functional.linear(x, down)
         if up.ndim == 2:
-            return torch.addmm(still, inner, up, alpha=scale)
+            return torch.addmm(fixed, inner, up, alpha=scale)
         count, rank, out = up.shape
-        still, inner = still.view(-1, count, out).transpose(0, 1), inner.view(-1, count, rank).transpose(0, 1)
-        return torch.baddbmm(still, inner, up, alpha=scale)
+        fixed, inner = fixed.view(-1, count, out).transpose(0, 1), inner.view(-1, count, rank).transpose(0, 1)
+        return torch.baddbmm(fixed, inner, up, alpha=scale)
 
 
 def _attentions(model: nn.Module) -> dict[str, Any]:
@@ -242,11 +251,12 @@ def _attentions(model: nn.Module) -> dict[str, Any]:
 
 
 def _groups(attentions: dict[str, Any]) -> Iterator[Group]:
-    """
+    """Groups the matrices of all attentions by role and shape.
+
     Raises:
-        ValueError: an attention does more than SDXL's do.
+        ValueError: an attention does more than SDXL's.
     """
-    found: dict[tuple[str, tuple[int, int]], list[str]] = {}
+    groups: dict[tuple[str, tuple[int, int]], list[str]] = {}
     for name, attention in attentions.items():
         extras = (
             attention.spatial_norm,
@@ -256,9 +266,9 @@ def _groups(attentions: dict[str, Any]) -> Iterator[Group]:
             attention.to_q.bias,
         )
         if any(extra is not None and extra is not False for extra in extras) or attention.residual_connection:
-            raise ValueError(f"{name}: does more than project and attend; train.layers: peft can train it")
+            raise ValueError(f"{name}: does more than project and attend. Set train.layers to peft")
         for role in ("q", "kv", "out") if attention.is_cross_attention else ("qkv", "out"):
             shape = attention.get_submodule(ROLES[role][0]).weight.shape
-            found.setdefault((role, (shape[0], shape[1])), []).append(name)
-    for (role, shape), names in sorted(found.items()):
+            groups.setdefault((role, (shape[0], shape[1])), []).append(name)
+    for (role, shape), names in sorted(groups.items()):
         yield Group(role, tuple(names), ROLES[role], shape)

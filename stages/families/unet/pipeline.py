@@ -1,4 +1,4 @@
-"""A diffusers pipeline: pinned, loaded, shifted, moved."""
+"""Model folders in diffusers format: what their weight files hold, and whether they are the pinned revision."""
 
 from __future__ import annotations
 
@@ -10,42 +10,51 @@ from stages.files.artifact import folder_digest
 from stages.runtime.faults import InputFault
 
 
-def headers(folder: Path) -> dict[str, tuple[Path, list[int]]]:
+def weight_headers(folder: Path) -> dict[str, tuple[Path, list[int]]]:
     """File and shape of every weight of a model, read without loading any.
 
     Raises:
-        InputFault: there is no safetensors file.
+        InputFault: the folder has no safetensors file.
     """
-    found: dict[str, tuple[Path, list[int]]] = {}
+    weights: dict[str, tuple[Path, list[int]]] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as file:
             (size,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(size))
-        found |= {name: (path, entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
-    if not found:
+        weights |= {name: (path, entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+    if not weights:
         raise InputFault(
-            f"{folder}: no safetensors here. Name a model in the format of diffusers as base.options.path, "
-            "or fetch it: make weights PROFILE=NAME, or python -m stages.tools.fetch."
+            f"{folder}: no safetensors here. Set base.options.path to a model in diffusers format, "
+            "or download it: make weights PROFILE=NAME, or python -m stages.tools.fetch."
         )
-    return found
+    return weights
 
 
-def pinned(root: Path, marker: str, revision: str) -> str:
-    """The sha256 over a model's files, once it has been found to be the one that is pinned.
+def check_revision(root: Path, marker: str, revision: str) -> str:
+    """Checks that a model is the pinned one.
+
+    Args:
+        root: its folder.
+        marker: a file that every such folder has.
+        revision: the pinned sha256 over its files.
+
+    Returns:
+        The revision.
 
     Raises:
-        InputFault: it is missing, is another one, or holds files that could run code.
+        InputFault: the model is missing, has another revision, or holds files that could run code.
     """
     if not (root / marker).is_file():
         raise InputFault(
-            f"{root}: no {marker} here. Name a model in diffusers format, or fetch it: python -m stages.tools.fetch."
+            f"{root}: no {marker} here. Set the path to a model in diffusers format, or download it: "
+            "python -m stages.tools.fetch."
         )
     pickles = [p.name for p in root.rglob("*") if p.suffix in {".bin", ".pt", ".pth", ".ckpt"}]
     if pickles:
         raise InputFault(f"{root}: holds {pickles[0]}, which could run code. Only safetensors are read; remove it.")
-    found = folder_digest(root)
-    if found != revision:
+    actual = folder_digest(root)
+    if actual != revision:
         raise InputFault(
-            f"{root}: its revision is {found}, params.yaml pins {revision}. Restore it or pin the new one."
+            f"{root}: its revision is {actual}, params.yaml pins {revision}. Restore it or pin the new one."
         )
-    return found
+    return actual

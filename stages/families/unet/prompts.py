@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class PromptAttention:
-    """Cross attention of one module from keys and values that `set_prompts` computes, as a processor of diffusers."""
+    """A diffusers attention processor that uses the keys and values that `set_prompts` computed."""
 
     def __init__(self) -> None:
         self.key: Tensor | None = None
@@ -20,10 +20,13 @@ class PromptAttention:
         self.blank = 0  # rows at the beginning of the batch whose prompt is zeros
 
     def set_prompts(self, attention: Any, text: Tensor, rows: Tensor, blank: int) -> None:
-        """
+        """Computes the keys and values of one attention.
+
         Args:
+            attention: whose projections are used.
             text: distinct prompts [prompts, tokens, width].
-            rows: which of them each row of the batch after the blank ones has, [n].
+            rows: for each row of the batch after the blank ones, its index into `text`, [n].
+            blank: number of rows at the beginning of the batch whose prompt is zeros.
         """
         key, value = (
             projection(text).unflatten(-1, (attention.heads, -1)).transpose(1, 2)[rows]
@@ -31,7 +34,8 @@ class PromptAttention:
         )
         self.key, self.value, self.blank = key, value, blank
 
-    def forget(self) -> None:
+    def clear(self) -> None:
+        """Frees the keys and values."""
         self.key = self.value = None
 
     def __call__(
@@ -45,17 +49,17 @@ class PromptAttention:
         assert self.key is not None
         assert self.value is not None
         query = attn.to_q(hidden_states[self.blank :]).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-        found = F.scaled_dot_product_attention(query, self.key, self.value)
-        output = attn.to_out[0](found.transpose(1, 2).flatten(2))
+        attended = F.scaled_dot_product_attention(query, self.key, self.value)
+        output = attn.to_out[0](attended.transpose(1, 2).flatten(2))
         if not self.blank:
             return output  # type: ignore[no-any-return]
         bias = attn.to_out[0].bias
-        nothing = output.new_zeros(()) if bias is None else bias.to(output.dtype)
-        return torch.cat([nothing.expand(self.blank, *output.shape[1:]), output])
+        unattended = output.new_zeros(()) if bias is None else bias.to(output.dtype)
+        return torch.cat([unattended.expand(self.blank, *output.shape[1:]), output])
 
 
 def is_plain(attention: Any) -> bool:
-    """Whether it is a cross attention that `PromptAttention` stands in for exactly."""
+    """Whether `PromptAttention` computes exactly what this attention computes."""
     return (
         attention.is_cross_attention
         and attention.to_k.bias is None
@@ -69,23 +73,20 @@ def is_plain(attention: Any) -> bool:
 
 @dataclass(frozen=True)
 class Prompts:
-    """What the model reads of the prompts of n pictures.
+    """What the UNet reads of the prompts of n pictures, and of the empty prompt in the unconditional half."""
 
-    text: [n, tokens, width]. extra: what else is added to the embedding of time, each [n, ...]. What stands in the
-    unconditional half is `empty_text` [tokens, width], None for zeros, and `empty_extra` [n, ...].
-    """
-
-    text: Tensor
-    extra: Mapping[str, Tensor]
-    empty_extra: Mapping[str, Tensor]
-    empty_text: Tensor | None = None
+    text: Tensor  # [n, tokens, width]
+    extra: Mapping[str, Tensor]  # added to the time embedding, each [n, ...]
+    empty_extra: Mapping[str, Tensor]  # each [n, ...]
+    empty_text: Tensor | None = None  # [tokens, width]; None: zeros
 
     def part(self, rows: slice) -> Prompts:
+        """The prompts of some of the pictures."""
         extra, empty = ({key: value[rows] for key, value in of.items()} for of in (self.extra, self.empty_extra))
         return Prompts(self.text[rows], extra, empty, self.empty_text)
 
     def distinct(self) -> tuple[Tensor, list[int]]:
-        """The different texts among the rows, and which of them each row has."""
+        """The distinct texts, and for each row its index among them."""
         places: dict[bytes, int] = {}
         rows = [places.setdefault(_bytes(row), len(places)) for row in self.text]
         return self.text[[rows.index(place) for place in range(len(places))]], rows

@@ -1,5 +1,5 @@
-"""An SDXL of random weights in the format of diffusers: real architecture and tokenizer, so that loading, speed, memory
-and export can be tried without the real weights. It paints noise."""
+"""An SDXL with random weights in diffusers format: the real architecture and tokenizer, to test loading, speed, memory
+and export without the real weights. Its pictures are noise."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from stages.files.artifact import folder_digest
 from stages.runtime.seeds import generator
 
-LENGTH, VOCABULARY = 77, 49408  # tokens of a prompt; tokens that there are
-SCHEDULER = {  # that of SDXL base 1.0
+LENGTH, VOCABULARY = 77, 49408  # tokens per prompt; tokens in the vocabulary
+SCHEDULER = {  # as in SDXL base 1.0
     "beta_start": 0.00085,
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
@@ -32,11 +32,11 @@ SCHEDULER = {  # that of SDXL base 1.0
 
 @dataclass(frozen=True)
 class Scale:
-    """What differs between SDXL and its small likeness: widths, never the number or the order of layers."""
+    """What differs between SDXL and its small copy: widths, never the number or the order of layers."""
 
     channels: tuple[int, int, int]  # of the UNet's three levels
     heads: tuple[int, int, int]
-    time: int  # channels of each of the six sizes that SDXL is conditioned on
+    time: int  # channels of each of the six numbers of the size conditioning
     text: tuple[int, int]  # width of the two text encoders
     text_heads: tuple[int, int]
     vae: tuple[int, int, int, int]
@@ -53,9 +53,18 @@ SCALES = {
 def write(
     folder: Path, scale: str = "hundredth", seed: int = 0, progress: Callable[[str], None] = lambda _: None
 ) -> str:
-    """Writes the model, in float16, and says its revision: the sha256 over its files.
+    """Writes the model in float16.
 
-    Weights are drawn and written one by one, so that the memory needed is that of the largest.
+    Weights are drawn and written one by one, so that no more memory is needed than for the largest.
+
+    Args:
+        folder: where to write it.
+        scale: a key of SCALES.
+        seed: of the weights.
+        progress: receives a line per part.
+
+    Returns:
+        The revision: the sha256 over the files.
     """
     from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
 
@@ -97,7 +106,7 @@ def _unet(size: Scale) -> nn.Module:
         block_out_channels=size.channels,
         layers_per_block=2,
         transformer_layers_per_block=(1, 2, 10),
-        attention_head_dim=size.heads,  # which diffusers takes for the number of heads
+        attention_head_dim=size.heads,  # diffusers reads it as the number of heads
         cross_attention_dim=sum(size.text),
         use_linear_projection=True,
         addition_embed_type="text_time",
@@ -146,13 +155,13 @@ def _text_encoder(size: Scale, which: int) -> nn.Module:
 
 
 def new_tokenizer(pad: str) -> Any:
-    """CLIP's byte-pair tokenizer, from the list of merges that open_clip ships."""
+    """CLIP's byte-pair tokenizer, from open_clip's list of merges; `pad`: the padding token."""
     from transformers import CLIPTokenizer
 
-    found = importlib.util.find_spec("open_clip")
-    assert found is not None
-    assert found.origin is not None
-    packed = Path(found.origin).with_name("bpe_simple_vocab_16e6.txt.gz").read_bytes()
+    module = importlib.util.find_spec("open_clip")
+    assert module is not None
+    assert module.origin is not None
+    packed = Path(module.origin).with_name("bpe_simple_vocab_16e6.txt.gz").read_bytes()
     lines = gzip.decompress(packed).decode("utf-8").split("\n")
     merges = [tuple(line.split()) for line in lines[1 : VOCABULARY - 512 - 2 + 1]]  # as CLIP cuts it
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -166,7 +175,7 @@ def new_tokenizer(pad: str) -> Any:
 
 
 def draw(words: tuple[object, ...], shape: tuple[int, ...]) -> Tensor:
-    """A weight, float16: norms at rest, everything else scaled so that signals keep their size on the way."""
+    """Draws a weight, float16: norms are the identity, all others are scaled so that activations keep their size."""
     if len(shape) < 2:
         name = str(words[-1])
         return torch.full(shape, float(name.endswith("weight")), dtype=torch.float16)
@@ -176,7 +185,7 @@ def draw(words: tuple[object, ...], shape: tuple[int, ...]) -> Tensor:
 
 
 def stream(path: Path, shapes: dict[str, tuple[int, ...]], make: Callable[[str, tuple[int, ...]], Tensor]) -> None:
-    """Writes a safetensors file of float16 tensors, each of them made only when it is its turn."""
+    """Writes a safetensors file of float16 tensors, calling `make(name, shape)` for one after another."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0
     for name, shape in shapes.items():

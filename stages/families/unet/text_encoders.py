@@ -1,10 +1,10 @@
-"""Text encoders: prompts to tokens, and the names of their attention where adapters shift it too.
+"""Text encoders: prompts to tokens, and the names of their attention modules if adapters change them too.
 
-A module's name is that of diffusers' files of adapters, `text_encoder.text_model.encoder.layers.0.self_attn.q_proj`.
-Models in memory and files of weights leave `text_model.` out or not, by the version of transformers and the encoder.
+A module's name is the one in diffusers' adapter files, `text_encoder.text_model.encoder.layers.0.self_attn.q_proj`.
+Models in memory and weight files may omit `text_model.`, depending on the version of transformers and the encoder.
 
-Of SDXL's first encoder the UNet reads the last layer but one. The last has an adapter all the same, since the files of
-other programs do; nothing reaches it, and it stays zero.
+Of SDXL's first encoder the UNet reads the last layer but one. The last layer has an adapter too, as in other programs'
+files; it gets no gradient and stays zero.
 """
 
 from __future__ import annotations
@@ -19,48 +19,56 @@ from stages.adapters.algebra import Adapter
 from stages.core.family import Encodings
 from stages.families.unet.names import TRUNK, part_of
 
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")  # of every attention, as the scripts of diffusers train them
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")  # of every attention, as diffusers' scripts train them
 
 
 def full_name(encoder: str, stored: str) -> str:
-    """What adapters call a module of a text encoder, from what its file calls it."""
+    """The name of a text encoder's module in adapters.
+
+    Args:
+        encoder: the part of the pipeline: text_encoder or text_encoder_2.
+        stored: the module's name in the weight file.
+    """
     return f"{encoder}.{TRUNK}{stored.removeprefix(TRUNK)}"
 
 
 def own_name(model: nn.Module, name: str) -> str:
-    """What a part of the pipeline itself calls the module that adapters call `name`."""
+    """The name within the model of the module that adapters call `name`."""
     _, inner = part_of(name)
     return inner if hasattr(model, TRUNK.rstrip(".")) else inner.removeprefix(TRUNK)
 
 
 def renamed(adapter: Adapter, names: Mapping[str, str]) -> Adapter:
-    """Of an adapter the modules that are keys of `names`, under the names that stand there."""
-    a, b = ({new: half[old] for old, new in names.items()} for half in (adapter.a, adapter.b))
+    """The modules of an adapter that are keys of `names`, renamed to its values."""
+    a, b = ({new: factor[old] for old, new in names.items()} for factor in (adapter.a, adapter.b))
     return Adapter(a, b, adapter.scale)
 
 
 def tokens(pipeline: Any, encoders: Sequence[str], prompts: Sequence[str]) -> Encodings:
-    """For each encoder the numbers of the prompts' tokens, [prompts, length]: floats, as encodings are, and exact."""
-    found = {}
+    """The token ids of the prompts for each encoder, [prompts, length]: as floats, like all encodings, and exact."""
+    ids = {}
     for encoder in encoders:
         tokenizer = getattr(pipeline, encoder.replace("text_encoder", "tokenizer"))
         length = tokenizer.model_max_length
         read = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-        found[encoder] = read.input_ids.float()
-    return found
+        ids[encoder] = read.input_ids.float()
+    return ids
 
 
-def read(pipeline: Any, encoder: str, tokens: Encodings, **how: Any) -> Any:
-    """What a text encoder answers to its tokens."""
+def run_text_encoder(pipeline: Any, encoder: str, tokens: Encodings, **options: Any) -> Any:
+    """The output of a text encoder for its tokens."""
     model = getattr(pipeline, encoder)
-    return model(tokens[encoder].to(model.device, torch.long), **how)
+    return model(tokens[encoder].to(model.device, torch.long), **options)
 
 
-def each_once(tokens: Encodings, embed: Callable[[Encodings], Encodings]) -> dict[str, Tensor]:
-    """One row per row of tokens, float32 on the CPU. Different ones are read one by one, since which stand
-    together could change the last bit."""
+def embed_distinct(tokens: Encodings, embed: Callable[[Encodings], Encodings]) -> dict[str, Tensor]:
+    """Embeds each distinct row of tokens once and by itself, since a batch of several could change the last bit.
+
+    Returns:
+        One row per row of tokens, float32 on the CPU.
+    """
     _, which = torch.unique(torch.cat(list(tokens.values()), 1), dim=0, return_inverse=True)
     places = which.tolist()
     rows = [places.index(place) for place in range(max(places) + 1)]
-    made = [embed({name: value[row : row + 1] for name, value in tokens.items()}) for row in rows]
-    return {name: torch.cat([one[name] for one in made]).float().cpu()[which] for name in made[0]}
+    distinct = [embed({name: value[row : row + 1] for name, value in tokens.items()}) for row in rows]
+    return {name: torch.cat([one[name] for one in distinct]).float().cpu()[which] for name in distinct[0]}

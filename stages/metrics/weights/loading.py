@@ -1,4 +1,4 @@
-"""What the encoders share: finding and strictly loading a file of weights, and pictures in batches to unit vectors."""
+"""Shared by the encoders: loads files of weights strictly, and embeds pictures in batches."""
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -12,54 +12,64 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from stages.files import artifact
-from stages.runtime.device import device, side_by_side
+from stages.runtime.device import device, parallel_map
 from stages.runtime.faults import InputFault
 
-BATCH = 256
+BATCH = 256  # pictures
 
 
-def weights_file(path: str, usual: str) -> Path:
-    """`path` itself where it is a file, otherwise the file called `usual` in it.
+def weights_file(path: str, default: str) -> Path:
+    """The file of weights: `path` itself, or `default` inside it if `path` is a folder.
 
     Raises:
-        InputFault: it does not exist, or is not a safetensors file.
+        InputFault: the file does not exist, or is not safetensors.
     """
-    file = Path(path) / usual if Path(path).is_dir() else Path(path)
+    file = Path(path) / default if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise InputFault(
-            f"{file}: there is no such file of weights; put one there or mend the metric's 'path' in params.yaml."
+            f"{file}: no such file of weights. Put it there, or correct the metric's 'path' in params.yaml."
         )
     if file.suffix != ".safetensors":
-        raise InputFault(f"{file}: weights are read from .safetensors only; convert the file, or point 'path' at one.")
+        raise InputFault(f"{file}: is not a .safetensors file. Convert it, or set the metric's 'path' to one.")
     return file
 
 
 sha256 = lru_cache(artifact.sha256)
 
 
-def read(file: Path) -> dict[str, Tensor]:
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """Reads a safetensors file.
+
+    Raises:
+        InputFault: the file is damaged.
+    """
     try:
         weights: dict[str, Tensor] = load_file(file)
     except SafetensorError as error:
-        raise InputFault(f"{file}: damaged or not safetensors ({error}); fetch it again.") from None
+        raise InputFault(f"{file}: damaged or not safetensors ({error}). Fetch it again.") from None
     return weights
 
 
-def fill(model: nn.Module, weights: dict[str, Tensor], file: Path) -> nn.Module:
-    """The model in float32 on its device with exactly these weights, ready to embed.
+def load_weights(model: nn.Module, weights: dict[str, Tensor], file: Path) -> nn.Module:
+    """Loads exactly these weights and moves the model, in float32 and eval mode, to the device.
+
+    Args:
+        model: the architecture.
+        weights: its tensors by name.
+        file: their file, for messages.
 
     Raises:
-        InputFault: a tensor is missing, unknown or of another shape.
+        InputFault: a tensor is missing, unknown or has another shape.
     """
-    wanted = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    shapes = {k: tuple(v.shape) for k, v in model.state_dict().items()}
     wrong = next(
-        (k for k in sorted({*wanted, *weights}) if k not in weights or tuple(weights[k].shape) != wanted.get(k)), None
+        (k for k in sorted({*shapes, *weights}) if k not in weights or tuple(weights[k].shape) != shapes.get(k)), None
     )
     if wrong is not None:
-        found = tuple(weights[wrong].shape) if wrong in weights else "nothing"
-        expected = wanted.get(wrong, "nothing")
+        actual = tuple(weights[wrong].shape) if wrong in weights else "missing"
+        expected = shapes.get(wrong, "no such tensor")
         raise InputFault(
-            f"{file}: '{wrong}' is {found} where the architecture has {expected}; mend 'architecture' or 'path'."
+            f"{file}: '{wrong}' is {actual}, the architecture has {expected}. Correct 'architecture' or 'path'."
         )
     model.load_state_dict(weights)
     return model.float().eval().requires_grad_(False).to(device())
@@ -67,11 +77,20 @@ def fill(model: nn.Module, weights: dict[str, Tensor], file: Path) -> nn.Module:
 
 @torch.inference_mode()
 def unit_vectors(
-    encode: Callable[[Tensor], Tensor], prepare: Callable[[Image.Image], Tensor], images: Sequence[Image.Image]
+    encode: Callable[[Tensor], Tensor], preprocess: Callable[[Image.Image], Tensor], images: Sequence[Image.Image]
 ) -> Tensor:
-    """Pictures of any size as unit vectors [n, d], float32, on the CPU; `encode` takes [batch, 3, height, width]."""
+    """Embeds pictures as unit vectors.
+
+    Args:
+        encode: the model, from [batch, 3, height, width] to [batch, d].
+        preprocess: one RGB picture to [3, height, width].
+        images: pictures of any size.
+
+    Returns:
+        [n, d], float32, on the CPU.
+    """
     parts = []
     for start in range(0, len(images), BATCH):
-        batch = torch.stack(side_by_side(lambda image: prepare(image.convert("RGB")), images[start : start + BATCH]))
+        batch = torch.stack(parallel_map(lambda image: preprocess(image.convert("RGB")), images[start : start + BATCH]))
         parts.append(F.normalize(encode(batch.to(device())).float(), dim=1).cpu())
     return torch.cat(parts)

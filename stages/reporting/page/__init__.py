@@ -1,1 +1,1 @@
-"""The report as one HTML page that needs nothing else: `render.page(summary)`."""
+"""The report as one self-contained HTML page: `render.page(summary)`."""

@@ -1,4 +1,4 @@
-"""What lies behind the numbers: merge checks, losses, settings, models, and whose photos were used."""
+"""The background of the results: merge checks, losses, settings, models, and the photos with their licences."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from stages.reporting.page.svg import draw
 from stages.reporting.wording import PLACE
 from stages.runtime.formatting import words
 
-# What a fact of the merge check is called, and what it tells; others are shown by their own name.
+# The title and meaning of each value of the merge check; other values are shown by their own name.
 FACTS = {
-    "cosine": ("cosine with the tasks before", "0: at right angles to what was learned before; below 0: against it."),
-    "sign_conflicts": ("sign conflicts", "Share of weights that the task moves against what earlier tasks had moved."),
-    "stable_rank": ("stable rank", "In how many directions the shift really acts, mean over modules."),
-    "cross_terms": ("share of cross terms", "Where factors are added, the part of the shift that no task asked for."),
-    "relative_error": ("distance from the trained model", "How far the saved model is from the one that was trained."),
-    "norm": ("size of the whole shift", "Frobenius norm over all modules."),
-    "own_norm": ("size of the task's own shift", "Frobenius norm of what the task itself added."),
-    "survival": ("survival of the cast", "What is left of the shift after base + shift is rounded to the format."),
+    "cosine": ("cosine with earlier tasks", "0: orthogonal to the earlier tasks; below 0: against them."),
+    "sign_conflicts": ("sign conflicts", "Share of weights that the task moves against earlier tasks."),
+    "stable_rank": ("stable rank", "Effective number of directions in which the delta acts, mean over modules."),
+    "cross_terms": ("share of cross terms", "Where factors are added: the part of the delta from no single task."),
+    "relative_error": ("distance from the trained model", "Relative error of the saved delta against the trained one."),
+    "norm": ("norm of the whole delta", "Frobenius norm over all modules."),
+    "own_norm": ("norm of the task's own delta", "Frobenius norm of the delta that the task added."),
+    "survival": ("delta remaining after the cast", "Share of the delta that remains after rounding base + delta."),
 }
 UNKNOWN = "not stated"
 BINS = 25  # points of a loss curve per task: each is a mean over steps
@@ -36,7 +36,7 @@ SOFTWARE = ("torch", "diffusers", "transformers", "peft", "open_clip_torch", "ti
 
 
 def geometry(summary: Summary) -> dict[str, Any] | None:
-    """Every fact of the merge check over the tasks, mean over runs; None if there is none."""
+    """The section on merge checks: every value after each task, mean over runs; None if there is none."""
     domains = []
     for domain in summary.params.domains:
         rows = [row for row in summary.checks if row["domain"] == domain]
@@ -56,16 +56,16 @@ def _fact(params: Params, rows: list[dict[str, str | float]], fact: str) -> dict
     means: dict[tuple[str, int], float] = {}
     for strategy in params.strategies:
         for task in (int(t.index) for t in params.tasks):
-            mine = [float(r[fact]) for r in rows if (r["strategy"], r["task"]) == (strategy, task) and fact in r]
-            if mine:
-                means[strategy, task] = sum(mine) / len(mine)
+            of_task = [float(r[fact]) for r in rows if (r["strategy"], r["task"]) == (strategy, task) and fact in r]
+            if of_task:
+                means[strategy, task] = sum(of_task) / len(of_task)
     points = [
         {"strategy": s, "after": t, "value": rounded(x), "tip": f"{words(s)}, task {t}: {x:.4g}"}
         for (s, t), x in means.items()
     ]
     values = set(means.values())
     chart = charts.line_per_strategy(points, params.strategies, len(params.tasks))
-    svg = draw(chart, f"{title} after each task") if len(values) > 1 else None  # a constant is written, not drawn
+    svg = draw(chart, f"{title} after each task") if len(values) > 1 else None  # a constant is printed, not drawn
     table = [["task", *params.strategies]]
     for task in (int(t.index) for t in params.tasks):
         table.append([str(task), *(f"{means[s, task]:.4g}" if (s, task) in means else "" for s in params.strategies)])
@@ -73,41 +73,41 @@ def _fact(params: Params, rows: list[dict[str, str | float]], fact: str) -> dict
 
 
 def losses(summary: Summary) -> dict[str, Any] | None:
-    """The loss over all tasks of a run, mean over runs; None if no run has any."""
+    """The section on training losses: the loss over all tasks, mean over runs; None if no run stored its losses."""
     domains = []
     for domain in summary.params.domains:
-        found: dict[str, list[list[np.ndarray[Any, Any]]]] = {}
+        by_strategy: dict[str, list[list[np.ndarray[Any, Any]]]] = {}
         for run in (r for r in runs(summary.params) if r.sequence.domain == domain):
             if curve := _losses(summary.params, run):
-                found.setdefault(run.strategy, []).append(curve)
-        if not found:
+                by_strategy.setdefault(run.strategy, []).append(curve)
+        if not by_strategy:
             continue
-        binned = {name: list(_binned(some)) for name, some in found.items()}
+        binned = {name: list(_binned(curves)) for name, curves in by_strategy.items()}
         top = float(np.quantile([y for rows, _ in binned.values() for _, y in rows], 0.995)) * 1.1
         panels = []
         for name, (rows, starts) in binned.items():
-            place = summary.params.strategies.index(name)
+            index = summary.params.strategies.index(name)
             points = [
                 {"step": x, "value": min(rounded(y), rounded(top)), "tip": f"up to step {x}: {y:.4f}"} for x, y in rows
             ]
-            svg = draw(charts.losses(points, starts, rounded(top), place), f"{words(name)}: training loss")
+            svg = draw(charts.losses(points, starts, rounded(top), index), f"{words(name)}: training loss")
             panels.append({"strategy": name, "svg": svg})
         domains.append({"name": domain, "panels": panels})
     return {"domains": domains} if domains else None
 
 
 def _losses(params: Params, run: Run) -> list[np.ndarray[Any, Any]]:
-    """The losses of each task of a run; empty where one is not there."""
+    """The losses of each task of a run, [step] each; an empty list if any file is missing."""
     paths = [run.at(task.index) / "adapter" / "losses.parquet" for task in params.tasks]
     if not all(path.is_file() for path in paths):
         return []
     return [tables.read(path, tables.LOSSES)["loss"].to_numpy() for path in paths]
 
 
-def _binned(some: list[list[np.ndarray[Any, Any]]]) -> Iterator[list[Any]]:
-    """Mean losses as (last step, loss), and the steps at which tasks begin."""
+def _binned(curves: list[list[np.ndarray[Any, Any]]]) -> Iterator[list[Any]]:
+    """Mean losses as rows of (last step, loss), then the steps at which tasks begin."""
     rows, starts, begin = [], [], 0
-    for tasks in zip(*some, strict=True):
+    for tasks in zip(*curves, strict=True):
         loss = np.mean([x[: min(map(len, tasks))] for x in tasks], 0)
         starts.append(begin)
         for part in np.array_split(np.arange(len(loss)), min(BINS, len(loss))):
@@ -118,25 +118,25 @@ def _binned(some: list[list[np.ndarray[Any, Any]]]) -> Iterator[list[Any]]:
 
 
 def study(summary: Summary) -> dict[str, Any]:
-    """Runs, settings, models and software: nothing that depends on when or where it ran."""
+    """The section on runs, settings, models and software; nothing in it depends on when or where the study ran."""
     params = summary.params
     settings = params.model_dump(mode="json", warnings=False, exclude={"tasks", "sequences"})
-    first, line = runs(params)[0], sequences(params)[0]
-    scores = artifact.read(line.base / "scores", "scores")
-    images = artifact.read(line.base / "images", "images")
-    known = [["base model", str(images.get("family", "")), str(images.get("base", ""))]]
-    known += [["judge", name, encoder] for name, encoder in sorted(scores["encoders"].items())]
+    first, sequence = runs(params)[0], sequences(params)[0]
+    scores = artifact.read(sequence.base / "scores", "scores")
+    images = artifact.read(sequence.base / "images", "images")
+    models = [["base model", str(images.get("family", "")), str(images.get("base", ""))]]
+    models += [["judge", name, encoder] for name, encoder in sorted(scores["encoders"].items())]
     rows = [["setting", "value"], *([key, value] for key, value in _flat(settings))]
-    rules = [["strategy", "options"]]
+    strategies = [["strategy", "options"]]
     for name in params.strategies:
         state = Run(first.sequence, name, first.seed).at(params.tasks[-1].index) / "state"
         options = artifact.read(state, "state").get("strategy", {}).get("options", {}) if state.is_dir() else {}
-        rules.append([name, ", ".join(f"{key} = {value}" for key, value in sorted(options.items())) or "none"])
-    software = [["package", "version"], *([name, found] for name in SOFTWARE if (found := _version(name)))]
+        strategies.append([name, ", ".join(f"{key} = {value}" for key, value in sorted(options.items())) or "none"])
+    software = [["package", "version"], *([name, number] for name in SOFTWARE if (number := _version(name)))]
     return {
         "settings": rows,
-        "rules": rules,
-        "models": [["role", "name", "fingerprint"], *known],
+        "options": strategies,
+        "models": [["role", "name", "fingerprint"], *models],
         "software": software,
         "runs": len(runs(params)),
         "orders": params.orders,
@@ -148,13 +148,14 @@ def study(summary: Summary) -> dict[str, Any]:
 
 
 def _sequences(params: Params) -> Iterator[list[str]]:
-    for line in sequences(params):
-        yield [line.order, line.domain, *params.sequence(line.domain, line.order).values()]
+    for sequence in sequences(params):
+        concepts = params.sequence(sequence.domain, sequence.order).values()
+        yield [sequence.order, sequence.domain, *map(words, concepts)]
 
 
 def _version(name: str) -> str:
     try:
-        return version(name).split("+")[0]  # what follows names the build for a machine
+        return version(name).split("+")[0]  # the rest is the build for a machine
     except PackageNotFoundError:
         return ""
 
@@ -168,27 +169,27 @@ def _flat(tree: Mapping[str, Any], head: str = "") -> Iterator[tuple[str, str]]:
 
 
 def photos(summary: Summary) -> dict[str, Any]:
-    """Every picture that was learned from or compared with, and the weights: whose they are, under which licence."""
+    """The section on photos and weights: the source and licence of every training picture, reference and model."""
     domains = []
     for domain in summary.params.domains:
-        line = TaskSequence(summary.params.study, domain, summary.params.orders[0])
-        concepts = [_concept(artifact.read(line.data(t.index), "data")) for t in summary.params.tasks]
+        sequence = TaskSequence(summary.params.study, domain, summary.params.orders[0])
+        concepts = [_concept(artifact.read(sequence.data(t.index), "data")) for t in summary.params.tasks]
         domains.append({"name": domain, "concepts": concepts})
     return {"domains": domains, "models": [["role", "weights", "source", "licence"], *_models(summary.params)]}
 
 
 def _models(params: Params) -> Iterator[list[str]]:
-    """The base with what else its options name, and the judges; those that share their weights in one row."""
-    lock = model_lock.here()
+    """A row for the base model, other models in its options, and the judges; models with shared weights share a row."""
+    lock = model_lock.project_lock()
     roles: dict[str, list[str]] = {}
     for key, value in params.base.options.items():
-        if key == "path" or model_lock.terms(str(value), lock):
+        if key == "path" or model_lock.origin_and_licence(str(value), lock):
             roles.setdefault(str(value), []).append("base model" if key == "path" else f"base model, {key}")
     for name, options in params.score.metrics.items():
         if "path" in options:
             roles.setdefault(f"{params.score.judges}/{options['path']}", []).append(f"judge {words(name)}")
-    for path, named in roles.items():
-        yield [", ".join(named), path, *(model_lock.terms(path, lock) or (UNKNOWN, UNKNOWN))]
+    for path, names in roles.items():
+        yield [", ".join(names), path, *(model_lock.origin_and_licence(path, lock) or (UNKNOWN, UNKNOWN))]
 
 
 def _concept(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -197,8 +198,8 @@ def _concept(manifest: Mapping[str, Any]) -> dict[str, Any]:
     for role, entries in sorted(manifest["pictures"].items(), reverse=True):
         for entry in entries:
             key = (entry["source"] or UNKNOWN, entry["licence"] or UNKNOWN)
-            mine = groups.setdefault(key, {})
-            mine.setdefault(entry["name"], []).append(role)
+            files = groups.setdefault(key, {})
+            files.setdefault(entry["name"], []).append(role)
     credits = [
         {"source": source, "licence": licence, "files": [[name, roles] for name, roles in files.items()]}
         for (source, licence), files in groups.items()

@@ -1,4 +1,4 @@
-"""The page's charts, from verdicts, as Vega-Lite specifications."""
+"""The charts of the page as Vega-Lite specifications, from verdicts."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from stages.reporting.page.svg import LINE, QUIET, Spec
 from stages.runtime.formatting import words
 
 SHAPES = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "triangle-right")
-COLOURS = 7  # the style sheet has --s0 to --s6; in figures.COLOURS' order
-# Orange is loss, blue is gain: different in all kinds of colour vision.
+COLOURS = 7  # the style sheet has --s0 to --s6, in the order of figures.COLOURS
+# Orange is loss, blue is gain: distinguishable with all kinds of colour vision.
 LOSS_TO_GAIN = ("#a34a00", "#d9822b", "#f6c58f", "#f4f3f0", "#aacbe6", "#4d8fc4", "#15508c")
 DASH = [5, 4]
 DARK_TEXT, LIGHT_TEXT = "#0b1420", "#ffffff"
 
 
-def colour(place: int) -> str:
-    return f"var(--s{place % COLOURS})"
+def colour(index: int) -> str:
+    """The colour of a strategy, as a variable of the style sheet."""
+    return f"var(--s{index % COLOURS})"
 
 
 def by_strategy(names: Sequence[str]) -> dict[str, Any]:
@@ -46,11 +47,12 @@ def by_strategy(names: Sequence[str]) -> dict[str, Any]:
 
 
 def axis(field: str, title: str | None, **more: Any) -> Spec:
+    """A quantitative axis that need not start at zero."""
     return {"field": field, "type": "quantitative", "title": title, "scale": {"zero": False}, **more}
 
 
 def steps(count: int, title: str | None = "tasks learned") -> Spec:
-    """The x axis of what is known after each task."""
+    """The x axis of a chart over tasks."""
     shown = list(range(1, count + 1)) if count <= 12 else [k for k in range(1, count + 1) if k == 1 or k % 5 == 0]
     return axis("after", title, axis={"values": shown, "grid": False, "format": "d"})
 
@@ -61,16 +63,16 @@ POINT = {"type": "point", "filled": True, "size": 55, "stroke": "var(--paper)", 
 def curves(verdict: Verdict, width: int = 640, height: int = 280) -> Spec:
     """The mean score over the tasks learned so far, with its interval; the base on the same tasks is dashed.
 
-    Two concepts have an interval many times as wide as ten: bands are cut off at the range of the lines and of the
-    ends.
+    With two concepts the interval is many times as wide as with ten: bands are cut off at the range of the lines and
+    of the intervals at the end.
     """
     lowest, highest = (rounded(bound) for bound in curve_range(verdict))
     rows = []
     for name, line in verdict.curves.items():
-        for after, found in enumerate(line, 1):
-            tip = f"{words(name)}, {after} learned: {show(found)}"
-            row = {"strategy": name, "after": after, "value": rounded(found.value), "tip": tip}
-            band = [None if isnan(x) else min(max(rounded(x), lowest), highest) for x in (found.low, found.high)]
+        for after, mean in enumerate(line, 1):
+            tip = f"{words(name)}, {after} learned: {show(mean)}"
+            row = {"strategy": name, "after": after, "value": rounded(mean.value), "tip": tip}
+            band = [None if isnan(x) else min(max(rounded(x), lowest), highest) for x in (mean.low, mean.high)]
             rows.append(row | {"low": band[0], "high": band[1]})
     base = [{"after": after, "value": rounded(value)} for after, value in enumerate(verdict.base_curve, 1)]
     channels = by_strategy(list(verdict.curves))
@@ -130,10 +132,10 @@ def concept(verdict: Verdict, task: int) -> Spec:
 
 
 def trade_off(verdict: Verdict) -> Spec:
-    """What is learned against what is forgotten of it, with intervals; up and to the right is better."""
+    """Learning against forgetting, with intervals; up and to the right is better."""
     rows = []
-    for name, found in verdict.strategies.items():
-        x, y = found["plasticity"], lost(found)
+    for name, intervals in verdict.strategies.items():
+        x, y = intervals["plasticity"], lost(intervals)
         tip = f"{words(name)}: when learned {show(x)}, forgetting {show(y)}"
         spans = dict(zip(("x_low", "x_high", "y_low", "y_high"), (*x.drawn, *y.drawn), strict=True))
         rows.append({"strategy": name, "x": x.value, "y": y.value, **spans, "tip": tip})
@@ -162,13 +164,13 @@ def trade_off(verdict: Verdict) -> Spec:
 
 
 def heat(level: float) -> tuple[str, str]:
-    """The colour of a cell, 0..1, and that of the number on it."""
+    """The colours of a cell and of the number on it, for a level 0..1."""
     red, green, blue, _ = HEAT(level)
     return _hex((red, green, blue)), LIGHT_TEXT if level > 0.66 else DARK_TEXT
 
 
 def loss_or_gain(level: float) -> tuple[str, str]:
-    """The same for -1..1."""
+    """The colours of a cell and of the number on it, for a level -1 (loss) to 1 (gain)."""
     at = (min(max(level, -1.0), 1.0) + 1) / 2 * (len(LOSS_TO_GAIN) - 1)
     left = min(int(at), len(LOSS_TO_GAIN) - 2)
     ends = [[int(text[k : k + 2], 16) / 255 for k in (1, 3, 5)] for text in LOSS_TO_GAIN[left : left + 2]]
@@ -191,6 +193,9 @@ def cells(
 
     Args:
         values: (row, column), from 0 -> value, colour of the cell, colour of its text.
+        columns: the label of each column.
+        rows: the label of each row.
+        tips: (row, column) -> the tip of the cell.
         framed: whether the cells right after learning (row = column + 1) have a frame.
     """
     side = max(15, min(36, 330 // max(len(columns), 1)))
@@ -216,16 +221,16 @@ def cells(
 
 def _places(field: str, labels: Sequence[str], more: Spec) -> Spec:
     """A discrete axis over 0, 1, ... with a label for each; two places may have the same label."""
-    tip = f"{json.dumps(list(labels))}[datum.value]"
-    look = {"labelExpr": tip, "grid": False, "labelLimit": 120, **more}
+    label = f"{json.dumps(list(labels))}[datum.value]"
+    look = {"labelExpr": label, "grid": False, "labelLimit": 120, **more}
     scale = {"domain": list(range(len(labels))), "padding": 0}
     return {"field": field, "type": "ordinal", "title": None, "scale": scale, "axis": look}
 
 
 def heatmap(verdict: Verdict, strategy: str) -> Spec:
-    """R of one strategy, coloured on the scale that all strategies share."""
-    everyone = [float(r.at(*cell)) for r in verdict.matrices.values() for cell in r.cells()]
-    low, high = min(everyone), max(everyone)
+    """R of one strategy, on the colour scale that all strategies share."""
+    all_values = [float(r.at(*cell)) for r in verdict.matrices.values() for cell in r.cells()]
+    low, high = min(all_values), max(all_values)
     matrix = verdict.matrices[strategy]
     values, tips = {}, {}
     rows = ("base model", *verdict.labels)
@@ -238,7 +243,7 @@ def heatmap(verdict: Verdict, strategy: str) -> Spec:
 
 
 def harm(verdict: Verdict, strategy: str) -> Spec:
-    """How each task changed the score of the tasks before it, on a scale that all strategies share."""
+    """How each task changed the scores of earlier tasks, on a colour scale that all strategies share."""
     changes = {name: matrix.change() for name, matrix in verdict.matrices.items()}
     most = max(abs(float(x)) for change in changes.values() for x in change.flat if x == x)
     values, tips = {}, {}
@@ -253,7 +258,7 @@ def harm(verdict: Verdict, strategy: str) -> Spec:
 
 
 def line_per_strategy(rows: list[dict[str, Any]], names: Sequence[str], tasks: int) -> Spec:
-    """One number after each task: rows with strategy, after, value and tip."""
+    """One value after each task, from rows with strategy, after, value and tip."""
     channels = by_strategy(names)
     x = steps(tasks)
     y = axis("value", None, axis={"tickCount": 5})
@@ -268,13 +273,20 @@ def line_per_strategy(rows: list[dict[str, Any]], names: Sequence[str], tasks: i
     }
 
 
-def losses(rows: list[dict[str, Any]], starts: Sequence[int], top: float, place: int) -> Spec:
-    """One strategy's training loss over all its tasks; a line where each task begins."""
+def losses(rows: list[dict[str, Any]], starts: Sequence[int], top: float, index: int) -> Spec:
+    """One strategy's training loss over all tasks, with a line where each task begins.
+
+    Args:
+        rows: points with step, value and tip.
+        starts: the step at which each task begins.
+        top: the end of the y axis.
+        index: the index of the strategy, for its colour.
+    """
     y = axis("value", None, scale={"domain": [0, top]}, axis={"tickCount": 4})
     x = axis("step", "steps", axis={"grid": False, "tickCount": 6, "format": "d"}, scale={"nice": False})
     begin = {"data": {"values": [{"step": at} for at in starts]}, "encoding": {"x": x}}
-    mark = {"type": "line", "stroke": colour(place), "strokeWidth": 1.5}
-    seen = {"type": "point", "filled": True, "size": 90, "opacity": 0}
+    mark = {"type": "line", "stroke": colour(index), "strokeWidth": 1.5}
+    hover = {"type": "point", "filled": True, "size": 90, "opacity": 0}
     return {
         "width": 440,
         "height": 120,
@@ -282,6 +294,6 @@ def losses(rows: list[dict[str, Any]], starts: Sequence[int], top: float, place:
         "layer": [
             {**begin, "mark": {"type": "rule", "stroke": LINE}},
             {"mark": mark, "encoding": {"x": x, "y": y}},
-            {"mark": seen, "encoding": {"x": x, "y": y, **_tip()}},
+            {"mark": hover, "encoding": {"x": x, "y": y, **_tip()}},
         ],
     }

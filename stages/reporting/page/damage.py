@@ -19,7 +19,7 @@ from stages.runtime.formatting import words
 
 
 def damage(summary: Summary, album: Album, roll: Roll) -> dict[str, Any]:
-    """For each domain: pictures of every class by the base and by the models at the end, and their scores."""
+    """The section on damage: for each domain, pictures of every class by the base and the final models, and scores."""
     params = summary.params
     domains = []
     for results in summary.results if summary.plain else ():
@@ -36,10 +36,11 @@ def _panel(params: Params, verdict: Verdict) -> dict[str, Any]:
     base = number(verdict.base["average_score"].value)
     level = 1 - params.report.confidence
     rows = [["strategy", "before", "at the end", "change"]]
-    for name, found in verdict.strategies.items():
-        change = found["gain"]
+    for name, intervals in verdict.strategies.items():
+        change = intervals["gain"]
         mark = " *" if verdict.gain_p[name] <= level else ""
-        rows.append([name, base, number(found["average_score"].value), statistics.show(change, 2, signed=True) + mark])
+        at_end = number(intervals["average_score"].value)
+        rows.append([name, base, at_end, statistics.show(change, 2, signed=True) + mark])
     svg = draw(charts.curves(verdict, 400, 200), title) if len(verdict.labels) > 1 else None
     return {"metric": verdict.metric, "prompted": prompted, "svg": svg, "rows": rows}
 
@@ -47,14 +48,14 @@ def _panel(params: Params, verdict: Verdict) -> dict[str, Any]:
 def _pictures(params: Params, results: Results, album: Album, roll: Roll) -> dict[str, Any]:
     """One sheet: a row for the base and for each strategy at the end, a column for each class."""
     order, seed = results.runs[0]
-    line = TaskSequence(params.study, results.domain, order)
+    sequence = TaskSequence(params.study, results.domain, order)
     last = params.tasks[-1].index
-    chains = [run for run in runs(params) if run.sequence == line and run.seed == seed]
-    folders = {"base model": line.base / "images"} | {run.strategy: run.at(last) / "images" for run in chains}
+    of_first = [run for run in runs(params) if run.sequence == sequence and run.seed == seed]
+    folders = {"base model": sequence.base / "images"} | {run.strategy: run.at(last) / "images" for run in of_first}
     tasks = [task.index for task in params.tasks]
     files = [f"plain/{task}/00-00.png" for task in tasks]
     pictures = [album.open(Cell(folder, file)) for folder in folders.values() for file in files]
-    prompts = _prompts(album.facts(line.base / "images", "images"), tasks)
+    prompts = _prompts(album.facts(sequence.base / "images", "images"), tasks)
     shown = plan(pictures[:1], len(pictures), 1, 1)
     return {
         "sheet": roll.add(sheet(pictures, len(files), shown)),

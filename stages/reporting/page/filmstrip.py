@@ -1,7 +1,7 @@
-"""The filmstrip: what one prompt and one noise give after every task, for all strategies, beside the references.
+"""The filmstrip: one prompt and one noise after every task, for all strategies, next to the references.
 
-Shown are all orders and seeds of each domain, or, where their pictures would make the page too large, the first of
-them. Nothing is picked by hand.
+It shows all orders and seeds of each domain or, if their pictures would make the page too large, the first order and
+seed. Nothing is picked by hand.
 """
 
 from __future__ import annotations
@@ -22,36 +22,36 @@ from stages.reporting.contact_sheets import milestones
 from stages.reporting.page.sprites import Album, Cell, Plan, Sheet, plan, sheet
 from stages.runtime.formatting import words
 
-SAMPLES = 20  # pictures that the size of all is judged by
+SAMPLES = 20  # pictures from which the size of all is estimated
 
 
 @dataclass
 class Roll:
-    """All sheets of a page; each is a class of its style sheet."""
+    """All sheets of pictures of a page; each is a class of its style sheet."""
 
     sheets: list[Sheet] = field(default_factory=list)
 
-    def add(self, one: Sheet) -> str:
-        """The class of this sheet; equal ones, such as the photos of a concept in two runs, are one."""
-        if one not in self.sheets:
-            self.sheets.append(one)
-        return f"p{self.sheets.index(one)}"
+    def add(self, new: Sheet) -> str:
+        """Adds a sheet and returns its class; equal sheets, such as a concept's photos in two runs, are stored once."""
+        if new not in self.sheets:
+            self.sheets.append(new)
+        return f"p{self.sheets.index(new)}"
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture of the strip: where it is, and what it scored by metric, for every (prompt, noise)."""
+    """The pictures of a concept after one task: their row in a sheet and their scores, by (prompt, noise)."""
 
     after: int
-    sheet: str  # the class of its sheet
+    sheet: str  # the class of the sheet
     row: int
     scores: Mapping[str, list[float]]
-    own: list[int]  # 1 where it resembles its own concept most of all; empty where that is not known
+    own: list[int]  # 1 where a picture is most similar to its own concept; empty if the metric cannot tell
 
 
 @dataclass(frozen=True)
 class Strip:
-    """One concept."""
+    """One concept: its references, and its frames by the base model and by every strategy."""
 
     task: int
     name: str
@@ -70,13 +70,13 @@ class Film:
     domain: str
     order: str
     seed: int
-    runs: int  # how many there are of the domain, shown or not
+    runs: int  # the runs of the domain, shown or not
     shown: Plan
     strips: list[Strip]
     metrics: list[str]
 
     def data(self) -> list[dict[str, Any]]:
-        """What the page's script needs to change the scores."""
+        """The scores for the page's script, one entry per strip."""
         return [
             {
                 "scores": {metric: self._scores(strip, metric) for metric in self.metrics},
@@ -90,7 +90,7 @@ class Film:
         return [strip.base.scores[metric], *([f.scores[metric] for f in row] for row in strip.rows.values())]
 
     def first_sheets(self) -> set[str]:
-        """The sheets of the first screen."""
+        """The classes of the sheets on the first screen."""
         strip = self.strips[0]
         return {strip.references, strip.base.sheet, *(frame.sheet for row in strip.rows.values() for frame in row)}
 
@@ -100,31 +100,31 @@ class Film:
 
 
 def films(summary: Summary, album: Album, roll: Roll) -> list[Film]:
-    """By domain, the runs of each in their order.
+    """The films of all domains, by domain and run.
 
     Raises:
         InputFault: pictures are missing or damaged.
     """
-    made = []
+    all_films = []
     for results in summary.results:
-        first = _Cutter(summary.params, results, album, roll)
+        first = _FilmBuilder(summary.params, results, album, roll)
         shown, runs = first.plan(1), len(results.runs)
-        cutters = [first]
-        if first.plan(runs) == shown:  # all of them are shown if the first does not have to look worse for it
-            cutters += [_Cutter(summary.params, results, album, roll, run) for run in range(1, runs)]
-        made += [cutter.film(shown) for cutter in cutters]
-    return made
+        builders = [first]
+        if first.plan(runs) == shown:  # all runs are shown if that does not lower the quality of the first
+            builders += [_FilmBuilder(summary.params, results, album, roll, run) for run in range(1, runs)]
+        all_films += [builder.film(shown) for builder in builders]
+    return all_films
 
 
-class _Cutter:
-    """Makes the film of one run of a domain."""
+class _FilmBuilder:
+    """Builds the film of one run of a domain."""
 
     def __init__(self, params: Params, results: Results, album: Album, roll: Roll, run: int = 0) -> None:
         self.params, self.results, self.album, self.roll, self.run = params, results, album, roll, run
         self.order, self.seed = results.runs[run]
-        self.line = TaskSequence(params.study, results.domain, self.order)
-        self.chains = [run for run in runs(params) if run.sequence == self.line and run.seed == self.seed]
-        self.base = self.line.base / "images"
+        self.sequence = TaskSequence(params.study, results.domain, self.order)
+        self.of_run = [run for run in runs(params) if run.sequence == self.sequence and run.seed == self.seed]
+        self.base = self.sequence.base / "images"
         self.pairs = {task.index: self._pairs(task.index) for task in params.tasks}
 
     def film(self, shown: Plan) -> Film:
@@ -133,62 +133,62 @@ class _Cutter:
         return Film(self.results.domain, self.order, self.seed, runs, shown, strips, metrics)
 
     def _pairs(self, task: str) -> list[tuple[int, int]]:
-        """The (prompt, noise) of one task's pictures, in the order that scores have, too."""
+        """The (prompt, noise) of one task's pictures, in the same order as scores."""
         names = [name for name in self.album.facts(self.base, "images")["files"] if name.startswith(f"{task}/")]
         return sorted((int(prompt), int(noise)) for prompt, noise in (name[3:-4].split("-") for name in names))
 
     def plan(self, runs: int) -> Plan:
-        """How pictures are shown if so many runs of every domain are."""
+        """How pictures are shown if so many runs of every domain are shown."""
         first = self.params.tasks[0].index
         samples = [self.album.open(Cell(self.base, _file(first, *pair))) for pair in self.pairs[first][:SAMPLES]]
-        count = sum(1 + len(self.chains) * len(after_which(self.params, task)) for task in self.pairs)
+        count = sum(1 + len(self.of_run) * len(tasks_after(self.params, task)) for task in self.pairs)
         prompts = max(len({prompt for prompt, _ in pairs}) for pairs in self.pairs.values())
         return plan(samples, count * runs * len(self.params.domains), self.params.sample.images, prompts)
 
     def _strip(self, task: str, shown: Plan) -> Strip:
-        manifest = self.album.facts(self.line.data(task), "data")
-        kept = {
+        manifest = self.album.facts(self.sequence.data(task), "data")
+        chosen = {
             k: pair for k, pair in enumerate(self.pairs[task]) if pair[0] < shown.prompts and pair[1] < shown.noises
         }
         photos = [
-            self.album.open(Cell(self.line.data(task), entry["file"]), "data")
+            self.album.open(Cell(self.sequence.data(task), entry["file"]), "data")
             for entry in manifest["pictures"]["references"]
         ]
-        afters = [(int(index), index) for index in after_which(self.params, task)]
+        after = tasks_after(self.params, task)
         return Strip(
             task=int(task),
             name=words(manifest["concept"]["name"]),
-            prompts=[manifest["concept"]["prompts"][p] for p in sorted({prompt for prompt, _ in kept.values()})],
+            prompts=[manifest["concept"]["prompts"][p] for p in sorted({prompt for prompt, _ in chosen.values()})],
             noises=shown.noises,
             references=self.roll.add(sheet(photos, len(photos), shown)),
             reference_count=len(photos),
-            base=self._frames(task, kept, 0, [(0, self.base)], shown)[0],
+            base=self._frames(task, chosen, 0, [(0, self.base)], shown)[0],
             rows={
-                run.strategy: self._frames(task, kept, s, [(after, run.at(i) / "images") for after, i in afters], shown)
-                for s, run in enumerate(self.chains)
+                run.strategy: self._frames(task, chosen, s, [(int(i), run.at(i) / "images") for i in after], shown)
+                for s, run in enumerate(self.of_run)
             },
         )
 
     def _frames(
         self,
         task: str,
-        kept: Mapping[int, tuple[int, int]],
+        chosen: Mapping[int, tuple[int, int]],
         strategy: int,
         folders: Sequence[tuple[int, Path]],
         shown: Plan,
     ) -> list[Frame]:
-        files = [_file(task, *pair) for pair in kept.values()]
+        files = [_file(task, *pair) for pair in chosen.values()]
         pictures = [self.album.open(Cell(folder, file)) for _, folder in folders for file in files]
         name = self.roll.add(sheet(pictures, len(files), shown))
         identity, column = self.params.report.identity, int(task) - 1
         return [
-            Frame(after, name, row, *_known(self.results, identity, (strategy, self.run, after, column), list(kept)))
+            Frame(after, name, row, *_scores(self.results, identity, (strategy, self.run, after, column), list(chosen)))
             for row, (after, _) in enumerate(folders)
         ]
 
 
-def after_which(params: Params, task: str) -> list[str]:
-    """The tasks after which there are pictures of this one."""
+def tasks_after(params: Params, task: str) -> list[str]:
+    """The tasks after which pictures of this task were sampled."""
     return [t.index for t in params.tasks if t.sees == "data" or t.index >= task]
 
 
@@ -196,18 +196,18 @@ def _file(task: str, prompt: int, noise: int) -> str:
     return f"{task}/{prompt:02d}-{noise:02d}.png"
 
 
-def _known(
+def _scores(
     results: Results, identity: str, place: tuple[int, ...], chosen: Sequence[int]
 ) -> tuple[dict[str, list[float]], list[int]]:
-    """Scores by metric, and whether the own concept is the most similar of all by the metric of identity."""
+    """Scores by metric, and whether a picture is most similar to its own concept by the metric of identity."""
     scores = {
-        metric: [_short(x) for x in measures[OWN][place][chosen]] for metric, measures in results.measured.items()
+        metric: [_rounded(x) for x in measures[OWN][place][chosen]] for metric, measures in results.measured.items()
     }
-    told = results.measured[identity].get(TOP1)
-    return scores, [] if told is None else [int(x) for x in np.nan_to_num(told[place][chosen])]
+    top1 = results.measured[identity].get(TOP1)
+    return scores, [] if top1 is None else [int(x) for x in np.nan_to_num(top1[place][chosen])]
 
 
-def _short(value: float) -> float:
+def _rounded(value: float) -> float:
     return round(float(value), 3) + 0.0 if math.isfinite(value) else 0.0
 
 

@@ -1,4 +1,4 @@
-"""Puts the page together: one file, no request to anywhere, and nothing in it that a prompt could turn into markup."""
+"""Builds the page: one file that makes no requests, in which no prompt can become markup."""
 
 from __future__ import annotations
 
@@ -17,20 +17,24 @@ from stages.reporting.page.filmstrip import films
 from stages.reporting.page.sections import SECTIONS, Context, Material
 from stages.runtime.formatting import words
 
-# Said before anything is shown, so that what needs a script is there from the start.
+# Runs before anything is shown, so that the parts that need a script are visible from the start.
 BEGIN = 'document.documentElement.className = "js"'
 TEMPLATES = Path(__file__).parent / "templates"
 
 
 def page(summary: Summary, asked: People | None = None) -> str:
-    """report.html. Equal results are equal bytes.
+    """The text of report.html. Equal results give equal bytes.
+
+    Args:
+        summary: the results of the study.
+        asked: the answers of raters, if there are any.
 
     Raises:
         InputFault: pictures or manifests are missing or damaged.
     """
     material = Material(summary, asked)
     material.films.extend(films(summary, material.album, material.roll))
-    shown = [(name, title, found) for name, title, make in SECTIONS if (found := make(material)) is not None]
+    sections = [(name, title, context) for name, title, make in SECTIONS if (context := make(material)) is not None]
     script = _source("report.js")
     environment = Environment(
         autoescape=True,
@@ -40,14 +44,15 @@ def page(summary: Summary, asked: People | None = None) -> str:
         lstrip_blocks=True,
     )
     environment.filters["words"] = words
+    environment.filters["score"] = _score
     text = environment.get_template("page.html.j2").render(
         study=summary.params.study,
-        sections=shown,
+        sections=sections,
         strategies=list(_keys(summary.params.strategies)),
         metrics=_metrics(summary),
-        films=[one.data() for one in material.films],
+        films=[film.data() for film in material.films],
         sheets=[(f"p{number}", sheet) for number, sheet in enumerate(material.roll.sheets)],
-        early={name for one in material.first_films for name in one.first_sheets()},
+        early={name for film in material.first_films for name in film.first_sheets()},
         styles=Markup(_source("report.css")),
         script=Markup(script),
         begin=Markup(BEGIN),
@@ -60,15 +65,20 @@ def _source(name: str) -> str:
     return (TEMPLATES / name).read_text("utf-8").strip()
 
 
+def _score(value: float) -> str:
+    """A score with two digits and a minus sign; zero has no sign."""
+    return f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
+
+
 def policy(*scripts: str) -> str:
-    """What the page may do: show itself, and run these scripts."""
+    """The content security policy: inline styles and pictures, these scripts, and no requests."""
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
     return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {allowed}; base-uri 'none'"
 
 
 def _keys(strategies: Sequence[str]) -> list[Context]:
-    """The legend: a colour and a shape for each strategy."""
+    """The legend: the colour and shape of each strategy."""
     return [
         {"name": name, "colour": place % COLOURS, "shape": SHAPES[place % len(SHAPES)]}
         for place, name in enumerate(strategies)
@@ -76,6 +86,6 @@ def _keys(strategies: Sequence[str]) -> list[Context]:
 
 
 def _metrics(summary: Summary) -> list[str]:
-    """That for recognising concepts first."""
+    """The names of the metrics, the one for recognising concepts first."""
     first = summary.params.report.identity
     return sorted(dict.fromkeys(v.metric for v in summary.verdicts), key=lambda name: name != first)

@@ -1,7 +1,7 @@
-"""The pictures of a page: every picture of a concept by one strategy in one sheet, embedded once, as small as need be.
+"""The pictures of a page: one sheet per concept and strategy, each embedded once, within a budget of bytes.
 
-Small pictures stay as they are, losslessly. Large ones become thumbnails; where even these are too many, fewer noises
-of every prompt are shown, then fewer prompts. What was left out is said in the page.
+Small pictures are stored losslessly at full size. Large ones become thumbnails; if these are still too many, fewer
+noises of every prompt are shown, then fewer prompts. The page says what was omitted.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from stages.files.pictures import open_png
 from stages.runtime.faults import InputFault
 
 BUDGET = 8_000_000  # bytes of all pictures before base64: about 10.7 MB of the page
-LOSSLESS = 64  # pixels: up to here a picture is kept as it is
+LOSSLESS = 64  # pixels: pictures up to this size are stored as they are
 SIDES = (256, 192, 160, 128, 96, 64)  # of thumbnails, the best first
-MIDDLING = 128  # pixels
+MEDIUM = 128  # pixels
 QUALITY = 78
-LONGEST = 16_383  # pixels of a WebP's side
+LONGEST = 16_383  # pixels: the longest side of a WebP file
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Plan:
     lossless: bool
     prompts: int  # of each concept
     noises: int  # of each prompt
-    left_out: bool  # whether there are more
+    omits_some: bool  # whether there are more
 
 
 @dataclass(frozen=True)
@@ -56,21 +56,23 @@ class Cell:
 
 
 def plan(samples: Sequence[Image.Image], cells: int, noises: int, prompts: int) -> Plan:
-    """The best way to show so many pictures within the budget, judged by some of them.
+    """The best way to show pictures within the budget.
 
     Args:
-        cells: how many pictures there are of one prompt and noise, over all concepts, strategies and tasks.
-        prompts: how many of them a cell has.
+        samples: some of the pictures, to estimate the size of all.
+        cells: pictures of one prompt and noise, over all concepts, strategies and tasks.
+        noises: noises of each prompt.
+        prompts: prompts of each concept.
     """
     own = max(samples[0].size)
     sides = [own] if own <= LOSSLESS else [side for side in SIDES if side <= own]
-    kept = [(prompts, noises), (prompts, max(1, noises // 2)), (prompts, 1), (max(1, prompts // 2), 1), (1, 1)]
+    choices = [(prompts, noises), (prompts, max(1, noises // 2)), (prompts, 1), (max(1, prompts // 2), 1), (1, 1)]
     lossless = own <= LOSSLESS
     sizes = {side: len(encode(samples, len(samples), side, lossless)) / len(samples) for side in sides}
-    for shown, each in dict.fromkeys(kept):
+    for shown, each in dict.fromkeys(choices):
         for side in sides:
-            # All pictures at a middling size are worth more than few at the best, but not when nothing can be seen.
-            if side < MIDDLING <= own and (shown, each) != (1, 1):
+            # All pictures at medium size are better than a few at full size, unless they are too small to see anything.
+            if side < MEDIUM <= own and (shown, each) != (1, 1):
                 continue
             if shown * each * side <= LONGEST and sizes[side] * cells * shown * each <= BUDGET:
                 return Plan(side, lossless, shown, each, (shown, each) != (prompts, noises))
@@ -78,43 +80,44 @@ def plan(samples: Sequence[Image.Image], cells: int, noises: int, prompts: int) 
 
 
 def sheet(pictures: Sequence[Image.Image], columns: int, shown: Plan) -> Sheet:
-    """Rows of so many pictures each."""
+    """A sheet of pictures with so many columns."""
     data = base64.b64encode(encode(pictures, columns, shown.side, shown.lossless)).decode()
     return Sheet(f"data:image/webp;base64,{data}", columns, -(-len(pictures) // columns))
 
 
 def encode(pictures: Sequence[Image.Image], columns: int, side: int, lossless: bool) -> bytes:
-    """The sheet as WebP; equal pictures are equal bytes."""
+    """A sheet as a WebP file; equal pictures give equal bytes."""
     rows = -(-len(pictures) // columns)
     canvas = Image.new("RGB", (columns * side, rows * side), "white")
-    for place, picture in enumerate(pictures):
+    for number, picture in enumerate(pictures):
         fitted = picture if picture.size == (side, side) else picture.resize((side, side), Image.Resampling.LANCZOS)
-        canvas.paste(fitted, (place % columns * side, place // columns * side))
+        canvas.paste(fitted, (number % columns * side, number // columns * side))
     buffer = io.BytesIO()
     canvas.save(buffer, "WEBP", lossless=lossless, quality=QUALITY, method=4)
     return buffer.getvalue()
 
 
 class Album:
-    """The pictures of published folders, each folder compared with its manifest once."""
+    """Reads pictures of published folders, verifying each folder against its manifest once."""
 
     def __init__(self) -> None:
-        self._known: dict[Path, dict[str, Any]] = {}
+        self._manifests: dict[Path, dict[str, Any]] = {}
 
     def facts(self, folder: Path, kind: str) -> dict[str, Any]:
-        """The manifest.
+        """The manifest of a folder.
 
         Raises:
             InputFault: the folder is missing or damaged.
         """
-        if folder not in self._known:
-            self._known[folder] = artifact.read(folder, kind)
-        return self._known[folder]
+        if folder not in self._manifests:
+            self._manifests[folder] = artifact.read(folder, kind)
+        return self._manifests[folder]
 
     def open(self, cell: Cell, kind: str = "images") -> Image.Image:
-        """
+        """Opens a picture.
+
         Raises:
-            InputFault: it is missing or damaged.
+            InputFault: the picture is missing or damaged.
         """
         path = cell.folder / cell.file
         if cell.file not in self.facts(cell.folder, kind)["files"]:

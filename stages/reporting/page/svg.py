@@ -1,7 +1,7 @@
-"""Vega-Lite charts as SVG inside the page: drawn when the report is made, coloured by the page's style sheet.
+"""Vega-Lite charts as SVG in the page: drawn when the report is made, coloured by the page's style sheet.
 
-A browser needs no script to show them, they print, and they follow light and dark. What a mark stands for is in its
-`data-tip`; the page's script shows it under the pointer and for the arrow keys.
+They need no script to be shown, they print, and they follow light and dark mode. The value of a mark is in its
+`data-tip`; the page's script shows it at the pointer and for the arrow keys.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from stages.reporting.figures import FONTS
 
 Spec = dict[str, Any]
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
-TYPEFACE = "DejaVu Sans"  # what room for labels is measured with, the same on every machine; browsers use the page's
+TYPEFACE = "DejaVu Sans"  # to measure labels, the same on every machine; browsers use the typeface of the page
 INK, QUIET, LINE = "var(--ink)", "var(--quiet)", "var(--line)"
 CONFIG: Spec = {
     "font": TYPEFACE,
@@ -50,20 +50,23 @@ def _fonts() -> None:
 
 
 def draw(spec: Spec, title: str) -> Markup:
-    """One chart. Equal specifications are equal bytes.
+    """Draws one chart. Equal specifications give equal bytes.
 
     Args:
         spec: Vega-Lite; the `description` of a mark becomes its tip.
-        title: what a screen reader says instead of the picture.
+        title: the text alternative for screen readers.
+
+    Returns:
+        An <svg> element.
     """
     _fonts()
-    full = {"$schema": SCHEMA, "config": CONFIG, "padding": 8, **spec}
-    text: str = vl_convert.vegalite_to_svg(full, vl_version="6.4")
+    complete = {"$schema": SCHEMA, "config": CONFIG, "padding": 8, **spec}
+    text: str = vl_convert.vegalite_to_svg(complete, vl_version="6.4")
     text = re.sub(r' (?:xmlns:xlink|version|class)="[^"]*"', "", text)
     text = re.sub(r' (?:role|aria-roledescription|aria-hidden)="[^"]*"', "", text)
     text = text.replace(' aria-label="', ' data-tip="').replace(TYPEFACE, "inherit")
     if " id=" in text:
-        raise ValueError("a chart with ids would share them with the page's other charts")
+        raise ValueError("the chart has ids, which would clash with those of the page's other charts")
     width, height = re.findall(r'width="(\d+)" height="(\d+)"', text)[0]
-    head = f'<svg role="img" aria-label="{escape(title)}" style="max-width:{width}px" '
-    return Markup(head + text.removeprefix("<svg ").replace(f' width="{width}" height="{height}"', "", 1))
+    opening = f'<svg role="img" aria-label="{escape(title)}" style="max-width:{width}px" '
+    return Markup(opening + text.removeprefix("<svg ").replace(f' width="{width}" height="{height}"', "", 1))

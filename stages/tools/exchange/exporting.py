@@ -1,4 +1,4 @@
-"""A shift of weights into a file for other programs, with what was lost on the way, layer by layer."""
+"""Writes a delta (change of the base's weights) to a file for other programs, and reports the error of every layer."""
 
 from __future__ import annotations
 
@@ -19,83 +19,91 @@ from stages.runtime.faults import ConfigFault, InputFault
 from stages.runtime.progress import track
 from stages.tools.exchange.factors import Pair, full_rank, join, relative_error, truncate
 from stages.tools.exchange.formats import Format, Names, as_diffusers, as_kohya, of_one_rank, ranks
-from stages.tools.exchange.model_card import FULL, MARK, card, metadata
+from stages.tools.exchange.model_card import FULL, RUN_KEY, metadata, model_card
 from stages.tools.exchange.source import Origin
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-ROUGH = 2e-3  # of the relative error of rounding; half of it is usual, more is of numbers too small for the format
-LIMIT = 0.1  # of the relative error of a truncation, in its worst layer: above it the export must be asked for again
+ROUNDING_LIMIT = 2e-3  # relative error above which to warn: half of it is usual, more means that numbers underflow
+TRUNCATION_LIMIT = 0.1  # relative error of the worst layer above which a truncation needs --accept-error
 
 
 @dataclass(frozen=True, eq=False)
 class Packed:
+    """A delta as it will be written."""
+
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
-    rank: str  # FULL for whole matrices
-    errors: dict[str, float]  # by module: |written - shift| / |shift|
-    cut: bool = False  # does a module have less than its full rank?
+    rank: str  # FULL for full matrices
+    errors: dict[str, float]  # by module: |written - delta| / |delta|
+    truncated: bool = False  # whether a module has less than its full rank
 
     @property
     def worst(self) -> float:
+        """The largest relative error of a layer."""
         return max(self.errors.values())
 
     def layers(self) -> list[tuple[str, float]]:
-        """The error of every layer, the worst first."""
+        """Every layer with its relative error, the worst first."""
         return sorted(self.errors.items(), key=lambda item: (-item[1], item[0]))
 
     def summary(self) -> str:
+        """Mean and worst error in one line."""
         (name, worst), mean = self.layers()[0], sum(self.errors.values()) / len(self.errors)
         return f"relative error mean {mean:.2g}, worst {worst:.2g} ({name})"
 
 
 def pack(delta: Delta, form: Format, dtype: torch.dtype, rank: int | None, names: Names) -> Packed:
-    """
+    """Converts a delta to the tensors of a LoRA file.
+
     Args:
-        rank: make it an adapter of this rank at most, the closest; None for all of it.
-        names: of the modules, as the family answers them.
+        delta: the change of the base's weights.
+        form: the file format.
+        dtype: number format of the tensors.
+        rank: truncate every module to the closest adapter of this rank; None for an exact export.
+        names: the modules' names in other programs, from the family.
 
     Raises:
-        ConfigFault: the format cannot hold all of it, or the rank is none.
-        InputFault: there is nothing to hand on, or it does not fit the number format.
+        ConfigFault: the format cannot hold the delta exactly, or the rank is below 1.
+        InputFault: the delta is empty, or too large for the number format.
     """
     if rank is not None and rank < 1:
-        raise ConfigFault(f"--rank {rank}: at least 1, or leave it out for all of it.")
+        raise ConfigFault(f"--rank {rank}: must be at least 1. Omit it for an exact export.")
     if not delta.modules:
-        raise InputFault("this shifts nothing: there is no adapter to hand on.")
+        raise InputFault("the delta is empty: there is nothing to export.")
     if delta.dense and rank is None and form == "diffusers":
         raise ConfigFault(
-            "this state is dense, which diffusers cannot load. "
-            "Give --rank N for the closest adapter of rank N, or --format kohya for all of it."
+            "--format diffusers: cannot hold this dense state. "
+            "Give --rank N for the closest adapter of rank N, or --format kohya for an exact export."
         )
     matrices: dict[str, Tensor] = {}
     pairs: dict[str, Pair] = {}
     errors = {}
     for name in track(delta.modules, len(delta.modules), "export"):
         if name in delta.dense and rank is None:
-            shift = delta.module(name)
-            assert shift is not None
-            matrices[name] = _fits(name, dtype, shift.to(dtype))
+            matrix = delta.module(name)
+            assert matrix is not None
+            matrices[name] = _check_finite(name, dtype, matrix.to(dtype))
             errors[name] = relative_error(delta, name, matrices[name])
         else:
             a, b = _factors(delta, name, rank)
-            pairs[name] = _fits(name, dtype, a.to(dtype)), _fits(name, dtype, b.to(dtype))
+            pairs[name] = _check_finite(name, dtype, a.to(dtype)), _check_finite(name, dtype, b.to(dtype))
             errors[name] = relative_error(delta, name, pairs[name])
     adapter = Adapter({name: a for name, (a, _) in pairs.items()}, {name: b for name, (_, b) in pairs.items()})
-    cut = rank is not None and any(rank < full_rank(delta, name) for name in delta.modules)
+    truncated = rank is not None and any(rank < full_rank(delta, name) for name in delta.modules)
     if form == "diffusers":
-        return Packed(*as_diffusers(adapter, names), ranks(adapter), errors, cut)
+        return Packed(*as_diffusers(adapter, names), ranks(adapter), errors, truncated)
     adapter = of_one_rank(adapter)
-    return Packed(as_kohya(adapter, matrices, names), {}, FULL if matrices else ranks(adapter), errors, cut)
+    return Packed(as_kohya(adapter, matrices, names), {}, FULL if matrices else ranks(adapter), errors, truncated)
 
 
-def _fits(name: str, dtype: torch.dtype, value: Tensor) -> Tensor:
+def _check_finite(name: str, dtype: torch.dtype, value: Tensor) -> Tensor:
     if not bool(value.isfinite().all()):
-        raise InputFault(f"{name} is too large for {dtype}. Use --dtype bf16 or fp32.")
+        raise InputFault(f"{name}: numbers are too large for {dtype}. Use --dtype bf16 or fp32.")
     return value
 
 
 def _factors(delta: Delta, name: str, rank: int | None) -> Pair:
-    """A rank that is no less than all that there is loses nothing, so that nothing needs to be decomposed."""
+    """Exact factors where the rank allows it, which avoids a decomposition; truncated factors otherwise."""
     full = full_rank(delta, name)
     if name not in delta.dense and (rank is None or rank >= full):
         a, b = join(delta, name)
@@ -105,56 +113,65 @@ def _factors(delta: Delta, name: str, rank: int | None) -> Pair:
 
 
 def check_truncation(packed: Packed, accepted: bool) -> None:
-    """
+    """Refuses a truncation with a large error.
+
+    Args:
+        packed: the truncated delta.
+        accepted: whether the user gave --accept-error.
+
     Raises:
-        InputFault: a layer loses more than LIMIT, and that was not accepted.
+        InputFault: the error of a layer exceeds TRUNCATION_LIMIT and was not accepted.
     """
-    if packed.worst > LIMIT and not accepted:
+    if packed.worst > TRUNCATION_LIMIT and not accepted:
         raise InputFault(
-            f"at rank {packed.rank} too much is lost: {packed.summary()}, over {LIMIT:g}. "
-            "Raise --rank, leave it out for all of it, or give --accept-error."
+            f"--rank {packed.rank}: {packed.summary()}, above the limit of {TRUNCATION_LIMIT:g}. "
+            "Raise --rank, omit it for an exact export, or give --accept-error."
         )
 
 
-def places(target: Path, name: str, form: Format) -> tuple[Path, Path, Path]:
-    """Where weights, card and picture go: into a folder, or beside a file of which the others take the name."""
+def output_paths(target: Path, name: str, form: Format) -> tuple[Path, Path, Path]:
+    """The paths of weights, model card and contact sheet: in the folder `target`, or beside the file `target`."""
     if target.suffix == ".safetensors":
         return target, target.with_suffix(".md"), target.with_suffix(".png")
     file = "pytorch_lora_weights.safetensors" if form == "diffusers" else f"{name}.safetensors"
     return target / file, target / "README.md", target / "grid.png"
 
 
-def vacant(target: Path, name: str, form: Format) -> None:
-    """
+def check_target(target: Path, name: str, form: Format) -> None:
+    """Requires a free target, or one that holds an earlier export.
+
     Raises:
-        ConfigFault: weights, card and picture cannot go there: something is in the way that was not exported from here.
+        ConfigFault: a file that is not an export would be overwritten, or the folder cannot be one.
     """
-    weights, readme, picture = places(target, name, form)
+    weights, readme, picture = output_paths(target, name, form)
     artifact.check_folder(weights.parent)
-    for path in _not_ours(weights, readme, picture):
-        raise ConfigFault(f"{path}: is there already and was not exported from here. Give another --to.")
+    for path in _other_files(weights, readme, picture):
+        raise ConfigFault(f"{path}: already exists and is not an export. Give another --to.")
 
 
 def write(params: Params, origin: Origin, packed: Packed, form: Format, dtype: str, target: Path) -> Path:
-    """Weights, card and picture, each whole or not at all, where `vacant` has found room for them.
+    """Writes weights, model card and contact sheet, each atomically; `check_target` must have passed.
+
+    Returns:
+        The path of the weights.
 
     Raises:
-        MachineFault: the disk is full or the folder cannot be written.
+        MachineFault: the disk is full or the folder is not writable.
     """
-    weights, readme, picture = places(target, origin.name, form)
-    hashed = content_hash(packed.tensors)
-    notes = metadata(params, origin, form, packed.rank, hashed) | packed.metadata
+    weights, readme, picture = output_paths(target, origin.name, form)
+    sha256 = content_hash(packed.tensors)
+    notes = metadata(params, origin, form, packed.rank, sha256) | packed.metadata
     write_tensors(weights, packed.tensors, notes)
     if origin.picture:
         write_file(picture, origin.picture.read_bytes())
-    holds = f"{form}, {dtype}, rank {packed.rank}; {packed.summary()}; content sha256 {hashed}."
-    text = card(params, origin, weights.name, form, holds, picture.name if origin.picture else None)
+    contents = f"{form}, {dtype}, rank {packed.rank}; {packed.summary()}; content sha256 {sha256}."
+    text = model_card(params, origin, weights.name, form, contents, picture.name if origin.picture else None)
     write_file(readme, text)
     return weights
 
 
-def _not_ours(weights: Path, readme: Path, picture: Path) -> Iterator[Path]:
-    if weights.exists() and MARK not in _metadata(weights):
+def _other_files(weights: Path, readme: Path, picture: Path) -> Iterator[Path]:
+    if weights.exists() and RUN_KEY not in _metadata(weights):
         yield weights
     if picture.exists() and not weights.exists():
         yield picture

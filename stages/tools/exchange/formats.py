@@ -1,14 +1,14 @@
-"""How other programs lay an adapter out in a file: tensors, where the scale goes, and metadata that they need.
+"""The file formats of other programs: tensor names, where the scale is stored, and required metadata.
 
-What they call a module is the family's to say (`Family.module_names`).
+The module names come from the family (`Family.module_names`).
 
-diffusers  `<part>.<module>.lora_A.weight`, or `.lora.down.weight` for a UNet; no alpha among the tensors, so that every
-           reader takes the scale as 1.
-kohya      `lora_<part>_<module with _>.lora_down.weight` and `.alpha`, or `.diff` for a full matrix: what ComfyUI,
-           A1111, Forge and kohya's own scripts read.
+diffusers  `<part>.<module>.lora_A.weight`, or `.lora.down.weight` for a UNet; no alpha among the tensors, so that
+           every reader uses a scale of 1.
+kohya      `lora_<part>_<module with _>.lora_down.weight` and `.alpha`, or `.diff` for a full matrix: for ComfyUI,
+           A1111, Forge and kohya's own scripts.
 
-In both, alpha equals the rank and the scale is in the numbers already: readers disagree about a missing alpha, and
-some of diffusers' own converters drop it.
+In both, the scale is multiplied into the factors and alpha equals the rank: readers disagree about a missing alpha,
+and some of diffusers' own converters drop it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Names = Mapping[str, ModuleName]
 
 
 def as_diffusers(adapter: Adapter, names: Names) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors, and the metadata from which diffusers sets up peft; without it, it reads the same off the shapes."""
+    """The tensors, and the metadata from which diffusers configures peft (without it, diffusers infers the same)."""
     tensors: dict[str, Tensor] = {}
     parts: dict[str, dict[ModuleName, int]] = {}
     for module, a in adapter.a.items():
@@ -38,12 +38,12 @@ def as_diffusers(adapter: Adapter, names: Names) -> tuple[dict[str, Tensor], dic
         tensors[f"{name.part}.{name.module}.{down}.weight"] = a
         tensors[f"{name.part}.{name.module}.{up}.weight"] = adapter.b[module]
         parts.setdefault(name.part, {})[name] = a.shape[0]
-    config = {f"{part}.{key}": value for part, mine in parts.items() for key, value in _peft_config(mine).items()}
+    config = {f"{part}.{key}": value for part, ranks_ in parts.items() for key, value in _peft_config(ranks_).items()}
     return tensors, {"format": "pt", "lora_adapter_metadata": json.dumps(config, sort_keys=True)}
 
 
 def pattern(name: ModuleName) -> str:
-    """A module as the settings of peft have it: an ending, or the whole name."""
+    """The key of a module in peft's patterns: an ending, or the whole name as a regular expression."""
     return name.ending or f"^{name.module}$"
 
 
@@ -63,10 +63,12 @@ def _peft_config(ranks: Mapping[ModuleName, int]) -> dict[str, object]:
 
 
 def as_kohya(adapter: Adapter, dense: Matrices, names: Names) -> dict[str, Tensor]:
-    """Pairs of factors, and whole matrices of other modules, which ComfyUI and A1111 add as they are.
+    """The tensors of pairs of factors, and full matrices for dense modules, which ComfyUI and A1111 add unscaled.
 
     Args:
-        adapter: of one rank, as `of_one_rank` makes it: diffusers takes one alpha for all modules of such a file.
+        adapter: one rank for all modules (`of_one_rank`), since diffusers applies one alpha to the whole file.
+        dense: full matrices by module.
+        names: the modules' names in other programs.
     """
     tensors = {}
     for module in [*adapter.a, *dense]:
@@ -76,19 +78,19 @@ def as_kohya(adapter: Adapter, dense: Matrices, names: Names) -> dict[str, Tenso
             continue
         tensors[f"{name}.lora_down.weight"] = adapter.a[module]
         tensors[f"{name}.lora_up.weight"] = adapter.b[module]
-        # float32, since bfloat16 does not hold every rank above 256
+        # float32, since bfloat16 cannot represent every rank above 256
         tensors[f"{name}.alpha"] = torch.tensor(float(adapter.a[module].shape[0]))
     return tensors
 
 
 def of_one_rank(adapter: Adapter) -> Adapter:
-    """The same shift, with zeros wherever a module has less than the highest rank."""
+    """The same delta, with every module zero-padded to the highest rank."""
     rank = max((a.shape[0] for a in adapter.a.values()), default=0)
-    wide = {name: pad(a, (0, 0, 0, rank - a.shape[0])) for name, a in adapter.a.items()}
-    return Adapter(wide, {name: pad(b, (0, rank - b.shape[1])) for name, b in adapter.b.items()}, adapter.scale)
+    padded = {name: pad(a, (0, 0, 0, rank - a.shape[0])) for name, a in adapter.a.items()}
+    return Adapter(padded, {name: pad(b, (0, rank - b.shape[1])) for name, b in adapter.b.items()}, adapter.scale)
 
 
 def ranks(adapter: Adapter) -> str:
-    """The rank, or kohya's word for several."""
-    found = {a.shape[0] for a in adapter.a.values()}
-    return str(found.pop()) if len(found) == 1 else "Dynamic"
+    """The rank as text, or kohya's "Dynamic" if modules have different ranks."""
+    different = {a.shape[0] for a in adapter.a.values()}
+    return str(different.pop()) if len(different) == 1 else "Dynamic"

@@ -1,4 +1,4 @@
-"""What goes with weights that are handed on: metadata inside the file, and a model card beside it."""
+"""What accompanies exported weights: metadata inside the file, and a model card beside it."""
 
 from __future__ import annotations
 
@@ -15,19 +15,23 @@ from stages.runtime.formatting import in_markdown
 from stages.tools.exchange.formats import Format
 from stages.tools.exchange.source import Origin
 
-FULL = "full"  # in place of a rank, of whole matrices
-MARK = "palimpsest.run"  # the key by which a file is known as written here
+FULL = "full"  # stands for the rank of full matrices
+RUN_KEY = "palimpsest.run"  # the metadata key that identifies our own exports
 
 
-def metadata(params: Params, origin: Origin, form: Format, rank: str, hashed: str) -> dict[str, str]:
-    """What kohya's scripts, A1111, ComfyUI and model hubs look for; every value is a string, and none tells the time.
+def metadata(params: Params, origin: Origin, form: Format, rank: str, sha256: str) -> dict[str, str]:
+    """Metadata that kohya's scripts, A1111, ComfyUI and model hubs read; it holds no timestamps.
 
     Args:
-        hashed: `weightfile.content_hash` of the tensors.
+        params: the study's parameters.
+        origin: the exported weights.
+        form: the file format.
+        rank: the rank as text, or FULL.
+        sha256: `content_hash` of the tensors.
     """
     known, training, facts = params.family.known_as, origin.training, origin.facts
     prompts = {d["concept"]["name"]: _captions(d) for d in origin.data}
-    found: dict[str, Any] = {
+    entries: dict[str, Any] = {
         "ss_v2": "False",
         "ss_base_model_version": known.version,
         "ss_sd_model_name": _base_folder(params),
@@ -44,22 +48,22 @@ def metadata(params: Params, origin: Origin, form: Format, rank: str, hashed: st
         "ss_lr_scheduler": training.get("schedule"),
         "ss_total_batch_size": training.get("batch"),
         "ss_num_train_images": sum(len(d["pictures"]["training"]) for d in origin.data) or None,
-        "sshs_model_hash": hashed,
+        "sshs_model_hash": sha256,
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": f"{known.architecture}/lora",
         "modelspec.implementation": known.implementation if form == "kohya" else "diffusers",
         "modelspec.title": origin.title,
         "modelspec.resolution": f"{params.prepare.resolution}x{params.prepare.resolution}",
-        "modelspec.hash_sha256": f"0x{hashed}",
+        "modelspec.hash_sha256": f"0x{sha256}",
         "modelspec.trigger_phrase": ", ".join(origin.triggers),
         "modelspec.license": licence(params, origin),
         "modelspec.merged_from": ", ".join(d["concept"]["name"] for d in origin.data) if len(origin.data) > 1 else None,
-        MARK: origin.name,
+        RUN_KEY: origin.name,
         "palimpsest.what": origin.what,
         "palimpsest.base": facts["base"],
         "palimpsest.strategy": json.dumps(facts["strategy"], sort_keys=True) if "strategy" in facts else None,
     }
-    return {key: str(value) for key, value in found.items() if value not in (None, "")}
+    return {key: str(value) for key, value in entries.items() if value not in (None, "")}
 
 
 def _captions(data: Mapping[str, Any]) -> dict[str, int]:
@@ -76,47 +80,51 @@ def _base_folder(params: Params) -> str:
 
 
 def licence(params: Params, origin: Origin) -> str:
-    """Whose terms bind who uses the weights: those of the very weights that were trained on, not of their kind."""
-    found = model_lock.terms(_base_path(params), model_lock.here())
-    parts = [f"base model: {found[1] if found else 'unknown'}"]
+    """The licences that apply to the weights: of the base weights themselves, an imported adapter, and the pictures."""
+    terms = model_lock.origin_and_licence(_base_path(params), model_lock.project_lock())
+    parts = [f"base model: {terms[1] if terms else 'unknown'}"]
     if "adopted" in origin.facts:
         parts += [f"adapter: {origin.facts['adopted']['metadata'].get('modelspec.license', 'unknown')}"]
     return "; ".join(parts + ([f"pictures: {', '.join(origin.licences)}"] if origin.licences else []))
 
 
-def plain(value: object) -> str:
-    """Text from anywhere as text in markdown, in one line: no markup of its own, no HTML, no control characters."""
+def escape(value: object) -> str:
+    """Escapes untrusted text for one line of markdown: no markup, no HTML, no control characters."""
     line = " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
     return re.sub(r"([\\`*_\[\]<>|~&$#])", r"\\\1", line).replace("\\<", "&lt;").replace("\\&", "&amp;")
 
 
-def card(params: Params, origin: Origin, file: str, form: Format, holds: str, picture: str | None) -> str:
-    """The model card: a README in the form that model hubs show.
+def model_card(params: Params, origin: Origin, file: str, form: Format, contents: str, picture: str | None) -> str:
+    """The model card: a README in the format of model hubs.
 
     Args:
-        holds: one sentence about the numbers in the file.
-        picture: the name of the sheet of pictures beside it.
+        params: the study's parameters.
+        origin: the exported weights.
+        file: the name of the file of weights.
+        form: its format.
+        contents: one sentence about the numbers in the file.
+        picture: the name of the contact sheet beside it, if there is one.
     """
-    parts = [_front(params, origin), f"# {plain(origin.title)}"]
-    parts += [f"![What is left of each concept after each task](<{picture}>)"] if picture else []
-    parts += [_about(origin), f"## File\n\n{plain(file)}: {plain(holds)}", _usage(params, origin, file, form)]
+    parts = [_front(params, origin), f"# {escape(origin.title)}"]
+    parts += [f"![Every concept after each task](<{picture}>)"] if picture else []
+    parts += [_about(origin), f"## File\n\n{escape(file)}: {escape(contents)}", _usage(params, origin, file, form)]
     if origin.data:
-        parts += ["## Trigger words", in_markdown(_words(origin)), "Prompts that it was sampled with:"]
-        parts += ["\n".join(f"- {plain(p)}" for d in origin.data for p in d["concept"]["prompts"])]
+        parts += ["## Trigger words", in_markdown(_words(origin)), "Prompts used for sampling:"]
+        parts += ["\n".join(f"- {escape(p)}" for d in origin.data for p in d["concept"]["prompts"])]
     parts += [
         "## Training",
         in_markdown(_settings(params, origin)),
         "## Licences",
-        plain(licence(params, origin)) + ".",
+        escape(licence(params, origin)) + ".",
     ]
     if credits := _credits(origin):
-        parts += ["Pictures that it has learnt from:", "\n".join(credits)]
+        parts += ["Training pictures:", "\n".join(credits)]
     return "\n\n".join(parts) + "\n"
 
 
 def _front(params: Params, origin: Origin) -> str:
-    """YAML between rules; JSON strings are YAML strings, whatever is in them."""
-    model = model_lock.known(_base_path(params), model_lock.here())
+    """The YAML front matter; strings are written as JSON, which is valid YAML for any content."""
+    model = model_lock.model_at(_base_path(params), model_lock.project_lock())
     lines = ["---", "tags:", *(f"- {tag}" for tag in ("lora", "text-to-image", "palimpsest"))]
     lines += [f"license: other\nlicense_name: {json.dumps(licence(params, origin))}"]
     lines += [f"base_model: {json.dumps(model.repo if model else _base_folder(params))}"]
@@ -125,18 +133,18 @@ def _front(params: Params, origin: Origin) -> str:
 
 
 def _about(origin: Origin) -> str:
-    return _made(origin) + (" It shifts the text encoders too: load it into them as well." if origin.text else "")
+    return _description(origin) + (" It also changes the text encoders: load it into them too." if origin.text else "")
 
 
-def _made(origin: Origin) -> str:
+def _description(origin: Origin) -> str:
     if origin.what == "state":
-        return f"The shift of the base model after {_count(len(origin.data), 'concept')}, learnt one after another."
+        return f"The change of the base model after {_count(len(origin.data), 'concept')}, learned one after another."
     if origin.partial:
         return (
-            "What one task added. It was trained on top of what the tasks before it had left, and alone is not the "
-            "model after its task; that model is the state."
+            "The adapter of a single task. It was trained on top of the state after the previous tasks, so it alone is "
+            "not the model after its task; export the state for that."
         )
-    return "One adapter, trained on the base model." if origin.data else "An adapter that was trained elsewhere."
+    return "One adapter, trained on the base model." if origin.data else "An adapter trained elsewhere."
 
 
 def _count(number: int, noun: str) -> str:
@@ -145,22 +153,22 @@ def _count(number: int, noun: str) -> str:
 
 def _usage(params: Params, origin: Origin, file: str, form: Format) -> str:
     if form == "kohya":
-        where = "ComfyUI: put it into `models/loras`; A1111 and Forge: into `models/Lora`"
-        return f"{where}. Strength 1 is what was trained."
+        folders = "ComfyUI: put it into `models/loras`; A1111 and Forge: into `models/Lora`"
+        return f"{folders}. Use strength 1."
     prompt = origin.data[-1]["concept"]["prompts"][0] if origin.data else "..."
     lines = [
         f'pipeline.load_lora_weights(".", weight_name={json.dumps(file)})',
         f"pipeline({json.dumps(prompt)}, num_inference_steps={params.sample.steps})",
     ]
-    code = "\n".join(lines).replace("`", "\\u0060")  # so that nothing in it can end the block
+    code = "\n".join(lines).replace("`", "\\u0060")  # so that no backtick can end the block
     return f"```python\n{code}\n```"
 
 
 def _words(origin: Origin) -> Sequence[Sequence[str]]:
-    rows = [["concept", "write", "trained with", "pictures"]]
+    rows = [["concept", "trigger", "training prompt", "pictures"]]
     for data, trigger in zip(origin.data, origin.triggers, strict=True):
         name, prompt = data["concept"]["name"], data["concept"]["training_prompt"]
-        rows.append([plain(name), plain(trigger), plain(prompt), str(len(data["pictures"]["training"]))])
+        rows.append([escape(name), escape(trigger), escape(prompt), str(len(data["pictures"]["training"]))])
     return rows
 
 
@@ -170,22 +178,22 @@ def _settings(params: Params, origin: Origin) -> Sequence[Sequence[str]]:
     rows: dict[str, object] = {
         "base model": params.base.name,
         "revision": params.base.options.get("revision", ""),
-        "begun with": PurePath(params.family.adapter).name if origin.data else "",
+        "starting adapter": PurePath(params.family.adapter).name if origin.data else "",
         "strategy": strategy.get("name", ""),
         **{f"strategy: {key}": value for key, value in strategy.get("options", {}).items()},
         **{key: facts[key] for key in ("domain", "order", "seed") if key in facts},
         **{key: value for key, value in origin.training.items() if key != "checkpoint_every"},
         "resolution": f"{params.prepare.resolution} pixels" if origin.data else "",
-        "came from": to_json(facts["adopted"]["file"]).strip() if "adopted" in facts else "",
+        "imported from": to_json(facts["adopted"]["file"]).strip() if "adopted" in facts else "",
     }
-    return [["setting", "value"], *([plain(key), plain(value)] for key, value in rows.items() if value != "")]
+    return [["setting", "value"], *([escape(key), escape(value)] for key, value in rows.items() if value != "")]
 
 
 def _credits(origin: Origin) -> list[str]:
-    """Who made each picture, and under which terms; pictures that share both in one line."""
-    found: dict[str, list[str]] = {}
+    """Source and licence of every training picture; pictures that share both are on one line."""
+    names_of: dict[str, list[str]] = {}
     for data in origin.data:
         for entry in data["pictures"]["training"]:
             terms = "; ".join(filter(None, (entry["source"], entry["licence"]))) or "source and licence not stated"
-            found.setdefault(f"{data['concept']['name']}: {terms}", []).append(entry["name"])
-    return [f"- {plain(head)} ({', '.join(plain(name) for name in names)})" for head, names in found.items()]
+            names_of.setdefault(f"{data['concept']['name']}: {terms}", []).append(entry["name"])
+    return [f"- {escape(terms)} ({', '.join(escape(name) for name in names)})" for terms, names in names_of.items()]

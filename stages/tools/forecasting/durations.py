@@ -1,4 +1,4 @@
-"""How long stages take: as those that have run here took; for others as a calibration says, or else a guess."""
+"""Durations of stages: measured where a stage has run here, otherwise from a calibration, otherwise a guess."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from pathlib import Path
 
 from stages.core.params import Params
 from stages.files.artifact import digest
-from stages.tools.forecasting.workload import PART, PARTS, Stage, Work
+from stages.files.writing import write_file
+from stages.tools.forecasting.workload import PART, PARTS, Stage, WorkCounter
 
 TIMES, CALIBRATION = Path(".cache", "flow", "times.json"), Path(".cache", "flow", "calibration.json")
-WEIGHT = 0.3  # of the newest time in the running mean
-AT_FIRST = {"train": 15.0, "sample": 3.0, "score": 1.0, "report": 30.0}
-OTHERS_AT_FIRST = 0.5
+NEWEST_WEIGHT = 0.3  # of the newest time in the running mean
+GUESSES = {"train": 15.0, "sample": 3.0, "score": 1.0, "report": 30.0}  # seconds of a stage
+OTHER_GUESS = 0.5
 
 
 class Times:
-    """Seconds of the stages that have run here, by verb and, since some grow along a sequence, by task."""
+    """Measured seconds of stages that have run here, by verb and task (some stages grow along the sequence)."""
 
     def __init__(self, root: Path) -> None:
         self.path = root / TIMES
@@ -28,20 +29,21 @@ class Times:
             self.measured = {}
 
     def of(self, verb: str, task: int | None) -> float:
-        """Seconds of such a stage, or a guess."""
-        return self.measured.get(_key(verb, task), AT_FIRST.get(verb, OTHERS_AT_FIRST))
+        """Seconds of a stage, measured or guessed."""
+        return self.measured.get(_key(verb, task), GUESSES.get(verb, OTHER_GUESS))
 
     def has(self, verb: str, task: int | None) -> bool:
+        """Whether such a stage has been measured."""
         return _key(verb, task) in self.measured
 
     def note(self, verb: str, task: int | None, seconds: float) -> None:
-        """Adds one measurement."""
+        """Adds a measurement to the running mean."""
         key = _key(verb, task)
-        self.measured[key] = (1 - WEIGHT) * self.measured.get(key, seconds) + WEIGHT * seconds
+        self.measured[key] = (1 - NEWEST_WEIGHT) * self.measured.get(key, seconds) + NEWEST_WEIGHT * seconds
 
     def save(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(json.dumps(self.measured, sort_keys=True, indent=1), "utf-8")
+        """Writes the measurements to disk."""
+        write_file(self.path, json.dumps(self.measured, sort_keys=True, indent=1), durable=False)
 
 
 def _key(verb: str, task: int | None) -> str:
@@ -49,36 +51,35 @@ def _key(verb: str, task: int | None) -> str:
 
 
 def save_costs(params: Params, costs: Mapping[str, float]) -> None:
-    """Keeps what a calibration has measured, for the plans of this study."""
-    CALIBRATION.parent.mkdir(parents=True, exist_ok=True)
-    draft = CALIBRATION.with_suffix(".tmp")
-    draft.write_text(json.dumps({"of": _measured_with(params), "costs": dict(costs)}), "utf-8")
-    os.replace(draft, CALIBRATION)
+    """Saves the seconds per unit of work that a calibration measured, for later plans of this study."""
+    write_file(CALIBRATION, json.dumps({"of": _cost_digest(params), "costs": dict(costs)}), durable=False)
 
 
 def saved_costs(params: Params) -> dict[str, float]:
-    """Seconds of one unit of work by part, from the last calibration; none, if it was made with other parameters."""
+    """Seconds per unit of work by part from the last calibration; empty if it used other parameters."""
     try:
-        kept = json.loads(CALIBRATION.read_text("utf-8"))
-        return dict(kept["costs"]) if kept["of"] == _measured_with(params) else {}
+        saved = json.loads(CALIBRATION.read_text("utf-8"))
+        return dict(saved["costs"]) if saved["of"] == _cost_digest(params) else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
 
-def _measured_with(params: Params) -> str:
-    """Names the parameters that the cost of a unit depends on."""
+def _cost_digest(params: Params) -> str:
+    """A digest of the parameters that the cost of a unit depends on."""
     return digest(params.model_dump(mode="json", include={"base", "prepare", "train", "sample", "score", "strategy"}))
 
 
 def seconds_by_part(
-    work: Work, todo: Iterable[Stage], done: Iterable[Stage], times: Times | None, costs: Mapping[str, float]
+    work: WorkCounter, todo: Iterable[Stage], done: Iterable[Stage], times: Times | None, costs: Mapping[str, float]
 ) -> dict[str, float]:
-    """What these stages take one after another, by part: train, sample, score and merge.
+    """Total seconds of stages run one after another, by part: train, sample, score and merge.
 
     Args:
-        done: stages whose work need not be done again, where others share it.
-        times: of stages that have run here; None, if they say nothing about this study.
-        costs: seconds of one unit of work by part, for all other stages; without, they are guessed.
+        work: counts the study's work.
+        todo: the stages to run.
+        done: finished stages, whose shared work is not repeated.
+        times: measured times of stages that have run here; None to ignore them.
+        costs: seconds per unit of work by part, for stages without a measured time; where missing, a guess is used.
     """
     guesses = times or Times(Path(os.devnull))
     total = dict.fromkeys(PARTS, 0.0)

@@ -1,8 +1,8 @@
-"""The flow beside `dvc repro`: python -m tests.bench.flows.beside_dvc [--rounds 3] [--tasks 3] [--steps 60]
+"""The flow compared with `dvc repro`: python -m tests.bench.flows.beside_dvc [--rounds 3] [--tasks 3] [--steps 60]
 
-Both run the same study from nothing, in turn, in workspaces of their own: a small one or, with `--whole`, the default
-study. Printed are the times, the ratio with its spread over the rounds, whether the bytes are the same, and how long
-each takes to find nothing to do.
+Both run the same study from scratch, in turn, each in a new workspace: a small study or, with `--whole`, the default
+one. It prints the times, their ratio with its spread over the rounds, whether the bytes are the same, and how long each
+takes when there is nothing to do.
 """
 
 import argparse
@@ -39,7 +39,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("rounds", 3), ("tasks", 3), ("strategies", 4), ("steps", 60)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--whole", action="store_true", help="the default study, whatever the others say")
+    parser.add_argument(
+        "--whole", action="store_true", help="the default study; ignores the other options except --rounds"
+    )
     args = parser.parse_args()
     ratios, again = [], []
     for number in range(args.rounds):

@@ -1,9 +1,9 @@
 """Kills at random moments: nice python -m tests.bench.flows.kills [--kills 200] [--first 0] [--tasks 2] [--steps 12]
 
-A small study is run once without being disturbed. Then, for each kill, a study of its own is begun by the flow or by
-`dvc repro`, killed at a random moment in one of the ways of tests/crash.py, and run again to its end by either. Three
-things are asked of each: are all bytes those of the undisturbed study; did a stage that had ended before the kill run
-again; and did each training go on from its last checkpoint, so that no more than one interval of it was lost.
+A small study is run once without a kill. Then, for each kill, a new workspace is started with the flow or `dvc repro`,
+killed at a random moment in one of the ways of tests/support/crash.py, and run to its end with either command. For each
+it checks that all bytes are those of the first study, that no stage that had ended before the kill ran again, and that
+each training continued from its last checkpoint, so that at most one interval was lost.
 """
 
 import argparse
@@ -15,10 +15,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.support.crash import DVC, FLOW, KILLS, at_work, kill_some_time, ran
+from tests.support.crash import DVC, FLOW, KILLS, kill_at_random, ran, stage_processes
 from tests.support.workspace import environment, hashes, with_dvc, workspace
 
-WENT_ON = re.compile(r"going on after step (\d+) of")
+RESUMED = re.compile(r"resuming after step (\d+) of")
 
 
 def study(folder: Path, args: argparse.Namespace) -> Path:
@@ -33,7 +33,7 @@ def finish(folder: Path, command: tuple[str, ...]) -> str:
 
 
 def checkpoints(folder: Path) -> set[int]:
-    """The last step of each training that has been begun and not ended."""
+    """The last saved step of each training that has not ended."""
     newest: dict[str, int] = {}
     for path in folder.glob(".checkpoints/*/*[0-9]"):
         newest[path.parent.name] = max(newest.get(path.parent.name, 0), int(path.name))
@@ -41,19 +41,23 @@ def checkpoints(folder: Path) -> set[int]:
 
 
 def one(number: int, wanted: dict[str, str], stages: int, args: argparse.Namespace) -> tuple[str, bool, list[str]]:
-    """Kills once, and finishes: in which way, whether all bytes are right, and what was lost that need not be."""
+    """Kills a study once and finishes it.
+
+    Returns:
+        The kind of kill, whether all bytes are right, and the work that was lost unnecessarily.
+    """
     dice = random.Random(number)
     what, again = list(KILLS)[number % len(KILLS)], dice.choice([FLOW, DVC])
     with tempfile.TemporaryDirectory() as place:
         folder = study(Path(place).resolve() / "work", args)
-        _, before = kill_some_time(folder, what, dice, stages)
-        kept = checkpoints(folder)
+        _, before = kill_at_random(folder, what, dice, stages)
+        saved = checkpoints(folder)
         after = finish(folder, again)
-        assert not at_work(folder)
+        assert not stage_processes(folder)
         lost = sorted(ran(before) & ran(after))
         logs = "".join(path.read_text("utf-8") for path in folder.glob(".cache/flow/logs/train*.log"))
-        went_on = set(map(int, WENT_ON.findall(after + logs)))
-        lost += [f"step {step} of a training" for step in kept - went_on - {args.steps}]
+        resumed = set(map(int, RESUMED.findall(after + logs)))
+        lost += [f"step {step} of a training" for step in saved - resumed - {args.steps}]
         return what, hashes(folder) == wanted, lost
 
 

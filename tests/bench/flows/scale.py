@@ -1,9 +1,9 @@
 """A study of 64 chains: python -m tests.bench.flows.scale [--orders 32] [--tasks 10] [--jobs 2] [--view]
 
 The real dvc.yaml over two domains, ORDERS orders and one strategy. The commands write files of a few bytes, so that
-what is left is orchestration. Printed are wall and CPU seconds of the plan, of the run per stage, and of finding
-nothing to do: with all as it was, with one file touched, and without the stamp, beside `dvc status` and `dvc repro` on
-the same workspace. `dvc repro` would take hours for all stages: it runs PEER-STAGES of them, in the full graph.
+all measured time is orchestration. It prints wall and CPU seconds of the plan, of the run per stage, and of a run with
+nothing to do: with no change, with one file touched, and without the stamp; and those of `dvc status` and `dvc repro`
+in the same workspace. `dvc repro` would take hours for all stages: it runs PEER-STAGES of them, in the full graph.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from flows.graph.stage_names import StageName
 from stages.core.strategy import strategies
 from tests.support.workspace import change, environment, with_dvc, workspace
 
-# What each stage writes instead of the real thing: as many folders, with the same kinds of files.
+# The script that replaces each stage: it writes the same folders with the same number of files.
 STAGE = """
 import sys
 from pathlib import Path
@@ -89,14 +89,14 @@ def build(folder: Path, orders: int, tasks: int) -> Path:
 class Cost:
     wall: float
     cpu: float
-    said: str
+    output: str
 
     def __str__(self) -> str:
         return f"{self.wall:.2f} s ({self.cpu:.2f} s of CPU)"
 
 
 def cost(folder: Path, *command: str) -> Cost:
-    """What a command takes; it must succeed."""
+    """The time of a command, which must succeed, and its output."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.monotonic()
     done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
@@ -110,25 +110,25 @@ def flow(folder: Path, *words: str) -> Cost:
 
 
 def nothing_to_do(folder: Path) -> None:
-    """The no-op, at once and after each of two things that take the stamp's word away."""
+    """Times a run with nothing to do: unchanged, and after each of two changes that invalidate the stamp."""
     touched = next((folder / "runs").rglob("*.json"))
     for what, prepare in (
-        ("as it was", lambda: None),
+        ("no change", lambda: None),
         ("one file touched", lambda: os.utime(touched)),
         ("without the stamp", lambda: (folder / ".cache/flow/stamp.json").unlink()),
     ):
         prepare()
-        found = flow(folder, "--no-view")
-        assert found.said == "Nothing to do: everything is up to date.\n", found.said
-        print(f"nothing to do, {what}: {found}", flush=True)
+        took = flow(folder, "--no-view")
+        assert took.output == "Nothing to do: everything is up to date.\n", took.output
+        print(f"nothing to do, {what}: {took}", flush=True)
 
 
 def peer(folder: Path, count: int) -> Cost:
-    """`dvc repro` of so many stages: what they take beyond an equal call that finds nothing to do, per stage."""
+    """The time of `dvc repro` per stage, over `count` stages, minus that of the same call with nothing to do."""
     names = [str(StageName("sample", "objects", str(i), sorted(strategies.classes)[0], "0", 0)) for i in range(count)]
     idle = cost(folder, "dvc", "repro", "--single-item", *names)
     run = cost(folder, "dvc", "repro", "--single-item", "--force", *names)
-    assert len(re.findall("Running stage", run.said)) == count
+    assert len(re.findall("Running stage", run.output)) == count
     return Cost((run.wall - idle.wall) / count, (run.cpu - idle.cpu) / count, "")
 
 
@@ -136,21 +136,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("orders", 32), ("tasks", 10), ("jobs", 2), ("peer-stages", 8)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--view", action="store_true", help="with Prefect looking on")
+    parser.add_argument("--view", action="store_true", help="report to Prefect")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         work = build(Path(folder, "work"), args.orders, args.tasks)
         plan = flow(work, "--plan")
-        (stages,) = map(int, re.findall(r"^(\d+) of", plan.said, re.MULTILINE))
+        (stages,) = map(int, re.findall(r"^(\d+) of", plan.output, re.MULTILINE))
         print(f"{2 * args.orders} chains, {stages} stages; plan: {plan}", flush=True)
         run = flow(work, "--jobs", str(args.jobs), *([] if args.view else ["--no-view"]))
-        assert f"{stages} ran" in run.said, run.said[-2000:]
+        assert f"{stages} ran" in run.output, run.output[-2000:]
         each = Cost(run.wall / stages, run.cpu / stages, "")
-        print(f"run, all of it counted as orchestration: {run}, {each} per stage", flush=True)
+        print(f"run (all orchestration): {run}, {each} per stage", flush=True)
         nothing_to_do(work)
         status = cost(work, "dvc", "status")
-        assert "up to date" in status.said
-        print(f"dvc status, which says that all is up to date: {status}", flush=True)
+        assert "up to date" in status.output
+        print(f"dvc status, everything up to date: {status}", flush=True)
         print(f"dvc repro, nothing to do: {cost(work, 'dvc', 'repro')}", flush=True)
         theirs = peer(work, min(args.peer_stages, args.orders))
         print(f"dvc repro per stage run: {theirs}; {theirs.wall / each.wall:.1f} times the flow's", flush=True)

@@ -1,9 +1,9 @@
-"""The start of a stage, warm against cold: python -m tests.bench.flows.stage_start [--rounds 5] [--block 20]
+"""Warm and cold start of a stage compared: python -m tests.bench.flows.stage_start [--rounds 5] [--block 20]
 
-Cold is what `dvc repro` does for every stage: a process that imports the libraries, reads params.yaml and loads the
-base. Warm is the same command in a worker of the flow, which has done so before. The command ends where a stage's own
-work would begin. Each round is one cold start and a block of warm ones; printed are the CPU seconds of each, the ratio
-of the medians, and the ratios of the rounds.
+A cold start is that of `dvc repro` for every stage: a new process imports the libraries, reads params.yaml and loads
+the base model. A warm start is the same command in a worker that has run it before. The command ends where the stage's
+own work would start. Each round is one cold start and a block of warm ones; it prints the CPU seconds of each, the
+ratio of the medians, and the range of the rounds' ratios.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from flows.engine.pool import Worker
 from tests.support.workspace import environment, workspace
 
 STAGE = '''
-"""Has at hand what training and sampling begin with."""
+"""Imports and loads everything that training and sampling start with."""
 
 from stages.training import task  # noqa: F401 - imported by every stage that computes
 from stages.core.command import main
@@ -39,7 +39,7 @@ WORDS = ["stages.begin", "objects/0/merge_init/0", "--task", "01"]
 
 
 def cold() -> float:
-    """CPU seconds of a process of its own."""
+    """CPU seconds of a start in a new process."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-m", *WORDS], env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -70,7 +70,7 @@ def main() -> None:
         (work / "stages/begin.py").write_text(STAGE)
         os.chdir(work)
         worker = Worker(0, environment())
-        warm(worker, 1)  # its own start
+        warm(worker, 1)  # starts the worker itself
         rounds = [(cold(), warm(worker, args.block)) for _ in range(args.rounds)]
         worker.stop()
         os.chdir("/")

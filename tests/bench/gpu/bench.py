@@ -1,4 +1,4 @@
-"""What the parts of the benchmark at full size share: the model, the time there is, peers side by side."""
+"""What the parts of the full-size benchmark share: the model, the time limit, timing peers in turn."""
 
 import argparse
 import gc
@@ -27,7 +27,7 @@ def wait() -> None:
 
 
 def synced(work: Callable[[], object]) -> float:
-    """Seconds, all that it has started on the device included."""
+    """Seconds that it takes, including the work it starts on the device."""
     wait()
     began = time.perf_counter()
     work()
@@ -35,23 +35,26 @@ def synced(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def emptied() -> None:
-    """Nothing is left of what nobody refers to any more."""
+def free_memory() -> None:
+    """Frees unused memory, also on the device."""
     gc.collect()
     if device().type == "cuda":
         torch.cuda.empty_cache()
 
 
 def compilations() -> int:
-    """How many graphs torch.compile has made so far in this process."""
+    """Number of graphs that torch.compile has compiled so far in this process."""
     dynamo = sys.modules.get("torch._dynamo.utils")
     return int(dynamo.counters["stats"]["unique_graphs"]) if dynamo else 0
 
 
 class Bench:
-    """
+    """The model, the options and the time limit of one benchmark.
+
     Args:
-        ends: when, by time.perf_counter(), all of it has to be over.
+        args: from the command line.
+        notes: the output.
+        ends: the value of time.perf_counter() at which everything must be finished.
     """
 
     def __init__(self, args: argparse.Namespace, notes: Notes, ends: float) -> None:
@@ -59,66 +62,78 @@ class Bench:
         self.full, self.on_gpu = args.size == "full", device().type == "cuda"
         self.dtype = args.dtype or ("float16" if self.on_gpu else "float32")
         self.rank, self.speed = (64 if self.full else 8), float("nan")
-        how: dict[str, Any] = {"feed_forward_dtype": "float8_e4m3fn"} if args.float8 else {}
+        options: dict[str, Any] = {"feed_forward_dtype": "float8_e4m3fn"} if args.float8 else {}
         self.family = Standin(
             size=args.size,
             dtype=self.dtype,
             decoder_dtype=self.dtype,
             pixels=1024 if self.full else 64,
             compile=self.on_gpu and args.compile,
-            **how,
+            **options,
         )
 
-    def left(self, share: float) -> float:
-        """When the part that may last until this share of all the time has to end."""
+    def deadline(self, share: float) -> float:
+        """The time at which this share of the time limit is over."""
         return self.ends - (1 - share) * self.args.seconds
 
     def roofline(self) -> None:
-        """Products of matrices and copies in memory, which say what the device can do."""
+        """Measures the device's speed with matrix products and its bandwidth with copies."""
         size, dtype = (8192, torch.bfloat16) if self.on_gpu else (512, torch.float32)
         a, b = (torch.randn((size, size), device=device(), dtype=dtype) for _ in range(2))
         seconds = statistics.median([synced(lambda: a @ b) for _ in range(13)][3:])
-        copied = torch.empty((1 << 30) if self.on_gpu else 1 << 20, device=device(), dtype=torch.uint8)
-        target = torch.empty_like(copied)
-        moved = statistics.median([synced(lambda: target.copy_(copied)) for _ in range(13)][3:])
+        source = torch.empty((1 << 30) if self.on_gpu else 1 << 20, device=device(), dtype=torch.uint8)
+        target = torch.empty_like(source)
+        copying = statistics.median([synced(lambda: target.copy_(source)) for _ in range(13)][3:])
         self.speed = 2 * size**3 / seconds / 1e12
-        bandwidth = 2 * copied.numel() / moved / 1e12
-        self.notes.say(f"roofline: {self.speed:.3g} TFLOP/s in {dtype} at {size}^3, {bandwidth:.3g} TB/s copying")
+        bandwidth = 2 * source.numel() / copying / 1e12
+        self.notes.print(f"roofline: {self.speed:.3g} TFLOP/s in {dtype} at {size}^3, {bandwidth:.3g} TB/s copying")
 
-    def aim(self, what: str) -> str:
+    def target(self, what: str) -> str:
         if not self.full:
             return ""
-        return f", aimed at {TARGETS[what]:g} GiB" if what == "memory" else f", aimed at {short(TARGETS[what])}"
+        return f", target {TARGETS[what]:g} GiB" if what == "memory" else f", target {short(TARGETS[what])}"
 
     def adapter(self, word: object, size: float = 1e-3) -> Adapter:
-        """A random one, B of this deviation."""
+        """A random adapter; `size` is the standard deviation of B."""
         fresh = fresh_adapter(self.family.shapes(), self.rank, self.rank, generator("bench", word))
         g = generator("bench", "b", word)
         return Adapter(fresh.a, {n: size * torch.randn(b.shape, generator=g) for n, b in fresh.b.items()}, fresh.scale)
 
     def blocks(self, peers: Mapping[str, Callable[[], float]], end: float) -> dict[str, list[float]]:
-        """Of each peer, in turn, what it measures: one block at least, and no other that would not be over by `end`."""
-        found: dict[str, list[float]] = {name: [] for name in peers}
+        """Runs the peers in turn: at least one block, then more as long as the next would finish by `end`.
+
+        Returns:
+            The measurements of each peer.
+        """
+        times: dict[str, list[float]] = {name: [] for name in peers}
         before = compilations()
         for number in range(1, self.args.blocks + 1):
             began = time.perf_counter()
             for name, measure in peers.items():
-                found[name].append(measure())
-            self.notes.say(f"  block {number}: " + ", ".join(short(taken[-1]) for taken in found.values()))
+                times[name].append(measure())
+            self.notes.print(f"  block {number}: " + ", ".join(short(seconds[-1]) for seconds in times.values()))
             now = time.perf_counter()
             if now + (now - began) > end:
                 break
         if more := compilations() - before:
-            self.notes.fail("something was compiled while it was timed", f"{more} graphs")
-        return found
+            self.notes.fail("compiled during timing", f"{more} graphs")
+        return times
 
-    def told(self, times: Mapping[str, list[float]], tera: float, aim: str) -> dict[str, float]:
-        """Each peer beside ours, which comes first: the ratio with its spread over blocks, and the share of the floor
-        of so many TFLOP, which is only known at full size; the medians come back."""
+    def report(self, times: Mapping[str, list[float]], tera: float, target: str) -> dict[str, float]:
+        """Prints each peer's ratio to ours, which comes first, with its spread over blocks.
+
+        Args:
+            times: seconds per block of each peer.
+            tera: TFLOP of what is timed; the share of the time that they need at least is printed at full size.
+            target: a key of TARGETS.
+
+        Returns:
+            The median of each peer.
+        """
         ours = next(iter(times.values()))
-        for name, taken in times.items():
-            middle, low, high = ratio(taken, ours)
-            share = f", the floor is {tera / self.speed / statistics.median(taken):.0%} of it" if self.full else ""
-            beside = self.aim(aim) if taken is ours else f", {middle:.2f}x ours [{low:.2f}, {high:.2f}]"
-            self.notes.say(f"  {name:44} {short(statistics.median(taken)):>9}{share}{beside}, {len(taken)} blocks")
-        return {name: statistics.median(taken) for name, taken in times.items()}
+        for name, seconds in times.items():
+            median, (middle, low, high) = statistics.median(seconds), ratio(seconds, ours)
+            share = f", the floor is {tera / self.speed / median:.0%} of it" if self.full else ""
+            compared = self.target(target) if seconds is ours else f", {middle:.2f}x ours [{low:.2f}, {high:.2f}]"
+            self.notes.print(f"  {name:44} {short(median):>9}{share}{compared}, {len(seconds)} blocks")
+        return {name: statistics.median(seconds) for name, seconds in times.items()}

@@ -1,8 +1,9 @@
-"""What a long benchmark says: each line as soon as it is known, in a file too, and in capitals what is not as it should
-be; and its end at a given time, whatever it is doing then."""
+"""The output of a long benchmark, printed and written to a file line by line, with errors in capitals; and its time
+limit."""
 
 from __future__ import annotations
 
+import builtins
 import logging
 import signal
 import time
@@ -10,41 +11,41 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-UNWANTED = ("cannot be recorded", "out of memory")  # warnings of ours after which it is not ours that is timed
+UNWANTED = ("cannot be recorded", "out of memory")  # warnings after which the timings are invalid
 
 
 class OutOfTime(BaseException):
-    """Not an Exception, so that nobody on the way takes it for an error of their own."""
+    """Not an Exception, so that no handler on the way catches it."""
 
 
 class Notes(logging.Handler):
-    """Hears the project's warnings as long as it is open.
+    """Prints lines, and the project's warnings within `listening`.
 
     Args:
-        path: where the lines go as well; None: nowhere else.
+        path: a file to write the lines to as well.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         super().__init__(logging.WARNING)
         self.file = path.open("w", encoding="utf-8") if path else None
-        self.wrong = 0
+        self.errors = 0
 
-    def say(self, text: str) -> None:
-        print(text, flush=True)
+    def print(self, text: str) -> None:
+        builtins.print(text, flush=True)
         if self.file:
             self.file.write(f"{text}\n")
             self.file.flush()
 
     def fail(self, what: str, detail: str = "") -> None:
-        self.wrong += 1
-        self.say(f"  WRONG: {what.upper()}{': ' if detail else ''}{detail}")
+        self.errors += 1
+        self.print(f"  WRONG: {what.upper()}{': ' if detail else ''}{detail}")
 
     def emit(self, record: logging.LogRecord) -> None:
-        said = record.getMessage()
-        if any(words in said for words in UNWANTED):
-            self.fail("ours does not run as it is meant to", said)
+        message = record.getMessage()
+        if any(words in message for words in UNWANTED):
+            self.fail("ours does not run as intended", message)
         else:
-            self.say(f"  {said}")
+            self.print(f"  {message}")
 
     @contextmanager
     def listening(self) -> Iterator[Notes]:
@@ -60,15 +61,16 @@ class Notes(logging.Handler):
 
 @contextmanager
 def until(end: float) -> Iterator[None]:
-    """
+    """Limits the time of a block.
+
     Raises:
         OutOfTime: within the block, once time.perf_counter() is past `end`.
     """
 
-    def out(*_: object) -> None:
+    def stop(*_: object) -> None:
         raise OutOfTime
 
-    before = signal.signal(signal.SIGALRM, out)
+    before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, max(end - time.perf_counter(), 1e-3))
     try:
         yield

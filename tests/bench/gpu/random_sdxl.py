@@ -1,5 +1,7 @@
-"""SDXL with random weights, built in memory on its device: its real configuration, and one of the same shape and a
-hundredth of its size. It is a family like any other; nothing is read and nothing is downloaded."""
+"""SDXL with random weights, built in memory on the device, at full size and at a hundredth of it.
+
+It is a family like any other; nothing is read from disk or downloaded.
+"""
 
 from functools import cached_property
 from typing import Any, Literal
@@ -34,7 +36,7 @@ UNETS: dict[str, dict[str, Any]] = {
     },
 }
 VAES: dict[str, tuple[int, ...]] = {"full": (128, 256, 512, 512), "hundredth": (32, 32, 64, 64)}
-# Of both text encoders: width, width within, heads, layers.
+# For each text encoder: width, inner width, heads, layers.
 TEXTS: dict[str, tuple[tuple[int, int, int, int], ...]] = {
     "full": ((768, 3072, 12, 12), (1280, 5120, 20, 32)),
     "hundredth": ((64, 256, 4, 2), (128, 512, 4, 2)),
@@ -74,13 +76,13 @@ def texts(size: Size) -> list[Any]:
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     models = []
-    for kind, (width, within, heads, layers) in zip(
+    for kind, (width, inner, heads, layers) in zip(
         (CLIPTextModel, CLIPTextModelWithProjection), TEXTS[size], strict=True
     ):
         config = CLIPTextConfig(
             vocab_size=VOCABULARY,
             hidden_size=width,
-            intermediate_size=within,
+            intermediate_size=inner,
             num_attention_heads=heads,
             num_hidden_layers=layers,
             projection_dim=width,
@@ -133,23 +135,23 @@ class Standin(Sdxl):
         return whole
 
     def shapes(self) -> dict[str, tuple[int, int]]:
-        found = {
+        shapes = {
             name: tuple(module.weight.shape)
             for name, module in self.pipeline.unet.named_modules()
             if ".attn" in name and name.endswith(tuple(f".{target}" for target in TARGETS))
         }
-        return dict(sorted(found.items()))
+        return dict(sorted(shapes.items()))
 
     def weight(self, name: str) -> Tensor:
         return self.pipeline.unet.get_submodule(name).weight.detach().cpu().clone()
 
     def encode_prompts(self, prompts: Any) -> dict[str, Tensor]:
-        return encoded(self.pipeline, prompts)
+        return encode(self.pipeline, prompts)
 
 
 @torch.no_grad()
-def encoded(pipeline: Any, prompts: Any) -> dict[str, Tensor]:
-    """Through both text encoders, from tokens drawn by the prompt's letters instead of a vocabulary."""
+def encode(pipeline: Any, prompts: Any) -> dict[str, Tensor]:
+    """Runs both text encoders on tokens that are drawn with the prompt as seed, since there is no tokenizer."""
     drawn = [torch.randint(0, VOCABULARY - 1, (TOKENS,), generator=generator(prompt)) for prompt in prompts]
     ids = torch.stack(drawn).to(device())
     ids[:, -1] = VOCABULARY - 1

@@ -1,21 +1,22 @@
-"""`palimpsest plan` and `palimpsest forecast` count the same work and take the same time for it."""
+"""`palimpsest plan` and `palimpsest forecast` count the same work and estimate the same time for it."""
 
 import random
 from itertools import product
+from pathlib import Path
 
 import pytest
 
-from flows.engine.estimate import counted, plan_seconds
+from flows.engine.estimate import plan_seconds, workload_stage
 from flows.graph.stage_names import StageName
 from stages.core.params import load
 from stages.tools.forecasting.calibration import Calibration, Cost
 from stages.tools.forecasting.durations import Times, save_costs
 from stages.tools.forecasting.forecast import hours
-from stages.tools.forecasting.workload import Work, count, stages_of
+from stages.tools.forecasting.workload import WorkCounter, count, stages_of
 
 COSTS = {"train": 0.011, "sample": 0.13, "score": 0.017, "merge": 0.19}
 PARTS = {part: Cost(each, each, each) for part, each in COSTS.items()}
-FOUND = Calibration("this one", 0.0, **PARTS, picture_bytes=1.0, vector_bytes=1, memory={})
+CALIBRATION = Calibration("this one", 0.0, **PARTS, picture_bytes=1.0, vector_bytes=1, memory={})
 
 
 @pytest.fixture(scope="module")
@@ -25,57 +26,58 @@ def params():
 
 @pytest.fixture(scope="module")
 def names(params):
-    """The stages of the default study that are counted, as DVC names and orders them."""
-    found = []
+    """The stages of the default study in the workload, with DVC's names and order."""
+    stages = []
     for domain, order in product(params.domains, params.orders):
-        found += [StageName(f"{verb}_base", domain, order) for verb in ("sample", "score")]
+        stages += [StageName(f"{verb}_base", domain, order) for verb in ("sample", "score")]
         for strategy, seed in product(params.strategies, params.seeds):
             for task, verb in product(range(len(params.tasks)), ("train", "merge", "sample", "score")):
-                found.append(StageName(verb, domain, order, strategy, str(seed), task))
-    return list(map(str, found))
+                stages.append(StageName(verb, domain, order, strategy, str(seed), task))
+    return list(map(str, stages))
 
 
 @pytest.fixture
 def times(tmp_path, monkeypatch, params):
-    """Of a folder where nothing has run, but a calibration was made."""
+    """The durations in a folder where no stage has run, but a calibration was saved."""
+    (tmp_path / "data").symlink_to(Path("data").resolve())
     monkeypatch.chdir(tmp_path)
     save_costs(params, COSTS)
     return Times(tmp_path)
 
 
-def test_the_default_study(params, names, times):
-    together = hours(params, count(params), FOUND, times)["together"]["each"]
+def test_plan_and_forecast_agree_on_the_default_study(params, names, times):
+    together = hours(params, count(params), CALIBRATION, times)["together"]["each"]
     assert plan_seconds(params, names, names, times) == pytest.approx(3600 * together)
-    assert sorted(map(str, stages_of(params))) == sorted(str(counted(StageName.parse(name))) for name in names)
+    assert sorted(map(str, stages_of(params))) == sorted(str(workload_stage(StageName.parse(name))) for name in names)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_after_part_of_it_is_done(params, names, times, share):
-    """What was done and what is left are the whole, whatever was done: also of what several stages share."""
+def test_finished_and_remaining_work_add_up(params, names, times, share):
+    """They add up for any set of finished stages, including the work that several stages share."""
     dice = random.Random(share)
     done = {name for name in names if dice.random() < share}
-    left = [name for name in names if name not in done]
-    work = Work(params)
-    stages = {name: counted(StageName.parse(name)) for name in names}
+    remaining = [name for name in names if name not in done]
+    work = WorkCounter(params)
+    stages = {name: workload_stage(StageName.parse(name)) for name in names}
     before = sum(n for _, n in work.units([stages[name] for name in names if name in done]))
-    after = sum(n for _, n in work.units([stages[n] for n in left], [stages[n] for n in done]))
+    after = sum(n for _, n in work.units([stages[n] for n in remaining], [stages[n] for n in done]))
     assert before + after == sum(n for _, n in work.units(stages.values()))
     whole = plan_seconds(params, names, names, times)
-    assert plan_seconds(params, left, names, times) == pytest.approx(
+    assert plan_seconds(params, remaining, names, times) == pytest.approx(
         whole - plan_seconds(params, sorted(done), sorted(done), times)
     )
 
 
-def test_what_has_run_counts_more_than_a_calibration_in_both(params, names, times):
+def test_measured_durations_take_precedence_over_a_calibration_in_both(params, names, times):
     for task in range(len(params.tasks)):
         times.note("train", task, 100.0)
-    by_part = hours(params, count(params), FOUND, times)
+    by_part = hours(params, count(params), CALIBRATION, times)
     runs = len(params.strategies) * len(params.seeds) * len(params.orders) * len(params.domains)
     assert 3600 * by_part["train"]["each"] == pytest.approx(100.0 * runs * len(params.tasks))
     assert plan_seconds(params, names, names, times) == pytest.approx(3600 * by_part["together"]["each"])
 
 
-def test_a_calibration_with_other_parameters_does_not_count(params, names, times):
+def test_a_calibration_with_other_parameters_is_ignored(params, names, times):
     other = params.model_copy(update={"train": params.train.model_copy(update={"batch": params.train.batch + 1})})
     assert plan_seconds(other, names[:1], names, times) == times.of("sample_base", None)
     assert plan_seconds(params, names[:1], names, times) != times.of("sample_base", None)

@@ -1,4 +1,4 @@
-"""Prefect only looks on: whenever its server goes, the study is finished, with a warning. A few minutes."""
+"""A study finishes with a warning, whenever Prefect's server is lost. Takes a few minutes."""
 
 import os
 import signal
@@ -15,21 +15,21 @@ from flows.engine.prefect_view import SETTINGS
 from tests.support.workspace import change, dvc, environment
 
 pytestmark = pytest.mark.slow
-USER = ("watcher", "of studies")
+USER = ("user", "of studies")
 
 
 class Server:
-    """A server on a free port of loopback, with a home of its own, that asks for a password."""
+    """A server with a password, on a free loopback port, with its own home folder."""
 
     def __init__(self, home: Path) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.address = f"http://127.0.0.1:{self.port}/api"
-        word = {"PREFECT_SERVER_API_AUTH_STRING": ":".join(USER), "PREFECT_API_AUTH_STRING": ":".join(USER)}
-        to = {"PREFECT_API_URL": self.address, "PREFECT_API_AUTH_STRING": ":".join(USER)}
-        self.clients = environment() | to | {"PREFECT_CLIENT_MAX_RETRIES": "1"}  # they wait less for one that is gone
-        self.settings = environment() | SETTINGS | word | {"PREFECT_HOME": str(home)}
+        password = {"PREFECT_SERVER_API_AUTH_STRING": ":".join(USER), "PREFECT_API_AUTH_STRING": ":".join(USER)}
+        client = {"PREFECT_API_URL": self.address, "PREFECT_API_AUTH_STRING": ":".join(USER)}
+        self.clients = environment() | client | {"PREFECT_CLIENT_MAX_RETRIES": "1"}  # gives up on a lost server sooner
+        self.settings = environment() | SETTINGS | password | {"PREFECT_HOME": str(home)}
         self.process: subprocess.Popen | None = None
 
     def start(self) -> None:
@@ -44,7 +44,7 @@ class Server:
                     return
             except requests.RequestException:
                 time.sleep(0.5)
-        raise AssertionError("the server does not start")
+        raise AssertionError("the server did not start")
 
     def kill(self) -> None:
         if self.process:
@@ -52,7 +52,7 @@ class Server:
             self.process.wait()
             self.process = None
 
-    def ask(self, what: str, **filters) -> list[dict]:
+    def read(self, what: str, **filters) -> list[dict]:
         answer = requests.post(f"{self.address}/{what}/filter", json=filters, auth=USER, timeout=60)
         answer.raise_for_status()
         return answer.json()
@@ -73,7 +73,11 @@ def running(server):
 
 
 def flow(study: Path, server: Server, kill_at: str = "") -> tuple[int, str, str]:
-    """Runs the flow in sight of the server, which is killed when this is said."""
+    """Runs the flow with the server, which is killed when a line with `kill_at` is printed.
+
+    Returns:
+        Exit code, stdout and stderr.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", "flows.study", "--jobs", "1"],
         cwd=study,
@@ -82,26 +86,26 @@ def flow(study: Path, server: Server, kill_at: str = "") -> tuple[int, str, str]
         stderr=subprocess.PIPE,
         text=True,
     )
-    said = []
+    lines = []
     for line in process.stdout or ():
-        said.append(line)
+        lines.append(line)
         if kill_at and kill_at in line:
             server.kill()
-    _, complaints = process.communicate(timeout=600)
-    return process.returncode, "".join(said), complaints
+    _, err = process.communicate(timeout=600)
+    return process.returncode, "".join(lines), err
 
 
-def test_a_server_that_asks_for_a_password_shows_the_study_to_those_who_have_it(running, study):
+def test_a_server_with_a_password_shows_the_study_only_to_clients_that_have_it(running, study):
     change(study, sample={"guidance": 2.0})
-    code, said, complaints = flow(study, running)
-    assert (code, complaints) == (0, ""), said
+    code, out, err = flow(study, running)
+    assert (code, err) == (0, ""), out
     assert requests.post(f"{running.address}/flow_runs/filter", json={}, timeout=60).status_code == 401
-    (run,) = running.ask("flow_runs")
+    (run,) = running.read("flow_runs")
     assert (run["name"], run["state"]["type"]) == ("small", "COMPLETED")
-    stages = {task["name"]: task["state"]["type"] for task in running.ask("task_runs")}
+    stages = {task["name"]: task["state"]["type"] for task in running.read("task_runs")}
     assert stages["objects / merge_init / order 0 / seed 0 / task 02 / sample"] == "COMPLETED"
     assert len(stages) == 7
-    shown = {artifact["key"]: artifact["data"] for artifact in running.ask("artifacts")}
+    shown = {artifact["key"]: artifact["data"] for artifact in running.read("artifacts")}
     assert float(shown["progress"]) == 100
     assert "Forgetting" in shown["small-results"] or "forgetting" in shown["small-results"]
 
@@ -113,28 +117,29 @@ def test_a_server_that_asks_for_a_password_shows_the_study_to_those_who_have_it(
         ("report: ", {"report": {"confidence": 0.9}}, "1 ran"),  # before its results are shown
     ],
 )
-def test_a_server_killed_meanwhile_costs_a_warning(running, study, moment, changed, ran):
+def test_a_server_killed_during_the_run_causes_a_warning(running, study, moment, changed, ran):
     change(study, **changed)
-    code, said, complaints = flow(study, running, kill_at=moment)
-    assert code == 0, said + complaints
-    assert ran in said
-    assert "Prefect" in complaints
-    assert "Traceback" not in complaints
+    code, out, err = flow(study, running, kill_at=moment)
+    assert code == 0, out + err
+    assert ran in out
+    assert "Prefect" in err
+    assert "Traceback" not in err
     assert "up to date" in dvc(study, "status")
 
 
-def test_a_server_that_is_not_there_costs_a_warning(server, study):
+def test_a_missing_server_causes_a_warning(server, study):
     server.kill()
     change(study, report={"confidence": 0.9})
-    code, said, complaints = flow(study, server)
-    assert (code, "1 ran" in said) == (0, True), said + complaints
-    assert "without it" in complaints
+    code, out, err = flow(study, server)
+    assert (code, "1 ran" in out) == (0, True), out + err
+    assert "without it" in err
 
 
 def test_the_temporary_server_has_two_minutes_to_start(tmp_path):
-    script = "from pathlib import Path; from flows.engine.prefect_view import settle; settle(Path('.'))\n"
+    script = "from pathlib import Path; from flows.engine.prefect_view import set_environment as set_up\n"
+    script += "set_up(Path('.'))\n"
     script += "from prefect.settings import get_current_settings as now\n"
     script += "print(now().server.ephemeral.startup_timeout_seconds)"
-    where = {name: value for name, value in environment().items() if not name.startswith("PREFECT")}
-    done = subprocess.run([sys.executable, "-c", script], env=where, capture_output=True, text=True, check=True)
+    env = {name: value for name, value in environment().items() if not name.startswith("PREFECT")}
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)
     assert done.stdout == "120\n"

@@ -1,4 +1,4 @@
-"""What runs when, and what is tried again: the engine over a graph and workers that only act."""
+"""The order of stages, retries and failures: the engine with a fake graph and fake workers."""
 
 import errno
 import threading
@@ -20,10 +20,10 @@ NAMES = list(NEEDS)
 
 
 class Graph:
-    """Six stages: two chains, and one that needs both."""
+    """Six stages: two chains, and a report that depends on both."""
 
-    def __init__(self, trouble=None, cached=()):
-        self.trouble, self.is_cached, self.came, self.written = dict(trouble or {}), cached, [], False
+    def __init__(self, errors=None, cached=()):
+        self.errors, self.is_cached, self.updated, self.written = dict(errors or {}), cached, [], False
 
     def command(self, name):
         return f"python -m {name}"
@@ -34,10 +34,10 @@ class Graph:
     def downstream(self, name):
         return [other for other, needed in NEEDS.items() if name in needed]
 
-    def bring_up_to_date(self, name, run):
-        self.came.append(name)
-        if self.trouble.get(name):
-            raise self.trouble[name].pop(0)
+    def update_stage(self, name, run):
+        self.updated.append(name)
+        if self.errors.get(name):
+            raise self.errors[name].pop(0)
         if name in self.is_cached:
             return "cached"
         run()
@@ -48,7 +48,7 @@ class Graph:
 
 
 class Pool:
-    """Workers whose commands end as `ends` says: a list of exit codes or errors by module; 0 otherwise."""
+    """Fake workers. `ends`: by module, the exit codes or exceptions of its runs in turn; 0 for all others."""
 
     def __init__(self, jobs=2, **ends):
         self.slots, self.ends, self.replaced, self.ran = Slots(jobs), ends, 0, []
@@ -78,47 +78,47 @@ class Pool:
 
 
 @pytest.fixture(autouse=True)
-def _quickly(monkeypatch, tmp_path):
+def _short_pauses(monkeypatch, tmp_path):
     monkeypatch.setattr(scheduler, "FIRST_PAUSE", 0.001)
     monkeypatch.chdir(tmp_path)
 
 
 def run(graph, pool, plan=None):
-    heard = []
+    results = []
     engine = Engine(graph, pool, Times(Path.cwd()))
 
     def submit(work, name):
         threading.Thread(target=work, args=(name,)).start()
 
-    return engine.run(plan or NAMES, submit, heard.append), heard
+    return engine.run(plan or NAMES, submit, results.append), results
 
 
-def test_every_stage_runs_once_after_what_it_needs_and_not_more_at_a_time_than_there_are_slots():
+def test_every_stage_runs_once_after_its_dependencies_and_no_more_at_a_time_than_there_are_slots():
     graph, pool = Graph(), Pool(jobs=2)
-    outcome, heard = run(graph, pool)
+    outcome, results = run(graph, pool)
     assert sorted(pool.ran) == sorted(NAMES)
     assert all(pool.ran.index(needed) < pool.ran.index(name) for name in NAMES for needed in NEEDS[name])
     assert pool.most <= 2
-    assert [end.how for end in heard] == ["ran"] * 6
+    assert [result.how for result in results] == ["ran"] * 6
     assert not outcome.failures
     assert graph.written
 
 
 @pytest.mark.parametrize("error", [WorkerLost("killed"), LockError("busy")])
-def test_a_lost_worker_and_a_busy_lock_are_tried_again(error):
+def test_a_lost_worker_and_a_busy_lock_are_retried(error):
     graph, pool = (Graph(), Pool(b=[error])) if isinstance(error, WorkerLost) else (Graph({"b": [error]}), Pool())
     outcome, _ = run(graph, pool)
-    assert graph.came.count("b") == 2
+    assert graph.updated.count("b") == 2
     assert outcome.count("ran") == 6
 
 
-def test_what_never_gets_better_is_given_up_after_a_few_times_with_longer_and_longer_pauses(monkeypatch):
+def test_retries_end_after_a_few_attempts_with_growing_pauses(monkeypatch):
     pauses = []
     monkeypatch.setattr(threading.Event, "wait", lambda self, seconds=None: pauses.append(seconds) or False)
     graph = Graph({"b": [LockError("busy")] * 9})
     engine = Engine(graph, Pool(), Times(Path.cwd()))
-    ended = engine._bring_up_to_date("b")
-    assert (ended.how, ended.code, graph.came) == ("failed", 4, ["b"] * (RETRIES + 1))
+    result = engine._update_stage("b")
+    assert (result.how, result.code, graph.updated) == ("failed", 4, ["b"] * (RETRIES + 1))
     assert pauses == [0.001, 0.002, 0.004]
 
 
@@ -126,12 +126,12 @@ def test_what_never_gets_better_is_given_up_after_a_few_times_with_longer_and_lo
     ("code", "how"),
     [(2, "failed"), (3, "failed"), (4, "failed"), (70, "failed"), (75, "preempted")],
 )
-def test_bad_input_bad_parameters_and_divergence_are_not_tried_again_and_take_along_what_needs_them(code, how):
+def test_a_failing_command_is_not_retried_and_only_its_dependents_are_skipped(code, how):
     pool = Pool(b=[code] * 9)
-    outcome, heard = run(Graph(), pool)
+    outcome, results = run(Graph(), pool)
     assert pool.ran.count("b") == 1
     assert outcome.skipped == {"c": "b", "report": "b"}
-    assert {end.name: end.how for end in heard} == {"a": "ran", "b": how, "x": "ran", "y": "ran"}
+    assert {result.name: result.how for result in results} == {"a": "ran", "b": how, "x": "ran", "y": "ran"}
     (failure,) = outcome.failures
     assert (failure.code, failure.error) == (code, f"b ends with {code}")
 
@@ -145,15 +145,15 @@ def test_bad_input_bad_parameters_and_divergence_are_not_tried_again_and_take_al
         (KeyError("a bug"), 70),
     ],
 )
-def test_errors_of_dvc_have_the_exit_code_of_their_kind_and_are_not_tried_again(error, code):
+def test_errors_of_dvc_have_the_exit_code_of_their_kind_and_are_not_retried(error, code):
     graph = Graph({"b": [error] * 9})
     outcome, _ = run(graph, Pool())
-    assert graph.came.count("b") == 1
-    assert [end.code for end in outcome.failures] == [code]
+    assert graph.updated.count("b") == 1
+    assert [result.code for result in outcome.failures] == [code]
 
 
-@pytest.mark.parametrize("at", ["before a worker is there", "during the command"])
-def test_asked_to_stop_nothing_new_begins_and_what_is_lost_then_counts_as_saved(at):
+@pytest.mark.parametrize("at", ["before a worker is free", "during the command"])
+def test_after_a_stop_no_stage_starts_and_a_lost_worker_counts_as_preempted(at):
     graph, pool = Graph(), Pool(jobs=1)
     engine = Engine(graph, pool, Times(Path.cwd()))
 
@@ -167,20 +167,20 @@ def test_asked_to_stop_nothing_new_begins_and_what_is_lost_then_counts_as_saved(
         threading.Thread(target=work, args=(name,)).start()
 
     pool.run = ends
-    outcome = engine.run(NAMES, submit, lambda end: None)
-    assert [(end.how, end.code) for end in outcome.ended.values()] == [("preempted", 75)]
+    outcome = engine.run(NAMES, submit, lambda result: None)
+    assert [(result.how, result.code) for result in outcome.results.values()] == [("preempted", 75)]
     assert graph.written
 
 
-def test_what_ends_last_begins_first():
+def test_the_longest_chain_starts_first():
     times = Times(Path.cwd())
     times.measured = {"a": 1.0, "b": 1.0, "c": 1.0, "x": 9.0, "y": 9.0, "report": 1.0}
     pool = Pool(jobs=1)
-    Engine(Graph(), pool, times).run(NAMES, lambda work, name: work(name), lambda end: None)
+    Engine(Graph(), pool, times).run(NAMES, lambda work, name: work(name), lambda result: None)
     assert pool.ran[:2] == ["x", "y"]
 
 
-def test_a_plan_of_some_stages_waits_for_those_only():
+def test_a_stage_waits_only_for_dependencies_in_the_plan():
     pool = Pool()
     outcome, _ = run(Graph(cached=["c"]), pool, ["c", "report"])
     assert pool.ran == ["report"]

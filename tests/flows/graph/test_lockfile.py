@@ -1,4 +1,4 @@
-"""dvc.lock as DVC writes it, whole at any moment."""
+"""dvc.lock has DVC's format and is never truncated."""
 
 import copy
 
@@ -32,7 +32,7 @@ names = st.from_regex(r"[a-z][a-z_]{0,9}(@[a-z0-9_]{1,9}(-[a-z0-9_]{1,9}){0,4})?
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(names, entries, min_size=1, max_size=3), st.dictionaries(names, entries, min_size=1, max_size=3))
-def test_it_is_what_dvc_would_write(tmp_path_factory, first, then):
+def test_it_writes_the_same_text_as_dvc(tmp_path_factory, first, then):
     root = tmp_path_factory.mktemp("lock")
     for some in (first, then):
         assert update(root, copy.deepcopy(some))
@@ -40,7 +40,7 @@ def test_it_is_what_dvc_would_write(tmp_path_factory, first, then):
     assert (root / COPY).read_bytes() == (root / LOCKFILE).read_bytes()
 
 
-def test_a_name_that_yaml_writes_in_another_way_is_left_to_dvc(tmp_path):
+def test_a_name_that_yaml_breaks_into_lines_is_not_written(tmp_path):
     assert not update(tmp_path, {"train@" + "x" * 130: {"cmd": "y"}})
     assert not (tmp_path / LOCKFILE).exists()
 
@@ -48,17 +48,17 @@ def test_a_name_that_yaml_writes_in_another_way_is_left_to_dvc(tmp_path):
 @pytest.mark.parametrize(
     "text", ["", "stages: {}\n", HEAD + "  a: {cmd: x}", HEAD.replace("'2.0'", "'3.0'") + "  a:\n"]
 )
-def test_what_dvc_has_not_written_is_left_to_dvc(tmp_path, text):
+def test_a_file_in_another_format_is_not_changed(tmp_path, text):
     (tmp_path / LOCKFILE).write_text(text)
     assert not update(tmp_path, {"a": {"cmd": "y"}})
     assert (tmp_path / LOCKFILE).read_text() == text
 
 
-@pytest.mark.parametrize("torn", ["", "schema: '2.0'\nstages:\n  a:\n    cm"])
-def test_a_torn_one_is_put_back_from_the_copy(tmp_path, torn):
+@pytest.mark.parametrize("truncated", ["", "schema: '2.0'\nstages:\n  a:\n    cm"])
+def test_a_truncated_file_is_restored_from_its_copy(tmp_path, truncated):
     entry = {"cmd": "python -m a", "outs": [{"path": "a", "hash": "md5", "md5": LONG}]}
     update(tmp_path, {"a": entry, "b": entry})
     whole = (tmp_path / LOCKFILE).read_text()
-    (tmp_path / LOCKFILE).write_text(torn)
+    (tmp_path / LOCKFILE).write_text(truncated)
     repair(tmp_path)
     assert (tmp_path / LOCKFILE).read_text() == whole

@@ -1,4 +1,4 @@
-"""Clones joined by a remote alone, on a graph of three small stages."""
+"""Clones that share only a remote, on a graph of three small stages."""
 
 import shutil
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flows.graph.graph import Graph
-from flows.graph.remote import SharedGraph, agree, inputs
+from flows.graph.remote import SharedGraph, check_inputs, hash_inputs
 from flows.platform.coordinator import describe, gather
 from stages.runtime.faults import ConfigFault, MachineFault
 from tests.support.workspace import with_dvc
@@ -35,95 +35,95 @@ def clones(tmp_path, monkeypatch):
     return tmp_path / "a", tmp_path / "b"
 
 
-def bring_all(folder: Path, monkeypatch, graph=SharedGraph) -> dict[str, str]:
-    """Brings the stages up to date and gives them; returns how each was."""
+def update_all(folder: Path, monkeypatch, graph_class=SharedGraph) -> dict[str, str]:
+    """Updates and uploads all outdated stages; returns how each was updated."""
     monkeypatch.chdir(folder)
-    made = graph(folder)
+    graph = graph_class(folder)
 
     def run(name: str):
-        return lambda: subprocess.run(made.command(name), shell=True, cwd=folder, check=True)
+        return lambda: subprocess.run(graph.command(name), shell=True, cwd=folder, check=True)
 
     try:
-        how = {name: made.bring_up_to_date(name, run(name)) for name in made.plan()}
-        made.write()
-        made.give(made.stages)
+        how = {name: graph.update_stage(name, run(name)) for name in graph.plan()}
+        graph.write()
+        graph.upload(graph.stages)
         return how
     finally:
-        made.close()
+        graph.close()
 
 
 def gathered(folder: Path, monkeypatch) -> tuple[list[str], set[str]]:
     monkeypatch.chdir(folder)
-    made = SharedGraph(folder)
+    graph = SharedGraph(folder)
     try:
-        return gather(made)
+        return gather(graph)
     finally:
-        made.close()
+        graph.close()
 
 
-def test_what_one_clone_has_made_another_takes_and_what_no_one_keeps_it_makes(clones, monkeypatch):
+def test_a_clone_downloads_what_another_has_made_and_runs_only_what_is_not_cached(clones, monkeypatch):
     a, b = clones
     assert gathered(a, monkeypatch) == (["one"], {"one", "two"})
-    assert bring_all(a, monkeypatch) == {"one": "ran", "two": "ran", "report": "ran"}
+    assert update_all(a, monkeypatch) == {"one": "ran", "two": "ran", "report": "ran"}
     assert gathered(b, monkeypatch) == ([], set())
     assert (b / "two/file").read_text() == "words"
-    assert bring_all(b, monkeypatch) == {"report": "ran"}
-    assert bring_all(b, monkeypatch) == {}
+    assert update_all(b, monkeypatch) == {"report": "ran"}
+    assert update_all(b, monkeypatch) == {}
 
 
-def test_what_was_made_without_the_remote_is_given_later(clones, monkeypatch):
+def test_stages_that_ran_without_the_remote_are_uploaded_later(clones, monkeypatch):
     a, b = clones
-    bring_all(a, monkeypatch, Graph)
+    update_all(a, monkeypatch, Graph)
     assert gathered(b, monkeypatch)[0] == ["one"]
-    assert bring_all(a, monkeypatch) == {}
+    assert update_all(a, monkeypatch) == {}
     assert gathered(b, monkeypatch) == ([], set())
 
 
-def test_an_entry_without_its_objects_is_taken_for_missing(clones, monkeypatch):
+def test_an_entry_without_its_objects_counts_as_missing(clones, monkeypatch):
     a, b = clones
-    bring_all(a, monkeypatch)
+    update_all(a, monkeypatch)
     shutil.rmtree(a.parent / "remote/files")
     first, missing = gathered(b, monkeypatch)
     assert (first, missing) == (["one"], {"one", "two"})
     assert describe(first, missing) == "2 stages are missing, beginning with one"
-    assert bring_all(b, monkeypatch) == {"one": "ran", "two": "ran", "report": "ran"}
+    assert update_all(b, monkeypatch) == {"one": "ran", "two": "ran", "report": "ran"}
 
 
-def test_a_remote_that_takes_nothing_fails_no_stage_and_is_told_of_at_the_end(clones, monkeypatch, caplog):
+def test_a_failing_upload_fails_no_stage_and_is_reported_at_the_end(clones, monkeypatch, caplog):
     a, b = clones
     monkeypatch.chdir(a)
-    made = SharedGraph(a)
-    (a.parent / "remote").write_text("in the way of the folder")
+    graph = SharedGraph(a)
+    (a.parent / "remote").write_text("a file where the folder should be")
     how = {}
-    for name in made.plan():
-        how[name] = made.bring_up_to_date(
-            name, lambda name=name: subprocess.run(made.command(name), shell=True, cwd=a, check=True)
+    for name in graph.plan():
+        how[name] = graph.update_stage(
+            name, lambda name=name: subprocess.run(graph.command(name), shell=True, cwd=a, check=True)
         )
-    made.write()
+    graph.write()
     assert how == {"one": "ran", "two": "ran", "report": "ran"}
-    with pytest.raises(MachineFault, match="did not take 2 stages, one among them"):
-        made.give(made.stages)
-    made.close()
-    assert "the remote did not take it" in caplog.text
+    with pytest.raises(MachineFault, match="2 stages were not uploaded to the remote, one among them"):
+        graph.upload(graph.stages)
+    graph.close()
+    assert "upload to the remote failed" in caplog.text
     (a.parent / "remote").unlink()
-    assert bring_all(a, monkeypatch) == {}
+    assert update_all(a, monkeypatch) == {}
     assert gathered(b, monkeypatch) == ([], set())
 
 
-def test_clones_that_differ_are_told_apart_by_name(clones, monkeypatch):
+def test_paths_that_differ_between_clones_are_listed(clones, monkeypatch):
     a, b = clones
     graph = Graph(a)
-    expected = inputs(graph)
+    expected = hash_inputs(graph)
     graph.close()
     assert expected.keys() == {"params.yaml", "dvc.yaml", "source", "stages"}
     monkeypatch.chdir(b)
-    agree(expected)
+    check_inputs(expected)
     (b / "source").write_text("other words")
-    with pytest.raises(ConfigFault, match=r"^source: not the same in .*b as where"):
-        agree(expected)
+    with pytest.raises(ConfigFault, match=r"^source: not the same in .*b as in the coordinator's clone"):
+        check_inputs(expected)
 
 
-def test_without_a_remote_it_is_said_how_to_name_one(clones, monkeypatch):
+def test_without_a_remote_the_error_says_how_to_add_one(clones, monkeypatch):
     a, _ = clones
     (a / ".dvc/config").write_text("")
     with pytest.raises(ConfigFault, match="dvc remote add -d NAME URL"):

@@ -1,4 +1,4 @@
-"""What a kill leaves of an entry in DVC's run-cache is no entry, and in nobody's way."""
+"""Half-written entries in DVC's run-cache are ignored."""
 
 import contextlib
 import os
@@ -9,46 +9,49 @@ from dvc.repo import Repo
 from flows.graph.graph import Graph
 
 PIPELINE = "stages: {copy: {cmd: cp source made, deps: [source], outs: [made]}}\n"
-WHOLE, TORN, EMPTY = "{entry}", "cmd: cp sour", ""
+WHOLE, TRUNCATED, EMPTY = "{entry}", "cmd: cp sour", ""
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A stage that has run on "a" and on "b"."""
-    monkeypatch.chdir(tmp_path)  # DVC names stages as seen from here
+    """A stage that has run on the inputs "a" and "b"."""
+    monkeypatch.chdir(tmp_path)  # DVC names stages relative to the current folder
     Repo.init(str(tmp_path), no_scm=True).close()
     (tmp_path / "dvc.yaml").write_text(PIPELINE)
-    assert [bring(tmp_path, text) for text in "ab"] == ["ran", "ran"]
+    assert [update(tmp_path, text) for text in "ab"] == ["ran", "ran"]
     return tmp_path
 
 
-def bring(folder, text):
+def update(folder, text):
+    """Updates the stage on this input and returns how: "cached" or "ran"."""
     (folder / "source").write_text(text)
     with contextlib.closing(Graph(folder)) as graph:
-        how = graph.bring_up_to_date("copy", lambda: (folder / "made").write_text(text))
+        how = graph.update_stage("copy", lambda: (folder / "made").write_text(text))
         graph.write()
     assert (folder / "made").read_text() == text
     return how
 
 
 def entry_of_a(folder):
-    """The older of the two."""
+    """The run-cache's entry for "a", the older of the two."""
     return min((folder / ".dvc/cache/runs").glob("*/*/*"), key=lambda path: path.stat().st_mtime)
 
 
-@pytest.mark.parametrize("left", [{}, {".draft.tmp": TORN}, {".draft.tmp": WHOLE}, {"0" * 64: EMPTY}], ids=str)
-def test_without_a_whole_entry_the_stage_runs_once(folder, left):
+@pytest.mark.parametrize(
+    "leftovers", [{}, {".draft.tmp": TRUNCATED}, {".draft.tmp": WHOLE}, {"0" * 64: EMPTY}], ids=str
+)
+def test_without_an_intact_entry_the_stage_runs_once(folder, leftovers):
     entry = entry_of_a(folder)
     whole = entry.read_text()
     entry.unlink()
-    for name, text in left.items():
+    for name, text in leftovers.items():
         (entry.parent / name).write_text(text.format(entry=whole))
-    assert [bring(folder, text) for text in "aba"] == ["ran", "cached", "cached"]
+    assert [update(folder, text) for text in "aba"] == ["ran", "cached", "cached"]
 
 
-def test_an_older_whole_entry_counts_and_a_newer_torn_one_does_not(folder):
+def test_an_older_intact_entry_is_used_and_a_newer_truncated_one_is_not(folder):
     entry = entry_of_a(folder)
-    for name, text in {".draft.tmp": TORN, "0" * 64: EMPTY}.items():
+    for name, text in {".draft.tmp": TRUNCATED, "0" * 64: EMPTY}.items():
         (entry.parent / name).write_text(text)
         os.utime(entry.parent / name, (2e9, 2e9))
-    assert bring(folder, "a") == "cached"
+    assert update(folder, "a") == "cached"

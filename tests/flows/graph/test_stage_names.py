@@ -1,4 +1,4 @@
-"""Names of stages: read, printed, and shown to people."""
+"""Stage names are parsed, printed and shown in words."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from flows.graph.stage_names import StageName, titles
 
-WORDS = st.from_regex(r"[a-z0-9][a-z0-9_]{0,10}", fullmatch=True)  # what params.yaml allows
+WORDS = st.from_regex(r"[a-z0-9][a-z0-9_]{0,10}", fullmatch=True)  # names that params.yaml allows
 SEEDS, TASKS = st.integers(-9, 10**9).map(str), st.integers(0, 99)
 NAMES = st.one_of(
     st.builds(StageName, WORDS),
@@ -20,12 +20,12 @@ NAMES = st.one_of(
 
 
 @given(NAMES)
-def test_what_is_printed_is_read_again(name):
+def test_a_printed_name_is_parsed_back(name):
     assert StageName.parse(str(name)) == name
 
 
 @given(st.lists(NAMES, min_size=1, max_size=6, unique=True))
-def test_titles_tell_stages_apart(names):
+def test_titles_are_unique(names):
     printed = list(map(str, names))
     assert len({StageName.parse(name).title for name in printed}) == len(printed)
     within = [str(name) for name in names if name.domain]
@@ -33,7 +33,7 @@ def test_titles_tell_stages_apart(names):
 
 
 @given(NAMES)
-def test_a_kind_is_a_verb_and_a_task(name):
+def test_the_kind_depends_on_verb_and_task_only(name):
     assert name.kind == StageName(name.verb, "other", "other", task=name.task).kind
     assert name.kind.startswith(name.verb)
 
@@ -44,8 +44,7 @@ def test_other_names_are_refused(name):
         StageName.parse(name)
 
 
-def test_every_stage_of_the_study_is_named_as_dvc_does():
-    """dvc.yaml's matrices list their keys in the order of a name's parts."""
+def test_the_matrices_in_dvc_yaml_have_the_keys_of_a_name_in_its_order():
     from ruamel.yaml import YAML
 
     for stage in YAML(typ="safe").load(Path("dvc.yaml"))["stages"].values():

@@ -1,11 +1,11 @@
-"""How a deployed run says that it ended, without a server."""
+"""The final state of a deployed run, without a server."""
 
 import logging
 
 import pytest
 from prefect.exceptions import FailedRun
 
-from flows.platform.deployed import carry_out
+from flows.platform.deployed import run_flow
 from stages.runtime.faults import ConfigFault, MachineFault
 
 SETTINGS = {"jobs": 1, "devices": None, "share": False}
@@ -16,25 +16,25 @@ SETTINGS = {"jobs": 1, "devices": None, "share": False}
     [
         (ConfigFault("train.rank: is wrong."), "FAILED", "train.rank: is wrong."),
         (MachineFault("lock: held by pid 1."), "CRASHED", "lock: held by pid 1."),
-        (3, "FAILED", "Ended with 3"),
-        (75, "CRASHED", "Ended with 75"),
+        (3, "FAILED", "Ended with exit code 3"),
+        (75, "CRASHED", "Ended with exit code 75"),
         (0, "COMPLETED", "Everything is up to date."),
     ],
 )
-def test_failed_is_the_fault_of_the_study_and_crashed_that_of_the_machine(monkeypatch, what, type_, message):
-    def perform(args, chosen, first):
+def test_errors_of_the_study_end_as_failed_and_errors_of_the_machine_as_crashed(monkeypatch, what, type_, message):
+    def perform(args, select, prepare):
         if isinstance(what, Exception):
             raise what
         return what
 
     monkeypatch.setattr("flows.platform.deployed.perform", perform)
-    state = carry_out(lambda _: None, **SETTINGS)
+    state = run_flow(lambda _: None, **SETTINGS)
     assert state.type.value == type_
     assert state.message.startswith(message)
 
 
-def test_that_a_run_failed_is_said_without_a_traceback():
+def test_a_failed_run_is_logged_without_a_traceback():
     log = logging.getLogger("prefect.flow_runs")
-    for error, news in ((FailedRun("as said"), False), (ValueError("a bug"), True)):
+    for error, logged in ((FailedRun("failed"), False), (ValueError("a bug"), True)):
         record = log.makeRecord(log.name, logging.ERROR, "", 0, "it ended", (), (type(error), error, None))
-        assert bool(log.filter(record)) is news
+        assert bool(log.filter(record)) is logged

@@ -1,4 +1,4 @@
-"""The inbox, without Prefect: what is taken in, what is left, and what a kill between any two steps leaves behind."""
+"""The inbox without Prefect: which folders are imported, which stay, and kills between any two steps."""
 
 import errno
 import os
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows.platform.inbox import INBOX, NOTE, take_in
+from flows.platform.inbox import INBOX, NOTE, import_folders
 from stages.core.params import load
 from stages.runtime.faults import ConfigFault
 from tests.support.workspace import ONE_METRIC, workspace
@@ -28,7 +28,7 @@ def photos(folder: Path, seed: int = 0, count: int = 2) -> Path:
 
 
 def own(folder: Path) -> Path:
-    """A workspace whose study is one of photos, with one concept."""
+    """A workspace with a study of photos and one concept."""
     one = {
         "tasks": [{"index": "01", "previous": "00", "sees": "data/01"}],
         "sequences": {"objects": {"0": {"t01": "mug"}}},
@@ -45,7 +45,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def here(made, monkeypatch):
-    """The workspace as it was made, and an empty inbox."""
+    """The unchanged workspace with an empty inbox."""
     monkeypatch.chdir(made)
     before = Path("params.yaml").read_bytes()
     INBOX.mkdir(exist_ok=True)
@@ -61,77 +61,77 @@ def names() -> list[str]:
     return list(load().sequence("objects", "0").values())
 
 
-def test_good_folders_become_tasks_in_the_order_of_their_names_and_a_second_call_does_nothing(here):
+def test_valid_folders_become_tasks_in_the_order_of_their_names_and_a_second_call_does_nothing(here):
     photos(INBOX / "Tea Pot", 1)
     photos(INBOX / "cup", 2)
-    added, left = take_in(0)
+    added, skipped = import_folders(0)
     assert names() == ["mug", *added]
     assert [name.split("_")[0] for name in added] == ["tea", "cup"]
-    assert not left
+    assert not skipped
     assert not list(INBOX.iterdir())
     assert {path.name for path in Path("data/photos").iterdir()} == {"mug", "Tea Pot", "cup"}
     text = Path("params.yaml").read_bytes()
-    assert take_in(0) == ([], [])
+    assert import_folders(0) == ([], [])
     assert Path("params.yaml").read_bytes() == text
 
 
-def test_bad_folders_stay_with_a_note_until_they_are_mended(here):
-    torn = photos(INBOX / "cup", 1) / "0.png"
-    whole = torn.read_bytes()
-    torn.write_bytes(whole[:-40])
+def test_folders_with_errors_stay_with_a_note_until_they_are_fixed(here):
+    truncated = photos(INBOX / "cup", 1) / "0.png"
+    whole = truncated.read_bytes()
+    truncated.write_bytes(whole[:-40])
     (INBOX / "empty").mkdir()
     photos(INBOX / "mug", 3)
     (INBOX / "stray.png").write_bytes(whole)
-    (INBOX / f"gone{NOTE}").write_text("of a folder that is no more")
-    assert take_in(0) == ([], ["cup", "empty", "mug", "stray.png"])
+    (INBOX / f"gone{NOTE}").write_text("about a deleted folder")
+    assert import_folders(0) == ([], ["cup", "empty", "mug", "stray.png"])
     notes = {path.name.removesuffix(NOTE): path.read_text("utf-8") for path in INBOX.glob(f"*{NOTE}")}
     assert notes.keys() == {"cup", "empty", "mug", "stray.png"}
     assert "cup/0.png" in notes["cup"]
     assert "has no pictures" in notes["empty"]
-    assert "there is a concept called mug already" in notes["mug"]
+    assert "the study has a concept mug already" in notes["mug"]
     assert "is not a folder" in notes["stray.png"]
     assert names() == ["mug"]
-    torn.write_bytes(whole)
-    assert take_in(0) == (["cup"], ["empty", "mug", "stray.png"])
+    truncated.write_bytes(whole)
+    assert import_folders(0) == (["cup"], ["empty", "mug", "stray.png"])
     assert not (INBOX / f"cup{NOTE}").exists()
 
 
-def test_a_folder_that_is_being_filled_is_left_and_looking_changes_nothing(here):
+def test_a_folder_that_is_being_filled_is_skipped_and_a_dry_run_changes_nothing(here):
     photos(INBOX / "cup", 1)
-    assert take_in(3600) == ([], ["cup"])
-    assert take_in(0, only_look=True) == (["cup"], [])
+    assert import_folders(3600) == ([], ["cup"])
+    assert import_folders(0, dry_run=True) == (["cup"], [])
     assert names() == ["mug"]
     assert (INBOX / "cup").is_dir()
 
 
-def test_a_study_of_something_else_takes_no_photos(here):
-    assert take_in(0) == ([], [])
+def test_a_study_with_another_dataset_takes_no_photos(here):
+    assert import_folders(0) == ([], [])
     shutil.copy("data/profiles/toy-objects.yaml", "params.yaml")
-    assert take_in(0) == ([], [])
+    assert import_folders(0) == ([], [])
     photos(INBOX / "cup", 1)
     with pytest.raises(ConfigFault, match="palimpsest profile use own"):
-        take_in(0)
+        import_folders(0)
     assert (INBOX / "cup").is_dir()
 
 
 def killed(step: int) -> bool:
-    """Takes in, in a process that is killed before its step of this number; False if it had fewer."""
+    """Imports in a child process that is killed before step number `step`; False if it had fewer steps."""
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    left = step
+    remaining = step
 
-    def count(event: str, given: tuple) -> None:
-        nonlocal left
-        writing = event == "open" and isinstance(given[2], int) and given[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-        if (event in STEPS or writing) and not os.path.isabs(given[0]):  # the scratch folder's do not matter
-            if not left:
+    def count(event: str, args: tuple) -> None:
+        nonlocal remaining
+        writing = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        if (event in STEPS or writing) and not os.path.isabs(args[0]):  # ignores the scratch folder
+            if not remaining:
                 os.kill(os.getpid(), signal.SIGKILL)
-            left -= 1
+            remaining -= 1
 
     sys.addaudithook(count)
     try:
-        take_in(0)
+        import_folders(0)
     finally:
         os._exit(0)
 
@@ -147,12 +147,12 @@ def test_killed_between_any_two_steps_a_concept_is_added_once(here, monkeypatch,
     if disks == "two disks":
         monkeypatch.setattr(Path, "rename", other_disk)
     before, step = Path("params.yaml").read_bytes(), 0
-    load()  # what is imported now is not imported in each child
+    load()  # imports here, so that no child has to
     while True:
         photos(INBOX / "cup", 1)
         contents = {path.name: path.read_bytes() for path in (INBOX / "cup").iterdir()}
         was_killed = killed(step)
-        take_in(0)
+        import_folders(0)
         assert names() == ["mug", "cup"]
         assert not list(INBOX.iterdir())
         assert {path.name for path in Path("data/photos").iterdir()} == {"mug", "cup"}

@@ -1,4 +1,4 @@
-"""DINO as the paper loads it (https://huggingface.co/facebook/dino-vits16): a pickle in the names of transformers."""
+"""Converts DINO as published (https://huggingface.co/facebook/dino-vits16): a pickle with transformers' names."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from stages.metrics.dino import blank
+from stages.metrics.dino import build_model
 from stages.metrics.weights.convert.checkpoint import check, read, write
 
 ARCHITECTURE = "vit_small_patch16_224"
@@ -26,8 +26,8 @@ BLOCK = {
 }
 
 
-def published(key: str) -> list[str]:
-    """The published weights that one weight of timm's is joined from, one below the other."""
+def published_names(key: str) -> list[str]:
+    """The names of the published weights that are concatenated along dim 0 to one of timm's weights."""
     if key in STEM:
         return [STEM[key]]
     layer, _, end = key.rpartition(".")
@@ -37,15 +37,17 @@ def published(key: str) -> list[str]:
 
 
 def convert(path: Path, target: Path, architecture: str = ARCHITECTURE) -> None:
-    """Writes the weights in timm's names.
+    """Writes the weights under timm's names.
 
     Raises:
-        InputFault: it cannot be read without running code, or its weights are not exactly those of the architecture.
+        InputFault: reading it would run code, or its weights do not match the architecture exactly.
     """
     weights: dict[str, Tensor] = read(path)
     with torch.device("meta"):
-        shapes = {key: tuple(value.shape) for key, value in blank("", architecture).state_dict().items()}
-    parts = {key: published(key) for key in shapes}
-    wanted = {name: (shapes[key][0] // len(names), *shapes[key][1:]) for key, names in parts.items() for name in names}
-    check(weights, wanted, path, architecture)
+        shapes = {key: tuple(value.shape) for key, value in build_model("", architecture).state_dict().items()}
+    parts = {key: published_names(key) for key in shapes}
+    expected = {
+        name: (shapes[key][0] // len(names), *shapes[key][1:]) for key, names in parts.items() for name in names
+    }
+    check(weights, expected, path, architecture)
     write({key: torch.cat([weights[name] for name in names]) for key, names in parts.items()}, target)

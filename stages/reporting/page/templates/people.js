@@ -1,33 +1,33 @@
 "use strict";
 const facts = JSON.parse(document.getElementById("facts").textContent);
-const store = "palimpsest-people-" + facts.page;
-const at = (id) => document.getElementById(id);
-let session = recall() || { rater: hex(16), agreed: false, answers: [] };
-const asked = questions(session.rater);
+const storageKey = "palimpsest-people-" + facts.page;
+const byId = (id) => document.getElementById(id);
+let session = restore() || { rater: hex(16), agreed: false, answers: [] };
+const questions = drawQuestions(session.rater);
 let shownAt = 0;
 
 function hex(count) {
   return Array.from(crypto.getRandomValues(new Uint8Array(count)), (b) => b.toString(16).padStart(2, "0")).join("");
 }
 
-function recall() {
+function restore() {
   try {
-    return JSON.parse(localStorage.getItem(store));
+    return JSON.parse(localStorage.getItem(storageKey));
   } catch {
     return null;
   }
 }
 
-function remember() {
+function store() {
   try {
-    localStorage.setItem(store, JSON.stringify(session));
+    localStorage.setItem(storageKey, JSON.stringify(session));
   } catch {
-    at("warning").textContent = "This browser does not let the page remember: finish in one go.";
+    byId("warning").textContent = "This browser does not allow the page to store your answers: please finish without closing it.";
   }
 }
 
-// The same rater number gives the same order and the same sides, so that a page that is opened again goes on.
-function dice(text) {
+// The same rater number gives the same order and sides, so that a page that is opened again continues.
+function randomNumbers(text) {
   let state = 2166136261;
   for (const letter of text) state = Math.imul(state ^ letter.charCodeAt(0), 16777619);
   return () => {
@@ -38,18 +38,18 @@ function dice(text) {
   };
 }
 
-function questions(rater) {
-  const roll = dice(rater);
-  const order = facts.trials.map((trial) => ({ trial, key: roll() })).sort((a, b) => a.key - b.key).slice(0, facts.each);
+function drawQuestions(rater) {
+  const random = randomNumbers(rater);
+  const order = facts.trials.map((trial) => ({ trial, key: random() })).sort((a, b) => a.key - b.key).slice(0, facts.each);
   return order.flatMap(({ trial }) => {
-    const left = roll() < 0.5 ? 0 : 1;
+    const left = random() < 0.5 ? 0 : 1;
     return Object.keys(trial.asked).map((question) => ({ trial, question, left }));
   });
 }
 
 function show(name) {
-  for (const id of ["welcome", "trial", "end"]) at(id).hidden = id !== name;
-  at(name).querySelector("h1").focus();
+  for (const id of ["welcome", "trial", "end"]) byId(id).hidden = id !== name;
+  byId(name).querySelector("h1").focus();
 }
 
 function picture(image, number) {
@@ -60,18 +60,18 @@ function picture(image, number) {
 function next() {
   const done = session.answers.length;
   if (!session.agreed) return show("welcome");
-  if (done === asked.length) {
-    at("copy").value = answers();
+  if (done === questions.length) {
+    byId("copy").value = answers();
     return show("end");
   }
-  const { trial, question, left } = asked[done];
-  at("trial").querySelector("progress").value = done / asked.length;
-  at("place").textContent = `${done + 1} of ${asked.length}`;
-  at("question").textContent = question === "same" ? trial.asked.same : "Which picture fits this text better?";
-  at("text").hidden = question !== "text";
-  at("text").textContent = question === "text" ? trial.asked.text : "";
-  at("references").hidden = question !== "same";
-  at("references").replaceChildren(
+  const { trial, question, left } = questions[done];
+  byId("trial").querySelector("progress").value = done / questions.length;
+  byId("place").textContent = `${done + 1} of ${questions.length}`;
+  byId("question").textContent = question === "same" ? trial.asked.same : "Which picture fits this text better?";
+  byId("text").hidden = question !== "text";
+  byId("text").textContent = question === "text" ? trial.asked.text : "";
+  byId("references").hidden = question !== "same";
+  byId("references").replaceChildren(
     ...trial.references.map((number, i) => {
       const image = new Image();
       image.alt = `Reference picture ${i + 1}`;
@@ -79,27 +79,27 @@ function next() {
       return image;
     }),
   );
-  picture(at("left-picture"), trial.pictures[left]);
-  picture(at("right-picture"), trial.pictures[1 - left]);
-  at("back").disabled = done === 0;
+  picture(byId("left-picture"), trial.pictures[left]);
+  picture(byId("right-picture"), trial.pictures[1 - left]);
+  byId("back").disabled = done === 0;
   show("trial");
   shownAt = performance.now();
 }
 
 function choose(side) {
-  if (at("trial").hidden) return;
-  const { trial, question, left } = asked[session.answers.length];
+  if (byId("trial").hidden) return;
+  const { trial, question, left } = questions[session.answers.length];
   const seconds = Math.round((performance.now() - shownAt) / 100) / 10;
   const chosen = side === "left" ? left : 1 - left;
   session.answers.push({ comparison: trial.id, question, left, chosen, seconds });
-  remember();
+  store();
   next();
 }
 
 function back() {
-  if (at("trial").hidden || !session.answers.length) return;
+  if (byId("trial").hidden || !session.answers.length) return;
   session.answers.pop();
-  remember();
+  store();
   next();
 }
 
@@ -117,19 +117,19 @@ function save() {
 }
 
 for (const span of document.querySelectorAll(".number")) span.textContent = facts.each;
-for (const span of document.querySelectorAll(".minutes")) span.textContent = Math.ceil((asked.length * 5) / 60);
-at("begin").onclick = () => {
+for (const span of document.querySelectorAll(".minutes")) span.textContent = Math.ceil((questions.length * 5) / 60);
+byId("begin").onclick = () => {
   session.agreed = true;
-  remember();
+  store();
   next();
 };
-at("left").onclick = () => choose("left");
-at("right").onclick = () => choose("right");
-at("back").onclick = back;
-at("save").onclick = save;
+byId("left").onclick = () => choose("left");
+byId("right").onclick = () => choose("right");
+byId("back").onclick = back;
+byId("save").onclick = save;
 document.addEventListener("keydown", (event) => {
   const act = { ArrowLeft: () => choose("left"), ArrowRight: () => choose("right"), Backspace: back }[event.key];
-  if (!act || event.repeat || event.ctrlKey || event.metaKey || event.altKey || at("trial").hidden) return;
+  if (!act || event.repeat || event.ctrlKey || event.metaKey || event.altKey || byId("trial").hidden) return;
   event.preventDefault();
   act();
 });

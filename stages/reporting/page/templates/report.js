@@ -1,5 +1,5 @@
 "use strict";
-// Chooses what is shown. Without it everything is there, one below the other.
+// Selects what is shown. Without this script the page shows everything, one part below the other.
 (() => {
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
   const chosen = (root, name) => root.querySelector(`input[name="${name}"]:checked`);
@@ -15,7 +15,7 @@
     all("input", choice).forEach((run) => { document.querySelector(`[data-film="${run.value}"]`).hidden = !run.checked; });
   }
 
-  // The filmstrip: one number says which column of every sheet is shown.
+  // The filmstrip: one number selects the column of every sheet.
   function showFilm(film) {
     const n = film.dataset.film;
     const concept = Number(chosen(film, `concept-${n}`).value);
@@ -37,9 +37,10 @@
 
   function write(cell, score, own) {
     const picture = cell.querySelector(".pic"), value = cell.querySelector(".value");
+    const text = score.toFixed(2).replace("-0.00", "0.00");
     picture.dataset.name ??= picture.getAttribute("aria-label");
-    picture.setAttribute("aria-label", `${picture.dataset.name}: score ${score.toFixed(2)}`);
-    value.textContent = score.toFixed(2).replace("-", "\u2212");
+    picture.setAttribute("aria-label", `${picture.dataset.name}: score ${text}`);
+    value.textContent = text.replace("-", "\u2212");
     if (!own) return;
     const tick = document.createElement("span");
     tick.className = "own";
@@ -47,19 +48,19 @@
     value.append(tick);
   }
 
-  // Charts: what a mark stands for, under the pointer and for the arrow keys.
+  // Charts: the value of a mark, at the pointer and for the arrow keys.
   const tip = document.getElementById("tip");
-  let lit = null;
+  let active = null;
 
-  function hide() {
-    if (lit) lit.classList.remove("at");
-    lit = null;
+  function hideTip() {
+    if (active) active.classList.remove("at");
+    active = null;
     tip.hidden = true;
   }
 
-  function tell(mark, x, y) {
-    hide();
-    lit = mark;
+  function showTip(mark, x, y) {
+    hideTip();
+    active = mark;
     mark.classList.add("at");
     tip.textContent = mark.dataset.tip;
     tip.hidden = false;
@@ -71,8 +72,8 @@
   for (const event of ["pointermove", "pointerdown"]) {
     document.addEventListener(event, (e) => {
       const mark = e.target.closest && e.target.closest(".chart [data-tip]");
-      if (mark) tell(mark, e.clientX, e.clientY);
-      else if (lit && !tip.dataset.keys) hide();
+      if (mark) showTip(mark, e.clientX, e.clientY);
+      else if (active && !tip.dataset.keys) hideTip();
       delete tip.dataset.keys;
     });
   }
@@ -81,27 +82,27 @@
     let at = -1;
     chart.addEventListener("keydown", (e) => {
       const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[e.key];
-      if (e.key === "Escape") hide();
+      if (e.key === "Escape") hideTip();
       const marks = all("[data-tip]", chart);
       if (!step || !marks.length) return;
       e.preventDefault();
       at = (at + step + marks.length) % marks.length;
       const box = marks[at].getBoundingClientRect();
-      tell(marks[at], box.right, box.top);
+      showTip(marks[at], box.right, box.top);
       tip.dataset.keys = "1";
     });
-    chart.addEventListener("blur", () => { at = -1; hide(); });
+    chart.addEventListener("blur", () => { at = -1; hideTip(); });
   }
 
-  // Which section one is in.
+  // Marks the current section in the table of contents.
   const links = new Map(all(".contents a").map((link) => [link.hash.slice(1), link]));
-  const watch = new IntersectionObserver((seen) => {
-    const top = seen.filter((entry) => entry.isIntersecting)[0];
+  const observer = new IntersectionObserver((entries) => {
+    const top = entries.filter((entry) => entry.isIntersecting)[0];
     if (!top) return;
     links.forEach((link) => link.removeAttribute("aria-current"));
     links.get(top.target.id).setAttribute("aria-current", "true");
   }, { rootMargin: "-20% 0px -70% 0px" });
-  all("main > section").forEach((section) => watch.observe(section));
+  all("main > section").forEach((section) => observer.observe(section));
 
   document.addEventListener("change", (e) => {
     if (e.target.name === "metric") { metric = e.target.value; showMetric(); }
