@@ -10,14 +10,14 @@ mean of the table varies with all of them, and with each of their interactions.
    Cameron, Gelbach and Miller 2011). It can be too small, or negative, by chance. The expected mean square of a single
    factor is never more than N times the variance, so that their pooled mean square is used where it is larger.
 2. Degrees of freedom. The parts of the variance have different ones: 9 for ten concepts, 1 for two seeds. The mean over
-   its standard error is taken as a mixture of Student's t, one for each part, as Cochran and Cox (1950) do for two
+   its standard error is modelled as a mixture of Student's t, one for each part, as Cochran and Cox (1950) do for two
    groups. Their weights are the shares of the variance, which is conservative; the shares to the power POWER come
    closer to the level (docs/statistics.md has the simulation).
 3. Gaps. Where cells are missing (the last task of an order, a concept with fewer prompts), the analysis fills them with
    the sum of the factors' main effects (Yates 1933), and the variance is multiplied by N over the number of known
    cells.
 
-A factor with a single level cannot vary. The result then speaks about that level only: with one seed, about this seed.
+A factor with a single level cannot vary. The result then holds for that level only: with one seed, for this seed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from stages.evaluation.transfer import Array, known_mean
 Part = tuple[bool, ...]  # a set of factors: whether each is in it
 
 POWER = 1.5
-CLOSE = 1e-12  # a mean nearer to 0 than this is 0, whatever the order of the sum
+CLOSE = 1e-12  # a mean closer to 0 than this counts as 0, since sums are rounded
 FILLS = 60  # rounds of fitting main effects to a table with gaps
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(48)
 STEPS = 50
@@ -44,7 +44,7 @@ STEPS = 50
 class Estimate:
     """Means of tables, with bounds that are NaN where no factor has a second level; each [...].
 
-    p: two-sided, of the mean being 0; at most 1 - confidence exactly where the bounds exclude 0. 1 where unknown.
+    p: two-sided, for a mean of 0; at most 1 - confidence exactly where the bounds exclude 0; 1 if unknown.
     """
 
     value: Array
@@ -150,17 +150,17 @@ def quantile(confidence: float, weights: Array, degrees: Array) -> Array:
     """The distance whose two-sided tail in the mixture is 1 - confidence, [...].
 
     By Newton's method from the quantile of the normal distribution: the tail is convex and larger than the normal one,
-    so that every step is upward and none goes too far.
+    so every step is upward and none overshoots.
     """
-    found = np.full(weights.shape[:-1], NormalDist().inv_cdf((1 + confidence) / 2))
+    distance = np.full(weights.shape[:-1], NormalDist().inv_cdf((1 + confidence) / 2))
     scale = 2 * _scale(degrees) / np.sqrt(degrees)
     for _ in range(STEPS):
-        density = (weights * scale * (1 + found[..., None] ** 2 / degrees) ** (-(degrees + 1) / 2)).sum(-1)
-        step = (tails(found, weights, degrees) - (1 - confidence)) / density
-        found = found + step
-        if (np.abs(step) < 1e-10 * found).all():
+        density = (weights * scale * (1 + distance[..., None] ** 2 / degrees) ** (-(degrees + 1) / 2)).sum(-1)
+        step = (tails(distance, weights, degrees) - (1 - confidence)) / density
+        distance = distance + step
+        if (np.abs(step) < 1e-10 * distance).all():
             break
-    return found
+    return distance
 
 
 def _scale(degrees: Array) -> Array:
@@ -169,16 +169,16 @@ def _scale(degrees: Array) -> Array:
 
 
 def _known_levels(table: Array, factors: int) -> Array:
-    """The table without levels of which no cell is known."""
+    """The table without levels that have no known cell."""
     known = np.asarray(~np.isnan(table.reshape(-1, *table.shape[table.ndim - factors :])).all(0))
     for axis in range(factors):
-        here = np.asarray(known.any(tuple(a for a in range(factors) if a != axis)))
-        table = np.compress(here, table, table.ndim - factors + axis)
+        nonempty = np.asarray(known.any(tuple(a for a in range(factors) if a != axis)))
+        table = np.compress(nonempty, table, table.ndim - factors + axis)
     return table
 
 
 def _filled(table: Array, factors: int) -> tuple[Array, float]:
-    """The table without gaps, and its number of cells over that of the known ones."""
+    """The table with its gaps filled, and its number of cells divided by the number of known ones."""
     gaps = np.isnan(table)
     if not gaps.any():
         return table, 1.0

@@ -8,18 +8,18 @@ from functools import partial
 from stages.evaluation.results import MARGIN, OWN, TOP1
 from stages.evaluation.transfer import Array, PictureTransfer
 
-Measure = Callable[[PictureTransfer], Array]  # [..., picture, T]: what the measure is the mean of
+Measure = Callable[[PictureTransfer], Array]  # [..., picture, T]: the values whose mean is the measure
 
 
 def _table(*rows: tuple[str, str, Callable[..., Array]]) -> dict[str, tuple[str, Measure]]:
-    def made() -> Iterator[tuple[str, tuple[str, Measure]]]:
+    def entries() -> Iterator[tuple[str, tuple[str, Measure]]]:
         for name, kind, formula in rows:
             yield name, (kind, partial(formula, by_task=True))
 
-    return dict(made())
+    return dict(entries())
 
 
-# Name of a measure -> which array it is of, and the formula. In the order in which they are shown.
+# Measure -> the kind of values it is computed from, and its formula; in display order.
 MEASURES = _table(
     ("average_score", OWN, PictureTransfer.average_score),
     ("forgetting_unbiased", OWN, PictureTransfer.forgetting_unbiased),
@@ -41,7 +41,7 @@ MEASURES = _table(
 )
 
 
-# The same for the base model, where they have a meaning.
+# The same for the base model, if defined for it.
 BASE_MEASURES = _table(
     ("average_score", OWN, PictureTransfer.base_score),
     ("earlier_score", OWN, PictureTransfer.base_earlier),
@@ -53,8 +53,8 @@ BASE_MEASURES = _table(
 
 SHARES = ("top1", "top1_earlier", "top1_when_learned")  # from 0 to 1
 
-# Measures whose p-values are corrected together, over all pairs of strategies: those of the
-# first sentence and of the rankings; the other columns of the table of differences.
+# Measures whose p-values are corrected together, over all pairs of strategies: those of the headline and of the
+# rankings; and the other columns of the table of differences.
 RANKED = ("average_score", "forgetting_unbiased")
 COMPARED = ("plasticity", "own_minus_others_earlier", "top1_earlier")
 FAMILIES = (RANKED, COMPARED)

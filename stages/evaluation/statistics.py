@@ -1,9 +1,9 @@
-"""How sure the numbers are: intervals and tests of every measure, and the Summary that a report is made from.
+"""Intervals and tests of every measure, and the Summary from which a report is built.
 
 Every measure is a mean over a crossed table: order x seed x concept x prompt x noise. crossed.py gives its interval and
-its p-value. Two strategies are compared by the table of their differences, cell by cell, so that what is easy or hard
-for both drops out. The row with the maximum, as in forgetting, is taken as it came out: the interval covers the noise
-of the difference, not the bias of choosing it.
+its p-value. Two strategies are compared by the table of their differences, cell by cell, so that effects common to
+both cancel. The row of the maximum, as in forgetting, is treated as fixed: the interval covers the noise of
+the difference, not the bias of the choice.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FACTORS = 5  # order, seed, concept, prompt, noise: the axes of a table, last
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its interval; the bounds are NaN where nothing is known of its spread."""
+    """An estimate with its interval; NaN bounds mean that its spread is unknown."""
 
     value: float
     low: float
@@ -40,7 +40,7 @@ class Interval:
 
     @property
     def drawn(self) -> tuple[float, float]:
-        """The bounds for a chart: the value itself where they are not known."""
+        """The bounds for a chart: the value itself if they are unknown."""
         return (self.value, self.value) if np.isnan(self.low) else (self.low, self.high)
 
 
@@ -49,22 +49,22 @@ Intervals = dict[str, Interval]  # by measure; without those that are undefined 
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
-    """What is known of one domain by one metric."""
+    """The results of one domain by one metric."""
 
     domain: str
     metric: str
-    labels: tuple[str, ...]  # what stands at each position
+    labels: tuple[str, ...]  # the label of each position
     strategies: dict[str, Intervals]
     base: Intervals
-    differences: dict[Pair, Intervals]  # (a, b) -> b minus a; first those against the first strategy
+    differences: dict[Pair, Intervals]  # (a, b) -> b minus a, differences from the first strategy first
     p_values: dict[Pair, dict[str, float]]  # of the same pairs, corrected: see correction.py
-    effects: dict[str, Effects] | None  # of place and concept on what is lost; None where the orders do not tell
+    effects: dict[str, Effects] | None  # of place and concept on the loss; None if the orders do not determine them
     curves: dict[str, list[Interval]]  # mean score of the tasks learned so far, after task 1..T
     base_curve: list[float]  # the base model on the same tasks
     matrices: dict[str, Transfer]  # R, mean over runs by position
     runs: list[tuple[str, str, int, Transfer]]  # every run's own R: strategy, order, seed
     gain_p: dict[str, float] = field(default_factory=dict)  # p of each strategy's gain over the base, corrected for all
-    ceiling: Intervals = field(default_factory=dict)  # photos among photos: see ceiling.py
+    ceiling: Intervals = field(default_factory=dict)  # photos against photos, see ceiling.py
     word: Intervals = field(
         default_factory=dict
     )  # by strategy: score with the concept's word minus without, at the end
@@ -73,28 +73,29 @@ class Verdict:
         """`second` minus `first`."""
         if (first, second) in self.differences:
             return self.differences[first, second][measure]
-        found = self.differences[second, first][measure]
-        return Interval(-found.value, -found.high, -found.low)
+        reverse = self.differences[second, first][measure]
+        return Interval(-reverse.value, -reverse.high, -reverse.low)
 
     def p_value(self, first: str, second: str, measure: str) -> float:
-        """The corrected p of a pair, either way round; 1 where the measure does not exist."""
+        """The corrected p of a pair, in either order; 1 if the measure does not exist."""
         pair = (first, second) if (first, second) in self.p_values else (second, first)
         return self.p_values[pair].get(measure, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
 class Summary:
-    """All that a report says, before it is worded or drawn."""
+    """The contents of a report, before they become text and charts."""
 
     params: Params
     verdicts: list[Verdict]
     results: list[Results]
     checks: list[dict[str, str | float]]
-    plain: list[Verdict] = field(default_factory=list)  # of the prompts without the token, where they were sampled
+    plain: list[Verdict] = field(default_factory=list)  # of the prompts without the concept's word, if sampled
 
 
 def summarise(params: Params) -> Summary:
-    """
+    """Loads a study's scores and computes all statistics of its report.
+
     Raises:
         InputFault: scores are missing, damaged, or of other parameters than these.
     """
@@ -105,8 +106,8 @@ def summarise(params: Params) -> Summary:
         for number, part in enumerate(results)
         for verdict in judge(part, params.report, plain[number] if plain else None, ceiling.read(params, part))
     ]
-    spared = [verdict for part in plain for verdict in judge(part, params.report)]
-    return Summary(params, verdicts, results, merge_checks(params), spared)
+    without_word = [verdict for part in plain for verdict in judge(part, params.report)]
+    return Summary(params, verdicts, results, merge_checks(params), without_word)
 
 
 def judge(
@@ -115,7 +116,7 @@ def judge(
     plain: Results | None = None,
     ceilings: Mapping[str, Mapping[str, Array]] | None = None,
 ) -> list[Verdict]:
-    """Every metric of one domain.
+    """The verdicts of one domain, one per metric.
 
     Args:
         plain: the same study's results without the concepts' words.
@@ -131,19 +132,19 @@ def _verdict(
     results: Results, metric: str, confidence: float, plain: Results | None, ceilings: Mapping[str, Array]
 ) -> Verdict:
     names, pairs = results.strategies, list(combinations(results.strategies, 2))
-    found = dict(_measured(results, metric, confidence))
+    measured = dict(_measured(results, metric, confidence))
     own = Transfer(known_mean(results.measured[metric][OWN], -1))  # [strategy, run, T + 1, T]
-    apart = {pair: {m: float(p[len(names) + k]) for m, (_, p) in found.items()} for k, pair in enumerate(pairs)}
+    raw_p = {pair: {m: float(p[len(names) + k]) for m, (_, p) in measured.items()} for k, pair in enumerate(pairs)}
     return Verdict(
         domain=results.domain,
         metric=metric,
         labels=results.labels,
-        strategies={name: _known({m: x[k] for m, (x, _) in found.items()}) for k, name in enumerate(names)},
+        strategies={name: _defined({m: x[k] for m, (x, _) in measured.items()}) for k, name in enumerate(names)},
         base=_base(results, metric, confidence),
         differences={
-            pair: _known({m: x[len(names) + k] for m, (x, _) in found.items()}) for k, pair in enumerate(pairs)
+            pair: _defined({m: x[len(names) + k] for m, (x, _) in measured.items()}) for k, pair in enumerate(pairs)
         },
-        p_values=correct(apart),
+        p_values=correct(raw_p),
         effects=separate(results, metric),
         curves=_curves(results, metric, confidence),
         base_curve=[float(x) for x in own.base_so_far()[0].mean(0)],
@@ -153,14 +154,14 @@ def _verdict(
             for s, name in enumerate(names)
             for r, run in enumerate(results.runs)
         ],
-        gain_p=holm({name: float(found["gain"][1][k]) for k, name in enumerate(names)}),
-        ceiling=_known({m: _intervals(estimate(x[None], 1, confidence))[0] for m, x in ceilings.items()}),
+        gain_p=holm({name: float(measured["gain"][1][k]) for k, name in enumerate(names)}),
+        ceiling=_defined({m: _intervals(estimate(x[None], 1, confidence))[0] for m, x in ceilings.items()}),
         word=_word(results, plain, metric, confidence) if plain else {},
     )
 
 
 def table_of(results: Results, metric: str, measure: str) -> Array:
-    """What a measure is the mean of, [strategy, order, seed, concept, prompt, noise]; NaN where a cell does not
+    """The values whose mean is a measure, [strategy, order, seed, concept, prompt, noise]; NaN where a cell does not
     count."""
     kind, formula = MEASURES[measure]
     return _table(results, formula(_pictures(results, metric, kind)))
@@ -178,11 +179,11 @@ def _measured(results: Results, metric: str, confidence: float) -> Iterator[tupl
     for name, (kind, _) in MEASURES.items():
         if kind not in results.measured[metric]:
             continue
-        found = estimate(_with_differences(table_of(results, metric, name)), FACTORS, confidence)
-        intervals = _intervals(found)
+        estimates = estimate(_with_differences(table_of(results, metric, name)), FACTORS, confidence)
+        intervals = _intervals(estimates)
         if name in SHARES:
             intervals[: len(results.strategies)] = map(_share, intervals[: len(results.strategies)])
-        yield name, (intervals, found.p)
+        yield name, (intervals, estimates.p)
 
 
 def _base(results: Results, metric: str, confidence: float) -> Intervals:
@@ -191,34 +192,34 @@ def _base(results: Results, metric: str, confidence: float) -> Intervals:
     for name, (kind, formula) in BASE_MEASURES.items():
         if kind in results.measured[metric]:
             table = _table(results, formula(_pictures(results, metric, kind)))[:1]
-            found = _intervals(estimate(table, FACTORS, confidence))[0]
-            base[name] = _share(found) if name in SHARES else found
-    return _known(base)
+            interval = _intervals(estimate(table, FACTORS, confidence))[0]
+            base[name] = _share(interval) if name in SHARES else interval
+    return _defined(base)
 
 
 def _curves(results: Results, metric: str, confidence: float) -> dict[str, list[Interval]]:
-    """After each task; without bounds where a single concept stands for all that a study might have."""
+    """The mean score after each task; without bounds where a single concept would represent all concepts."""
     scores = _pictures(results, metric, OWN)
     points = []
     for after in range(1, results.tasks + 1):
-        found = _intervals(estimate(_table(results, scores.so_far(after, by_task=True)), FACTORS, confidence))
+        point = _intervals(estimate(_table(results, scores.so_far(after, by_task=True)), FACTORS, confidence))
         if results.tasks > len(set(results.concepts[:, :after].flat)) == 1:
-            found = [Interval(point.value, np.nan, np.nan) for point in found]
-        points.append(found)
+            point = [Interval(mean.value, np.nan, np.nan) for mean in point]
+        points.append(point)
     return {name: [point[s] for point in points] for s, name in enumerate(results.strategies)}
 
 
 def _word(results: Results, plain: Results, metric: str, confidence: float) -> Intervals:
-    """What the concept's word adds to the score at the end, over the prompts and noises that were sampled both ways."""
+    """The contribution of the concept's word to the score at the end, over the prompts and noises sampled both ways."""
     tables = [table_of(part, metric, "average_score") for part in (results, plain)]
     prompts, noises = (min(table.shape[axis] for table in tables) for axis in (-2, -1))
     with_word, without = (table[..., :prompts, :noises] for table in tables)
-    found = _intervals(estimate(with_word - without, FACTORS, confidence))
-    return _known(dict(zip(results.strategies, found, strict=True)))
+    added = _intervals(estimate(with_word - without, FACTORS, confidence))
+    return _defined(dict(zip(results.strategies, added, strict=True)))
 
 
 def _table(results: Results, values: Array) -> Array:
-    """Values at their places.
+    """The values arranged by factor.
 
     Args:
         values: [strategy, run, picture, task], NaN where one does not count.
@@ -241,29 +242,30 @@ def _with_differences(table: Array) -> Array:
     return np.stack([*table, *(table[b] - table[a] for a, b in pairs)])
 
 
-def _intervals(found: Estimate) -> list[Interval]:
-    return [Interval(float(x), float(a), float(b)) for x, a, b in zip(found.value, found.low, found.high, strict=True)]
+def _intervals(means: Estimate) -> list[Interval]:
+    return [Interval(float(x), float(a), float(b)) for x, a, b in zip(means.value, means.low, means.high, strict=True)]
 
 
-def _share(found: Interval) -> Interval:
-    """With bounds that a share can have."""
-    return Interval(found.value, float(np.maximum(found.low, 0.0)), float(np.minimum(found.high, 1.0)))
+def _share(interval: Interval) -> Interval:
+    """The interval cut to 0..1, the range of a share."""
+    return Interval(interval.value, float(np.maximum(interval.low, 0.0)), float(np.minimum(interval.high, 1.0)))
 
 
-def _known(found: Mapping[str, Interval]) -> Intervals:
-    return {name: interval for name, interval in found.items() if not np.isnan(interval.value)}
+def _defined(intervals: Mapping[str, Interval]) -> Intervals:
+    return {name: interval for name, interval in intervals.items() if not np.isnan(interval.value)}
 
 
-def lost(found: Intervals) -> Interval:
-    """The forgetting of a strategy to show: unbiased where pictures can be divided, else as it is usual."""
-    return found.get("forgetting_unbiased") or found["forgetting_usual"]
+def shown_forgetting(intervals: Intervals) -> Interval:
+    """The forgetting to show for a strategy: the unbiased one if pictures can be divided, else the usual one."""
+    return intervals.get("forgetting_unbiased") or intervals["forgetting_usual"]
 
 
-def show(found: Interval | None, digits: int = 3, signed: bool = False) -> str:
-    """0.531 [0.412, 0.620], without brackets where the bounds are not known; a dash for None."""
-    if found is None:
+def show(interval: Interval | None, digits: int = 3, signed: bool = False) -> str:
+    """0.531 [0.412, 0.620], without brackets if the bounds are unknown; a dash for None."""
+    if interval is None:
         return "-"
     value, low, high = (
-        f"{round(x, digits) + 0.0:{'+' if signed else ''}.{digits}f}" for x in (found.value, found.low, found.high)
+        f"{round(x, digits) + 0.0:{'+' if signed else ''}.{digits}f}"
+        for x in (interval.value, interval.low, interval.high)
     )
-    return value if np.isnan(found.low) else f"{value} [{low}, {high}]"
+    return value if np.isnan(interval.low) else f"{value} [{low}, {high}]"

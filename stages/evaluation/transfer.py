@@ -1,4 +1,4 @@
-"""What learning one concept does to the others: the matrix R, and every formula over it. R is read nowhere else.
+"""The effect of learning one concept on the others: the matrix R and all formulas over it. No other module reads R.
 
 Every measure is a mean over tasks. With `by_task=True` it returns what it averages, one value per task, [..., T], with
 NaN for a task that does not count; the statistics need that form. The sources, by the short names used below:
@@ -29,7 +29,7 @@ class Transfer:
         leading axes of every measure. Tasks count from 1, so task j is column j - 1.
 
     Raises:
-        ValueError: the shape is another one; or, from a measure, a cell that it needs is NaN.
+        ValueError: the shape is wrong; or, from a measure, a cell that it needs is NaN.
     """
 
     scores: Array
@@ -45,7 +45,7 @@ class Transfer:
         return int(self.scores.shape[-1])
 
     def at(self, after: int, task: int) -> Array:
-        """R[after, task], [...], as it is: NaN where nothing was sampled."""
+        """R[after, task], [...]; NaN where nothing was sampled."""
         if not (0 <= after <= self.tasks and 1 <= task <= self.tasks):
             raise IndexError(f"R[{after}, {task}] is outside of 0..{self.tasks}, 1..{self.tasks}")
         return np.asarray(self.scores[..., after, task - 1])
@@ -94,11 +94,11 @@ class Transfer:
         return _mean(self.at_end(), by_task)
 
     def earlier_score(self, by_task: bool = False) -> Array:
-        """mean_{j<T} R[T, j]: the average score without the last task, which nothing came after. NaN for T = 1."""
+        """mean_{j<T} R[T, j]: the average score without the last task, after which nothing comes. NaN for T = 1."""
         return _mean(_earlier(self.at_end()), by_task)
 
     def base_score(self, by_task: bool = False) -> Array:
-        """mean_j R[0, j]: what the base model scores on the same tasks."""
+        """mean_j R[0, j]: the score of the base model on the same tasks."""
         return _mean(self.base(), by_task)
 
     def base_earlier(self, by_task: bool = False) -> Array:
@@ -156,14 +156,14 @@ class Transfer:
         base = self.base()
         return np.stack([base[..., :i].mean(-1) for i in range(1, self.tasks + 1)], -1)
 
-    # Who harmed whom: [..., T, T].
+    # The effect of each task on earlier ones: [..., T, T].
 
     def change(self) -> Array:
-        """R[i, j] - R[i - 1, j] for i > j: what learning task i did to an earlier task j; row i - 1, column j - 1.
+        """R[i, j] - R[i - 1, j] for i > j: the effect of learning task i on an earlier task j; row i - 1, column j - 1.
 
         NaN for i <= j. The columns sum up to backward transfer: R[T, j] - R[j, j] = sum_{i>j} of the changes.
         """
-        self.best_rows()  # refuses a matrix with a gap among these very cells
+        self.best_rows()  # raises ValueError if one of these cells is unknown
         earlier = np.tril(np.ones((self.tasks, self.tasks), bool), -1)
         steps = self.scores[..., 1:, :] - self.scores[..., :-1, :]
         return np.asarray(np.where(earlier, steps, np.nan))
@@ -189,7 +189,7 @@ class Transfer:
 class PictureTransfer(Transfer):
     """R of every single picture, so that a measure is a mean over pictures as well as over tasks.
 
-    scores: [..., picture, T + 1, T]; NaN also for pictures that a task does not have. The best row of a task is that of
+    scores: [..., picture, T + 1, T]; NaN also for pictures missing for a task. The best row of a task is that of
         its mean over pictures, so that the mean of `forgetting` over pictures is the `forgetting` of their mean.
     blocks: [picture], the number of the block that a picture belongs to, 0..3: 2 * half of the prompts + half of the
         noises. `forgetting_unbiased` needs it.
@@ -210,24 +210,24 @@ class PictureTransfer(Transfer):
         cannot be divided. Cross-fitting: Chernozhukov 2018, "Double/debiased machine learning", arXiv 1608.00060.
         """
         lost = np.full((*self.scores.shape[:-2], self.tasks), np.nan)
-        everyone = int(np.bitwise_or.reduce(self.blocks))  # the opposite of block b is everyone - b
-        for block in range(everyone + 1) if everyone else ():
-            mine, other = self.blocks == block, self.blocks == everyone - block
-            means = known_mean(self.scores[..., other, :, :], -3)
-            absent = np.isnan(means[..., -1:, :])  # a task that has none of these pictures: its own row is taken
+        last = int(np.bitwise_or.reduce(self.blocks))  # the opposite of block b is last - b
+        for block in range(last + 1) if last else ():
+            own, opposite = self.blocks == block, self.blocks == last - block
+            means = known_mean(self.scores[..., opposite, :, :], -3)
+            absent = np.isnan(means[..., -1:, :])  # a task without any of these pictures: its own row is used
             rows = Transfer(np.where(absent, -np.arange(self.tasks + 1.0)[:, None], means)).best_rows()[..., None, :]
-            chosen = Transfer(self.scores[..., mine, :, :])
+            chosen = Transfer(self.scores[..., own, :, :])
             rows = np.broadcast_to(rows, (*chosen.scores.shape[:-2], self.tasks))
-            lost[..., mine, :] = chosen.after(rows) - chosen.scores[..., -1, :]
+            lost[..., own, :] = chosen.after(rows) - chosen.scores[..., -1, :]
         return _mean(_earlier(lost), by_task)
 
     def _checked(self, values: Array, cell: Callable[[int], tuple[int, int]]) -> Array:
-        """Gaps are those of pictures that a task does not have; those of whole cells are refused on loading."""
+        """No check: gaps are pictures missing for a task; whole missing cells are refused on loading."""
         return np.asarray(values)
 
 
 def known_mean(values: Array, axis: int) -> Array:
-    """The mean over what is known along one axis; NaN where nothing is."""
+    """The mean of the known values along one axis; NaN if none is known."""
     known = ~np.isnan(values)
     total = known.sum(axis)
     return np.asarray(np.where(total > 0, np.nansum(values, axis) / np.maximum(total, 1), np.nan))
@@ -238,5 +238,5 @@ def _mean(values: Array, by_task: bool) -> Array:
 
 
 def _earlier(values: Array) -> Array:
-    """NaN for the last task."""
+    """The values with NaN for the last task."""
     return np.concatenate([values[..., :-1], np.full_like(values[..., -1:], np.nan)], -1)

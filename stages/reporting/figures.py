@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from stages.evaluation.statistics import Verdict, lost
+from stages.evaluation.statistics import Verdict, shown_forgetting
 from stages.evaluation.transfer import Transfer
 from stages.runtime.formatting import words
 
@@ -241,7 +241,7 @@ def trade_off(verdict: Verdict) -> Figure:
     figure = Figure(figsize=(6.2, 4.2))
     axis = figure.subplots()
     for name, intervals, colour, marker in _with_style(verdict.strategies):
-        x, y = intervals["plasticity"], lost(intervals)
+        x, y = intervals["plasticity"], shown_forgetting(intervals)
         axis.plot(x.drawn, [y.value, y.value], color=colour, linewidth=1.3, alpha=0.6)
         axis.plot([x.value, x.value], y.drawn, color=colour, linewidth=1.3, alpha=0.6)
         axis.plot(x.value, y.value, marker, color=colour, markersize=9, markeredgecolor="white", label=words(name))

@@ -1,9 +1,9 @@
-"""The names of the measures, and what they are."""
+"""The names and definitions of the measures."""
 
 GLOSSARY_HEAD = (
     "T tasks; R[i, j] is the score on task j after task i, R[0, j] that of the base model; higher is better."
 )
-# What a measure is called, and what it is.
+# Measure -> its name and its definition.
 GLOSSARY = {
     "average_score": ("average score", "mean over j of R[T, j]"),
     "forgetting_unbiased": (
@@ -11,7 +11,10 @@ GLOSSARY = {
         "mean over j < T of R[i*, j] - R[T, j], where i* >= j has the largest score in other pictures (of other "
         "prompts and other noises); 0 on average where nothing is forgotten",
     ),
-    "backward_transfer": ("backward transfer", "mean over j < T of R[T, j] - R[j, j]; takes no maximum, unbiased"),
+    "backward_transfer": (
+        "backward transfer",
+        "mean over j < T of R[T, j] - R[j, j]; has no maximum, so it is unbiased",
+    ),
     "forgetting": (
         "forgetting as published",
         "mean over j of max over i >= j of R[i, j], minus R[T, j]; divided by T, as in the paper's code. Biased "
@@ -39,7 +42,7 @@ GLOSSARY = {
 }
 IN_WORDS = (
     "average score: similarity of the pictures to their concept's photos (or to the prompt) at the end; forgetting: "
-    "how much of it was lost since the best, chosen and measured on different pictures; when learned: right after its "
-    "own task; own - others: similarity to the own concept minus that to the others; top-1: share of pictures that "
-    "resemble their own concept the most; earlier: of all concepts but the last."
+    "how much of it was lost since its best, which is chosen and measured on different pictures; when learned: right "
+    "after its own task; own - others: similarity to the own concept minus that to the others; top-1: share of "
+    "pictures that resemble their own concept the most; earlier: of all concepts but the last."
 )

@@ -1,8 +1,8 @@
 """The result of a study in one sentence, through a gate of questions; the first "no" ends it.
 
 1. Was anything learned? Right after its task, do concepts score above the base model?
-2. Is any of it there at the end?
-3. Is it the concepts? Are pictures recognized as their own concept above chance and more than the base model's, are
+2. Is any of it retained at the end?
+3. Is it the concepts? Are pictures recognised as their own concept above chance and more than the base model's, are
    they closer to it than to the others, and does the score need the concept's word (or did the whole class change)?
 4. Do strategies differ, by the test that is corrected for all comparisons (correction.py)?
 5. Do the other metrics agree?
@@ -49,41 +49,45 @@ def headline(summary: Summary, domain: str) -> Headline:
 
 
 def practice(params: Params) -> str | None:
-    """A warning where the photos are real and the base is the small one that comes with the project."""
+    """A warning if the photos are real and the base is the small embedded one."""
     embedded, drawn = params.base.name == "toy", params.dataset.name == "toy"
     if not embedded or drawn:
         return None
     return (
-        "Practice run: the base model is the small one that comes with Palimpsest, which has never seen a photo. "
+        "Practice run: the base model is the small one embedded in Palimpsest, which was never trained on photos. "
         "It shows that everything works; the scores say nothing about these concepts."
     )
 
 
 def _gate(verdict: Verdict, others: Sequence[Verdict], level: float) -> tuple[Branch, str | None, str]:
     """Questions 1 to 3; the branch, the preferred strategy, and the sentence without its start."""
-    found = verdict.strategies
-    if any(np.isnan(intervals[SCORE].low) for intervals in found.values()):
-        return "no spread", None, f"{_values(verdict, list(found))}; with one picture of one concept, chance is unknown"
+    strategies = verdict.strategies
+    if any(np.isnan(intervals[SCORE].low) for intervals in strategies.values()):
+        return (
+            "no spread",
+            None,
+            f"{_values(verdict, list(strategies))}; with one picture of one concept, chance is unknown",
+        )
     base = f"base model {number(verdict.base[SCORE].value)}"
-    if not any(intervals["gain_when_learned"].low > 0 for intervals in found.values()):
-        most = max(found.values(), key=lambda intervals: intervals["gain_when_learned"].value)["gain_when_learned"]
+    if not any(intervals["gain_when_learned"].low > 0 for intervals in strategies.values()):
+        most = max(strategies.values(), key=lambda intervals: intervals["gain_when_learned"].value)["gain_when_learned"]
         return "not learned", None, f"nothing was learned: the best gain over the base model is {spread(most)}"
-    ahead = [name for name, intervals in found.items() if intervals["gain"].low > 0]
+    ahead = [name for name, intervals in strategies.items() if intervals["gain"].low > 0]
     if not ahead:
-        return "lost", None, f"no strategy scores above the base model: {_values(verdict, list(found))} ({base})"
-    faults = {name: fault for name in ahead if (fault := missing(verdict, name))}
+        return "lost", None, f"no strategy scores above the base model: {_values(verdict, list(strategies))} ({base})"
+    faults = {name: fault for name in ahead if (fault := objection(verdict, name))}
     shown = [name for name in ahead if name not in faults]
     if not shown:
-        top = max(faults, key=lambda name: found[name][SCORE].value)
-        text = f"{top} scores {number(found[top][SCORE].value)} by {verdict.metric} ({base})"
+        top = max(faults, key=lambda name: strategies[name][SCORE].value)
+        text = f"{top} scores {number(strategies[top][SCORE].value)} by {verdict.metric} ({base})"
         return "not the concepts", None, f"{text}, but {faults[top]}"
-    return _compared(verdict, others, shown, faults, level)
+    return _comparison(verdict, others, shown, faults, level)
 
 
-def _compared(
+def _comparison(
     verdict: Verdict, others: Sequence[Verdict], shown: list[str], faults: dict[str, str], level: float
 ) -> tuple[Branch, str | None, str]:
-    """Questions 4 and 5, on the strategies that show the concepts."""
+    """Questions 4 and 5, for the strategies that show the concepts."""
     scores = {name: intervals[SCORE].value for name, intervals in verdict.strategies.items()}
     best = max(shown, key=lambda name: scores[name])
     rivals = sorted((name for name in scores if name != best), key=lambda name: -scores[name])
@@ -95,17 +99,17 @@ def _compared(
         text = f"{best} scores {number(scores[best])} {by} ({base}) and shows the concepts"
     elif not below:
         branch, named = "tie", _listed([best, *equal])
-        text = f"no difference between strategies is certain {by}: {_values(verdict, [best, *rivals])} ({base})"
+        text = f"no difference between strategies is significant {by}: {_values(verdict, [best, *rivals])} ({base})"
         text += (
             f"; {named} {'shows' if not equal else 'show'} the concepts" if faults or len(equal) < len(rivals) else ""
         )
     else:
         branch = "best"
-        alike = [r for r in equal if number(scores[r]) == number(scores[best])]
+        tied = [r for r in equal if number(scores[r]) == number(scores[best])]
         highest = all(number(scores[r]) != number(scores[best]) and scores[r] < scores[best] for r in rivals)
-        verb = "score" if alike else "scores highest," if highest and not equal else "scores"
-        text = f"{_listed([best, *alike])} {verb} {number(scores[best])} {by} ({base}), above {_values(verdict, below)}"
-        if rest := [r for r in equal if r not in alike]:
+        verb = "score" if tied else "scores highest," if highest and not equal else "scores"
+        text = f"{_listed([best, *tied])} {verb} {number(scores[best])} {by} ({base}), above {_values(verdict, below)}"
+        if rest := [r for r in equal if r not in tied]:
             text += f"; {_values(verdict, rest)} cannot be distinguished from it"
     text += "".join(
         f"; {name} scores {number(scores[name])}, but {fault}" for name, fault in faults.items() if name not in below
@@ -114,27 +118,27 @@ def _compared(
     return branch, best if branch != "tie" else None, text
 
 
-def missing(verdict: Verdict, name: str) -> str:
-    """Why the score of a strategy is not that of its concepts, as a clause; empty if it is."""
-    found = verdict.strategies[name]
-    if "top1_earlier" in found:
-        top1, chance = found["top1_earlier"], 1 / len(verdict.labels)
+def objection(verdict: Verdict, name: str) -> str:
+    """Why a strategy's score does not come from its concepts, as a clause; empty if it does."""
+    intervals = verdict.strategies[name]
+    if "top1_earlier" in intervals:
+        top1, chance = intervals["top1_earlier"], 1 / len(verdict.labels)
         if not top1.low > chance:
             rates = f"top-1 {number(top1.value)}, by chance {number(chance)}"
-            return f"its pictures of earlier concepts are not recognized as theirs more often than by chance ({rates})"
-        if not found["own_minus_others_earlier"].low > 0:
-            margin = spread(found["own_minus_others_earlier"])
+            return f"its pictures of earlier concepts are not recognised as theirs more often than by chance ({rates})"
+        if not intervals["own_minus_others_earlier"].low > 0:
+            margin = spread(intervals["own_minus_others_earlier"])
             return f"its pictures are not closer to their own concept than to the others (own - others {margin})"
-        if not (found["top1_gain"].low > 0 or found["own_minus_others_gain"].low > 0):
+        if not (intervals["top1_gain"].low > 0 or intervals["own_minus_others_gain"].low > 0):
             rates = f"top-1 {number(top1.value)}, base model {number(verdict.base['top1_earlier'].value)}"
-            return f"its pictures are recognized no better than the base model's ({rates})"
+            return f"its pictures are recognised no better than the base model's ({rates})"
     if name in verdict.word and not verdict.word[name].low > 0:
         return f"the concepts' words add nothing ({spread(verdict.word[name])}): whole classes have changed instead"
     return ""
 
 
 def _disagreement(other: Verdict, best: str, below: Sequence[str], level: float) -> str:
-    """What another metric has against `best` being above these."""
+    """A clause if another metric does not confirm that `best` is above the strategies in `below`."""
     scores = {name: other.strategies[name][SCORE].value for name in (best, *below)}
     rival = max(scores, key=lambda name: scores[name])
     if number(scores[rival]) == number(scores[best]):
@@ -144,12 +148,12 @@ def _disagreement(other: Verdict, best: str, below: Sequence[str], level: float)
 
 
 def number(value: float, digits: int = 2, signed: bool = False) -> str:
-    """0.53, or +0.53; zero has no minus."""
+    """The number as 0.53 or +0.53; zero has no sign."""
     return f"{round(value, digits) + 0.0:{'+' if signed else ''}.{digits}f}"
 
 
-def spread(found: Interval) -> str:
-    return f"{number(found.value)} [{number(found.low)}, {number(found.high)}]"
+def spread(interval: Interval) -> str:
+    return f"{number(interval.value)} [{number(interval.low)}, {number(interval.high)}]"
 
 
 def _values(verdict: Verdict, names: Sequence[str]) -> str:
@@ -161,7 +165,7 @@ def _listed(parts: Sequence[str]) -> str:
 
 
 def harm(verdict: Verdict, strategy: str) -> str:
-    """The largest loss that one task caused to another, and the task that caused the most in sum."""
+    """The largest single loss caused by a task, and the task with the largest total loss."""
     change = verdict.matrices[strategy].change()
     i, j = (int(x) for x in np.unravel_index(np.nanargmin(change), change.shape))
     total = np.nansum(change, 1)

@@ -1,4 +1,4 @@
-"""The text of a report, from its Summary: markdown, plain text for a terminal, and what can be concluded."""
+"""The text of a report, from its Summary: markdown, and plain text for a terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stages.reporting.glossary import GLOSSARY, GLOSSARY_HEAD, IN_WORDS
 from stages.runtime.formatting import Rows, in_columns, in_markdown, words
 
 ON_SCREEN = ("average_score", "forgetting_unbiased", "plasticity", "own_minus_others_earlier", "top1_earlier")
-PLACE = ("domain", "strategy", "order", "seed", "task")  # of a merge check; the rest of its row are facts
+PLACE = ("domain", "strategy", "order", "seed", "task")  # of a merge check; the other columns are facts
 HEADLINE = (
     "average_score",
     "forgetting_unbiased",
@@ -27,45 +27,45 @@ HEADLINE = (
     "own_minus_others_earlier",
     "top1_earlier",
 )
-BASE, CEILING = "base model", "photos (ceiling)"  # rows beside the strategies
+BASE, CEILING = "base model", "photos (ceiling)"  # rows after the strategies
 
 # Cited, not measured here: the score (mean of R[T, .]) and the average forgetting of arXiv 2410.04891, by domain,
-# metric and strategy; empty where it is not known. A row without a metric is shown beside none.
+# metric and strategy; empty if unknown. A row without a metric is not shown.
 PAPER = Path(__file__).parents[2] / "data" / "paper.csv"
 PAPER_NOTE = (
-    "The paper's numbers (arXiv 2410.04891) are those of SDXL, means over 10 tasks, 4 orders and 2 seeds, and stand "
-    "beside the same metric only. With another base model or other concepts their size cannot be compared with ours. A "
-    "dash means that a number is not known; it is not a zero."
+    "The paper's numbers (arXiv 2410.04891) are those of SDXL, means over 10 tasks, 4 orders and 2 seeds, and are "
+    "shown for the same metric only. With another base model or other concepts they are not comparable with ours. A "
+    "dash means that a number is unknown, not zero."
 )
 
 
 def rows_of(verdict: Verdict) -> dict[str, dict[str, Interval]]:
-    """What a table of results has a row for: the strategies, the base model, and photos among photos where known."""
+    """The rows of a table of results: the strategies, the base model, and, if known, photos against photos."""
     return {**verdict.strategies, BASE: verdict.base, **({CEILING: verdict.ceiling} if verdict.ceiling else {})}
 
 
 def overview(verdict: Verdict, measures: Sequence[str] = HEADLINE, digits: int = 3) -> Rows:
-    """Strategies, base model and ceiling by the measures that matter most."""
+    """A table of strategies, base model and ceiling by the main measures."""
     shown = _shared(verdict, measures)
-    rows = [[name, *(show(found.get(m), digits) for m in shown)] for name, found in rows_of(verdict).items()]
+    rows = [[name, *(show(intervals.get(m), digits) for m in shown)] for name, intervals in rows_of(verdict).items()]
     return [["strategy", *(GLOSSARY[m][0] for m in shown)], *rows]
 
 
 def _shared(verdict: Verdict, measures: Sequence[str]) -> list[str]:
-    return [m for m in measures if any(m in found for found in verdict.strategies.values())]
+    return [m for m in measures if any(m in intervals for intervals in verdict.strategies.values())]
 
 
 def everything(verdict: Verdict) -> Rows:
-    """All measures by strategy."""
+    """A table of all measures by strategy."""
     by_name = rows_of(verdict)
-    measures = [m for m in GLOSSARY if any(m in found for found in by_name.values())]
+    measures = [m for m in GLOSSARY if any(m in intervals for intervals in by_name.values())]
     return [["measure", *by_name], *([GLOSSARY[m][0], *(show(f.get(m)) for f in by_name.values())] for m in measures)]
 
 
 def differences(
     verdict: Verdict, level: float, measures: Sequence[str] = HEADLINE, digits: int = 3, mark: str = "**{}**"
 ) -> Rows:
-    """Pairs of strategies by the measures that matter most, with a mark where the corrected p is at most `level`."""
+    """A table of pairs of strategies by the main measures, with a mark where the corrected p is at most `level`."""
     shown = [m for m in _shared(verdict, measures) if m != "gain"]  # its differences are those of the average score
 
     def cell(pair: tuple[str, str], measure: str) -> str:
@@ -77,50 +77,49 @@ def differences(
 
 
 def paper(domain: str, metric: str) -> dict[str, dict[str, str]]:
-    """The paper's numbers by this very metric, by strategy: score and forgetting, "-" where one is not known."""
+    """The paper's score and forgetting by the same metric, by strategy; "-" if unknown."""
     with PAPER.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if (row["domain"], row["metric"]) == (domain, metric)]
     return {row["strategy"]: {key: row[key] or "-" for key in ("score", "forgetting")} for row in rows}
 
 
-def beside_paper(verdict: Verdict) -> Rows | None:
-    """Average score and forgetting, both as published, beside the paper's; None if it has no numbers by this metric."""
+def paper_comparison(verdict: Verdict) -> Rows | None:
+    """A table of average score and published forgetting with the paper's; None if it has no numbers by this metric."""
     known = paper(verdict.domain, verdict.metric)
     rows = [["strategy", "average score", "paper's score", GLOSSARY["forgetting"][0], "paper's forgetting"]]
     for name, cited in known.items():
-        if mine := verdict.strategies.get(name):
-            score, lost = show(mine["average_score"]), show(mine["forgetting"])
-            rows.append([name, score, cited["score"], lost, cited["forgetting"]])
+        if intervals := verdict.strategies.get(name):
+            score, forgetting = show(intervals["average_score"]), show(intervals["forgetting"])
+            rows.append([name, score, cited["score"], forgetting, cited["forgetting"]])
     return rows if len(rows) > 1 else None
 
 
 def over_runs(verdict: Verdict) -> Rows:
-    """As published: mean and standard deviation, that of a whole population (numpy's ddof 0), over orders and seeds."""
+    """A table as published: mean and standard deviation (of a population, numpy's ddof 0) over orders and seeds."""
     measures = {"average score": Transfer.average_score, GLOSSARY["forgetting"][0]: Transfer.forgetting}
     rows = [["strategy", *measures]]
     for name in verdict.strategies:
         matrices = [matrix for strategy, _, _, matrix in verdict.runs if strategy == name]
-        found = [[float(measure(matrix)) for matrix in matrices] for measure in measures.values()]
-        rows.append([name, *(f"{np.mean(values):.3f} \u00b1 {np.std(values):.3f}" for values in found)])
+        means = [[float(measure(matrix)) for matrix in matrices] for measure in measures.values()]
+        rows.append([name, *(f"{np.mean(values):.3f} \u00b1 {np.std(values):.3f}" for values in means)])
     return rows
 
 
 def checks(summary: Summary, domain: str) -> Rows | None:
-    """The merge check after the last task, mean over runs; None if there is none."""
+    """A table of the merge check after the last task, mean over runs; None without any."""
     last = int(summary.params.tasks[-1].index)
     rows = [row for row in summary.checks if row["domain"] == domain and row["task"] == last]
     facts = list(dict.fromkeys(key for row in rows for key in row if key not in PLACE))
     table = [["strategy", *(words(fact.replace(".", " ")) for fact in facts)]]
     for strategy in summary.params.strategies:
-        mine = [row for row in rows if row["strategy"] == strategy]
-        means = [[float(row[fact]) for row in mine if fact in row] for fact in facts]
+        of_strategy = [row for row in rows if row["strategy"] == strategy]
+        means = [[float(row[fact]) for row in of_strategy if fact in row] for fact in facts]
         table.append([strategy, *(f"{sum(x) / len(x):.4g}" if x else "-" for x in means)])
     return table if facts else None
 
 
 def terminal(summary: Summary) -> str:
-    """What is printed: the result in a sentence, a table per domain and metric, the differences, and the
-    conclusions."""
+    """The printed report: the headline, a table per domain and metric, the differences, and the conclusions."""
     level = 1 - summary.params.report.confidence
     warning = headline.practice(summary.params)
     parts = [_wrapped(line) for line in (warning, *sentences(summary)) if line]
@@ -142,10 +141,10 @@ def _wrapped(line: str) -> str:
 
 
 def markdown(summary: Summary, files: Sequence[str], more: Sequence[str] = ()) -> str:
-    """results.md.
+    """The text of results.md.
 
     Args:
-        files: the figures and grids that there are, relative to it.
+        files: the existing figures and grids, relative to it.
         more: parts that are added before the glossary.
     """
     level, warning = 1 - summary.params.report.confidence, headline.practice(summary.params)
@@ -156,22 +155,22 @@ def markdown(summary: Summary, files: Sequence[str], more: Sequence[str] = ()) -
         if verdict.domain != domain:
             domain = verdict.domain
             parts += [f"## {domain}", *_pictures(files, f"grids/{domain}-side-by-side")]
-            if found := checks(summary, domain):
-                parts += ["### Merge check", "After the last task, mean over runs.", in_markdown(found)]
+            if merge_check := checks(summary, domain):
+                parts += ["### Merge check", "After the last task, mean over runs.", in_markdown(merge_check)]
         parts += [f"### {verdict.metric}", in_markdown(overview(verdict))]
         if summary.params.report.over_runs:
             parts += [f"Mean \u00b1 deviation over {len(verdict.runs)} runs:", in_markdown(over_runs(verdict))]
         if verdict.differences:
             rows = in_markdown(differences(verdict, level))
             parts += [f"Paired differences, bold where the corrected p is at most {level:.2g}:", rows]
-        if summary.params.report.paper and (cited := beside_paper(verdict)):
-            parts += ["Beside the paper:", in_markdown(cited), PAPER_NOTE]
+        if summary.params.report.paper and (cited := paper_comparison(verdict)):
+            parts += ["Compared with the paper:", in_markdown(cited), PAPER_NOTE]
         parts += _pictures(files, f"figures/{domain}-{verdict.metric}-")
         parts += ["<details><summary>All measures</summary>", in_markdown(everything(verdict)), "</details>"]
     parts += more
     glossary = [f"- **{title}**: {meaning}" for title, meaning in GLOSSARY.values()]
     sheets = [f"- [{file.removeprefix('grids/')}]({file})" for file in files if file.startswith("grids/")]
-    parts += ["## Pictures", "\n".join(sheets), "## Words", GLOSSARY_HEAD, "\n".join(glossary)]
+    parts += ["## Pictures", "\n".join(sheets), "## Glossary", GLOSSARY_HEAD, "\n".join(glossary)]
     return _join(parts)
 
 
@@ -180,7 +179,7 @@ def _pictures(files: Sequence[str], start: str) -> list[str]:
 
 
 def _join(parts: Sequence[str]) -> str:
-    """Blank lines between blocks, none between the items of a list."""
+    """The parts with blank lines between them, but none between the items of a list."""
     text = parts[0]
     for before, part in pairwise(parts):
         text += ("\n" if before.startswith("- ") and part.startswith("- ") else "\n\n") + part

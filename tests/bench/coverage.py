@@ -1,4 +1,4 @@
-"""The coverage of intervals and the false alarms of tests, in full: the tables of docs/statistics.md.
+"""The full simulation of coverage and false alarms: the tables of docs/statistics.md.
 
 python -m tests.bench.coverage --repetitions 10000
 """
@@ -30,20 +30,20 @@ def share(outside: list[np.ndarray]) -> float:
 
 
 def intervals(repetitions: int) -> None:
-    """Coverage of a difference whose truth is 0, by the percentile bootstrap and now."""
-    print("| design | percentile bootstrap | now |\n| --- | ---: | ---: |")
+    """Coverage of a difference whose truth is 0, by the percentile bootstrap and by the crossed variance."""
+    print("| design | percentile bootstrap | crossed |\n| --- | ---: | ---: |")
     for name, design in (DESIGNS | STRESS).items():
-        before, now = [], []
+        bootstrap, crossed = [], []
         for block in range(repetitions // BLOCK):
-            now.append(alarms(studies(design, BLOCK, block), "average_score"))
-            if block < repetitions // BLOCK // 5:  # it takes much longer
-                before.append(percentile_bootstrap(differences(design, BLOCK, block)))
-        print(f"| {name} | {1 - share(before):.3f} | {1 - share(now):.3f} |", flush=True)
+            crossed.append(alarms(studies(design, BLOCK, block), "average_score"))
+            if block < repetitions // BLOCK // 5:  # the bootstrap is much slower
+                bootstrap.append(percentile_bootstrap(differences(design, BLOCK, block)))
+        print(f"| {name} | {1 - share(bootstrap):.3f} | {1 - share(crossed):.3f} |", flush=True)
 
 
 def families(repetitions: int) -> None:
     """Studies of four equal strategies with any false alarm among their six pairs, before and after the correction."""
-    print("\n| design | any pair, p as it is | corrected |\n| --- | ---: | ---: |")
+    print("\n| design | any pair, uncorrected | corrected |\n| --- | ---: | ---: |")
     for name, design in DESIGNS.items():
         raw, corrected = [], []
         for block in range(repetitions // BLOCK // 5):
@@ -61,24 +61,24 @@ def forgetting(repetitions: int) -> None:
     for measure in ("forgetting_unbiased", "backward_transfer", "forgetting"):
         outside, means = [], []
         for block in range(repetitions // BLOCK // 5):
-            found = unforgotten(BLOCK, seed=block)
-            outside.append(alarms(found, measure))
-            means.append(means_of(found, measure))
+            results = unforgotten(BLOCK, seed=block)
+            outside.append(alarms(results, measure))
+            means.append(means_of(results, measure))
         print(f"| {measure} | {1 - share(outside):.3f} | {share(means):.3f} |", flush=True)
 
 
-def means_of(found: Results, measure: str) -> np.ndarray:
-    return estimate(table_of(found, "m", measure), FACTORS, 0.95).value
+def means_of(results: Results, measure: str) -> np.ndarray:
+    return estimate(table_of(results, "m", measure), FACTORS, 0.95).value
 
 
 def people(repetitions: int) -> None:
-    """Coverage of the strategies' places on the scale of Bradley and Terry."""
-    print("\n| raters x comparisons each | raters and pictures that differ | over raters only | now |")
+    """Coverage of the strategies' positions on the scale of Bradley and Terry."""
+    print("\n| raters x comparisons each | variation of raters, pictures | over raters only | crossed |")
     print("| --- | --- | ---: | ---: |")
     for raters, each in ((8, 30), (20, 30), (20, 60)):
         for spread in ((0.0, 0.0), (0.5, 0.0), (0.0, 0.7), (0.5, 0.7)):
-            only, now = coverage(max(40, repetitions // 20), raters, each, *spread)
-            print(f"| {raters} x {each} | {spread[0]}, {spread[1]} | {only:.3f} | {now:.3f} |", flush=True)
+            only, crossed = coverage(max(40, repetitions // 20), raters, each, *spread)
+            print(f"| {raters} x {each} | {spread[0]}, {spread[1]} | {only:.3f} | {crossed:.3f} |", flush=True)
 
 
 if __name__ == "__main__":

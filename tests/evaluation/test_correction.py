@@ -13,7 +13,7 @@ AB, AC = ("a", "b"), ("a", "c")
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
-def test_correction_keeps_the_order_and_never_helps(values: list[float]) -> None:
+def test_correction_preserves_the_order_and_never_lowers_p(values: list[float]) -> None:
     raw = dict(enumerate(values))
     corrected = holm(raw)
     ranked = sorted(raw, key=lambda key: raw[key])

@@ -1,7 +1,7 @@
-"""Intervals cover the truth, and tests raise false alarms, as often as they promise, in studies of several designs.
+"""Intervals cover the truth, and tests raise false alarms, at their nominal rates, in studies of several designs.
 
-The full simulation, with figures, is in docs/statistics.md; this one has few repetitions and bounds to fit their
-number.
+The full simulation, with figures, is in docs/statistics.md; this one has few repetitions, and bounds to
+match.
 """
 
 import numpy as np
@@ -28,7 +28,7 @@ REPETITIONS = 600
 LEAST, MOST = 0.03, 0.07  # of the truth outside a 95 % interval
 
 
-def as_promised(outside: np.ndarray) -> bool:
+def at_nominal_rate(outside: np.ndarray) -> bool:
     """Whether the share is within the bounds, or nearer to them than two standard errors of so few repetitions."""
     error = [2 * np.sqrt(share * (1 - share) / len(outside)) for share in (LEAST, MOST)]
     return bool(LEAST - error[0] <= outside.mean() <= MOST + error[1])
@@ -36,32 +36,32 @@ def as_promised(outside: np.ndarray) -> bool:
 
 @pytest.mark.parametrize("name", DESIGNS)
 def test_intervals_cover_the_truth(name: str) -> None:
-    assert as_promised(alarms(studies(DESIGNS[name], REPETITIONS), "average_score"))
+    assert at_nominal_rate(alarms(studies(DESIGNS[name], REPETITIONS), "average_score"))
 
 
 @pytest.mark.parametrize("name", ["seed", "prompt", "noise"])
-def test_the_percentile_bootstrap_would_not_pass(name: str) -> None:
-    assert not as_promised(percentile_bootstrap(differences(DESIGNS[name], REPETITIONS)))
+def test_the_percentile_bootstrap_fails(name: str) -> None:
+    assert not at_nominal_rate(percentile_bootstrap(differences(DESIGNS[name], REPETITIONS)))
 
 
-def test_a_table_without_the_shared_factor_would_not_pass() -> None:
-    """Pictures as if each had a prompt of its own: what prompts share goes unseen."""
+def test_a_table_without_the_shared_factor_fails() -> None:
+    """Pictures as if each had a prompt of its own: the effect of prompts is missed."""
     table = differences(Design((1, 1, 10, 5, 4), {(PROMPT,): 0.5}), REPETITIONS)
     nested = table.reshape(REPETITIONS, 10, 20).mean(-1)
     found = estimate(nested, 1, 0.95)
-    assert not as_promised((found.low > 0) | (found.high < 0))
+    assert not at_nominal_rate((found.low > 0) | (found.high < 0))
 
 
-def test_other_levels_are_kept_too() -> None:
+def test_other_levels_are_met_too() -> None:
     for confidence in (0.8, 0.99):
         outside = alarms(studies(DESIGNS["toy"], REPETITIONS), "average_score", confidence)
-        wanted = 1 - confidence
-        assert abs(outside.mean() - wanted) < 2.5 * np.sqrt(wanted * confidence / REPETITIONS)
+        expected = 1 - confidence
+        assert abs(outside.mean() - expected) < 2.5 * np.sqrt(expected * confidence / REPETITIONS)
 
 
 def test_an_order_without_its_last_task_is_covered_too() -> None:
     """The earlier tasks of four orders are a table with gaps."""
-    assert as_promised(alarms(studies(Design(PAPER), REPETITIONS), "earlier_score"))
+    assert at_nominal_rate(alarms(studies(Design(PAPER), REPETITIONS), "earlier_score"))
 
 
 def test_few_concepts_that_do_not_vary_are_not_certain() -> None:
@@ -81,6 +81,6 @@ def test_corrected_tests_raise_a_false_alarm_in_one_study_of_twenty() -> None:
 
 def test_what_is_not_forgotten_is_covered_by_the_unbiased_forms_alone() -> None:
     found = unforgotten(REPETITIONS)
-    assert as_promised(alarms(found, "forgetting_unbiased"))
-    assert as_promised(alarms(found, "backward_transfer"))
+    assert at_nominal_rate(alarms(found, "forgetting_unbiased"))
+    assert at_nominal_rate(alarms(found, "backward_transfer"))
     assert alarms(found, "forgetting").mean() > 0.5

@@ -1,4 +1,4 @@
-"""The crossed table: mean squares written out, Student's t from printed tables, and what bounds must do."""
+"""The crossed table: mean squares written out, Student's t from printed tables, and properties of the bounds."""
 
 import numpy as np
 import pytest
@@ -88,7 +88,7 @@ def test_weights_follow_the_larger_component() -> None:
 
 
 @given(st.integers(0, 500), st.floats(0.5, 0.99))
-def test_p_and_interval_say_the_same(seed: int, confidence: float) -> None:
+def test_p_and_interval_agree(seed: int, confidence: float) -> None:
     found = estimate(noise(6, 1, 4, 3, seed=seed) + noise(6, 1, 4, 1, seed=seed + 1), 3, confidence)
     assert ((found.p <= 1 - confidence) == ((found.low > 0) | (found.high < 0))).all()
 
@@ -102,13 +102,13 @@ def test_the_order_of_levels_does_not_matter_and_units_only_scale(seed: int) -> 
     assert other.p == pytest.approx(one.p)
 
 
-def test_leading_axes_are_tables_of_their_own() -> None:
+def test_leading_axes_are_separate_tables() -> None:
     tables = noise(2, 3, 4, 5)
     found = estimate(tables, 2, 0.95)
     for place in np.ndindex(2, 3):
         alone = estimate(tables[place], 2, 0.95)
-        mine = [x[place] for x in (found.value, found.low, found.high, found.p)]
-        assert mine == pytest.approx(numbers(alone))
+        batched = [x[place] for x in (found.value, found.low, found.high, found.p)]
+        assert batched == pytest.approx(numbers(alone))
 
 
 def test_an_axis_of_one_level_changes_nothing() -> None:
@@ -145,7 +145,7 @@ def test_without_spread_the_bounds_are_the_value_and_without_levels_unknown() ->
     assert single.p == 1
 
 
-def test_a_shared_effect_is_seen_however_many_cells_share_it() -> None:
+def test_a_shared_effect_counts_however_many_cells_share_it() -> None:
     """Ten times the concepts do not narrow what the noises have in common."""
     widths = []
     for concepts in (10, 100):

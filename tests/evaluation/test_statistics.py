@@ -1,4 +1,4 @@
-"""Intervals and differences: against the formulas, and by what they must be on studies whose answer is known."""
+"""Intervals and differences, against the formulas and on studies with a known answer."""
 
 import time
 from pathlib import Path
@@ -19,7 +19,7 @@ def report(**rest) -> Report:
     return Report(**{"identity": "m", **rest})
 
 
-def made(
+def results_of(
     values: np.ndarray, concepts: list[list[int]] | None = None, orders: int = 1, kinds=(OWN,), noises: int = 1
 ) -> Results:
     """Results with these values [strategy, run, T + 1, T, picture] in every measure."""
@@ -42,7 +42,7 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
 
 def test_estimates_are_the_formulas_on_the_plain_means() -> None:
     values = noise(2, 3, 5, 4, 6)
-    verdict = judge(made(values, kinds=(OWN, MARGIN, TOP1)), report())[0]
+    verdict = judge(results_of(values, kinds=(OWN, MARGIN, TOP1)), report())[0]
     for s, name in enumerate("ab"):
         for measure, (_, formula) in MEASURES.items():
             if measure == "forgetting_unbiased":
@@ -55,18 +55,18 @@ def test_estimates_are_the_formulas_on_the_plain_means() -> None:
 def test_a_table_has_every_value_at_its_order_seed_concept_prompt_and_noise() -> None:
     values = noise(2, 4, 4, 3, 6)
     concepts = [[0, 1, 2], [0, 1, 2], [2, 0, 1], [2, 0, 1]]
-    table = table_of(made(values, concepts, orders=2, noises=2), "m", "average_score")
+    table = table_of(results_of(values, concepts, orders=2, noises=2), "m", "average_score")
     assert table.shape == (2, 2, 2, 3, 3, 2)
     for s, order, seed, task, prompt, noise_ in np.ndindex(2, 2, 2, 3, 3, 2):
         run = 2 * order + seed
-        wanted = values[s, run, 3, task, 2 * prompt + noise_]
-        assert table[s, order, seed, concepts[run][task], prompt, noise_] == wanted
+        expected = values[s, run, 3, task, 2 * prompt + noise_]
+        assert table[s, order, seed, concepts[run][task], prompt, noise_] == expected
 
 
 def test_a_concept_with_fewer_pictures_counts_as_much_as_the_others() -> None:
     values = noise(1, 1, 4, 3, 4)
     values[:, :, :, 1, 2:] = np.nan
-    results = made(values)
+    results = results_of(values)
     results.pictures[1] = 2
     found = judge(results, report())[0].strategies["a"]["average_score"]
     assert found.value == pytest.approx(np.mean([np.nanmean(values[0, 0, 3, j]) for j in range(3)]))
@@ -74,7 +74,7 @@ def test_a_concept_with_fewer_pictures_counts_as_much_as_the_others() -> None:
 
 
 def test_same_scores_same_intervals() -> None:
-    results = made(noise(2, 1, 4, 3, 5))
+    results = results_of(noise(2, 1, 4, 3, 5))
     one, two = judge(results, report()), judge(results, report())
     assert one[0].strategies == two[0].strategies
     assert one[0].differences == two[0].differences
@@ -84,7 +84,7 @@ def test_same_scores_same_intervals() -> None:
 def test_what_strategies_share_drops_out_of_their_difference() -> None:
     """Concepts of very different difficulty, and one strategy that is always 0.1 better."""
     hard = 5 * noise(1, 1, 6, 5, 4)
-    verdict = judge(made(np.concatenate([hard, hard + 0.1])), report())[0]
+    verdict = judge(results_of(np.concatenate([hard, hard + 0.1])), report())[0]
     found = verdict.differences["a", "b"]["average_score"]
     assert (found.value, found.low, found.high) == pytest.approx((0.1, 0.1, 0.1))
     assert found.excludes_zero
@@ -97,13 +97,13 @@ def test_what_strategies_share_drops_out_of_their_difference() -> None:
 
 def test_equal_strategies_do_not_differ() -> None:
     same = noise(1, 1, 6, 5, 4)
-    verdict = judge(made(np.concatenate([same, same])), report())[0]
+    verdict = judge(results_of(np.concatenate([same, same])), report())[0]
     assert set(verdict.p_values["a", "b"].values()) == {1.0}
     assert not any(found.excludes_zero for found in verdict.differences["a", "b"].values())
 
 
 def test_all_pairs_are_compared_those_with_the_first_strategy_first() -> None:
-    verdict = judge(made(noise(3, 1, 4, 3, 5)), report())[0]
+    verdict = judge(results_of(noise(3, 1, 4, 3, 5)), report())[0]
     assert list(verdict.differences) == [("a", "b"), ("a", "c"), ("b", "c")]
     for (first, second), found in verdict.differences.items():
         mine = verdict.strategies[second]["gain"].value - verdict.strategies[first]["gain"].value
@@ -118,7 +118,7 @@ def test_a_corrected_difference_is_one_whose_interval_excludes_zero() -> None:
     for seed in range(20):
         values = noise(3, 1, 6, 5, 4, seed=seed)
         values[2] += 0.4
-        verdict = judge(made(values), report())[0]
+        verdict = judge(results_of(values), report())[0]
         for pair, p in verdict.p_values.items():
             assert all(p[m] > 0.05 or found.excludes_zero for m, found in verdict.differences[pair].items())
 
@@ -127,12 +127,12 @@ def test_width_is_that_of_the_mean_over_concepts() -> None:
     """Where all pictures of a concept are alike, the interval is that of Student for the concepts."""
     per_concept = noise(40)
     values = np.broadcast_to(per_concept[:, None], (1, 1, 41, 40, 3)).copy()
-    found = judge(made(values), report())[0].strategies["a"]["average_score"]
+    found = judge(results_of(values), report())[0].strategies["a"]["average_score"]
     assert found.high - found.low == pytest.approx(2 * 2.0227 * per_concept.std(ddof=1) / np.sqrt(40), rel=1e-4)
 
 
 def test_more_confidence_is_wider() -> None:
-    results = made(noise(1, 1, 4, 3, 5))
+    results = results_of(noise(1, 1, 4, 3, 5))
     narrow, wide = (judge(results, report(confidence=c))[0].strategies["a"]["gain"] for c in (0.8, 0.99))
     assert wide.low < narrow.low < narrow.value < narrow.high < wide.high
 
@@ -141,7 +141,7 @@ def test_seeds_and_orders_that_differ_widen_and_a_single_one_cannot() -> None:
     values = noise(1, 4, 6, 5, 4)
     shifted = values + np.array([-1.0, 1.0, -1.0, 1.0])[:, None, None, None]  # by seed
     plain, apart, alone = (
-        judge(made(x, orders=orders), report())[0].strategies["a"]["average_score"]
+        judge(results_of(x, orders=orders), report())[0].strategies["a"]["average_score"]
         for x, orders in ((values, 2), (shifted, 2), (shifted[:, 1:2], 1))
     )
     assert apart.high - apart.low > 4 * (plain.high - plain.low)
@@ -149,7 +149,7 @@ def test_seeds_and_orders_that_differ_widen_and_a_single_one_cannot() -> None:
 
 
 def test_one_task_has_no_earlier_ones() -> None:
-    verdict = judge(made(noise(2, 1, 2, 1, 6)), report())[0]
+    verdict = judge(results_of(noise(2, 1, 2, 1, 6)), report())[0]
     assert "backward_transfer" not in verdict.strategies["a"]
     assert "forgetting_unbiased" not in verdict.strategies["a"]
     assert "earlier_score" not in verdict.base
@@ -158,7 +158,7 @@ def test_one_task_has_no_earlier_ones() -> None:
 
 
 def test_a_single_picture_has_no_interval() -> None:
-    verdict = judge(made(noise(2, 1, 2, 1, 1)), report())[0]
+    verdict = judge(results_of(noise(2, 1, 2, 1, 1)), report())[0]
     found = verdict.strategies["a"]["average_score"]
     assert np.isnan([found.low, found.high]).all()
     assert found.drawn == (found.value, found.value)
@@ -171,34 +171,34 @@ def test_unknown_cells_of_the_future_stay_unknown() -> None:
     values = noise(1, 1, 4, 3, 5)
     values[:, :, 1, 1:] = np.nan
     values[:, :, 2, 2:] = np.nan
-    verdict = judge(made(values), report())[0]
+    verdict = judge(results_of(values), report())[0]
     assert np.isfinite([x.low for x in verdict.strategies["a"].values()]).all()
     assert np.isnan(verdict.matrices["a"].at(1, 2))
 
 
-def test_a_share_has_the_bounds_of_a_share() -> None:
+def test_a_share_stays_between_0_and_1() -> None:
     values = np.zeros((1, 1, 4, 3, 4))
     values[..., 0, 0] = 1
-    found = judge(made(values, kinds=(OWN, TOP1)), report())[0]
+    found = judge(results_of(values, kinds=(OWN, TOP1)), report())[0]
     assert found.strategies["a"]["top1"].low == 0
     assert found.base["top1"].low == 0
     assert found.strategies["a"]["average_score"].low < 0
     assert found.strategies["a"]["top1_gain"].low <= 0
 
 
-def test_the_word_is_what_a_prompt_scores_with_it_and_not_without() -> None:
+def test_the_word_is_the_score_with_it_minus_the_score_without() -> None:
     values = noise(2, 1, 4, 3, 6)
-    without = made(values[..., ::2] - 0.25, noises=1)  # the first noise of each prompt
-    found = judge(made(values, noises=2), report(), without)[0].word
+    without = results_of(values[..., ::2] - 0.25, noises=1)  # the first noise of each prompt
+    found = judge(results_of(values, noises=2), report(), without)[0].word
     assert found["a"].value == pytest.approx(0.25)
     assert (found["a"].low, found["a"].high) == pytest.approx((0.25, 0.25))
-    assert judge(made(values), report())[0].word == {}
+    assert judge(results_of(values), report())[0].word == {}
 
 
-def test_photos_are_scored_among_their_own() -> None:
+def test_photos_are_scored_against_other_photos() -> None:
     """Two concepts; photos of the first at right angles, those of the second alike."""
     vectors = np.array([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 1], [0.6, 0, 0.8]])
-    found = ceiling.among_photos(vectors, np.array([0, 0, 1, 1, 1]))
+    found = ceiling.photo_scores(vectors, np.array([0, 0, 1, 1, 1]))
     assert found["average_score"] == pytest.approx([0.0, (0.9 + 0.9 + 0.8) / 3])
     others = [np.mean([0.6 / 3, 0.0]), np.mean([0.0, 0.0, 0.3])]
     assert found["own_minus_others"] == pytest.approx(found["average_score"] - others)
@@ -209,7 +209,7 @@ def test_photos_are_scored_among_their_own() -> None:
 def test_a_study_of_the_usual_size_takes_seconds() -> None:
     values = noise(4, 1, 11, 10, 20)
     started = time.process_time()
-    judge(made(values, kinds=(OWN, MARGIN, TOP1)), report())
+    judge(results_of(values, kinds=(OWN, MARGIN, TOP1)), report())
     assert time.process_time() - started < 3
 
 

@@ -1,4 +1,4 @@
-"""The sentence: one study for each answer that the gate can give, and each way in which it could mislead."""
+"""The headline: one study for each answer of the gate, and for each way in which it could mislead."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,7 +10,7 @@ from stages.core.params import Report
 from stages.evaluation.results import MARGIN, OWN, TOP1, Results
 from stages.evaluation.statistics import Summary, judge
 from stages.reporting import headline, wording
-from tests.evaluation.test_statistics import made
+from tests.evaluation.test_statistics import results_of
 from tests.support import synthetic_study
 
 TASKS, PROMPTS, NOISES = 10, 5, 4
@@ -31,34 +31,34 @@ def scores(gains: Mapping[str, float], run: int = 1, spread: float = 0.05, seed:
 def study(
     gains: Mapping[str, float],
     *,
-    recognized: float = 0.9,
-    base_recognized: float = 0.1,
+    recognised: float = 0.9,
+    base_recognised: float = 0.1,
     margin: float = 0.3,
     others: Mapping[str, Mapping[str, float]] | None = None,
     plain: Mapping[str, float] | None = None,
     orders: int = 1,
     spread: float = 0.05,
 ) -> Summary:
-    """A study whose strategies gain so much over the base at all times.
+    """A study with these gains of the strategies over the base at all times.
 
-    recognized: the share of the strategies' pictures that are recognized as their own concept; base_recognized: the
+    recognised: the share of the strategies' pictures that are recognised as their own concept; base_recognised: the
     base's. margin: of the own similarity over that to others, after learning.
     others: other metrics -> their gains; plain: the gains without the concepts' words.
     """
     rng = np.random.default_rng(1)
     looks = scores(gains, orders, spread)
-    top1 = (rng.uniform(size=looks.shape) < recognized).astype(float)
-    top1[:, :, 0] = (rng.uniform(size=looks.shape[3:]) < base_recognized).astype(float)
+    top1 = (rng.uniform(size=looks.shape) < recognised).astype(float)
+    top1[:, :, 0] = (rng.uniform(size=looks.shape[3:]) < base_recognised).astype(float)
     between = margin * np.ones_like(looks) + 0.02 * rng.normal(size=looks.shape)
     between[:, :, 0] = 0.02 * rng.normal(size=looks.shape[3:])
     measured = {"looks": {OWN: looks, MARGIN: between, TOP1: top1}}
     for k, (metric, theirs) in enumerate((others or {}).items()):
         measured[metric] = {OWN: scores(theirs, orders, spread, seed=5 + k)}
-    results = named(made(looks, orders=orders, noises=NOISES), gains, measured)
+    results = named(results_of(looks, orders=orders, noises=NOISES), gains, measured)
     without = None
     if plain is not None:
         values = scores(plain, orders, spread, seed=9)
-        without = named(made(values, orders=orders, noises=NOISES), plain, {"looks": {OWN: values}})
+        without = named(results_of(values, orders=orders, noises=NOISES), plain, {"looks": {OWN: values}})
     report = Report(identity="looks")
     params = synthetic_study.parameters(
         strategies=tuple(gains), orders=tuple(str(k) for k in range(orders)), tasks=3, plain=int(plain is not None)
@@ -122,22 +122,22 @@ def test_what_is_gone_at_the_end_announces_no_winner() -> None:
 
 
 def test_grey_mush_below_chance_is_no_winner() -> None:
-    found = sentence(study(GOOD, recognized=0.05))
+    found = sentence(study(GOOD, recognised=0.05))
     assert (found.branch, found.best) == ("not the concepts", None)
-    assert "but its pictures of earlier concepts are not recognized as theirs more often than by chance" in found.text
+    assert "but its pictures of earlier concepts are not recognised as theirs more often than by chance" in found.text
     assert ", by chance 0.10)" in found.text
 
 
-def test_what_the_base_recognizes_as_well_is_no_winner() -> None:
-    found = sentence(study(GOOD, recognized=0.5, base_recognized=0.6, margin=-0.1))
+def test_what_the_base_recognises_as_well_is_no_winner() -> None:
+    found = sentence(study(GOOD, recognised=0.5, base_recognised=0.6, margin=-0.1))
     assert found.branch == "not the concepts"
     assert "not closer to their own concept than to the others (own - others -0.1" in found.text
-    summary = study(GOOD, recognized=0.5, base_recognized=0.6, margin=0.3)
+    summary = study(GOOD, recognised=0.5, base_recognised=0.6, margin=0.3)
     between = summary.results[0].measured["looks"][MARGIN]
     between[:, :, 0] += 0.4
     found = sentence(replace(summary, verdicts=judge(summary.results[0], summary.params.report)))
     assert found.branch == "not the concepts"
-    assert "its pictures are recognized no better than the base model's (top-1 0.43, base model 0.59)" in found.text
+    assert "its pictures are recognised no better than the base model's (top-1 0.43, base model 0.59)" in found.text
 
 
 def test_a_score_that_does_not_need_the_word_is_an_overwritten_class() -> None:
@@ -160,7 +160,7 @@ def test_ties_rank_nobody() -> None:
     summary = study({"naive": 0.30, "merge_init": 0.31, "magmax": 0.32}, spread=0.1)
     found = sentence(summary)
     assert (found.branch, found.best) == ("tie", None)
-    assert "no difference between strategies is certain" in found.text
+    assert "no difference between strategies is significant" in found.text
     for word in ("highest", "above", "ahead", "best"):
         assert word not in found.text
     assert " > " not in wording.terminal(summary).split("objects by looks: average score")[1].split("objects by")[0]
@@ -215,7 +215,7 @@ def test_one_strategy_is_compared_with_the_base_alone() -> None:
 
 
 def test_a_single_picture_says_that_chance_is_unknown() -> None:
-    results = replace(made(np.array([[[[[0.2]], [[0.9]]]]])), strategies=("naive",))
+    results = replace(results_of(np.array([[[[[0.2]], [[0.9]]]]])), strategies=("naive",))
     verdicts = [replace(v, metric="looks") for v in judge(results, Report(identity="looks"))]
     found = headline.headline(Summary(synthetic_study.parameters(tasks=1), verdicts, [], []), "objects")
     assert found.branch == "no spread"

@@ -265,6 +265,6 @@ def test_answers_of_people_have_a_section_of_their_own(made) -> None:
     opinion = Opinion("same", 40, {"naive": low, "merge_init": high}, 0.61, {"looks": high})
     text = render.page(made[1], People(5, 1, [opinion]))
     section = text[text.index('<section id="people"') :]
-    assert "5 raters, of whom 1 did not pass" in section
+    assert "5 raters, of whom 1 failed" in section
     assert section.index("+0.50 [+0.20, +0.80]") < section.index("0.50 [-0.80, -0.20]".replace("-", "\u2212"))
     assert 'id="people"' not in made[2]

@@ -1,4 +1,4 @@
-"""What the page says of the results: the sentence, the first table, damage, the paper, and its spelling."""
+"""The results on the page: the headline, the first table, damage, the paper, and spelling."""
 
 import re
 from dataclasses import replace
@@ -30,42 +30,42 @@ def test_damage_is_the_same_in_the_table_and_in_the_metrics(made) -> None:
     assert set(tree) == {"looks", "prompted"}
     section = text.split('<section id="damage"')[1].split("</section>")[0]
     for verdict in summary.plain:
-        for name, found in tree[verdict.metric].items():
-            assert found["change"]["value"] == pytest.approx(
-                found["at_the_end"]["value"] - found["before"]["value"], abs=2e-6
+        for name, values in tree[verdict.metric].items():
+            assert values["change"]["value"] == pytest.approx(
+                values["at_the_end"]["value"] - values["before"]["value"], abs=2e-6
             )
             row = re.findall(rf'<th scope="row">{name.replace("_", " ")}</th>(.*?)</tr>', section)
-            shown = {key: "{value:.2f}".format(**found[key]) for key in ("before", "at_the_end")}
-            change = "{value:+.2f} [{low:+.2f}, {high:+.2f}]".format(**found["change"]).replace("-", "\u2212")
+            shown = {key: "{value:.2f}".format(**values[key]) for key in ("before", "at_the_end")}
+            change = "{value:+.2f} [{low:+.2f}, {high:+.2f}]".format(**values["change"]).replace("-", "\u2212")
             change += " *" if verdict.gain_p[name] <= 0.05 else ""
-            ours = [cells for cells in row if all(f">{x}<" in cells for x in shown.values())]
-            assert any(f">{change}<" in cells for cells in ours), (name, row)
-    assert tree["prompted"]["naive"]["change"]["high"] < 0, "the study has it fall"
+            matching = [cells for cells in row if all(f">{x}<" in cells for x in shown.values())]
+            assert any(f">{change}<" in cells for cells in matching), (name, row)
+    assert tree["prompted"]["naive"]["change"]["high"] < 0, "the synthetic study lowers it"
 
 
-def test_the_first_table_is_that_of_the_metrics(made) -> None:
+def test_the_first_table_has_the_numbers_of_the_metrics(made) -> None:
     tree = data_files.metrics(made[1])["objects"]["looks"]
-    wanted = []
+    expected = []
     for name in (*STRATEGIES, "base"):
         for measure in ("average_score", "forgetting_unbiased"):
-            found = tree[name].get(measure)
-            wanted += [found[key] for key in ("value", "low", "high")] if found else []
-    assert [float(x) for x in re.findall(r'<data value="([^"]+)"', made[2])] == wanted
+            bounds = tree[name].get(measure)
+            expected += [bounds[key] for key in ("value", "low", "high")] if bounds else []
+    assert [float(x) for x in re.findall(r'<data value="([^"]+)"', made[2])] == expected
 
 
-def test_the_papers_numbers_stand_below_and_beside_their_metric_only(made, monkeypatch) -> None:
+def test_the_papers_numbers_are_shown_for_their_metric_only(made, monkeypatch) -> None:
     assert not re.search("paper", made[2].split('<section id="curves"')[0].split('<section id="overview"')[1])
     assert "0.675" not in made[2], "no metric of this study is the paper's"
     known = wording.paper("objects", "clip_i")
     monkeypatch.setattr(wording, "paper", lambda domain, metric: known if metric == "looks" else {})
     section = render.page(made[1]).split('<section id="numbers"')[1].split("</section>")[0]
-    table = section.split("Beside the paper, by looks</caption>")[1].split("</table>")[0]
+    table = section.split("Compared with the paper, by looks</caption>")[1].split("</table>")[0]
     rows = [re.findall(r"<td>(.*?)</td>", row) for row in table.split("<tr>")[2:]]
     assert [[row[1], row[3]] for row in rows] == [["0.488", "-"], ["0.675", "0.026"], ["0.503", "-"]]
-    assert section.count("Beside the paper") == 2, "caption and label of one table"
+    assert section.count("Compared with the paper") == 2, "caption and label of one table"
 
 
-def test_the_sentence_leads(made) -> None:
+def test_the_headline_comes_first(made) -> None:
     lead = re.findall(r'<p class="lead">(.*?)</p>', made[2])
     text = headline.headline(made[1], "objects").text
     assert lead == [text.replace("_", " ")]

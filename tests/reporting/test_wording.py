@@ -12,7 +12,7 @@ from stages.evaluation.results import MARGIN, OWN, TOP1
 from stages.evaluation.statistics import Interval, Summary, Verdict, judge
 from stages.reporting import conclusions, glossary, wording
 from stages.runtime import formatting
-from tests.evaluation.test_statistics import made, noise
+from tests.evaluation.test_statistics import noise, results_of
 from tests.support import synthetic_study
 
 
@@ -22,7 +22,7 @@ def given(
     """Strategies that differ by a constant from the first task on, and by a little noise of their own."""
     values = 0.2 + 0.1 * np.repeat(noise(1, 1, tasks + 1, tasks, 4), len(shifts), 0)
     values[:, :, 1:] += np.reshape(shifts, (-1, 1, 1, 1, 1)) + spread * noise(len(shifts), 1, tasks, tasks, 4, seed=1)
-    results = made(values, kinds=(OWN, MARGIN, TOP1))
+    results = results_of(values, kinds=(OWN, MARGIN, TOP1))
     results = replace(results, strategies=names or results.strategies)
     verdict = judge(results, Report(identity="m"))[0]
     return replace(verdict, metric="looks")
@@ -85,7 +85,7 @@ def test_forgetting_is_ranked_from_the_least_by_its_unbiased_form() -> None:
     assert line.split("forgetting ")[1].split()[0] == min(lost, key=lost.get)
 
 
-def test_one_run_says_what_it_cannot() -> None:
+def test_one_run_states_its_limits() -> None:
     first = conclusions.conclusions(summary())[0]
     assert "1 run per strategy" in first
     assert "intervals cover other concepts, prompts and noises; " in first
@@ -97,12 +97,12 @@ def test_one_run_says_what_it_cannot() -> None:
     assert "with one seed, nothing is known about other seeds" in conclusions.conclusions(summary(orders=("0", "5")))[0]
 
 
-def test_base_model_is_beaten_only_where_the_interval_says_so() -> None:
+def test_strategies_beat_the_base_model_only_by_their_intervals() -> None:
     lines = conclusions.conclusions(summary(given((-0.5, 0.0, 0.5), spread=0.0)))
     line = next(line for line in lines if "at the end" in line)
     assert "c above the base model" in line
     assert "a below the base model" in line
-    assert "b not certainly different from the base model" in line
+    assert "b not significantly different from the base model" in line
 
 
 def test_tables_have_a_row_for_each_strategy_and_the_base() -> None:
@@ -115,7 +115,7 @@ def test_tables_have_a_row_for_each_strategy_and_the_base() -> None:
     assert len({len(row) for row in rows}) == 1
 
 
-def test_differences_are_marked_where_the_corrected_test_says_so() -> None:
+def test_differences_are_marked_by_the_corrected_test() -> None:
     verdict = given()
     head, *rows = wording.differences(verdict, 0.05)
     assert "gain over base" not in head, "its differences are those of the average score"
@@ -137,23 +137,23 @@ def test_markdown_table() -> None:
     assert formatting.in_markdown([["s", "x"], ["a", "1"]]) == "| s | x |\n| --- | ---: |\n| a | 1 |"
 
 
-def test_numbers_of_the_paper_stand_beside_the_same_metric_only() -> None:
+def test_numbers_of_the_paper_are_shown_for_the_same_metric_only() -> None:
     assert wording.paper("objects", "clip_i")["merge_init"] == {"score": "0.675", "forgetting": "0.026"}
     assert wording.paper("objects", "clip_i")["naive"] == {"score": "0.488", "forgetting": "-"}
     assert wording.paper("objects", "dino") == {}
     assert wording.paper("styles", "csd") == {}, "the paper does not say by which metric"
     verdict = given(names=("naive", "ortho_init", "mine"))
     known = replace(verdict, metric="clip_i")
-    rows = wording.beside_paper(known)
+    rows = wording.paper_comparison(known)
     assert [[row[0], row[2], row[4]] for row in rows[1:]] == [["naive", "0.488", "-"], ["ortho_init", "-", "0.218"]]
     assert rows[0][3] == "forgetting as published", "the paper's own formula"
     assert rows[1][3] == statistics.show(known.strategies["naive"]["forgetting"])
     both = replace(summary(), verdicts=[verdict, known])
     text = wording.markdown(both, [])
-    assert text.count("Beside the paper") == text.count(wording.PAPER_NOTE) == 1
-    assert text.index("### clip_i") < text.index("Beside the paper")
-    assert wording.beside_paper(replace(known, metric="dino")) is None
-    assert wording.beside_paper(replace(known, domain="sounds")) is None
+    assert text.count("Compared with the paper") == text.count(wording.PAPER_NOTE) == 1
+    assert text.index("### clip_i") < text.index("Compared with the paper")
+    assert wording.paper_comparison(replace(known, metric="dino")) is None
+    assert wording.paper_comparison(replace(known, domain="sounds")) is None
 
 
 def test_merge_checks_are_those_after_the_last_task() -> None:

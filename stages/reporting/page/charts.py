@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import isnan
 from typing import Any
 
-from stages.evaluation.statistics import Verdict, lost, show
+from stages.evaluation.statistics import Verdict, show, shown_forgetting
 from stages.reporting.data_files import rounded
 from stages.reporting.figures import HEAT, curve_range, number
 from stages.reporting.headline import number as decimal
@@ -135,7 +135,7 @@ def trade_off(verdict: Verdict) -> Spec:
     """Learning against forgetting, with intervals; up and to the right is better."""
     rows = []
     for name, intervals in verdict.strategies.items():
-        x, y = intervals["plasticity"], lost(intervals)
+        x, y = intervals["plasticity"], shown_forgetting(intervals)
         tip = f"{words(name)}: when learned {show(x)}, forgetting {show(y)}"
         spans = dict(zip(("x_low", "x_high", "y_low", "y_high"), (*x.drawn, *y.drawn), strict=True))
         rows.append({"strategy": name, "x": x.value, "y": y.value, **spans, "tip": tip})

@@ -1,6 +1,6 @@
-"""What the page shows, in its order. A section is a name, a title and a function; its template has its name.
+"""The sections of the page, in order. A section has a name, a title, a function and a template of the same name.
 
-To add one: a function from `Material` to what its template needs (None leaves the section out), a template, and a line
+To add one, write a function from `Material` to the template's context (None omits the section), a template, and a line
 in SECTIONS.
 """
 
@@ -29,7 +29,7 @@ Context = dict[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """All that sections are made from."""
+    """The inputs of all sections."""
 
     summary: Summary
     asked: People | None = None
@@ -38,7 +38,7 @@ class Material:
     films: list[Film] = field(default_factory=list)
 
     def domains(self) -> list[tuple[str, list[Verdict]]]:
-        """Each domain with its verdicts, the metric for recognising concepts first."""
+        """Each domain with its verdicts, the metric of identity first."""
         ordered = conclusions.ordered(self.summary)
         return [(d, [v for v in ordered if v.domain == d]) for d in self.summary.params.domains]
 
@@ -49,36 +49,36 @@ class Material:
 
     @property
     def several(self) -> bool:
-        """Whether there is more than one task: otherwise nothing can be forgotten."""
+        """Whether there are several tasks; with one, nothing can be forgotten."""
         return len(self.summary.params.tasks) > 1
 
 
 def overview(material: Material) -> Context:
-    """The first screen: the result in a sentence, a table, and the first concept's pictures."""
+    """The first screen: the headline, a table, and the first concept's pictures."""
     summary = material.summary
     domains = []
     for (domain, verdicts), strip in zip(material.domains(), material.first_films, strict=True):
-        found = verdicts[0]
+        verdict = verdicts[0]
         rows = [
             {
                 "strategy": name,
-                "key": k if k < len(found.strategies) else None,
+                "key": k if k < len(verdict.strategies) else None,
                 "average": interval(intervals.get("average_score")),
-                "forgetting": interval(_lost(intervals)),
+                "forgetting": interval(_forgetting(intervals)),
             }
-            for k, (name, intervals) in enumerate(wording.rows_of(found).items())
+            for k, (name, intervals) in enumerate(wording.rows_of(verdict).items())
         ]
         domains.append(
             {
                 "name": domain,
-                "lead": _shown(headline.headline(summary, domain).text),
-                "metric": found.metric,
+                "lead": _formatted(headline.headline(summary, domain).text),
+                "metric": verdict.metric,
                 "rows": rows,
                 "film": strip,
                 "hero": list(hero(strip)),
             }
         )
-    lines = [_shown(line) for line in conclusions.conclusions(summary)]
+    lines = [_formatted(line) for line in conclusions.conclusions(summary)]
     confidence = f"{100 * summary.params.report.confidence:g} %"
     return {
         "domains": domains,
@@ -88,24 +88,24 @@ def overview(material: Material) -> Context:
     }
 
 
-def _lost(intervals: Intervals) -> Interval | None:
-    return statistics.lost(intervals) if "forgetting_usual" in intervals else None
+def _forgetting(intervals: Intervals) -> Interval | None:
+    return statistics.shown_forgetting(intervals) if "forgetting_usual" in intervals else None
 
 
-def _shown(text: str) -> str:
-    """A sentence with names and numbers as the page has them."""
+def _formatted(text: str) -> str:
+    """A sentence with names and numbers in the page's spelling."""
     return words(minus(text))
 
 
 def minus(text: str) -> str:
-    """With the minus sign before numbers."""
+    """The text with a minus sign, not a hyphen, before numbers."""
     return re.sub(r"(?<![\w.])-(?=[\d.])", "\u2212", text)
 
 
-def interval(found: Interval | None) -> dict[str, Any] | None:
-    if found is None:
+def interval(shown: Interval | None) -> dict[str, Any] | None:
+    if shown is None:
         return None
-    exact = {key: rounded(x) for key in ("value", "low", "high") if not math.isnan(x := getattr(found, key))}
+    exact = {key: rounded(x) for key in ("value", "low", "high") if not math.isnan(x := getattr(shown, key))}
     return exact | {f"{key}_text": minus(headline.number(x)) for key, x in exact.items()}
 
 
@@ -172,7 +172,7 @@ def filmstrip(material: Material) -> Context:
 def tradeoff(material: Material) -> Context | None:
     def panel(verdict: Verdict) -> Context:
         title = f"{words(verdict.metric)} right after learning, against forgetting"
-        unbiased = any("forgetting_unbiased" in found for found in verdict.strategies.values())
+        unbiased = any("forgetting_unbiased" in intervals for intervals in verdict.strategies.values())
         measure = "forgetting_unbiased" if unbiased else "forgetting_usual"
         rows = wording.overview(verdict, ("plasticity", measure), 2)[: 1 + len(verdict.strategies)]
         return {"svg": draw(charts.trade_off(verdict), title), "rows": rows}
@@ -208,7 +208,7 @@ def _changes(verdict: Verdict, strategy: str) -> list[list[str]]:
 
 
 def fidelity(material: Material) -> Context | None:
-    """Metrics that compare with the prompt."""
+    """The section on prompt fidelity: metrics that compare with the prompt."""
     judges = material.summary.params.judges
     prompted = {name for name, judge in judges.items() if judge.compares_with == "prompt"}
     domains = []
@@ -224,7 +224,7 @@ def fidelity(material: Material) -> Context | None:
 def numbers(material: Material) -> Context:
     def panel(verdict: Verdict) -> Context:
         compared = wording.differences(verdict, level, mark="{} *") if verdict.differences else None
-        cited = wording.beside_paper(verdict) if params.report.paper else None
+        cited = wording.paper_comparison(verdict) if params.report.paper else None
         return {"rows": wording.everything(verdict), "differences": compared, "paper": cited}
 
     params = material.summary.params
@@ -236,7 +236,7 @@ def numbers(material: Material) -> Context:
 
 
 def _panels(material: Material, panel: Callable[[Verdict], Context]) -> Context:
-    """What is shown by metric: one panel for each, of which the page shows the chosen one."""
+    """A context with one panel per metric; the page shows the chosen one."""
     return {
         "domains": [
             {"name": domain, "panels": [{"metric": v.metric, **panel(v)} for v in verdicts]}
@@ -279,16 +279,16 @@ SECTIONS: Sequence[tuple[str, str, Callable[[Material], Context | None]]] = (
     ("overview", "Result", overview),
     ("curves", "Score over time", curves),
     ("heatmaps", "Forgetting, concept by concept", heatmaps),
-    ("filmstrip", "The filmstrip", filmstrip),
-    ("tradeoff", "Learning against forgetting", tradeoff),
-    ("harm", "Who harmed whom", harm),
+    ("filmstrip", "Filmstrip", filmstrip),
+    ("tradeoff", "Learning vs. forgetting", tradeoff),
+    ("harm", "Effect of each task on earlier concepts", harm),
     ("people", "Human preference", people),
     ("fidelity", "Does it still follow the prompt?", fidelity),
     ("damage", "Damage to the base model", damage),
-    ("geometry", "Geometry of the learned shifts", geometry),
+    ("geometry", "Geometry of the learned deltas", geometry),
     ("losses", "Training losses", losses),
     ("numbers", "All measures", numbers),
-    ("study", "What ran", study),
+    ("study", "Study and settings", study),
     ("photos", "Photos, models and licences", photos),
     ("citing", "How to cite", citing),
 )

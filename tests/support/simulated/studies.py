@@ -1,6 +1,6 @@
-"""Scores of studies whose truth is known, many at once: for the coverage of intervals and the false alarms of tests.
+"""Simulated studies with a known truth, many at once, for the coverage of intervals and the false alarms of tests.
 
-A design says how many levels each factor has, and how much the difference between two strategies varies with each
+A design has the number of levels of each factor, and how much the difference between two strategies varies with each
 factor and with their interactions. The true difference is always 0. The standard deviation of the concepts is 1.
 """
 
@@ -22,7 +22,7 @@ TOY, PAPER = (1, 1, 10, 5, 4), (4, 2, 10, 5, 4)
 @dataclass(frozen=True)
 class Design:
     levels: tuple[int, ...]  # of orders, seeds, concepts, prompts, noises
-    more: Effects = field(default_factory=dict)  # beside concepts and single pictures
+    more: Effects = field(default_factory=dict)  # in addition to concepts and single pictures
 
     def effects(self) -> Effects:
         runs = {(ORDER, SEED, CONCEPT): 0.5} if self.levels[ORDER] * self.levels[SEED] > 1 else {}
@@ -37,7 +37,7 @@ DESIGNS = {
     "noise": Design(TOY, {(NOISE,): 0.5}),
     "order": Design(PAPER, {(ORDER,): 0.4}),
 }
-STRESS = {  # further from what studies look like, for the full simulation
+STRESS = {  # more extreme than usual studies, for the full simulation
     "seed, large": Design(PAPER, {(SEED,): 0.8}),
     "order, large": Design(PAPER, {(ORDER,): 0.8}),
     "prompt, large": Design(TOY, {(PROMPT,): 1.0}),
@@ -77,7 +77,7 @@ def studies(design: Design, count: int, seed: int = 0) -> Results:
 def unforgotten(count: int, shared: float = 0.3, seed: int = 0) -> Results:
     """`count` strategies that forget nothing: scores differ from row to row by chance alone.
 
-    shared: what all pictures of a prompt, and all pictures of a noise, have in common by chance in each row.
+    shared: standard deviation of what all pictures of a prompt, and of a noise, share by chance in each row.
     """
     rng = np.random.default_rng(seed)
     orders, seeds, tasks, prompts, noises = TOY
@@ -104,19 +104,19 @@ def results(values: np.ndarray, concepts: np.ndarray, orders: int, noises: int) 
     )
 
 
-def alarms(found: Results, measure: str, confidence: float = 0.95) -> np.ndarray:
+def alarms(simulated: Results, measure: str, confidence: float = 0.95) -> np.ndarray:
     """Whether the interval of each strategy's measure excludes the truth, 0, [strategy].
 
-    The test says the same: asserted for each.
+    Asserts that the test agrees.
     """
-    intervals = estimate(table_of(found, "m", measure), FACTORS, confidence)
+    intervals = estimate(table_of(simulated, "m", measure), FACTORS, confidence)
     outside = (intervals.low > 0) | (intervals.high < 0)
     assert ((intervals.p <= 1 - confidence) == outside).all()
     return outside
 
 
 def percentile_bootstrap(table: np.ndarray, draws: int = 300, confidence: float = 0.95) -> np.ndarray:
-    """The same by the percentile bootstrap that is not used: seeds drawn within orders, pictures within concepts."""
+    """The same by the percentile bootstrap, for comparison: seeds drawn within orders, pictures within concepts."""
     rng = np.random.default_rng(0)
     count, orders, seeds, concepts, *_ = table.shape
     cells = table.reshape(count, orders * seeds, concepts, -1)

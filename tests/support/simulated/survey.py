@@ -1,8 +1,8 @@
-"""Raters whose preferences are known: for the coverage of the intervals on the scale of Bradley and Terry."""
+"""Simulated raters with known preferences, for the coverage of the intervals on the scale of Bradley and Terry."""
 
 import numpy as np
 
-from stages.evaluation.preference import _fit, placed
+from stages.evaluation.preference import _fit, scale_intervals
 from stages.evaluation.survey import Choice
 
 SCALE = {"a": -0.6, "b": 0.0, "c": 0.6}
@@ -12,13 +12,13 @@ COMPARISONS = 60
 def answers(raters: int, each: int, rater_spread: float, picture_spread: float, seed: int) -> list[Choice]:
     """Choices of raters who see `each` of the comparisons.
 
-    rater_spread: standard deviation of what a rater adds to a strategy's place.
-    picture_spread: that of what a comparison's two pictures add to the odds of the second.
+    rater_spread: standard deviation of what a rater adds to a strategy's position.
+    picture_spread: standard deviation of what a comparison's two pictures add to the log-odds of the second.
     """
     rng, names = np.random.default_rng(seed), list(SCALE)
     pairs = [rng.choice(3, 2, replace=False) for _ in range(COMPARISONS)]
     luck = picture_spread * rng.normal(size=COMPARISONS)
-    found = []
+    picks = []
     for rater in range(raters):
         taste = rater_spread * rng.normal(size=3)
         side = 0.5 * rng.normal()
@@ -27,12 +27,12 @@ def answers(raters: int, each: int, rater_spread: float, picture_spread: float, 
             left = int(rng.integers(2))
             odds = SCALE[names[b]] + taste[b] - SCALE[names[a]] - taste[a] + luck[k] + side * (1 if left == 1 else -1)
             pick = int(rng.uniform() < 1 / (1 + np.exp(-odds)))
-            found.append(Choice(f"r{rater}", f"c{k:03d}", "same", names[a], names[b], pick, left))
-    return found
+            picks.append(Choice(f"r{rater}", f"c{k:03d}", "same", names[a], names[b], pick, left))
+    return picks
 
 
 def truth(rater_spread: float, picture_spread: float) -> dict[str, float]:
-    """The places that the model finds in endlessly many answers: what varies draws them together."""
+    """The positions in the limit of many answers, where variation moves them closer together."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(60)
     spread = np.sqrt(2 * rater_spread**2 + picture_spread**2) * nodes
 
@@ -47,23 +47,23 @@ def truth(rater_spread: float, picture_spread: float) -> dict[str, float]:
 def coverage(
     repetitions: int, raters: int, each: int, rater_spread: float, picture_spread: float
 ) -> tuple[float, float]:
-    """Shares of intervals that hold the truth: by a bootstrap over raters only, and now."""
-    wanted, only, now = truth(rater_spread, picture_spread), [], []
+    """Shares of intervals that contain the truth: by a bootstrap over raters only, and by `scale_intervals`."""
+    expected, only, crossed = truth(rater_spread, picture_spread), [], []
     for seed in range(repetitions):
-        found = answers(raters, each, rater_spread, picture_spread, seed)
-        for name, interval in placed(found, list(SCALE), 0.95).items():
-            now.append(interval.low <= wanted[name] <= interval.high)
-        low, high = _over_raters(found)
-        only += [low[k] <= wanted[name] <= high[k] for k, name in enumerate(SCALE)]
-    return float(np.mean(only)), float(np.mean(now))
+        picks = answers(raters, each, rater_spread, picture_spread, seed)
+        for name, interval in scale_intervals(picks, list(SCALE), 0.95).items():
+            crossed.append(interval.low <= expected[name] <= interval.high)
+        low, high = _over_raters(picks)
+        only += [low[k] <= expected[name] <= high[k] for k, name in enumerate(SCALE)]
+    return float(np.mean(only)), float(np.mean(crossed))
 
 
-def _over_raters(found: list[Choice], draws: int = 100) -> tuple[np.ndarray, np.ndarray]:
-    """To first order, which is what many resamples of whole raters come to."""
+def _over_raters(picks: list[Choice], draws: int = 100) -> tuple[np.ndarray, np.ndarray]:
+    """Percentile bounds from resampling whole raters, to first order."""
     rng, names = np.random.default_rng(0), list(SCALE)
-    scale, moved = _fit(found, names)
-    raters = sorted({choice.rater for choice in found})
-    by_rater = np.stack([moved[[c.rater == rater for c in found]].sum(0) for rater in raters])
+    scale, influence = _fit(picks, names)
+    raters = sorted({choice.rater for choice in picks})
+    by_rater = np.stack([influence[[c.rater == rater for c in picks]].sum(0) for rater in raters])
     times = rng.multinomial(len(raters), np.full(len(raters), 1 / len(raters)), 20 * draws)
     places = scale + times @ by_rater
     return np.quantile(places, 0.025, 0), np.quantile(places, 0.975, 0)
