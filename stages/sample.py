@@ -1,7 +1,4 @@
-"""Samples the model after one task with the prompts of the tasks learned so far, or the base with those of all tasks.
-
-Reads the state (for the base: the data); writes images.
-"""
+"""Samples the model after one task, or the base. Reads the state (of the base: the data); writes images."""
 
 import argparse
 from pathlib import Path
@@ -20,11 +17,7 @@ from stages.sampling.sampler import sampled_concepts
 
 
 def sample(params: Params, run: Run | TaskSequence, args: argparse.Namespace) -> None:
-    """Publishes the pictures of a run after `args.task`; of the base, for a sequence.
-
-    Raises:
-        InputFault: the state, the data or the weights are missing or damaged.
-    """
+    """Publishes the pictures of a run after `args.task`; of the base, for a sequence."""
     task: str | None = getattr(args, "task", None)
     state, learned, parents, folder = State(), [], {}, run.base if isinstance(run, TaskSequence) else run.at(task or "")
     if isinstance(run, Run):
@@ -50,14 +43,7 @@ def sample(params: Params, run: Run | TaskSequence, args: argparse.Namespace) ->
 
 
 def write(params: Params, state: State, tasks: dict[str, Any], folder: Path, draft: artifact.Draft) -> None:
-    """Writes a folder of pictures per task, named <prompt>-<noise>.png.
-
-    If memory limited the batch, the smallest batch used is noted in the manifest.
-
-    Args:
-        tasks: name and prompts by position.
-        folder: where the tasks' folders go, inside the draft.
-    """
+    """Writes a folder of pictures per task, <prompt>-<noise>.png; notes the batch if memory limited it."""
     batches = sample_prompts(params, state, [task["prompts"] for task in tasks.values()])
     for place, files in zip(tasks, track(batches, len(tasks), "sample"), strict=True):
         (folder / place).mkdir(parents=True)

@@ -19,13 +19,7 @@ from stages.training.task import train as train_adapter
 
 
 def train(params: Params, run: Run, args: argparse.Namespace) -> None:
-    """Publishes the adapter of task `args.task`; with train.processes above 1, by that many processes.
-
-    Raises:
-        InputFault: the data, the state before or the weights are missing or damaged.
-        MachineFault: not enough memory, or a process failed.
-        Preempted: a signal stopped it; the work so far is saved.
-    """
+    """Publishes the adapter of task `args.task`; with train.processes above 1, by that many processes."""
     index: str = args.task
     if not launched(params.train.processes):
         launch(params.train.processes, ["-m", "stages.train", str(run), "--task", index])

@@ -32,6 +32,7 @@ EXEMPT = {
     "stages.runtime.exits": Exempt("exit codes"),
     "stages.runtime.faults": Exempt("error messages"),
     "stages.runtime.process": Exempt("locks and signals"),
+    "stages.runtime.formatting": Exempt("sizes in messages", ("report",)),
     "stages.runtime.progress": Exempt("progress bars"),
     "stages.monitoring": Exempt("watches a training, which does not import it"),
     # stages.core.params imports every kind of plug-in to check its options; these are the stages that also use it.

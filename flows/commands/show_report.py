@@ -59,7 +59,7 @@ def _print_short(folder: Path) -> None:
             f"{domain} by {identity}, with intervals",
         )
     print("Higher scores and lower forgetting are better.")
-    print(f"All measures are in {folder / SUMMARY} and in the report.")
+    print(f"All measures: {folder / SUMMARY}, and the report.")
 
 
 def _interval(value: float, low: float | None, high: float | None) -> str:

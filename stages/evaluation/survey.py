@@ -19,6 +19,7 @@ from pydantic import Field, ValidationError
 
 from stages.files.writing import write_file
 from stages.runtime.faults import ConfigFault, InputFault
+from stages.runtime.formatting import size
 from stages.runtime.strict import Strict
 
 ROOT = Path("data/answers")  # a folder per study: its key, and a file per rater
@@ -87,7 +88,7 @@ def read_answers(path: Path, key: Mapping[str, Any]) -> Answers:
     """
     try:
         if path.stat().st_size > LARGEST:
-            raise InputFault(f"{path}: {path.stat().st_size / 1e6:.0f} MB is too large for a file of answers.")
+            raise InputFault(f"{path}: {size(path.stat().st_size)} is too large for a file of answers.")
         answers = Answers.model_validate_json(path.read_text("utf-8"))
     except OSError as error:
         raise InputFault(f"{path}: cannot be read: {error.strerror}.") from None

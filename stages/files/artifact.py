@@ -167,7 +167,7 @@ def read(folder: Path, kind: str) -> dict[str, Any]:
         raise InputFault(f"{folder / MANIFEST}: not a manifest. {REMEDY}") from None
     if form != (kind, SCHEMA):
         raise InputFault(f"{folder}: holds {form[0]} of schema {form[1]}, expected {kind} of schema {SCHEMA}. {REMEDY}")
-    if digest(facts) != recorded:
+    if digest(facts) != recorded or (folder / MANIFEST).read_text("utf-8") != to_json({**facts, "digest": recorded}):
         raise InputFault(f"{folder / MANIFEST}: damaged, its digest does not match its content. {REMEDY}")
     names = {p.relative_to(folder).as_posix() for p in files_of(folder)}
     for name in sorted({*names, *hashes}):

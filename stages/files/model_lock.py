@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from stages.files.artifact import digest, sha256
 from stages.files.writing import new_file
 from stages.files.yaml import read_yaml
+from stages.runtime import formatting
 from stages.runtime.faults import ConfigFault, InputFault, nearest
 from stages.runtime.strict import Strict, explain
 
@@ -147,8 +148,8 @@ def _has_size(path: Path, pin: File) -> bool:
 def describe(name: str, model: Model) -> str:
     """Returns one line for a list: name, download size or "here", source and licence."""
     sizes = [file.size for file in model.files.values()] + ([model.pickle.size] if model.pickle else [])
-    size = sum(size or 0 for size in sizes) / 1e9
-    status = "here" if not missing_files(name, model) else f"{size:.1f} GB" if size else "?"
+    total = sum(size or 0 for size in sizes)
+    status = "here" if not missing_files(name, model) else formatting.size(total) if total else "?"
     return f"{name:22} {status:8} {model.repo} ({model.licence})"
 
 

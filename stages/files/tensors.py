@@ -24,6 +24,7 @@ from torch import Tensor
 
 from stages.files.writing import write_file
 from stages.runtime.faults import InputFault, MachineFault
+from stages.runtime.formatting import size
 
 NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 BYTES = {"F32": 4, "F16": 2, "BF16": 2}
@@ -184,8 +185,9 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
                 raise InputFault(f"{path}: {name} contains other than finite floats. Copy the file again.")
     except (MemoryError, RuntimeError, OSError, SafetensorError) as error:
         if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
-            size = path.stat().st_size / 1e9
-            raise MachineFault(f"{path}: not enough memory for its {size:.2f} GB. End other programs.") from None
+            raise MachineFault(
+                f"{path}: not enough memory for its {size(path.stat().st_size)}. End other programs."
+            ) from None
         if isinstance(error, RuntimeError):
             raise
         raise InputFault(

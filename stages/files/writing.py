@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
+from stages.runtime import formatting
 from stages.runtime.faults import MachineFault
 
 _numbers = count()  # threads of one process may write the same file: each gets its own draft
@@ -119,13 +120,15 @@ def _machine_faults(path: Path) -> Iterator[None]:
         with suppress(OSError):
             free = shutil.disk_usage(path.parent).free
         reason = error.strerror or error
-        raise MachineFault(f"{path}: cannot write: {reason} ({free / 1e6:.0f} MB free here).") from error
+        raise MachineFault(f"{path}: cannot write: {reason} ({formatting.size(free)} free here).") from error
 
 
 def _require(size: int, path: Path) -> None:
     free = shutil.disk_usage(path.parent).free
     if free < size:
-        raise MachineFault(f"{path}: needs {size / 1e6:.0f} MB, {free / 1e6:.0f} MB are free here. Free some space.")
+        raise MachineFault(
+            f"{path}: needs {formatting.size(size)}, {formatting.size(free)} are free here. Free some space."
+        )
 
 
 def _drafts(path: Path, end: str) -> Iterator[Path]:

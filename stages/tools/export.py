@@ -38,6 +38,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def export(params: Params, key: None, args: argparse.Namespace) -> None:
+    from stages.runtime.formatting import size
     from stages.tools.exchange.exporting import DTYPES, ROUNDING_LIMIT, check_target, check_truncation, pack, write
     from stages.tools.exchange.source import find_origin
 
@@ -51,8 +52,8 @@ def export(params: Params, key: None, args: argparse.Namespace) -> None:
     elif packed.worst > ROUNDING_LIMIT:
         log.warning("--dtype %s: small numbers are rounded noticeably; --dtype fp32 avoids that", args.dtype)
     path = write(params, origin, packed, args.format, args.dtype, args.to)
-    size = path.stat().st_size / 1e6
-    print(f"{path}: {args.format}, {args.dtype}, rank {packed.rank}, {size:.1f} MB; {packed.summary()}")
+    written = size(path.stat().st_size)
+    print(f"{path}: {args.format}, {args.dtype}, rank {packed.rank}, {written}; {packed.summary()}")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ BYTES = {"full": 7e9, "hundredth": 7e7}  # needed on disk, by scale
 def work(args: argparse.Namespace) -> None:
     from stages.families.unet.random_weights import SCALES, write
     from stages.files.writing import new_folder
+    from stages.runtime.formatting import size
 
     folder: Path = args.folder
     if folder.exists():
@@ -25,7 +26,7 @@ def work(args: argparse.Namespace) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder.parent).free
     if free < BYTES[args.scale]:
-        raise MachineFault(f"{folder}: needs {BYTES[args.scale] / 1e9:.1f} GB, {free / 1e9:.1f} GB are free.")
+        raise MachineFault(f"{folder}: needs {size(BYTES[args.scale])}, {size(free)} are free.")
     with new_folder(folder) as draft:
         revision = write(draft, args.scale, args.seed, lambda line: print(line, flush=True))
     options = f"{{path: {folder}, revision: {revision}, pixels: {SCALES[args.scale].pixels}}}"

@@ -16,6 +16,7 @@ def make(args: argparse.Namespace) -> None:
     from stages.core.params import load
     from stages.evaluation import survey
     from stages.reporting import questionnaire
+    from stages.runtime.formatting import size
 
     params = load()
     page, key = questionnaire.make(params, args.comparisons, args.each)
@@ -25,7 +26,7 @@ def make(args: argparse.Namespace) -> None:
     for path, content in ((target, page), (folder / survey.KEY, artifact.to_json(key))):
         write_file(path, content)
     choices, people = questionnaire.needed(args.preference, len(params.strategies), args.each)
-    print(f"{target}: {len(key['comparisons'])} comparisons, {len(page) / 1e6:.1f} MB. Hand out only this file.")
+    print(f"{target}: {len(key['comparisons'])} comparisons, {size(len(page))}. Hand out only this file.")
     print(f"Detecting a preference of {args.preference:.0%} between two strategies takes {choices} choices:")
     print(f"for all pairs, about {people} people with {args.each} comparisons each. Then: palimpsest study read FILE")
 

@@ -84,7 +84,7 @@ def test_the_message_of_a_full_disk_names_path_and_free_space(tmp_path, monkeypa
             if where == "write":
                 raise_disk_full()
 
-    with pytest.raises(MachineFault, match=r"x.*: cannot write: No space left on device \(3 MB free here\)"):
+    with pytest.raises(MachineFault, match=r"x.*: cannot write: No space left on device \(3\.0 MB free here\)"):
         fill()
     monkeypatch.undo()
     assert names(tmp_path) == ["x"]
@@ -110,7 +110,7 @@ def test_too_little_space_is_an_error_before_anything_is_written(tmp_path, monke
         raise AssertionError("content was requested")
         yield b""
 
-    with pytest.raises(MachineFault, match=r"x: needs 2 MB, 1 MB are free here"):
+    with pytest.raises(MachineFault, match=r"x: needs 2\.0 MB, 1\.0 MB are free here"):
         write_file(tmp_path / "x", parts(), 2_000_000)
     assert names(tmp_path) == []
 

@@ -156,7 +156,7 @@ def test_profiles_are_listed_shown_and_used(tmp_path, monkeypatch, palimpsest):
 )
 def test_missing_weights_are_reported_with_the_command_that_downloads_them(tmp_path, monkeypatch, palimpsest, words):
     monkeypatch.chdir(with_dvc(workspace(tmp_path / "work", base=profiles.tree("sdxl-quick")["base"])))
-    monkeypatch.setattr("stages.core.command.guard", lambda: None)
+    monkeypatch.setattr("stages.core.command.die_with_parent", lambda: None)
     code, out, err = palimpsest(*words)
     assert code == 3
     assert "data/models/sdxl-base-1.0/unet: no safetensors here" in out + err

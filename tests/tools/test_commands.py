@@ -31,7 +31,7 @@ def study(tmp_path_factory):
 
 def test_an_error_is_one_line(study, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["export", SUM, "--task", "02", "--to", str(tmp_path / "x"), "--rank", "0"])
-    monkeypatch.setattr("stages.core.command.guard", lambda: None)
+    monkeypatch.setattr("stages.core.command.die_with_parent", lambda: None)
     with pytest.raises(SystemExit) as caught:
         main(command.__doc__, command.export, None, more=command.arguments)
     assert caught.value.code == 2
@@ -41,7 +41,7 @@ def test_an_error_is_one_line(study, tmp_path, monkeypatch, capsys):
 @pytest.fixture
 def palimpsest(monkeypatch, capsys):
     """Runs `palimpsest` in this process; returns its exit code and its last line of output."""
-    monkeypatch.setattr("stages.core.command.guard", lambda: None)
+    monkeypatch.setattr("stages.core.command.die_with_parent", lambda: None)
     monkeypatch.setattr(os, "environ", dict(os.environ))
 
     def run(*words: object) -> tuple[int, str]:

@@ -197,7 +197,7 @@ def test_other_files_are_not_overwritten(study, tmp_path):
 def test_a_full_disk_is_reported_before_anything_is_written(study, tmp_path, monkeypatch):
     full = Namespace(total=10, used=10, free=0)
     monkeypatch.setattr(writing.shutil, "disk_usage", lambda path: full)
-    with pytest.raises(MachineFault, match="0 MB are free"):
+    with pytest.raises(MachineFault, match="0 Bytes are free"):
         exported(study, SUM, tmp_path / "here")
     assert not list(tmp_path.rglob("*.safetensors*"))
 

@@ -12,6 +12,7 @@ from stages.files import model_lock
 from stages.files.model_lock import File, Model
 from stages.files.writing import put_in_place
 from stages.runtime.faults import ConfigFault, InputFault, MachineFault
+from stages.runtime.formatting import size
 
 log = logging.getLogger("palimpsest")
 Get = Callable[[str, Path], Path]  # fetches a file of the model into a folder and returns its path
@@ -43,7 +44,7 @@ def check_before_download(name: str, model: Model, trust: bool) -> None:
     model_lock.FOLDER.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(model_lock.FOLDER).free
     if needed > free:
-        raise MachineFault(f"{name}: needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free in {model_lock.FOLDER}.")
+        raise MachineFault(f"{name}: needs {size(needed)}, {size(free)} are free in {model_lock.FOLDER}.")
 
 
 def fetch_files(name: str, model: Model, get: Get) -> dict[str, File]:
@@ -68,8 +69,8 @@ def fetch_files(name: str, model: Model, get: Get) -> dict[str, File]:
                 log.warning("%s Downloading it again.", fault)
                 target.unlink()
         files[file] = _fetch_file(file, get, partial, target, pin)
-        message = "%s/%s: %.1f MB, sha256 matches" if pin.sha256 else "%s/%s: %.1f MB"
-        log.info(message, name, file, target.stat().st_size / 1e6)
+        message = "%s/%s: %s, sha256 matches" if pin.sha256 else "%s/%s: %s"
+        log.info(message, name, file, size(target.stat().st_size))
     shutil.rmtree(partial, ignore_errors=True)
     return files
 
