@@ -40,7 +40,6 @@ def study(standin, tmp_path_factory):
         train={"steps": 2, "checkpoint_every": 2},
         sample={"images": 1, "batch": 5, "steps": 2},
         score=SMALL_JUDGES,
-        report={"bootstrap": 100},
     )
     tree = profiles.tree("sdxl-quick")
     vae = standin.path / "vae"

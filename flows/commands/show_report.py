@@ -16,7 +16,8 @@ from stages.tools import edit_params
 PAGES = ("index.html", "report.html", "results.md")  # the first one that exists is opened
 SUMMARY, METRICS, HEADLINE = "summary.txt", "metrics.json", "headline.json"
 BASE = "base"  # among the strategies: the base model
-SHOWN = ("average_score", "forgetting")
+SHOWN = {"average_score": "average score", "forgetting_unbiased": "forgetting"}  # measure -> its title
+SCORE = "average_score"
 
 
 def show(as_json: bool, browser: bool) -> None:
@@ -47,18 +48,23 @@ def _print_short(folder: Path) -> None:
     tree, identity = json.loads((folder / METRICS).read_text("utf-8")), edit_params.tree()["report"]["identity"]
     for domain, by_strategy in json.loads((folder / HEADLINE).read_text("utf-8")).items():
         rows = []
-        ranked = sorted(by_strategy, key=lambda name: (name == BASE, -by_strategy[name][SHOWN[0]]))
+        ranked = sorted(by_strategy, key=lambda name: (name == BASE, -by_strategy[name][SCORE]))
         for strategy, measures in ((name, by_strategy[name]) for name in ranked):
             values = [tree[domain][identity][strategy].get(measure) for measure in SHOWN if measure in measures]
-            cells = ["{value:.2f} [{low:.2f}, {high:.2f}]".format(**value) for value in values]
+            cells = [_interval(**value) for value in values]
             rows.append((strategy, *cells, *["-"] * (len(SHOWN) - len(cells))))
         console.table(
-            ("strategy", *(measure.replace("_", " ") for measure in SHOWN)),
+            ("strategy", *SHOWN.values()),
             rows,
             f"{domain} by {identity}, with intervals",
         )
     print("Higher scores and lower forgetting are better.")
     print(f"All measures: {folder / SUMMARY}, and the report.")
+
+
+def _interval(value: float, low: float | None, high: float | None) -> str:
+    """0.53 [0.41, 0.62], without brackets if the bounds are unknown."""
+    return f"{value:.2f}" if low is None or high is None else f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _has_display() -> bool:

@@ -91,10 +91,8 @@ class Score(Strict):  # which metrics score the pictures
 
 
 class Report(Strict):  # what the report computes and shows
-    bootstrap: int = Field(ge=100)  # resamples behind an interval
     confidence: float = Field(0.95, gt=0.5, lt=1)
     identity: Name  # the metric that recognises a picture's concept among all
-    seed: int = Field(0, ge=0)
     paper: bool = False  # show the paper's numbers beside ours
     over_runs: bool = omit_default(False)  # also show mean and standard deviation over orders and seeds, as the paper
 

@@ -2,39 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from stages.evaluation.results import MARGIN, OWN, TOP1
-from stages.evaluation.transfer import Array, Transfer
+from stages.evaluation.transfer import Array, PictureTransfer
 
-Measure = Callable[[Transfer, Array | None], Array]
-
-
-# Name of a measure -> which array it is of, and the formula. In the order in which they are shown.
-MEASURES: dict[str, tuple[str, Measure]] = {
-    "average_score": (OWN, Transfer.average_score),
-    "forgetting": (OWN, Transfer.forgetting),
-    "forgetting_usual": (OWN, Transfer.forgetting_usual),
-    "backward_transfer": (OWN, Transfer.backward_transfer),
-    "plasticity": (OWN, Transfer.plasticity),
-    "earlier_score": (OWN, Transfer.earlier_score),
-    "gain": (OWN, Transfer.gain),
-    "gain_when_learnt": (OWN, Transfer.gain_when_learnt),
-    "own_minus_others": (MARGIN, Transfer.average_score),
-    "own_minus_others_earlier": (MARGIN, Transfer.earlier_score),
-    "own_minus_others_when_learnt": (MARGIN, Transfer.plasticity),
-    "top1": (TOP1, Transfer.average_score),
-    "top1_earlier": (TOP1, Transfer.earlier_score),
-    "top1_when_learnt": (TOP1, Transfer.plasticity),
-}
+Measure = Callable[[PictureTransfer], Array]  # [..., picture, T]: the values whose mean is the measure
 
 
-# The same for the base model, where they have a meaning.
-BASE_MEASURES: dict[str, tuple[str, Measure]] = {
-    "average_score": (OWN, Transfer.base_score),
-    "earlier_score": (OWN, Transfer.base_earlier),
-    "own_minus_others": (MARGIN, Transfer.base_score),
-    "own_minus_others_earlier": (MARGIN, Transfer.base_earlier),
-    "top1": (TOP1, Transfer.base_score),
-    "top1_earlier": (TOP1, Transfer.base_earlier),
-}
+def _table(*rows: tuple[str, str, Callable[..., Array]]) -> dict[str, tuple[str, Measure]]:
+    def entries() -> Iterator[tuple[str, tuple[str, Measure]]]:
+        for name, kind, formula in rows:
+            yield name, (kind, partial(formula, by_task=True))
+
+    return dict(entries())
+
+
+# Measure -> the kind of values it is computed from, and its formula; in display order.
+MEASURES = _table(
+    ("average_score", OWN, PictureTransfer.average_score),
+    ("forgetting_unbiased", OWN, PictureTransfer.forgetting_unbiased),
+    ("backward_transfer", OWN, PictureTransfer.backward_transfer),
+    ("forgetting", OWN, PictureTransfer.forgetting),
+    ("forgetting_usual", OWN, PictureTransfer.forgetting_usual),
+    ("plasticity", OWN, PictureTransfer.plasticity),
+    ("earlier_score", OWN, PictureTransfer.earlier_score),
+    ("gain", OWN, PictureTransfer.gain),
+    ("gain_when_learned", OWN, PictureTransfer.gain_when_learned),
+    ("own_minus_others", MARGIN, PictureTransfer.average_score),
+    ("own_minus_others_earlier", MARGIN, PictureTransfer.earlier_score),
+    ("own_minus_others_when_learned", MARGIN, PictureTransfer.plasticity),
+    ("own_minus_others_gain", MARGIN, PictureTransfer.gain_earlier),
+    ("top1", TOP1, PictureTransfer.average_score),
+    ("top1_earlier", TOP1, PictureTransfer.earlier_score),
+    ("top1_when_learned", TOP1, PictureTransfer.plasticity),
+    ("top1_gain", TOP1, PictureTransfer.gain_earlier),
+)
+
+
+# The same for the base model, if defined for it.
+BASE_MEASURES = _table(
+    ("average_score", OWN, PictureTransfer.base_score),
+    ("earlier_score", OWN, PictureTransfer.base_earlier),
+    ("own_minus_others", MARGIN, PictureTransfer.base_score),
+    ("own_minus_others_earlier", MARGIN, PictureTransfer.base_earlier),
+    ("top1", TOP1, PictureTransfer.base_score),
+    ("top1_earlier", TOP1, PictureTransfer.base_earlier),
+)
+
+SHARES = ("top1", "top1_earlier", "top1_when_learned")  # from 0 to 1
+
+# Measures whose p-values are corrected together, over all pairs of strategies: those of the headline and of the
+# rankings; and the other columns of the table of differences.
+RANKED = ("average_score", "forgetting_unbiased")
+COMPARED = ("plasticity", "own_minus_others_earlier", "top1_earlier")
+FAMILIES = (RANKED, COMPARED)

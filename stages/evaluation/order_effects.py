@@ -4,7 +4,7 @@ A concept that is learned early has more time to be forgotten, and some concepts
 one order the two effects cannot be separated. With several orders they can, if each concept has several places: the
 loss at each (order, place) is modelled as mean + effect of the place + effect of the concept, and fitted by least
 squares. Orders in which each concept has each place once (a Latin square: T orders) make both effects plain means;
-fewer orders make them less certain, and too few leave them undetermined. The last place is left out: nothing comes
+fewer orders make them less certain, and too few leave them undetermined. The last place is not used: nothing comes
 after it, so that nothing is lost there.
 """
 
@@ -41,7 +41,7 @@ def balanced(count: int) -> list[list[int]]:
 
 
 def separate(results: Results, metric: str) -> dict[str, Effects] | None:
-    """The loss since the best, max_{i>=j} R[i, j] - R[T, j], of every strategy as a sum of effects.
+    """The loss since learning, R[j, j] - R[T, j], of every strategy as a sum of effects.
 
     None where the orders do not determine them.
     """
@@ -52,7 +52,7 @@ def separate(results: Results, metric: str) -> dict[str, Effects] | None:
     if np.linalg.matrix_rank(design) < design.shape[1]:
         return None
     scores = Transfer(known_mean(results.measured[metric][OWN], -1))
-    lost = (scores.best() - scores.at_end())[..., :places]  # [strategy, run, T - 1]
+    lost = -scores.backward_transfer(by_task=True)[..., :places]  # [strategy, run, T - 1]
     effects = {}
     for name, values in zip(results.strategies, lost, strict=True):
         coefficients = np.linalg.lstsq(design, values.reshape(-1), rcond=None)[0]

@@ -45,6 +45,7 @@ class Results:
     concepts: NDArray[np.int64]  # [run, task] -> index in names
     pictures: NDArray[np.int64]  # [concept]: how many pictures it has
     measured: Mapping[str, Mapping[str, Array]]  # metric -> OWN, and perhaps MARGIN and TOP1 -> array
+    noises: int = 1  # of each prompt: picture k of a concept has prompt k // noises and noise k % noises
 
     @property
     def tasks(self) -> int:
@@ -97,7 +98,8 @@ def load(params: Params, domain: str, plain: bool = False) -> Results:
         n: len(codes) for layout in layouts.values() for n, codes in zip(layout.names, layout.pictures, strict=True)
     }
     measured = _gather(params, domain_runs, layouts, pairs, max(counts.values()))
-    results = Results(domain, params.strategies, pairs, names, concepts, np.array([counts[n] for n in names]), measured)
+    pictures, noises = np.array([counts[n] for n in names]), params.sample.plain if plain else params.sample.images
+    results = Results(domain, params.strategies, pairs, names, concepts, pictures, measured, noises)
     _require_cells(results, _expected(params))
     return results
 

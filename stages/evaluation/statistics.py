@@ -1,38 +1,34 @@
-"""How sure the numbers are: a paired bootstrap, and the Summary of a study that everything shown is made from.
+"""Intervals and tests of every measure, and the Summary from which a report is built.
 
-The interval of a measure is the percentile interval (Efron and Tibshirani 1993, chapter 13) of a hierarchical, paired
-bootstrap. One resample draws, each with replacement,
-
-1. the orders, and the seeds within each drawn order, where a study has several;
-2. the concepts, where a run's task counts as often as its concept is drawn;
-3. within each concept its (prompt, noise) pairs.
-
-The same draw is used for every strategy, row and metric. Concepts and pictures that are easy or hard for all strategies
-so drop out of the difference between two of them, which is why differences are judged by their own interval and not by
-whether two intervals overlap. With a single run neither order nor training is drawn again, and an interval says
-nothing about them. A maximum of noisy means, as in forgetting, is biased upwards, in the resamples more than in the
-estimate: its interval can lie a little high.
+Every measure is a mean over a crossed table: order x seed x concept x prompt x noise. crossed.py gives its interval and
+its p-value. Two strategies are compared by the table of their differences, cell by cell, so that effects common to
+both cancel. The row of the maximum, as in forgetting, is treated as fixed: the interval covers the noise of
+the difference, not the bias of the choice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 
 import numpy as np
 
 from stages.core.params import Params, Report
-from stages.evaluation.measures import BASE_MEASURES, MEASURES
+from stages.evaluation import ceiling
+from stages.evaluation.correction import Pair, correct, holm
+from stages.evaluation.crossed import Estimate, estimate
+from stages.evaluation.measures import BASE_MEASURES, MEASURES, SHARES
 from stages.evaluation.order_effects import Effects, separate
-from stages.evaluation.permutation import compare
 from stages.evaluation.results import OWN, Results, load, merge_checks
-from stages.evaluation.transfer import Array, Transfer
+from stages.evaluation.transfer import Array, PictureTransfer, Transfer, known_mean
+
+FACTORS = 5  # order, seed, concept, prompt, noise: the axes of a table, last
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and its percentile interval."""
+    """An estimate with its interval; NaN bounds mean that its spread is unknown."""
 
     value: float
     low: float
@@ -42,161 +38,234 @@ class Interval:
     def excludes_zero(self) -> bool:
         return self.low > 0 or self.high < 0
 
+    @property
+    def drawn(self) -> tuple[float, float]:
+        """The bounds for a chart: the value itself if they are unknown."""
+        return (self.value, self.value) if np.isnan(self.low) else (self.low, self.high)
 
-Intervals = dict[str, Interval]  # by measure; undefined ones (earlier tasks for T = 1) are left out
+
+Intervals = dict[str, Interval]  # by measure; without those that are undefined (earlier tasks for T = 1)
 
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
-    """What is known of one domain by one metric."""
+    """The results of one domain by one metric."""
 
     domain: str
     metric: str
-    labels: tuple[str, ...]  # what stands at each position
+    labels: tuple[str, ...]  # the label of each position
     strategies: dict[str, Intervals]
     base: Intervals
-    differences: dict[tuple[str, str], Intervals]  # (a, b) -> b minus a; first those against the first strategy
-    p_values: dict[tuple[str, str], dict[str, float]]  # of the same pairs, corrected: see permutation.py
-    effects: dict[str, Effects] | None  # of place and concept on what is lost; None where the orders do not tell
-    curves: dict[str, list[Interval]]  # mean score of the tasks learnt so far, after task 1..T
+    differences: dict[Pair, Intervals]  # (a, b) -> b minus a, differences from the first strategy first
+    p_values: dict[Pair, dict[str, float]]  # of the same pairs, corrected: see correction.py
+    effects: dict[str, Effects] | None  # of place and concept on the loss; None if the orders do not determine them
+    curves: dict[str, list[Interval]]  # mean score of the tasks learned so far, after task 1..T
     base_curve: list[float]  # the base model on the same tasks
     matrices: dict[str, Transfer]  # R, mean over runs by position
     runs: list[tuple[str, str, int, Transfer]]  # every run's own R: strategy, order, seed
+    gain_p: dict[str, float] = field(default_factory=dict)  # p of each strategy's gain over the base, corrected for all
+    ceiling: Intervals = field(default_factory=dict)  # photos against photos, see ceiling.py
+    word: Intervals = field(
+        default_factory=dict
+    )  # by strategy: score with the concept's word minus without, at the end
+
+    def difference(self, first: str, second: str, measure: str) -> Interval:
+        """`second` minus `first`."""
+        if (first, second) in self.differences:
+            return self.differences[first, second][measure]
+        reverse = self.differences[second, first][measure]
+        return Interval(-reverse.value, -reverse.high, -reverse.low)
+
+    def p_value(self, first: str, second: str, measure: str) -> float:
+        """The corrected p of a pair, in either order; 1 if the measure does not exist."""
+        pair = (first, second) if (first, second) in self.p_values else (second, first)
+        return self.p_values[pair].get(measure, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
 class Summary:
-    """All that a report says, before it is worded or drawn."""
+    """The contents of a report, before they become text and charts."""
 
     params: Params
     verdicts: list[Verdict]
     results: list[Results]
     checks: list[dict[str, str | float]]
-    plain: list[Verdict] = field(default_factory=list)  # of the prompts without the token, where they were sampled
+    plain: list[Verdict] = field(default_factory=list)  # of the prompts without the concept's word, if sampled
 
 
 def summarise(params: Params) -> Summary:
-    """
+    """Loads a study's scores and computes all statistics of its report.
+
     Raises:
         InputFault: scores are missing, damaged, or of other parameters than these.
     """
     results = [load(params, domain) for domain in params.domains]
-    verdicts = [verdict for part in results for verdict in judge(part, params.report)]
     plain = [load(params, domain, plain=True) for domain in params.domains] if params.sample.plain else []
-    spared = [verdict for part in plain for verdict in judge(part, params.report)]
-    return Summary(params, verdicts, results, merge_checks(params), spared)
+    verdicts = [
+        verdict
+        for number, part in enumerate(results)
+        for verdict in judge(part, params.report, plain[number] if plain else None, ceiling.read(params, part))
+    ]
+    without_word = [verdict for part in plain for verdict in judge(part, params.report)]
+    return Summary(params, verdicts, results, merge_checks(params), without_word)
 
 
-@dataclass(frozen=True, eq=False)
-class Draws:
-    """Resamples as weights; the first one is the sample itself, so that estimate and resamples take the same path."""
+def judge(
+    results: Results,
+    report: Report,
+    plain: Results | None = None,
+    ceilings: Mapping[str, Mapping[str, Array]] | None = None,
+) -> list[Verdict]:
+    """The verdicts of one domain, one per metric.
 
-    runs: Array  # [b, run], sums to 1
-    concepts: Array  # [b, concept], how often each is drawn
-    pictures: Array  # [b, concept, picture], sums to 1 over pictures
-
-
-def draw(results: Results, report: Report) -> Draws:
-    """The resamples of one domain, from report.seed alone."""
-    rng = np.random.default_rng(report.seed)
-    count, concepts = report.bootstrap, len(results.names)
-    orders = list(dict.fromkeys(order for order, _ in results.runs))
-    seeds = len(results.runs) // len(orders)  # runs are orders x seeds, orders first
-    drawn = rng.multinomial(len(orders), np.full(len(orders), 1 / len(orders)), count)
-    # An order drawn twice draws its seeds anew each time.
-    runs = rng.multinomial(drawn * seeds, np.full(seeds, 1 / seeds)).reshape(count, -1)
-    tasks = rng.multinomial(concepts, np.full(concepts, 1 / concepts), count)
-    pictures = np.zeros((count + 1, concepts, int(results.pictures.max())))
-    for c, n in enumerate(results.pictures):
-        pictures[1:, c, :n] = rng.multinomial(n, np.full(n, 1 / n), count) / n
-        pictures[0, c, :n] = 1 / n
-    weights = np.vstack([np.ones((1, len(results.runs))), runs.astype(np.float64)]) / len(results.runs)
-    return Draws(weights, np.vstack([np.ones((1, concepts)), tasks.astype(np.float64)]), pictures)
-
-
-def resample(values: Array, results: Results, draws: Draws) -> Transfer:
-    """The mean over drawn pictures, as R [b, strategy, run, T + 1, T]; NaN where the sample itself has a gap.
-
-    values: [strategy, run, T + 1, T, picture].
+    Args:
+        plain: the same study's results without the concepts' words.
+        ceilings: metric -> measure -> one value per concept: see ceiling.py.
     """
-    strategies, runs, rows, tasks, _ = values.shape
-    means = np.empty((len(draws.runs), strategies, runs, rows, tasks))
-    for (run, task), concept in np.ndenumerate(results.concepts):
-        used = int(results.pictures[concept])
-        flat = values[:, run, :, task, :used].reshape(-1, used)
-        means[:, :, run, :, task] = (draws.pictures[:, concept, :used] @ flat.T).reshape(-1, strategies, rows)
-    return Transfer(means)
+    return [
+        _verdict(results, metric, report.confidence, plain, (ceilings or {}).get(metric, {}))
+        for metric in results.measured
+    ]
 
 
-def judge(results: Results, report: Report) -> list[Verdict]:
-    """Every metric of one domain."""
-    draws = draw(results, report)
-    return [_verdict(results, metric, draws, report) for metric in results.measured]
-
-
-def _verdict(results: Results, metric: str, draws: Draws, report: Report) -> Verdict:
-    confidence = report.confidence
-    tasks = draws.concepts[:, results.concepts][:, None]  # [b, 1, run, task]
-    samples: dict[str, Array] = {}  # measure -> [b, strategy]
-    base: dict[str, Array] = {}
-    for kind, values in results.measured[metric].items():
-        scores = resample(values, results, draws)
-        for into, measures in ((samples, MEASURES), (base, BASE_MEASURES)):
-            into |= {name: _over_runs(f(scores, tasks), draws.runs) for name, (of, f) in measures.items() if of == kind}
-        if kind == OWN:
-            curves = _over_runs(scores.learnt_so_far(tasks), draws.runs)  # [b, strategy, task]
-            base_curve = _over_runs(scores.base_so_far(tasks)[:1], draws.runs[:1])[0, 0]
-            cells = scores.scores[0]  # [strategy, run, T + 1, T]: the sample itself
-    names = list(enumerate(results.strategies))
-    after = range(results.tasks)
+def _verdict(
+    results: Results, metric: str, confidence: float, plain: Results | None, ceilings: Mapping[str, Array]
+) -> Verdict:
+    names, pairs = results.strategies, list(combinations(results.strategies, 2))
+    measured = dict(_measured(results, metric, confidence))
+    own = Transfer(known_mean(results.measured[metric][OWN], -1))  # [strategy, run, T + 1, T]
+    raw_p = {pair: {m: float(p[len(names) + k]) for m, (_, p) in measured.items()} for k, pair in enumerate(pairs)}
     return Verdict(
         domain=results.domain,
         metric=metric,
         labels=results.labels,
-        strategies={name: _intervals({m: x[:, s] for m, x in samples.items()}, confidence) for s, name in names},
-        base=_intervals({m: x[:, 0] for m, x in base.items()}, confidence),
+        strategies={name: _defined({m: x[k] for m, (x, _) in measured.items()}) for k, name in enumerate(names)},
+        base=_base(results, metric, confidence),
         differences={
-            (first, second): _intervals({m: x[:, b] - x[:, a] for m, x in samples.items()}, confidence)
-            for (a, first), (b, second) in combinations(names, 2)
+            pair: _defined({m: x[len(names) + k] for m, (x, _) in measured.items()}) for k, pair in enumerate(pairs)
         },
-        p_values=compare(results, metric, MEASURES, report.seed),
+        p_values=correct(raw_p),
         effects=separate(results, metric),
-        curves={name: [interval(curves[:, s, i], confidence) for i in after] for s, name in names},
-        base_curve=[float(x) for x in base_curve],
-        matrices={name: Transfer(cells[s].mean(0)) for s, name in names},
-        runs=[(name, *run, Transfer(cells[s, r])) for s, name in names for r, run in enumerate(results.runs)],
+        curves=_curves(results, metric, confidence),
+        base_curve=[float(x) for x in own.base_so_far()[0].mean(0)],
+        matrices={name: Transfer(own.scores[s].mean(0)) for s, name in enumerate(names)},
+        runs=[
+            (name, *run, Transfer(own.scores[s, r]))
+            for s, name in enumerate(names)
+            for r, run in enumerate(results.runs)
+        ],
+        gain_p=holm({name: float(measured["gain"][1][k]) for k, name in enumerate(names)}),
+        ceiling=_defined({m: _intervals(estimate(x[None], 1, confidence))[0] for m, x in ceilings.items()}),
+        word=_word(results, plain, metric, confidence) if plain else {},
     )
 
 
-def _over_runs(values: Array, weights: Array) -> Array:
-    """The weighted mean over runs, axis 2; where a measure is undefined for a run, the mean over the others.
+def table_of(results: Results, metric: str, measure: str) -> Array:
+    """The values whose mean is a measure, [strategy, order, seed, concept, prompt, noise]; NaN where a cell does not
+    count."""
+    kind, formula = MEASURES[measure]
+    return _table(results, formula(_pictures(results, metric, kind)))
 
-    values: [b, strategy, run, ...]; weights: [b, run].
+
+def _pictures(results: Results, metric: str, kind: str) -> PictureTransfer:
+    """R of every picture, [strategy, run, picture, T + 1, T]."""
+    values = np.moveaxis(results.measured[metric][kind], -1, 2)
+    prompt, noise = np.divmod(np.arange(values.shape[2]), results.noises)
+    return PictureTransfer(values, np.asarray(2 * (prompt % 2) + noise % 2))
+
+
+def _measured(results: Results, metric: str, confidence: float) -> Iterator[tuple[str, tuple[list[Interval], Array]]]:
+    """By measure the intervals and the p-values of all strategies, followed by those of all differences of pairs."""
+    for name, (kind, _) in MEASURES.items():
+        if kind not in results.measured[metric]:
+            continue
+        estimates = estimate(_with_differences(table_of(results, metric, name)), FACTORS, confidence)
+        intervals = _intervals(estimates)
+        if name in SHARES:
+            intervals[: len(results.strategies)] = map(_share, intervals[: len(results.strategies)])
+        yield name, (intervals, estimates.p)
+
+
+def _base(results: Results, metric: str, confidence: float) -> Intervals:
+    """The base model, which is the same for all strategies."""
+    base = {}
+    for name, (kind, formula) in BASE_MEASURES.items():
+        if kind in results.measured[metric]:
+            table = _table(results, formula(_pictures(results, metric, kind)))[:1]
+            interval = _intervals(estimate(table, FACTORS, confidence))[0]
+            base[name] = _share(interval) if name in SHARES else interval
+    return _defined(base)
+
+
+def _curves(results: Results, metric: str, confidence: float) -> dict[str, list[Interval]]:
+    """The mean score after each task; without bounds where a single concept would represent all concepts."""
+    scores = _pictures(results, metric, OWN)
+    points = []
+    for after in range(1, results.tasks + 1):
+        point = _intervals(estimate(_table(results, scores.so_far(after, by_task=True)), FACTORS, confidence))
+        if results.tasks > len(set(results.concepts[:, :after].flat)) == 1:
+            point = [Interval(mean.value, np.nan, np.nan) for mean in point]
+        points.append(point)
+    return {name: [point[s] for point in points] for s, name in enumerate(results.strategies)}
+
+
+def _word(results: Results, plain: Results, metric: str, confidence: float) -> Intervals:
+    """The contribution of the concept's word to the score at the end, over the prompts and noises sampled both ways."""
+    tables = [table_of(part, metric, "average_score") for part in (results, plain)]
+    prompts, noises = (min(table.shape[axis] for table in tables) for axis in (-2, -1))
+    with_word, without = (table[..., :prompts, :noises] for table in tables)
+    added = _intervals(estimate(with_word - without, FACTORS, confidence))
+    return _defined(dict(zip(results.strategies, added, strict=True)))
+
+
+def _table(results: Results, values: Array) -> Array:
+    """The values arranged by factor.
+
+    Args:
+        values: [strategy, run, picture, task], NaN where one does not count.
+
+    Returns:
+        [strategy, order, seed, concept, prompt, noise].
     """
-    wide = weights.reshape(len(weights), 1, -1, *(1 for _ in values.shape[3:])) * ~np.isnan(values)
-    total = wide.sum(2)
-    return np.asarray(np.nansum(values * wide, 2) / np.where(total > 0, total, np.nan))
+    strategies, runs, pictures, _ = values.shape
+    prompts = -(-pictures // results.noises)
+    table = np.full((strategies, runs, len(results.names), prompts * results.noises), np.nan)
+    for run, concepts in enumerate(results.concepts):
+        table[:, run, concepts, :pictures] = values[:, run].swapaxes(-1, -2)
+    orders = len({order for order, _ in results.runs})  # runs are orders x seeds, orders first
+    return table.reshape(strategies, orders, runs // orders, len(results.names), prompts, results.noises)
 
 
-def interval(samples: Array, confidence: float) -> Interval:
-    """The first of the samples, [b], with the percentiles of the rest.
-
-    Resamples in which the measure is undefined (only the last task's concept was drawn) are left out.
-    """
-    rest = samples[1:][~np.isnan(samples[1:])]
-    bounds = np.quantile(rest, [(1 - confidence) / 2, (1 + confidence) / 2]) if len(rest) else (np.nan, np.nan)
-    return Interval(float(samples[0]), float(bounds[0]), float(bounds[1]))
+def _with_differences(table: Array) -> Array:
+    """The tables of all strategies, followed by the second minus the first of every pair."""
+    pairs = list(combinations(range(len(table)), 2))
+    return np.stack([*table, *(table[b] - table[a] for a, b in pairs)])
 
 
-def _intervals(samples: Mapping[str, Array], confidence: float) -> Intervals:
-    return {name: interval(x, confidence) for name, x in samples.items() if not np.isnan(x[0])}
+def _intervals(means: Estimate) -> list[Interval]:
+    return [Interval(float(x), float(a), float(b)) for x, a, b in zip(means.value, means.low, means.high, strict=True)]
 
 
-def show(found: Interval | None, digits: int = 3, signed: bool = False) -> str:
-    """0.531 [0.412, 0.620], or a dash."""
-    if found is None:
+def _share(interval: Interval) -> Interval:
+    """The interval cut to 0..1, the range of a share."""
+    return Interval(interval.value, float(np.maximum(interval.low, 0.0)), float(np.minimum(interval.high, 1.0)))
+
+
+def _defined(intervals: Mapping[str, Interval]) -> Intervals:
+    return {name: interval for name, interval in intervals.items() if not np.isnan(interval.value)}
+
+
+def shown_forgetting(intervals: Intervals) -> Interval:
+    """The forgetting to show for a strategy: the unbiased one if pictures can be divided, else the usual one."""
+    return intervals.get("forgetting_unbiased") or intervals["forgetting_usual"]
+
+
+def show(interval: Interval | None, digits: int = 3, signed: bool = False) -> str:
+    """0.531 [0.412, 0.620], without brackets if the bounds are unknown; a dash for None."""
+    if interval is None:
         return "-"
     value, low, high = (
-        f"{round(x, digits) + 0.0:{'+' if signed else ''}.{digits}f}" for x in (found.value, found.low, found.high)
+        f"{round(x, digits) + 0.0:{'+' if signed else ''}.{digits}f}"
+        for x in (interval.value, interval.low, interval.high)
     )
-    return f"{value} [{low}, {high}]"
+    return value if np.isnan(interval.low) else f"{value} [{low}, {high}]"

@@ -1,4 +1,4 @@
-"""The numbers of a report for other tools, from its Summary: JSON and CSV of one form only."""
+"""The numbers of a report for other tools, from its Summary, as JSON and CSV."""
 
 from __future__ import annotations
 
@@ -11,60 +11,71 @@ from typing import Any
 from stages.evaluation.preference import People
 from stages.evaluation.statistics import Interval, Intervals, Summary, Verdict
 
-HEADLINE = ("average_score", "forgetting", "top1_earlier")
+HEADLINE = ("average_score", "forgetting_unbiased", "forgetting", "top1_earlier")
 
 
 def headline(summary: Summary) -> dict[str, Any]:
-    """For `dvc metrics show` and `dvc exp show`: domain, strategy and a few measures, by the metric of identity."""
+    """A few measures by domain and strategy, by the metric of identity, for `dvc metrics show` and `dvc exp show`."""
     tree: dict[str, Any] = {}
     for verdict in summary.verdicts:
         if verdict.metric == summary.params.report.identity:
             by_strategy = {**verdict.strategies, "base": verdict.base}
             tree[verdict.domain] = {
-                name: {measure: rounded(found[measure].value) for measure in HEADLINE if measure in found}
-                for name, found in by_strategy.items()
+                name: {measure: rounded(intervals[measure].value) for measure in HEADLINE if measure in intervals}
+                for name, intervals in by_strategy.items()
             }
     return tree
 
 
 def metrics(summary: Summary, asked: People | None = None) -> dict[str, Any]:
-    """Domain, metric, strategy, measure, and of each its value, low and high. Where it was sampled, `damage`: the same
-    of the class without the token. Where people were asked, `people`: by question the strategies' places, the raters'
-    agreement and that of the metrics with them."""
+    """The tree of metrics.json: domain, metric, strategy, measure, and the value, low and high of each.
+
+    `base` and `ceiling` (photos against photos) are among the strategies. If the class was sampled without the
+    concept's word, `damage` has its scores and `word` what the word adds. If people were asked, `people` has by
+    question the scale of the strategies, the raters' agreement, and the metrics' agreement with them. Unknown bounds
+    are null.
+    """
     tree: dict[str, Any] = {}
     for verdict in summary.verdicts:
         by_strategy = {**verdict.strategies, "base": verdict.base}
-        leaf = {name: {m: _bounds(found) for m, found in intervals.items()} for name, intervals in by_strategy.items()}
+        by_strategy |= {"ceiling": verdict.ceiling} if verdict.ceiling else {}
+        leaf = {
+            name: {m: _bounds(interval) for m, interval in intervals.items()} for name, intervals in by_strategy.items()
+        }
         tree.setdefault(verdict.domain, {})[verdict.metric] = leaf
+        if verdict.word:
+            added = {name: _bounds(interval) for name, interval in verdict.word.items()}
+            tree.setdefault("word", {}).setdefault(verdict.domain, {})[verdict.metric] = added
     for verdict in summary.plain:
         before = verdict.base["average_score"]
-        leaf = {name: damage(before, found) for name, found in verdict.strategies.items()}
+        leaf = {name: damage(before, intervals) for name, intervals in verdict.strategies.items()}
         tree.setdefault("damage", {}).setdefault(verdict.domain, {})[verdict.metric] = leaf
     for opinion in asked.opinions if asked else []:
         tree.setdefault("people", {})[opinion.question] = {
             "choices": opinion.choices,
             "alpha": None if math.isnan(opinion.alpha) else rounded(opinion.alpha),
-            "preferred": {name: _bounds(found) for name, found in opinion.scale.items()},
-            "agreement": {name: _bounds(found) for name, found in opinion.metrics.items()},
+            "preferred": {name: _bounds(interval) for name, interval in opinion.scale.items()},
+            "agreement": {name: _bounds(interval) for name, interval in opinion.metrics.items()},
         }
     return tree
 
 
-def damage(before: Interval, found: Intervals) -> dict[str, dict[str, float]]:
-    """What became of a class: its score under the base, under the model at the end, and the paired difference."""
+def damage(before: Interval, intervals: Intervals) -> dict[str, dict[str, float | None]]:
+    """The score of a class with the base, with the model at the end, and their paired difference."""
     return {
         "before": _bounds(before),
-        "at_the_end": _bounds(found["average_score"]),
-        "change": _bounds(found["gain"]),
+        "at_the_end": _bounds(intervals["average_score"]),
+        "change": _bounds(intervals["gain"]),
     }
 
 
-def _bounds(found: Interval) -> dict[str, float]:
-    return {"value": rounded(found.value), "low": rounded(found.low), "high": rounded(found.high)}
+def _bounds(interval: Interval) -> dict[str, float | None]:
+    exact = {"value": interval.value, "low": interval.low, "high": interval.high}
+    return {key: None if math.isnan(x) else rounded(x) for key, x in exact.items()}
 
 
 def rounded(value: float) -> float:
-    """To what does not depend on the machine; zero has no sign."""
+    """To six digits, which do not depend on the machine; zero has no sign."""
     return round(value, 6) + 0.0
 
 
@@ -72,20 +83,27 @@ def _csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(head)
-    writer.writerows([rounded(x) if isinstance(x, float) else x for x in row] for row in rows)
+    writer.writerows([_cell(x) for x in row] for row in rows)
     return file.getvalue()
 
 
+def _cell(value: Any) -> Any:
+    """The value, rounded; empty if unknown."""
+    if not isinstance(value, float):
+        return value
+    return "" if math.isnan(value) else rounded(value)
+
+
 def matrix_csv(summary: Summary) -> str:
-    """Every R of every run, a cell per line; the base's row once per order."""
+    """The matrix R of every run, a line per cell; the base model's row once per order."""
     rows: list[tuple[Any, ...]] = []
     for verdict, concepts in ((v, _concepts(summary, v)) for v in summary.verdicts):
-        based = set()
+        with_base = set()
         for strategy, order, seed, matrix in verdict.runs:
             for after, task in matrix.cells():
-                if after == 0 and (order, task) in based:
+                if after == 0 and (order, task) in with_base:
                     continue
-                based |= {(order, task)} if after == 0 else set()
+                with_base |= {(order, task)} if after == 0 else set()
                 run = ("base", order, "") if after == 0 else (strategy, order, seed)
                 concept = concepts[order][task - 1]
                 rows.append((verdict.domain, *run, verdict.metric, after, task, concept, float(matrix.at(after, task))))
@@ -97,29 +115,31 @@ def _concepts(summary: Summary, verdict: Verdict) -> dict[str, list[str]]:
 
 
 def curve_csv(summary: Summary) -> str:
-    """The mean score over the tasks learnt so far, after each task; the base model on the same tasks."""
+    """The mean score over the tasks learned so far, after each task; the base model on the same tasks."""
     rows: list[tuple[Any, ...]] = []
     for verdict in summary.verdicts:
         for after, value in enumerate(verdict.base_curve, 1):
             rows.append((verdict.domain, "base", verdict.metric, after, value, "", ""))
         for strategy, line in verdict.curves.items():
-            for after, found in enumerate(line, 1):
-                rows.append((verdict.domain, strategy, verdict.metric, after, found.value, found.low, found.high))
+            for after, interval in enumerate(line, 1):
+                rows.append(
+                    (verdict.domain, strategy, verdict.metric, after, interval.value, interval.low, interval.high)
+                )
     return _csv(("domain", "strategy", "metric", "after", "score", "low", "high"), rows)
 
 
 def differences_csv(summary: Summary) -> str:
     """Every paired difference, second minus first, with its interval and its corrected p."""
     rows = [
-        (v.domain, v.metric, measure, a, b, found.value, found.low, found.high, v.p_values[a, b][measure])
+        (v.domain, v.metric, measure, a, b, interval.value, interval.low, interval.high, v.p_values[a, b][measure])
         for v in summary.verdicts
         for (a, b), intervals in v.differences.items()
-        for measure, found in intervals.items()
+        for measure, interval in intervals.items()
     ]
     return _csv(("domain", "metric", "measure", "first", "second", "difference", "low", "high", "p"), rows)
 
 
 def checks_csv(summary: Summary) -> str:
-    """The merge check beside every state."""
+    """The merge check of every state."""
     head = list(dict.fromkeys(key for row in summary.checks for key in row))
     return _csv(head, ([row.get(key, "") for key in head] for row in summary.checks))

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from stages.evaluation.statistics import Verdict
+from stages.evaluation.statistics import Verdict, shown_forgetting
 from stages.evaluation.transfer import Transfer
 from stages.runtime.formatting import words
 
@@ -131,6 +131,9 @@ def curves(verdict: Verdict) -> Figure:
         axis.fill_between(after, [p.low for p in line], [p.high for p in line], color=colour, alpha=0.11, linewidth=0)
         axis.plot(after, values, color=colour, marker=marker, markersize=5, markeredgecolor="white", linewidth=2)
         ends.append((values[-1], words(name), colour))
+    bottom, top = curve_range(verdict)
+    room = 0.04 * (top - bottom) or 0.05
+    axis.set_ylim(bottom - room, top + room)
     _label_ends(axis, after[-1], ends)
     axis.set(
         xlabel="tasks learned", ylabel=f"mean {words(verdict.metric)} of the tasks learned so far", xticks=list(after)
@@ -141,6 +144,13 @@ def curves(verdict: Verdict) -> Figure:
     figure.tight_layout()
     figure.subplots_adjust(right=0.83)
     return figure
+
+
+def curve_range(verdict: Verdict) -> tuple[float, float]:
+    """What a chart of the curves shows: all lines, and the intervals at their ends."""
+    shown = [*verdict.base_curve, *(bound for line in verdict.curves.values() for bound in line[-1].drawn)]
+    shown += [point.value for line in verdict.curves.values() for point in line]
+    return min(shown), max(shown)
 
 
 def _label_ends(axis: Axes, x: float, ends: list[tuple[float, str, str]]) -> None:
@@ -231,9 +241,9 @@ def trade_off(verdict: Verdict) -> Figure:
     figure = Figure(figsize=(6.2, 4.2))
     axis = figure.subplots()
     for name, intervals, colour, marker in _with_style(verdict.strategies):
-        x, y = intervals["plasticity"], intervals["forgetting_usual"]
-        axis.plot([x.low, x.high], [y.value, y.value], color=colour, linewidth=1.3, alpha=0.6)
-        axis.plot([x.value, x.value], [y.low, y.high], color=colour, linewidth=1.3, alpha=0.6)
+        x, y = intervals["plasticity"], shown_forgetting(intervals)
+        axis.plot(x.drawn, [y.value, y.value], color=colour, linewidth=1.3, alpha=0.6)
+        axis.plot([x.value, x.value], y.drawn, color=colour, linewidth=1.3, alpha=0.6)
         axis.plot(x.value, y.value, marker, color=colour, markersize=9, markeredgecolor="white", label=words(name))
     axis.margins(0.12)
     for get, put in ((axis.get_xlim, axis.set_xlim), (axis.get_ylim, axis.set_ylim)):

@@ -1,4 +1,4 @@
-"""What people said of the pictures, in words and tables."""
+"""The raters' answers in text and tables."""
 
 from __future__ import annotations
 
@@ -12,35 +12,36 @@ ASKED = {"same": "which shows the same as the references", "text": "which fits t
 
 
 def opinions(asked: People) -> list[tuple[str, Rows, Rows]]:
-    """By question: in words, the strategies' places, and how often each metric sides with people."""
-    found: list[tuple[str, Rows, Rows]] = []
+    """By question: a sentence, the scale of the strategies, and how often each metric agrees with the raters."""
+    parts: list[tuple[str, Rows, Rows]] = []
     for opinion in asked.opinions:
         shared = "no comparison had two raters" if math.isnan(opinion.alpha) else f"alpha {opinion.alpha:.2f}"
         words = f"{ASKED[opinion.question]}: {opinion.choices} choices; raters' agreement: {shared}"
         ranked = sorted(opinion.scale.items(), key=lambda item: -item[1].value)
         scale = [["strategy", "preferred (log-odds)"], *([name, show(at, 2, signed=True)] for name, at in ranked)]
-        metrics = [["metric", "sides with most people"], *([name, show(at, 2)] for name, at in opinion.metrics.items())]
-        found.append((words, scale, metrics))
-    return found
+        metrics = [
+            ["metric", "agrees with most people"],
+            *([name, show(at, 2)] for name, at in opinion.metrics.items()),
+        ]
+        parts.append((words, scale, metrics))
+    return parts
 
 
 def raters(asked: People) -> str:
-    return (
-        f"{counted(asked.raters, 'rater')}, of whom {asked.left_out} did not pass the comparisons with a known answer."
-    )
+    return f"{counted(asked.raters, 'rater')}, of whom {asked.excluded} failed the comparisons with a known answer."
 
 
 def in_words(asked: People) -> str:
-    """For a terminal."""
+    """The answers for a terminal."""
     tables = [f"{words}\n{in_columns(scale)}\n\n{in_columns(metrics)}" for words, scale, metrics in opinions(asked)]
     return "\n\n".join([raters(asked), *tables])
 
 
 def survey_table(asked: People | None) -> list[str]:
-    """For results.md."""
+    """The answers for results.md."""
     if asked is None:
         return []
     tables = (
-        (f"Asked {words}.", in_markdown(scale), in_markdown(metrics)) for words, scale, metrics in opinions(asked)
+        (f"Question: {words}.", in_markdown(scale), in_markdown(metrics)) for words, scale, metrics in opinions(asked)
     )
-    return ["## What people say", raters(asked), *(part for parts in tables for part in parts)]
+    return ["## Human preference", raters(asked), *(part for parts in tables for part in parts)]

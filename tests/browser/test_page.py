@@ -22,7 +22,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        params = synthetic_study.parameters(strategies=STRATEGIES, bootstrap=100, plain=1)
+        params = synthetic_study.parameters(strategies=STRATEGIES, plain=1)
         synthetic_study.write(params, wording=HOSTILE)
         (folder / "report.html").write_text(render.page(summarise(params)), "utf-8")
     return folder / "report.html"
@@ -98,7 +98,7 @@ def test_the_filmstrip_reacts_to_keys(opened) -> None:
 
 def test_another_order_and_seed_can_be_chosen(opened, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    params = synthetic_study.parameters(tasks=2, orders=("0", "1"), bootstrap=100)
+    params = synthetic_study.parameters(tasks=2, orders=("0", "1"))
     synthetic_study.write(params)
     (tmp_path / "several.html").write_text(render.page(summarise(params)), "utf-8")
     page = opened()

@@ -71,7 +71,7 @@ def test_answers_by_click_and_key_survive_a_reload_and_are_read_back(page_of) ->
     # Sides are random: always pressing left does not always choose the same strategy.
     sides = page.evaluate("Array.from({ length: 20 }, () => drawQuestions(hex(16)).map((asked) => asked.left)).flat()")
     assert set(sides) == {0, 1}
-    preference.people("small", draws=20)
+    preference.people("small")
 
 
 def test_raters_get_different_sides_and_orders(page_of) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.evaluation.order_effects import balanced, separate
-from tests.evaluation.test_statistics import made
+from tests.evaluation.test_statistics import results_of
 
 
 def lossy(concepts: list[list[int]], places: np.ndarray, kinds: np.ndarray) -> np.ndarray:
@@ -34,7 +34,7 @@ def test_balanced_orders_have_every_concept_at_every_place_once(count: int) -> N
 @pytest.mark.parametrize("concepts", [balanced(4), [[0, 1, 2, 3], [1, 2, 3, 0], [3, 0, 2, 1]]], ids=["square", "three"])
 def test_known_effects_are_recovered(concepts: list[list[int]]) -> None:
     places, kinds = np.array([0.4, 0.1, -0.5]), np.array([0.3, -0.1, -0.4, 0.2])
-    effects = separate(made(lossy(concepts, places, kinds), concepts, orders=len(concepts)), "m")
+    effects = separate(results_of(lossy(concepts, places, kinds), concepts, orders=len(concepts)), "m")
     assert effects is not None
     assert effects["a"].mean == pytest.approx(2.0)
     assert effects["a"].places == pytest.approx(places)
@@ -43,4 +43,4 @@ def test_known_effects_are_recovered(concepts: list[list[int]]) -> None:
 
 def test_one_order_cannot_separate_them() -> None:
     concepts = [[0, 1, 2]] * 2
-    assert separate(made(lossy(concepts, np.zeros(2), np.zeros(3)), concepts), "m") is None
+    assert separate(results_of(lossy(concepts, np.zeros(2), np.zeros(3)), concepts), "m") is None

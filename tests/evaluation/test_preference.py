@@ -1,4 +1,4 @@
-"""What follows from choices: known answers, raters with known habits, and files that the page did not save."""
+"""Preferences: published examples, simulated raters, and files that the page did not save."""
 
 import json
 from pathlib import Path
@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.evaluation.preference import agreement, alpha, bradley_terry, opinion, people
+from stages.evaluation.preference import agreement, alpha, bradley_terry, opinion, people, scale_intervals
 from stages.evaluation.survey import KEY, Choice, import_answers, refuse_another_page
 from stages.runtime.faults import ConfigFault, InputFault
+from tests.support.simulated.survey import coverage
 
 KEY_OF_THREE = {
     "page": "p1",
@@ -27,14 +28,14 @@ KEY_OF_THREE = {
 
 def chosen(rater: str, scale: dict[str, float], side: float = 0.0, seed: int = 0) -> list[Choice]:
     """The choices of a rater who follows the model."""
-    rng, found = np.random.default_rng(seed), []
+    rng, picks = np.random.default_rng(seed), []
     for name, facts in KEY_OF_THREE["comparisons"].items():
         if "first" in facts:
             left = int(rng.integers(2))
             odds = scale[facts["second"]] - scale[facts["first"]] + side * (1 if left == 1 else -1)
             pick = int(rng.uniform() < 1 / (1 + np.exp(-odds)))
-            found.append(Choice(rater, name, "same", facts["first"], facts["second"], pick, left))
-    return found
+            picks.append(Choice(rater, name, "same", facts["first"], facts["second"], pick, left))
+    return picks
 
 
 def test_krippendorffs_own_example() -> None:
@@ -46,14 +47,14 @@ def test_krippendorffs_own_example() -> None:
 
 @given(st.lists(st.integers(0, 1), min_size=2, max_size=20))
 def test_raters_who_always_agree_have_alpha_one(truth: list[int]) -> None:
-    found = alpha([[t, t, t] for t in truth])
-    assert found == pytest.approx(1.0) if len(set(truth)) > 1 else np.isnan(found)
+    picks = alpha([[t, t, t] for t in truth])
+    assert picks == pytest.approx(1.0) if len(set(truth)) > 1 else np.isnan(picks)
 
 
-def test_scale_is_found_again_in_spite_of_raters_who_favour_a_side() -> None:
+def test_the_scale_is_recovered_although_raters_favour_a_side() -> None:
     scale = {"a": -1.0, "b": 0.2, "c": 0.8}
-    found = [c for r in range(40) for c in chosen(f"r{r}", scale, side=0.8 * (-1) ** r + 0.3, seed=r)]
-    assert bradley_terry(found, list("abc")) == pytest.approx(list(scale.values()), abs=0.15)
+    picks = [c for r in range(40) for c in chosen(f"r{r}", scale, side=0.8 * (-1) ** r + 0.3, seed=r)]
+    assert bradley_terry(picks, list("abc")) == pytest.approx(list(scale.values()), abs=0.15)
 
 
 def test_scale_of_two_is_the_log_odds_of_their_wins() -> None:
@@ -67,9 +68,9 @@ def test_scale_of_two_is_the_log_odds_of_their_wins() -> None:
 
 def test_a_metric_that_people_follow_agrees_and_the_opposite_does_not() -> None:
     scale = {"a": -4.0, "b": 0.0, "c": 4.0}
-    found = [c for r in range(9) for c in chosen(f"r{r}", scale, seed=r)]
-    assert agreement(found, KEY_OF_THREE, "looks").mean() > 0.95
-    against = [Choice(c.rater, c.comparison, c.question, c.first, c.second, 1 - c.chosen, c.left) for c in found]
+    picks = [c for r in range(9) for c in chosen(f"r{r}", scale, seed=r)]
+    assert agreement(picks, KEY_OF_THREE, "looks").mean() > 0.95
+    against = [Choice(c.rater, c.comparison, c.question, c.first, c.second, 1 - c.chosen, c.left) for c in picks]
     assert agreement(against, KEY_OF_THREE, "looks").mean() < 0.05
 
 
@@ -77,11 +78,36 @@ def test_intervals_hold_the_truth_and_narrow_with_raters() -> None:
     scale = {"a": -1.0, "b": 0.0, "c": 1.0}
     widths = []
     for count in (6, 30):
-        found = [c for r in range(count) for c in chosen(f"r{r}", scale, seed=r)]
-        said = opinion(found, KEY_OF_THREE, "same", 100, 0.99)
-        assert all(said.scale[name].low < truth < said.scale[name].high for name, truth in scale.items())
-        widths.append(said.scale["a"].high - said.scale["a"].low)
+        picks = [c for r in range(count) for c in chosen(f"r{r}", scale, seed=r)]
+        result = opinion(picks, KEY_OF_THREE, "same", 0.99)
+        assert all(result.scale[name].low < truth < result.scale[name].high for name, truth in scale.items())
+        widths.append(result.scale["a"].high - result.scale["a"].low)
     assert widths[1] < widths[0]
+
+
+def test_intervals_are_over_raters_and_over_comparisons() -> None:
+    """A few comparisons that many raters answer alike are a few answers."""
+    few = [Choice(f"r{r}", f"c{k:03d}", "same", "a", "b", int(k < 5), (r + k) % 2) for r in range(40) for k in range(6)]
+    many = [
+        Choice(f"r{r}", f"c{r}-{k}", "same", "a", "b", int(k < 5), (r + k) % 2) for r in range(40) for k in range(6)
+    ]
+    narrow, wide = (scale_intervals(picks, ["a", "b"], 0.95)["b"] for picks in (many, few))
+    assert narrow.value == pytest.approx(wide.value)
+    assert narrow.low > 0, "240 comparisons"
+    assert wide.low < 0 < wide.high, "6 comparisons"
+
+
+@pytest.mark.parametrize("spread", [(0.0, 0.0), (0.5, 0.7)])
+def test_intervals_cover_the_truth(spread: tuple[float, float]) -> None:
+    only, now = coverage(60, 10, 30, *spread)
+    assert now > 0.95 - 2 * np.sqrt(0.95 * 0.05 / 180) - 0.02
+    assert only < now
+
+
+def test_one_rater_has_no_interval() -> None:
+    picks = opinion(chosen("r", {"a": -1.0, "b": 0.0, "c": 1.0}), KEY_OF_THREE, "same", 0.95)
+    assert all(np.isnan([place.low, place.high]).all() for place in picks.scale.values())
+    assert all(np.isfinite(place.value) for place in picks.scale.values())
 
 
 def file_of(folder: Path, rater: str = "ab" * 8, page: str = "p1", **more) -> Path:
@@ -93,7 +119,7 @@ def file_of(folder: Path, rater: str = "ab" * 8, page: str = "p1", **more) -> Pa
 
 
 @pytest.fixture
-def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "data/answers/small"
     folder.mkdir(parents=True)
@@ -101,23 +127,23 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_files_are_kept_once_and_read_back(kept: Path, tmp_path: Path) -> None:
+def test_files_are_imported_once_and_read_back(stored: Path, tmp_path: Path) -> None:
     assert people("small") is None
     files = [file_of(tmp_path, "ab" * 8), file_of(tmp_path, "cd" * 8)]
-    assert import_answers(files, kept) == 2
-    assert import_answers(files, kept) == 0
-    said = people("small", draws=20)
-    assert said is not None
-    assert (said.raters, said.left_out, said.opinions[0].choices) == (2, 0, 2)
+    assert import_answers(files, stored) == 2
+    assert import_answers(files, stored) == 0
+    result = people("small")
+    assert result is not None
+    assert (result.raters, result.excluded, result.opinions[0].choices) == (2, 0, 2)
 
 
-def test_those_who_do_not_look_are_left_out(kept: Path, tmp_path: Path) -> None:
+def test_raters_who_fail_the_known_comparisons_are_excluded(stored: Path, tmp_path: Path) -> None:
     wrong = {"comparison": "c900", "question": "same", "left": 0, "chosen": 1, "seconds": 0.1}
     good = {"comparison": "c000", "question": "same", "left": 0, "chosen": 1, "seconds": 1.0}
-    import_answers([file_of(tmp_path, "ab" * 8), file_of(tmp_path, "cd" * 8, answers=[good, wrong])], kept)
-    said = people("small", draws=20)
-    assert said is not None
-    assert (said.raters, said.left_out, said.opinions[0].choices) == (2, 1, 1)
+    import_answers([file_of(tmp_path, "ab" * 8), file_of(tmp_path, "cd" * 8, answers=[good, wrong])], stored)
+    result = people("small")
+    assert result is not None
+    assert (result.raters, result.excluded, result.opinions[0].choices) == (2, 1, 1)
 
 
 BROKEN = {
@@ -134,24 +160,26 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("change", BROKEN.values(), ids=BROKEN)
-def test_a_file_that_the_page_did_not_save_is_refused_and_nothing_is_kept(kept: Path, tmp_path: Path, change) -> None:
+def test_a_file_that_the_page_did_not_save_is_refused_and_nothing_is_imported(
+    stored: Path, tmp_path: Path, change
+) -> None:
     good = file_of(tmp_path, "ab" * 8)
     bad = tmp_path / "bad.json"
     bad.write_text(json.dumps(json.loads(good.read_text()) | change), "utf-8")
     noise = tmp_path / "noise.json"
     noise.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputFault) as fault:
-        import_answers([good, bad, noise], kept)
+        import_answers([good, bad, noise], stored)
     assert str(fault.value).count("\n") == 1
     assert str(bad) in str(fault.value)
     assert people("small") is None
 
 
-def test_a_rater_cannot_be_replaced_nor_a_page_whose_answers_are_kept(kept: Path, tmp_path: Path) -> None:
+def test_a_rater_cannot_be_replaced_nor_a_page_with_stored_answers(stored: Path, tmp_path: Path) -> None:
     path = file_of(tmp_path, "ab" * 8)
-    import_answers([path], kept)
+    import_answers([path], stored)
     with pytest.raises(InputFault, match="already stored"):
-        import_answers([file_of(tmp_path, "ab" * 8, answers=[])], kept)
-    refuse_another_page(kept, {"page": "p1"})
+        import_answers([file_of(tmp_path, "ab" * 8, answers=[])], stored)
+    refuse_another_page(stored, {"page": "p1"})
     with pytest.raises(ConfigFault, match="another page"):
-        refuse_another_page(kept, {"page": "p2"})
+        refuse_another_page(stored, {"page": "p2"})

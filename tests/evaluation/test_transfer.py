@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from stages.evaluation.transfer import Transfer, mean
+from stages.evaluation.transfer import PictureTransfer, Transfer, known_mean
 
 N = np.nan
 HAND = Transfer(
@@ -29,9 +29,10 @@ ALL = [
     "forgetting_usual",
     "backward_transfer",
     "gain",
-    "gain_when_learnt",
+    "gain_earlier",
+    "gain_when_learned",
 ]
-DIFFERENCES = {"forgetting", "forgetting_usual", "backward_transfer", "gain", "gain_when_learnt"}
+DIFFERENCES = {"forgetting", "forgetting_usual", "backward_transfer", "gain", "gain_earlier", "gain_when_learned"}
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,8 @@ DIFFERENCES = {"forgetting", "forgetting_usual", "backward_transfer", "gain", "g
         ("forgetting_usual", ((0.9 - 0.5) + (0.6 - 0.4)) / 2),
         ("backward_transfer", ((0.5 - 0.8) + (0.4 - 0.6)) / 2),
         ("gain", (0.4 + 0.2 + 0.4) / 3),
-        ("gain_when_learnt", (0.7 + 0.4 + 0.4) / 3),
+        ("gain_earlier", (0.4 + 0.2) / 2),
+        ("gain_when_learned", (0.7 + 0.4 + 0.4) / 3),
     ],
 )
 def test_by_hand(measure: str, expected: float) -> None:
@@ -54,7 +56,7 @@ def test_by_hand(measure: str, expected: float) -> None:
 
 
 def test_curves_by_hand() -> None:
-    assert HAND.learnt_so_far() == pytest.approx([0.8, 0.75, 1.6 / 3])
+    assert HAND.learned_so_far() == pytest.approx([0.8, 0.75, 1.6 / 3])
     assert HAND.base_so_far() == pytest.approx([0.1, 0.15, 0.2])
 
 
@@ -70,7 +72,7 @@ def test_one_task_has_nothing_to_forget() -> None:
     one = Transfer(np.array([[0.1], [0.7]]))
     assert one.forgetting() == 0
     assert one.gain() == pytest.approx(0.6)
-    for measure in ("forgetting_usual", "backward_transfer", "earlier_score", "base_earlier"):
+    for measure in ("forgetting_usual", "backward_transfer", "earlier_score", "base_earlier", "gain_earlier"):
         assert np.isnan(getattr(one, measure)()), measure
 
 
@@ -126,7 +128,7 @@ def test_forgetting_is_at_least_the_loss_since_learning(r: Transfer) -> None:
 def test_end_is_learning_plus_backward_transfer(r: Transfer) -> None:
     assert r.earlier_score() - np.diagonal(r.scores[1:])[:-1].mean() == pytest.approx(r.backward_transfer(), abs=1e-12)
     assert r.average_score() - r.base_score() == pytest.approx(r.gain(), abs=1e-12)
-    assert r.plasticity() - r.base_score() == pytest.approx(r.gain_when_learnt(), abs=1e-12)
+    assert r.plasticity() - r.base_score() == pytest.approx(r.gain_when_learned(), abs=1e-12)
 
 
 @given(matrices(2))
@@ -167,29 +169,78 @@ def test_stacked_matrices_are_measured_one_by_one(single: list[Transfer]) -> Non
     for measure in ALL:
         wanted = [[getattr(r, measure)()] for r in single]
         assert getattr(stacked, measure)() == pytest.approx(np.array(wanted), abs=1e-12), measure
-    assert stacked.learnt_so_far().shape == (len(single), 1, 3)
+    assert stacked.learned_so_far().shape == (len(single), 1, 3)
+
+
+@given(matrices())
+def test_a_measure_is_the_mean_of_its_values_by_task(r: Transfer) -> None:
+    for measure in ALL:
+        by_task = getattr(r, measure)(by_task=True)
+        assert by_task.shape == (r.tasks,)
+        assert np.isnan(by_task[:-1]).all() or not np.isnan(by_task[:-1]).any(), measure
+        wanted = getattr(r, measure)()
+        assert known_mean(by_task, -1) == pytest.approx(wanted, nan_ok=True), measure
+
+
+def test_the_best_row_is_the_first_of_the_largest() -> None:
+    assert HAND.best_rows().tolist() == [2, 2, 3]
+    assert HAND.best() == pytest.approx([0.9, 0.6, 0.7])
+    assert HAND.after(np.array([3, 2, 3])) == pytest.approx([0.5, 0.6, 0.7])
+    assert Transfer(np.ones((4, 3))).best_rows().tolist() == [1, 2, 3]
+
+
+def pictured(seed: int = 0, pictures: int = 8, tasks: int = 4) -> PictureTransfer:
+    values = np.random.default_rng(seed).normal(size=(2, pictures, tasks + 1, tasks))
+    return PictureTransfer(values, np.arange(pictures) % 4)
 
 
 @pytest.mark.parametrize("measure", ALL)
-def test_a_weight_is_so_many_tasks(measure: str) -> None:
-    """Weights (2, 0, 1): the first task twice, the second not at all."""
-    terms = {
-        "average_score": [0.5, 0.7],
-        "earlier_score": [0.5, None],
-        "base_score": [0.1, 0.3],
-        "base_earlier": [0.1, None],
-        "plasticity": [0.8, 0.7],
-        "forgetting": [0.4, 0.0],
-        "forgetting_usual": [0.4, None],
-        "backward_transfer": [-0.3, None],
-        "gain": [0.4, 0.4],
-        "gain_when_learnt": [0.7, 0.4],
-    }[measure]
-    first, last = terms
-    expected = first if last is None else (2 * first + last) / 3
-    assert getattr(HAND, measure)(np.array([2.0, 0.0, 1.0])) == pytest.approx(expected)
+def test_measures_of_pictures_average_to_the_measure_of_their_mean(measure: str) -> None:
+    r = pictured()
+    assert getattr(r, measure)(by_task=True).shape == (2, 8, 4)
+    wanted = getattr(Transfer(r.scores.mean(1)), measure)()
+    assert getattr(r, measure)().mean(1) == pytest.approx(wanted)
 
 
-def test_no_weight_is_no_number() -> None:
-    assert np.isnan(HAND.earlier_score(np.array([0.0, 0.0, 3.0])))
-    assert np.isnan(mean(np.zeros((2, 0)))).all()
+def test_pictures_that_a_task_does_not_have_do_not_count() -> None:
+    scores = pictured().scores.copy()
+    scores[:, 5:, :, 2] = N
+    r = PictureTransfer(scores, np.arange(8) % 4)
+    for measure in (*ALL, "forgetting_unbiased"):
+        by_task = getattr(r, measure)(by_task=True)
+        assert np.isnan(by_task[:, 5:, 2]).all()
+        assert not np.isnan(by_task[:, :5, 2]).any()
+
+
+def test_unbiased_forgetting_written_out() -> None:
+    """A picture is compared after the row that is best in the block of other prompts and other noises."""
+    r = pictured()
+    found = r.forgetting_unbiased(by_task=True)
+    for s, k, j in np.ndindex(2, 8, 3):
+        others = [p for p in range(8) if p % 4 == 3 - k % 4]
+        rows = range(j + 1, 5)
+        best = max(rows, key=lambda i: np.mean([r.scores[s, p, i, j] for p in others]))
+        assert found[s, k, j] == pytest.approx(r.scores[s, k, best, j] - r.scores[s, k, 4, j])
+    assert np.isnan(found[..., 3]).all(), "the last task has nothing to forget"
+
+
+def test_unbiased_forgetting_is_not_known_of_pictures_that_cannot_be_divided() -> None:
+    r = pictured()
+    assert np.isnan(PictureTransfer(r.scores[:, :1], np.array([0])).forgetting_unbiased()).all()
+    by_prompts = PictureTransfer(r.scores, 2 * (np.arange(8) % 2)).forgetting_unbiased()
+    assert not np.isnan(by_prompts).any()
+
+
+def test_only_the_unbiased_form_is_zero_on_average_where_nothing_is_forgotten() -> None:
+    r = PictureTransfer(np.random.default_rng(1).normal(size=(300, 8, 6, 5)), np.arange(8) % 4)
+    assert abs(r.forgetting_unbiased().mean()) < 0.03
+    assert abs(r.backward_transfer().mean()) < 0.03
+    assert r.forgetting_usual().mean() > 0.25
+
+
+def test_unbiased_forgetting_is_the_loss_where_it_is_plain() -> None:
+    """The best row is the same in all pictures: both forms are the loss since it."""
+    path = np.array([[0.0, 0, 0], [5, 0, 0], [9, 6, 0], [2, 4, 7]])
+    r = PictureTransfer(path + 0.01 * np.random.default_rng(2).normal(size=(20, 4, 3)), np.arange(20) % 4)
+    assert r.forgetting_unbiased().mean() == pytest.approx((7 + 2) / 2, abs=0.02)
+    assert r.forgetting_usual().mean() == pytest.approx((7 + 2) / 2, abs=0.02)

@@ -34,7 +34,7 @@ from stages.tools import profiles
 from stages.training import task as training_task
 from tests.datasets.test_dreambooth import CHOSEN, CLASSES, ORDERS, write_subjects
 from tests.datasets.test_unlearn_canvas import FROM_50, FROM_60
-from tests.evaluation.test_statistics import made, noise, report
+from tests.evaluation.test_statistics import noise, report, results_of
 from tests.evaluation.test_transfer import HAND
 
 PAPER = {"objects": profiles.tree("sdxl-objects"), "styles": profiles.tree("sdxl-styles")}
@@ -56,7 +56,7 @@ OTHERWISE = {
     "judges": "CLIP by open_clip, DINO by timm, CSD in open_clip's tower: vectors differ by less than 2e-6; "
     "loaded once, not for every pair",
     "pictures": "PNG instead of pickles of the same 8-bit pixels: nothing differs",
-    "spread": "also bootstrap intervals over concepts, prompts and noises",
+    "spread": "also intervals over orders, seeds, concepts, prompts and noises",
     "validation": "pictures every few steps, not epochs, with the study's own steps and scheduler (there 25 steps of "
     "DPM-Solver++ under autocast); no measurement depends on them",
     "checkpoints": "every 50 steps, not only at step 500: nothing differs",
@@ -288,7 +288,7 @@ def test_forgetting_is_divided_by_the_number_of_tasks_and_its_maximum_includes_t
 @both
 def test_the_deviation_over_runs_is_that_of_a_whole_population(domain):
     assert PAPER[domain]["report"]["over_runs"]
-    verdict = judge(made(scores := noise(2, 8, 4, 3, 5), orders=4), report())[0]
+    verdict = judge(results_of(scores := noise(2, 8, 4, 3, 5), orders=4), report())[0]
     rows = dict((row[0], row[1:]) for row in wording.over_runs(verdict)[1:])
     for s, name in enumerate("ab"):
         final = scores[s].mean(-1)[:, -1].mean(-1)  # of each of 4 orders x 2 seeds: mean_t M[t, T]
@@ -300,7 +300,7 @@ def test_the_deviation_over_runs_is_that_of_a_whole_population(domain):
 
 def test_heatmaps_average_over_positions_whichever_concept_is_there():
     scores = noise(1, 2, 4, 3, 5)
-    verdict = judge(made(scores, [[0, 1, 2], [2, 0, 1]], orders=2), report())[0]
+    verdict = judge(results_of(scores, [[0, 1, 2], [2, 0, 1]], orders=2), report())[0]
     assert verdict.matrices["a"].scores == pytest.approx(scores[0].mean((0, -1)))
 
 

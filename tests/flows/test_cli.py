@@ -310,9 +310,9 @@ def test_a_report_fits_a_narrow_terminal(here, palimpsest, monkeypatch):
     folder = here / "report" / edit_params.tree()["study"]
     folder.mkdir(parents=True)
     measures = {
-        "naive": {"average_score": 0.18, "forgetting": 0.3},
+        "naive": {"average_score": 0.18, "forgetting_unbiased": 0.3},
         "base": {"average_score": 0.13},
-        "magmax": {"average_score": 0.37, "forgetting": 0.1},
+        "magmax": {"average_score": 0.37, "forgetting_unbiased": 0.1},
     }
     bounds = {
         strategy: {name: {"value": x, "low": x - 0.1, "high": x + 0.1} for name, x in values.items()}

@@ -39,7 +39,7 @@ def test_it_prints_up_to_date_with_and_without_a_valid_stamp(study):
 
 
 def test_a_terminal_shows_our_lines_and_none_of_dvcs_progress_bars(study):
-    change(study, report={"bootstrap": 120}, sample={"guidance": 2.0})
+    change(study, report={"confidence": 0.8}, sample={"guidance": 2.0})
     terminal, other_end = pty.openpty()
     command = [sys.executable, "-m", "flows.study", "--no-view"]
     process = subprocess.Popen(
@@ -135,7 +135,7 @@ def test_while_dvc_runs_the_flow_is_refused_with_the_id_of_its_process(study):
     other = start_command(study, sys.executable, "-c", script)
     try:
         assert other.stdout.readline() == "held\n"
-        change(study, report={"bootstrap": 101})
+        change(study, report={"confidence": 0.9})
         refused = flow(study)
         assert refused.returncode == 4
         assert f"PID {other.pid}" in refused.stderr

@@ -13,7 +13,7 @@ from stages.evaluation.statistics import Verdict, judge
 from stages.files.pictures import to_png
 from stages.reporting import contact_sheets, figures
 from stages.runtime.faults import InputFault
-from tests.evaluation.test_statistics import made, noise
+from tests.evaluation.test_statistics import noise, results_of
 from tests.support import synthetic_study
 
 
@@ -21,7 +21,7 @@ def verdict(strategies: int = 2, tasks: int = 3) -> Verdict:
     values = noise(strategies, 1, tasks + 1, tasks, 4)
     for after in range(1, tasks):
         values[:, :, after, after:] = np.nan
-    return judge(made(values, kinds=(OWN,)), Report(bootstrap=100, identity="m"))[0]
+    return judge(results_of(values, kinds=(OWN,)), Report(identity="m"))[0]
 
 
 @pytest.fixture(scope="module")

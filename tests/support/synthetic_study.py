@@ -20,7 +20,7 @@ STEPS = 40
 OWNED = {"source": "Ada <ada@example.org>", "licence": "CC-BY-4.0"}
 WORDING = "a photo of sks {} in place {}"
 NAMES = ("red_mug", "blue_boot", "green_bear", "old_lamp", "tin_can")
-KEPT = {"naive": 0.1, "merge_init": 0.6, "magmax": 0.5}  # of a concept, by each task after it
+FADES = {"naive": 0.1, "merge_init": 0.6, "magmax": 0.5}  # of a concept, by each task after it
 
 
 class Looks(EmbeddingMetric):
@@ -56,9 +56,9 @@ def parameters(
     noises: int = 2,
     names: tuple[str, ...] = NAMES,
     sees_all: bool = False,
-    bootstrap: int = 200,
     paper: bool = True,
     plain: int = 0,
+    dataset: str = "toy",
 ) -> Params:
     """The parameters that a report reads; they need no plug-in."""
     positions = [f"{i:02d}" for i in range(1, tasks + 1)]
@@ -74,10 +74,11 @@ def parameters(
             Task(index=i, previous=f"{int(i) - 1:02d}", sees="data" if sees_all else f"data/{i}") for i in positions
         ),
         sequences={"objects": {o: {f"t{i}": n for i, n in zip(positions, t, strict=False)} for o, t in turns.items()}},
+        dataset=PlugIn(name=dataset, options={}),
         base=PlugIn(name="toy", options={"path": "data/world/base", "vae": "data/models/vae", "dtype": "float32"}),
         score=Score(judges="judges", metrics={"looks": {"path": "eye"}, "prompted": {"path": "eye"}}),
         sample=Sample.model_construct(images=noises, plain=plain),
-        report=Report(bootstrap=bootstrap, identity="looks", paper=paper),
+        report=Report(identity="looks", paper=paper),
     )
     return params
 
@@ -143,7 +144,7 @@ def _data(folder: Path, name: str, prompts: int, wording: str) -> None:
 def _after(
     params: Params, folder: Path, names: list[str], after: int, seen: int, strategy: str, prompts: int, run: str
 ) -> None:
-    """Images and scores after one task: each concept fades from when it was learnt towards the one learnt last."""
+    """Images and scores after one task: each concept fades from when it was learned towards the one learned last."""
     scores = {name: [] for name in tables.SCORES.names}
     embeddings = {name: [] for name in tables.EMBEDDINGS.names}
     facts = {"tasks": {str(t): {"name": names[t - 1]} for t in range(1, seen + 1)}}
@@ -157,7 +158,7 @@ def _after(
     with artifact.publish(folder / "images", "images", facts) as draft:
         for task in range(1, seen + 1):
             name = names[task - 1]
-            kept = KEPT[strategy] ** (after - task) if after >= task else 0.0
+            kept = FADES[strategy] ** (after - task) if after >= task else 0.0
             last = names[after - 1] if after else name
             (draft / f"{task:02d}").mkdir()
             for prompt in range(prompts):
@@ -198,7 +199,7 @@ def _after(
 
 
 def _pixels(name: str, last: str | None, kept: float, prompt: int, noise: int, rng: np.random.Generator) -> np.ndarray:
-    """A picture of what is left of one concept, in colours: grey where nothing was ever learnt."""
+    """A picture of one concept as it fades, in colours: grey where nothing was ever learned."""
     flat = kept * colour(name) + (1 - kept) * (colour(last) if last else np.full(3, 128.0)) + 4 * prompt + noise
     return np.clip(flat + rng.normal(0, 8, (SIZE, SIZE, 3)), 0, 255).astype(np.uint8)
 

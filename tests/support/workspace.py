@@ -19,7 +19,6 @@ SMALL = {
     "strategies": ["merge_init"],
     "train": {"steps": 6, "batch": 2, "learning_rate": 0.0005, "checkpoint_every": 2},
     "sample": {"steps": 2, "images": 1, "guidance": 3.0},
-    "report": {"bootstrap": 100},
 }
 ONE_METRIC = {"metrics": {"dino": {"path": "dino", "resize": 32}}}  # for `score`, in tests that ignore the scores
 PLACES = ["zwz_heart", "sks_star", "pdw_square", "uwu_circle"]

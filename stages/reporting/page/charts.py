@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from math import isnan
 from typing import Any
 
-from stages.evaluation.statistics import Interval, Verdict, show
+from stages.evaluation.statistics import Verdict, show, shown_forgetting
 from stages.reporting.data_files import rounded
-from stages.reporting.figures import HEAT, number
+from stages.reporting.figures import HEAT, curve_range, number
+from stages.reporting.headline import number as decimal
 from stages.reporting.page.svg import LINE, QUIET, Spec
 from stages.runtime.formatting import words
 
@@ -59,16 +61,24 @@ POINT = {"type": "point", "filled": True, "size": 55, "stroke": "var(--paper)", 
 
 
 def curves(verdict: Verdict, width: int = 640, height: int = 280) -> Spec:
-    """The mean score over the tasks learned so far, with its interval; the base on the same tasks is dashed."""
-    rows = [
-        {"strategy": name, "after": after, **_bounds(mean), "tip": f"{words(name)}, {after} learned: {show(mean)}"}
-        for name, line in verdict.curves.items()
-        for after, mean in enumerate(line, 1)
-    ]
+    """The mean score over the tasks learned so far, with its interval; the base on the same tasks is dashed.
+
+    With two concepts the interval is many times as wide as with ten: bands are cut off at the range of the lines and
+    of the intervals at the end.
+    """
+    lowest, highest = (rounded(bound) for bound in curve_range(verdict))
+    rows = []
+    for name, line in verdict.curves.items():
+        for after, mean in enumerate(line, 1):
+            tip = f"{words(name)}, {after} learned: {show(mean)}"
+            row = {"strategy": name, "after": after, "value": rounded(mean.value), "tip": tip}
+            band = [None if isnan(x) else min(max(rounded(x), lowest), highest) for x in (mean.low, mean.high)]
+            rows.append(row | {"low": band[0], "high": band[1]})
     base = [{"after": after, "value": rounded(value)} for after, value in enumerate(verdict.base_curve, 1)]
     channels = by_strategy(list(verdict.curves))
     x, title = steps(len(verdict.labels)), f"mean {words(verdict.metric)}"
     coloured = {"x": x, "color": channels["color"]}
+    scale = {"domain": [lowest, highest], "nice": True, "zero": False}
     return {
         "width": width,
         "height": height,
@@ -76,17 +86,13 @@ def curves(verdict: Verdict, width: int = 640, height: int = 280) -> Spec:
         "layer": [
             {
                 "mark": {"type": "area", "opacity": 0.09},
-                "encoding": {**coloured, "y": axis("low", title), "y2": {"field": "high"}},
+                "encoding": {**coloured, "y": axis("low", title, scale=scale), "y2": {"field": "high"}},
             },
             _dashed(base, x, "value"),
-            {"mark": "line", "encoding": {**coloured, "y": axis("value", title)}},
-            {"mark": POINT, "encoding": {"x": x, "y": axis("value", title), **channels, **_tip()}},
+            {"mark": "line", "encoding": {**coloured, "y": axis("value", title, scale=scale)}},
+            {"mark": POINT, "encoding": {"x": x, "y": axis("value", title, scale=scale), **channels, **_tip()}},
         ],
     }
-
-
-def _bounds(interval: Interval) -> dict[str, float]:
-    return {"value": rounded(interval.value), "low": rounded(interval.low), "high": rounded(interval.high)}
 
 
 def _tip() -> Spec:
@@ -105,7 +111,7 @@ def concept(verdict: Verdict, task: int) -> Spec:
     for name, matrix in verdict.matrices.items():
         for after in range(task, tasks + 1):
             value = float(matrix.at(after, task))
-            tip = f"{words(name)}, {after} learned: {value:.3f}"
+            tip = f"{words(name)}, {after} learned: {decimal(value, 3)}"
             rows.append({"strategy": name, "after": after, "value": rounded(value), "tip": tip})
     known = [float(x.at(i, j)) for x in verdict.matrices.values() for i, j in x.cells() if i == 0 or i >= j]
     base = rounded(float(next(iter(verdict.matrices.values())).at(0, task)))
@@ -129,9 +135,9 @@ def trade_off(verdict: Verdict) -> Spec:
     """Learning against forgetting, with intervals; up and to the right is better."""
     rows = []
     for name, intervals in verdict.strategies.items():
-        x, y = intervals["plasticity"], intervals["forgetting_usual"]
+        x, y = intervals["plasticity"], shown_forgetting(intervals)
         tip = f"{words(name)}: when learned {show(x)}, forgetting {show(y)}"
-        spans = {"x_low": x.low, "x_high": x.high, "y_low": y.low, "y_high": y.high}
+        spans = dict(zip(("x_low", "x_high", "y_low", "y_high"), (*x.drawn, *y.drawn), strict=True))
         rows.append({"strategy": name, "x": x.value, "y": y.value, **spans, "tip": tip})
     rows = [{key: rounded(v) if isinstance(v, float) else v for key, v in row.items()} for row in rows]
     channels = by_strategy(list(verdict.strategies))
@@ -232,7 +238,7 @@ def heatmap(verdict: Verdict, strategy: str) -> Spec:
         value = float(matrix.at(after, task))
         values[after, task - 1] = (value, *heat((value - low) / (high - low) if high > low else 0.5))
         when = f"after {rows[after]}" if after else "base model"
-        tips[after, task - 1] = f"{verdict.labels[task - 1]}, {when}: {value:.4f}"
+        tips[after, task - 1] = f"{verdict.labels[task - 1]}, {when}: {decimal(value, 4)}"
     return cells(values, verdict.labels, rows, tips, framed=True)
 
 
@@ -245,7 +251,9 @@ def harm(verdict: Verdict, strategy: str) -> Spec:
         for j in range(i):
             value = float(changes[strategy][i, j])
             values[i - 1, j] = (value, *loss_or_gain(value / most if most else 0.0))
-            tips[i - 1, j] = f"learning {verdict.labels[i]} changed {verdict.labels[j]} by {value:+.4f}"
+            tips[i - 1, j] = (
+                f"learning {verdict.labels[i]} changed {verdict.labels[j]} by {decimal(value, 4, signed=True)}"
+            )
     return cells(values, verdict.labels[:-1], verdict.labels[1:], tips, framed=False)
 
 

@@ -10,6 +10,7 @@ from stages.core.runs import TaskSequence, runs
 from stages.evaluation import statistics
 from stages.evaluation.results import Results
 from stages.evaluation.statistics import Summary, Verdict
+from stages.reporting.headline import number
 from stages.reporting.page import charts
 from stages.reporting.page.filmstrip import Roll
 from stages.reporting.page.sprites import Album, Cell, plan, sheet
@@ -26,18 +27,19 @@ def damage(summary: Summary, album: Album, roll: Roll) -> dict[str, Any]:
         panels = [_panel(params, verdict) for verdict in verdicts]
         panels.sort(key=lambda panel: not panel["prompted"])
         domains.append({"name": results.domain, "panels": panels, **_pictures(params, results, album, roll)})
-    return {"domains": domains, "tasks": len(params.tasks)}
+    return {"domains": domains, "tasks": len(params.tasks), "level": f"{1 - params.report.confidence:.2g}"}
 
 
 def _panel(params: Params, verdict: Verdict) -> dict[str, Any]:
     prompted = params.judges[verdict.metric].compares_with == "prompt"
     title = f"Mean {words(verdict.metric)} of the class alone, after each task"
-    base = f"{verdict.base['average_score'].value:.2f}"
+    base = number(verdict.base["average_score"].value)
+    level = 1 - params.report.confidence
     rows = [["strategy", "before", "at the end", "change"]]
     for name, intervals in verdict.strategies.items():
         change = intervals["gain"]
-        mark = " *" if change.excludes_zero else ""
-        at_end = f"{intervals['average_score'].value:.2f}"
+        mark = " *" if verdict.gain_p[name] <= level else ""
+        at_end = number(intervals["average_score"].value)
         rows.append([name, base, at_end, statistics.show(change, 2, signed=True) + mark])
     svg = draw(charts.curves(verdict, 400, 200), title) if len(verdict.labels) > 1 else None
     return {"metric": verdict.metric, "prompted": prompted, "svg": svg, "rows": rows}

@@ -1,21 +1,23 @@
-"""What the page shows, in its order. A section is a name, a title and a function; its template has its name.
+"""The sections of the page, in order. A section has a name, a title, a function and a template of the same name.
 
-To add one: a function from `Material` to what its template needs (None leaves the section out), a template, and a line
+To add one, write a function from `Material` to the template's context (None omits the section), a template, and a line
 in SECTIONS.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from stages.evaluation import statistics
 from stages.evaluation.preference import People
-from stages.evaluation.statistics import Interval, Summary, Verdict
-from stages.reporting import survey_wording, wording
+from stages.evaluation.statistics import Interval, Intervals, Summary, Verdict
+from stages.reporting import conclusions, glossary, headline, survey_wording, wording
 from stages.reporting.data_files import rounded
-from stages.reporting.page import background, charts, headline
+from stages.reporting.page import background, charts
 from stages.reporting.page import damage as base_damage
 from stages.reporting.page.filmstrip import Film, Roll, hero
 from stages.reporting.page.sprites import Album
@@ -27,7 +29,7 @@ Context = dict[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """All that sections are made from."""
+    """The inputs of all sections."""
 
     summary: Summary
     asked: People | None = None
@@ -36,8 +38,8 @@ class Material:
     films: list[Film] = field(default_factory=list)
 
     def domains(self) -> list[tuple[str, list[Verdict]]]:
-        """Each domain with its verdicts, the metric for recognising concepts first."""
-        ordered = wording.ordered(self.summary)
+        """Each domain with its verdicts, the metric of identity first."""
+        ordered = conclusions.ordered(self.summary)
         return [(d, [v for v in ordered if v.domain == d]) for d in self.summary.params.domains]
 
     @property
@@ -47,61 +49,80 @@ class Material:
 
     @property
     def several(self) -> bool:
-        """Whether there is more than one task: otherwise nothing can be forgotten."""
+        """Whether there are several tasks; with one, nothing can be forgotten."""
         return len(self.summary.params.tasks) > 1
 
 
 def overview(material: Material) -> Context:
-    params = material.summary.params
-    cited = wording.paper() if params.report.paper else []
+    """The first screen: the headline, a table, and the first concept's pictures."""
+    summary = material.summary
     domains = []
     for (domain, verdicts), strip in zip(material.domains(), material.first_films, strict=True):
-        found = verdicts[0]
-        known = {row["strategy"]: row for row in cited if row["domain"] == domain}
+        verdict = verdicts[0]
         rows = [
             {
                 "strategy": name,
+                "key": k if k < len(verdict.strategies) else None,
                 "average": interval(intervals.get("average_score")),
-                "forgetting": interval(intervals.get("forgetting")),
-                "paper": known.get(name, {"score": "", "forgetting": ""}),
+                "forgetting": interval(_forgetting(intervals)),
             }
-            for name, intervals in {**found.strategies, "base model": found.base}.items()
+            for k, (name, intervals) in enumerate(wording.rows_of(verdict).items())
         ]
         domains.append(
             {
                 "name": domain,
-                "lead": headline.sentence(found),
-                "metric": found.metric,
+                "lead": _formatted(headline.headline(summary, domain).text),
+                "metric": verdict.metric,
                 "rows": rows,
-                "cited": any(name in known for name in found.strategies),
                 "film": strip,
                 "hero": list(hero(strip)),
             }
         )
-    return {"domains": domains, "conclusions": wording.conclusions(material.summary), "note": wording.PAPER_NOTE}
+    lines = [_formatted(line) for line in conclusions.conclusions(summary)]
+    confidence = f"{100 * summary.params.report.confidence:g} %"
+    return {
+        "domains": domains,
+        "conclusions": lines,
+        "practice": headline.practice(summary.params),
+        "confidence": confidence,
+    }
 
 
-def interval(found: Interval | None) -> dict[str, Any] | None:
-    if found is None:
+def _forgetting(intervals: Intervals) -> Interval | None:
+    return statistics.shown_forgetting(intervals) if "forgetting_usual" in intervals else None
+
+
+def _formatted(text: str) -> str:
+    """A sentence with names and numbers in the page's spelling."""
+    return words(minus(text))
+
+
+def minus(text: str) -> str:
+    """The text with a minus sign, not a hyphen, before numbers."""
+    return re.sub(r"(?<![\w.])-(?=[\d.])", "\u2212", text)
+
+
+def interval(shown: Interval | None) -> dict[str, Any] | None:
+    if shown is None:
         return None
-    exact = {key: rounded(getattr(found, key)) for key in ("value", "low", "high")}
-    return exact | {key: f"{x + 0.0:.2f}".replace("-0.00", "0.00").replace("-", "−") for key, x in _named(exact)}
-
-
-def _named(exact: dict[str, float]) -> list[tuple[str, float]]:
-    return [(f"{key}_text", value) for key, value in exact.items()]
+    exact = {key: rounded(x) for key in ("value", "low", "high") if not math.isnan(x := getattr(shown, key))}
+    return exact | {f"{key}_text": minus(headline.number(x)) for key, x in exact.items()}
 
 
 def curves(material: Material) -> Context | None:
     def panel(verdict: Verdict) -> Context:
-        title = f"Mean {words(verdict.metric)} of the {verdict.domain} learnt so far, after each task"
+        title = f"Mean {words(verdict.metric)} of the {verdict.domain} learned so far, after each task"
         by_concept = [
             {"name": name, "svg": draw(charts.concept(verdict, j), f"{name}: {words(verdict.metric)} over time")}
             for j, name in enumerate(verdict.labels, 1)
         ]
         heads = ["after", *verdict.curves, "base model"]
         lines = [
-            [str(after), *(statistics.show(line[after - 1]) for line in verdict.curves.values()), f"{base:.3f}"]
+            [
+                str(after),
+                *(statistics.show(line[after - 1]) for line in verdict.curves.values()),
+                headline.number(base, 3),
+            ]
             for after, base in enumerate(verdict.base_curve, 1)
         ]
         return {"svg": draw(charts.curves(verdict), title), "concepts": by_concept, "rows": [heads, *lines]}
@@ -130,7 +151,13 @@ def _matrix(verdict: Verdict, strategy: str) -> list[list[str]]:
     known = set(matrix.cells())
     heads = ["after learning", *verdict.labels]
     rows = [
-        [label, *(f"{float(matrix.at(i, j)):.4f}" if (i, j) in known else "" for j in range(1, matrix.tasks + 1))]
+        [
+            label,
+            *(
+                headline.number(float(matrix.at(i, j)), 4) if (i, j) in known else ""
+                for j in range(1, matrix.tasks + 1)
+            ),
+        ]
         for i, label in enumerate(("base model", *verdict.labels))
     ]
     return [heads, *rows]
@@ -145,7 +172,9 @@ def filmstrip(material: Material) -> Context:
 def tradeoff(material: Material) -> Context | None:
     def panel(verdict: Verdict) -> Context:
         title = f"{words(verdict.metric)} right after learning, against forgetting"
-        rows = wording.overview(verdict, ("plasticity", "forgetting_usual"), 2)[:-1]  # the base has learnt nothing
+        unbiased = any("forgetting_unbiased" in intervals for intervals in verdict.strategies.values())
+        measure = "forgetting_unbiased" if unbiased else "forgetting_usual"
+        rows = wording.overview(verdict, ("plasticity", measure), 2)[: 1 + len(verdict.strategies)]
         return {"svg": draw(charts.trade_off(verdict), title), "rows": rows}
 
     return _panels(material, panel) if material.several else None
@@ -159,7 +188,7 @@ def harm(material: Material) -> Context | None:
                     "strategy": name,
                     "svg": draw(charts.harm(verdict, name), f"{words(name)}: what each task changed"),
                     "rows": _changes(verdict, name),
-                    "told": headline.harm(verdict, name),
+                    "worst": headline.harm(verdict, name),
                 }
                 for name in verdict.matrices
             ]
@@ -172,20 +201,20 @@ def _changes(verdict: Verdict, strategy: str) -> list[list[str]]:
     change = verdict.matrices[strategy].change()
     labels = verdict.labels
     rows = [
-        [labels[i], *(f"{float(change[i, j]):+.4f}" if j < i else "" for j in range(len(labels) - 1))]
+        [labels[i], *(headline.number(change[i, j], 4, signed=True) if j < i else "" for j in range(len(labels) - 1))]
         for i in range(1, len(labels))
     ]
     return [["learning", *labels[:-1]], *rows]
 
 
 def fidelity(material: Material) -> Context | None:
-    """Metrics that compare with the prompt."""
+    """The section on prompt fidelity: metrics that compare with the prompt."""
     judges = material.summary.params.judges
     prompted = {name for name, judge in judges.items() if judge.compares_with == "prompt"}
     domains = []
     for domain, verdicts in material.domains():
         for verdict in (v for v in verdicts if v.metric in prompted):
-            title = f"Mean {words(verdict.metric)} of the {domain} learnt so far, after each task"
+            title = f"Mean {words(verdict.metric)} of the {domain} learned so far, after each task"
             svg = draw(charts.curves(verdict), title) if material.several else None
             rows = wording.overview(verdict, ("average_score", "gain"), 2)
             domains.append({"name": domain, "metric": verdict.metric, "svg": svg, "rows": rows})
@@ -194,14 +223,20 @@ def fidelity(material: Material) -> Context | None:
 
 def numbers(material: Material) -> Context:
     def panel(verdict: Verdict) -> Context:
-        compared = wording.differences(verdict, marks=("{} *", "{}")) if verdict.differences else None
-        return {"rows": wording.everything(verdict), "differences": compared}
+        compared = wording.differences(verdict, level, mark="{} *") if verdict.differences else None
+        cited = wording.paper_comparison(verdict) if params.report.paper else None
+        return {"rows": wording.everything(verdict), "differences": compared, "paper": cited}
 
-    return _panels(material, panel) | {"glossary": list(wording.GLOSSARY.values()), "head": wording.GLOSSARY_HEAD}
+    params = material.summary.params
+    level = 1 - params.report.confidence
+    more = {"level": f"{level:.2g}", "note": wording.PAPER_NOTE}
+    return (
+        _panels(material, panel) | more | {"glossary": list(glossary.GLOSSARY.values()), "head": glossary.GLOSSARY_HEAD}
+    )
 
 
 def _panels(material: Material, panel: Callable[[Verdict], Context]) -> Context:
-    """What is shown by metric: one panel for each, of which the page shows the chosen one."""
+    """A context with one panel per metric; the page shows the chosen one."""
     return {
         "domains": [
             {"name": domain, "panels": [{"metric": v.metric, **panel(v)} for v in verdicts]}
@@ -244,16 +279,16 @@ SECTIONS: Sequence[tuple[str, str, Callable[[Material], Context | None]]] = (
     ("overview", "Result", overview),
     ("curves", "Score over time", curves),
     ("heatmaps", "Forgetting, concept by concept", heatmaps),
-    ("filmstrip", "The filmstrip", filmstrip),
-    ("tradeoff", "Learning against keeping", tradeoff),
-    ("harm", "Who harmed whom", harm),
-    ("people", "What people say", people),
+    ("filmstrip", "Filmstrip", filmstrip),
+    ("tradeoff", "Learning vs. forgetting", tradeoff),
+    ("harm", "Effect of each task on earlier concepts", harm),
+    ("people", "Human preference", people),
     ("fidelity", "Does it still follow the prompt?", fidelity),
     ("damage", "Damage to the base model", damage),
-    ("geometry", "Geometry of what was learnt", geometry),
+    ("geometry", "Geometry of the learned deltas", geometry),
     ("losses", "Training losses", losses),
     ("numbers", "All measures", numbers),
-    ("study", "What ran", study),
+    ("study", "Study and settings", study),
     ("photos", "Photos, models and licences", photos),
     ("citing", "How to cite", citing),
 )

@@ -114,7 +114,7 @@ def test_a_server_with_a_password_shows_the_study_only_to_clients_that_have_it(r
     ("moment", "changed", "ran"),
     [
         ("/ sample: ", {"sample": {"guidance": 2.0}}, "7 ran"),  # during the study
-        ("report: ", {"report": {"bootstrap": 101}}, "1 ran"),  # before its results are shown
+        ("report: ", {"report": {"confidence": 0.9}}, "1 ran"),  # before its results are shown
     ],
 )
 def test_a_server_killed_during_the_run_causes_a_warning(running, study, moment, changed, ran):
@@ -129,7 +129,7 @@ def test_a_server_killed_during_the_run_causes_a_warning(running, study, moment,
 
 def test_a_missing_server_causes_a_warning(server, study):
     server.kill()
-    change(study, report={"bootstrap": 101})
+    change(study, report={"confidence": 0.9})
     code, out, err = flow(study, server)
     assert (code, "1 ran" in out) == (0, True), out + err
     assert "without it" in err

@@ -28,7 +28,7 @@
       reel.style.setProperty("--pick", pick);
       const data = films[n][concept];
       const scores = data.scores[metric] || Object.values(data.scores)[0];
-      write(reel.querySelector("[data-at=base]"), scores[0][pick], data.own[0][pick]);
+      write(reel.querySelector("[data-at=base]"), scores[0][pick], false); // the base has learned nothing
       all("tbody tr", reel).forEach((row, r) => all(".cell", row).forEach((cell, f) => {
         write(cell, scores[r + 1][f][pick], data.own[r + 1][f][pick]);
       }));

@@ -1,0 +1,117 @@
+"""The conclusions from a Summary and their limits, one line each."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from stages.evaluation.measures import RANKED
+from stages.evaluation.statistics import Summary, Verdict
+from stages.reporting.glossary import GLOSSARY
+from stages.reporting.headline import number
+from stages.runtime.formatting import counted
+
+
+def ordered(summary: Summary) -> list[Verdict]:
+    """The verdicts by domain, the metric of identity first."""
+    domains = list(summary.params.domains)
+    first = summary.params.report.identity
+    return sorted(summary.verdicts, key=lambda v: (domains.index(v.domain), v.metric != first))
+
+
+def conclusions(summary: Summary) -> list[str]:
+    """All conclusions and their limits, for results.md, the page and the terminal."""
+    level = 1 - summary.params.report.confidence
+    lines = [_spread(summary), _signs(level)]
+    for verdict in (v for v in ordered(summary) if v.metric == summary.params.report.identity):
+        head = f"{verdict.domain} by {verdict.metric}:"
+        lines.append(f"{head} average score {_ranking(verdict, 'average_score', True, level)}.")
+        if any("forgetting_unbiased" in intervals for intervals in verdict.strategies.values()):
+            lines.append(f"{head} forgetting {_ranking(verdict, 'forgetting_unbiased', False, level)}.")
+        if verdict.differences:
+            lines.append(f"{head} {_significant(verdict, level)}")
+        lines.append(f"{head} {_over_base(verdict)}")
+        if "top1_earlier" in verdict.base:
+            lines.append(f"{head} {_recognised(verdict)}")
+        if len(verdict.labels) > 1:
+            lines.append(f"{head} {_places(verdict)}")
+    return lines
+
+
+def _spread(summary: Summary) -> str:
+    """The number of runs, and the factors that the intervals cover."""
+    params = summary.params
+    counts = {"order": len(params.orders), "seed": len(params.seeds)}
+    single = [name for name, count in counts.items() if count == 1]
+    factors = [f"{name}s" for name in (*counts, "concept", "prompt", "noise") if counts.get(name, 2) > 1]
+    text = f"{counted(counts['order'] * counts['seed'], 'run')} per strategy "
+    text += f"({counted(counts['order'], 'order')} x {counted(counts['seed'], 'seed')}). "
+    text += f"{100 * params.report.confidence:g}% intervals cover other {', '.join(factors[:-1])} and {factors[-1]}"
+    if single:
+        text += f"; with one {' and one '.join(single)}, nothing is known about other "
+        text += " or ".join(f"{name}s" for name in single)
+    return f"{text}."
+
+
+def _signs(level: float) -> str:
+    return (
+        "Rankings, bold cells and the sign * follow one test: paired differences over the same factors, p corrected "
+        f"(Holm) for all pairs and both measures below. > and < mean p <= {level:.2g}, ~ that the difference is not "
+        "significant."
+    )
+
+
+def _ranking(verdict: Verdict, measure: str, high_is_best: bool, level: float) -> str:
+    """The strategies, best first: a 0.70 > b 0.62 ~ c 0.60."""
+    values = {name: intervals[measure].value for name, intervals in verdict.strategies.items()}
+    ranked = sorted(values, key=lambda name: values[name], reverse=high_is_best)
+    text = f"{ranked[0]} {number(values[ranked[0]])}"
+    for better, worse in pairwise(ranked):
+        significant = verdict.p_value(better, worse, measure) <= level
+        text += f" {('>' if high_is_best else '<') if significant else '~'} {worse} {number(values[worse])}"
+    return text
+
+
+def _significant(verdict: Verdict, level: float) -> str:
+    """The pairs that differ, by the corrected test."""
+    parts = []
+    for measure in (m for m in RANKED if any(m in p for p in verdict.p_values.values())):
+        pairs = [
+            f"{b} {'above' if verdict.differences[a, b][measure].value > 0 else 'below'} {a} (p {p[measure]:.2g})"
+            for (a, b), p in verdict.p_values.items()
+            if p[measure] <= level
+        ]
+        parts.append(f"in {GLOSSARY[measure][0]} {', '.join(pairs) if pairs else 'none'}")
+    return f"differences with a corrected p <= {level:.2g}: {'; '.join(parts)}."
+
+
+def _places(verdict: Verdict) -> str:
+    """The effect of being learned early, if the orders determine it."""
+    if verdict.effects is None:
+        return (
+            "the effect of a place in the sequence cannot be separated from that of its concept: "
+            "that takes more orders, in which concepts change places."
+        )
+    first = {name: effects.places[0] for name, effects in verdict.effects.items()}
+    lost = ", ".join(f"{name} {number(value, signed=True)}" for name, value in first.items())
+    return f"loss of the concept learned first, beyond the mean, whichever concept it is: {lost}."
+
+
+def _over_base(verdict: Verdict) -> str:
+    gains = {name: intervals["gain"] for name, intervals in verdict.strategies.items()}
+    above = [name for name, gain in gains.items() if gain.low > 0]
+    below = [name for name, gain in gains.items() if gain.high < 0]
+    rest = [name for name in gains if name not in above + below]
+    parts = (("above", above), ("below", below), ("not significantly different from", rest))
+    text = "; ".join(f"{', '.join(names)} {relation} the base model" for relation, names in parts if names)
+    return f"at the end {text} ({number(verdict.base['average_score'].value)}) in average score."
+
+
+def _recognised(verdict: Verdict) -> str:
+    values = ", ".join(
+        f"{name} {number(intervals['top1_earlier'].value)}" for name, intervals in verdict.strategies.items()
+    )
+    base, chance = verdict.base["top1_earlier"].value, 1 / len(verdict.labels)
+    return (
+        "share of the pictures of earlier concepts that are recognised as their own at the end: "
+        f"{values} (base model {number(base)}, chance {number(chance)})."
+    )

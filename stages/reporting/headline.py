@@ -1,0 +1,178 @@
+"""The result of a study in one sentence, through a gate of questions; the first "no" ends it.
+
+1. Was anything learned? Right after its task, do concepts score above the base model?
+2. Is any of it retained at the end?
+3. Is it the concepts? Are pictures recognised as their own concept above chance and more than the base model's, are
+   they closer to it than to the others, and does the score need the concept's word (or did the whole class change)?
+4. Do strategies differ, by the test that is corrected for all comparisons (correction.py)?
+5. Do the other metrics agree?
+
+Answers 1 to 3 are intervals of one strategy against the base model, chance or 0. Strategies are ranked by the test
+alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from stages.core.params import Params
+from stages.evaluation.statistics import Interval, Summary, Verdict
+
+Branch = Literal["no spread", "not learned", "lost", "not the concepts", "alone", "tie", "best"]
+SCORE = "average_score"
+
+
+@dataclass(frozen=True)
+class Headline:
+    """branch: the question that ended the gate; best: the strategy that the sentence prefers, if any."""
+
+    branch: Branch
+    best: str | None
+    text: str
+
+
+def headline(summary: Summary, domain: str) -> Headline:
+    """The sentence on one domain, by the metric of identity."""
+    params = summary.params
+    verdict = next(v for v in summary.verdicts if (v.domain, v.metric) == (domain, params.report.identity))
+    others = [v for v in summary.verdicts if v.domain == domain and v is not verdict]
+    branch, best, text = _gate(verdict, others, 1 - params.report.confidence)
+    count = len(verdict.labels)
+    start = f"After {count} {domain if count > 1 else domain.removesuffix('s')}"
+    if len(verdict.runs) == len(verdict.strategies):
+        text += " (one run each: the effect of another order or another training is unknown)"
+    return Headline(branch, best, f"{start}, {text}.")
+
+
+def practice(params: Params) -> str | None:
+    """A warning if the photos are real and the base is the small embedded one."""
+    embedded, drawn = params.base.name == "toy", params.dataset.name == "toy"
+    if not embedded or drawn:
+        return None
+    return (
+        "Practice run: the base model is the small one embedded in Palimpsest, which was never trained on photos. "
+        "It shows that everything works; the scores say nothing about these concepts."
+    )
+
+
+def _gate(verdict: Verdict, others: Sequence[Verdict], level: float) -> tuple[Branch, str | None, str]:
+    """Questions 1 to 3; the branch, the preferred strategy, and the sentence without its start."""
+    strategies = verdict.strategies
+    if any(np.isnan(intervals[SCORE].low) for intervals in strategies.values()):
+        return (
+            "no spread",
+            None,
+            f"{_values(verdict, list(strategies))}; with one picture of one concept, chance is unknown",
+        )
+    base = f"base model {number(verdict.base[SCORE].value)}"
+    if not any(intervals["gain_when_learned"].low > 0 for intervals in strategies.values()):
+        most = max(strategies.values(), key=lambda intervals: intervals["gain_when_learned"].value)["gain_when_learned"]
+        return "not learned", None, f"nothing was learned: the best gain over the base model is {spread(most)}"
+    ahead = [name for name, intervals in strategies.items() if intervals["gain"].low > 0]
+    if not ahead:
+        return "lost", None, f"no strategy scores above the base model: {_values(verdict, list(strategies))} ({base})"
+    faults = {name: fault for name in ahead if (fault := objection(verdict, name))}
+    shown = [name for name in ahead if name not in faults]
+    if not shown:
+        top = max(faults, key=lambda name: strategies[name][SCORE].value)
+        text = f"{top} scores {number(strategies[top][SCORE].value)} by {verdict.metric} ({base})"
+        return "not the concepts", None, f"{text}, but {faults[top]}"
+    return _comparison(verdict, others, shown, faults, level)
+
+
+def _comparison(
+    verdict: Verdict, others: Sequence[Verdict], shown: list[str], faults: dict[str, str], level: float
+) -> tuple[Branch, str | None, str]:
+    """Questions 4 and 5, for the strategies that show the concepts."""
+    scores = {name: intervals[SCORE].value for name, intervals in verdict.strategies.items()}
+    best = max(shown, key=lambda name: scores[name])
+    rivals = sorted((name for name in scores if name != best), key=lambda name: -scores[name])
+    below = [r for r in rivals if scores[r] < scores[best] and verdict.p_value(best, r, SCORE) <= level]
+    equal = [r for r in rivals if r in shown and r not in below]
+    by, base = f"by {verdict.metric}", f"base model {number(verdict.base[SCORE].value)}"
+    if not rivals:
+        branch: Branch = "alone"
+        text = f"{best} scores {number(scores[best])} {by} ({base}) and shows the concepts"
+    elif not below:
+        branch, named = "tie", _listed([best, *equal])
+        text = f"no difference between strategies is significant {by}: {_values(verdict, [best, *rivals])} ({base})"
+        text += (
+            f"; {named} {'shows' if not equal else 'show'} the concepts" if faults or len(equal) < len(rivals) else ""
+        )
+    else:
+        branch = "best"
+        tied = [r for r in equal if number(scores[r]) == number(scores[best])]
+        highest = all(number(scores[r]) != number(scores[best]) and scores[r] < scores[best] for r in rivals)
+        verb = "score" if tied else "scores highest," if highest and not equal else "scores"
+        text = f"{_listed([best, *tied])} {verb} {number(scores[best])} {by} ({base}), above {_values(verdict, below)}"
+        if rest := [r for r in equal if r not in tied]:
+            text += f"; {_values(verdict, rest)} cannot be distinguished from it"
+    text += "".join(
+        f"; {name} scores {number(scores[name])}, but {fault}" for name, fault in faults.items() if name not in below
+    )
+    text += "".join(_disagreement(other, best, below, level) for other in others)
+    return branch, best if branch != "tie" else None, text
+
+
+def objection(verdict: Verdict, name: str) -> str:
+    """Why a strategy's score does not come from its concepts, as a clause; empty if it does."""
+    intervals = verdict.strategies[name]
+    if "top1_earlier" in intervals:
+        top1, chance = intervals["top1_earlier"], 1 / len(verdict.labels)
+        if not top1.low > chance:
+            rates = f"top-1 {number(top1.value)}, by chance {number(chance)}"
+            return f"its pictures of earlier concepts are not recognised as theirs more often than by chance ({rates})"
+        if not intervals["own_minus_others_earlier"].low > 0:
+            margin = spread(intervals["own_minus_others_earlier"])
+            return f"its pictures are not closer to their own concept than to the others (own - others {margin})"
+        if not (intervals["top1_gain"].low > 0 or intervals["own_minus_others_gain"].low > 0):
+            rates = f"top-1 {number(top1.value)}, base model {number(verdict.base['top1_earlier'].value)}"
+            return f"its pictures are recognised no better than the base model's ({rates})"
+    if name in verdict.word and not verdict.word[name].low > 0:
+        return f"the concepts' words add nothing ({spread(verdict.word[name])}): whole classes have changed instead"
+    return ""
+
+
+def _disagreement(other: Verdict, best: str, below: Sequence[str], level: float) -> str:
+    """A clause if another metric does not confirm that `best` is above the strategies in `below`."""
+    scores = {name: other.strategies[name][SCORE].value for name in (best, *below)}
+    rival = max(scores, key=lambda name: scores[name])
+    if number(scores[rival]) == number(scores[best]):
+        return ""
+    verb = "disagrees" if other.p_value(best, rival, SCORE) <= level else "does not confirm it"
+    return f"; {other.metric} {verb} ({_values(other, [rival, best])})"
+
+
+def number(value: float, digits: int = 2, signed: bool = False) -> str:
+    """The number as 0.53 or +0.53; zero has no sign."""
+    return f"{round(value, digits) + 0.0:{'+' if signed else ''}.{digits}f}"
+
+
+def spread(interval: Interval) -> str:
+    return f"{number(interval.value)} [{number(interval.low)}, {number(interval.high)}]"
+
+
+def _values(verdict: Verdict, names: Sequence[str]) -> str:
+    return _listed([f"{name} {number(verdict.strategies[name][SCORE].value)}" for name in names])
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def harm(verdict: Verdict, strategy: str) -> str:
+    """The largest single loss caused by a task, and the task with the largest total loss."""
+    change = verdict.matrices[strategy].change()
+    i, j = (int(x) for x in np.unravel_index(np.nanargmin(change), change.shape))
+    total = np.nansum(change, 1)
+    worst = int(total.argmin())
+    if float(change[i, j]) >= 0:
+        return "No task lowered the score of an earlier one."
+    single, whole = number(change[i, j], signed=True), number(total[worst], signed=True)
+    text = f"Largest single loss: learning {verdict.labels[i]} changed {verdict.labels[j]} by {single}."
+    text += f" Over all earlier concepts, {verdict.labels[worst]} did the most harm ({whole} in sum)."
+    return text.replace("-", "\u2212")

@@ -1,0 +1,230 @@
+"""The headline: one study for each answer of the gate, and for each way in which it could mislead."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from stages.core.params import Report
+from stages.evaluation.results import MARGIN, OWN, TOP1, Results
+from stages.evaluation.statistics import Summary, judge
+from stages.reporting import headline, wording
+from tests.evaluation.test_statistics import results_of
+from tests.support import synthetic_study
+
+TASKS, PROMPTS, NOISES = 10, 5, 4
+BASE, PICTURE = 0.2, 0.05
+
+
+def scores(gains: Mapping[str, float], run: int = 1, spread: float = 0.05, seed: int = 0) -> np.ndarray:
+    """Scores [strategy, run, T + 1, T, picture]: a base, and on it a gain that varies with concept and picture."""
+    rng = np.random.default_rng(seed)
+    shape = (len(gains), run, TASKS + 1, TASKS, PROMPTS * NOISES)
+    values = BASE + PICTURE * rng.normal(size=shape) + 0.1 * rng.normal(size=(1, 1, 1, TASKS, 1))
+    values[:, :, 0] = values[:1, :1, 0]
+    own = spread * rng.normal(size=(len(gains), 1, 1, TASKS, 1))
+    values[:, :, 1:] += np.reshape(list(gains.values()), (-1, 1, 1, 1, 1)) + own
+    return values
+
+
+def study(
+    gains: Mapping[str, float],
+    *,
+    recognised: float = 0.9,
+    base_recognised: float = 0.1,
+    margin: float = 0.3,
+    others: Mapping[str, Mapping[str, float]] | None = None,
+    plain: Mapping[str, float] | None = None,
+    orders: int = 1,
+    spread: float = 0.05,
+) -> Summary:
+    """A study with these gains of the strategies over the base at all times.
+
+    recognised: the share of the strategies' pictures that are recognised as their own concept; base_recognised: the
+    base's. margin: of the own similarity over that to others, after learning.
+    others: other metrics -> their gains; plain: the gains without the concepts' words.
+    """
+    rng = np.random.default_rng(1)
+    looks = scores(gains, orders, spread)
+    top1 = (rng.uniform(size=looks.shape) < recognised).astype(float)
+    top1[:, :, 0] = (rng.uniform(size=looks.shape[3:]) < base_recognised).astype(float)
+    between = margin * np.ones_like(looks) + 0.02 * rng.normal(size=looks.shape)
+    between[:, :, 0] = 0.02 * rng.normal(size=looks.shape[3:])
+    measured = {"looks": {OWN: looks, MARGIN: between, TOP1: top1}}
+    for k, (metric, theirs) in enumerate((others or {}).items()):
+        measured[metric] = {OWN: scores(theirs, orders, spread, seed=5 + k)}
+    results = named(results_of(looks, orders=orders, noises=NOISES), gains, measured)
+    without = None
+    if plain is not None:
+        values = scores(plain, orders, spread, seed=9)
+        without = named(results_of(values, orders=orders, noises=NOISES), plain, {"looks": {OWN: values}})
+    report = Report(identity="looks")
+    params = synthetic_study.parameters(
+        strategies=tuple(gains), orders=tuple(str(k) for k in range(orders)), tasks=3, plain=int(plain is not None)
+    )
+    verdicts = [v for v in judge(results, report, without) if v.metric in measured]
+    return Summary(params, verdicts, [results], [], judge(without, report) if without else [])
+
+
+def named(results: Results, strategies: Mapping[str, float], measured: dict) -> Results:
+    known = {metric: {kind: measured[metric][kind] for kind in kinds} for metric, kinds in measured.items()}
+    return replace(results, strategies=tuple(strategies), measured=known)
+
+
+def sentence(summary: Summary) -> headline.Headline:
+    found = headline.headline(summary, "objects")
+    assert found.text.startswith("After 10 objects, ")
+    assert found.text.endswith(".")
+    assert "nan" not in found.text
+    assert "-0.00" not in found.text
+    assert wording.terminal(summary).replace("\n  ", " ").startswith(found.text)
+    return found
+
+
+GOOD = {"naive": 0.1, "merge_init": 0.2, "magmax": 0.5}
+
+
+def test_a_winner_is_above_all_others_by_the_corrected_test() -> None:
+    summary = study(GOOD)
+    found = sentence(summary)
+    assert (found.branch, found.best) == ("best", "magmax")
+    assert "magmax scores highest, 0.7" in found.text
+    assert "above merge_init 0." in found.text
+    assert found.text.index("merge_init") < found.text.index("naive"), "the nearest first"
+    assert "cannot be distinguished" not in found.text
+    assert "base model 0." in found.text
+
+
+def test_one_run_is_named_as_one_and_several_are_not() -> None:
+    once = "one run each: the effect of another order or another training is unknown"
+    assert once in sentence(study(GOOD)).text
+    assert "one run" not in sentence(study(GOOD, orders=4)).text
+
+
+@pytest.mark.parametrize("gain", [0.0, -0.2])
+def test_nothing_learned_announces_no_winner(gain: float) -> None:
+    found = sentence(study({"naive": gain, "magmax": gain}))
+    assert (found.branch, found.best) == ("not learned", None)
+    assert "nothing was learned" in found.text
+    assert "highest" not in found.text
+    assert "above" not in found.text
+
+
+def test_what_is_gone_at_the_end_announces_no_winner() -> None:
+    summary = study({"naive": 0.4, "magmax": 0.4})
+    lost = summary.results[0].measured["looks"][OWN]
+    lost[:, :, -1] = lost[:, :, 0]
+    again = replace(summary, verdicts=judge(summary.results[0], summary.params.report))
+    found = sentence(again)
+    assert (found.branch, found.best) == ("lost", None)
+    assert "no strategy scores above the base model: naive 0.2" in found.text
+
+
+def test_grey_mush_below_chance_is_no_winner() -> None:
+    found = sentence(study(GOOD, recognised=0.05))
+    assert (found.branch, found.best) == ("not the concepts", None)
+    assert "but its pictures of earlier concepts are not recognised as theirs more often than by chance" in found.text
+    assert ", by chance 0.10)" in found.text
+
+
+def test_what_the_base_recognises_as_well_is_no_winner() -> None:
+    found = sentence(study(GOOD, recognised=0.5, base_recognised=0.6, margin=-0.1))
+    assert found.branch == "not the concepts"
+    assert "not closer to their own concept than to the others (own - others -0.1" in found.text
+    summary = study(GOOD, recognised=0.5, base_recognised=0.6, margin=0.3)
+    between = summary.results[0].measured["looks"][MARGIN]
+    between[:, :, 0] += 0.4
+    found = sentence(replace(summary, verdicts=judge(summary.results[0], summary.params.report)))
+    assert found.branch == "not the concepts"
+    assert "its pictures are recognised no better than the base model's (top-1 0.43, base model 0.59)" in found.text
+
+
+def test_a_score_that_does_not_need_the_word_is_an_overwritten_class() -> None:
+    found = sentence(study(GOOD, plain=GOOD))
+    assert (found.branch, found.best) == ("not the concepts", None)
+    assert "but the concepts' words add nothing (0.0" in found.text
+    assert "whole classes have changed instead" in found.text
+    assert sentence(study(GOOD, plain=dict.fromkeys(GOOD, 0.0))).branch == "best"
+
+
+def test_one_overwritten_strategy_does_not_win_however_high_it_scores() -> None:
+    found = sentence(study(GOOD | {"naive": 0.8}, plain={"naive": 0.8, "merge_init": 0.0, "magmax": 0.0}))
+    assert found.best == "magmax"
+    assert "naive scores 1.0" in found.text
+    assert ", but the concepts' words add nothing" in found.text
+    assert "highest" not in found.text
+
+
+def test_ties_rank_nobody() -> None:
+    summary = study({"naive": 0.30, "merge_init": 0.31, "magmax": 0.32}, spread=0.1)
+    found = sentence(summary)
+    assert (found.branch, found.best) == ("tie", None)
+    assert "no difference between strategies is significant" in found.text
+    for word in ("highest", "above", "ahead", "best"):
+        assert word not in found.text
+    assert " > " not in wording.terminal(summary).split("objects by looks: average score")[1].split("objects by")[0]
+
+
+def test_intervals_that_exclude_zero_do_not_make_a_winner_where_the_corrected_test_does_not() -> None:
+    summary = study(GOOD)
+    verdict = summary.verdicts[0]
+    uncertain = {pair: dict.fromkeys(found, 0.2) for pair, found in verdict.p_values.items()}
+    assert verdict.difference("naive", "magmax", "average_score").excludes_zero
+    found = sentence(replace(summary, verdicts=[replace(verdict, p_values=uncertain)]))
+    assert found.branch == "tie"
+
+
+def test_a_part_of_the_strategies_is_below_and_the_rest_is_not_ranked() -> None:
+    found = sentence(study({"naive": 0.1, "merge_init": 0.48, "magmax": 0.5}, spread=0.1))
+    assert (found.branch, found.best in ("merge_init", "magmax")) == ("best", True)
+    assert "above naive 0." in found.text
+    other = {"merge_init": "magmax", "magmax": "merge_init"}[found.best]
+    assert f"{other} 0." in found.text
+    assert "highest" not in found.text
+
+
+def test_equal_rounded_values_are_not_ranked() -> None:
+    summary = study({"naive": 0.1, "merge_init": 0.5, "magmax": 0.5})
+    own = summary.results[0].measured["looks"][OWN]
+    own[2] = own[1] + 1e-4 * np.random.default_rng(3).normal(size=own[1].shape)
+    found = sentence(replace(summary, verdicts=judge(summary.results[0], summary.params.report)))
+    assert found.branch == "best"
+    assert "magmax and merge_init score " in found.text or "merge_init and magmax score " in found.text
+    assert "distinguished" not in found.text
+    assert "highest" not in found.text
+
+
+def test_a_judge_that_disagrees_is_named() -> None:
+    against = {"csd": {"naive": 0.6, "merge_init": 0.2, "magmax": 0.2}, "clip_i": GOOD}
+    found = sentence(study(GOOD, others=against))
+    assert found.best == "magmax"
+    assert "csd disagrees (naive 0." in found.text
+    assert "clip_i" not in found.text
+    near = {"csd": {"naive": 0.52, "merge_init": 0.2, "magmax": 0.5}}
+    unsure = sentence(study(GOOD, others=near, spread=0.15))
+    assert "csd does not confirm it" in unsure.text or "csd" not in unsure.text
+    assert "disagrees" not in unsure.text
+
+
+def test_one_strategy_is_compared_with_the_base_alone() -> None:
+    found = sentence(study({"naive": 0.3}))
+    assert (found.branch, found.best) == ("alone", "naive")
+    assert "naive scores 0.5" in found.text
+    assert "shows the concepts" in found.text
+
+
+def test_a_single_picture_says_that_chance_is_unknown() -> None:
+    results = replace(results_of(np.array([[[[[0.2]], [[0.9]]]]])), strategies=("naive",))
+    verdicts = [replace(v, metric="looks") for v in judge(results, Report(identity="looks"))]
+    found = headline.headline(Summary(synthetic_study.parameters(tasks=1), verdicts, [], []), "objects")
+    assert found.branch == "no spread"
+    assert found.text.startswith("After 1 object, naive 0.90; with one picture of one concept, chance is unknown")
+
+
+def test_a_practice_run_is_one_with_real_photos_on_the_embedded_base() -> None:
+    assert headline.practice(synthetic_study.parameters()) is None
+    assert "Practice run" in headline.practice(synthetic_study.parameters(dataset="folder"))
+    real = synthetic_study.parameters(dataset="folder")
+    other = real.model_copy(update={"base": real.base.model_copy(update={"name": "sdxl"})})
+    assert headline.practice(other) is None

@@ -1,0 +1,96 @@
+"""The results on the page: the headline, the first table, damage, the paper, and spelling."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from stages.evaluation.statistics import summarise
+from stages.reporting import data_files, headline, wording
+from stages.reporting.page import render
+from tests.support import synthetic_study
+
+STRATEGIES = ("naive", "merge_init", "magmax")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory):
+    """The parameters, summary and page of a small study."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("study"))
+        params = synthetic_study.parameters(strategies=STRATEGIES, plain=1)
+        synthetic_study.write(params)
+        summary = summarise(params)
+        yield params, summary, render.page(summary)
+
+
+def test_damage_is_the_same_in_the_table_and_in_the_metrics(made) -> None:
+    summary, text = made[1:]
+    tree = data_files.metrics(summary)["damage"]["objects"]
+    assert set(tree) == {"looks", "prompted"}
+    section = text.split('<section id="damage"')[1].split("</section>")[0]
+    for verdict in summary.plain:
+        for name, values in tree[verdict.metric].items():
+            assert values["change"]["value"] == pytest.approx(
+                values["at_the_end"]["value"] - values["before"]["value"], abs=2e-6
+            )
+            row = re.findall(rf'<th scope="row">{name.replace("_", " ")}</th>(.*?)</tr>', section)
+            shown = {key: "{value:.2f}".format(**values[key]) for key in ("before", "at_the_end")}
+            change = "{value:+.2f} [{low:+.2f}, {high:+.2f}]".format(**values["change"]).replace("-", "\u2212")
+            change += " *" if verdict.gain_p[name] <= 0.05 else ""
+            matching = [cells for cells in row if all(f">{x}<" in cells for x in shown.values())]
+            assert any(f">{change}<" in cells for cells in matching), (name, row)
+    assert tree["prompted"]["naive"]["change"]["high"] < 0, "the synthetic study lowers it"
+
+
+def test_the_first_table_has_the_numbers_of_the_metrics(made) -> None:
+    tree = data_files.metrics(made[1])["objects"]["looks"]
+    expected = []
+    for name in (*STRATEGIES, "base"):
+        for measure in ("average_score", "forgetting_unbiased"):
+            bounds = tree[name].get(measure)
+            expected += [bounds[key] for key in ("value", "low", "high")] if bounds else []
+    assert [float(x) for x in re.findall(r'<data value="([^"]+)"', made[2])] == expected
+
+
+def test_the_papers_numbers_are_shown_for_their_metric_only(made, monkeypatch) -> None:
+    assert not re.search("paper", made[2].split('<section id="curves"')[0].split('<section id="overview"')[1])
+    assert "0.675" not in made[2], "no metric of this study is the paper's"
+    known = wording.paper("objects", "clip_i")
+    monkeypatch.setattr(wording, "paper", lambda domain, metric: known if metric == "looks" else {})
+    section = render.page(made[1]).split('<section id="numbers"')[1].split("</section>")[0]
+    table = section.split("Compared with the paper, by looks</caption>")[1].split("</table>")[0]
+    rows = [re.findall(r"<td>(.*?)</td>", row) for row in table.split("<tr>")[2:]]
+    assert [[row[1], row[3]] for row in rows] == [["0.488", "-"], ["0.675", "0.026"], ["0.503", "-"]]
+    assert section.count("Compared with the paper") == 2, "caption and label of one table"
+
+
+def test_the_headline_comes_first(made) -> None:
+    lead = re.findall(r'<p class="lead">(.*?)</p>', made[2])
+    text = headline.headline(made[1], "objects").text
+    assert lead == [text.replace("_", " ")]
+    assert text.startswith("After 3 objects, ")
+    assert text.count(".") == text.count("0.") + text.count("1.0") + 1, "one sentence"
+
+
+def test_names_and_zeros_have_one_spelling(made) -> None:
+    shown = "".join(re.findall(r"<section id=.(?!study).*?</section>", made[2], re.S))
+    shown = re.sub(r"<script.*?</script>|<[^>]*>", "\n", shown, flags=re.S)
+    assert "merge_init" not in shown
+    assert not re.search(r"[-\u2212]0?\.0+(?!\d)", shown)
+
+
+def test_real_photos_on_the_embedded_base_are_a_practice_run(made, monkeypatch) -> None:
+    assert 'class="practice"' not in made[2]
+    real = synthetic_study.parameters(strategies=STRATEGIES, plain=1, dataset="folder")
+    text = render.page(replace(made[1], params=real))
+    assert "Practice run" in text.split('<section id="overview"')[1].split("</section>")[0]
+    assert "Practice run" in wording.terminal(replace(made[1], params=real))
+
+
+def test_damage_is_the_change_of_the_class_alone(made) -> None:
+    part = made[2].split('<section id="damage"')[1].split("</section>")[0]
+    change = {v.metric: v.strategies["naive"]["gain"] for v in made[1].plain}
+    assert change["prompted"].high < 0 < change["looks"].low
+    assert f"{change['prompted'].value:+.2f}".replace("-", "−") in part
+    assert "a photo of a thing in place 0" in part
