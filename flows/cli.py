@@ -194,8 +194,8 @@ def _work() -> int:
     except typer.TyperException as error:
         from stages.runtime.faults import ConfigFault
 
-        message = error.format_message()
-        raise ConfigFault(f"{message.rstrip('.')}. See --help.") from None
+        message = error.format_message().rstrip(".")
+        raise ConfigFault(f"{message}{'' if message.endswith('?') else '.'} See --help.") from None
 
 
 def main() -> None:

@@ -29,12 +29,13 @@ def read(params: Params, results: Results) -> dict[str, dict[str, Array]]:
     encoders: Mapping[str, str] = artifact.read(folder, "scores")["encoders"]
     table = tables.read(folder / "references.parquet", tables.REFERENCES)
     tasks, names = table["task"].to_numpy(), np.array(table["encoder"].to_pylist())
-    vectors = np.array(table["vector"].to_pylist(), np.float64)
+    vectors = table["vector"].to_pylist()  # as long as the encoder makes them
     by_metric = {}
     for metric, measured in results.measured.items():
         selected = (names == encoders.get(metric)) & (tasks <= results.tasks)
         if MARGIN in measured and min(np.bincount(tasks[selected], minlength=results.tasks + 1)[1:], default=0) > 1:
-            by_metric[metric] = photo_scores(vectors[selected], tasks[selected] - 1)
+            own = np.array([vectors[row] for row in np.flatnonzero(selected)], np.float64)
+            by_metric[metric] = photo_scores(own, tasks[selected] - 1)
     return by_metric
 
 
