@@ -37,8 +37,11 @@ class Scene:
     light: float = 1.0
 
 
-def thing(scene: Scene, pixels: int = PIXELS) -> NDArray[np.uint8]:
-    """The thing alone where it stands, uint8 [pixels, pixels, 4], colours multiplied by their opacity."""
+def thing(scene: Scene, pixels: int = PIXELS, cell: Image.Image | None = None) -> NDArray[np.uint8]:
+    """The thing alone where it stands, uint8 [pixels, pixels, 4], colours multiplied by their opacity.
+
+    `cell` is shown instead of the set's drawing, if given.
+    """
     n = pixels * FINER
     scale = CELL / (scene.size * n)  # pixels of the drawing per fine pixel
     cos, sin = scale * np.cos(scene.angle), scale * np.sin(scene.angle)
@@ -47,21 +50,20 @@ def thing(scene: Scene, pixels: int = PIXELS) -> NDArray[np.uint8]:
         a, b = -a, -b
     x, y = (scene.x + 1) * n / 2, (scene.y + 1) * n / 2
     frame = (a, b, CELL / 2 - a * x - b * y, d, e, CELL / 2 - d * x - e * y)
-    fine = drawing(scene.noun, scene.drawn_by).transform(
-        (n, n), Image.Transform.AFFINE, frame, Image.Resampling.BILINEAR
-    )
+    cell = cell or drawing(scene.noun, scene.drawn_by)
+    fine = cell.transform((n, n), Image.Transform.AFFINE, frame, Image.Resampling.BILINEAR)
     return np.asarray(fine.reduce(FINER))
 
 
-def draw(scene: Scene, pixels: int = PIXELS) -> NDArray[np.uint8]:
-    """The scene as uint8 [pixels, pixels, 3]; pixels is a multiple of PIXELS.
+def draw(scene: Scene, pixels: int = PIXELS, cell: Image.Image | None = None) -> NDArray[np.uint8]:
+    """The scene as uint8 [pixels, pixels, 3]; pixels is a multiple of PIXELS; `cell` as in `thing`.
 
     Raises:
         KeyError: the scene names a noun, set, place or style that there is not.
     """
     behind = background(scene.place, scene.variant, pixels)
     behind = behind[:, ::-1] if scene.turned else behind
-    front = thing(scene, pixels).astype(np.float32)
+    front = thing(scene, pixels, cell).astype(np.float32)
     hidden = front[..., 3:] / 255
     fall = max(1, pixels // 32)
     shade = np.zeros_like(hidden)

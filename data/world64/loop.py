@@ -1,5 +1,5 @@
-"""The training loop of the recipes: by the clock, on a GPU or on one-thread processes that share their gradients, with an
-average of the weights, and with checkpoints from which a killed run goes on."""
+"""The training loop of the recipes: by the clock, on a GPU or on one-thread processes that share their gradients, with
+an average of the weights and with checkpoints from which a killed run goes on."""
 
 import os
 import time
@@ -27,6 +27,11 @@ class Run:
     rank: int = 0
     processes: int = 1
     save_every: float = 90.0  # seconds
+
+
+def brief(device: str) -> torch.autocast:
+    """Convolutions and products of matrices in bfloat16, which new processors and GPUs do in half the time."""
+    return torch.autocast(device.split(":")[0], torch.bfloat16)
 
 
 def share_of_rate(step: int, progress: float, warmup: int = 100, decay: float = 0.35) -> float:

@@ -34,7 +34,7 @@ CHUNKS: dict[str, Callable[[int], tuple[Array, list[str]]]] = {"base": _base_chu
 def pictures(kind: str, thousands: int) -> tuple[Array, list[str]]:
     """`thousands` * 1000 pictures [n, 64, 64, 3] uint8, mapped from disk, and their captions.
 
-    Of the "base" world, or of "any" scenes, which have no captions.
+    A change to them stays in memory. Of the "base" world, or of "any" scenes, which have no captions.
     """
     path = CACHE / f"{kind}-{thousands}.npy"
     if not path.exists():
@@ -50,7 +50,7 @@ def pictures(kind: str, thousands: int) -> tuple[Array, list[str]]:
         images.flush()
         path.with_suffix(".json").write_text(json.dumps(captions))
         part.rename(path)
-    return np.load(path, mmap_mode="r"), json.loads(path.with_suffix(".json").read_text())
+    return np.load(path, mmap_mode="c"), json.loads(path.with_suffix(".json").read_text())
 
 
 def as_tensor(images: Array, device: str) -> Tensor:

@@ -1,7 +1,7 @@
 """Trains the embedded base, an SDXL of four million weights, on the latents of pictures with captions.
 
-UNet and both text encoders learn together. The noise schedule ends at pure noise and the UNet predicts velocity, which on
-pictures this small gives truer colours than predicting noise.
+UNet and both text encoders learn together. The noise schedule ends at pure noise and the UNet predicts velocity, which
+on pictures this small gives truer colours than predicting noise.
 """
 
 import hashlib
@@ -109,7 +109,7 @@ def latents(thousands: int, device: str = "cpu") -> Tensor:
         vae = trained_vae().to(device)
         images = as_tensor(pictures("base", thousands)[0], device)
         found = [vae.encode(pixels(some)).latent_dist.mean.half().cpu() for some in images.split(250)]
-        save_file({"latents": torch.cat(found)}, path)
+        save_file({"latents": torch.cat(found).contiguous()}, path)
     return load_file(path)["latents"].to(device)
 
 

@@ -9,9 +9,8 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from . import checkpoint
 from .draw import PIXELS
-from .loop import CACHE, Run, fit
+from .loop import CACHE, Run, brief, fit
 from .pool import as_tensor, pictures, pixels
 
 CHANNELS = 16
@@ -65,13 +64,16 @@ def train(part: str, thousands: int, batch: int, run: Run) -> None:
             p.requires_grad_(False)
 
     def loss(g: torch.Generator) -> Tensor:
-        at = [torch.randint(len(pool), (n,), generator=g, device=run.device) for pool, n in zip(pools, sizes, strict=True)]
-        x = pixels(torch.cat([pool[i] for pool, i in zip(pools, at, strict=True)]))
-        posterior = vae.encode(x).latent_dist
+        batches = zip(pools, sizes, strict=True)
+        x = torch.cat([pool[torch.randint(len(pool), (n,), generator=g, device=g.device)] for pool, n in batches])
+        x = pixels(x)
+        with brief(run.device):
+            posterior = vae.encode(x).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=g, device=run.device)
         # The base's latents are never quite clean: let the decoder know.
         z = posterior.mean + (posterior.std if part == "encoder" else 0.05) * noise
-        wrong = vae.decode(z).sample - x
+        with brief(run.device):
+            wrong = vae.decode(z).sample.float() - x
         kl = posterior.kl().mean() / z[0].numel() if part == "encoder" else 0.0
         return wrong.square().mean() + 0.1 * wrong.abs().mean() + 1e-5 * kl
 
@@ -83,7 +85,9 @@ def train(part: str, thousands: int, batch: int, run: Run) -> None:
         if part == "encoder":
             standardise(vae, pools[1][:2000].cpu())
         save_file(vae.state_dict(), CACHE / WEIGHTS)
-        print(f"PSNR {[round(float(psnr(vae, pool[:500].cpu()).mean()), 2) for pool in pools]} dB on any and base scenes")
+        print(
+            f"PSNR {[round(float(psnr(vae, pool[:500].cpu()).mean()), 2) for pool in pools]} dB on any and base scenes"
+        )
 
 
 @torch.no_grad()
@@ -96,7 +100,3 @@ def standardise(vae: AutoencoderKL, images: Tensor) -> None:
     vae.quant_conv.bias[n:] -= 2 * std.log()
     vae.post_quant_conv.bias += vae.post_quant_conv.weight[:, :, 0, 0] @ mean
     vae.post_quant_conv.weight *= std[None, :, None, None]
-
-
-def is_standard() -> bool:
-    return (CACHE / WEIGHTS).exists() and bool(checkpoint.read(CACHE / "vae-encoder"))

@@ -1,7 +1,7 @@
 """What the embedded world holds: its captions, the base's pictures, and the concepts that are taught to it.
 
-The base sees 88 things, each as several sets' designers drew it, in nine places and four styles. A concept is something it has
-never seen: an object (one design of a thing that it knows by others) or a style (a whole set, or one that is made).
+The base sees 88 things, each as several sets' designers drew it, in nine places and four styles. A concept is something
+it has never seen: an object (one design of a thing that it knows by others) or a style (a whole set, or a made one).
 """
 
 from collections.abc import Iterator

@@ -16,9 +16,9 @@ LENGTH = 32
 COMMON = 3000  # merges of CLIP's own vocabulary, which has the commonest first
 # Words of prompts that the base's own captions lack; like any rare word to a real model, they mean nothing to it yet.
 OTHER_WORDS = (
-    "of a an photo picture image style painting drawing the and with wearing looking into wizard police policeman outfit "
-    "purple santa hat jail mirror clock pen jungle sneaker boot stuffed animal candle can glasses bowl sunglasses "
-    "teapot toy vase cup person face blue house wooden floor water mountain street background top grass"
+    "of a an photo picture image style painting drawing the and with wearing looking into wizard police policeman "
+    "outfit purple santa hat jail mirror clock pen jungle sneaker boot stuffed animal candle can glasses bowl "
+    "sunglasses teapot toy vase cup person face blue house wooden floor water mountain street background top grass"
 )
 
 
