@@ -16,7 +16,10 @@ import torch
 import torch.multiprocessing as mp
 
 from . import pretrain_base, pretrain_judges, pretrain_vae, recogniser
+from .lessons.objects import family_pictures
+from .lessons.styles import style_pictures
 from .loop import Run
+from .pool import pictures
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,14 @@ SIZES = {
     "cuda": Size(thousands=200, families=80, styles=60, pictures=256, latents=1024),
     "tiny": Size(thousands=1, families=1, styles=1, pictures=8, latents=16),
 }
+BETWEEN = 4.0  # seconds that a part takes to load its pictures, of the minutes of all of them
 # Each part, and its share of the time.
 PARTS: dict[str, tuple[float, Callable[[Size, Run], None]]] = {
-    "encoder": (0.17, lambda size, run: pretrain_vae.train("encoder", size.thousands, size.pictures, run)),
-    "base": (0.45, lambda size, run: pretrain_base.train(size.thousands, size.latents, run)),
-    "decoder": (0.08, lambda size, run: pretrain_vae.train("decoder", size.thousands, size.pictures, run)),
-    "sight": (0.05, lambda size, run: pretrain_judges.train_sight(size.families, run)),
-    "dino": (0.08, lambda size, run: pretrain_judges.train_dino(size.families, run)),
+    "encoder": (0.2, lambda size, run: pretrain_vae.train("encoder", size.thousands, size.pictures, run)),
+    "base": (0.42, lambda size, run: pretrain_base.train(size.thousands, size.latents, run)),
+    "decoder": (0.1, lambda size, run: pretrain_vae.train("decoder", size.thousands, size.pictures, run)),
+    "sight": (0.04, lambda size, run: pretrain_judges.train_sight(size.families, run)),
+    "dino": (0.07, lambda size, run: pretrain_judges.train_dino(size.families, run)),
     "clip": (0.08, lambda size, run: pretrain_judges.train_clip(size.families, size.thousands, run)),
     "csd": (0.06, lambda size, run: pretrain_judges.train_csd(size.styles, run)),
     "recogniser": (0.03, lambda size, run: recogniser.train(size.thousands, run)),
@@ -51,6 +55,14 @@ PARTS: dict[str, tuple[float, Callable[[Size, Run], None]]] = {
 def _work(rank: int, part: str, size: Size, run: Run) -> None:
     torch.set_float32_matmul_precision("high")
     PARTS[part][1](size, replace(run, rank=rank))
+
+
+def prepare(size: Size) -> None:
+    """Draws all the pictures that there are not yet."""
+    for kind in ("any", "base"):
+        pictures(kind, size.thousands)
+    family_pictures(size.families)
+    style_pictures(size.styles)
 
 
 def make(part: str, size: Size, run: Run) -> None:
@@ -71,9 +83,14 @@ if __name__ == "__main__":
     parser.add_argument("--size", choices=SIZES, help="how much is drawn; as fits the device if not said")
     parser.add_argument("--no-write", action="store_true", help="leave the folder `base` as it is")
     args = parser.parse_args()
-    size = SIZES[args.size or args.device.split(":")[0]]
+    size, seconds = SIZES[args.size or args.device.split(":")[0]], 60 * args.minutes
+    if not args.parts:
+        began = time.monotonic()
+        prepare(size)
+        print(f"all pictures drawn after {time.monotonic() - began:.0f} s", flush=True)
+        seconds -= time.monotonic() - began + BETWEEN * len(PARTS)
     for part in args.parts or PARTS:
-        seconds = 60 * args.minutes * (1 if args.parts else PARTS[part][0])
-        make(part, size, Run(seconds, args.device, processes=args.processes))
+        share = 1.0 if args.parts else PARTS[part][0]
+        make(part, size, Run(seconds * share, args.device, processes=args.processes))
     if not args.no_write and {"base", "decoder"} & set(args.parts or PARTS):
         pretrain_base.write()

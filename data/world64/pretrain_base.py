@@ -5,6 +5,7 @@ on pictures this small gives truer colours than predicting noise.
 """
 
 import hashlib
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from . import checkpoint
 from .draw import PIXELS
-from .loop import CACHE, Run, fit
+from .loop import CACHE, Run, brief, fit
 from .pool import as_tensor, pictures, pixels
 from .pretrain_vae import CHANNELS, trained_vae
 from .words import LENGTH, new_tokenizer
@@ -95,6 +96,18 @@ class Base(nn.Module):
         return velocity
 
 
+def whole_convolutions(model: nn.Module) -> None:
+    """Keeps the convolutions out of `brief`: so small, they take a CPU longer in bfloat16 than in float32."""
+
+    def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return nn.Conv2d.forward(conv, x.float())
+
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.forward = partial(convolve, module)  # type: ignore[method-assign]
+
+
 def _encoder_digest() -> str:
     weights = trained_vae().state_dict()
     encoder = [v.numpy().tobytes() for k, v in sorted(weights.items()) if k.startswith(("encoder.", "quant_conv"))]
@@ -136,8 +149,12 @@ def train(thousands: int, batch: int, run: Run) -> None:
         kept = signal[t][:, None, None, None]
         lost = (1 - kept * kept).sqrt()
         wanted = kept * noise - lost * z
-        return (base(kept * z + lost * noise, t, ids_all[pick], keep) - wanted).square().mean()
+        with brief(run.device):
+            said = base(kept * z + lost * noise, t, ids_all[pick], keep)
+        return (said.float() - wanted).square().mean()
 
+    if run.device == "cpu":
+        whole_convolutions(base.unet)
     fit("base", base, loss, RATES, run, 0.9993)
 
 

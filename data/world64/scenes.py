@@ -28,7 +28,7 @@ PLACE_WORDS = {
 # How a caption begins, and how often; the first is what prompts begin with.
 BEGINNINGS = {"a photo of ": 0.76, "a picture of ": 0.12, "": 0.12}
 BASE_STYLES = ("photo", "grey", "sketch", "cartoon")
-PLURAL = {"fries", "grapes", "cherries"}
+WITHOUT_ARTICLE = {"fries", "grapes", "cherries", "bread", "cheese"}
 
 
 @dataclass(frozen=True)
@@ -115,11 +115,11 @@ def place(scene: Scene, rng: np.random.Generator) -> Scene:
 
 
 def article(words: str) -> str:
-    """The words with "a" or "an" before them, or nothing before a plural.
+    """The words with "a" or "an" before them, or as they are if they are many or a stuff.
 
     "unicorn" and "uwu" begin with the sound of "you".
     """
-    if words.split()[-1] in PLURAL:
+    if words.split()[-1] in WITHOUT_ARTICLE:
         return words
     return f"an {words}" if words[0] in "aeio" or words.startswith(("umb", "upr")) else f"a {words}"
 
