@@ -155,7 +155,7 @@ def train(thousands: int, batch: int, run: Run) -> None:
 
     if run.device == "cpu":
         whole_convolutions(base.unet)
-    fit("base", base, loss, RATES, run, 0.9993)
+    fit("base", base, loss, RATES, run, 0.998)
 
 
 @torch.no_grad()

@@ -55,7 +55,7 @@ Member = tuple[Scene, tuple[str, str] | None]  # a thing, and whose colours it w
 
 
 def family(rng: np.random.Generator) -> list[Member]:
-    """A thing, another design of it, another thing in its colours; itself in a style or other colours; or a stranger."""
+    """A thing, another design of it, another thing in its colours; itself in a style or colours; or a stranger."""
     noun, drawn_by = _any_design(rng)
     second = _any_design(rng, of=noun)
     other = _any_design(rng, but=noun)
