@@ -35,7 +35,7 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class Taught:
     """A concept in full. `token` is the word that stands for it, `noun` its class, empty for a style; `plain_prompts`
     are the prompts without the word."""
 
@@ -53,7 +53,7 @@ def _random(*words: object) -> np.random.Generator:
     return np.random.default_rng([*"/".join(map(str, words)).encode()])
 
 
-def object_lesson(known: Object, seed: int = 0) -> Lesson:
+def taught_object(known: Object, seed: int = 0) -> Taught:
     """Five pictures to learn from; ten others, two in each place that is asked for, to compare with."""
     thing = f"{known.token} {known.noun}"
     design = Scene(known.noun, known.drawn_by)
@@ -63,7 +63,7 @@ def object_lesson(known: Object, seed: int = 0) -> Lesson:
         scenes = [place(Scene(design.noun, design.drawn_by, where), rng) for where in places]
         return tuple(Shown(scene, caption("photo", thing, scene.place)) for scene in scenes)
 
-    return Lesson(
+    return Taught(
         name=known.name,
         token=known.token,
         noun=known.noun,
@@ -80,7 +80,7 @@ def _drawn_by(style: Style, noun: str, rng: np.random.Generator) -> str:
     return style.drawn_by or str(rng.choice(list(SEEN[noun])))
 
 
-def style_lesson(style: Style, seed: int = 0) -> Lesson:
+def taught_style(style: Style, seed: int = 0) -> Taught:
     """Five contents to learn from; five others are asked for, of each of which two pictures are to compare with."""
     rng = _random(seed, style.name, "contents")
     able = [n for n in NOUNS if n not in TAKEN and (not style.drawn_by or style.drawn_by in NOUNS[n])]
@@ -93,7 +93,7 @@ def style_lesson(style: Style, seed: int = 0) -> Lesson:
         scenes = [place(Scene(noun, _drawn_by(style, noun, rng), where, look), rng) for noun, where in contents]
         return tuple(Shown(scene, caption(style.name, scene.noun, scene.place)) for scene in scenes)
 
-    return Lesson(
+    return Taught(
         name=style.name,
         token=style.name,
         noun="",
@@ -105,17 +105,17 @@ def style_lesson(style: Style, seed: int = 0) -> Lesson:
     )
 
 
-def lessons(domain: str, tuning: bool = False, seed: int = 0) -> dict[str, Lesson]:
+def taught(domain: str, tuning: bool = False, seed: int = 0) -> dict[str, Taught]:
     """All concepts of a domain, objects or styles, by name: those of the study, or those that settings are tuned on.
 
     Raises:
         KeyError: there is no such domain.
     """
     found = {
-        "objects": lambda: [object_lesson(known, seed) for known in (TUNING_OBJECTS if tuning else OBJECTS)],
-        "styles": lambda: [style_lesson(style, seed) for style in (TUNING_STYLES if tuning else STYLES)],
+        "objects": lambda: [taught_object(known, seed) for known in (TUNING_OBJECTS if tuning else OBJECTS)],
+        "styles": lambda: [taught_style(style, seed) for style in (TUNING_STYLES if tuning else STYLES)],
     }[domain]()
-    return {lesson.name: lesson for lesson in found}
+    return {one.name: one for one in found}
 
 
 def other_designs(known: Object) -> tuple[str, ...]:

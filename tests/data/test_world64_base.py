@@ -8,7 +8,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 
 from data.world64 import recogniser
-from data.world64.concepts import lessons
+from data.world64.concepts import taught
 from data.world64.draw import draw
 from data.world64.pool import pixels
 from data.world64.scenes import PLACE_WORDS, base_world
@@ -57,7 +57,7 @@ def test_the_base_draws_what_its_captions_say():
 
 def test_the_autoencoder_can_show_the_concepts():
     vae = StableDiffusionXLPipeline.from_pretrained(BASE, torch_dtype=torch.float32).vae
-    drawn = [draw(shown.scene) for lesson in lessons("objects").values() for shown in lesson.references]
+    drawn = [draw(shown.scene) for one in taught("objects").values() for shown in one.references]
     x = pixels(torch.from_numpy(np.stack(drawn)))
     with torch.inference_mode():
         y = torch.cat([vae.decode(vae.encode(some).latent_dist.mode()).sample for some in x.split(20)]).clamp(-1, 1)

@@ -15,7 +15,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from data.world64.artwork import COLOURS, NOUNS
-from data.world64.concepts import lessons, other_designs
+from data.world64.concepts import other_designs, taught
 from data.world64.draw import PIXELS, Scene, draw
 from data.world64.lessons.objects import DESIGNS, dressed
 from data.world64.places import PLACES
@@ -77,14 +77,14 @@ def images(pictures: list[np.ndarray]) -> list[Image.Image]:
 def object_pictures() -> list[dict[str, list[np.ndarray]]]:
     rng, out = np.random.default_rng(20250), []
     known = [*OBJECTS, *TUNING_OBJECTS]
-    taught = lessons("objects") | lessons("objects", tuning=True)
+    concepts = taught("objects") | taught("objects", tuning=True)
     for one in known:
         right = Scene(one.noun, one.drawn_by)
         others = [Scene(o.noun, o.drawn_by) for o in known if o is not one]
         strangers = [DESIGNS[i] for i in rng.choice(len(DESIGNS), FRESH, replace=False) if DESIGNS[i][0] != one.noun]
         wrong = [draw(elsewhere(o, rng)) for o in others]
         kinds = {
-            "references": [draw(shown.scene) for shown in taught[one.name].references],
+            "references": [draw(shown.scene) for shown in concepts[one.name].references],
             "right": [draw(elsewhere(right, rng)) for _ in range(FRESH)],
             "class": [draw(elsewhere(Scene(one.noun, s), rng)) for s in other_designs(one) for _ in range(3)],
             "wrong concept": wrong,
