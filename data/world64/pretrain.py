@@ -38,7 +38,7 @@ SIZES = {
     "cuda": Size(thousands=200, families=80, styles=60, pictures=256, latents=1024),
     "tiny": Size(thousands=1, families=1, styles=1, pictures=8, latents=16),
 }
-BETWEEN = 4.0  # seconds that a part takes to load its pictures, of the minutes of all of them
+BETWEEN = 6.0  # seconds that a part takes to load its pictures, of the minutes of all of them
 # Each part, and its share of the time.
 PARTS: dict[str, tuple[float, Callable[[Size, Run], None]]] = {
     "encoder": (0.2, lambda size, run: pretrain_vae.train("encoder", size.thousands, size.pictures, run)),

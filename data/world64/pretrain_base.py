@@ -127,7 +127,7 @@ def latents(thousands: int, device: str = "cpu") -> Tensor:
 
 
 def caption_ids(thousands: int) -> Tensor:
-    captions = pictures("base", thousands)[1]
+    captions = [said.caption for said in pictures("base", thousands)[1]]
     found = new_tokenizer()(captions, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt")
     ids: Tensor = found.input_ids
     return ids

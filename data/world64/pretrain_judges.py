@@ -115,7 +115,8 @@ def train_clip(hundreds: int, thousands: int, run: Run) -> None:
     model, prepare = _clip_start(config), judges.normaliser(**judges.OPENAI, device=run.device)
     tower = model.encoder.visual
     ids = judges.numbers(tokenizer, pool.captions).to(run.device)
-    images, captions = pictures("base", thousands)
+    images, said = pictures("base", thousands)
+    captions = [one.caption for one in said]
     base, base_ids = as_tensor(images, run.device), judges.numbers(tokenizer, np.array(captions)).to(run.device)
     styled = np.array([any(f"a {style} picture" in c for style in BASE_STYLES[1:]) for c in captions])
     kinds = [torch.from_numpy(np.flatnonzero(k)).to(run.device) for k in (~styled, styled)]

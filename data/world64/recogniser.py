@@ -1,6 +1,6 @@
 """Reads place and noun off a picture: the judge of the base model."""
 
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,7 @@ from .artwork import NOUNS
 from .lessons.damage import floats, softened
 from .loop import Run, brief, fit
 from .places import PLACES
-from .pool import CHUNK, as_tensor, pictures
-from .scenes import base_world
+from .pool import as_tensor, pictures
 
 WEIGHTS = Path(__file__).parent / "recogniser.safetensors"
 READS = {"place": list(PLACES), "noun": list(NOUNS)}
@@ -38,14 +37,6 @@ class Recogniser(nn.Module):
         return {name: head(seen) for name, head in self.heads.items()}
 
 
-def _answers(thousands: int) -> dict[str, Tensor]:
-    """What is on the pool's pictures of the base's world, as indices into READS."""
-    worlds = (base_world(np.random.default_rng([number, 1])) for number in range(thousands))
-    scenes = [scene for world in worlds for scene, _ in islice(world, CHUNK)]
-    said = {"place": [scene.place for scene in scenes], "noun": [scene.noun for scene in scenes]}
-    return {name: torch.tensor([READS[name].index(word) for word in words]) for name, words in said.items()}
-
-
 def read(pictures: np.ndarray) -> dict[str, list[str]]:
     """What the trained recogniser sees on pictures [n, 64, 64, 3] uint8."""
     model = Recogniser()
@@ -56,8 +47,9 @@ def read(pictures: np.ndarray) -> dict[str, list[str]]:
 
 
 def train(thousands: int, run: Run) -> None:
-    images = as_tensor(pictures("base", thousands)[0], run.device)
-    answers = {name: numbers.to(run.device) for name, numbers in _answers(thousands).items()}
+    drawn, said = pictures("base", thousands)
+    images = as_tensor(drawn, run.device)
+    answers = {n: torch.tensor([words.index(getattr(s, n)) for s in said]).to(run.device) for n, words in READS.items()}
     torch.manual_seed(0)
     model = Recogniser()
 
