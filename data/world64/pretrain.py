@@ -41,12 +41,12 @@ SIZES = {
 BETWEEN = 6.0  # seconds that a part takes to load its pictures, of the minutes of all of them
 # Each part, and its share of the time.
 PARTS: dict[str, tuple[float, Callable[[Size, Run], None]]] = {
-    "encoder": (0.2, lambda size, run: pretrain_vae.train("encoder", size.thousands, size.pictures, run)),
-    "base": (0.42, lambda size, run: pretrain_base.train(size.thousands, size.latents, run)),
-    "decoder": (0.1, lambda size, run: pretrain_vae.train("decoder", size.thousands, size.pictures, run)),
+    "encoder": (0.26, lambda size, run: pretrain_vae.train("encoder", size.thousands, size.pictures, run)),
+    "base": (0.38, lambda size, run: pretrain_base.train(size.thousands, size.latents, run)),
+    "decoder": (0.09, lambda size, run: pretrain_vae.train("decoder", size.thousands, size.pictures, run)),
     "sight": (0.04, lambda size, run: pretrain_judges.train_sight(size.families, run)),
     "dino": (0.07, lambda size, run: pretrain_judges.train_dino(size.families, run)),
-    "clip": (0.08, lambda size, run: pretrain_judges.train_clip(size.families, size.thousands, run)),
+    "clip": (0.07, lambda size, run: pretrain_judges.train_clip(size.families, size.thousands, run)),
     "csd": (0.06, lambda size, run: pretrain_judges.train_csd(size.styles, run)),
     "recogniser": (0.03, lambda size, run: recogniser.train(size.thousands, run)),
 }
