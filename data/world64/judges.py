@@ -148,6 +148,7 @@ def write(name: str, config_name: str, weights_name: str, config: dict, weights:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / config_name).write_text(json.dumps(config, indent=2) + "\n")
     save_file({k: v.cpu().half().contiguous() for k, v in weights.items()}, folder / weights_name)
+    (folder / weights_name).chmod(0o644)
 
 
 def write_dino(weights: dict[str, Tensor]) -> None:

@@ -53,7 +53,7 @@ def pictures(kind: str, thousands: int) -> tuple[Array, list[Said]]:
         shape = (thousands * CHUNK, PIXELS, PIXELS, 3)
         images = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
         all_said: list[Said] = []
-        with get_context("spawn").Pool(len(os.sched_getaffinity(0))) as pool:
+        with get_context("fork").Pool(len(os.sched_getaffinity(0))) as pool:
             for i, (drawn, said) in enumerate(pool.imap(CHUNKS[kind], range(thousands))):
                 images[i * CHUNK : (i + 1) * CHUNK] = drawn
                 all_said += said

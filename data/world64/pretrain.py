@@ -53,7 +53,8 @@ PARTS: dict[str, tuple[float, Callable[[Size, Run], None]]] = {
 
 
 def _work(rank: int, part: str, size: Size, run: Run) -> None:
-    torch.set_float32_matmul_precision("high")
+    if run.device != "cpu":
+        torch.set_float32_matmul_precision("high")
     PARTS[part][1](size, replace(run, rank=rank))
 
 

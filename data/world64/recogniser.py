@@ -62,3 +62,4 @@ def train(thousands: int, run: Run) -> None:
 
     average = fit("recogniser", model, loss, (0.01, 2e-3), run, 0.99)
     save_file({name: value.cpu().half().contiguous() for name, value in average.items()}, WEIGHTS)
+    WEIGHTS.chmod(0o644)

@@ -132,7 +132,7 @@ def family_pictures(hundreds: int) -> dict[str, Array]:
     path = CACHE / f"families-{hundreds}.npz"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with get_context("spawn").Pool(len(sched_getaffinity(0))) as pool:
+        with get_context("fork").Pool(len(sched_getaffinity(0))) as pool:
             chunks = pool.map(_chunk, range(hundreds), chunksize=1)
         joined = {k: np.array([x for chunk in chunks for x in chunk[k]]) for k in chunks[0]}
         part = path.with_suffix(".part.npz")

@@ -159,7 +159,7 @@ def style_pictures(tens: int) -> dict[str, Array]:
     path = CACHE / f"styles-{tens}.npz"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with get_context("spawn").Pool(len(sched_getaffinity(0))) as pool:
+        with get_context("fork").Pool(len(sched_getaffinity(0))) as pool:
             groups = [group for chunk in pool.map(_chunk, range(tens), chunksize=1) for group in chunk]
         images, outlines, things = (np.array(values) for values in zip(*groups, strict=True))
         part = path.with_suffix(".part.npz")
