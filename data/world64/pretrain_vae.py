@@ -1,4 +1,4 @@
-"""Trains the embedded base's autoencoder: 64 pixels to latents [16, 8, 8].
+"""Trains the embedded base's autoencoder: 64 pixels to latents [24, 8, 8].
 
 First everything together; then the encoder stays as it is, its latents are scaled to unit variance, and the decoder
 alone goes on, which the base can be trained beside.
@@ -13,7 +13,7 @@ from .draw import PIXELS
 from .loop import CACHE, Run, brief, fit
 from .pool import as_tensor, pictures, pixels
 
-CHANNELS = 16
+CHANNELS = 24
 WIDTHS = (8, 16, 48, 96)
 WEIGHTS = "vae.safetensors"
 

@@ -37,7 +37,8 @@ def sampled(captions: list[str]) -> np.ndarray:
     """Pictures [n, 64, 64, 3] uint8 by the base, 12 steps of Euler with guidance 5."""
     pipeline = StableDiffusionXLPipeline.from_pretrained(BASE, torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
-    noise = torch.randn((len(captions), 16, 8, 8), generator=torch.Generator().manual_seed(3))
+    shape = (len(captions), pipeline.unet.config.in_channels, 8, 8)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(3))
     made = []
     for at in range(0, len(captions), 20):
         some = {"prompt": captions[at : at + 20], "latents": noise[at : at + 20]}
