@@ -45,13 +45,16 @@ def shards(tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     return heaps
 
 
-def save(folder: Path, model: nn.Module, average: dict[str, Tensor], opts: list[Optimizer], done: Tensor) -> None:
+def save(
+    folder: Path, model: nn.Module, average: dict[str, Tensor], opts: list[Optimizer], steps: int, seconds: float
+) -> None:
     """Writes beside the folder and renames, so that a kill leaves the old one or the new one.
 
-    `done` [2] holds the steps and the seconds of training so far.
+    `steps` and `seconds` are those of training so far.
     """
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-    tensors |= {f"average.{k}": v for k, v in average.items()} | _flat(opts) | {"done": done}
+    tensors |= {f"average.{k}": v for k, v in average.items()} | _flat(opts)
+    tensors["done"] = torch.tensor([steps, seconds], dtype=torch.float64)
     fresh, old = folder.with_suffix(".new"), folder.with_suffix(".old")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)

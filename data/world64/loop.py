@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from . import checkpoint
 from .optimiser import optimisers
 
+LONGEST_STEP = 20.0  # seconds; a process that was halted for longer has not trained meanwhile
 CACHE = Path(os.environ.get("WORLD_CACHE", ".cache/world64"))
 
 
@@ -69,6 +70,13 @@ def _set_rates(opts: list[Optimizer], full_rates: list[list[float]], share: floa
             group["lr"] = rate * share
 
 
+def _update(model: nn.Module, opts: list[Optimizer]) -> None:
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for opt in opts:
+        opt.step()
+        opt.zero_grad(set_to_none=True)
+
+
 @torch.no_grad()
 def _follow(average: dict[str, Tensor], model: nn.Module, keep: float) -> None:
     """Moves the average towards the weights as they are now; counters are copied."""
@@ -77,6 +85,10 @@ def _follow(average: dict[str, Tensor], model: nn.Module, keep: float) -> None:
     torch._foreach_lerp_([average[k] for k in floating], [now[k] for k in floating], 1 - keep)
     for key in now.keys() - set(floating):
         average[key].copy_(now[key])
+
+
+def _report(name: str, step: int, loss: float, pace: float, left: float) -> None:
+    print(f"{name} step {step} loss {loss:.4f}, {pace:.3f} s/step, {left / 60:.1f} min left", flush=True)
 
 
 def fit(
@@ -99,19 +111,19 @@ def fit(
     full_rates = [[group["lr"] for group in opt.param_groups] for opt in opts]
     average = {key: value.detach().clone() for key, value in model.state_dict().items()}
     step, before = checkpoint.restore(CACHE / name, model, average, opts)
-    first, began, saved, shown = step, time.monotonic(), 0.0, torch.zeros((), device=run.device)
+    first, spent, saved, shown = step, 0.0, 0.0, torch.zeros((), device=run.device)
+    last = time.monotonic()
     while before < run.seconds:
         value = loss(torch.Generator(run.device).manual_seed(1_000_003 * step + run.rank))
         value.backward()  # type: ignore[no-untyped-call]
-        spent = time.monotonic() - began
+        now = time.monotonic()
+        spent += min(now - last, LONGEST_STEP)
+        last = now
         progress = (before + spent) / run.seconds
         if run.processes > 1:
             progress = _agree(model, progress, run.processes)
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         _set_rates(opts, full_rates, share_of_rate(step, progress))
-        for opt in opts:
-            opt.step()
-            opt.zero_grad(set_to_none=True)
+        _update(model, opts)
         # At the beginning the average looks back less far, so that the weights at random are soon forgotten.
         _follow(average, model, min(smoothing, (step + 1) / (step + 10)))
         shown = shown.lerp(value.detach(), 0.02 if step > first else 1.0)
@@ -119,10 +131,8 @@ def fit(
         over = progress >= 1
         if run.rank == 0 and (over or spent - saved > run.save_every):
             saved = spent
-            done = torch.tensor([step, before + spent], dtype=torch.float64)
-            checkpoint.save(CACHE / name, model, average, opts, done)
-            pace, left = spent / (step - first), (run.seconds - before - spent) / 60
-            print(f"{name} step {step} loss {float(shown):.4f}, {pace:.3f} s/step, {left:.1f} min left", flush=True)
+            checkpoint.save(CACHE / name, model, average, opts, step, before + spent)
+            _report(name, step, float(shown), spent / (step - first), run.seconds - before - spent)
         if over:
             break
     if run.processes > 1:

@@ -90,10 +90,10 @@ def test_articles_are_right():
 @pytest.mark.parametrize(("domain", "tuning"), DOMAINS)
 def test_a_concept_is_shown_in_other_pictures_than_it_is_compared_with(domain: str, tuning: bool):
     for concept in taught(domain, tuning).values():
-        training, references = (
-            {draw(s.scene).tobytes() for s in some} for some in (concept.training, concept.references)
-        )
-        assert len(training) == 5 and len(references) == 10 and not training & references
+        roles = (concept.training, concept.references)
+        training, references = ({draw(s.scene).tobytes() for s in some} for some in roles)
+        assert (len(training), len(references)) == (5, 10)
+        assert not training & references
         assert {s.caption for s in concept.references} == set(concept.prompts)
         assert all(concept.token in prompt for prompt in (concept.training_prompt, *concept.prompts))
         assert not any(concept.token in prompt for prompt in concept.plain_prompts)
