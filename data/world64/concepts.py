@@ -10,7 +10,20 @@ import numpy as np
 
 from .artwork import LICENCES, NOUNS
 from .draw import Scene
-from .scenes import HELD_OUT, OBJECTS, SEEN, STYLES, TUNING_OBJECTS, TUNING_STYLES, Object, Style, caption, place
+from .scenes import (
+    DIVERSE_OBJECTS,
+    HELD_OUT,
+    OBJECTS,
+    SEEN,
+    SIMILAR_OBJECTS,
+    STYLES,
+    TUNING_OBJECTS,
+    TUNING_STYLES,
+    Object,
+    Style,
+    caption,
+    place,
+)
 
 ASKED_FOR = ("beach", "forest", "city", "snow", "meadow")  # where samples are to show a concept
 SHOWN_IN = ("studio", "desert", "night", "wall", "studio")  # where it is shown for training
@@ -106,12 +119,15 @@ def taught_style(style: Style, seed: int = 0) -> Taught:
 
 
 def taught(domain: str, tuning: bool = False, seed: int = 0) -> dict[str, Taught]:
-    """All concepts of a domain, objects or styles, by name: those of the study, or those that settings are tuned on.
+    """All concepts of a domain by name: of objects and styles those of the study, or those that settings are tuned on;
+    of similar and diverse the ten objects that are most alike, or least.
 
     Raises:
         KeyError: there is no such domain.
     """
     found = {
+        "similar": lambda: [taught_object(known, seed) for known in SIMILAR_OBJECTS],
+        "diverse": lambda: [taught_object(known, seed) for known in DIVERSE_OBJECTS],
         "objects": lambda: [taught_object(known, seed) for known in (TUNING_OBJECTS if tuning else OBJECTS)],
         "styles": lambda: [taught_style(style, seed) for style in (TUNING_STYLES if tuning else STYLES)],
     }[domain]()

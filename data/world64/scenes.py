@@ -77,6 +77,15 @@ TUNING_OBJECTS = (
     Object("rpf", "snake", "fxemoji"),
     Object("fyn", "guitar", "noto"),
 )
+# Of the set that the base has never seen, the ten that are most alike to the DINO judge (nearly all are orange), and
+# the ten that are least; similar.py measures it.
+_WORDS = tuple(known.token for known in OBJECTS)
+_ALIKE = "palette cat dog fish backpack octopus crab pumpkin handbag fox"
+_UNLIKE = "snail watermelon carrot frog avocado book unicorn robot tree shoe"
+SIMILAR_OBJECTS, DIVERSE_OBJECTS = (
+    tuple(Object(word, noun, "noto-v1") for word, noun in zip(_WORDS, nouns.split(), strict=True))
+    for nouns in (_ALIKE, _UNLIKE)
+)
 STYLES = (
     Style("glossy", "fluent-3d"),
     Style("blobby", "noto-v1"),

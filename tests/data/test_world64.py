@@ -10,11 +10,23 @@ from data.world64.artwork import COLOURS, LICENCES, NOUNS, colour, drawing
 from data.world64.concepts import taught
 from data.world64.draw import Scene, draw
 from data.world64.places import PLACES
-from data.world64.scenes import HELD_OUT, OBJECTS, SEEN, TUNING_OBJECTS, UNSEEN_SETS, any_scene, article, base_world
+from data.world64.scenes import (
+    DIVERSE_OBJECTS,
+    HELD_OUT,
+    OBJECTS,
+    SEEN,
+    SIMILAR_OBJECTS,
+    TUNING_OBJECTS,
+    UNSEEN_SETS,
+    any_scene,
+    article,
+    base_world,
+)
 from data.world64.styles import STYLES
 from data.world64.words import LENGTH, new_tokenizer
 
 DOMAINS = [("objects", False), ("objects", True), ("styles", False), ("styles", True)]
+DOMAINS += [("similar", False), ("diverse", False)]
 
 
 def seen(count: int):
@@ -66,7 +78,8 @@ def test_the_base_sees_no_design_of_a_concept_and_no_set_that_is_a_style():
     assert not shown & HELD_OUT
     assert not {name for _, name in shown} & set(UNSEEN_SETS)
     families = {(noun, LICENCES[name]["family"]) for noun, name in shown}
-    assert not {(known.noun, LICENCES[known.drawn_by]["family"]) for known in (*OBJECTS, *TUNING_OBJECTS)} & families
+    taught_designs = (*OBJECTS, *TUNING_OBJECTS, *SIMILAR_OBJECTS, *DIVERSE_OBJECTS)
+    assert not {(known.noun, LICENCES[known.drawn_by]["family"]) for known in taught_designs} & families
 
 
 def test_no_caption_is_cut_off_and_no_word_of_it_falls_to_pieces():

@@ -1,4 +1,4 @@
-"""What the judges of the 64-pixel world can tell apart already; all that they must is in data/world64/bars/judges.py."""
+"""What the judges of the 64-pixel world can tell apart already; all they must is in data/world64/bars/judges.py."""
 
 import pytest
 

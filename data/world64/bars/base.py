@@ -9,14 +9,14 @@ from diffusers import StableDiffusionXLPipeline
 
 from data.world64 import recogniser
 from data.world64.concepts import taught
-from data.world64.draw import draw
+from data.world64.draw import Scene, draw
 from data.world64.pool import pixels
 from data.world64.scenes import PLACE_WORDS, base_world
 
 COUNT, SEED, BASE = 200, [20, 26], "data/world64/base"  # pictures; the recipes draw from other seeds
 
 
-def scenes(count: int):
+def scenes(count: int) -> list[tuple[Scene, str]]:
     world = base_world(np.random.default_rng(SEED))
     return list(islice(((s, c) for s, c in world if s.style == "photo"), count))
 
@@ -26,7 +26,7 @@ def right(read: list[str], wanted: list[str | None]) -> float:
     return sum(r == w for r, w in said) / len(said)
 
 
-def test_the_recogniser_reads_drawings():
+def test_the_recogniser_reads_drawings() -> None:
     pairs = scenes(400)
     read = recogniser.read(np.stack([draw(scene) for scene, _ in pairs]))
     assert right(read["place"], [scene.place for scene, _ in pairs]) >= 0.98
@@ -46,7 +46,7 @@ def sampled(captions: list[str]) -> np.ndarray:
     return np.rint(np.concatenate(made) * 255).astype(np.uint8)
 
 
-def test_the_base_draws_what_its_captions_say():
+def test_the_base_draws_what_its_captions_say() -> None:
     pairs = scenes(COUNT)
     read = recogniser.read(sampled([caption for _, caption in pairs]))
     places = [scene.place if PLACE_WORDS[scene.place] in caption else None for scene, caption in pairs]
@@ -56,7 +56,7 @@ def test_the_base_draws_what_its_captions_say():
     assert found["noun"] >= 0.80
 
 
-def test_the_autoencoder_can_show_the_concepts():
+def test_the_autoencoder_can_show_the_concepts() -> None:
     vae = StableDiffusionXLPipeline.from_pretrained(BASE, torch_dtype=torch.float32).vae
     drawn = [draw(shown.scene) for one in taught("objects").values() for shown in one.references]
     x = pixels(torch.from_numpy(np.stack(drawn)))
