@@ -1,0 +1,1 @@
+"""What the judges of the embedded world learn from: pictures of objects and of styles at large, and what harms them."""
