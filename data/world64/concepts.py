@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .artwork import LICENCES, NOUNS
-from .draw import Scene
-from .scenes import (
+from data.world64.artwork import LICENCES, NOUNS
+from data.world64.draw import Scene
+from data.world64.scenes import (
     DIVERSE_OBJECTS,
     HELD_OUT,
     OBJECTS,

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .artwork import CELL, drawing
-from .places import background
-from .styles import STYLES
+from data.world64.artwork import CELL, drawing
+from data.world64.places import background
+from data.world64.styles import STYLES
 
 PIXELS = 64
 FINER = 2  # the thing is drawn at this many times the size and averaged, which smooths its edges

@@ -14,12 +14,12 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from .artwork import COLOURS, NOUNS
-from .checkpoint import part
-from .draw import PIXELS
-from .lessons.damage import BROKEN, NOISE
-from .lessons.objects import SMALL
-from .scenes import BASE_STYLES, PLACE_WORDS, STYLES, TUNING_STYLES
+from data.world64.artwork import COLOURS, NOUNS
+from data.world64.draw import PIXELS
+from data.world64.lessons.damage import BROKEN, NOISE
+from data.world64.lessons.objects import SMALL
+from data.world64.recipes.checkpoint import part
+from data.world64.scenes import BASE_STYLES, PLACE_WORDS, STYLES, TUNING_STYLES
 
 HERE = Path(__file__).parent / "judges"
 WIDTH, LAYERS, HEADS, PATCH, LENGTH = 96, 4, 3, 8, 24

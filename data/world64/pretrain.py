@@ -15,11 +15,12 @@ from dataclasses import dataclass, replace
 import torch
 import torch.multiprocessing as mp
 
-from . import pretrain_base, pretrain_judges, pretrain_vae, recogniser
-from .lessons.objects import family_pictures
-from .lessons.styles import style_pictures
-from .loop import Run
-from .pool import pictures
+from data.world64 import recogniser
+from data.world64.lessons.objects import family_pictures
+from data.world64.lessons.styles import style_pictures
+from data.world64.recipes import pretrain_base, pretrain_judges, pretrain_vae
+from data.world64.recipes.loop import Run
+from data.world64.recipes.pool import pictures
 
 
 @dataclass(frozen=True)

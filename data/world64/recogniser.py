@@ -9,11 +9,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .artwork import NOUNS
-from .lessons.damage import floats, softened
-from .loop import Run, brief, fit
-from .places import PLACES
-from .pool import as_tensor, pictures
+from data.world64.artwork import NOUNS
+from data.world64.lessons.damage import floats, softened
+from data.world64.places import PLACES
+from data.world64.recipes.loop import Run, brief, fit
+from data.world64.recipes.pool import as_tensor, pictures
 
 WEIGHTS = Path(__file__).parent / "recogniser.safetensors"
 READS = {"place": list(PLACES), "noun": list(NOUNS)}

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .artwork import LICENCES, NOUNS, colour
-from .draw import Scene
-from .places import PLACES, VARIANTS
-from .styles import STYLES as MADE_STYLES
+from data.world64.artwork import LICENCES, NOUNS, colour
+from data.world64.draw import Scene
+from data.world64.places import PLACES, VARIANTS
+from data.world64.styles import STYLES as MADE_STYLES
 
 PLACE_WORDS = {
     "beach": "on the beach",

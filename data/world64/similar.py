@@ -10,12 +10,12 @@ import timm
 import torch
 from torch.nn import functional
 
-from .artwork import NOUNS
-from .concepts import taught_object
-from .draw import draw
-from .judges import HERE, IMAGENET, normaliser
-from .lessons.damage import floats
-from .scenes import Object
+from data.world64.artwork import NOUNS
+from data.world64.concepts import taught_object
+from data.world64.draw import draw
+from data.world64.judges import HERE, IMAGENET, normaliser
+from data.world64.lessons.damage import floats
+from data.world64.scenes import Object
 
 DRAWN_BY, COUNT = "noto-v1", 10
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from .places import Array, Colour, mix
+from data.world64.places import Array, Colour, mix
 
 Whole = NDArray[np.int_]
 

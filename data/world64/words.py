@@ -9,8 +9,8 @@ from pathlib import Path
 import open_clip
 from transformers import CLIPTokenizer
 
-from . import scenes
-from .artwork import COLOURS, NOUNS
+from data.world64 import scenes
+from data.world64.artwork import COLOURS, NOUNS
 
 LENGTH = 32
 COMMON = 3000  # merges of CLIP's own vocabulary, which has the commonest first

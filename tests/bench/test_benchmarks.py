@@ -54,7 +54,10 @@ def test_the_first_hour_draws_photos_and_stores_the_output_of_each_step(tmp_path
     assert len(list(tmp_path.glob("things/*/*.jpg"))) == 2 * first_hour.PHOTOS
     assert len(list(tmp_path.glob("later/*/*.jpg"))) == first_hour.PHOTOS
     env = first_hour.environment(tmp_path, here=True)
-    for command, code, last in ((["doctor", "--help"], 0, "exit."), (["docter"], 2, "Did you mean 'doctor'? See --help.")):
+    for command, code, last in (
+        (["doctor", "--help"], 0, "exit."),
+        (["docter"], 2, "Did you mean 'doctor'? See --help."),
+    ):
         step = first_hour.Step("look", ["palimpsest", *command], tmp_path)
         result = first_hour.run(step, env, tmp_path / "output.txt")
         assert (result.code, result.last_line.endswith(last)) == (code, True)

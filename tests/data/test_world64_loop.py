@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from data.world64 import checkpoint, loop
-from data.world64.loop import Run, fit, share_of_rate
-from data.world64.optimiser import orthogonalise
+from data.world64.recipes.loop import Run, fit, share_of_rate
+from data.world64.recipes.optimiser import orthogonalise
 
 TARGET = torch.tensor([[1.0, -2.0], [0.5, 3.0]])
 

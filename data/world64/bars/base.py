@@ -10,7 +10,7 @@ from diffusers import StableDiffusionXLPipeline
 from data.world64 import recogniser
 from data.world64.concepts import taught
 from data.world64.draw import Scene, draw
-from data.world64.pool import pixels
+from data.world64.recipes.pool import pixels
 from data.world64.scenes import PLACE_WORDS, base_world
 
 COUNT, SEED, BASE = 200, [20, 26], "data/world64/base"  # pictures; the recipes draw from other seeds

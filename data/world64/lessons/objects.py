@@ -8,11 +8,11 @@ from os import sched_getaffinity
 import numpy as np
 from PIL import Image
 
-from ..artwork import NOUNS, SETS, colour, drawing
-from ..draw import PIXELS, Scene, draw, thing
-from ..loop import CACHE
-from ..places import PLACES
-from ..scenes import BASE_STYLES, HELD_OUT, STYLES, TUNING_STYLES, caption, place
+from data.world64.artwork import NOUNS, SETS, colour, drawing
+from data.world64.draw import PIXELS, Scene, draw, thing
+from data.world64.places import PLACES
+from data.world64.recipes.loop import CACHE
+from data.world64.scenes import BASE_STYLES, HELD_OUT, STYLES, TUNING_STYLES, caption, place
 
 Array = np.ndarray
 MEMBERS, VIEWS, SMALL, CHUNK = 4, 2, 16, 100

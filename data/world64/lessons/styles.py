@@ -8,13 +8,13 @@ from os import sched_getaffinity
 
 import numpy as np
 
-from ..artwork import NOUNS, SETS
-from ..draw import PIXELS, Scene, draw
-from ..loop import CACHE
-from ..places import PLACES
-from ..scenes import HELD_OUT, place
-from ..styles import STYLES, blocks, edges, grey, ramp
-from .objects import outline
+from data.world64.artwork import NOUNS, SETS
+from data.world64.draw import PIXELS, Scene, draw
+from data.world64.lessons.objects import outline
+from data.world64.places import PLACES
+from data.world64.recipes.loop import CACHE
+from data.world64.scenes import HELD_OUT, place
+from data.world64.styles import STYLES, blocks, edges, grey, ramp
 
 Array = np.ndarray
 Style = Callable[[Array], Array]

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 
-from . import checkpoint
-from .optimiser import optimisers
+from data.world64.recipes import checkpoint
+from data.world64.recipes.optimiser import optimisers
 
 LONGEST_STEP = 20.0  # seconds; a process that was halted for longer has not trained meanwhile
 CACHE = Path(os.environ.get("WORLD_CACHE", ".cache/world64"))

@@ -12,16 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import judges
-from .checkpoint import average as averaged
-from .checkpoint import part
-from .lessons.damage import any_change, broken, floats, softened, varied
-from .lessons.losses import WARMTH, between, matched, together
-from .lessons.objects import VIEWS, family_pictures
-from .lessons.styles import CONTENTS, KINDS, style_pictures
-from .loop import CACHE, Run, brief, fit
-from .pool import as_tensor, pictures
-from .scenes import BASE_STYLES
+from data.world64 import judges
+from data.world64.lessons.damage import any_change, broken, floats, softened, varied
+from data.world64.lessons.losses import WARMTH, between, matched, together
+from data.world64.lessons.objects import VIEWS, family_pictures
+from data.world64.lessons.styles import CONTENTS, KINDS, style_pictures
+from data.world64.recipes.checkpoint import average as averaged
+from data.world64.recipes.checkpoint import part
+from data.world64.recipes.loop import CACHE, Run, brief, fit
+from data.world64.recipes.pool import as_tensor, pictures
+from data.world64.scenes import BASE_STYLES
 
 DAMAGED = 24
 RATES = (0.02, 3e-3)

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .draw import PIXELS, draw
-from .loop import CACHE
-from .scenes import any_scene, base_world
+from data.world64.draw import PIXELS, draw
+from data.world64.recipes.loop import CACHE
+from data.world64.scenes import any_scene, base_world
 
 Array = np.ndarray
 CHUNK = 1000

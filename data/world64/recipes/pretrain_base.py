@@ -14,14 +14,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from . import checkpoint
-from .draw import PIXELS
-from .loop import CACHE, Run, brief, fit
-from .pool import as_tensor, pictures, pixels
-from .pretrain_vae import CHANNELS, trained_vae
-from .words import LENGTH, new_tokenizer
+from data.world64.draw import PIXELS
+from data.world64.recipes import checkpoint
+from data.world64.recipes.loop import CACHE, Run, brief, fit
+from data.world64.recipes.pool import as_tensor, pictures, pixels
+from data.world64.recipes.pretrain_vae import CHANNELS, trained_vae
+from data.world64.words import LENGTH, new_tokenizer
 
-HERE = Path(__file__).parent / "base"
+HERE = Path(__file__).parents[1] / "base"
 WIDTH = 64
 RATES = (0.01, 2e-3)
 SCHEDULE = {

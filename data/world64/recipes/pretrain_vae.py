@@ -9,9 +9,9 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .draw import PIXELS
-from .loop import CACHE, Run, brief, fit
-from .pool import as_tensor, pictures, pixels
+from data.world64.draw import PIXELS
+from data.world64.recipes.loop import CACHE, Run, brief, fit
+from data.world64.recipes.pool import as_tensor, pictures, pixels
 
 CHANNELS = 24
 WIDTHS = (8, 16, 48, 96)
