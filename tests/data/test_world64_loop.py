@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from data.world64 import checkpoint, loop
+from data.world64.recipes import checkpoint, loop
 from data.world64.recipes.loop import Run, fit, share_of_rate
 from data.world64.recipes.optimiser import orthogonalise
 
