@@ -155,7 +155,7 @@ def _verdict(
             for r, run in enumerate(results.runs)
         ],
         gain_p=holm({name: float(measured["gain"][1][k]) for k, name in enumerate(names)}),
-        ceiling=_defined({m: _intervals(estimate(x[None], 1, confidence))[0] for m, x in ceilings.items()}),
+        ceiling=_ceiling(ceilings, confidence),
         word=_word(results, plain, metric, confidence) if plain else {},
     )
 
@@ -195,6 +195,12 @@ def _base(results: Results, metric: str, confidence: float) -> Intervals:
             interval = _intervals(estimate(table, FACTORS, confidence))[0]
             base[name] = _share(interval) if name in SHARES else interval
     return _defined(base)
+
+
+def _ceiling(values: Mapping[str, Array], confidence: float) -> Intervals:
+    """Of one value per concept, by measure."""
+    intervals = {name: _intervals(estimate(x[None], 1, confidence))[0] for name, x in values.items()}
+    return _defined({name: _share(x) if name in SHARES else x for name, x in intervals.items()})
 
 
 def _curves(results: Results, metric: str, confidence: float) -> dict[str, list[Interval]]:
