@@ -16,6 +16,8 @@ from stages.files import tables
 from tests.support.workspace import PROJECT, change, environment, workspace
 from tests.test_docs import BLOCK
 
+pytestmark = pytest.mark.slow
+
 KINDS = ("strategies", "metrics", "datasets", "families")
 CONCEPTS = {"toy_bear": "bear", "plushie_cow": "cow plushie", "things_cup1": "cup"}
 METRICS = {

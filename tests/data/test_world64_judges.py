@@ -4,6 +4,8 @@ import pytest
 
 from data.world64.bars.judges import BAR, BARS, captions, told_apart
 
+pytestmark = pytest.mark.slow
+
 NOT_YET = {("dino", "shuffled"), ("csd", "photo"), ("csd", "shuffled"), ("csd", "finely shuffled")}
 
 

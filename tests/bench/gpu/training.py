@@ -88,7 +88,7 @@ class Ours:
         free_memory()
         run = Run(TaskSequence("bench", self.params.domains[0], "0"), self.strategy, self.calls)
         began = time.perf_counter()
-        with families.put(params.base.name, self.bench.family):
+        with families.substitute(params.base.name, self.bench.family):
             _, losses = task.train(params, run, "01", self.before, data, [self.picture], lambda *_: observe)
         wait()
         return Trained(losses, self.calls, began, time.perf_counter(), after)
