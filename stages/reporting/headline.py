@@ -125,15 +125,20 @@ def objection(verdict: Verdict, name: str) -> str:
         top1, chance = intervals["top1_earlier"], 1 / len(verdict.labels)
         if not top1.low > chance:
             rates = f"top-1 {number(top1.value)}, by chance {number(chance)}"
-            return f"its pictures of earlier concepts are not recognised as theirs more often than by chance ({rates})"
+            clause = (
+                "its pictures of earlier concepts are not shown to be recognised as theirs more often than by chance"
+            )
+            return f"{clause} ({rates})"
         if not intervals["own_minus_others_earlier"].low > 0:
             margin = spread(intervals["own_minus_others_earlier"])
-            return f"its pictures are not closer to their own concept than to the others (own - others {margin})"
+            clause = "its pictures are not shown to be closer to their own concept than to the others"
+            return f"{clause} (own - others {margin})"
         if not (intervals["top1_gain"].low > 0 or intervals["own_minus_others_gain"].low > 0):
             rates = f"top-1 {number(top1.value)}, base model {number(verdict.base['top1_earlier'].value)}"
-            return f"its pictures are recognised no better than the base model's ({rates})"
+            return f"its pictures are not shown to be recognised better than the base model's ({rates})"
     if name in verdict.word and not verdict.word[name].low > 0:
-        return f"the concepts' words add nothing ({spread(verdict.word[name])}): whole classes have changed instead"
+        added = spread(verdict.word[name])
+        return f"the concepts' words are not shown to add anything ({added}): whole classes may have changed instead"
     return ""
 
 
