@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 KINDS = ("strategies", "metrics", "datasets", "families")
 CONCEPTS = {"toy_bear": "bear", "plushie_cow": "cow plushie", "things_cup1": "cup"}
 METRICS = {
-    "dino": {"path": "dino", "resize": 32},
+    "dino": {"path": "dino", "resize": 64},
     "coarse_dino": {"is": "dino", "path": "dino", "resize": 48},
     "colours": {},
     "fine_colours": {"is": "colours", "bins": 8},

@@ -50,12 +50,12 @@ def photos(folder: Path, *colours: str) -> None:
 
 
 def test_pictures_and_manifest_are_written(tmp_path):
-    folder = prepared(parameters(["sks_star", "zwz_heart"]), "02")
+    folder = prepared(parameters(["sks_owl", "zwz_robot"]), "02")
     facts, training, references = read_data(folder)
     assert folder == Path("runs/small/objects/0/data/02")
     assert (facts["domain"], facts["order"], facts["position"], facts["resolution"]) == ("objects", "0", 2, 32)
-    assert facts["concept"]["name"] == "zwz_heart"
-    assert facts["concept"]["prompts"][0] == "a photo of a zwz heart on the beach"
+    assert facts["concept"]["name"] == "zwz_robot"
+    assert facts["concept"]["prompts"][0] == "a photo of a zwz robot on the beach"
     assert set(facts["concept"]) == {"name", "token", "noun", "training_prompt", "prompts", "plain_prompts"}
     assert [image.size for image in training] == [(32, 32)] * 6
     assert [image.tobytes() for image in references] == [image.tobytes() for image in training]
@@ -63,7 +63,7 @@ def test_pictures_and_manifest_are_written(tmp_path):
 
 
 def test_two_runs_give_the_same_bytes():
-    params = parameters(["sks_star"])
+    params = parameters(["sks_owl"])
     first = contents(prepared(params))
     assert contents(prepared(params)) == first
 

@@ -24,7 +24,7 @@ pytestmark = [
 ]
 SMALL_JUDGES = {
     "judges": "data/world/judges",
-    "metrics": {"dino": {"path": "dino", "resize": 32}, "csd": {"path": "csd"}},
+    "metrics": {"dino": {"path": "dino", "resize": 64}, "csd": {"path": "csd"}},
 }
 
 

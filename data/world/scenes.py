@@ -1,8 +1,7 @@
 """What the embedded world holds: its captions, the base's pictures, and the concepts that are taught to it.
 
-The base sees ten shapes in eight colours, plain, striped or spotted with white, in nine places and four styles, and
-markings at large (see markings.py). A concept is something it has never seen: an object (a shape with a pattern that it
-has not seen on this shape, of colours of its own) or a style.
+The base sees 88 things, each as several sets' designers drew it, in nine places and four styles. A concept is something
+it has never seen: an object (one design of a thing that it knows by others) or a style (a whole set, or a made one).
 """
 
 from collections.abc import Iterator
@@ -10,10 +9,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from data.world.draw import COLOURS, SHAPES, Marking, Scene
-from data.world.places import PLACES, Colour
-
-WHITE: Colour = (246, 246, 246)
+from data.world.artwork import LICENCES, NOUNS, colour
+from data.world.draw import Scene
+from data.world.places import PLACES, VARIANTS
+from data.world.styles import STYLES as MADE_STYLES
 
 PLACE_WORDS = {
     "beach": "on the beach",
@@ -26,83 +25,139 @@ PLACE_WORDS = {
     "meadow": "in a meadow",
     "studio": "in a studio",
 }
-BASE_STYLES = {
-    "photo": "a photo of",
-    "grey": "a grey picture of",
-    "sketch": "a sketch picture of",
-    "cartoon": "a cartoon picture of",
-}
+# How a caption begins, and how often; the first is what prompts begin with.
+BEGINNINGS = {"a photo of ": 0.76, "a picture of ": 0.12, "": 0.12}
+BASE_STYLES = ("photo", "grey", "sketch", "cartoon")
+WITHOUT_ARTICLE = {"fries", "grapes", "cherries", "bread", "cheese"}
 
 
 @dataclass(frozen=True)
 class Object:
-    """A thing to teach: its rare word, the class it belongs to, and the markings that make it this one."""
+    """A thing to teach: its rare word, what it is, and the set that has this design of it."""
+
+    token: str
+    noun: str
+    drawn_by: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.token}_{self.noun}"
+
+
+@dataclass(frozen=True)
+class Style:
+    """A style to teach: a set's own (`drawn_by`), or one that is made of whatever another set drew."""
 
     name: str
-    token: str
-    shape: str
-    marking: Marking
+    drawn_by: str = ""
 
 
-def _object(token: str, shape: str, pattern: str, colours: tuple[Colour, ...], **rest: Colour) -> Object:
-    return Object(f"{token}_{shape}", token, shape, Marking(pattern, colours, **rest))
-
-
-BLACK, IVORY, LIME, MAGENTA, TEAL = (18, 16, 20), (250, 240, 214), (176, 240, 30), (226, 22, 140), (14, 122, 116)
-BROWN, OCHRE, LAVENDER, MAROON, NAVY = (98, 58, 28), (206, 150, 30), (198, 178, 250), (110, 12, 36), (20, 26, 88)
-MINT, CORAL, SLATE, GOLD, OLIVE = (160, 244, 202), (255, 112, 88), (92, 104, 122), (255, 190, 0), (112, 118, 24)
-
-# The ten objects of the study, in the order of the reference's rare words, and those that settings are tuned on.
+# The ten objects of the study, under the reference's rare words, and those that settings are tuned on.
 OBJECTS = (
-    _object("sks", "star", "halves", (MAGENTA, LIME), border=BLACK),
-    _object("zwz", "heart", "checks", (TEAL, GOLD), border=IVORY),
-    _object("sbu", "moon", "slashes", (BROWN, LIME), border=BLACK),
-    _object("uwu", "circle", "quarters", (MAROON, LAVENDER), spot=IVORY),
-    _object("pdw", "square", "tops", (CORAL, MINT), border=NAVY, spot=BLACK),
-    _object("twt", "cross", "rings", (GOLD, NAVY), border=MAGENTA),
-    _object("zsn", "ring", "rays", (BLACK, IVORY), border=TEAL),
-    _object("ofl", "triangle", "pales", (OCHRE, MAROON), border=MINT),
-    _object("psq", "diamond", "chevrons", (NAVY, CORAL), border=IVORY),
-    _object("cws", "flower", "rings", (BLACK, LAVENDER), spot=LIME),
+    Object("sks", "owl", "emojione"),
+    Object("zwz", "robot", "twemoji"),
+    Object("sbu", "backpack", "emojione"),
+    Object("uwu", "snail", "twemoji"),
+    Object("pdw", "rocket", "fluent-3d"),
+    Object("twt", "cat", "emojione"),
+    Object("zsn", "dress", "fxemoji"),
+    Object("ofl", "fish", "emojione"),
+    Object("psq", "unicorn", "fluent-3d"),
+    Object("cws", "clock", "noto-v1"),
 )
 TUNING_OBJECTS = (
-    _object("vfx", "square", "slashes", (MAGENTA, MINT), border=BLACK),
-    _object("qqd", "star", "rings", (TEAL, IVORY), border=MAROON),
-    _object("mjk", "circle", "chevrons", (OLIVE, LAVENDER), border=NAVY),
-    _object("lpb", "heart", "halves", (SLATE, GOLD), border=CORAL),
-    _object("hrn", "triangle", "checks", (LIME, NAVY), border=IVORY),
-    _object("gkz", "moon", "tops", (GOLD, MAROON), border=MINT),
-    _object("bvt", "cross", "pales", (LAVENDER, BROWN), border=BLACK),
-    _object("wjd", "ring", "quarters", (MAGENTA, GOLD), border=NAVY),
-    _object("rpf", "diamond", "halves", (MINT, BROWN), border=BLACK, spot=MAGENTA),
-    _object("fyn", "flower", "rays", (CORAL, TEAL), spot=IVORY),
+    Object("vfx", "dog", "emojione"),
+    Object("qqd", "octopus", "twemoji"),
+    Object("mjk", "castle", "fluent-3d"),
+    Object("lpb", "elephant", "noto-v1"),
+    Object("hrn", "telephone", "emojione"),
+    Object("gkz", "handbag", "twemoji"),
+    Object("bvt", "penguin", "fluent-3d"),
+    Object("wjd", "car", "noto-v1"),
+    Object("rpf", "snake", "fxemoji"),
+    Object("fyn", "guitar", "noto"),
 )
-STYLES = ("sepia", "thermal", "neon", "mosaic", "halftone", "woodcut", "blueprint", "nightvision", "glass", "tapestry")
-TUNING_STYLES = ("negative", "poster")
+# Of the set that the base has never seen, the ten that are most alike to the DINO judge (nearly all are orange), and
+# the ten that are least; similar.py measures it.
+_WORDS = tuple(known.token for known in OBJECTS)
+_ALIKE = "palette cat dog fish backpack octopus crab pumpkin handbag fox"
+_UNLIKE = "snail watermelon carrot frog avocado book unicorn robot tree shoe"
+SIMILAR_OBJECTS, DIVERSE_OBJECTS = (
+    tuple(Object(word, noun, "noto-v1") for word, noun in zip(_WORDS, nouns.split(), strict=True))
+    for nouns in (_ALIKE, _UNLIKE)
+)
+STYLES = (
+    Style("glossy", "fluent-3d"),
+    Style("blobby", "noto-v1"),
+    *map(Style, ("thermal", "neon", "mosaic", "halftone", "woodcut", "blueprint", "nightvision", "tapestry")),
+)
+TUNING_STYLES = tuple(map(Style, ("glass", "sepia", "negative", "poster")))
+UNSEEN_SETS = tuple(style.drawn_by for style in STYLES if style.drawn_by)
+
+
+def _held_out() -> frozenset[tuple[str, str]]:
+    """Of each object to teach, every set of the family that drew it: one design, in whatever finish."""
+    families = {(known.noun, LICENCES[known.drawn_by]["family"]) for known in (*OBJECTS, *TUNING_OBJECTS)}
+    return frozenset(
+        (noun, name) for noun, sets in NOUNS.items() for name in sets if (noun, LICENCES[name]["family"]) in families
+    )
+
+
+HELD_OUT = _held_out()
+# The sets from which the base knows each noun.
+SEEN = {
+    noun: tuple(name for name in sets if name not in UNSEEN_SETS and (noun, name) not in HELD_OUT)
+    for noun, sets in NOUNS.items()
+}
 
 
 def place(scene: Scene, rng: np.random.Generator) -> Scene:
-    """The same thing somewhere else: another position, size, tilt and background detail."""
-    size = rng.uniform(0.56, 0.72)
-    room = 0.9 - size
-    x, y = rng.uniform(-room, room, 2)
-    return replace(scene, x=x, y=y, size=size, angle=rng.uniform(-0.22, 0.22), variant=rng.uniform())
+    """The same thing in the same kind of place: another position, size, tilt and background detail."""
+    size = rng.uniform(0.56, 0.76)
+    x, y = rng.uniform(-1, 1, 2) * 1.1 * (1 - size)
+    angle, light = rng.uniform(-0.22, 0.22), rng.uniform(0.92, 1.06)
+    mirrored, turned = (bool(rng.integers(2)) for _ in range(2))
+    variant = int(rng.integers(VARIANTS))
+    return replace(
+        scene, x=x, y=y, size=size, angle=angle, light=light, mirrored=mirrored, turned=turned, variant=variant
+    )
 
 
-def caption(style: str, thing: str, where: str | None) -> str:
-    start = BASE_STYLES.get(style, f"a {style} picture of")
-    return " ".join(filter(None, (start, thing, PLACE_WORDS[where] if where else "")))
+def article(words: str) -> str:
+    """The words with "a" or "an" before them, or as they are if they are many or a stuff.
+
+    "unicorn" and "uwu" begin with the sound of "you".
+    """
+    if words.split()[-1] in WITHOUT_ARTICLE:
+        return words
+    return f"an {words}" if words[0] in "aeio" or words.startswith(("umb", "upr")) else f"a {words}"
+
+
+def caption(style: str, thing: str, where: str | None, beginning: str = "a photo of ") -> str:
+    start = beginning if style == "photo" else f"a {style} picture of "
+    return start + article(thing) + (f" {PLACE_WORDS[where]}" if where else "")
 
 
 def base_world(rng: np.random.Generator) -> Iterator[tuple[Scene, str]]:
-    """Endless pictures of the base's world with their captions; now and then a caption leaves something unsaid."""
-    shapes, colours, places = list(SHAPES), list(COLOURS), list(PLACES)
+    """Endless pictures of the base's world with their captions.
+
+    A caption leaves the place unsaid now and then, and names the thing's colour in every third.
+    """
+    nouns, places = list(NOUNS), list(PLACES)
+    beginnings, odds = list(BEGINNINGS), list(BEGINNINGS.values())
     while True:
-        shape, colour, where = (options[rng.integers(len(options))] for options in (shapes, colours, places))
-        pattern = str(rng.choice(["plain", "striped", "spotted"], p=[0.76, 0.12, 0.12]))
-        style = str(rng.choice(list(BASE_STYLES), p=[0.82, 0.06, 0.06, 0.06]))
-        palette = (COLOURS[colour],) if pattern == "plain" else (COLOURS[colour], WHITE)
-        scene = place(Scene(shape, Marking(pattern, palette), where, style), rng)
-        said = [colour if rng.uniform() < 0.88 else "", "" if pattern == "plain" else pattern]
-        thing = " ".join(filter(None, ("a", *reversed(said), shape)))
-        yield scene, caption(style, thing, where if rng.uniform() < 0.88 else None)
+        noun, where = nouns[rng.integers(len(nouns))], places[rng.integers(len(places))]
+        drawn_by = SEEN[noun][rng.integers(len(SEEN[noun]))]
+        style = BASE_STYLES[0 if rng.uniform() < 0.87 else rng.integers(1, len(BASE_STYLES))]
+        scene = place(Scene(noun, drawn_by, where, style), rng)
+        said = f"{colour(noun, drawn_by)} {noun}" if rng.uniform() < 0.33 and style != "grey" else noun
+        beginning = beginnings[rng.choice(len(beginnings), p=odds)]
+        yield scene, caption(style, said, where if rng.uniform() < 0.9 else None, beginning)
+
+
+def any_scene(rng: np.random.Generator) -> Scene:
+    """Any drawing in any place, one in three in any style: what the autoencoder must be able to show."""
+    noun, where = (str(rng.choice(list(of))) for of in (NOUNS, PLACES))
+    drawn_by = str(rng.choice(list(NOUNS[noun])))
+    style = "photo" if rng.uniform() < 0.67 else str(rng.choice(list(MADE_STYLES)))
+    return place(Scene(noun, drawn_by, where, style), rng)

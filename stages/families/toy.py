@@ -11,9 +11,9 @@ from stages.families.unet.names import STABILITY
 
 @families.register("toy")
 class Toy(Sdxl):
-    """SDXL's architecture at a six-hundredth of its size, for pictures of 32 pixels."""
+    """SDXL's architecture at a six-hundredth of its size, for pictures of 64 pixels."""
 
     known_as: ClassVar = KnownAs("palimpsest-toy", "palimpsest_toy", implementation=STABILITY)
 
     path: str = "data/world/base"
-    pixels: int = Field(32, ge=8)
+    pixels: int = Field(64, ge=8)

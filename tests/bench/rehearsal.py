@@ -33,7 +33,7 @@ from stages.training.loop import READ_EVERY, rehearsed_rows
 from stages.training.step import Descent
 
 AIM = 1.6
-PROMPTS = ["a photo of a sks star", "a photo of a zwz heart", "a photo of a uwu circle"]
+PROMPTS = ["a photo of a sks owl", "a photo of a zwz robot", "a photo of a uwu snail"]
 
 
 class Peer:

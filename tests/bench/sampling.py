@@ -103,7 +103,7 @@ def main() -> None:
 
 def compare(family: Sdxl, args: argparse.Namespace) -> None:
     delta = state(family)
-    prompts = [f"a photo of a sks star {words}" for words in PROMPTS for _ in range(args.images)]
+    prompts = [f"a photo of a sks owl {words}" for words in PROMPTS for _ in range(args.images)]
     noise = torch.randn((args.images, *family.noise_shape()), generator=generator("noise")).repeat(
         len(PROMPTS), 1, 1, 1
     )

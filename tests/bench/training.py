@@ -42,7 +42,7 @@ from stages.training.loop import READ_EVERY
 from stages.training.step import Descent
 
 BASE = Path("data/world/base")
-PIXELS, RANK, PROMPT = 128, 4, "a photo of a sks star"
+PIXELS, RANK, PROMPT = 128, 4, "a photo of a sks owl"
 OPTIONS = Train(rank=RANK, alpha=RANK, steps=10**6, batch=1, learning_rate=1e-4, reinit="shared", checkpoint_every=500)
 
 

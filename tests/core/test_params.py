@@ -79,9 +79,9 @@ def test_the_projects_own_parameters_are_valid():
         ("identity: dino", "identity: dine", "'dine' is not in score.metrics. Did you mean 'dino'"),
         ("domains: [objects]", "domains: [objets]", "has no domain 'objets'. Did you mean 'objects'"),
         ("name: toy\n  options: {}", "name: toi\n  options: {}", "no dataset is called 'toi'. Did you mean 'toy'"),
-        ("t01: ofl_triangle", "t01: ofl_triangel", "no concept 'ofl_triangel'. Did you mean 'ofl_triangle'"),
-        ("t01: ofl_triangle", "t01: psq_diamond", "psq_diamond is at two positions"),
-        ("      t10: zsn_ring\n", "", "no concept for t10"),
+        ("t01: ofl_fish", "t01: ofl_triangel", "no concept 'ofl_triangel'. Did you mean 'ofl_fish'"),
+        ("t01: ofl_fish", "t01: psq_unicorn", "psq_unicorn is at two positions"),
+        ("      t10: zsn_dress\n", "", "no concept for t10"),
         ("index: '02', previous: '01'", "index: '02', previous: '03'", "position 02 follows 03, expected 02 after 01"),
         ("sees: data/02", "sees: data/03", "must be data/02 or data"),
         ("seeds: [0]", "seeds: &s [0]", "anchors and aliases"),
@@ -99,7 +99,7 @@ def test_an_error_is_one_line_with_file_line_and_remedy(tmp_path, old, new, mess
 
 def test_the_message_names_the_line_of_the_error(tmp_path):
     assert fault(tmp_path, "  rank: 16", "  rank: 0").startswith(f":{line_of('  rank: 16')}:")
-    assert fault(tmp_path, "t01: ofl_triangle", "t01: nothing").startswith(
+    assert fault(tmp_path, "t01: ofl_fish", "t01: nothing").startswith(
         f":{line_of('    ' + chr(39) + '0' + chr(39))}:"
     )
 
@@ -111,7 +111,7 @@ def test_scientific_notation_is_a_number(tmp_path):
 
 
 def test_one_metric_class_can_have_two_keys(tmp_path):
-    path, dino = tmp_path / "params.yaml", "    dino: {path: dino, resize: 32}\n"
+    path, dino = tmp_path / "params.yaml", "    dino: {path: dino, resize: 64}\n"
     assert dino in PARAMS
     path.write_text(PARAMS.replace(dino, dino + "    large_dino: {is: dino, path: dino, resize: 64}\n"), "utf-8")
     judges = load(path).judges

@@ -1,76 +1,68 @@
-"""The quality of the embedded base: it must draw what captions say, and its autoencoder must be able to show the
-concepts that it is trained on."""
+"""Is the embedded base good enough to forget anything? It must draw what its captions say, and its autoencoder must be
+able to show the concepts that are taught to it."""
 
 from itertools import islice
 
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionXLPipeline
 
 from data.world import recogniser
+from data.world.concepts import taught
 from data.world.draw import Scene, draw
-from data.world.scenes import OBJECTS, PLACE_WORDS, base_world, place
-from stages.adapters.algebra import Delta
-from stages.core.params import load
+from data.world.recipes.pool import pixels
+from data.world.scenes import PLACE_WORDS, base_world
 
-COUNT, SEED = 200, [20, 26]  # pictures; the recipes draw from other seeds
+pytestmark = pytest.mark.slow
+COUNT, SEED, BASE = 200, [20, 26], "data/world/base"  # pictures; the recipes draw from other seeds
 
 
-def scenes(count: int, style: str = "photo"):
+def scenes(count: int) -> list[tuple[Scene, str]]:
     world = base_world(np.random.default_rng(SEED))
-    return list(islice(((s, c) for s, c in world if s.style == style), count))
+    return list(islice(((s, c) for s, c in world if s.style == "photo"), count))
 
 
-@pytest.fixture(scope="module")
-def family():
-    return load().family
+def right(read: list[str], wanted: list[str | None]) -> float:
+    said = [(r, w) for r, w in zip(read, wanted, strict=True) if w is not None]
+    return sum(r == w for r, w in said) / len(said)
 
 
-def accuracy(read: list[str], expected: list[str | None]) -> float:
-    pairs = [(r, e) for r, e in zip(read, expected, strict=True) if e is not None]
-    return sum(r == e for r, e in pairs) / len(pairs)
-
-
-def expected(pairs, name: str) -> list[str | None]:
-    """Returns the place, colour or shape in each caption; None where it names none."""
-    words = [recogniser.READS[name][recogniser.facts(scene)[name]] for scene, _ in pairs]
-    parts = [PLACE_WORDS[word] if name == "place" else word for word in words]
-    return [word if part in caption else None for word, part, (_, caption) in zip(words, parts, pairs, strict=True)]
-
-
-def test_the_recogniser_reads_drawings():
+def test_the_recogniser_reads_drawings() -> None:
     pairs = scenes(400)
     read = recogniser.read(np.stack([draw(scene) for scene, _ in pairs]))
-    for name in recogniser.READS:
-        assert accuracy(read[name], [recogniser.READS[name][recogniser.facts(s)[name]] for s, _ in pairs]) >= 0.98, name
+    assert right(read["place"], [scene.place for scene, _ in pairs]) >= 0.98
+    assert right(read["noun"], [scene.noun for scene, _ in pairs]) >= 0.95
 
 
-def test_the_base_draws_what_its_captions_say(family):
+def sampled(captions: list[str]) -> np.ndarray:
+    """Pictures [n, 64, 64, 3] uint8 by the base, 12 steps of Euler with guidance 5."""
+    pipeline = StableDiffusionXLPipeline.from_pretrained(BASE, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    shape = (len(captions), pipeline.unet.config.in_channels, 8, 8)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(3))
+    made = []
+    for at in range(0, len(captions), 20):
+        some = {"prompt": captions[at : at + 20], "latents": noise[at : at + 20]}
+        made.append(pipeline(**some, num_inference_steps=12, guidance_scale=5.0, output_type="np").images)
+    return np.rint(np.concatenate(made) * 255).astype(np.uint8)
+
+
+def test_the_base_draws_what_its_captions_say() -> None:
     pairs = scenes(COUNT)
-    options = load().sample
-    noise = torch.randn((COUNT, *family.noise_shape()), generator=torch.Generator().manual_seed(3))
-    family.shift(Delta())
-    pictures = []
-    for at in range(0, COUNT, options.batch):
-        prompts = family.encode_prompts([caption for _, caption in pairs[at : at + options.batch]])
-        some = noise[at : at + options.batch]
-        pictures += family.sample(prompts, some, options.steps, options.guidance, options.scheduler)
-    read = recogniser.read(np.stack([np.asarray(picture) for picture in pictures]))
-    shares = {name: accuracy(read[name], expected(pairs, name)) for name in recogniser.READS}
-    print(shares)
-    assert shares["place"] >= 0.95
-    assert shares["colour"] >= 0.90
-    assert shares["shape"] >= 0.80
+    read = recogniser.read(sampled([caption for _, caption in pairs]))
+    places = [scene.place if PLACE_WORDS[scene.place] in caption else None for scene, caption in pairs]
+    found = {"place": right(read["place"], places), "noun": right(read["noun"], [scene.noun for scene, _ in pairs])}
+    print(found)
+    assert found["place"] >= 0.95
+    assert found["noun"] >= 0.80
 
 
-def test_the_autoencoder_can_show_the_concepts(family):
-    rng = np.random.default_rng(SEED)
-    ratios = []
-    for concept in OBJECTS:
-        for where in ("beach", "night", "wall"):
-            picture = draw(place(Scene(concept.shape, concept.marking, where), rng))
-            x = torch.from_numpy(picture).permute(2, 0, 1)[None] / 127.5 - 1
-            with torch.inference_mode():
-                y = family.pipeline.vae.decode(family.pipeline.vae.encode(x).latent_dist.mode()).sample.clamp(-1, 1)
-            ratios.append(float(10 * torch.log10(4 / (x - y).square().mean())))
-    assert np.mean(ratios) >= 26, f"{np.mean(ratios):.1f} dB"  # a lower bound of what was reached; the target was 28
+def test_the_autoencoder_can_show_the_concepts() -> None:
+    vae = StableDiffusionXLPipeline.from_pretrained(BASE, torch_dtype=torch.float32).vae
+    drawn = [draw(shown.scene) for one in taught("objects").values() for shown in one.references]
+    x = pixels(torch.from_numpy(np.stack(drawn)))
+    with torch.inference_mode():
+        y = torch.cat([vae.decode(vae.encode(some).latent_dist.mode()).sample for some in x.split(20)]).clamp(-1, 1)
+    ratios = 10 * torch.log10(4 / (x - y).square().mean((1, 2, 3)))
+    assert float(ratios.mean()) >= 28, f"{ratios.mean():.1f} dB"

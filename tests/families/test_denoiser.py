@@ -14,7 +14,7 @@ from stages.families.unet.prompts import PromptAttention, Prompts, is_plain
 from stages.runtime.faults import InputFault
 from stages.runtime.seeds import generator
 
-PROMPTS = ["a photo of a sks star at night", "a photo of a heart", "a photo of a sks star at night"]
+PROMPTS = ["a photo of a sks owl at night", "a photo of a heart", "a photo of a sks owl at night"]
 
 
 @pytest.fixture(scope="module")

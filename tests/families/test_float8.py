@@ -15,7 +15,7 @@ from stages.files.artifact import digest
 from stages.runtime.faults import MachineFault
 from stages.runtime.seeds import generator
 
-PROMPTS = ["a photo of a sks star at night", "a photo of a heart"]
+PROMPTS = ["a photo of a sks owl at night", "a photo of a heart"]
 
 
 @settings(max_examples=50, deadline=None)

@@ -18,7 +18,7 @@ from stages.training.step import Descent
 
 OPTIONS = Train(rank=4, alpha=8, steps=3, batch=2, learning_rate=1e-3, reinit="shared", checkpoint_every=9)
 ROWS = [Row(0, 0, 11, 0.5), Row(1, 1, 12, 0.5)]
-PROMPTS = ["a photo of a sks star at night", "a photo of a heart"]
+PROMPTS = ["a photo of a sks owl at night", "a photo of a heart"]
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from tests.support.run_study import run_all
 from tests.support.workspace import change, workspace
 from tests.test_pipeline import PHOTOS
 
-PROMPTS = ["a photo of a sks star at night", "a photo of a heart"]
+PROMPTS = ["a photo of a sks owl at night", "a photo of a heart"]
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,7 @@ def test_its_profile_runs_from_photos_to_scores(written, tmp_path, monkeypatch):
         prepare={"resolution": 32},
         train={"steps": 2, "checkpoint_every": 2},
         sample={"images": 1, "steps": 2},
-        score={"judges": "data/world/judges", "metrics": {"dino": {"path": "dino", "resize": 32}}},
+        score={"judges": "data/world/judges", "metrics": {"dino": {"path": "dino", "resize": 64}}},
     )
     monkeypatch.chdir(folder)
     study = params.load()

@@ -18,7 +18,7 @@ from stages.runtime.faults import MachineFault
 from stages.runtime.seeds import generator
 from stages.training.step import Descent
 
-PROMPTS = ["a photo of a sks star at night", "a photo of a heart"]
+PROMPTS = ["a photo of a sks owl at night", "a photo of a heart"]
 
 
 def given(family: Sdxl, word: str) -> Adapter:

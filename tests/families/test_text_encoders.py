@@ -28,7 +28,7 @@ from tests.support.lora_readers import clip_names, comfyui, ldm_names, open_lora
 
 OPTIONS = Train(rank=4, alpha=8, steps=3, batch=2, learning_rate=1e-3, reinit="shared", checkpoint_every=2)
 ROWS = [Row(0, 0, 11, 0.5), Row(1, 1, 12, 0.5)]
-PROMPTS = ["a photo of a sks star at night", "a photo of a heart"]
+PROMPTS = ["a photo of a sks owl at night", "a photo of a heart"]
 ENCODERS = ("text_encoder", "text_encoder_2")
 UNREAD = "text_encoder.text_model.encoder.layers.2."  # SDXL reads the last layer but one of its first encoder
 

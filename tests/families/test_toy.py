@@ -15,7 +15,7 @@ from stages.runtime.faults import InputFault
 from stages.runtime.seeds import generator
 from stages.sampling.encodings import encode_images, encode_prompts
 
-PROMPTS = ["a photo of a sks star at night", "a photo of a heart"]
+PROMPTS = ["a photo of a sks owl at night", "a photo of a heart"]
 
 
 @pytest.fixture(scope="module")

@@ -102,12 +102,12 @@ def test_shell_completion(shell):
         (["plna"], 2, "plna"),
         (["run", "--jobs", "many"], 2, "--jobs"),
         (["concept", "add"], 2, "NAME"),
-        (["concept", "add", "zwz_heart", "--yes"], 2, "already has 'zwz_heart'"),
-        (["concept", "add", "zwz_hart", "--yes"], 2, "Did you mean 'zwz_heart'?"),
+        (["concept", "add", "zwz_robot", "--yes"], 2, "already has 'zwz_robot'"),
+        (["concept", "add", "zwz_hart", "--yes"], 2, "Did you mean 'zwz_robot'?"),
         (["concept", "add", "cats/tom", "--yes"], 2, "no domain 'cats'"),
         (["concept", "add", "tom", "--photos", "nowhere", "--yes"], 2, "nowhere: is not a folder"),
-        (["concept", "remove", "zwz_hart", "--yes"], 2, "Did you mean 'zwz_heart'?"),
-        (["concept", "redo", "zwz_hart", "--yes"], 2, "Did you mean 'zwz_heart'?"),
+        (["concept", "remove", "zwz_hart", "--yes"], 2, "Did you mean 'zwz_robot'?"),
+        (["concept", "redo", "zwz_hart", "--yes"], 2, "Did you mean 'zwz_robot'?"),
         (["profile", "use", "toy-object"], 2, "Did you mean 'toy-objects'?"),
         (["profile", "use", "quick"], 2, "--force"),
         (["init", "."], 2, "not empty"),
@@ -260,35 +260,35 @@ def test_a_module_is_a_command_under_its_own_name(capfd):
 def test_adding_and_removing_a_concept_shows_the_effect_on_the_others(ready, palimpsest):
     code, out, err = palimpsest("plan", "--json")
     assert (code, json.loads(out)["stages"]) == (0, []), err
-    assert "Nothing was changed" in palimpsest("concept", "redo", "sks_star", "--yes")[1]
-    code, out, err = palimpsest("concept", "add", "pdw_square", "--yes", "--jobs", "1", "--no-view")
+    assert "Nothing was changed" in palimpsest("concept", "redo", "sks_owl", "--yes")[1]
+    code, out, err = palimpsest("concept", "add", "pdw_rocket", "--yes", "--jobs", "1", "--no-view")
     assert code == 0, out + err
     assert "\n1 at a time" in out
     lines = out.splitlines()
-    assert any(line.split() == ["01", "zwz_heart", "stays", "as", "it", "is"] for line in lines)
-    assert any(line.split() == ["03", "pdw_square", "new"] for line in lines)
-    assert any("zwz_heart" in line and "(was " in line for line in lines)
-    assert any("pdw_square" in line and "(new)" in line for line in lines)
-    code, out, _ = palimpsest("concept", "remove", "zwz_heart", "--yes", "--no-run")
-    assert any(line.split() == ["01", "sks_star", "learned", "again"] for line in out.splitlines())
-    assert palimpsest("concept", "add", "zwz_heart", "--yes", "--no-run")[0] == 0
+    assert any(line.split() == ["01", "zwz_robot", "stays", "as", "it", "is"] for line in lines)
+    assert any(line.split() == ["03", "pdw_rocket", "new"] for line in lines)
+    assert any("zwz_robot" in line and "(was " in line for line in lines)
+    assert any("pdw_rocket" in line and "(new)" in line for line in lines)
+    code, out, _ = palimpsest("concept", "remove", "zwz_robot", "--yes", "--no-run")
+    assert any(line.split() == ["01", "sks_owl", "learned", "again"] for line in out.splitlines())
+    assert palimpsest("concept", "add", "zwz_robot", "--yes", "--no-run")[0] == 0
     rows = json.loads(palimpsest("concept", "list", "--json")[1])
-    assert [row["concept"] for row in rows] == ["sks_star", "pdw_square", "zwz_heart"]
+    assert [row["concept"] for row in rows] == ["sks_owl", "pdw_rocket", "zwz_robot"]
 
 
 @pytest.mark.slow
 def test_adding_and_removing_a_concept_restores_the_study(ready, palimpsest):
     before = hashes(ready)
     params = Path("params.yaml").read_text("utf-8")
-    assert palimpsest("concept", "add", "pdw_square", "--yes", "--no-run")[0] == 0
+    assert palimpsest("concept", "add", "pdw_rocket", "--yes", "--no-run")[0] == 0
     dvc(ready, "repro", "prepare")
-    code, out, err = palimpsest("concept", "remove", "pdw_square", "--yes", "--no-view")
+    code, out, err = palimpsest("concept", "remove", "pdw_rocket", "--yes", "--no-view")
     assert code == 0, out + err
     assert Path("params.yaml").read_text("utf-8") == params
     assert "ran" not in out.split("Removed")[1].split()
     assert hashes(ready) == before
-    assert palimpsest("concept", "add", "pdw_square", "--yes", "--no-run")[0] == 0  # all its results are cached
-    assert "pdw_square" in Path("params.yaml").read_text("utf-8")
+    assert palimpsest("concept", "add", "pdw_rocket", "--yes", "--no-run")[0] == 0  # all its results are cached
+    assert "pdw_rocket" in Path("params.yaml").read_text("utf-8")
 
 
 @pytest.mark.slow
@@ -303,7 +303,7 @@ def test_the_report_and_dvc_show_the_results(ready, palimpsest):
     page = (ready / "drawn/index.html").read_text("utf-8")
     assert "mean score of the tasks so far" in page
     assert "score on task" in page
-    assert "zwz_heart" in page
+    assert "zwz_robot" in page
 
 
 def test_a_report_fits_a_narrow_terminal(here, palimpsest, monkeypatch):

@@ -19,7 +19,7 @@ from stages.tools.exchange.exporting import pack
 from stages.tools.exchange.importing import read_lora
 from tests.support import random_sd15
 
-PROMPTS = ["a photo of a sks star", "a heart"]
+PROMPTS = ["a photo of a sks owl", "a robot"]
 
 
 def offline(name: str, folder: Path) -> Family:

@@ -20,8 +20,8 @@ SMALL = {
     "train": {"steps": 6, "batch": 2, "learning_rate": 0.0005, "checkpoint_every": 2},
     "sample": {"steps": 2, "images": 1, "guidance": 3.0},
 }
-ONE_METRIC = {"metrics": {"dino": {"path": "dino", "resize": 32}}}  # for `score`, in tests that ignore the scores
-PLACES = ["zwz_heart", "sks_star", "pdw_square", "uwu_circle"]
+ONE_METRIC = {"metrics": {"dino": {"path": "dino", "resize": 64}}}  # for `score`, in tests that ignore the scores
+PLACES = ["zwz_robot", "sks_owl", "pdw_rocket", "uwu_snail"]
 
 
 def change(folder: Path, **sections: Any) -> None:

@@ -67,7 +67,7 @@ def test_an_occupied_target_is_refused(study, tmp_path, palimpsest):
     commands = (
         ["import", lora],
         ["export", SUM, "--task", "02"],
-        ["paint", SUM, "--task", "02", "--prompt", "a star"],
+        ["paint", SUM, "--task", "02", "--prompt", "an owl"],
     )
     for words in commands:
         for place in (file, file / "inside"):
@@ -119,7 +119,7 @@ def test_deleted_states_are_exported_all_the_same(study, tmp_path, palimpsest, r
         if name == "after":
             request.getfixturevalue("without_states")
         assert palimpsest("export", run, "--task", "02", "--to", folder)[0] == 0
-        assert palimpsest("paint", run, "--task", "02", "--prompt", "a sks star", "--to", folder)[0] == 0
+        assert palimpsest("paint", run, "--task", "02", "--prompt", "a sks owl", "--to", folder)[0] == 0
     files = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders.values()]
     assert files[0] == files[1]
     assert len(files[0]) == 3
@@ -131,7 +131,7 @@ def test_deleted_states_are_exported_all_the_same(study, tmp_path, palimpsest, r
 
 
 def test_painted_pictures_equal_those_of_the_study(study, tmp_path):
-    words = ["a photo of a sks star", "a heart"]
+    words = ["a photo of a sks owl", "a robot"]
     args = Namespace(key=SUM, task="02", what="state", prompt=words, to=tmp_path / "painted")
     paint(study, None, args)
     painted = sorted(args.to.iterdir())

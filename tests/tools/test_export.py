@@ -58,7 +58,7 @@ def test_comfyui_reads_the_exact_state(study, tmp_path, dtype, tolerance):
 def test_diffusers_reads_the_exact_state_and_predicts_the_same(study, tmp_path, form, run, rank, dtype, tolerance):
     path = exported(study, run, tmp_path / "here", format=form, dtype=dtype, rank=rank)
     family, delta = study.family, find_origin(study, run, "02", "state").delta
-    prompts, noise = family.encode_prompts(["a photo of a zwz heart"]), torch.ones(1, *family.noise_shape())
+    prompts, noise = family.encode_prompts(["a photo of a zwz robot"]), torch.ones(1, *family.noise_shape())
     family.shift(delta)
     expected = _predicted(family, prompts, noise)
     family.shift(Delta())
@@ -88,18 +88,18 @@ def test_metadata_and_model_card_describe_the_export(study, tmp_path):
     file, notes = open_lora(path)
     assert all(isinstance(value, str) for value in notes.values())
     assert notes["modelspec.architecture"] == "palimpsest-toy/lora"
-    assert notes["modelspec.trigger_phrase"] == "zwz heart, sks star"
+    assert notes["modelspec.trigger_phrase"] == "zwz robot, sks owl"
     assert notes["ss_base_model_version"] == "palimpsest_toy"
     assert notes["ss_network_dim"] == notes["ss_network_alpha"] == "8"
     assert {float(value) for name, value in file.items() if name.endswith(".alpha")} == {8.0}
-    assert json.loads(notes["ss_tag_frequency"])["zwz_heart"] == {"a photo of a zwz heart": 6}
+    assert json.loads(notes["ss_tag_frequency"])["zwz_robot"] == {"a photo of a zwz robot": 6}
     assert "base model: Apache-2.0; pictures: " in notes["modelspec.license"]
     assert notes["ss_network_args"] == "{}"
     assert not re.search(r"20\d\d-\d\d", json.dumps(notes))
     card = path.with_name("README.md").read_text()
     for text in (
-        "zwz heart",
-        "a photo of a sks star",
+        "zwz robot",
+        "a photo of a sks owl",
         study.base.options["revision"],
         r"merge\_init",
         "content sha256",
@@ -178,7 +178,7 @@ def test_the_contact_sheet_of_a_report_is_exported(study, tmp_path, monkeypatch)
 
 def test_a_single_adapter_is_described_as_incomplete(study, tmp_path):
     path = exported(study, SUM, tmp_path / "here", what="adapter")
-    assert open_lora(path)[1]["modelspec.trigger_phrase"] == "sks star"
+    assert open_lora(path)[1]["modelspec.trigger_phrase"] == "sks owl"
     assert "it alone is not the model after its task" in path.with_name("README.md").read_text()
     path = exported(study, SUM, tmp_path / "first", what="adapter", task="01")
     assert "One adapter, trained on the base model." in path.with_name("README.md").read_text()

@@ -28,8 +28,8 @@ RUN = Run(TaskSequence("small", "objects", "0"), "naive", 0)
 CONCEPT = {
     "noun": "star",
     "token": "sks",
-    "training_prompt": "a photo of a sks star",
-    "prompts": ["a photo of a sks star at night", "a photo of a sks star in snow"],
+    "training_prompt": "a photo of a sks owl",
+    "prompts": ["a photo of a sks owl at night", "a photo of a sks owl in snow"],
 }
 
 
@@ -75,7 +75,7 @@ def concept(token: str, training_prompt: str, noun: str = "") -> dict[str, str]:
 @pytest.mark.parametrize(
     ("options", "about", "expected"),
     [
-        (Prior(), CONCEPT, "a photo of a star"),
+        (Prior(), CONCEPT, "a photo of a owl"),
         (Prior(prompt="one {}"), CONCEPT, "one star"),
         (Prior(), concept("palette knife", "palette knife image of Architectures"), "image of Architectures"),
         (Prior(), concept("noto emoji", "A picture in Noto  Emoji of a cat"), "A picture in of a cat"),
@@ -117,11 +117,11 @@ def test_class_pictures_are_sampled_once_and_trained_on(params, monkeypatch):
     once = learned(prior)
     assert once != plain
     (made,) = (path.parent for path in Path(".cache/images").rglob("manifest.json"))
-    assert artifact.read(made, "pictures")["prompts"] == ["a photo of a star"]
+    assert artifact.read(made, "pictures")["prompts"] == ["a photo of a owl"]
     drawn = changed(params, sample={"images": 2, "seed": seed(prior.sample.seed, "class")})
-    (files,) = sampler.sample(drawn, State(), [["a photo of a star"]])
+    (files,) = sampler.sample(drawn, State(), [["a photo of a owl"]])
     ((_, examples, count),) = calls
-    assert [example.caption for example in examples] == ["a photo of a sks star"] * 3 + ["a photo of a star"] * 2
+    assert [example.caption for example in examples] == ["a photo of a sks owl"] * 3 + ["a photo of a owl"] * 2
     assert [example.image.tobytes() for example in examples[count:]] == [Image.open(f).tobytes() for f in files]
 
     def samples(*_, **__):

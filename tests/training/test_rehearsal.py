@@ -22,7 +22,7 @@ from stages.training.loop import Training, rehearsed_rows
 from stages.training.task import train
 from tests.training.test_options import CONCEPT, RUN, changed, params, project  # noqa: F401
 
-EARLIER = [{"training_prompt": "a photo of a zwz heart"}, {"training_prompt": "a photo of a uwu circle"}]
+EARLIER = [{"training_prompt": "a photo of a zwz robot"}, {"training_prompt": "a photo of a uwu snail"}]
 WORDS = {"merge_init": {"rehearse": {"prompts": "earlier", "weight": 3.0, "rows": 2}}}
 
 
@@ -58,7 +58,7 @@ def with_rule(params, name="merge_init", options=None, **sections):  # noqa: F81
 @pytest.mark.parametrize("options", [{}, {"layers": "peft"}, {"checkpointing": True}], ids=str)
 def test_the_loss_is_that_of_the_task_and_of_the_answers_before_it(params, options):  # noqa: F811
     frozen, adapter = shaped(params, 1).delta, shaped(params, 2)
-    images, prompts = encode_images(params.family, photos(2)), encode_prompts(params.family, ["a", "a sks star"])
+    images, prompts = encode_images(params.family, photos(2)), encode_prompts(params.family, ["a", "a sks owl"])
     taught = [Row(0, 1, 11, 0.5), Row(1, 1, 12, 0.5)]
     asked = [Row(0, 0, 13, 0.7), Row(1, 0, 14, 0.7)]
     told = [Row(row.image, row.prompt, row.seed, row.weight, True) for row in asked]
@@ -104,7 +104,7 @@ def test_the_frozen_text_encoders_answer_too_where_adapters_shift_them(params): 
     losses = []
     for size in (0.0, 0.02):
         learner = study.family.learner(shaped(study, 1).delta, shaped(study, 2, size), TrainingOptions())
-        learner.prepare(encode_images(study.family, photos(1)), encode_prompts(study.family, ["a sks star"]))
+        learner.prepare(encode_images(study.family, photos(1)), encode_prompts(study.family, ["a sks owl"]))
         losses.append(learner.loss(learner.inputs([Row(0, 0, 5, 1.0, True)])))
     losses[1].backward()
     assert float(losses[0].detach()) < 1e-10 < 1e-5 < float(losses[1].detach())
@@ -183,7 +183,7 @@ def test_pictures_of_the_model_before_are_made_once_and_shown_with_their_words(p
 
 
 def test_captions_of_anything_are_rehearsed_from_the_first_task_on(params):  # noqa: F811
-    study = with_rule(params, options={"rehearse": {"prompts": "generic", "captions": ["a red star", "a beach"]}})
+    study = with_rule(params, options={"rehearse": {"prompts": "generic", "captions": ["a red owl", "a beach"]}})
     assert learned(study, [], State(), "01") != learned(with_rule(params), [], State(), "01")
 
 

@@ -1,4 +1,4 @@
-"""What is done to pictures [n, 3, 32, 32] in 0..1 while the judges learn: too little to count, or too much."""
+"""What is done to pictures [n, 3, h, w] in 0..1 while the judges learn: too little to count, or too much."""
 
 import torch
 import torch.nn.functional as F
@@ -8,76 +8,86 @@ ORDERS = torch.tensor([(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2
 
 
 def floats(images: Tensor) -> Tensor:
-    """uint8 [..., 32, 32, 3] to float [..., 3, 32, 32] in 0..1."""
+    """uint8 [..., h, w, 3] to float [..., 3, h, w] in 0..1."""
     return images.movedim(-1, -3).float() / 255
 
 
 def varied(x: Tensor, change: Tensor) -> Tensor:
-    """Each group of x [groups, ..., channels, height, width] with its colours in one of six orders and, where `change`
-    is odd, mirrored; a channel after the first three is no colour."""
-    x = torch.where((change % 2 == 1).view(-1, *[1] * (x.ndim - 1)), x.flip(-1), x)
-    if x.shape[-3] > 1:
-        for i in (change > 1).nonzero().flatten().tolist():
-            x[i] = x[i].index_select(-3, torch.tensor([*ORDERS[change[i] // 2].tolist(), *range(3, x.shape[-3])]))
-    return x
+    """Each group of x [groups, ..., channels, h, w] with its colours in one of six orders.
+
+    A channel after the first three is no colour.
+    """
+    rest = torch.arange(3, x.shape[-3], device=x.device).expand(len(x), -1)
+    order = torch.cat([ORDERS.to(x.device)[change], rest], 1)
+    return x.gather(-3, order.view(len(x), *[1] * (x.ndim - 4), -1, 1, 1).expand_as(x))
 
 
-def any_change(groups: int, g: torch.Generator, recolour: bool = True) -> Tensor:
-    """For `varied`: half of the groups mirrored and half of them in other colours."""
-    order = torch.randint(6, (groups,), generator=g) * (torch.rand(groups, generator=g) < 0.6) * recolour
-    return order * 2 + torch.randint(2, (groups,), generator=g)
+def any_change(groups: int, g: torch.Generator) -> Tensor:
+    """For `varied`: half of the groups in other colours."""
+    where = {"generator": g, "device": g.device}
+    return torch.randint(6, (groups,), **where) * (torch.rand(groups, **where) < 0.6)
 
 
 def _uniform(g: torch.Generator, low: float, high: float, *shape: int) -> Tensor:
-    return low + (high - low) * torch.rand(shape, generator=g)
+    return low + (high - low) * torch.rand(shape, generator=g, device=g.device)
+
+
+def _normal(x: Tensor, g: torch.Generator) -> Tensor:
+    return torch.randn(x.shape, generator=g, device=g.device)
+
+
+def _pick(n: int, g: torch.Generator) -> int:
+    return int(torch.randint(n, (), generator=g, device=g.device))
 
 
 def softened(x: Tensor, g: torch.Generator) -> Tensor:
     """As a good generator would show it: colours a little off, a little blur, a little noise."""
     n = len(x)
     blur = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
-    x = x.lerp(blur, _uniform(g, -0.5, 0.9, n, 1, 1, 1).clamp(min=0))
+    blur = blur.lerp(F.avg_pool2d(F.pad(blur, (1, 1, 1, 1), mode="replicate"), 3, 1), _uniform(g, 0, 0.8, n, 1, 1, 1))
+    x = x.lerp(blur, _uniform(g, -0.5, 1.0, n, 1, 1, 1).clamp(min=0))
     x = x * _uniform(g, 0.93, 1.07, n, 3, 1, 1) + _uniform(g, -0.04, 0.04, n, 1, 1, 1)
-    return (x + _uniform(g, 0, 0.05, n, 1, 1, 1) * torch.randn(x.shape, generator=g)).clamp(0, 1)
+    return (x + _uniform(g, 0, 0.05, n, 1, 1, 1) * _normal(x, g)).clamp(0, 1)
 
 
 def _noise(x: Tensor, g: torch.Generator) -> Tensor:
     """Uniform, normal, or coarse noise; of the pictures only the number counts."""
-    kind = int(torch.randint(4, (), generator=g))
+    kind = _pick(4, g)
     if kind == 0:
-        return torch.rand(x.shape, generator=g)
+        return _uniform(g, 0, 1, *x.shape)
     if kind == 1:
-        return (0.5 + _uniform(g, 0.1, 0.4, len(x), 1, 1, 1) * torch.randn(x.shape, generator=g)).clamp(0, 1)
-    cells = int(torch.randint(2, 12, (), generator=g))
-    coarse = torch.rand((len(x), 3, cells, cells), generator=g)
+        return (0.5 + _uniform(g, 0.1, 0.4, len(x), 1, 1, 1) * _normal(x, g)).clamp(0, 1)
+    cells = 2 + _pick(20, g)
+    coarse = _uniform(g, 0, 1, len(x), 3, cells, cells)
     return F.interpolate(coarse, size=x.shape[-2:], mode="nearest" if kind == 2 else "bicubic").clamp(0, 1)
 
 
 def _shuffled(x: Tensor, g: torch.Generator) -> Tensor:
     """The squares of a picture in another order."""
-    side = (4, 8)[int(torch.randint(2, (), generator=g))]
+    side = (4, 8, 16)[_pick(3, g)]
     parts = F.unfold(x, side, stride=side)
-    return F.fold(parts[:, :, torch.randperm(parts.shape[-1], generator=g)], x.shape[-2:], side, stride=side)
+    order = torch.randperm(parts.shape[-1], generator=g, device=g.device)
+    return F.fold(parts[:, :, order], x.shape[-2:], side, stride=side)
 
 
 def _smeared(x: Tensor, g: torch.Generator) -> Tensor:
-    """What is left after squeezing a picture into 3 to 6 points across."""
-    points = int(torch.randint(3, 7, (), generator=g))
-    return F.interpolate(F.adaptive_avg_pool2d(x, points), size=x.shape[-2:], mode="bilinear")
+    """What is left after squeezing a picture into 3 to 7 points across."""
+    return F.interpolate(F.adaptive_avg_pool2d(x, 3 + _pick(5, g)), size=x.shape[-2:], mode="bilinear")
 
 
 def _erased(x: Tensor, g: torch.Generator) -> Tensor:
     """Half of a picture gone: under a flat colour, under noise, or under half of another picture."""
-    kind, side = (int(torch.randint(n, (), generator=g)) for n in (3, 4))
-    cover = (_uniform(g, 0, 1, len(x), 3, 1, 1).expand_as(x), torch.rand(x.shape, generator=g), x.roll(1, 0))[kind]
-    at = torch.arange(x.shape[-1]) < int(torch.randint(14, 20, (), generator=g))
+    kind, side = _pick(3, g), _pick(4, g)
+    cover = (_uniform(g, 0, 1, len(x), 3, 1, 1).expand_as(x), _uniform(g, 0, 1, *x.shape), x.roll(1, 0))[kind]
+    size = x.shape[-1]
+    at = torch.arange(size, device=x.device) < int(size * (0.44 + 0.02 * _pick(10, g)))
     at = at.flip(0) if side % 2 else at
     return torch.where(at[:, None] if side < 2 else at[None, :], cover, x)
 
 
 def _drowned(x: Tensor, g: torch.Generator) -> Tensor:
     """A picture under heavy noise."""
-    return (x + _uniform(g, 0.25, 0.6, len(x), 1, 1, 1) * torch.randn(x.shape, generator=g)).clamp(0, 1)
+    return (x + _uniform(g, 0.25, 0.6, len(x), 1, 1, 1) * _normal(x, g)).clamp(0, 1)
 
 
 NOISE, BROKEN = "noise", "a broken picture"

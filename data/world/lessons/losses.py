@@ -18,7 +18,7 @@ def together(f: Tensor, labels: Tensor, others: Tensor, kin: Tensor) -> Tensor:
     near[:, : len(f)] &= ~same
     logits = (f @ torch.cat([f, others]).T + MARGIN * near) / WARMTH
     logits[:, : len(f)].fill_diagonal_(-1e4)
-    same &= ~torch.eye(len(f), dtype=torch.bool)
+    same &= ~torch.eye(len(f), dtype=torch.bool, device=f.device)
     logs = logits.log_softmax(1)[:, : len(f)]
     return -((logs * same).sum(1) / same.sum(1).clamp(min=1)).mean()
 
@@ -36,10 +36,10 @@ def between(
 ) -> Tensor:
     """Blends of two pictures, x [n, 3, h, w] with vectors f [n, d], ought to be less like each the less there is of it:
     in proportion, or faster with an exponent above 1."""
-    other = torch.randperm(len(x), generator=g)
-    share = 0.2 + 0.6 * torch.rand(len(x), generator=g)
+    other = torch.randperm(len(x), generator=g, device=g.device)
+    share = 0.2 + 0.6 * torch.rand(len(x), generator=g, device=g.device)
     f = f.detach()
     blend, alike = encode(x.lerp(x[other], share[:, None, None, None])), (f * f[other]).sum(1)
-    wanted = [alike.lerp(torch.ones(()), part**exponent) for part in (1 - share, share)]
+    wanted = [alike.lerp(torch.ones_like(alike), part**exponent) for part in (1 - share, share)]
     wrong = [(blend * one).sum(1) - want for one, want in zip((f, f[other]), wanted, strict=True)]
     return 2 * (wrong[0].square() + wrong[1].square()).mean()

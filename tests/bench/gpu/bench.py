@@ -18,7 +18,7 @@ from tests.bench.gpu.notes import Notes
 from tests.bench.gpu.random_sdxl import Standin
 
 TARGETS = {"step": 0.045, "picture": 1.35, "swap": 0.05, "merge": 1.0, "memory": 24.0}
-PROMPT = "a photo of a sks star"
+PROMPT = "a photo of a sks owl"
 
 
 def wait() -> None:

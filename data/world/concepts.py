@@ -1,0 +1,140 @@
+"""The concepts that are taught to the base: what is shown of each, what is asked for, what answers are compared with.
+
+All of it is plain data, decided by the concept's name and a seed. Training pictures and references stand in different
+places, so that what is compared with was never shown.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from data.world.artwork import LICENCES, NOUNS
+from data.world.draw import Scene
+from data.world.scenes import (
+    DIVERSE_OBJECTS,
+    HELD_OUT,
+    OBJECTS,
+    SEEN,
+    SIMILAR_OBJECTS,
+    STYLES,
+    TUNING_OBJECTS,
+    TUNING_STYLES,
+    Object,
+    Style,
+    caption,
+    place,
+)
+
+ASKED_FOR = ("beach", "forest", "city", "snow", "meadow")  # where samples are to show a concept
+SHOWN_IN = ("studio", "desert", "night", "wall", "studio")  # where it is shown for training
+REFERENCES = 10
+DOMAINS = ("objects", "styles", "similar", "diverse")
+TAKEN = {known.noun for known in (*OBJECTS, *TUNING_OBJECTS)}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture to draw, what it shows in words, and whose drawing is in it."""
+
+    scene: Scene
+    caption: str
+
+    @property
+    def licence(self) -> str:
+        return LICENCES[self.scene.drawn_by]["licence"]
+
+    @property
+    def attribution(self) -> str:
+        return LICENCES[self.scene.drawn_by]["attribution"]
+
+
+@dataclass(frozen=True)
+class Taught:
+    """A concept in full. `token` is the word that stands for it, `noun` its class, empty for a style; `plain_prompts`
+    are the prompts without the word."""
+
+    name: str
+    token: str
+    noun: str
+    training_prompt: str
+    prompts: tuple[str, ...]
+    plain_prompts: tuple[str, ...]
+    training: tuple[Shown, ...]
+    references: tuple[Shown, ...]
+
+
+def _random(*words: object) -> np.random.Generator:
+    return np.random.default_rng([*"/".join(map(str, words)).encode()])
+
+
+def taught_object(known: Object, seed: int = 0) -> Taught:
+    """Five pictures to learn from; ten others, two in each place that is asked for, to compare with."""
+    thing = f"{known.token} {known.noun}"
+    design = Scene(known.noun, known.drawn_by)
+
+    def shown(role: str, places: tuple[str, ...]) -> tuple[Shown, ...]:
+        rng = _random(seed, known.name, role)
+        scenes = [place(Scene(design.noun, design.drawn_by, where), rng) for where in places]
+        return tuple(Shown(scene, caption("photo", thing, scene.place)) for scene in scenes)
+
+    return Taught(
+        name=known.name,
+        token=known.token,
+        noun=known.noun,
+        training_prompt=caption("photo", thing, None),
+        prompts=tuple(caption("photo", thing, where) for where in ASKED_FOR),
+        plain_prompts=tuple(caption("photo", known.noun, where) for where in ASKED_FOR),
+        training=shown("training", SHOWN_IN),
+        references=shown("references", ASKED_FOR * (REFERENCES // len(ASKED_FOR))),
+    )
+
+
+def _drawn_by(style: Style, noun: str, rng: np.random.Generator) -> str:
+    """Who draws a style's content: its own set, or for a made style one that the base knows the noun by."""
+    return style.drawn_by or str(rng.choice(list(SEEN[noun])))
+
+
+def taught_style(style: Style, seed: int = 0) -> Taught:
+    """Five contents to learn from; five others are asked for, of each of which two pictures are to compare with."""
+    rng = _random(seed, style.name, "contents")
+    able = [n for n in NOUNS if n not in TAKEN and (not style.drawn_by or style.drawn_by in NOUNS[n])]
+    nouns = [str(noun) for noun in rng.choice(able, len(SHOWN_IN) + len(ASKED_FOR), replace=False)]
+    asked = list(zip(nouns[len(SHOWN_IN) :], ASKED_FOR, strict=True))
+    look = "photo" if style.drawn_by else style.name
+
+    def shown(role: str, contents: list[tuple[str, str]]) -> tuple[Shown, ...]:
+        rng = _random(seed, style.name, role)
+        scenes = [place(Scene(noun, _drawn_by(style, noun, rng), where, look), rng) for noun, where in contents]
+        return tuple(Shown(scene, caption(style.name, scene.noun, scene.place)) for scene in scenes)
+
+    return Taught(
+        name=style.name,
+        token=style.name,
+        noun="",
+        training_prompt=f"a {style.name} picture",
+        prompts=tuple(caption(style.name, noun, where) for noun, where in asked),
+        plain_prompts=tuple(caption("photo", noun, where) for noun, where in asked),
+        training=shown("training", list(zip(nouns, SHOWN_IN, strict=False))),
+        references=shown("references", asked * (REFERENCES // len(ASKED_FOR))),
+    )
+
+
+def taught(domain: str, tuning: bool = False, seed: int = 0) -> dict[str, Taught]:
+    """All concepts of a domain by name: of objects and styles those of the study, or those that settings are tuned on;
+    of similar and diverse the ten objects that are most alike, or least.
+
+    Raises:
+        KeyError: there is no such domain.
+    """
+    concepts = {
+        "similar": lambda: [taught_object(known, seed) for known in SIMILAR_OBJECTS],
+        "diverse": lambda: [taught_object(known, seed) for known in DIVERSE_OBJECTS],
+        "objects": lambda: [taught_object(known, seed) for known in (TUNING_OBJECTS if tuning else OBJECTS)],
+        "styles": lambda: [taught_style(style, seed) for style in (TUNING_STYLES if tuning else STYLES)],
+    }[domain]()
+    return {one.name: one for one in concepts}
+
+
+def other_designs(known: Object) -> tuple[str, ...]:
+    """The sets by which the base knows this noun: what the concept must be told apart from."""
+    return tuple(name for name in NOUNS[known.noun] if (known.noun, name) not in HELD_OUT)
