@@ -65,7 +65,7 @@ VERBS = ("prepare", "start", "train", "merge", "sample", "score", "report")
 
 def build(folder: Path, orders: int, tasks: int) -> Path:
     """A workspace of 2 domains x orders chains, and as many sequences."""
-    known = {"objects": [one.name for one in scenes.OBJECTS], "styles": list(scenes.STYLES)}
+    known = {"objects": [one.name for one in scenes.OBJECTS], "styles": [one.name for one in scenes.STYLES]}
 
     def order(names: list[str], turn: int) -> dict[str, str]:
         return {f"t{i + 1:02d}": names[(i + turn) % len(names)] for i in range(tasks)}
