@@ -31,11 +31,11 @@ from data.world.loop import CACHE, fit
 from data.world.markings import COLOUR_NAMES
 from data.world.pictures import pictures
 from data.world.scenes import BASE_STYLES, PLACE_WORDS, STYLES, TUNING_STYLES
+from stages.files.pins import write_sums
 
 HERE = Path(__file__).parent / "judges"
 STEPS = {"sight": 700, "dino": 1600, "clip": 1800, "csd": 2400}
-WIDTH, LAYERS, LENGTH = 64, 4, 28
-DAMAGED = 24
+WIDTH, LAYERS, LENGTH, DAMAGED = 64, 4, 28, 24
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 OPENAI = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
 # The sizes of the two kinds of transformer, as timm and as open_clip call them.
@@ -241,13 +241,12 @@ def train_clip(seconds: float) -> None:
 
     average = fit("judge-clip", model, loss, STEPS["clip"], (0.02, 3e-3), 0, 1, 0.99, seconds)
     weights = part(average, "encoder.") | {"logit_scale": torch.tensor(1 / WARMTH).log()}
-    write_clip("clip", config, weights)
     tokenizer.save_pretrained(HERE / "clip")
+    write_clip("clip", config, weights)
 
 
 class StyleSight(nn.Module):
-    """A tower of pictures, and readings that make it see what is in a picture in any style, and whether it is whole: to
-    a style alone, the squares of a picture in another order are the same picture."""
+    """A tower and readings of what is shown in any style and whether it is whole: a style alone ignores both."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
@@ -293,16 +292,17 @@ def part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def write(name: str, config_name: str, weights_name: str, config: dict, weights: dict[str, Tensor]) -> None:
-    """A folder as timm's or open_clip's `local-dir:` takes it, in half precision."""
+    """A folder as timm's or open_clip's `local-dir:` takes it, in half precision; pins all its files."""
     folder = HERE / name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / config_name).write_text(json.dumps(config, indent=2) + "\n")
     save_file({k: v.half().contiguous() for k, v in weights.items()}, folder / weights_name)
+    write_sums(folder)
 
 
 def write_clip(name: str, config: dict, weights: dict[str, Tensor]) -> None:
-    facts = {"model_cfg": config, "preprocess_cfg": OPENAI}
-    write(name, "open_clip_config.json", "open_clip_model.safetensors", facts, weights)
+    names = "open_clip_config.json", "open_clip_model.safetensors"
+    write(name, *names, {"model_cfg": config, "preprocess_cfg": OPENAI}, weights)
 
 
 if __name__ == "__main__":
