@@ -33,6 +33,7 @@ EXEMPT = {
     "stages.files.strict_json": Exempt("parses or refuses"),
     "stages.files.pins": Exempt("compares weights with their pins"),
     "stages.files.model_lock": Exempt("has the pins of downloaded weights", ("report",)),
+    "stages.runtime.arguments": Exempt("reads the command line"),
     "stages.runtime.exits": Exempt("exit codes"),
     "stages.runtime.faults": Exempt("error messages"),
     "stages.runtime.process": Exempt("locks and signals"),

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from stages.files.artifact import REMEDY, Damaged
 from stages.files.sealed import move_away
-from stages.runtime.exits import EXIT_CODES, attempt
+from stages.runtime.arguments import Parser
+from stages.runtime.exits import attempt
 from stages.runtime.faults import ConfigFault, InputFault
 from stages.runtime.process import collect_rarely, die_with_parent
 
@@ -43,9 +44,7 @@ def main(
         more: adds the arguments that only this command has.
     """
     collect_rarely()
-    parser = argparse.ArgumentParser(
-        description=doc, epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=doc)
     if key is not None:
         example = "DOMAIN/ORDER/STRATEGY/SEED" if key == "run" else "DOMAIN/ORDER"
         parser.add_argument(
