@@ -13,10 +13,12 @@ from typing import Annotated
 
 import typer
 
+from flows.commands.completion import ModuleCommand, profile_names, run_names
 from flows.commands.concept_group import concept
-from flows.commands.options import Jobs, Json, NoView, run_options, set_environment
+from flows.commands.options import Jobs, Json, NoView, help_if_bare, run_options, set_environment
 from flows.commands.profile_group import profile
 from stages.runtime.exits import EXIT_CODES, attempt
+from stages.runtime.faults import ConfigFault, nearest
 
 NAME = "palimpsest"
 # Commands that run a module with its own arguments; a command exists if its module does.
@@ -35,16 +37,10 @@ app = typer.Typer(
     name=NAME,
     help="Teaches an image generator one concept after another, and measures how much of the earlier ones still shows.",
     epilog=EXIT_CODES,
-    no_args_is_help=True,
+    invoke_without_command=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-
-def _runs() -> list[str]:
-    from flows.commands.status import read_status
-
-    return [str(run["run"]) for run in read_status()["runs"]]
 
 
 def _version(wanted: bool) -> None:
@@ -58,18 +54,21 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="show the traceback of an error")] = False,
 ) -> None:
-    pass
+    help_if_bare(context)
 
 
 @app.command()
 def init(
     folder: Path,
-    profile: Annotated[str, typer.Option(help="the study to start from: palimpsest profile list")] = "",
+    profile: Annotated[
+        str, typer.Option(help="the study to start from: palimpsest profile list", autocompletion=profile_names)
+    ] = "",
     photos: Annotated[Path | None, typer.Option(help="a folder with one folder of photos per concept")] = None,
 ) -> None:
     """Creates a project folder with a study."""
@@ -96,18 +95,20 @@ def plan(json: Json = False) -> None:
     show(json)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command()
 def run(
-    context: typer.Context,
-    only: Annotated[str, typer.Argument(metavar="RUN", autocompletion=_runs, help="DOMAIN/ORDER/STRATEGY/SEED")] = "",
+    only: Annotated[
+        str, typer.Argument(metavar="RUN", autocompletion=run_names, help="only this run: DOMAIN/ORDER/STRATEGY/SEED")
+    ] = "",
     jobs: Jobs = 0,
     devices: Annotated[str, typer.Option(help="GPUs to use, as in CUDA_VISIBLE_DEVICES")] = "",
+    share: Annotated[bool, typer.Option("--share", help="exchange results with DVC's remote")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="print what would run, and run nothing")] = False,
     no_view: NoView = False,
 ) -> None:
     """Runs what is not up to date. After a kill, run it again to continue."""
-    words = [only] if only else []
-    words += [f"--devices={devices}"] if devices else []
-    _module("run", "flows.study", [*words, *run_options(jobs, no_view), *context.args])
+    options = run_options(jobs, no_view, devices=devices, share=share, plan=plan)
+    _module("run", "flows.study", [*([only] if only else []), *options])
 
 
 @app.command()
@@ -169,6 +170,7 @@ def _add(command: str, module: str, short: str) -> None:
 
     app.command(
         command,
+        cls=type("Command", (ModuleCommand,), {"module": module}),
         help=short,
         add_help_option=False,
         context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
@@ -192,10 +194,18 @@ def _work() -> int:
     except typer.Abort:
         raise KeyboardInterrupt from None
     except typer.TyperException as error:
-        from stages.runtime.faults import ConfigFault
+        raise ConfigFault(_message(error)) from None
 
-        message = error.format_message().rstrip(".")
-        raise ConfigFault(f"{message}{'' if message.endswith('?') else '.'} See --help.") from None
+
+def _message(error: typer.TyperException) -> str:
+    """Typer's message as one line, with the most similar option for one that does not exist."""
+    context, option = getattr(error, "ctx", None), getattr(error, "option_name", None)
+    program = context.command_path if context else NAME
+    message = error.format_message().rstrip(".")
+    if context and option and message.startswith("No such option"):
+        known = [name for param in context.command.get_params(context) for name in param.opts if name.startswith("--")]
+        message = f"unknown option {option}. {nearest(option, known)}".rstrip(".")
+    return f"{message}{'' if message.endswith('?') else '.'} See {program} --help."
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from flows.engine import prefect_view
 from flows.graph.remote import open_graph
 from flows.graph.stage_names import StageName, last_stages
+from stages.runtime.arguments import Parser
 from stages.runtime.process import collect_rarely
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def command(
         options: adds arguments that only this flow has.
     """
     collect_rarely()
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=doc)
     options(parser)
     parser.add_argument("--jobs", type=int, help="stages at a time; default: one per GPU, or per core")
     parser.add_argument("--devices", help="GPUs to use, as in CUDA_VISIBLE_DEVICES; shared if there are more jobs")
@@ -115,6 +116,7 @@ class Study:
 
         wanted = None if among is None else self.graph.with_upstream(among)
         plan = self.graph.plan(wanted)
+        self._check_photos(plan)
         if not plan:
             print("Nothing to do: everything is up to date.")
         else:
@@ -131,6 +133,14 @@ class Study:
                 self._finish()
             stamp(self.root, paths_of(self.graph.stages.values(), self.root))
         return code
+
+    def _check_photos(self, plan: list[str]) -> None:
+        """Checks all photos before the first stage, so that no stage runs beside one that must fail."""
+        from flows.engine.photo_check import check_photos
+        from stages.core.params import load
+
+        if prepares := [name for name in plan if StageName.parse(name).verb == "prepare"]:
+            check_photos(load(), set(prepares) - self.graph.cached(prepares))
 
     def _announce(self, plan: list[str], all_stages: int) -> None:
         from flows.engine.estimate import Estimate

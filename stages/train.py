@@ -15,6 +15,7 @@ from stages.monitoring.trackers import tracking
 from stages.photos.develop import read_data
 from stages.training.distributed import launch, launched, process_group
 from stages.training.loop import Observer
+from stages.training.task import earlier_photos
 from stages.training.task import train as train_adapter
 
 
@@ -27,23 +28,26 @@ def train(params: Params, run: Run, args: argparse.Namespace) -> None:
     source, previous = run.sequence.data(index), run.at(before(index)) / "state"
     (data, pictures, _), earlier = read_data(source), artifact.read(previous, "state")
     state = load_state(previous, earlier, params.family.shapes())
+    sources = earlier_photos(run, index, params.make_strategy(run.strategy))
+    photos = [read_data(folder)[:2] for folder in sources.values()]
     with tracking(params, run, index) as track:
 
         def observe(learner: Learner, frozen: Delta) -> Observer:
             previews = Previews(params, run, index, learner, frozen, data["concept"])
             return safe_observer([previews, *([track] if track else [])])
 
-        adapter, losses = train_adapter(params, run, index, state, data, pictures, observe, earlier["tasks"])
+        adapter, losses = train_adapter(params, run, index, state, data, pictures, observe, earlier["tasks"], photos)
     if not process_group().leads:
         return
     facts = provenance(params, run) | {
         "position": int(index),
         "concept": data["concept"],
-        "train": options.model_dump(mode="json"),
+        "train": options.model_dump(mode="json") | {"steps": len(losses.loss)},
         "scale": adapter.scale,
     }
     facts |= {"micro_batch": losses.micro_batch} if losses.micro_batch else {}
-    with artifact.publish(run.at(index) / "adapter", "adapter", facts, {"data": source, "state": previous}) as draft:
+    parents = {"data": source, "state": previous, **sources}
+    with artifact.publish(run.at(index) / "adapter", "adapter", facts, parents) as draft:
         save_adapter(draft / "adapter.safetensors", adapter)
         steps: list[Any] = list(range(1, len(losses.loss) + 1))
         columns = {"step": steps, "loss": losses.loss, "gradient_norm": losses.gradient_norm}

@@ -20,6 +20,7 @@ from data.world.lessons.damage import BROKEN, NOISE
 from data.world.lessons.objects import SMALL
 from data.world.recipes.checkpoint import part
 from data.world.scenes import BASE_STYLES, PLACE_WORDS, STYLES, TUNING_STYLES
+from stages.files.pins import write_sums
 
 HERE = Path(__file__).parent / "judges"
 WIDTH, LAYERS, HEADS, PATCH, LENGTH = 96, 4, 3, 8, 24
@@ -143,12 +144,13 @@ def numbers(tokenizer: PreTrainedTokenizerFast, texts: np.ndarray) -> Tensor:
 
 
 def write(name: str, config_name: str, weights_name: str, config: dict, weights: dict[str, Tensor]) -> None:
-    """A folder as timm's or open_clip's `local-dir:` takes it, in half precision."""
+    """A folder as timm's or open_clip's `local-dir:` takes it, in half precision; pins all its files."""
     folder = HERE / name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / config_name).write_text(json.dumps(config, indent=2) + "\n")
     save_file({k: v.cpu().half().contiguous() for k, v in weights.items()}, folder / weights_name)
     (folder / weights_name).chmod(0o644)
+    write_sums(folder)
 
 
 def write_dino(weights: dict[str, Tensor]) -> None:

@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.options import Jobs, Json, NoView, run_options, set_environment
+from flows.commands.completion import concept_names
+from flows.commands.options import Jobs, Json, NoView, help_if_bare, run_options, set_environment
 
-concept = typer.Typer(help="The concepts: list, add, redo, remove.", no_args_is_help=True)
+concept = typer.Typer(help="The concepts: list, add, redo, remove.", invoke_without_command=True, callback=help_if_bare)
 
-Names = Annotated[
-    list[str], typer.Argument(metavar="NAME", help="one name; with several domains, DOMAIN/NAME for each")
-]
+NAMES = "one name; with several domains, DOMAIN/NAME for each"
+Names = Annotated[list[str], typer.Argument(metavar="NAME", help=NAMES)]
+Known = Annotated[list[str], typer.Argument(metavar="NAME", help=NAMES, autocompletion=concept_names)]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="don't ask for confirmation")]
 Run = Annotated[bool, typer.Option(help="run the study afterwards")]
 
@@ -21,10 +22,10 @@ Run = Annotated[bool, typer.Option(help="run the study afterwards")]
 @concept.command("list")
 def concept_list(json: Json = False) -> None:
     """Lists the concepts in the order of learning, with their scores."""
-    from flows.commands import concepts, console
+    from flows.commands import concept_scores, console
 
-    rows = concepts.list_concepts()
-    console.as_json(rows) if json else concepts.show_list(rows)
+    rows = concept_scores.list_concepts()
+    console.as_json(rows) if json else concept_scores.show_list(rows)
 
 
 Photos = Annotated[Path | None, typer.Option(help="a folder with its photos, which is copied into the project")]
@@ -41,13 +42,19 @@ def concept_add(
 
     tree = edit_params.tree()
     added = edit_params.by_domain(names, tree["domains"])
-    _change(concepts.Change(lambda text: with_task(text, added), f"Added {', '.join(added.values())}",
-                            _photos(photos, added)), yes, run, run_options(jobs, no_view))  # fmt: skip
+    text_after = f"Added {', '.join(added.values())}"
+    change = concepts.Change(lambda text: with_task(text, added), text_after, added, _photos(photos, added))
+    _change(change, yes, run, run_options(jobs, no_view))
 
 
 @concept.command("redo")
 def concept_redo(
-    name: str, photos: Photos = None, yes: Yes = False, run: Run = True, jobs: Jobs = 0, no_view: NoView = False
+    name: Annotated[str, typer.Argument(autocompletion=concept_names)],
+    photos: Photos = None,
+    yes: Yes = False,
+    run: Run = True,
+    jobs: Jobs = 0,
+    no_view: NoView = False,
 ) -> None:
     """Learns a concept again, from other photos."""
     from flows.commands import concepts
@@ -55,12 +62,12 @@ def concept_redo(
 
     domain, known = edit_params.domain_of(name)
     source = _photos(photos, {domain: known})
-    change = concepts.Change(lambda text: text, f"Changed the photos of {known}", source, fresh=False)
+    change = concepts.Change(lambda text: text, f"Changed the photos of {known}", photos=source, fresh=False)
     _change(change, yes, run, run_options(jobs, no_view))
 
 
 @concept.command("remove")
-def concept_remove(names: Names, yes: Yes = False, run: Run = True, jobs: Jobs = 0, no_view: NoView = False) -> None:
+def concept_remove(names: Known, yes: Yes = False, run: Run = True, jobs: Jobs = 0, no_view: NoView = False) -> None:
     """Removes a concept. Later ones move up and are learned again; its photos stay."""
     from flows.commands import concepts
     from stages.tools import edit_params

@@ -1,12 +1,16 @@
-"""The score of each concept, from the report of the last finished study."""
+"""The concepts of the study, and the score of each from the report of the last finished study. Imports nothing slow."""
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
+from flows.commands import console
 from flows.commands.status import REPORT
+from stages.tools import edit_params
 
 
 @dataclass(frozen=True)
@@ -42,3 +46,52 @@ def concept_scores(study: str, metric: str) -> dict[Key, ConceptScore]:
         if int(row["after"]) == last:
             now.setdefault(key, []).append(float(row["score"]))
     return {key: ConceptScore(fmean(scores), fmean(now[key])) for key, scores in learned.items() if key in now}
+
+
+def list_concepts() -> list[dict[str, Any]]:
+    """The concepts with their words in prompts, number of pictures, and scores by strategy."""
+    from stages.core.dataset import datasets
+
+    tree = edit_params.tree()
+    with edit_params.unchecked():
+        study, identity, plug_in = str(tree["study"]), str(tree["report"]["identity"]), tree["dataset"]
+        data = datasets.make(plug_in["name"], {"root": tree["source"], **plug_in.get("options", {})}, "dataset: ")
+        scores, rows = concept_scores(study, identity), []
+        for domain in tree["domains"]:
+            listed = tree["sequences"][domain][tree["orders"][0]]
+            for task in tree["tasks"]:
+                concept = data.concept(domain, listed[f"t{task['index']}"])
+                by_strategy = {name: scores.get((domain, name, concept.name)) for name in tree["strategies"]}
+                rows.append(
+                    {
+                        "domain": domain,
+                        "position": task["index"],
+                        "concept": concept.name,
+                        "words": f"{concept.token} {concept.noun}".strip(),
+                        "pictures": len(concept.training),
+                        "metric": identity,
+                        "scores": {
+                            name: {"learnt": one.learned, "now": one.now} for name, one in by_strategy.items() if one
+                        },
+                    }
+                )
+    return rows
+
+
+def show_list(rows: list[dict[str, Any]]) -> None:
+    """Prints the rows of `list_concepts` as a table."""
+    strategies = list(dict.fromkeys(name for row in rows for name in row["scores"]))
+    several = len({row["domain"] for row in rows}) > 1
+    lines = []
+    for row in rows:
+        name = f"{row['domain']}/{row['concept']}" if several else row["concept"]
+        scores = [_score_cell(row["scores"].get(strategy)) for strategy in strategies]
+        lines.append((row["position"], name, row["words"], row["pictures"], *scores))
+    console.table(("", "concept", "in prompts", "photos", *strategies), lines)
+    if strategies:
+        print(f"Scores: {rows[0]['metric']} when learned → now.")
+    console.next_steps("palimpsest concept add NAME --photos FOLDER", "palimpsest concept --help")
+
+
+def _score_cell(scores: Mapping[str, float] | None) -> str:
+    return f"{scores['learnt']:.2f} → {scores['now']:.2f}" if scores else "-"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flows.commands import console
 from flows.commands.concept_scores import ConceptScore, Key, concept_scores
@@ -27,62 +28,27 @@ if TYPE_CHECKING:
 Edit = Callable[[str], str]
 
 
-def list_concepts() -> list[dict[str, Any]]:
-    """The concepts with their words in prompts, number of pictures, and scores by strategy."""
-    from stages.core.params import load
-
-    params = load()
-    scores = concept_scores(params.study, params.report.identity)
-    rows = []
-    for domain in params.domains:
-        for index, concept in params.concepts(domain, params.orders[0]).items():
-            by_strategy = {strategy: scores.get((domain, strategy, concept.name)) for strategy in params.strategies}
-            rows.append(
-                {
-                    "domain": domain,
-                    "position": index,
-                    "concept": concept.name,
-                    "words": f"{concept.token} {concept.noun}".strip(),
-                    "pictures": len(concept.training),
-                    "metric": params.report.identity,
-                    "scores": {s: {"learnt": one.learned, "now": one.now} for s, one in by_strategy.items() if one},
-                }
-            )
-    return rows
-
-
-def show_list(rows: list[dict[str, Any]]) -> None:
-    """Prints the rows of `list_concepts` as a table."""
-    strategies = list(dict.fromkeys(name for row in rows for name in row["scores"]))
-    several = len({row["domain"] for row in rows}) > 1
-    lines = []
-    for row in rows:
-        name = f"{row['domain']}/{row['concept']}" if several else row["concept"]
-        scores = [_score_cell(row["scores"].get(strategy)) for strategy in strategies]
-        lines.append((row["position"], name, row["words"], row["pictures"], *scores))
-    console.table(("", "concept", "in prompts", "photos", *strategies), lines)
-    if strategies:
-        print(f"Scores: {rows[0]['metric']} when learned → now.")
-    console.next_steps("palimpsest concept add NAME --photos FOLDER", "palimpsest concept --help")
-
-
-def _score_cell(scores: Mapping[str, float] | None) -> str:
-    return f"{scores['learnt']:.2f} → {scores['now']:.2f}" if scores else "-"
-
-
 class Change:
     """A change of the sequence or of photos: shows its effect, asks for confirmation, applies it, shows the result."""
 
-    def __init__(self, edit: Edit, done: str, photos: tuple[Path, str] | None = None, fresh: bool = True) -> None:
+    def __init__(
+        self,
+        edit: Edit,
+        done: str,
+        names: Mapping[str, str] | None = None,
+        photos: tuple[Path, str] | None = None,
+        fresh: bool = True,
+    ) -> None:
         """Describes the change; `apply` makes it.
 
         Args:
             edit: turns the text of params.yaml into the new one.
             done: printed after the change.
+            names: by domain, concepts that the dataset must have.
             photos: a folder to copy photos from, and the concept as DOMAIN/NAME.
             fresh: whether the concept is new: its folder must not exist yet.
         """
-        self.edit, self.done, self.photos, self.fresh = edit, done, photos, fresh
+        self.edit, self.done, self.names, self.photos, self.fresh = edit, done, names, photos, fresh
 
     def apply(self, yes: bool, run: Sequence[str] | None) -> int:
         """Shows the effect, asks, applies the change, runs the study, and shows every concept's score.
@@ -102,6 +68,7 @@ class Change:
 
         edit_params.tree()
         with lock(LOCK):
+            self._check_before()
             try:
                 with self._changed():
                     before = concept_scores(load().study, load().report.identity)
@@ -120,6 +87,23 @@ class Change:
         _show_after(params, before, concept_scores(params.study, params.report.identity))
         console.next_steps("palimpsest report   the whole study", "palimpsest export --help   use it in other programs")
         return 0
+
+    def _check_before(self) -> None:
+        """Checks what the user gave, where the user has it: an error must not name a copy that is deleted again."""
+        from flows.engine.photo_check import check_new, own_photos
+        from stages.core.params import load
+
+        if self.photos:
+            folder, concept = self.photos
+            name = concept.rpartition("/")[2]
+            if not folder.is_dir():
+                raise ConfigFault(f"{folder}: is not a folder. Give the folder that contains the photos of {name}.")
+            params = load()
+            check_new(folder, name, own_photos(params), params.prepare)
+        elif self.names:
+            data = load().data
+            for domain, name in self.names.items():
+                data.check(domain, name, f"{name}: ")
 
     def _wanted(self, params: Params, before: Mapping[Key, ConceptScore], yes: bool) -> bool:
         from flows.commands.plan import current_plan
@@ -148,18 +132,32 @@ class Change:
             write_file(PARAMS, self.edit(text))
             old = _move_old_photos()
             yield
-        except BaseException:
+        except BaseException as error:
             write_file(PARAMS, text)
             for folder, place in old.items():
                 place.rename(folder)
                 place.parent.rmdir()
             if undo:
                 undo()
+            if isinstance(error, ConfigFault):
+                raise _without_line(error) from None
             raise
         for place in old.values():
             shutil.rmtree(place.parent)
         if undo and undo.old:
             shutil.rmtree(undo.old, ignore_errors=True)
+
+
+def _without_line(fault: ConfigFault) -> ConfigFault:
+    """The fault without the line of params.yaml, which the user has never seen; or that of the user's own text.
+
+    Raises:
+        ConfigFault: params.yaml was wrong before.
+    """
+    from stages.core.params import load
+
+    load()
+    return ConfigFault(re.sub(rf"^{re.escape(str(PARAMS))}:\d+: ", "", str(fault)))
 
 
 def _move_old_photos() -> dict[Path, Path]:
@@ -205,13 +203,11 @@ def _copy_photos(source: Path, concept: str, fresh: bool) -> _Undo:
         fresh: whether the concept is new.
 
     Raises:
-        ConfigFault: it is not a folder, or the concept has photos already.
+        ConfigFault: the concept has photos already.
     """
     domain, _, name = concept.rpartition("/")
     root = Path(str(edit_params.tree().get("source", "")))
     folder = (root / domain if (root / domain).is_dir() and domain else root) / name
-    if not source.is_dir():
-        raise ConfigFault(f"{source}: is not a folder. Give the folder that contains the photos of {name}.")
     if source.resolve() == folder.resolve():
         raise ConfigFault(f"{source}: contains the photos of {name} already. Omit --photos.")
     if fresh and folder.exists():

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from stages.files.yaml import PARAMS
-from stages.runtime.faults import ConfigFault, MachineFault, nearest
+from stages.runtime.faults import ConfigFault, MachineFault, for_all, nearest
 from stages.tools import edit_params, profiles
 from stages.tools.edit_params import LAST_POSITION
 
@@ -50,6 +50,7 @@ def make(folder: Path, profile: str, photos: Path | None) -> list[str]:
 
     Raises:
         ConfigFault: the folder is not empty, there is no such profile, or the photos are not in one folder per concept.
+        InputFault: some photos cannot be used; those of all concepts are listed.
         MachineFault: git or DVC is missing or fails.
     """
     known = [path.stem for path in (HOME / "data/profiles").glob("*.yaml")]
@@ -58,6 +59,9 @@ def make(folder: Path, profile: str, photos: Path | None) -> list[str]:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigFault(f"{folder}: exists and is not empty. Choose another name.")
     names = _concepts(photos) if photos else []
+    text = _params(profile, names)
+    if photos:
+        _check(photos, names, text)
     try:
         _copy(folder)
         (folder / PHOTOS).mkdir(parents=True)
@@ -65,7 +69,7 @@ def make(folder: Path, profile: str, photos: Path | None) -> list[str]:
             shutil.copytree(photos / name if photos else folder, folder / PHOTOS / name)
     except OSError as error:
         raise MachineFault(f"{folder}: cannot be written: {error}.") from None
-    _choose(folder, profile, names)
+    (folder / PARAMS).write_text(text, "utf-8")
     (folder / PHOTOS / "README.txt").write_text(ABOUT_PHOTOS, "utf-8")
     (folder / "README.md").write_text(ABOUT.format(name=folder.resolve().name, profile=profile), "utf-8")
     for words in (["git", "init", "-q"], ["dvc", "init", "-q"]):
@@ -86,11 +90,24 @@ def _copy(folder: Path) -> None:
             shutil.copy2(source, folder / name)
 
 
-def _choose(folder: Path, profile: str, names: list[str]) -> None:
-    """Writes params.yaml from the profile; with photos, their concepts are learned in the order of their names."""
-    with contextlib.chdir(folder):
+def _params(profile: str, names: list[str]) -> str:
+    """The text of params.yaml from the profile; with photos, their concepts are learned in the order of their names."""
+    with contextlib.chdir(HOME):
         text = profiles.text(profile)
-        PARAMS.write_text(edit_params.with_sequence(text, names, DOMAIN) if names else text, "utf-8")
+    return edit_params.with_photos(text, names, DOMAIN, PHOTOS) if names else text
+
+
+def _check(photos: Path, names: list[str], text: str) -> None:
+    """Checks the photos where they are, before anything is copied."""
+    from ruamel.yaml import YAML
+
+    from flows.engine.photo_check import check_new
+    from stages.core.params import Prepare
+    from stages.datasets.folder import Folder
+
+    limits = Prepare(**YAML(typ="safe").load(text)["prepare"])
+    dataset = Folder(root=str(photos))
+    for_all(lambda name: check_new(photos / name, name, dataset, limits), names)
 
 
 def _concepts(photos: Path) -> list[str]:

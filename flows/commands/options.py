@@ -24,12 +24,21 @@ Jobs = Annotated[
 NoView = Annotated[bool, typer.Option("--no-view", help="don't report to Prefect")]
 
 
+def help_if_bare(context: typer.Context) -> None:
+    """Prints the help of a command that is given without a subcommand."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit
+
+
 def set_environment() -> None:
     """Sets the variables of ENVIRONMENT that are not set yet."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
 
-def run_options(jobs: int, no_view: bool) -> list[str]:
-    """The command-line options of flows.study for these settings."""
-    return ([f"--jobs={jobs}"] if jobs else []) + (["--no-view"] if no_view else [])
+def run_options(jobs: int, no_view: bool, **more: str | bool) -> list[str]:
+    """The command-line options of flows.study for these settings; those that are empty or False are omitted."""
+    settings = {"jobs": str(jobs or ""), "no_view": no_view, **more}
+    given = {f"--{name.replace('_', '-')}": value for name, value in settings.items() if value}
+    return [name if value is True else f"{name}={value}" for name, value in given.items()]

@@ -110,13 +110,15 @@ def current_plan(params: Params) -> Plan:
     Raises:
         InputFault: new photos cannot be used; all of them are listed.
     """
-    from flows.commands.photo_check import already_prepared
+    from flows.engine.photo_check import already_prepared, check_photos
     from flows.graph.remote import open_graph
     from flows.study import ROOT
 
     graph = open_graph(ROOT.absolute())
     try:
-        return make_plan(graph, params, Times(ROOT.absolute()), already_prepared(params))
+        plan = make_plan(graph, params, Times(ROOT.absolute()), already_prepared(params))
+        check_photos(params, plan.stages)
+        return plan
     finally:
         graph.close()
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flows.commands.options import Json
+from flows.commands.completion import memory_presets, profile_names
+from flows.commands.options import Json, help_if_bare
 
-profile = typer.Typer(help="Studies to start from: list, show, use.", no_args_is_help=True)
+profile = typer.Typer(
+    help="Studies to start from: list, show, use.", invoke_without_command=True, callback=help_if_bare
+)
 
 
-def _profiles() -> list[str]:
-    return sorted(path.stem for path in Path("data/profiles").glob("*.yaml"))
-
-
-Memory = Annotated[str | None, typer.Option(metavar="GB", help="settings for this much GPU memory: 12, 16, 24, 80")]
-ProfileName = Annotated[str, typer.Argument(autocompletion=_profiles)]
+Memory = Annotated[
+    str | None,
+    typer.Option(metavar="GB", help="settings for this much GPU memory: 12, 16, 24, 80", autocompletion=memory_presets),
+]
+ProfileName = Annotated[str, typer.Argument(autocompletion=profile_names)]
 
 
 @profile.command("list")

@@ -23,6 +23,11 @@ def read_status() -> dict[str, Any]:
         ConfigFault: params.yaml is missing or cannot be read.
     """
     tree = edit_params.tree()
+    with edit_params.unchecked():
+        return _facts(tree)
+
+
+def _facts(tree: dict[str, Any]) -> dict[str, Any]:
     positions = [str(task["index"]) for task in tree["tasks"]]
     runs = []
     for domain, order, strategy, seed in product(tree["domains"], tree["orders"], tree["strategies"], tree["seeds"]):

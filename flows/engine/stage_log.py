@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from flows.engine.journal import Journal
 from flows.graph.stage_names import StageName, titles
-from stages.runtime.formatting import duration
+from stages.runtime.formatting import counted, duration
 from stages.tools.forecasting.durations import Times
 
 if TYPE_CHECKING:
@@ -38,10 +38,12 @@ class StageLog:
             print(f"    {result.error}", file=sys.stderr, flush=True)
 
     def rows(self, outcome: Outcome) -> list[dict[str, str]]:
-        """A row with `stage` and `what` for each stage that failed or was skipped."""
+        """A row with `stage` and `what` for each stage that failed, and one for all that were skipped because of it."""
         failed = [{"stage": _title(result.name), "what": result.error} for result in outcome.failures]
-        skipped = outcome.skipped.items()
-        return failed + [{"stage": _title(name), "what": f"skipped: it needs {_title(by)}"} for name, by in skipped]
+        skipped = Counter(outcome.skipped.values()).items()
+        return failed + [
+            {"stage": counted(count, "stage"), "what": f"skipped, because of {_title(by)}"} for by, count in skipped
+        ]
 
     def end(self, outcome: Outcome) -> int:
         """Prints a summary, completes the journal, and returns the exit code: that of the first failure, or 0."""

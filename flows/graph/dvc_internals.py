@@ -5,18 +5,23 @@ It uses
 
 - the names that are imported below;
 - these private names: `Repo(_wait_for_lock)`; `_get_cache_hash`, `_get_stage_hash`, `StageCache._get_cache_dir`,
-  `_load_cache` and `_load` of the run-cache; `Output._build` and `_get_hash_meta`, `Lockfile._load_yaml`,
-  `FileSystem._strip_protocol`, which hash_cache.py wraps;
+  `_get_cache_path`, `_load_cache`, `_load` and `_create_stage` of the run-cache; `Output._build` and `_get_hash_meta`,
+  `Lockfile._load_yaml`, `FileSystem._strip_protocol`, which hash_cache.py wraps;
 - attributes of public objects: `Repo.index.graph`, `lock`, `stage_cache`, `cache.legacy`, `cloud.push` and
-  `cloud.get_remote_odb`; of a stage `addressing`, `cmd`, `deps`, `outs`, `dvcfile.dump_stages`, `frozen`,
-  `is_callback`, `always_changed`, `changed_stage`, `status`, `save`, `get_used_objs`; of its deps and outs `def_path`,
-  `fs_path`, `exists`, `hash_info`, `meta`, `use_cache`, `status`, `get_hash`, `remove`, `commit`;
+  `cloud.get_remote_odb`; of a cache `hash_name` and `oid_to_path`; of a stage `addressing`, `cmd`, `deps`, `outs`,
+  `dvcfile.dump_stages`, `frozen`, `is_callback`, `always_changed`, `changed_stage`, `status`, `save`, `get_used_objs`,
+  `outs_cached`; of its deps and outs `def_path`, `fs_path`, `exists`, `cache`, `hash_info`, `meta`, `use_cache`,
+  `status`, `get_hash`, `remove`, `commit`;
 - the loggers `dvc.progress` and `dvc_data.callbacks`, whose level decides whether DVC draws progress bars;
-- the format of dvc.lock, of run-cache entries and of `.dvc/tmp/rwlock`.
+- the format of dvc.lock, of run-cache entries, of `.dir` objects and of `.dvc/tmp/rwlock`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import hashlib
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +45,8 @@ from dvc_data.hashfile.obj import HashFile
 from dvc_data.hashfile.tree import Tree
 from dvc_objects.fs.generic import copy
 
+from stages.files.sealed import move_away
+
 __all__ = [
     "RWLOCK_FILE",
     "RWLOCK_LOCK",
@@ -62,6 +69,8 @@ __all__ = [
     "to_single_stage_lockfile",
 ]
 Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
+log = logging.getLogger("palimpsest")
+FOLDER = ".dir"  # suffix of the name of an object that lists a folder's files
 DRAFT = ".tmp"  # suffix of a run-cache entry that is being written
 
 
@@ -76,11 +85,14 @@ def open_repo(root: Path) -> Repo:
 
 
 class RunCache(StageCache):  # type: ignore[misc]
-    """DVC's run-cache, made robust against half-written entries.
+    """DVC's run-cache, made robust against half-written entries and damaged objects.
 
     DVC creates the folder of an entry, writes the entry under a temporary name, and renames it. If it is killed between
     these steps, every later attempt either reads the draft as an entry or fails with a TypeError because there is none.
+    And it trusts every object of its cache that is read-only, as all are: here whatever is restored is hashed before.
     """
+
+    _restoring = False
 
     def newest(self, key: str) -> Any:
         """The newest entry for this command and these inputs, in the format of dvc.lock; None if there is none."""
@@ -88,8 +100,57 @@ class RunCache(StageCache):  # type: ignore[misc]
         by_age = sorted(entries, key=lambda path: path.stat().st_mtime, reverse=True)
         return next(filter(None, (self._load_cache(key, path.name) for path in by_age)), None)
 
+    def restore(self, stage: PipelineStage, *args: Any, **more: Any) -> None:
+        """Restores the outputs of a stage; objects that are damaged are moved away and count as missing."""
+        self._restoring = True
+        try:
+            super().restore(stage, *args, **more)
+        finally:
+            self._restoring = False
+
     def _load(self, stage: PipelineStage) -> Any:
         return self.newest(_get_stage_hash(stage))
+
+    def _load_cache(self, key: str, value: str) -> Any:
+        """An entry whose content has the hash that is its name; otherwise None, and it is moved away."""
+        path = Path(self._get_cache_path(key, value))
+        entry = None
+        with contextlib.suppress(Exception):  # whatever DVC makes of a damaged file
+            entry = super()._load_cache(key, value)
+            if entry and _get_cache_hash(entry) == value:
+                return entry
+        if path.exists():
+            log.warning("%s: damaged; it was moved to %s.", path, move_away(path))
+        return None
+
+    def _create_stage(self, cache: Any, wdir: Any = None) -> PipelineStage:
+        stage = super()._create_stage(cache, wdir)
+        if self._restoring:
+            stage.outs_cached = functools.partial(_outs_intact, stage)
+        return stage
+
+
+def _outs_intact(stage: PipelineStage) -> bool:
+    """Replaces `outs_cached`: whether the outputs are in the cache, after moving damaged objects away."""
+    for out in stage.outs:
+        if out.hash_info and out.cache.hash_name == "md5":
+            move_damaged_objects(out.cache, out.hash_info.value)
+    return bool(PipelineStage.outs_cached(stage))
+
+
+def move_damaged_objects(cache: Any, name: str) -> None:
+    """Hashes an object of the cache and, if it is a folder's, those that it lists; moves damaged ones away."""
+    path = Path(cache.oid_to_path(name))
+    try:
+        with path.open("rb") as file:
+            actual = hashlib.file_digest(file, "md5").hexdigest()
+    except OSError:
+        return  # missing, as DVC will notice
+    if actual != name.removesuffix(FOLDER):
+        log.warning("%s: damaged; it was moved to %s and is rebuilt.", path, move_away(path))
+    elif name.endswith(FOLDER):
+        for entry in json.loads(path.read_bytes()):
+            move_damaged_objects(cache, entry["md5"])
 
 
 def cache_key(stage: PipelineStage) -> str:

@@ -19,10 +19,10 @@ from typing import Any
 
 from flows.graph.dvc_internals import HashFile, HashInfo, Meta, Tree, is_wrapped, path_without_protocol, wrap
 from flows.graph.up_to_date import file_states
-from stages.files.writing import write_file
+from stages.files.sealed import read_sealed, write_sealed
 
 Row = tuple[str, int, int, int]
-PARSED, HASHES = Path(".dvc", "tmp", "dvc.lock.json"), Path(".dvc", "tmp", "hashes.json")
+PARSED, HASHES = Path(".dvc", "tmp", "dvc.lock.sealed"), Path(".dvc", "tmp", "hashes.sealed")
 # By path, the last result: a digest of the files' sizes, times and inodes, the md5, and DVC's metadata.
 _hashes: dict[str, tuple[str, str, dict[str, Any]]] = {}
 
@@ -30,7 +30,7 @@ _hashes: dict[str, tuple[str, str, dict[str, Any]]] = {}
 def load_hashes(root: Path) -> None:
     """Loads the hashes that an earlier process saved for this workspace."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        saved = json.loads((root / HASHES).read_bytes())
+        saved = json.loads(read_sealed(root / HASHES) or b"")
         if saved["ignored"] == _ignored(root):
             _hashes.update({path: tuple(entry) for path, entry in saved["hashes"].items()})
 
@@ -38,7 +38,7 @@ def load_hashes(root: Path) -> None:
 def save_hashes(root: Path) -> None:
     """Saves the hashes of this workspace for later processes."""
     entries = {path: entry for path, entry in _hashes.items() if path.startswith(f"{root}/")}
-    write_file(root / HASHES, json.dumps({"ignored": _ignored(root), "hashes": entries}))
+    write_sealed(root / HASHES, json.dumps({"ignored": _ignored(root), "hashes": entries}).encode())
 
 
 def _ignored(root: Path) -> str:
@@ -140,15 +140,15 @@ def _cache_lockfile(load: Callable[..., Any]) -> Callable[..., Any]:
         text, store = Path(self.path).read_bytes(), Path(self.repo.root_dir) / PARSED
         sha256 = hashlib.sha256(text).hexdigest()
         try:
-            saved = json.loads(store.read_bytes())
+            saved = json.loads(read_sealed(store) or b"")
             if saved["sha256"] == sha256 and not more:
                 return saved["content"], text.decode()
         except (OSError, ValueError, KeyError, TypeError):
             pass
         content, raw = load(self, **more)
-        draft = json.dumps({"sha256": sha256, "content": content})
+        draft = json.dumps({"sha256": sha256, "content": content}).encode()
         if not more and json.loads(draft)["content"] == content:
-            write_file(store, draft, durable=False)
+            write_sealed(store, draft)
         return content, raw
 
     return wrapped

@@ -15,11 +15,12 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from stages.files.sealed import read_sealed, write_sealed
 from stages.files.writing import write_file
 
 log = logging.getLogger("palimpsest")
 LOCKFILE = "dvc.lock"
-COPY = Path(".dvc", "tmp", "dvc.lock.whole")
+COPY = Path(".dvc", "tmp", "dvc.lock.copy")
 HEAD = "schema: '2.0'\nstages:\n"
 PLAIN = re.compile(r"[a-z][^:\n]*:\n", re.IGNORECASE)  # an entry whose name DVC writes without quotes or line breaks
 ENTRY = re.compile(r"^  (?=\S)", re.MULTILINE)  # the start of a stage's entry
@@ -46,17 +47,16 @@ def update(root: Path, entries: Mapping[str, Any]) -> bool:
     if head != HEAD or not text.endswith("\n") or not all(map(PLAIN.match, [*rest, *blocks.values()])):
         return False
     whole = "  ".join((HEAD, *blocks.values()))
-    for target in (root / COPY, lockfile):
-        write_file(target, whole)
+    write_sealed(root / COPY, whole.encode(), durable=True)
+    write_file(lockfile, whole)
     return True
 
 
 def repair(root: Path) -> None:
     """Replaces a dvc.lock that DVC cannot read by its copy or by git's version, or deletes it if neither is intact."""
     lockfile = root / LOCKFILE
-    copy = root / COPY
     committed = subprocess.run(["git", "show", f"HEAD:./{LOCKFILE}"], cwd=root, capture_output=True).stdout
-    for source, content in (("its copy", copy.read_bytes() if copy.exists() else b""), ("git", committed)):
+    for source, content in (("its copy", read_sealed(root / COPY) or b""), ("git", committed)):
         if _is_intact(content):
             write_file(lockfile, content)
             log.warning("%s was broken and has been restored from %s; nothing is recomputed.", LOCKFILE, source)

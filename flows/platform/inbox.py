@@ -11,7 +11,6 @@ import argparse
 import errno
 import os
 import shutil
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -100,14 +99,10 @@ def _finish_moves(entries: list[Path]) -> None:
 
 
 def _check_study(params: Params) -> None:
-    from stages.datasets.folder import Folder
+    from flows.engine.photo_check import own_photos
     from stages.runtime.faults import ConfigFault
 
-    if not isinstance(params.data, Folder):
-        raise ConfigFault(
-            f"params.yaml: dataset.name is {params.dataset.name}, which takes no photos, but {INBOX} contains some. "
-            "Switch to a study of your own photos: palimpsest profile use own"
-        )
+    own_photos(params)
     if len(params.domains) > 1:
         raise ConfigFault(
             f"params.yaml: domains are {', '.join(params.domains)}, but the inbox needs a study with a single domain."
@@ -122,9 +117,8 @@ def _is_being_filled(entry: Path, quiet: float) -> bool:
 
 def _find_error(params: Params, entry: Path) -> str:
     """The errors in a folder, one per line; empty if it can be added."""
-    from stages.datasets.folder import Folder
+    from flows.engine.photo_check import check_new, own_photos
     from stages.datasets.shared.names import identify
-    from stages.photos.develop import KnownPhotos, develop
     from stages.runtime.faults import Fault, InputFault
 
     domain = params.domains[0]
@@ -134,12 +128,10 @@ def _find_error(params: Params, entry: Path) -> str:
         name = identify(entry.name)
         if name in params.data.domains()[domain]:
             raise InputFault(f"{entry}: the study has a concept {name} already. Rename the folder.")
-        concept = Folder(root=str(INBOX), **params.dataset.options).read(entry, name)
+        concept = check_new(entry, name, own_photos(params), params.prepare)
         for other in params.concepts(domain, params.orders[0]).values():
             if other.token == concept.token:
                 raise InputFault(f"{entry}: has the same token '{concept.token}' as {other.name}. Choose another one.")
-        with tempfile.TemporaryDirectory() as scratch:
-            develop(concept, params.prepare, Path(scratch), KnownPhotos())
     except Fault as fault:
         return str(fault)
     return ""

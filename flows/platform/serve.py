@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import subprocess
@@ -24,6 +23,7 @@ from flows.platform.server import (
     start_worker,
     stop,
 )
+from stages.runtime.arguments import Parser
 
 
 def serve(root: Path, port: int) -> None:
@@ -67,7 +67,7 @@ def work(root: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--port", type=int, default=PORT)
     text = "start only a worker for `python -m flows.platform.coordinator`; the server is the one in PREFECT_API_URL"
     parser.add_argument("--worker", action="store_true", help=text)

@@ -1,8 +1,8 @@
-"""The algebra of adapters and shifts of weights.
+"""The algebra of adapters and deltas: changes of weights.
 
-An adapter is a low-rank shift of several matrices of the base, as it is trained. A delta is any shift of them: a sum of
-adapters kept as its terms, which is exact and small, or dense matrices where an operation leaves the low-rank world.
-All sums are done in float32.
+An adapter is a low-rank change of several matrices of the base, as it is trained. A delta is any change of them: a sum
+of adapters stored as its terms, which is exact and small, or dense matrices where the result of an operation has no low
+rank. All sums are done in float32.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CACHED = 1 << 16  # entries: three such pieces, and what comes of them, fit into
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """LoRA of several modules (Hu et al., arXiv 2106.09685): module m is shifted by scale * b[m] @ a[m].
+    """LoRA of several modules (Hu et al., arXiv 2106.09685): module m is changed by scale * b[m] @ a[m].
 
     a: module -> [rank, in], b: module -> [out, rank], both float32.
     """
@@ -42,7 +42,7 @@ class Adapter:
                 raise ValueError(f"{name}: ranks {self.a[name].shape[0]} and {self.b[name].shape[1]} differ")
 
     def module(self, name: str, on: torch.device | None = None, rows: slice = ALL) -> Tensor:
-        """The shift of one module, [out, in] float32, or some of its rows; computed `on` a device, or where it lies."""
+        """The delta of one module, [out, in] float32, or some of its rows; computed `on` a device, or where it lies."""
         product = self.b[name][rows].to(on, torch.float32) @ self.a[name].to(on, torch.float32)
         return product if self.scale == 1.0 else self.scale * product
 
@@ -53,18 +53,18 @@ class Adapter:
 
 @dataclass(frozen=True, eq=False)
 class Delta:
-    """A shift of the base: the sum of its terms, and of dense matrices where there are any. Delta() is zero."""
+    """A change of the base's weights: the sum of its terms, and of dense matrices if it has any. Delta() is zero."""
 
     terms: tuple[Adapter, ...] = ()
     dense: Matrices = field(default_factory=dict)
 
     @property
     def modules(self) -> list[str]:
-        """The names of the modules that it shifts, sorted."""
+        """The names of the modules that it changes, sorted."""
         return sorted({*self.dense, *(name for term in self.terms for name in term.a)})
 
     def module(self, name: str, on: torch.device | None = None, rows: slice = ALL) -> Tensor | None:
-        """The shift of one module, [out, in] float32, or some of its rows; None where it is zero."""
+        """The delta of one module, [out, in] float32, or some of its rows; None where it is zero."""
         parts = [term.module(name, on, rows) for term in self.terms if name in term.a]
         if name in self.dense:
             parts.insert(0, self.dense[name][rows].to(on, torch.float32))
@@ -73,12 +73,12 @@ class Delta:
         return torch.stack(parts).sum(0)
 
     def rows(self, name: str) -> Tensor:
-        """Rows [k, in] that span the row space of the shift of one module, read off its factors where it has them."""
+        """Rows [k, in] that span the row space of the delta of one module, read off its factors where it has them."""
         parts = [term.a[name].float() for term in self.terms if name in term.a]
         return torch.cat([*parts, self.dense[name].float()] if name in self.dense else parts)
 
     def matrices(self) -> Iterator[tuple[str, Tensor]]:
-        """All shifts one after another, so that never more than one is in memory."""
+        """All deltas one after another, so that never more than one is in memory."""
         for name in self.modules:
             shift = self.module(name)
             assert shift is not None
@@ -100,7 +100,7 @@ class Delta:
 
 
 def widened(adapter: Adapter, like: Adapter) -> Adapter:
-    """The same shift at the scale and rank of `like`, whose further rows of A it takes, with B zero.
+    """The same delta at the scale and rank of `like`, whose further rows of A it takes, with B zero.
 
     Where the scales differ B is rounded once; otherwise nothing is.
     """
@@ -143,7 +143,7 @@ def larger(old: Tensor, new: Tensor, threshold: float = 1.0, into: Tensor | None
 
 
 def select(old: Delta, new: Delta, threshold: float = 1.0) -> Delta:
-    """`larger` over all modules of two deltas, dense; a module that only one of them shifts is compared with zero.
+    """`larger` over all modules of two deltas, dense; a module that only one of them changes is compared with zero.
 
     Some rows at a time, so that beside what comes out there are never more than a few megabytes in memory.
     """
@@ -154,7 +154,7 @@ def select(old: Delta, new: Delta, threshold: float = 1.0) -> Delta:
         for at in range(0, height, step := max(1, BLOCK // width)):
             rows = slice(at, at + step)
             a, b = (delta.module(name, device(), rows) for delta in (old, new))
-            both = [shift for shift in (a, b) if shift is not None]  # against a shift of zero any other is the larger
+            both = [shift for shift in (a, b) if shift is not None]  # against a delta of zero any other is the larger
             if len(both) == 2:
                 larger(both[0], both[1], threshold, chosen[rows])
             else:
@@ -164,7 +164,7 @@ def select(old: Delta, new: Delta, threshold: float = 1.0) -> Delta:
 
 
 def combine(old: Delta, new: Delta, rule: Callable[[Tensor, Tensor], Tensor]) -> Delta:
-    """rule(old, new) [out, in] of every module, dense, on the CPU; a module that only one of them shifts is 0 there."""
+    """rule(old, new) [out, in] of each module, dense, on the CPU; where one of them changes nothing it is 0."""
     made = {}
     for name in sorted({*old.modules, *new.modules}):
         found = [delta.module(name, device()) for delta in (old, new)]

@@ -1,4 +1,4 @@
-"""The row and column spaces of shifts: decompositions that stay thin where a shift has a low rank.
+"""The row and column spaces of deltas: decompositions that stay thin where a delta has a low rank.
 
 All of it is computed in float64.
 """
@@ -23,7 +23,7 @@ def norm(delta: Delta) -> float:
 
 
 def spread(delta: Delta, name: str) -> tuple[Tensor, Tensor]:
-    """Columns [out, k] and rows [k, in] whose product is the shift of one module."""
+    """Columns [out, k] and rows [k, in] whose product is the delta of one module."""
     parts = [(term.b[name], term.a[name], term.scale) for term in delta.terms if name in term.a]
     columns = [scale * b.to(device(), torch.float64) for b, _, scale in parts]
     rows = [a.to(device(), torch.float64) for _, a, _ in parts]
@@ -35,7 +35,7 @@ def spread(delta: Delta, name: str) -> tuple[Tensor, Tensor]:
 
 
 def svd(delta: Delta, name: str) -> tuple[Tensor, Tensor, Tensor]:
-    """U [out, k], S [k] and V [in, k] of the shift of one module, without the singular values that are 0.
+    """U [out, k], S [k] and V [in, k] of the delta of one module, without the singular values that are 0.
 
     Where its factors are thinner than the module, B = Q R and A^T = P T, only R T^T is decomposed.
     """
@@ -98,7 +98,7 @@ def closest_to_both(old: Delta, new: Delta, name: str, weight: float) -> tuple[T
 
 
 def without(new: Adapter, old: Delta, name: str, alpha: float) -> tuple[Tensor, Tensor]:
-    """Factors of what is left of a new shift X [out, in] once it is cleared of the main directions of the old one.
+    """Factors of what is left of a new delta X [out, in] once it is cleared of the main directions of the old one.
 
     With old = U S V^T and P, Q the projections on the first k columns of U and V, it is X - P X Q, whose rank is twice
     that of X; k is the first index at which the sum of S passes the share alpha of the whole.

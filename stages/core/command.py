@@ -11,14 +11,18 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from stages.runtime.exits import EXIT_CODES, attempt
-from stages.runtime.faults import ConfigFault
+from stages.files.artifact import REMEDY, Damaged
+from stages.files.sealed import move_away
+from stages.runtime.arguments import Parser
+from stages.runtime.exits import attempt
+from stages.runtime.faults import ConfigFault, InputFault
 from stages.runtime.process import collect_rarely, die_with_parent
 
 if TYPE_CHECKING:
     from stages.core.params import Params
 
 log = logging.getLogger("palimpsest")
+AGAIN = "Run palimpsest run again: the folder is restored from the cache, if intact there, or recomputed."
 
 
 def main(
@@ -40,9 +44,7 @@ def main(
         more: adds the arguments that only this command has.
     """
     collect_rarely()
-    parser = argparse.ArgumentParser(
-        description=doc, epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=doc)
     if key is not None:
         example = "DOMAIN/ORDER/STRATEGY/SEED" if key == "run" else "DOMAIN/ORDER"
         parser.add_argument(
@@ -84,4 +86,12 @@ def _begin(work: Callable[[Params, Any, argparse.Namespace], None], key: str | N
         raise ConfigFault(
             f"--task {position}: no such position. Give one that params.yaml lists, {positions[0]} to {positions[-1]}."
         )
-    work(params, target, args)
+    try:
+        work(params, target, args)
+    except Damaged as fault:
+        from stages.core.runs import ROOT
+
+        if not fault.folder.is_relative_to(ROOT):  # somebody else's
+            raise
+        reason, place = str(fault).removesuffix(f" {REMEDY}"), move_away(fault.folder)
+        raise InputFault(f"{reason} It was moved to {place}. {AGAIN}") from fault

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +15,7 @@ from stages.core.strategy import Strategy, chosen
 from stages.core.training import Prior as Prior
 from stages.core.training import Train as Train
 from stages.files.yaml import PARAMS, read_yaml
-from stages.runtime.faults import ConfigFault, nearest
+from stages.runtime.faults import ConfigFault, for_all, nearest
 from stages.runtime.strict import Strict, explain, first_error, omit_default
 
 # Safe as a part of paths and of DVC stage names.
@@ -202,7 +201,7 @@ def load(path: Path = PARAMS) -> Params:
     try:
         _cross_check(params)
     except ConfigFault as fault:
-        raise ConfigFault(f"{document.where(_keys_of(str(fault)))}: {fault}") from None
+        raise ConfigFault(f"{document.place(str(fault))}: {fault}") from None
     return params
 
 
@@ -217,12 +216,6 @@ def _reason(error: ValidationError, keys: tuple[Any, ...]) -> str:
     return explain(error, model)
 
 
-def _keys_of(message: str) -> tuple[Any, ...]:
-    """Returns the keys that a message starts with, as in 'strategy.magmax: ...'."""
-    head = re.match(r"[a-z_0-9.]+(?=: )", message)
-    return tuple(head.group().split(".")) if head else ()
-
-
 def _cross_check(params: Params) -> None:
     previous = "00"
     for task in params.tasks:
@@ -232,25 +225,38 @@ def _cross_check(params: Params) -> None:
         previous = task.index
     for name in params.sample.schedulers:
         chosen(name, params.strategy.get(name, {}), "sample.schedulers: ")
+    for number, name in enumerate(params.strategies):
+        if name not in params.strategy:  # the line to correct is in the list, since section strategy has none for it
+            chosen(name, {}, f"strategies.{number}: ")
     for name in sorted({*params.strategies, *params.strategy}):
         params.make_strategy(name)
         _check_rank(params, name)
     data = params.data
     _check_identity(params)
-    for domain in params.domains:
-        data.check(domain, where="domains: ")
-        for order in params.orders:
+    for number, domain in enumerate(params.domains):
+        data.check(domain, where=f"domains.{number}: ")
+        for place, order in enumerate(params.orders):
+            _check_sequence(params, domain, f"orders.{place}", order)
             names = list(params.sequence(domain, order).values())
-            for name in names:
-                data.check(domain, name, f"sequences.{domain}.{order}: ")
+            for index, name in params.sequence(domain, order).items():
+                data.check(domain, name, f"sequences.{domain}.{order}.t{index}: ")
             if repeated := ", ".join(sorted({name for name in names if names.count(name) > 1})):
                 raise ConfigFault(f"sequences.{domain}.{order}: {repeated} is at two positions. Remove one.")
-            concepts = [data.concept(domain, name) for name in names]
+            for_all(lambda name, domain=domain: data.load(domain, name), names)  # reports all concepts at once
+            concepts = [data.load(domain, name) for name in names]
             _check_tokens(concepts, f"sequences.{domain}.{order}")
             if params.train.prior:
                 for concept in concepts:
                     class_prompt(params.train.prior.prompt, facts_of(concept))
     _check_family(params)
+
+
+def _check_sequence(params: Params, domain: str, key: str, order: str) -> None:
+    orders = params.sequences.get(domain, {})
+    if not orders:
+        raise ConfigFault(f"sequences: there is none for domain '{domain}'. {nearest(domain, params.sequences)}")
+    if order not in orders:
+        raise ConfigFault(f"{key}: there is no sequences.{domain}.{order}. {nearest(order, orders)}")
 
 
 def _check_identity(params: Params) -> None:

@@ -1,4 +1,4 @@
-"""What a model must still answer while it learns: an option of every strategy."""
+"""Rehearsal: predictions that a model must keep while it learns. An option of every strategy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import Field
 
 from stages.runtime.strict import Strict
 
-# No word of a concept is in them. The base answers them, and the state before a task is to answer them as it did.
+# They name no concept. The model in training must predict for them what the model before the task predicts.
 CAPTIONS = tuple(
     f"{kind} of {thing}"
     for thing in (
@@ -30,7 +30,7 @@ CAPTIONS = tuple(
 
 
 class Rehearsal(Strict):
-    """Extra rows of each training step ask the model in training to predict what the model before the task predicts.
+    """Extra rows of each training step in which the target is the prediction of the model before the task.
 
     The loss grows by weight * MSE(v(x_t, c'), v_before(x_t, c')), the mean over the rows, with v the model's own
     prediction (velocity or noise). Trainers have it for one class word, as prior preservation without pictures; the

@@ -27,7 +27,7 @@ class Strategy(Strict, ABC):
     (arXiv 2410.04891, section 3) is kept by these signatures.
     """
 
-    regime: ClassVar[Regime] = "strict"
+    regime: ClassVar[Regime] = "strict"  # only `PhotoStrategy` has "photos"
     trains_a: ClassVar[bool] = True  # does training change A, or B alone?
     starts_fresh: ClassVar[bool] = True  # does every task train a fresh adapter, with B zero, on the model before it?
 
@@ -45,7 +45,7 @@ class Strategy(Strict, ABC):
         return fresh
 
     def frozen(self, state: State) -> Delta | None:
-        """The shift of the base that is held fixed while the adapter trains; None for none."""
+        """The delta of the base that is held fixed while the adapter trains; None for none."""
         return state.delta
 
     @abstractmethod
@@ -71,7 +71,7 @@ class Strategy(Strict, ABC):
 
         fresh: the first task starts from the fresh draw. start: at step 0 the model is that of the state before.
         first: after one task the model is the one that was trained. idle: a task that learns nothing leaves the model
-        as it was. linear: shifts that are all c times as large give a state c times as large.
+        as it was. linear: deltas that are all c times as large give a state c times as large.
         """
         return LAWS
 
@@ -80,6 +80,19 @@ class Strategy(Strict, ABC):
         """The regime under these options: to rehearse earlier prompts is to know them."""
         words = self.rehearse is not None and self.rehearse.prompts == "earlier" and self.regime == "strict"
         return "words" if words else self.regime
+
+
+class PhotoStrategy(Strategy):
+    """A strategy of regime `photos`: each task trains on the photos of all tasks so far.
+
+    It is the only type whose training receives them; what it sees itself is the state and the new adapter, as ever.
+    """
+
+    regime: ClassVar[Regime] = "photos"
+
+    def steps(self, each: int, concepts: int) -> int:
+        """The steps of a task that trains on the photos of so many concepts; `each` is train.steps."""
+        return each
 
 
 strategies: Registry[Strategy] = Registry("strategy", "stages.strategies")

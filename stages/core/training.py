@@ -22,7 +22,7 @@ class Prior(Strict):
 
 class Train(TrainingOptions):
     rank: int = Field(ge=1, le=4096)
-    alpha: float = Field(gt=0)  # the adapter's shift is alpha / rank * B A
+    alpha: float = Field(gt=0)  # the adapter's delta is alpha / rank * B A
     steps: int = Field(ge=1)
     batch: int = Field(ge=1)
     learning_rate: float = Field(gt=0)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from stages.files.strict_json import parse_json
 from stages.files.writing import new_folder
 from stages.runtime.faults import ConfigFault, InputFault
 
@@ -142,21 +143,36 @@ def manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     if not path.is_file():
-        raise InputFault(f"{folder}: has no {MANIFEST}. Run dvc repro to create it.")
-    try:
-        facts = json.loads(path.read_text("utf-8"))
-    except ValueError:
-        facts = None
-    if not isinstance(facts, dict):
-        raise InputFault(f"{path}: not a manifest. {REMEDY}")
+        raise InputFault(f"{folder}: has no {MANIFEST}. Run palimpsest run to create it.")
+    facts = _parsed(path)
+    if facts is None:
+        raise Damaged(folder, f"{path}: not a manifest")
     return facts
+
+
+def _parsed(path: Path) -> dict[str, Any] | None:
+    """The content of a manifest; None unless it is a JSON object, written as `publish` writes it."""
+    content = path.read_bytes()
+    try:
+        facts = parse_json(content)
+        return facts if isinstance(facts, dict) and to_json(facts).encode() == content else None
+    except ValueError:
+        return None
+
+
+class Damaged(InputFault):
+    """A published folder that is not as it was written. `stages.core.command` moves such a folder of the study away."""
+
+    def __init__(self, folder: Path, message: str) -> None:
+        super().__init__(f"{message}. {REMEDY}")
+        self.folder = folder
 
 
 def read(folder: Path, kind: str) -> dict[str, Any]:
     """Reads the manifest of a published folder and checks every file against its sha256.
 
     Raises:
-        InputFault: it is missing, of another kind or schema, incomplete or damaged.
+        InputFault: it is missing, of another kind or schema, incomplete or damaged (`Damaged`).
     """
     facts = manifest(folder)
     try:
@@ -164,18 +180,18 @@ def read(folder: Path, kind: str) -> dict[str, Any]:
         hashes: dict[str, str] = dict(facts["files"])
         recorded = facts.pop("digest")
     except (ValueError, KeyError, TypeError):
-        raise InputFault(f"{folder / MANIFEST}: not a manifest. {REMEDY}") from None
+        raise Damaged(folder, f"{folder / MANIFEST}: not a manifest") from None
     if form != (kind, SCHEMA):
         raise InputFault(f"{folder}: holds {form[0]} of schema {form[1]}, expected {kind} of schema {SCHEMA}. {REMEDY}")
-    if digest(facts) != recorded or (folder / MANIFEST).read_text("utf-8") != to_json({**facts, "digest": recorded}):
-        raise InputFault(f"{folder / MANIFEST}: damaged, its digest does not match its content. {REMEDY}")
+    if digest(facts) != recorded:
+        raise Damaged(folder, f"{folder / MANIFEST}: damaged, its digest does not match its content")
     names = {p.relative_to(folder).as_posix() for p in files_of(folder)}
     for name in sorted({*names, *hashes}):
         if name not in names or name not in hashes:
-            raise InputFault(f"{folder / name}: {'missing' if name in hashes else 'not in the manifest'}. {REMEDY}")
+            raise Damaged(folder, f"{folder / name}: {'missing' if name in hashes else 'not in the manifest'}")
         if sha256(folder / name) != hashes[name]:
-            raise InputFault(f"{folder / name}: damaged, its sha256 is not the manifest's. {REMEDY}")
+            raise Damaged(folder, f"{folder / name}: damaged, its sha256 is not the manifest's")
     return facts
 
 
-REMEDY = "Remove the folder and run dvc repro: it is restored from the cache or recomputed."
+REMEDY = "Remove the folder and run palimpsest run: it is restored from the cache, if intact there, or recomputed."

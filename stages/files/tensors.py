@@ -19,7 +19,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load as deserialise
 from safetensors.torch import load_file, save_file
+from safetensors.torch import save as serialise
 from torch import Tensor
 
 from stages.files.writing import write_file
@@ -91,6 +93,17 @@ def save(tensors: Mapping[str, Tensor], path: Path) -> None:
         if number is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+
+
+def to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """Returns the content of a safetensors file with these tensors."""
+    return bytes(serialise(dict(tensors)))
+
+
+def from_bytes(content: bytes) -> dict[str, Tensor]:
+    """Returns the tensors of a safetensors file from its content, which must have been verified before."""
+    tensors: dict[str, Tensor] = deserialise(content)
+    return tensors
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -49,8 +49,13 @@ def list_folder(folder: Path, root: Path) -> list[Path]:
     return sorted(paths, key=lambda path: (unicodedata.normalize("NFC", path.name), path.name))
 
 
-def read_file(path: Path, max_megabytes: float) -> bytes:
+def read_file(path: Path, max_megabytes: float, key: str = "") -> bytes:
     """Reads a file of limited size.
+
+    Args:
+        path: the file.
+        max_megabytes: the limit, checked before anything is read.
+        key: the parameter that sets the limit, for the message; empty if none does.
 
     Raises:
         InputFault: it is empty, too large, not a regular file or unreadable. The message does not name the file.
@@ -64,9 +69,10 @@ def read_file(path: Path, max_megabytes: float) -> bytes:
                 raise InputFault("not a regular file. Remove it.")
             size = status.st_size / (1 << 20)
             if status.st_size > limit:
-                raise InputFault(
-                    f"{size:.0f} MB, over prepare.max_megabytes: {max_megabytes:g}. Save it smaller, or raise it."
+                allowed = (
+                    f"{key}: {max_megabytes:g}. Save it smaller, or raise it." if key else f"{max_megabytes:g} MB."
                 )
+                raise InputFault(f"{size:.0f} MB, over {allowed}")
             data = file.read(limit + 1)
     except OSError as error:
         raise InputFault(f"cannot be read: {error.strerror}. Copy it again, or remove it.") from None

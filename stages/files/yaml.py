@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,25 @@ class Document:
         node, line = self._marked, 1
         for key in keys:
             try:
+                key = int(key) if isinstance(node, CommentedSeq) else key
                 line = (node.lc.key(key) if isinstance(node, CommentedMap) else node.lc.item(key))[0] + 1
                 node = node[key]
-            except (KeyError, IndexError, TypeError, AttributeError):
+            except (KeyError, IndexError, TypeError, ValueError, AttributeError):
                 break
         return f"{self.path}:{line}"
+
+    def place(self, message: str) -> str:
+        """Returns file:line of the keys that a message names, as in 'base: family sdxl: unknown key 'pixls'. ...'."""
+        start = re.match(r"([a-z_0-9.]+)(?=: )", message)
+        keys, rest = (start[1].split("."), message[start.end() :]) if start else ([], message)
+        option = re.search(r"unknown key '([\w.]+)'|: ([a-z_][\w.]*): ", rest)
+        if option:
+            section = self.tree
+            for key in keys:
+                section = section.get(key) if isinstance(section, dict) else None
+            keys += ["options"] if isinstance(section, dict) and "options" in section else []
+            keys += (option[1] or option[2]).split(".")
+        return self.where(tuple(keys))
 
 
 def read_yaml(path: Path) -> Document:

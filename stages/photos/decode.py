@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,11 @@ from stages.runtime.faults import InputFault
 if TYPE_CHECKING:
     from stages.core.params import Prepare
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # few parsers: a small attack surface; JPEG includes MPO
+# Few parsers: a small attack surface. JPEG includes MPO.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
+# The .heic of phones, by the brand in its head (ISO/IEC 23008-12); its reader is loaded for such a file alone.
+HEIC = re.compile(rb".{4}ftyp(?:hei[cxms]|hev[cxms]|mif1|msf1)", re.DOTALL)
+READABLE = "JPEG, PNG, WEBP, HEIC, AVIF, BMP, TIFF or GIF"
 TURN = Image.Transpose
 ORIENTATION = 0x0112  # the EXIF tag; its values from 2 on are undone by:
 UPRIGHT = (
@@ -47,7 +52,7 @@ def decode(data: bytes, limits: Prepare) -> tuple[Image.Image, list[str]]:
     notes: list[str] = []
     try:
         with _guarded_pillow(limits.max_megapixels):
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            image = Image.open(io.BytesIO(data), formats=_with_heif() if HEIC.match(data) else FORMATS)
             _refuse_animation(image, limits.first_frame, notes)
             if image.format == "PNG":
                 # Decoding skips the checksums of pixels, and verify() does not decode: both are needed.
@@ -57,13 +62,23 @@ def decode(data: bytes, limits: Prepare) -> tuple[Image.Image, list[str]]:
     except InputFault:
         raise
     except UnidentifiedImageError:
-        raise InputFault("not a JPEG, PNG, WEBP, BMP, TIFF or GIF picture. Convert it, or remove it.") from None
+        if data[4:8] == b"ftyp":  # HEIC or AVIF without its index
+            raise InputFault("damaged: it is incomplete. Copy it again, or remove it.") from None
+        raise InputFault(f"not a {READABLE} picture. Convert it, or remove it.") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         limit = f"prepare.max_megapixels: {limits.max_megapixels:g}"
         raise InputFault(f"too many pixels, over {limit}. Save it smaller, or raise the limit.") from None
     except Exception as error:  # for damaged files, Pillow's parsers raise almost anything
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise InputFault(f"damaged: {reason.rstrip('.')}. Copy it again, or remove it.") from None
+
+
+def _with_heif() -> tuple[str, ...]:
+    """Lets Pillow open HEIC, which it cannot do alone."""
+    import pillow_heif
+
+    pillow_heif.register_heif_opener(thumbnails=False)
+    return (*FORMATS, "HEIF")
 
 
 @contextmanager

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 # poses of one cartoon are equal; with these they differ by at least 11, a photo saved again much smaller by up to 7.
 GRID, MAX_DIFFERING_BITS = 12, 7
 ROLES = ("training", "references")
+LIMIT = "prepare.max_megabytes"
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def open_photo(source: Path | bytes, limits: Prepare, whole: bool = False) -> Ph
     Raises:
         InputFault: it cannot be used; the message says why but does not name the file.
     """
-    data = source if isinstance(source, bytes) else read_file(source, limits.max_megabytes)
+    data = source if isinstance(source, bytes) else read_file(source, limits.max_megabytes, LIMIT)
     image, notes = decode(data, limits)
     fitted, more, frame = keep_size(image) if whole else fit(image, limits)
     return Photo(fitted, (*notes, *more), hashlib.sha256(data).hexdigest(), perceptual_hash(image), frame)
@@ -154,7 +155,7 @@ def earlier_photos(concepts: Iterable[Concept], limits: Prepare) -> KnownPhotos:
         for picture in dict.fromkeys((*concept.training, *concept.references)):
             if isinstance(picture.origin, Path):
                 with suppress(InputFault):
-                    data = read_file(picture.origin, limits.max_megabytes)
+                    data = read_file(picture.origin, limits.max_megabytes, LIMIT)
                     image, _ = decode(data, limits)
                     photos.add(
                         f"{concept.name}/{picture.name}", hashlib.sha256(data).hexdigest(), perceptual_hash(image)

@@ -1,7 +1,10 @@
 """Errors that a user can fix, each with an exit code. The message is one line: where, what, what exists, what to do."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class Fault(Exception):
@@ -32,6 +35,22 @@ class Preempted(Fault):
     """Stopped by a signal after saving the work; the same command resumes from there (EX_TEMPFAIL)."""
 
     code = 75
+
+
+def for_all(work: Callable[[T], object], items: Iterable[T]) -> None:
+    """Calls `work` for every item, also after a fault.
+
+    Raises:
+        Fault: of the kind of the first one, with the lines of all of them.
+    """
+    faults: list[Fault] = []
+    for item in items:
+        try:
+            work(item)
+        except Fault as fault:
+            faults.append(fault)
+    if faults:
+        raise type(faults[0])("\n".join(map(str, faults))) from None
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    from torch import Generator
 
 
 def seed(*words: object) -> int:
@@ -13,6 +15,8 @@ def seed(*words: object) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def generator(*words: object) -> torch.Generator:
+def generator(*words: object) -> Generator:
     """Returns a generator seeded with `seed(*words)`; always on the CPU, so that all devices get the same numbers."""
+    import torch  # here: names of concepts and their tokens need no torch
+
     return torch.Generator().manual_seed(seed(*words))

@@ -12,23 +12,18 @@ from torch import Tensor
 
 from stages.core.family import Encodings, Family
 from stages.files.artifact import digest
-from stages.files.tensors import load_tensors, save
-from stages.files.writing import new_file
-from stages.runtime.faults import InputFault
+from stages.files.sealed import read_sealed, write_sealed
+from stages.files.tensors import from_bytes, to_bytes
 
 CACHE = Path(".cache/encodings")
 
 
 def _cached(key: str, make: Callable[[], Encodings]) -> Encodings:
-    path = CACHE / key[:2] / f"{key}.safetensors"
-    if path.exists():
-        try:
-            return load_tensors(path)
-        except InputFault:  # a damaged entry is recomputed
-            path.unlink(missing_ok=True)
+    path = CACHE / key[:2] / f"{key}.sealed"
+    if (content := read_sealed(path)) is not None:
+        return from_bytes(content)
     encodings = {name: value.contiguous() for name, value in make().items()}
-    with new_file(path, durable=False) as draft:
-        save(encodings, draft)
+    write_sealed(path, to_bytes(encodings))
     return encodings
 
 

@@ -9,7 +9,7 @@ from stages.core.strategy import LAWS, Law, Strategy, strategies
 
 @strategies.register("dare")
 class Dare(Strategy):
-    """Of each shift a random share of the entries, the larger for it: D + (M * X) / density (DARE, arXiv 2311.03099).
+    """Of each delta a random share of the entries, the larger for it: D + (M * X) / density (DARE, arXiv 2311.03099).
 
     The entries of M are 1 with probability `density`, drawn anew for each task, the first one too. The expectation is
     the plain sum. The result is dense.

@@ -9,7 +9,7 @@ from stages.core.strategy import Strategy, strategies
 
 @strategies.register("dual_projection")
 class DualProjection(Strategy):
-    """The shift that lies closest to D and to X, each measured along its own singular directions.
+    """The delta that lies closest to D and to X, each measured along its own singular directions.
 
     W minimises sum_i w_i (|S_i U_i^T (W - W_i)|^2 + |(W - W_i) V_i S_i|^2) over W_1 = D and W_2 = X, after the dual
     projections of continual model merging (NeurIPS 2025), whose code looks for W and for the weights w_i in 200 steps

@@ -9,9 +9,9 @@ from stages.core.strategy import Strategy, strategies
 
 @strategies.register("free_entries")
 class FreeEntries(Strategy):
-    """The new shift X only where the state's shift D is small: D + X [|D| <= q], with q a quantile of |D| by module.
+    """The new delta X only where the state's delta D is small: D + X [|D| <= q], with q a quantile of |D| by module.
 
-    After PackNet (arXiv 1711.05769), which gives each task weights of its own; here nothing but D says which are taken.
+    After PackNet (arXiv 1711.05769), which gives each task weights of its own; here D alone decides which are used.
     The result is dense.
     """
 

@@ -8,13 +8,13 @@ from stages.core.strategy import Strategy, strategies
 
 @strategies.register("magmax")
 class MagMax(Strategy):
-    """Of all tasks' shifts, entry by entry the one of largest magnitude (MagMax, arXiv 2407.06322; arXiv 2410.04891).
+    """Of all tasks' deltas, entry by entry the one of largest magnitude (MagMax, arXiv 2407.06322; arXiv 2410.04891).
 
-    The task trains on the merged model, its own shift is compared with the running maximum, and a tie goes to it. That
-    maximum is rounded to dense matrices: what comes out has no low rank any more.
+    The task trains on the merged model, its own delta is compared with the running maximum, and a tie goes to it. The
+    maximum is dense: it has no low rank.
     """
 
-    scale: float = Field(1.0, gt=0)  # multiplies the new shift before it is compared; MagMax itself used 0.5
+    scale: float = Field(1.0, gt=0)  # multiplies the new delta before it is compared; MagMax itself used 0.5
     threshold: float = Field(1.0, gt=0)  # the new entry must be this many times the old one
     delay: int = Field(1, ge=1)  # so many tasks are summed before selection begins
 

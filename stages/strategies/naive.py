@@ -9,7 +9,7 @@ from stages.core.strategy import Strategy, strategies
 
 @strategies.register("naive")
 class Naive(Strategy):
-    """One adapter for all tasks: each task goes on training what the last one left (arXiv 2410.04891, "naive")."""
+    """One adapter for all tasks: each task continues to train the last one's (arXiv 2410.04891, "naive")."""
 
     starts_fresh: ClassVar[bool] = False
 

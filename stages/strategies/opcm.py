@@ -17,10 +17,10 @@ from stages.core.strategy import LAWS, Law, Strategy, strategies
 class Opcm(Strategy):
     """Orthogonal projections of task vectors, merged one after another (OPCM, arXiv 2501.09522).
 
-    Each task trains on the base. With D = U S V^T, what the first k directions say (k: where the sum of S passes alpha)
-    is taken out of M = U^T X V, and its diagonal. D' = lambda D + U M V^T, scaled to the mean norm of the X so far;
-    lambda' is what it was divided by. The diagonal is that over the singular values of D that are not 0. Without it the
-    result has a low rank and exports exactly; with it, as published, the state is dense.
+    Each task trains on the base. With D = U S V^T, the block of the first k directions (k: where the sum of S passes
+    alpha) and the diagonal are set to 0 in M = U^T X V. D' = lambda D + U M V^T, scaled to the mean norm of the X so
+    far; lambda' is what it was divided by. The diagonal is that over the singular values of D that are not 0. Without
+    it the result has a low rank and exports exactly; with it, as published, the state is dense.
     """
 
     starts_fresh: ClassVar[bool] = False

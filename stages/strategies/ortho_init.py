@@ -15,7 +15,7 @@ class OrthoInit(Strategy):
     """As merge_init, but each new A starts orthogonal to the A before it.
 
     Called "orthogonal initialisation" in arXiv 2410.04891. The defaults are the published code. Its merge is not the
-    sum of the trained shifts (it adds cross terms), and its columns are orthogonal in the space of ranks, which leaves
+    sum of the trained deltas (it adds cross terms), and its columns are orthogonal in the space of ranks, which leaves
     the input directions of the tasks overlapping as much as plain draws do; `exact` and `row_space` are what the names
     promise. The second needs the first: of factors that were added only their sum is left, and to be orthogonal to
     the sum of two A is not to be orthogonal to both.

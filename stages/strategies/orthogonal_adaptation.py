@@ -18,7 +18,7 @@ from stages.runtime.seeds import generator as seeded
 class OrthogonalAdaptation(Strategy):
     """Each task has rows of A of its own, fixed, from one orthogonal matrix, and trains B (arXiv 2312.02432).
 
-    The rows of different tasks are orthogonal, so that no shift acts on the inputs of another: D + X. In a module that
+    The rows of different tasks are orthogonal, so that no delta acts on the inputs of another: D + X. In a module that
     is too narrow for full ranks the tasks share the width evenly, and the other rows of A are 0. Rows are as long as
     those of a fresh draw.
     """

@@ -13,15 +13,15 @@ from stages.core.strategy import Regime, Strategy, strategies
 
 @strategies.register("rehearse_generic")
 class RehearseGeneric(Strategy):
-    """The sum of all shifts, learned while rehearsing pictures that the state before makes of captions of anything.
+    """The sum of all deltas, learned while rehearsing pictures that the state before makes of captions of anything.
 
-    Every strategy that trains a fresh adapter takes the same option: see core/rehearsal.py, for its source too.
+    Every strategy whose tasks train a fresh adapter has the same option; core/rehearsal.py has its equation and source.
     """
 
     regime: ClassVar[Regime] = "strict"
 
     rehearse: Rehearsal | None = Rehearsal(prompts="generic", pictures="state")
-    damping: float = Field(0.0, ge=0)  # the new shift is divided by the number of the task to this power
+    damping: float = Field(0.0, ge=0)  # the new delta is divided by the number of the task to this power
 
     def merge(self, state: State, adapter: Adapter, generator: Generator) -> State:
         return State(state.delta + state.turn**-self.damping * adapter.delta, tasks=state.turn)

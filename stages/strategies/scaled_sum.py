@@ -12,11 +12,11 @@ from stages.core.strategy import LAWS, Law, Strategy, strategies
 
 @strategies.register("scaled_sum")
 class ScaledSum(Strategy):
-    """The sum of the tasks' shifts X_t, with a factor that depends on nothing but the number t of the task.
+    """The sum of the tasks' deltas X_t, with a factor that depends on nothing but the number t of the task.
 
     constant: D + share X. inverse_sqrt: D + X / sqrt(t). inverse: D + X / t. ema: (1 - share) D + share X, the first as
     it is. Sums of task vectors are task arithmetic (arXiv 2212.04089); 1 / sqrt(t) is the rate at which the norm of a
-    sum of orthogonal shifts would grow.
+    sum of orthogonal deltas would grow.
     """
 
     rule: Literal["constant", "inverse_sqrt", "inverse", "ema"] = "inverse_sqrt"

@@ -17,11 +17,11 @@ from stages.runtime.device import device
 
 @strategies.register("soft_projection")
 class SoftProjection(Strategy):
-    """The new shift X, out of the input directions that earlier shifts use: D + X (I + c t C)^-1 after t tasks.
+    """The new delta X, out of the input directions that earlier deltas use: D + X (I + c t C)^-1 after t tasks.
 
     C [in, in] is the sum of X_i^T X_i over the earlier tasks, scaled to the trace of the identity; it is what is
     remembered. This is the smooth form of a projection on the null space (Adam-NSCL, arXiv 2103.07113; OWM, arXiv
-    1810.01256), with shifts in place of inputs. X keeps its rank, so that the result exports exactly.
+    1810.01256), with deltas in place of inputs. X keeps its rank, so that the result exports exactly.
     """
 
     strength: float = Field(1.0, gt=0)  # c

@@ -9,7 +9,7 @@ from stages.core.strategy import LAWS, Law, Strategy, strategies
 
 @strategies.register("ties")
 class Ties(Strategy):
-    """TIES-Merging (arXiv 2306.01708) of the state's shift and the new one: trim, elect signs, average.
+    """TIES-Merging (arXiv 2306.01708) of the state's delta and the new one: trim, elect signs, average.
 
     Of both, the largest entries stay; an entry takes the sign of their sum, and the mean of those that have it. The
     first task is not trimmed. The result is dense.

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from stages.files.yaml import PARAMS, read_yaml
@@ -49,7 +50,8 @@ def with_task(text: str, concepts: Mapping[str, str]) -> str:
             if key in listed or f"t{last['index']}" not in listed:
                 raise ConfigFault(f"sequences.{domain}.{order}: must end with t{last['index']}, as tasks does.")
             if concept in listed.values():
-                raise ConfigFault(f"sequences.{domain}.{order}: already has '{concept}'.")
+                again = f"Learn it again: palimpsest concept redo {concept}"
+                raise ConfigFault(f"sequences.{domain}.{order}: already has '{concept}'. {again}")
             node = _node_at(root, "sequences", domain, order)
             edits.append(_insertion(text, node, f"{key}: {_quoted(concept)}"))
             listed[key] = concept
@@ -205,12 +207,43 @@ def sequence_of(names: list[str], domain: str) -> tuple[list[CommentedMap], dict
     return tasks, {domain: {"0": {f"t{i:02d}": name for i, name in enumerate(names, 1)}}}
 
 
-def with_sequence(text: str, names: list[str], domain: str) -> str:
-    """Replaces `tasks` and `sequences` of params.yaml."""
+def with_photos(text: str, names: list[str], domain: str, source: Path) -> str:
+    """Turns params.yaml into that of a study of one's own photos: one domain, learned in this order.
+
+    Args:
+        text: params.yaml.
+        names: the folders of photos, in the order of learning.
+        domain: the name of the only domain.
+        source: the folder that contains them.
+    """
     yaml = _yaml()
     tree = yaml.load(text)
     tree["tasks"], tree["sequences"] = sequence_of(names, domain)
+    if tree["dataset"]["name"] != "folder":
+        tree["dataset"] = {"name": "folder", "options": {}}
+    for key, value in (("domains", [domain]), ("orders", ["0"])):
+        if list(tree[key]) != value:
+            tree[key] = CommentedSeq(value)
+            tree[key].fa.set_flow_style()
+    tree["source"] = str(source)
+    tree["report"]["paper"] = False  # its concepts are others
     return _dump(yaml, tree)
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """For code that reads params.yaml without validating it: if it fails, reports what is wrong with the file.
+
+    Raises:
+        ConfigFault: params.yaml breaks a rule.
+    """
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError):
+        from stages.core.params import load
+
+        load()
+        raise
 
 
 def tree(path: Path = PARAMS) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from importlib import import_module
 from pathlib import Path
 
 from stages.core.command import show_log
-from stages.runtime.exits import EXIT_CODES, attempt
+from stages.runtime.arguments import Parser
+from stages.runtime.exits import attempt
 
 
 def convert(converter: str, source: Path, target: Path) -> None:
@@ -39,16 +40,17 @@ def work(args: argparse.Namespace) -> None:
         print(f"{name} is in {model_lock.FOLDER / name}, its revision is {model_lock.content_digest(files)}.")
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", nargs="*", metavar="MODEL", help="keys of data/models.yaml; none lists them all")
     parser.add_argument("--for", dest="profile", metavar="PROFILE", help="fetch everything this profile needs")
     parser.add_argument("--from", dest="folder", type=Path, metavar="FOLDER", help="copy the files from this folder")
     parser.add_argument("--hub", default=os.environ.get("HF_ENDPOINT"), metavar="URL", help="another hub or a mirror")
     parser.add_argument("--pin", action="store_true", help="record commits, sizes and hashes that are not pinned yet")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def main() -> int:
+    arguments(parser := Parser(description=__doc__))
     args = parser.parse_args()
     show_log()
     return attempt(lambda: work(args), args.debug)

@@ -6,17 +6,20 @@ A memory preset is another set of changes, for a GPU with so many GB: data/profi
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ruamel.yaml import YAML
 
-from stages.core.params import Params, load
 from stages.files.writing import write_file
 from stages.files.yaml import PARAMS, read_yaml
 from stages.runtime.faults import ConfigFault, nearest
+
+if TYPE_CHECKING:
+    from stages.core.params import Params
 
 FOLDER = Path("data/profiles")
 COMPLETE = "toy-objects"
@@ -98,10 +101,16 @@ def params(name: str) -> Params:
     Raises:
         ConfigFault: as `text`, or the profile is invalid.
     """
+    from stages.core.params import load
+
     with TemporaryDirectory() as folder:
         path = Path(folder, f"{name}.yaml")
         path.write_text(text(name), "utf-8")
-        return load(path)
+        try:
+            return load(path)
+        except ConfigFault as fault:
+            message = re.sub(rf"^{re.escape(str(path))}:\d+: ", "", str(fault))
+            raise ConfigFault(f"{read_yaml(FOLDER / path.name).place(message)}: {message}") from None
 
 
 def use(name: str, force: bool = False, memory: str | None = None) -> bool:

@@ -9,7 +9,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from stages.runtime.exits import EXIT_CODES, attempt
+from stages.runtime.arguments import Parser
+from stages.runtime.exits import attempt
 from stages.runtime.faults import ConfigFault, MachineFault
 
 BYTES = {"full": 7e9, "hundredth": 7e7}  # needed on disk, by scale
@@ -33,14 +34,15 @@ def work(args: argparse.Namespace) -> None:
     print(f"In params.yaml: base: {{name: sdxl, options: {options}}}")
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="a new folder")
     parser.add_argument("--scale", choices=list(BYTES), default="hundredth", help="full needs 7 GB on disk")
     parser.add_argument("--seed", type=int, default=0, help="of the weights")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def main() -> int:
+    arguments(parser := Parser(description=__doc__))
     args = parser.parse_args()
     return attempt(lambda: work(args), args.debug)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from stages.core.command import log
 from stages.files import artifact
 from stages.files.writing import write_file
+from stages.runtime.arguments import Parser
 from stages.runtime.exits import attempt
 
 PAGES = Path("people")
@@ -45,8 +46,7 @@ def read(args: argparse.Namespace) -> None:
     log.info("Run the study again to include the answers in the report.")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="verb", required=True)
     first = verbs.add_parser("make", help="write the page, and the answer key, which stays here")
     first.add_argument("--to", type=Path, help=f"the page; default {PAGES}/<study>.html")
@@ -60,6 +60,10 @@ def main() -> None:
     )
     second = verbs.add_parser("read", help="check and save files of answers, and summarise them")
     second.add_argument("files", type=Path, nargs="+")
+
+
+def main() -> None:
+    arguments(parser := Parser(description=__doc__))
     args = parser.parse_args()
     sys.exit(attempt(lambda: {"make": make, "read": read}[args.verb](args)))
 

@@ -15,8 +15,9 @@ from stages.adapters.state import State
 from stages.adapters.storage import delta_fingerprint, fingerprint, flat
 from stages.core.dataset import class_prompt
 from stages.core.family import Learner
-from stages.core.params import Params, Prior
+from stages.core.params import Params, Prior, Train
 from stages.core.runs import Run
+from stages.core.strategy import PhotoStrategy, Strategy
 from stages.files import artifact
 from stages.files.pictures import open_png
 from stages.runtime.seeds import generator, seed
@@ -28,6 +29,7 @@ from stages.training.loop import Losses, Observer, Training
 
 log = logging.getLogger("palimpsest")
 CHECKPOINTS = Path(".checkpoints")
+Photos = tuple[Mapping[str, Any], Sequence[Image.Image]]  # the manifest of a task's data, and its training pictures
 
 
 def train(
@@ -39,6 +41,7 @@ def train(
     pictures: Sequence[Image.Image],
     observe: Callable[[Learner, Delta], Observer] | None = None,
     earlier: Sequence[Mapping[str, Any]] = (),
+    photos: Sequence[Photos] = (),
 ) -> tuple[Adapter, Losses]:
     """Trains one task's adapter from the state before it.
 
@@ -48,22 +51,21 @@ def train(
         data, pictures: the manifest of the task's data, and its training pictures.
         observe: makes the observer of each step, from the learner and the frozen delta.
         earlier: the concepts before, for strategies that rehearse their prompts.
+        photos: of the tasks before, from `earlier_photos`.
 
     Returns:
         The adapter, and the loss of each step.
     """
-    family, strategy, options = params.family, params.make_strategy(run.strategy), params.training(run.strategy)
-    options = options if strategy.trains_a else options.model_copy(update={"fixed_a": True})
+    family, strategy = params.family, params.make_strategy(run.strategy)
+    options = _options(params, run, strategy, 1 + len(photos))
     params = params.model_copy(update={"train": options})
     words, first = (run.seed, run.sequence.order, index), not state.delta.modules
     shared = options.reinit == "shared" and (first or not strategy.own_draws)
     fresh = _fresh(params, (run.seed, "fresh") if shared else (*words, "fresh"))
     start, frozen = strategy.start(state, fresh), strategy.frozen(state)
     with process_group().leader_first():
-        examples = concept_examples(params, data, pictures)
-        if options.prior:
-            examples += class_examples(params, options.prior, data["concept"])
-        material, more = rehearsal.added(params, run, state, earlier, encode_examples(family, examples, len(pictures)))
+        examples, count = _examples(params, [*photos, (data, pictures)])
+        material, more = rehearsal.added(params, run, state, earlier, encode_examples(family, examples, count))
     inputs = [
         family.fingerprint,
         options.model_dump(mode="json"),
@@ -82,13 +84,42 @@ def train(
     return adapter, losses
 
 
+def earlier_photos(run: Run, index: str, strategy: Strategy) -> dict[str, Path]:
+    """The data folders of the tasks before, for a strategy that trains on their photos; none for any other.
+
+    dvc.yaml need not list them for each task: its state before changes with any of them, because a manifest has the
+    sha256 of its parents' manifests.
+    """
+    if not isinstance(strategy, PhotoStrategy):
+        return {}
+    return {f"data/{at:02d}": run.sequence.data(f"{at:02d}") for at in range(1, int(index))}
+
+
+def _options(params: Params, run: Run, strategy: Strategy, concepts: int) -> Train:
+    options = params.training(run.strategy)
+    if isinstance(strategy, PhotoStrategy):
+        return options.model_copy(update={"steps": strategy.steps(options.steps, concepts)})
+    if concepts > 1:
+        raise TypeError(f"{run.strategy} is of regime {strategy.knows}: it cannot train on earlier photos")
+    return options if strategy.trains_a else options.model_copy(update={"fixed_a": True})
+
+
+def _examples(params: Params, photos: Sequence[Photos]) -> tuple[list[Example], int]:
+    """The examples of these tasks, those of their concepts first, and how many these are."""
+    examples = [example for data, pictures in photos for example in concept_examples(params, data, pictures)]
+    count, prior = len(examples), params.train.prior
+    if prior:
+        prompts = dict.fromkeys(class_prompt(prior.prompt, data["concept"]) for data, _ in photos)
+        examples += [example for prompt in prompts for example in class_examples(params, prior, prompt)]
+    return examples, count
+
+
 def _fresh(params: Params, words: Sequence[object]) -> Adapter:
     return fresh_adapter(params.family.shapes(), params.train.rank, params.train.alpha, generator(*words))
 
 
-def class_examples(params: Params, options: Prior, concept: Mapping[str, Any]) -> list[Example]:
-    """Pictures of the concept's class, sampled once from the base and cached with all other pictures."""
-    prompt = class_prompt(options.prompt, concept)
+def class_examples(params: Params, options: Prior, prompt: str) -> list[Example]:
+    """Pictures of a concept's class, sampled once from the base and cached with all other pictures."""
     drawn = {"images": options.images, "seed": seed(params.sample.seed, "class")}
     of_class = params.model_copy(update={"sample": params.sampling(None).model_copy(update=drawn)})
     (files,) = sample(of_class, State(), [[prompt]])

@@ -93,16 +93,21 @@ def test_only_the_adapter_is_trained_and_it_is_returned_unchanged_before_any_ste
 
 
 def test_encodings_are_cached_by_content(family, tmp_path, monkeypatch):
-    monkeypatch.setattr("stages.sampling.encodings.CACHE", tmp_path)
+    monkeypatch.setattr("stages.sampling.encodings.CACHE", tmp_path / "cache")
+    monkeypatch.setattr("stages.files.sealed.DAMAGED", tmp_path / "damaged")
     family.shift(Delta())
     pictures = family.sample(family.encode_prompts(PROMPTS), torch.zeros((2, *family.noise_shape())), 1, 1.0, "euler")
     first = encode_images(family, pictures)
-    files = set(tmp_path.rglob("*.safetensors"))
+    files = set(tmp_path.rglob("cache/*/*"))
     encode_prompts(family, [PROMPTS[0], PROMPTS[0]])
-    assert len(set(tmp_path.rglob("*.safetensors")) - files) == 1
-    next(iter(files)).write_bytes(b"damaged")
-    again = encode_images(family, pictures)
-    assert all(torch.equal(old["moments"], new["moments"]) for old, new in zip(first, again, strict=True))
+    (prompt,) = set(tmp_path.rglob("cache/*/*")) - files
+    damaged = bytearray(prompt.read_bytes())
+    damaged[-3] ^= 64  # a bit of a number: the file is still well-formed, and the number finite
+    for path, content in ((min(files), b"damaged"), (max(files), damaged)):
+        path.write_bytes(content)
+        again = encode_images(family, pictures)
+        assert all(torch.equal(old["moments"], new["moments"]) for old, new in zip(first, again, strict=True))
+    assert len(list(tmp_path.glob("damaged/*"))) == 2
 
 
 def test_weights_of_another_revision_are_refused(family, tmp_path):

@@ -97,10 +97,45 @@ def test_shell_completion(shell):
 
 
 @pytest.mark.parametrize(
+    ("words", "start", "expected"),
+    [
+        (["export"], "obj", ["objects/0/merge_init/0"]),
+        (["export", "objects/0/merge_init/0", "--task"], "", ["01", "02"]),
+        (["export", "--task", "01", "--format"], "", ["diffusers", "kohya"]),
+        (["paint", "objects/0/merge_init/0"], "--pro", ["--prompt"]),
+        (["run"], "m", ["merge_init"]),
+        (["concept", "remove"], "z", ["zwz_heart"]),
+        (["concept", "redo"], "s", ["sks_star"]),
+        (["init", "new", "--profile"], "toy-o", ["toy-objects"]),
+        (["fetch", "--for"], "sdxl-q", ["sdxl-quick"]),
+        (["study"], "m", ["make"]),
+        (["study", "make"], "--e", ["--each"]),
+    ],
+)
+def test_completion_knows_the_project(here, monkeypatch, capsys, words, start, expected):
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    os.environ |= {
+        "_PALIMPSEST_COMPLETE": "complete_bash",
+        "COMP_WORDS": " ".join(["palimpsest", *words, start]),
+        "COMP_CWORD": str(len(words) + 1),
+    }
+    monkeypatch.setattr(sys, "argv", ["palimpsest"])
+    with pytest.raises(SystemExit):
+        cli.app(prog_name="palimpsest")
+    assert sorted(capsys.readouterr().out.split()) == expected
+
+
+@pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["plna"], 2, "plna"),
+        (["plna"], 2, "Did you mean 'plan'?"),
         (["run", "--jobs", "many"], 2, "--jobs"),
+        (["run", "--jbos", "2"], 2, "unknown option --jbos. Did you mean '--jobs'?"),
+        (["concept", "list", "--jsno"], 2, "unknown option --jsno. Did you mean '--json'?"),
+        (["export", "--tsak", "3"], 2, "unknown option --tsak. Did you mean '--task'?"),
+        (["study", "make", "--eahc", "3"], 2, "unknown option --eahc. Did you mean '--each'?"),
+        (["fetch", "--hbu", "x"], 2, "unknown option --hbu. Did you mean '--hub'?"),
+        (["plan", "now"], 2, "now"),
         (["concept", "add"], 2, "NAME"),
         (["concept", "add", "zwz_robot", "--yes"], 2, "already has 'zwz_robot'"),
         (["concept", "add", "zwz_hart", "--yes"], 2, "Did you mean 'zwz_robot'?"),
@@ -124,6 +159,29 @@ def test_an_error_is_one_line_that_says_what_to_do(here, palimpsest, words, code
     assert err.count("\n") == 1
     assert message in err
     assert before == hashes(here, "params.yaml", "data") | {"params": (here / "params.yaml").read_text("utf-8")}
+
+
+@pytest.mark.parametrize("words", [[], ["concept"], ["profile"]])
+def test_a_command_without_a_subcommand_prints_its_help(palimpsest, words):
+    code, out, err = palimpsest(*words)
+    assert (code, err) == (0, "")
+    assert "Commands:" in out
+
+
+def test_quick_commands_import_nothing_slow(here):
+    code = """
+import sys
+from flows import cli
+for words in (["profile", "list"], ["profile", "show", "quick"], ["status"], ["concept", "list"]):
+    sys.argv = ["palimpsest", *words]
+    try:
+        cli.main()
+    except SystemExit as end:
+        assert not end.code
+print("IMPORTED", *(name for name in sys.modules if "." not in name))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "prefect", "dvc", "pyarrow", "diffusers"} & set(done.stdout.split("IMPORTED")[1].split())
 
 
 def test_outside_a_project_the_error_says_how_to_create_one(tmp_path, monkeypatch, palimpsest):

@@ -70,7 +70,7 @@ def test_after_a_failure_only_dependent_stages_are_skipped(study, graph_done):
     failed = flow(study)
     assert failed.returncode == 3
     assert "training diverged at step" in failed.stderr
-    assert "skipped: it needs objects / merge_init / order 0 / seed 0 / task 01 / train" in failed.stderr
+    assert "skipped, because of objects / merge_init / order 0 / seed 0 / task 01 / train" in failed.stderr
     assert "Traceback" not in failed.stderr
     assert "objects / order 0 / score of the base" in ran(failed.stdout)
     change(study, train={"learning_rate": 0.0005}, sample={"guidance": 3.0})

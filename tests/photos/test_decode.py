@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from PIL import Image, ImageCms, ImageFile
 
 from stages.core.params import Prepare
 from stages.files.untrusted import list_folder, read_file
-from stages.photos.decode import decode
+from stages.photos.decode import TURN, decode
 from stages.runtime.faults import InputFault
 
 LIMITS = Prepare(resolution=32)
@@ -21,6 +22,8 @@ ORIENTATION = 0x0112
 
 
 def encoded(image: Image.Image, kind: str, **options) -> bytes:
+    if kind == "HEIF":
+        pillow_heif.register_heif_opener()
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
@@ -56,6 +59,27 @@ def refusal(data: bytes, limits: Prepare = LIMITS) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize("kind", ["HEIF", "AVIF"])
+@pytest.mark.parametrize("tag", [1, 3, 6, 8])
+def test_photos_of_phones_are_read_upright(kind, tag):
+    """HEIC and AVIF state the orientation in the container, and the EXIF tag repeats it: it must be undone once."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = tag
+    upright = (
+        scene() if tag == 1 else scene().transpose({3: TURN.ROTATE_180, 6: TURN.ROTATE_270, 8: TURN.ROTATE_90}[tag])
+    )
+    image, _ = decode(encoded(scene(), kind, quality=100, exif=exif.tobytes()), LIMITS)
+    assert image.size == upright.size
+    assert np.abs(np.asarray(image).astype(int) - np.asarray(upright)).max() < 10
+
+
+@pytest.mark.parametrize("kind", ["HEIF", "AVIF"])
+def test_limits_hold_for_photos_of_phones(kind):
+    assert "max_megapixels" in refusal(encoded(noise(1200, 1000), kind), Prepare(resolution=32, max_megapixels=1))
+    assert "several" in refusal(encoded(scene(), kind, save_all=True, append_images=[noise(64, 48)]))
+    assert decode(encoded(noise(mode="RGBA"), kind), LIMITS)[1] == ["transparent parts were made white"]
+
+
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
@@ -71,7 +95,7 @@ def test_other_formats_are_refused():
     assert "not a JPEG, PNG" in refusal(encoded(scene(), "PPM"))
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "HEIF", "AVIF"])
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
 def test_a_truncated_file_is_refused(kind, share):
     data = encoded(noise(), kind)

@@ -149,8 +149,8 @@ def train_clip(hundreds: int, thousands: int, run: Run) -> None:
 
     average = fit("judge-clip", model, loss, RATES, run, 0.99)
     weights = part(average, "encoder.") | {"logit_scale": torch.tensor(1 / WARMTH).log()}
-    judges.write_clip("clip", config, weights)
     tokenizer.save_pretrained(judges.HERE / "clip")
+    judges.write_clip("clip", config, weights)
 
 
 def train_csd(tens: int, run: Run) -> None:

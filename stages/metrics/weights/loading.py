@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from stages.files import artifact
+from stages.files.pins import check_weights
 from stages.runtime.device import device, parallel_map
 from stages.runtime.faults import InputFault
 
@@ -22,7 +23,7 @@ def weights_file(path: str, default: str) -> Path:
     """The file of weights: `path` itself, or `default` inside it if `path` is a folder.
 
     Raises:
-        InputFault: the file does not exist, or is not safetensors.
+        InputFault: the file does not exist, is not safetensors, or is not the pinned one.
     """
     file = Path(path) / default if Path(path).is_dir() else Path(path)
     if not file.is_file():
@@ -31,10 +32,11 @@ def weights_file(path: str, default: str) -> Path:
         )
     if file.suffix != ".safetensors":
         raise InputFault(f"{file}: is not a .safetensors file. Convert it, or set the metric's 'path' to one.")
+    _check(file.parent)
     return file
 
 
-sha256 = lru_cache(artifact.sha256)
+sha256, _check = lru_cache(artifact.sha256), lru_cache(check_weights)
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:

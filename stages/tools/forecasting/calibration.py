@@ -146,7 +146,7 @@ def _train(params: Params, measured: int) -> tuple[float, Cost]:
     progress.listeners.append(listen := lambda what, count, total: ticks.append(_clock()))
     began = _clock()
     try:
-        plain = {name: {**params.strategy.get(name, {}), "rehearse": None} for name in params.strategies}
+        plain = {n: {**params.strategy.get(n, {}), "rehearse": None, "train": {}} for n in params.strategies}
         study = params.model_copy(update={"train": short, "strategy": plain})
         train(study, runs(params)[0], params.tasks[0].index, state, data, [Image.new("RGB", (side, side), "grey")])
     finally:

@@ -83,10 +83,11 @@ def seconds_by_part(
     """
     guesses = times or Times(Path(os.devnull))
     total = dict.fromkeys(PARTS, 0.0)
-    for stage, count in work.units(todo, done):
-        part = PART[stage.verb]
-        if part in costs and not (times and times.has(stage.verb, stage.task)):
-            total[part] += count * costs[part]
+    for stage, counts in work.units(todo, done):
+        own = PART[stage.verb]
+        if own in costs and not (times and times.has(stage.verb, stage.task)):
+            for part, count in counts.items():
+                total[part] += count * costs[part]
         else:
-            total[part] += guesses.of(stage.verb, stage.task)
+            total[own] += guesses.of(stage.verb, stage.task)
     return total

@@ -12,10 +12,7 @@ from stages.tools.forecasting.durations import Times, seconds_by_part
 from stages.tools.forecasting.workload import WorkCounter, Workload, stages_of
 from stages.training.loop import CHECKPOINTS_STORED
 
-NOT_COUNTED = (
-    "Not counted: preparing photos, sampling pictures for rehearsal, reading and writing states, the report, and other "
-    "load on this machine."
-)
+NOT_COUNTED = "Not counted: preparing photos, reading and writing states, the report, and other load on this machine."
 
 
 def hours(params: Params, work: Workload, calibration: Calibration, times: Times | None) -> dict[str, dict[str, float]]:
@@ -45,7 +42,7 @@ def disk(work: Workload, picture_bytes: float = 0.0, vector_bytes: int = 0) -> d
     dense, one = work.dense_states * work.dense_bytes + work.memory_bytes, work.adapter_bytes
     tables = work.images * vector_bytes
     return {
-        "cache": int(work.kept_bytes + dense + work.sampled * picture_bytes + tables),
+        "cache": int(work.kept_bytes + dense + (work.sampled - work.for_rehearsal) * picture_bytes + tables),
         "workspace": int(work.placed_bytes + dense + work.images * picture_bytes + tables),
         # Pictures by model; the checkpoints of first tasks, for other strategies, and of one other task.
         "scratch": int(work.sampled * picture_bytes + (work.first + 1) * CHECKPOINTS_STORED * 3 * one),
@@ -78,7 +75,7 @@ def summary(params: Params, work: Workload, calibration: Calibration | None, tim
     lines = [
         f"{params.study}: {work.runs} runs of {work.tasks} tasks",
         f"{work.trained} adapters to train for {work.steps} steps" + (f" ({shared} more are reused)" if shared else ""),
-        f"{work.sampled} pictures to sample ({work.images} with reused ones, all scored)",
+        f"{work.sampled} pictures to sample ({_pictures(work)})",
         f"{work.adapters} merges, {work.dense_states} of them to dense states",
     ]
     if calibration is None:
@@ -102,6 +99,11 @@ def summary(params: Params, work: Workload, calibration: Calibration | None, tim
             NOT_COUNTED,
         ]
     )
+
+
+def _pictures(work: Workload) -> str:
+    scored = f"{work.images} with reused ones, all scored"
+    return f"{work.for_rehearsal} of them to rehearse; {scored}" if work.for_rehearsal else scored
 
 
 def _disk(work: Workload, picture_bytes: float, vector_bytes: int) -> list[str]:

@@ -8,19 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
-import torch
-
-from stages.adapters.algebra import Adapter
-from stages.adapters.state import State
-from stages.adapters.storage import delta_fingerprint, fingerprint, flat
 from stages.core.dataset import Concept
 from stages.core.params import Params
 from stages.core.runs import TaskSequence, sequences
-from stages.core.strategy import Strategy
-from stages.runtime.seeds import generator
+from stages.core.strategy import PhotoStrategy, Strategy
+from stages.tools.forecasting.traces import trace
 from stages.training.rehearsal import prompts
 
 FLOAT = 4  # bytes of a number
@@ -38,7 +33,8 @@ class Workload:
     first: int  # of these, first tasks, whose checkpoints are stored for strategies that start alike
     steps: int  # training steps in total
     images: int  # written
-    sampled: int  # of these, sampled rather than reused
+    sampled: int  # of these, sampled rather than reused; and those for rehearsal
+    for_rehearsal: int  # of the sampled, those that only training uses
     references: int  # reference pictures embedded, including the pass for the base model
     rehearsed: int  # rows of rehearsal in all steps
     kept_adapters: int  # distinct adapter files, as in the cache
@@ -61,7 +57,8 @@ def count(params: Params) -> Workload:
     chains = len(sequences(params)) * len(params.seeds)
     work, everything = WorkCounter(params), stages_of(params)
     adapters = chains * strategies * tasks
-    units = {part: sum(n for stage, n in work.units(everything) if PART[stage.verb] == part) for part in PARTS}
+    units = work.units(everything)
+    total = {part: sum(counts.get(part, 0) for _, counts in units) for part in PARTS}
     traces, rules = work.traces.values(), list(map(params.make_strategy, params.strategies))
     kept: dict[str, int] = {}
     for found in traces:
@@ -77,12 +74,13 @@ def count(params: Params) -> Workload:
         first=0 if work.starts_from_adapter else chains * len({t.start for t in traces}),
         steps=sum(trained.values()),
         images=images,
-        sampled=units["sample"] + rehearsal_pictures(params, {name: t.first for name, t in work.traces.items()}),
-        references=units["score"] - images,
+        sampled=total["sample"],
+        for_rehearsal=sum(counts.get("sample", 0) for stage, counts in units if PART[stage.verb] == "train"),
+        references=total["score"] - images,
         rehearsed=chains
         * sum(
-            params.training(name).steps * rehearsed_rows(params.make_strategy(name), tasks)
-            for name in params.strategies
+            steps_of(params, name, task) * rehearsed_rows(params.make_strategy(name), 1, after=task)
+            for name, task in product(params.strategies, range(tasks))
         ),
         kept_adapters=chains * len(kept),
         kept_bytes=chains * sum(adapter_bytes(params, rank) for rank in kept.values()),
@@ -106,29 +104,16 @@ def memory_bytes(strategy: Strategy, shapes: Mapping[str, tuple[int, int]]) -> i
     return FLOAT * sum(math.prod(shape) for shape in strategy.memory(shapes).values())
 
 
+def steps_of(params: Params, name: str, task: int) -> int:
+    """The training steps of a strategy at a task, counted from 0."""
+    each, strategy = params.training(name).steps, params.make_strategy(name)
+    return strategy.steps(each, task + 1) if isinstance(strategy, PhotoStrategy) else each
+
+
 def rehearsed_rows(strategy: Strategy, tasks: int, after: int = 0) -> int:
     """Rows of rehearsal in one step of each of `tasks` tasks that follow `after` others."""
     rehearse = strategy.rehearse
     return rehearse.rows * (tasks - (rehearse.prompts == "earlier" and not after)) if rehearse else 0
-
-
-def rehearsal_pictures(params: Params, firsts: Mapping[str, str]) -> int:
-    """Pictures to sample for rehearsal, once per model.
-
-    Args:
-        firsts: by strategy, what identifies its model after the first task.
-    """
-    counts: dict[Hashable, int] = {}
-    for sequence, name in product(sequences(params), params.strategies):
-        rehearse, concepts = params.make_strategy(name).rehearse, list(_concepts(params, sequence).values())
-        if rehearse is None or rehearse.pictures == "task":
-            continue
-        for seed, position in product(params.seeds, range(len(params.tasks))):
-            texts = tuple(prompts(rehearse, [{"training_prompt": c.training_prompt} for c in concepts[:position]]))
-            own = (sequence, seed, firsts[name] if position == 1 else (name, position))
-            model = own if position else "base"
-            counts[model, rehearse.images, texts, params.sampling(name).scheduler] = rehearse.images * len(texts)
-    return sum(counts.values())
 
 
 PARTS = ("train", "sample", "score", "merge")
@@ -175,46 +160,63 @@ class WorkCounter:
         self.traces = {name: trace(params, name, self.starts_from_adapter) for name in params.strategies}
         self.concepts = {(s.domain, s.order): list(_concepts(params, s).values()) for s in sequences(params)}
 
-    def units(self, stages: Iterable[Stage], done: Iterable[Stage] = ()) -> list[tuple[Stage, int]]:
-        """The units of work of each stage, without what is shared with finished or earlier stages."""
-        finished = {key for stage in done for key, _ in self._parts(stage)}
+    def units(self, stages: Iterable[Stage], done: Iterable[Stage] = ()) -> list[tuple[Stage, dict[str, int]]]:
+        """The units of work of each stage by part, without what is shared with finished or earlier stages."""
+        finished = {key for stage in done for key, _, _ in self._pieces(stage)}
         counts = []
         for stage in stages:
-            parts = dict(self._parts(stage))
-            counts.append((stage, sum(n for key, n in parts.items() if key not in finished)))
-            finished |= parts.keys()
+            by_part = {PART[stage.verb]: 0}
+            for key, part, units in self._pieces(stage):
+                by_part[part] = by_part.get(part, 0) + (0 if key in finished else units)
+                finished.add(key)
+            counts.append((stage, by_part))
         return counts
 
     def images(self, stage: Stage) -> int:
         """The number of pictures that a stage writes or scores."""
         return sum(images * len(prompts) for _, images, prompts in self._prompts(stage))
 
-    def _parts(self, stage: Stage) -> Iterator[tuple[Hashable, int]]:
-        """The pieces of a stage's work, (key, units); equal keys mean shared work."""
+    def _pieces(self, stage: Stage) -> Iterator[tuple[Hashable, str, int]]:
+        """The pieces of a stage's work, (key, part, units); equal keys mean shared work."""
         part = PART[stage.verb]
         if part == "train":
-            first = stage.task == 0 and not self.starts_from_adapter
-            start = self.traces[str(stage.strategy)].start if first else None
-            key = ("start", stage.domain, stage.order, stage.seed, start) if first else stage
-            yield key, self._steps(str(stage.strategy), stage.task or 0)
+            yield self._training(stage), part, self._steps(str(stage.strategy), stage.task or 0)
+            yield from self._rehearsed_pictures(stage)
         elif part == "sample":
             for kind, images, prompts in self._prompts(stage):
-                yield (self._model(stage), kind, prompts), images * len(prompts)
-        elif part == "score":
-            yield stage, self.images(stage) + self._references(stage)
+                yield (self._model(stage), kind, prompts), part, images * len(prompts)
         else:
-            yield stage, 1
+            yield stage, part, self.images(stage) + self._references(stage) if part == "score" else 1
+
+    def _training(self, stage: Stage) -> Hashable:
+        if stage.task or self.starts_from_adapter:
+            return stage
+        return "start", stage.domain, stage.order, stage.seed, self.traces[str(stage.strategy)].start
+
+    def _rehearsed_pictures(self, stage: Stage) -> Iterator[tuple[Hashable, str, int]]:
+        """The pictures that the model before a task makes for it."""
+        name, at = str(stage.strategy), stage.task or 0
+        rehearse = self.params.make_strategy(name).rehearse
+        if rehearse is None or rehearse.pictures == "task":
+            return
+        earlier = [{"training_prompt": c.training_prompt} for c in self.concepts[stage.domain, stage.order][:at]]
+        texts, scheduler = tuple(prompts(rehearse, earlier)), self.params.sampling(name).scheduler
+        model = self._model(replace(stage, task=at - 1)) if at else "base"
+        yield ("rehearsal", model, rehearse.images, texts, scheduler), "sample", rehearse.images * len(texts)
 
     def trained(self, stages: Iterable[Stage]) -> dict[Hashable, int]:
         """The adapters that they train, those that are shared once, with the steps of each."""
         training = [stage for stage in stages if PART[stage.verb] == "train"]
-        return {key: self.params.training(str(s.strategy)).steps for s in training for key, _ in self._parts(s)}
+        return {
+            self._training(stage): steps_of(self.params, str(stage.strategy), stage.task or 0) for stage in training
+        }
 
     def _steps(self, strategy: str, task: int) -> int:
         """Of one training, in steps without rehearsal."""
         train, rule = self.params.training(strategy), self.params.make_strategy(strategy)
         more = ROW * rehearsed_rows(rule, 1, after=task) / train.batch
-        return train.steps + round(more * train.steps)
+        steps = steps_of(self.params, strategy, task)
+        return steps + round(more * steps)
 
     def _model(self, stage: Stage) -> Hashable:
         if stage.strategy is None or stage.task is None:
@@ -240,57 +242,6 @@ class WorkCounter:
         if stage.task is None or self.params.tasks[stage.task].sees == "data":
             return sum(counts)
         return counts[stage.task]
-
-
-@dataclass(frozen=True)
-class Trace:
-    """What one strategy writes over a run."""
-
-    start: str  # identifies the start of its first task
-    first: str  # identifies its model after the first task
-    files: dict[str, int]  # fingerprints of the adapter files it writes, with their ranks
-    placed: list[int]  # ranks of the adapter files in all folders
-    dense: int  # number of dense states
-
-
-def trace(params: Params, name: str, starts_from_adapter: bool = False) -> Trace:
-    """Traces a strategy by running it on tiny adapters of rank 1; tasks that start alike end alike.
-
-    Args:
-        strategy: the strategy.
-        tasks: the number of tasks.
-        starts_from_adapter: whether the first task starts from an imported adapter.
-    """
-    strategy, training, tasks = params.make_strategy(name), params.training(name), len(params.tasks)
-    trains = "" if training == params.train else training.model_dump_json()
-    width = 2 * tasks + 2  # room for all of them
-    earlier = [_probe("begun", width)] if starts_from_adapter else []
-    state = State(earlier[0].delta, earlier[0]) if starts_from_adapter else State()
-    files, dense = _files(earlier), 0
-    placed, starts, firsts = list(files.values()), [], []
-    for task in range(1, tasks + 1):
-        frozen, rehearse = strategy.frozen(state), strategy.rehearse
-        held = trains + (delta_fingerprint(frozen) if frozen and frozen.modules else "")
-        held += rehearse.model_dump_json() if rehearse and (task > 1 or rehearse.prompts == "generic") else ""
-        starts.append(fingerprint(flat(strategy.start(state, _probe("fresh", width)))) + held)
-        trained = _probe(f"{task} {starts[-1]}", width)
-        state = strategy.merge(state, trained, generator("probe", task, "merge"))
-        kept = _files([*state.delta.terms, *([state.adapter] if state.adapter else [])])
-        files |= kept | _files([trained])
-        placed += [1, *kept.values()]
-        dense += bool(state.delta.dense)
-        firsts.append(delta_fingerprint(state.delta))
-    ranks = {file: times * training.rank for file, times in files.items()}
-    return Trace(starts[0], firsts[0], ranks, [times * training.rank for times in placed], dense)
-
-
-def _files(adapters: Iterable[Adapter]) -> dict[str, int]:
-    return {fingerprint(flat(adapter)): len(adapter.a["m"]) for adapter in adapters}
-
-
-def _probe(word: str, width: int) -> Adapter:
-    g = generator("probe", word)
-    return Adapter({"m": torch.randn(1, width, generator=g)}, {"m": torch.randn(width, 1, generator=g)})
 
 
 def _concepts(params: Params, sequence: TaskSequence) -> dict[str, Concept]:

@@ -21,12 +21,15 @@ CALIBRATION = Calibration("this one", 0.0, **PARTS, picture_bytes=1.0, vector_by
 
 @pytest.fixture(scope="module")
 def params():
-    return load()
+    """The default study with strategies that rehearse, in two ways, and one that trains on all photos so far."""
+    study = load()
+    more = ("rehearse_words", "rehearse_pictures", "rehearse_generic", "joint")
+    return study.model_copy(update={"strategies": (*study.strategies, *more)})
 
 
 @pytest.fixture(scope="module")
 def names(params):
-    """The stages of the default study in the workload, with DVC's names and order."""
+    """The stages of the study in the workload, with DVC's names and order."""
     stages = []
     for domain, order in product(params.domains, params.orders):
         stages += [StageName(f"{verb}_base", domain, order) for verb in ("sample", "score")]
@@ -45,7 +48,7 @@ def times(tmp_path, monkeypatch, params):
     return Times(tmp_path)
 
 
-def test_plan_and_forecast_agree_on_the_default_study(params, names, times):
+def test_plan_and_forecast_agree(params, names, times):
     together = hours(params, count(params), CALIBRATION, times)["together"]["each"]
     assert plan_seconds(params, names, names, times) == pytest.approx(3600 * together)
     assert sorted(map(str, stages_of(params))) == sorted(str(workload_stage(StageName.parse(name))) for name in names)
@@ -59,13 +62,35 @@ def test_finished_and_remaining_work_add_up(params, names, times, share):
     remaining = [name for name in names if name not in done]
     work = WorkCounter(params)
     stages = {name: workload_stage(StageName.parse(name)) for name in names}
-    before = sum(n for _, n in work.units([stages[name] for name in names if name in done]))
-    after = sum(n for _, n in work.units([stages[n] for n in remaining], [stages[n] for n in done]))
-    assert before + after == sum(n for _, n in work.units(stages.values()))
+
+    def together(some, finished=()):
+        parts = [counts for _, counts in work.units([stages[n] for n in some], [stages[n] for n in finished])]
+        return {part: sum(counts.get(part, 0) for counts in parts) for part in COSTS}
+
+    before, after = together([name for name in names if name in done]), together(remaining, done)
+    assert {part: before[part] + after[part] for part in COSTS} == together(names)
     whole = plan_seconds(params, names, names, times)
     assert plan_seconds(params, remaining, names, times) == pytest.approx(
         whole - plan_seconds(params, sorted(done), sorted(done), times)
     )
+
+
+def test_the_pictures_for_rehearsal_are_counted_where_they_are_made(params):
+    """Each earlier concept's prompt at every later task, and the generic captions at all: six pictures of each."""
+    work, tasks = count(params), len(params.tasks)
+    captions = len(params.make_strategy("rehearse_generic").rehearse.captions)
+    assert work.for_rehearsal == 6 * (tasks * (tasks - 1) // 2 + tasks * captions)
+    plain = count(params.model_copy(update={"strategies": params.strategies[:-3]}))  # with words alone
+    assert plain.for_rehearsal == 0
+    by_part = WorkCounter(params).units([s for s in stages_of(params) if s.strategy == "rehearse_pictures"])
+    learned = [counts for stage, counts in by_part if stage.verb == "train"]
+    assert [counts.get("sample", 0) for counts in learned] == [6 * task for task in range(tasks)]
+    assert learned[0]["train"] < learned[1]["train"] == learned[-1]["train"]
+
+
+def test_a_ceiling_takes_more_steps_with_every_task(params):
+    by_part = WorkCounter(params).units([s for s in stages_of(params) if s.strategy == "joint" and s.verb == "train"])
+    assert [counts["train"] for _, counts in by_part] == [params.train.steps * k for k in range(1, 11)]
 
 
 def test_measured_durations_take_precedence_over_a_calibration_in_both(params, names, times):

@@ -1,0 +1,119 @@
+"""Checks photos before anything runs, and finds those that have been prepared already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from flows.graph.stage_names import StageName
+from stages.core.dataset import Concept, Picture, facts_of
+from stages.core.params import Params, Prepare
+from stages.core.runs import TaskSequence
+from stages.datasets.folder import Folder
+from stages.files import artifact
+from stages.photos.develop import ROLES, KnownPhotos, load_picture
+from stages.runtime.faults import ConfigFault, Fault, InputFault, for_all
+
+OF_A_PICTURE = ("name", "caption", "source", "licence")
+
+
+def check_photos(params: Params, stages: Iterable[str]) -> None:
+    """Opens the photos that these stages would prepare; prints a warning for each pair that looks the same.
+
+    Args:
+        params: the study's parameters.
+        stages: names of stages; only those of the verb `prepare` matter.
+
+    Raises:
+        InputFault: some photos cannot be used; those of all concepts are listed, one per line.
+    """
+    concepts: dict[tuple[str, str], Concept] = {}
+    for name in map(StageName.parse, sorted(stages)):
+        if name.verb == "prepare" and name.domain and name.order and name.task is not None:
+            concept = params.concepts(name.domain, name.order)[params.tasks[name.task].index]
+            concepts[name.domain, concept.name] = concept
+    for_all(lambda concept: check_concept(concept, params.prepare), concepts.values())
+
+
+def check_concept(concept: Concept, limits: Prepare) -> None:
+    """Opens all photos of a concept; prints a warning for each pair that looks the same. Drawn pictures are skipped.
+
+    Raises:
+        InputFault: some photos cannot be used; all of them are listed, one per line.
+    """
+    known = KnownPhotos()
+
+    def check(picture: Picture) -> None:
+        try:
+            photo = load_picture(picture, limits)
+        except InputFault as fault:
+            raise InputFault(f"{picture.origin}: {fault}") from None
+        for note in known.duplicates(photo):
+            print(f"{concept.name}: {picture.name}: {note}")
+        known.add(picture.name, photo.sha256, photo.dhash)
+
+    pictures = dict.fromkeys((*concept.training, *concept.references))
+    for_all(check, (picture for picture in pictures if isinstance(picture.origin, Path)))
+
+
+def own_photos(params: Params) -> Folder:
+    """The dataset of a study of the user's own photos.
+
+    Raises:
+        ConfigFault: the study has another dataset, which takes no photos.
+    """
+    if not isinstance(params.data, Folder):
+        raise ConfigFault(
+            f"params.yaml: dataset.name is {params.dataset.name}, which takes no photos. "
+            "Switch to a study of your own photos: palimpsest profile use own"
+        )
+    return params.data
+
+
+def check_new(folder: Path, name: str, dataset: Folder, limits: Prepare) -> Concept:
+    """Reads and checks a folder of photos where the user has it, before it is copied.
+
+    Args:
+        folder: contains the photos of one concept.
+        name: of the concept.
+        dataset: the dataset that it will belong to.
+        limits: the section `prepare` of params.yaml.
+
+    Raises:
+        ConfigFault: concept.yaml breaks a rule.
+        InputFault: some photos cannot be used; all of them are listed, one per line.
+    """
+    concept = dataset.model_copy(update={"root": str(folder.parent)}).read(folder, name)
+    check_concept(concept, limits)
+    return concept
+
+
+def already_prepared(params: Params) -> list[str]:
+    """The prepare stages whose output would not change."""
+    names = []
+    for domain in params.domains:
+        for order in params.orders:
+            concepts = params.concepts(domain, order)
+            for at, task in enumerate(params.tasks):
+                folder = TaskSequence(params.study, domain, order).data(task.index)
+                if _prepared(folder, concepts[task.index], params):
+                    names.append(str(StageName("prepare", domain, order, task=at)))
+    return names
+
+
+def _prepared(folder: Path, concept: Concept, params: Params) -> bool:
+    """Whether the folder was prepared from exactly these photos, words and settings."""
+    try:
+        facts = artifact.read(folder, "data")
+        how = (params.prepare.resolution, params.prepare.non_default())
+        if facts["concept"] != facts_of(concept) or (facts["resolution"], facts.get("prepared", {})) != how:
+            return False
+        for role in ROLES:
+            was = [[entry[key] for key in (*OF_A_PICTURE, "sha256_of_source")] for entry in facts["pictures"][role]]
+            pictures = getattr(concept, role)
+            now = [[getattr(p, k) for k in OF_A_PICTURE] + [load_picture(p, params.prepare).sha256] for p in pictures]
+            if was != now:
+                return False
+    except (Fault, KeyError, TypeError):
+        return False
+    return True
