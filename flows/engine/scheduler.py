@@ -23,6 +23,7 @@ from stages.runtime.faults import Fault, InputFault, MachineFault, Preempted
 from stages.tools.forecasting.durations import Times
 
 log = logging.getLogger("palimpsest")
+STAGE_VARIABLE = "$DVC_STAGE"  # in the commands of dvc.yaml
 RETRIES, FIRST_PAUSE = 3, 1.0  # after a lost worker or a busy lock; seconds, doubled with each retry
 
 
@@ -169,7 +170,7 @@ class Engine:
 
     def _command(self, name: str) -> None:
         """Runs the stage's command, `python -m ...`, in a warm worker."""
-        words = shlex.split(self.graph.command(name))
+        words = [name if word == STAGE_VARIABLE else word for word in shlex.split(self.graph.command(name))]
         if words[:2] != ["python", "-m"]:
             raise StageFailed(2, f"dvc.yaml: the command of {name} must be `python -m ...`, but is: {' '.join(words)}.")
         log = LOGS / f"{name.replace('@', '-')}.log"
