@@ -8,7 +8,7 @@ from stages.core.params import Params
 from stages.evaluation import preference, score_table
 from stages.evaluation.statistics import summarise
 from stages.files import artifact, tables
-from stages.reporting import contact_sheets, data_files, figures, survey_wording, wording
+from stages.reporting import contact_sheets, data_files, figures, regimes, survey_wording, wording
 from stages.reporting.page.render import page
 
 ROOT = Path("report")
@@ -39,7 +39,7 @@ def report(params: Params, key: None, args: argparse.Namespace) -> None:
             "checks.csv": data_files.checks_csv(summary),
             "summary.txt": f"{wording.terminal(summary)}\n\nreport: {folder}/report.html\n",
             "report.html": page(summary, answers),
-            "results.md": wording.markdown(summary, names, survey_wording.survey_table(answers)),
+            "results.md": wording.markdown(summary, names, survey_wording.survey_table(answers, regimes.of(params))),
         }
         tables.write_table(draft / "scores.parquet", score_table.all_scores(params))
         for name, content in written.items():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -87,10 +88,18 @@ def show_list(rows: list[dict[str, Any]]) -> None:
         name = f"{row['domain']}/{row['concept']}" if several else row["concept"]
         scores = [_score_cell(row["scores"].get(strategy)) for strategy in strategies]
         lines.append((row["position"], name, row["words"], row["pictures"], *scores))
-    console.table(("", "concept", "in prompts", "photos", *strategies), lines)
+    console.table(("", "concept", "in prompts", "photos", *titles(str(edit_params.tree()["study"]), strategies)), lines)
     if strategies:
         print(f"Scores: {rows[0]['metric']} when learned → now.")
     console.next_steps("palimpsest concept add NAME --photos FOLDER", "palimpsest concept --help")
+
+
+def titles(study: str, strategies: Sequence[str]) -> list[str]:
+    """The names of strategies as heads of columns, with their regimes if the report of the study has several."""
+    path = REPORT / study / "metrics.json"
+    regimes = json.loads(path.read_text("utf-8")).get("regimes", {}) if path.exists() else {}
+    several = len(set(regimes.values())) > 1
+    return [f"{name} ({regimes[name]})" if several and name in regimes else name for name in strategies]
 
 
 def _score_cell(scores: Mapping[str, float] | None) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.commands import console
-from flows.commands.concept_scores import ConceptScore, Key, concept_scores
+from flows.commands.concept_scores import ConceptScore, Key, concept_scores, titles
 from flows.commands.status import LOCK, RUNS
 from stages.files.writing import new_folder, write_file
 from stages.files.yaml import PARAMS
@@ -246,7 +246,8 @@ def _show_after(params: Params, before: Mapping[Key, ConceptScore], after: Mappi
             name = f"{domain}/{concept}" if len(params.domains) > 1 else concept
             keys = [(domain, strategy, concept) for strategy in params.strategies]
             rows.append((index, name, *(_difference(before.get(key), after.get(key)) for key in keys)))
-    console.table(("", "concept", *params.strategies), rows, f"Score ({params.report.identity}) now and before")
+    head = ("", "concept", *titles(params.study, params.strategies))
+    console.table(head, rows, f"Score ({params.report.identity}) now and before")
 
 
 def _difference(before: ConceptScore | None, after: ConceptScore | None) -> str:

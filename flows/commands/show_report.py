@@ -18,6 +18,7 @@ SUMMARY, METRICS, HEADLINE = "summary.txt", "metrics.json", "headline.json"
 BASE = "base"  # among the strategies: the base model
 SHOWN = {"average_score": "average score", "forgetting_unbiased": "forgetting"}  # measure -> its title
 SCORE = "average_score"
+KNOW = {"strict": 0, "words": 1, "photos": 2}  # strategies are ranked within their regime
 
 
 def show(as_json: bool, browser: bool) -> None:
@@ -46,15 +47,17 @@ def show(as_json: bool, browser: bool) -> None:
 def _print_short(folder: Path) -> None:
     """Prints the main measures, under the identity metric, for a narrow terminal."""
     tree, identity = json.loads((folder / METRICS).read_text("utf-8")), edit_params.tree()["report"]["identity"]
+    regimes = tree.get("regimes", {})
     for domain, by_strategy in json.loads((folder / HEADLINE).read_text("utf-8")).items():
         rows = []
-        ranked = sorted(by_strategy, key=lambda name: (name == BASE, -by_strategy[name][SCORE]))
+        places = {name: (name == BASE, KNOW.get(regimes.get(name, "-"), 0)) for name in by_strategy}
+        ranked = sorted(by_strategy, key=lambda name: (*places[name], -by_strategy[name][SCORE]))
         for strategy, measures in ((name, by_strategy[name]) for name in ranked):
             values = [tree[domain][identity][strategy].get(measure) for measure in SHOWN if measure in measures]
             cells = [_interval(**value) for value in values]
-            rows.append((strategy, *cells, *["-"] * (len(SHOWN) - len(cells))))
+            rows.append((strategy, regimes.get(strategy, "-"), *cells, *["-"] * (len(SHOWN) - len(cells))))
         console.table(
-            ("strategy", *SHOWN.values()),
+            ("strategy", "regime", *SHOWN.values()),
             rows,
             f"{domain} by {identity}, with intervals",
         )

@@ -15,6 +15,7 @@ from itertools import combinations
 import numpy as np
 
 from stages.core.params import Params, Report
+from stages.core.strategy import Regime
 from stages.evaluation import ceiling
 from stages.evaluation.correction import Pair, correct, holm
 from stages.evaluation.crossed import Estimate, estimate
@@ -68,6 +69,7 @@ class Verdict:
     word: Intervals = field(
         default_factory=dict
     )  # by strategy: score with the concept's word minus without, at the end
+    regimes: Mapping[str, Regime] = field(default_factory=dict)  # by strategy: what it may know of earlier tasks
 
     def difference(self, first: str, second: str, measure: str) -> Interval:
         """`second` minus `first`."""
@@ -157,6 +159,7 @@ def _verdict(
         gain_p=holm({name: float(measured["gain"][1][k]) for k, name in enumerate(names)}),
         ceiling=_ceiling(ceilings, confidence),
         word=_word(results, plain, metric, confidence) if plain else {},
+        regimes=results.regimes,
     )
 
 

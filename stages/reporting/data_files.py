@@ -10,6 +10,7 @@ from typing import Any
 
 from stages.evaluation.preference import People
 from stages.evaluation.statistics import Interval, Intervals, Summary, Verdict
+from stages.reporting import regimes
 
 HEADLINE = ("average_score", "forgetting_unbiased", "forgetting", "top1_earlier")
 
@@ -32,10 +33,10 @@ def metrics(summary: Summary, asked: People | None = None) -> dict[str, Any]:
 
     `base` and `ceiling` (photos against photos) are among the strategies. If the class was sampled without the
     concept's word, `damage` has its scores and `word` what the word adds. If people were asked, `people` has by
-    question the scale of the strategies, the raters' agreement, and the metrics' agreement with them. Unknown bounds
-    are null.
+    question the scale of the strategies, the raters' agreement, and the metrics' agreement with them. `regimes` has
+    what each strategy may know of earlier tasks. Unknown bounds are null.
     """
-    tree: dict[str, Any] = {}
+    tree: dict[str, Any] = {"regimes": regimes.of(summary.params)}
     for verdict in summary.verdicts:
         by_strategy = {**verdict.strategies, "base": verdict.base}
         by_strategy |= {"ceiling": verdict.ceiling} if verdict.ceiling else {}
@@ -129,14 +130,17 @@ def curve_csv(summary: Summary) -> str:
 
 
 def differences_csv(summary: Summary) -> str:
-    """Every paired difference, second minus first, with its interval and its corrected p."""
-    rows = [
-        (v.domain, v.metric, measure, a, b, interval.value, interval.low, interval.high, v.p_values[a, b][measure])
-        for v in summary.verdicts
-        for (a, b), intervals in v.differences.items()
-        for measure, interval in intervals.items()
-    ]
-    return _csv(("domain", "metric", "measure", "first", "second", "difference", "low", "high", "p"), rows)
+    """Every paired difference, second minus first, with its interval, its corrected p, and the regimes of both."""
+    known = regimes.of(summary.params)
+    head = ("domain", "metric", "measure", "first", "second", "difference", "low", "high", "p")
+    rows: list[tuple[Any, ...]] = []
+    for v in summary.verdicts:
+        for pair, intervals in v.differences.items():
+            of_both = [regimes.regime(known, name) for name in pair]
+            for measure, x in intervals.items():
+                values = (x.value, x.low, x.high, v.p_values[pair][measure])
+                rows.append((v.domain, v.metric, measure, *pair, *values, *of_both))
+    return _csv((*head, "first_regime", "second_regime"), rows)
 
 
 def checks_csv(summary: Summary) -> str:

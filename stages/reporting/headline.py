@@ -8,19 +8,20 @@
 5. Do the other metrics agree?
 
 Answers 1 to 3 are intervals of one strategy against the base model, chance or 0. Strategies are ranked by the test
-alone.
+alone, and within their regime; a comparison of the best of two regimes is named as one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from stages.core.params import Params
 from stages.evaluation.statistics import Interval, Summary, Verdict
+from stages.reporting import regimes
 
 Branch = Literal["no spread", "not learned", "lost", "not the concepts", "alone", "tie", "best"]
 SCORE = "average_score"
@@ -36,16 +37,43 @@ class Headline:
 
 
 def headline(summary: Summary, domain: str) -> Headline:
-    """The sentence on one domain, by the metric of identity."""
+    """The sentence on one domain, by the metric of identity; each regime has a part of its own."""
     params = summary.params
     verdict = next(v for v in summary.verdicts if (v.domain, v.metric) == (domain, params.report.identity))
     others = [v for v in summary.verdicts if v.domain == domain and v is not verdict]
-    branch, best, text = _gate(verdict, others, 1 - params.report.confidence)
+    level = 1 - params.report.confidence
+    groups = regimes.groups(verdict.regimes, verdict.strategies)
+    found = [
+        _gate(_within(verdict, names), [_within(other, names) for other in others], level) for names in groups.values()
+    ]
+    branch, best, text = found[0]
+    if len(groups) > 1:
+        base = f" (base model {number(verdict.base[SCORE].value)})"
+        parts = [text, *(more.replace(base, "") for _, _, more in found[1:])]
+        text = "; ".join(f"{regimes.AMONG[regime]}, {part}" for regime, part in zip(groups, parts, strict=True))
+        text += "".join(_across(verdict, list(groups.values()), level))
     count = len(verdict.labels)
     start = f"After {count} {domain if count > 1 else domain.removesuffix('s')}"
     if len(verdict.runs) == len(verdict.strategies):
         text += " (one run each: the effect of another order or another training is unknown)"
     return Headline(branch, best, f"{start}, {text}.")
+
+
+def _within(verdict: Verdict, names: Sequence[str]) -> Verdict:
+    """The verdict on these strategies alone; their p-values stay corrected for all comparisons."""
+    return replace(verdict, strategies={name: verdict.strategies[name] for name in names})
+
+
+def _across(verdict: Verdict, groups: Sequence[Sequence[str]], level: float) -> Iterator[str]:
+    """Clauses that compare the highest score of each regime with that of the first."""
+    first, *others = (max(names, key=lambda name: verdict.strategies[name][SCORE].value) for names in groups)
+    for number_of, name in enumerate(others):
+        above = verdict.strategies[name][SCORE].value > verdict.strategies[first][SCORE].value
+        relation = "above" if above else "below"
+        if not verdict.p_value(first, name, SCORE) <= level:
+            relation = "not shown to differ from"
+        one, other = (regimes.titled(verdict.regimes, strategy) for strategy in (name, first))
+        yield f"{', ' if number_of else '; across regimes, '}{one} is {relation} {other}"
 
 
 def practice(params: Params) -> str | None:

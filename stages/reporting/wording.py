@@ -12,7 +12,7 @@ import numpy as np
 
 from stages.evaluation.statistics import Interval, Summary, Verdict, show
 from stages.evaluation.transfer import Transfer
-from stages.reporting import headline
+from stages.reporting import headline, regimes
 from stages.reporting.conclusions import conclusions, ordered
 from stages.reporting.glossary import GLOSSARY, GLOSSARY_HEAD, IN_WORDS
 from stages.runtime.formatting import Rows, in_columns, in_markdown, words
@@ -45,10 +45,18 @@ def rows_of(verdict: Verdict) -> dict[str, dict[str, Interval]]:
 
 
 def overview(verdict: Verdict, measures: Sequence[str] = HEADLINE, digits: int = 3) -> Rows:
-    """A table of strategies, base model and ceiling by the main measures."""
+    """A table of strategies, with their regimes, base model and ceiling by the main measures."""
     shown = _shared(verdict, measures)
-    rows = [[name, *(show(intervals.get(m), digits) for m in shown)] for name, intervals in rows_of(verdict).items()]
-    return [["strategy", *(GLOSSARY[m][0] for m in shown)], *rows]
+    rows = [
+        [name, regime_of(verdict, name), *(show(intervals.get(m), digits) for m in shown)]
+        for name, intervals in rows_of(verdict).items()
+    ]
+    return [["strategy", "regime", *(GLOSSARY[m][0] for m in shown)], *rows]
+
+
+def regime_of(verdict: Verdict, row: str) -> str:
+    """The regime of a strategy; a dash for the other rows."""
+    return regimes.regime(verdict.regimes, row) if row in verdict.strategies else "-"
 
 
 def _shared(verdict: Verdict, measures: Sequence[str]) -> list[str]:
@@ -59,20 +67,24 @@ def everything(verdict: Verdict) -> Rows:
     """A table of all measures by strategy."""
     by_name = rows_of(verdict)
     measures = [m for m in GLOSSARY if any(m in intervals for intervals in by_name.values())]
-    return [["measure", *by_name], *([GLOSSARY[m][0], *(show(f.get(m)) for f in by_name.values())] for m in measures)]
+    heads = [regimes.titled(verdict.regimes, name) for name in by_name]
+    return [["measure", *heads], *([GLOSSARY[m][0], *(show(f.get(m)) for f in by_name.values())] for m in measures)]
 
 
 def differences(
     verdict: Verdict, level: float, measures: Sequence[str] = HEADLINE, digits: int = 3, mark: str = "**{}**"
 ) -> Rows:
-    """A table of pairs of strategies by the main measures, with a mark where the corrected p is at most `level`."""
+    """A table of pairs of strategies by the main measures, with a mark where the corrected p is at most `level`.
+
+    A pair of different regimes has both in its name.
+    """
     shown = [m for m in _shared(verdict, measures) if m != "gain"]  # its differences are those of the average score
 
     def cell(pair: tuple[str, str], measure: str) -> str:
         text = show(verdict.differences[pair].get(measure), digits, signed=True)
         return mark.format(text) if verdict.p_value(*pair, measure) <= level else text
 
-    pairs = [[f"{b} - {a}", *(cell((a, b), m) for m in shown)] for a, b in verdict.differences]
+    pairs = [[regimes.pair(verdict.regimes, a, b), *(cell((a, b), m) for m in shown)] for a, b in verdict.differences]
     return [["difference", *(GLOSSARY[m][0] for m in shown)], *pairs]
 
 
@@ -90,7 +102,7 @@ def paper_comparison(verdict: Verdict) -> Rows | None:
     for name, cited in known.items():
         if intervals := verdict.strategies.get(name):
             score, forgetting = show(intervals["average_score"]), show(intervals["forgetting"])
-            rows.append([name, score, cited["score"], forgetting, cited["forgetting"]])
+            rows.append([regimes.titled(verdict.regimes, name), score, cited["score"], forgetting, cited["forgetting"]])
     return rows if len(rows) > 1 else None
 
 
@@ -101,7 +113,12 @@ def over_runs(verdict: Verdict) -> Rows:
     for name in verdict.strategies:
         matrices = [matrix for strategy, _, _, matrix in verdict.runs if strategy == name]
         means = [[float(measure(matrix)) for matrix in matrices] for measure in measures.values()]
-        rows.append([name, *(f"{np.mean(values):.3f} \u00b1 {np.std(values):.3f}" for values in means)])
+        rows.append(
+            [
+                regimes.titled(verdict.regimes, name),
+                *(f"{np.mean(values):.3f} \u00b1 {np.std(values):.3f}" for values in means),
+            ]
+        )
     return rows
 
 
@@ -110,11 +127,11 @@ def checks(summary: Summary, domain: str) -> Rows | None:
     last = int(summary.params.tasks[-1].index)
     rows = [row for row in summary.checks if row["domain"] == domain and row["task"] == last]
     facts = list(dict.fromkeys(key for row in rows for key in row if key not in PLACE))
-    table = [["strategy", *(words(fact.replace(".", " ")) for fact in facts)]]
+    table, known = [["strategy", *(words(fact.replace(".", " ")) for fact in facts)]], regimes.of(summary.params)
     for strategy in summary.params.strategies:
         of_strategy = [row for row in rows if row["strategy"] == strategy]
         means = [[float(row[fact]) for row in of_strategy if fact in row] for fact in facts]
-        table.append([strategy, *(f"{sum(x) / len(x):.4g}" if x else "-" for x in means)])
+        table.append([regimes.titled(known, strategy), *(f"{sum(x) / len(x):.4g}" if x else "-" for x in means)])
     return table if facts else None
 
 

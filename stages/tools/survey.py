@@ -35,14 +35,14 @@ def make(args: argparse.Namespace) -> None:
 def read(args: argparse.Namespace) -> None:
     from stages.core.params import load
     from stages.evaluation import preference, survey
-    from stages.reporting import survey_wording
+    from stages.reporting import regimes, survey_wording
 
     params = load()
     added = survey.import_answers(args.files, folder := survey.ROOT / params.study)
     print(f"{added} of {len(args.files)} files are new and were saved in {folder}.")
     result = preference.people(params.study, params.report.confidence)
     if result:
-        print(survey_wording.in_words(result))
+        print(survey_wording.in_words(result, regimes.of(params)))
     log.info("Run the study again to include the answers in the report.")
 
 

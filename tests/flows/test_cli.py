@@ -377,7 +377,8 @@ def test_a_report_fits_a_narrow_terminal(here, palimpsest, monkeypatch):
         for strategy, values in measures.items()
     }
     (folder / "headline.json").write_text(json.dumps({"objects": measures}))
-    (folder / "metrics.json").write_text(json.dumps({"objects": {"dino": bounds}}))
+    tree = {"objects": {"dino": bounds}, "regimes": {"naive": "strict", "magmax": "words"}}
+    (folder / "metrics.json").write_text(json.dumps(tree))
     (folder / "summary.txt").write_text("wide " * 30 + "\n")
     (folder / "results.md").write_text("")
     assert "wide wide" in palimpsest("report", "--no-open")[1]
@@ -386,7 +387,8 @@ def test_a_report_fits_a_narrow_terminal(here, palimpsest, monkeypatch):
     _, out, _ = palimpsest("report", "--no-open")
     lines = re.sub(r"\x1b\[[\d;]*m", "", out).splitlines()
     assert max(map(len, lines)) <= 62
-    assert [line.split()[0] for line in lines if "[" in line and "]" in line] == ["magmax", "naive", "base"]
+    assert [line.split()[0] for line in lines if "[" in line and "]" in line] == ["naive", "magmax", "base"]
+    assert [line.split()[1] for line in lines if "[" in line and "]" in line] == ["strict", "words", "-"]
     assert "0.37 [0.27, 0.47]" in out
     shutil.rmtree(folder)
 

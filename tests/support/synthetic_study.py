@@ -1,9 +1,9 @@
 """A small study as the stages would have left it, with made-up scores and pictures, for the tests of the report."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 from unittest.mock import patch
 
 import numpy as np
@@ -11,8 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from stages.core.metric import EmbeddingMetric, Metric
-from stages.core.params import Params, PlugIn, Report, Sample, Score, Task
+from stages.core.params import Params, PlugIn, Report, Sample, Score, Task, Train
 from stages.core.runs import runs, sequences
+from stages.core.strategy import strategies as registered
 from stages.files import artifact, tables, writing
 
 SIZE = 16
@@ -59,8 +60,10 @@ def parameters(
     paper: bool = True,
     plain: int = 0,
     dataset: str = "toy",
+    strategy: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Params:
-    """The parameters that a report reads; they need no plug-in."""
+    """The parameters that a report reads. A strategy of another name than a plug-in's, without an entry, is a sum."""
+    entries = {name: {} if name in registered.classes else {"is": "merge_init"} for name in strategies}
     positions = [f"{i:02d}" for i in range(1, tasks + 1)]
     turns = {order: [*names[k:tasks], *names[:k]] for k, order in enumerate(orders)}
     params = SyntheticParams.model_construct(
@@ -76,6 +79,8 @@ def parameters(
         sequences={"objects": {o: {f"t{i}": n for i, n in zip(positions, t, strict=False)} for o, t in turns.items()}},
         dataset=PlugIn(name=dataset, options={}),
         base=PlugIn(name="toy", options={"path": "data/world/base", "vae": "data/models/vae", "dtype": "float32"}),
+        train=Train(rank=4, alpha=4, steps=3, batch=2, learning_rate=1e-4, reinit="shared", checkpoint_every=2),
+        strategy=entries | dict(strategy or {}),
         score=Score(judges="judges", metrics={"looks": {"path": "eye"}, "prompted": {"path": "eye"}}),
         sample=Sample.model_construct(images=noises, plain=plain),
         report=Report(identity="looks", paper=paper),
@@ -158,7 +163,7 @@ def _after(
     with artifact.publish(folder / "images", "images", facts) as draft:
         for task in range(1, seen + 1):
             name = names[task - 1]
-            kept = FADES[strategy] ** (after - task) if after >= task else 0.0
+            kept = FADES.get(strategy, 0.4) ** (after - task) if after >= task else 0.0
             last = names[after - 1] if after else name
             (draft / f"{task:02d}").mkdir()
             for prompt in range(prompts):

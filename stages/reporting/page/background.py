@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -13,9 +13,10 @@ from stages.core.params import Params
 from stages.core.runs import Run, TaskSequence, runs, sequences
 from stages.evaluation.statistics import Summary
 from stages.files import artifact, model_lock, tables
+from stages.reporting import regimes
 from stages.reporting.data_files import rounded
 from stages.reporting.page import charts
-from stages.reporting.page.svg import draw
+from stages.reporting.page.svg import LINE, Spec, draw
 from stages.reporting.wording import PLACE
 from stages.runtime.formatting import words
 
@@ -59,14 +60,15 @@ def _fact(params: Params, rows: list[dict[str, str | float]], fact: str) -> dict
             of_task = [float(r[fact]) for r in rows if (r["strategy"], r["task"]) == (strategy, task) and fact in r]
             if of_task:
                 means[strategy, task] = sum(of_task) / len(of_task)
+    titled = {s: regimes.titled(regimes.of(params), s) for s in params.strategies}
     points = [
-        {"strategy": s, "after": t, "value": rounded(x), "tip": f"{words(s)}, task {t}: {x:.4g}"}
+        {"strategy": s, "after": t, "value": rounded(x), "tip": f"{words(titled[s])}, task {t}: {x:.4g}"}
         for (s, t), x in means.items()
     ]
     values = set(means.values())
     chart = charts.line_per_strategy(points, params.strategies, len(params.tasks))
     svg = draw(chart, f"{title} after each task") if len(values) > 1 else None  # a constant is printed, not drawn
-    table = [["task", *params.strategies]]
+    table = [["task", *titled.values()]]
     for task in (int(t.index) for t in params.tasks):
         table.append([str(task), *(f"{means[s, task]:.4g}" if (s, task) in means else "" for s in params.strategies)])
     return {"title": title, "meaning": meaning, "svg": svg, "value": f"{min(values):.4g}", "rows": table}
@@ -90,10 +92,36 @@ def losses(summary: Summary) -> dict[str, Any] | None:
             points = [
                 {"step": x, "value": min(rounded(y), rounded(top)), "tip": f"up to step {x}: {y:.4f}"} for x, y in rows
             ]
-            svg = draw(charts.losses(points, starts, rounded(top), index), f"{words(name)}: training loss")
-            panels.append({"strategy": name, "svg": svg})
+            svg = draw(_loss_chart(points, starts, rounded(top), index), f"{words(name)}: training loss")
+            panels.append({"strategy": regimes.titled(regimes.of(summary.params), name), "svg": svg})
         domains.append({"name": domain, "panels": panels})
     return {"domains": domains} if domains else None
+
+
+def _loss_chart(rows: list[dict[str, Any]], starts: Sequence[int], top: float, index: int) -> Spec:
+    """One strategy's training loss over all tasks, with a line where each task begins.
+
+    Args:
+        rows: points with step, value and tip.
+        starts: the step at which each task begins.
+        top: the end of the y axis.
+        index: the index of the strategy, for its colour.
+    """
+    y = charts.axis("value", None, scale={"domain": [0, top]}, axis={"tickCount": 4})
+    x = charts.axis("step", "steps", axis={"grid": False, "tickCount": 6, "format": "d"}, scale={"nice": False})
+    begin = {"data": {"values": [{"step": at} for at in starts]}, "encoding": {"x": x}}
+    mark = {"type": "line", "stroke": charts.colour(index), "strokeWidth": 1.5}
+    hover = {"type": "point", "filled": True, "size": 90, "opacity": 0}
+    return {
+        "width": 440,
+        "height": 120,
+        "data": {"values": rows},
+        "layer": [
+            {**begin, "mark": {"type": "rule", "stroke": LINE}},
+            {"mark": mark, "encoding": {"x": x, "y": y}},
+            {"mark": hover, "encoding": {"x": x, "y": y, **charts.with_tip()}},
+        ],
+    }
 
 
 def _losses(params: Params, run: Run) -> list[np.ndarray[Any, Any]]:
@@ -127,11 +155,13 @@ def study(summary: Summary) -> dict[str, Any]:
     models = [["base model", str(images.get("family", "")), str(images.get("base", ""))]]
     models += [["judge", name, encoder] for name, encoder in sorted(scores["encoders"].items())]
     rows = [["setting", "value"], *([key, value] for key, value in _flat(settings))]
-    strategies = [["strategy", "options"]]
+    strategies, known = [["strategy", "regime", "options"]], regimes.of(params)
     for name in params.strategies:
         state = Run(first.sequence, name, first.seed).at(params.tasks[-1].index) / "state"
         options = artifact.read(state, "state").get("strategy", {}).get("options", {}) if state.is_dir() else {}
-        strategies.append([name, ", ".join(f"{key} = {value}" for key, value in sorted(options.items())) or "none"])
+        strategies.append(
+            [name, known[name], ", ".join(f"{key} = {value}" for key, value in sorted(options.items())) or "none"]
+        )
     software = [["package", "version"], *([name, number] for name in SOFTWARE if (number := _version(name)))]
     return {
         "settings": rows,

@@ -9,9 +9,9 @@ from typing import Any
 
 from stages.evaluation.statistics import Verdict, show, shown_forgetting
 from stages.reporting.data_files import rounded
-from stages.reporting.figures import HEAT, curve_range, number
+from stages.reporting.figures import HEAT, curve_range, label, number
 from stages.reporting.headline import number as decimal
-from stages.reporting.page.svg import LINE, QUIET, Spec
+from stages.reporting.page.svg import QUIET, Spec
 from stages.runtime.formatting import words
 
 SHAPES = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "triangle-right")
@@ -27,9 +27,15 @@ def colour(index: int) -> str:
     return f"var(--s{index % COLOURS})"
 
 
+def shape(index: int) -> str:
+    """The shape of a strategy; every pair of colour and shape is used once before any comes again."""
+    again, colour = divmod(index, COLOURS)
+    return SHAPES[(colour + again) % len(SHAPES)]
+
+
 def by_strategy(names: Sequence[str]) -> dict[str, Any]:
     """Colour and shape channels, the same in every chart; the page has one legend for all."""
-    shapes = [SHAPES[k % len(SHAPES)] for k in range(len(names))]
+    shapes = [shape(k) for k in range(len(names))]
     return {
         "color": {
             "field": "strategy",
@@ -70,7 +76,7 @@ def curves(verdict: Verdict, width: int = 640, height: int = 280) -> Spec:
     rows = []
     for name, line in verdict.curves.items():
         for after, mean in enumerate(line, 1):
-            tip = f"{words(name)}, {after} learned: {show(mean)}"
+            tip = f"{label(verdict, name)}, {after} learned: {show(mean)}"
             row = {"strategy": name, "after": after, "value": rounded(mean.value), "tip": tip}
             band = [None if isnan(x) else min(max(rounded(x), lowest), highest) for x in (mean.low, mean.high)]
             rows.append(row | {"low": band[0], "high": band[1]})
@@ -90,12 +96,12 @@ def curves(verdict: Verdict, width: int = 640, height: int = 280) -> Spec:
             },
             _dashed(base, x, "value"),
             {"mark": "line", "encoding": {**coloured, "y": axis("value", title, scale=scale)}},
-            {"mark": POINT, "encoding": {"x": x, "y": axis("value", title, scale=scale), **channels, **_tip()}},
+            {"mark": POINT, "encoding": {"x": x, "y": axis("value", title, scale=scale), **channels, **with_tip()}},
         ],
     }
 
 
-def _tip() -> Spec:
+def with_tip() -> Spec:
     return {"description": {"field": "tip"}}
 
 
@@ -111,7 +117,7 @@ def concept(verdict: Verdict, task: int) -> Spec:
     for name, matrix in verdict.matrices.items():
         for after in range(task, tasks + 1):
             value = float(matrix.at(after, task))
-            tip = f"{words(name)}, {after} learned: {decimal(value, 3)}"
+            tip = f"{label(verdict, name)}, {after} learned: {decimal(value, 3)}"
             rows.append({"strategy": name, "after": after, "value": rounded(value), "tip": tip})
     known = [float(x.at(i, j)) for x in verdict.matrices.values() for i, j in x.cells() if i == 0 or i >= j]
     base = rounded(float(next(iter(verdict.matrices.values())).at(0, task)))
@@ -126,7 +132,7 @@ def concept(verdict: Verdict, task: int) -> Spec:
         "layer": [
             _dashed([{"after": 1, "value": base}, {"after": max(2, tasks), "value": base}], x, "value"),
             {"mark": "line", "encoding": {"x": x, "y": y, "color": channels["color"]}},
-            {"mark": {**POINT, "size": 30}, "encoding": {"x": x, "y": y, **channels, **_tip()}},
+            {"mark": {**POINT, "size": 30}, "encoding": {"x": x, "y": y, **channels, **with_tip()}},
         ],
     }
 
@@ -136,7 +142,7 @@ def trade_off(verdict: Verdict) -> Spec:
     rows = []
     for name, intervals in verdict.strategies.items():
         x, y = intervals["plasticity"], shown_forgetting(intervals)
-        tip = f"{words(name)}: when learned {show(x)}, forgetting {show(y)}"
+        tip = f"{label(verdict, name)}: when learned {show(x)}, forgetting {show(y)}"
         spans = dict(zip(("x_low", "x_high", "y_low", "y_high"), (*x.drawn, *y.drawn), strict=True))
         rows.append({"strategy": name, "x": x.value, "y": y.value, **spans, "tip": tip})
     rows = [{key: rounded(v) if isinstance(v, float) else v for key, v in row.items()} for row in rows]
@@ -158,7 +164,7 @@ def trade_off(verdict: Verdict) -> Spec:
                 "mark": line,
                 "encoding": {"x": across, "y": ends["y_low"], "y2": {"field": "y_high"}, "color": channels["color"]},
             },
-            {"mark": {**POINT, "size": 130}, "encoding": {"x": across, "y": up, **channels, **_tip()}},
+            {"mark": {**POINT, "size": 130}, "encoding": {"x": across, "y": up, **channels, **with_tip()}},
         ],
     }
 
@@ -207,7 +213,7 @@ def cells(
     y = _places("row", rows, {"labelOverlap": False})
     plain = {"scale": None, "type": "nominal", "legend": None}
     rect = {"type": "rect", "stroke": "var(--paper)", "strokeWidth": 1.5}
-    encoding = {"x": x, "y": y, "fill": {"field": "fill", **plain}, **_tip()}
+    encoding = {"x": x, "y": y, "fill": {"field": "fill", **plain}, **with_tip()}
     layers: list[Spec] = [{"mark": rect, "encoding": encoding}]
     if framed:
         frame = {"type": "rect", "fill": None, "stroke": "var(--frame)", "strokeWidth": 2, "aria": False}
@@ -268,32 +274,6 @@ def line_per_strategy(rows: list[dict[str, Any]], names: Sequence[str], tasks: i
         "data": {"values": rows},
         "layer": [
             {"mark": "line", "encoding": {"x": x, "y": y, "color": channels["color"]}},
-            {"mark": {**POINT, "size": 40}, "encoding": {"x": x, "y": y, **channels, **_tip()}},
-        ],
-    }
-
-
-def losses(rows: list[dict[str, Any]], starts: Sequence[int], top: float, index: int) -> Spec:
-    """One strategy's training loss over all tasks, with a line where each task begins.
-
-    Args:
-        rows: points with step, value and tip.
-        starts: the step at which each task begins.
-        top: the end of the y axis.
-        index: the index of the strategy, for its colour.
-    """
-    y = axis("value", None, scale={"domain": [0, top]}, axis={"tickCount": 4})
-    x = axis("step", "steps", axis={"grid": False, "tickCount": 6, "format": "d"}, scale={"nice": False})
-    begin = {"data": {"values": [{"step": at} for at in starts]}, "encoding": {"x": x}}
-    mark = {"type": "line", "stroke": colour(index), "strokeWidth": 1.5}
-    hover = {"type": "point", "filled": True, "size": 90, "opacity": 0}
-    return {
-        "width": 440,
-        "height": 120,
-        "data": {"values": rows},
-        "layer": [
-            {**begin, "mark": {"type": "rule", "stroke": LINE}},
-            {"mark": mark, "encoding": {"x": x, "y": y}},
-            {"mark": hover, "encoding": {"x": x, "y": y, **_tip()}},
+            {"mark": {**POINT, "size": 40}, "encoding": {"x": x, "y": y, **channels, **with_tip()}},
         ],
     }

@@ -10,6 +10,7 @@ from stages.core.runs import TaskSequence, runs
 from stages.evaluation import statistics
 from stages.evaluation.results import Results
 from stages.evaluation.statistics import Summary, Verdict
+from stages.reporting import regimes
 from stages.reporting.headline import number
 from stages.reporting.page import charts
 from stages.reporting.page.filmstrip import Roll
@@ -40,7 +41,9 @@ def _panel(params: Params, verdict: Verdict) -> dict[str, Any]:
         change = intervals["gain"]
         mark = " *" if verdict.gain_p[name] <= level else ""
         at_end = number(intervals["average_score"].value)
-        rows.append([name, base, at_end, statistics.show(change, 2, signed=True) + mark])
+        rows.append(
+            [regimes.titled(verdict.regimes, name), base, at_end, statistics.show(change, 2, signed=True) + mark]
+        )
     svg = draw(charts.curves(verdict, 400, 200), title) if len(verdict.labels) > 1 else None
     return {"metric": verdict.metric, "prompted": prompted, "svg": svg, "rows": rows}
 

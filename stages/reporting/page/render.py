@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from stages.core.params import Params
 from stages.evaluation.preference import People
 from stages.evaluation.statistics import Summary
-from stages.reporting.page.charts import COLOURS, SHAPES
+from stages.reporting import regimes
+from stages.reporting.page.charts import COLOURS, shape
 from stages.reporting.page.filmstrip import films
 from stages.reporting.page.sections import SECTIONS, Context, Material
 from stages.runtime.formatting import words
@@ -48,7 +49,7 @@ def page(summary: Summary, asked: People | None = None) -> str:
     text = environment.get_template("page.html.j2").render(
         study=summary.params.study,
         sections=sections,
-        strategies=list(_keys(summary.params.strategies)),
+        strategies=_keys(summary.params),
         metrics=_metrics(summary),
         films=[film.data() for film in material.films],
         sheets=[(f"p{number}", sheet) for number, sheet in enumerate(material.roll.sheets)],
@@ -77,11 +78,13 @@ def policy(*scripts: str) -> str:
     return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {allowed}; base-uri 'none'"
 
 
-def _keys(strategies: Sequence[str]) -> list[Context]:
-    """The legend: the colour and shape of each strategy."""
+def _keys(params: Params) -> list[Context]:
+    """The legend: the colour and shape of each strategy, with its regime if the study mixes them."""
+    known = regimes.of(params)
+    shown = known if regimes.mixed(known) else {}
     return [
-        {"name": name, "colour": place % COLOURS, "shape": SHAPES[place % len(SHAPES)]}
-        for place, name in enumerate(strategies)
+        {"name": name, "regime": shown.get(name, ""), "colour": place % COLOURS, "shape": shape(place)}
+        for place, name in enumerate(params.strategies)
     ]
 
 

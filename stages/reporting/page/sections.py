@@ -15,7 +15,7 @@ from typing import Any
 from stages.evaluation import statistics
 from stages.evaluation.preference import People
 from stages.evaluation.statistics import Interval, Intervals, Summary, Verdict
-from stages.reporting import conclusions, glossary, headline, survey_wording, wording
+from stages.reporting import conclusions, figures, glossary, headline, regimes, survey_wording, wording
 from stages.reporting.data_files import rounded
 from stages.reporting.page import background, charts
 from stages.reporting.page import damage as base_damage
@@ -62,6 +62,7 @@ def overview(material: Material) -> Context:
         rows = [
             {
                 "strategy": name,
+                "regime": wording.regime_of(verdict, name),
                 "key": k if k < len(verdict.strategies) else None,
                 "average": interval(intervals.get("average_score")),
                 "forgetting": interval(_forgetting(intervals)),
@@ -116,7 +117,7 @@ def curves(material: Material) -> Context | None:
             {"name": name, "svg": draw(charts.concept(verdict, j), f"{name}: {words(verdict.metric)} over time")}
             for j, name in enumerate(verdict.labels, 1)
         ]
-        heads = ["after", *verdict.curves, "base model"]
+        heads = ["after", *(regimes.titled(verdict.regimes, name) for name in verdict.curves), "base model"]
         lines = [
             [
                 str(after),
@@ -135,8 +136,10 @@ def heatmaps(material: Material) -> Context:
         return {
             "charts": [
                 {
-                    "strategy": name,
-                    "svg": draw(charts.heatmap(verdict, name), f"{words(name)}: each concept after each task"),
+                    "strategy": regimes.titled(verdict.regimes, name),
+                    "svg": draw(
+                        charts.heatmap(verdict, name), f"{figures.label(verdict, name)}: each concept after each task"
+                    ),
                     "rows": _matrix(verdict, name),
                 }
                 for name in verdict.matrices
@@ -185,8 +188,8 @@ def harm(material: Material) -> Context | None:
         return {
             "charts": [
                 {
-                    "strategy": name,
-                    "svg": draw(charts.harm(verdict, name), f"{words(name)}: what each task changed"),
+                    "strategy": regimes.titled(verdict.regimes, name),
+                    "svg": draw(charts.harm(verdict, name), f"{figures.label(verdict, name)}: what each task changed"),
                     "rows": _changes(verdict, name),
                     "worst": headline.harm(verdict, name),
                 }
@@ -260,7 +263,8 @@ def losses(material: Material) -> Context | None:
 def people(material: Material) -> Context | None:
     if material.asked is None:
         return None
-    return {"raters": survey_wording.raters(material.asked), "opinions": survey_wording.opinions(material.asked)}
+    opinions = survey_wording.opinions(material.asked, regimes.of(material.summary.params))
+    return {"raters": survey_wording.raters(material.asked), "opinions": opinions}
 
 
 def study(material: Material) -> Context:

@@ -9,6 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from stages.core.params import Params
+from stages.core.strategy import chosen
 from stages.files import model_lock
 from stages.files.artifact import to_json
 from stages.runtime.formatting import in_markdown
@@ -180,6 +181,7 @@ def _settings(params: Params, origin: Origin) -> Sequence[Sequence[str]]:
         "revision": params.base.options.get("revision", ""),
         "starting adapter": PurePath(params.family.adapter).name if origin.data else "",
         "strategy": strategy.get("name", ""),
+        "regime": _regime(strategy),
         **{f"strategy: {key}": value for key, value in strategy.get("options", {}).items()},
         **{key: facts[key] for key in ("domain", "order", "seed") if key in facts},
         **{key: value for key, value in origin.training.items() if key != "checkpoint_every"},
@@ -187,6 +189,13 @@ def _settings(params: Params, origin: Origin) -> Sequence[Sequence[str]]:
         "imported from": to_json(facts["adopted"]["file"]).strip() if "adopted" in facts else "",
     }
     return [["setting", "value"], *([escape(key), escape(value)] for key, value in rows.items() if value != "")]
+
+
+def _regime(named: Mapping[str, Any]) -> str:
+    """What the strategy may know of earlier tasks, under the options that it ran with."""
+    if "options" not in named:
+        return ""
+    return chosen(named["name"], named["options"] | {"is": named.get("is", named["name"])})[1].knows
 
 
 def _credits(origin: Origin) -> list[str]:
