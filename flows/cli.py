@@ -17,6 +17,7 @@ from flows.commands.completion import ModuleCommand, profile_names, run_names
 from flows.commands.concept_group import concept
 from flows.commands.options import Jobs, Json, NoView, help_if_bare, run_options, set_environment
 from flows.commands.profile_group import profile
+from flows.trust import own_code
 from stages.runtime.exits import EXIT_CODES, attempt
 from stages.runtime.faults import ConfigFault, nearest
 
@@ -85,6 +86,15 @@ def init(
     if not profile:
         print("Its base model is the embedded one, which draws 32 pixels. For SDXL on a GPU: --profile sdxl-quick.")
     console.next_steps(f"cd {folder}", "palimpsest plan   what would run, and for how long", "palimpsest run")
+
+
+@app.command("trust")
+def trust_project(folder: Annotated[Path, typer.Argument(help="the project; default: this folder")] = Path()) -> None:
+    """Lets a project that somebody else made run its own copy of the code."""
+    from flows.trust import trust
+
+    listed = trust(folder)
+    print(f"{folder.resolve()}: trusted; palimpsest runs its copy of the code there. The list is {listed}.")
 
 
 @app.command()
@@ -182,9 +192,8 @@ for _command, (_source, _short) in MODULES.items():
 
 
 def _run_project_code() -> None:
-    """In a project folder, replaces this process by the project's own copy of the code."""
-    copy = Path("flows", "cli.py")
-    if copy.is_file() and copy.resolve() != Path(__file__).resolve():
+    """In a trusted project folder, replaces this process by the project's own copy of the code."""
+    if own_code(sys.argv[1:], Path(__file__)):
         os.execv(sys.executable, [sys.executable, "-m", "flows.cli", *sys.argv[1:]])
 
 
@@ -208,9 +217,13 @@ def _message(error: typer.TyperException) -> str:
     return f"{message}{'' if message.endswith('?') else '.'} See {program} --help."
 
 
-def main() -> None:
+def _work_here() -> int:
     _run_project_code()
-    work: Callable[[], int] = _work
+    return _work()
+
+
+def main() -> None:
+    work: Callable[[], int] = _work_here
     sys.exit(attempt(work, debug="--debug" in sys.argv))
 
 

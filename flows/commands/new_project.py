@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from flows.trust import trust
 from stages.files.yaml import PARAMS
 from stages.runtime.faults import ConfigFault, MachineFault, for_all, nearest
 from stages.tools import edit_params, profiles
@@ -76,6 +77,8 @@ def make(folder: Path, profile: str, photos: Path | None) -> list[str]:
         _call(folder, words)
     (folder / ".dvc/config").write_text(DVC_CONFIG, "utf-8")
     shutil.copytree(HOME / ".dvc/plots", folder / ".dvc/plots")
+    with contextlib.suppress(MachineFault):  # without a writable list of trusted projects, `palimpsest trust` says why
+        trust(folder)
     return names
 
 
