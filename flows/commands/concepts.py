@@ -19,7 +19,6 @@ from flows.commands.status import LOCK, RUNS
 from stages.files.writing import new_folder, write_file
 from stages.files.yaml import PARAMS
 from stages.runtime.faults import ConfigFault, MachineFault
-from stages.runtime.formatting import duration
 from stages.tools import edit_params
 
 if TYPE_CHECKING:
@@ -109,7 +108,7 @@ class Change:
         from flows.commands.plan import current_plan
 
         plan = current_plan(params)
-        if not plan.stages and not self.fresh:
+        if not plan.changed and not self.fresh:
             print("Nothing to do: the same photos, parameters and seeds give the same results.")
             return False
         rows = []
@@ -118,8 +117,7 @@ class Change:
             effect = {"learned": "learned again" if known else "new"}.get(effect, effect)
             rows.append((index, f"{domain}/{concept}" if len(params.domains) > 1 else concept, effect))
         console.table(("", "concept", "what happens"), rows)
-        count, time = len(plan.stages), duration(plan.seconds)
-        print(f"{count} of {plan.total} stages, {time} one after another." if count else "No stage has to run.")
+        print(plan.sentence() if plan.changed else "No stage has to run.")
         return console.confirm("Continue?", yes)
 
     @contextmanager

@@ -5,7 +5,6 @@ If a stage fails, only the stages that depend on it are skipped.
 
 from __future__ import annotations
 
-import heapq
 import logging
 import queue
 import shlex
@@ -15,12 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from flows.engine.estimate import Clock, Ready
 from flows.engine.pool import LOGS, Pool, WorkerLost
 from flows.graph.dvc_internals import DependencyDoesNotExistError, DvcException, LockError
 from flows.graph.graph import Graph
-from flows.graph.stage_names import StageName
 from stages.runtime.faults import Fault, InputFault, MachineFault, Preempted
-from stages.tools.forecasting.durations import Times
 
 log = logging.getLogger("palimpsest")
 STAGE_VARIABLE = "$DVC_STAGE"  # in the commands of dvc.yaml
@@ -67,10 +65,10 @@ class Outcome:
 class Engine:
     """Runs one plan once."""
 
-    def __init__(self, graph: Graph, pool: Pool, times: Times) -> None:
-        self.graph, self.pool, self.times = graph, pool, times
+    def __init__(self, graph: Graph, pool: Pool, clock: Clock) -> None:
+        self.graph, self.pool, self.clock = graph, pool, clock
         self.stopping = threading.Event()
-        self.progress: dict[str, tuple[int, int]] = {}  # running stage -> done, total
+        self.progress: dict[str, tuple[int, int]] = {}  # running stage -> done, total; 0 until it has counted
 
     def run(
         self,
@@ -87,19 +85,19 @@ class Engine:
         """
         outcome, queued = Outcome(), queue.SimpleQueue[StageResult]()
         waiting = {name: len(set(self.graph.upstream(name)).intersection(plan)) for name in plan}
-        urgency = self._urgency(plan)
-        ready = [(-urgency[name], name) for name, count in waiting.items() if not count]
-        heapq.heapify(ready)
+        ready = self._ready(plan, waiting)
         running: set[str] = set()
 
         def work(name: str) -> StageResult:
+            self.clock.start(name)
             result = self._update_stage(name)
+            self.clock.end(name, result.how == "ran", result.seconds)
             queued.put(result)
             return result
 
         while ready or running:
             while ready and len(running) < self.pool.slots.jobs and not self.stopping.is_set():
-                _, name = heapq.heappop(ready)
+                name = ready.pop()
                 running.add(name)
                 submit(work, name)
             if not running:
@@ -118,22 +116,18 @@ class Engine:
                     if name in waiting:
                         waiting[name] -= 1
                         if not waiting[name] and name not in outcome.skipped:
-                            heapq.heappush(ready, (-urgency[name], name))
+                            ready.add(name)
             on_end(result)
         self.graph.write()
         return outcome
 
-    def _urgency(self, plan: list[str]) -> dict[str, float]:
-        """Seconds of the longest path from each stage to the end: starting with the longest ends the study soonest."""
-        urgency: dict[str, float] = {}
-        for name in reversed(plan):
-            downstream = [urgency.get(dependent, 0.0) for dependent in self.graph.downstream(name)]
-            urgency[name] = self._seconds(name) + max(downstream, default=0.0)
-        return urgency
-
-    def _seconds(self, name: str) -> float:
-        stage = StageName.parse(name)
-        return self.times.of(stage.verb, stage.task)
+    def _ready(self, plan: list[str], waiting: dict[str, int]) -> Ready:
+        seconds = {name: self.clock.seconds(name).each for name in plan}
+        ready = Ready(plan, {name: self.graph.upstream(name) for name in plan}, seconds, self.pool.slots.jobs)
+        for name in plan:
+            if not waiting[name]:
+                ready.add(name)
+        return ready
 
     def _skip(self, failed: str, waiting: dict[str, int], outcome: Outcome) -> None:
         """Marks all stages of the plan downstream of a failed one as skipped."""
@@ -142,6 +136,7 @@ class Engine:
             for name in self.graph.downstream(pending.pop()):
                 if name in waiting and name not in outcome.skipped:
                     outcome.skipped[name] = failed
+                    self.clock.skip(name)
                     pending.append(name)
 
     def _update_stage(self, name: str) -> StageResult:
@@ -161,11 +156,7 @@ class Engine:
                 return StageResult(name, how, time.monotonic() - began, str(error), code)
             except Exception as error:
                 return StageResult(name, "failed", time.monotonic() - began, *_message(error))
-            seconds = time.monotonic() - began
-            if how == "ran":
-                stage = StageName.parse(name)
-                self.times.note(stage.verb, stage.task, seconds)
-            return StageResult(name, how, seconds)
+            return StageResult(name, how, time.monotonic() - began)
         raise AssertionError("every attempt returns or continues")
 
     def _command(self, name: str) -> None:
@@ -178,8 +169,11 @@ class Engine:
         with self.pool.worker() as worker:
             if self.stopping.is_set():
                 raise WorkerLost("stopped before it started")
-            code = worker.run(words[2:], log, lambda _, done, total: self._note_progress(name, done, total))
-        self.progress.pop(name, None)
+            self._note_progress(name, 0, 0)
+            try:
+                code = worker.run(words[2:], log, lambda _, done, total: self._note_progress(name, done, total))
+            finally:
+                self.progress.pop(name, None)
         if code:
             raise StageFailed(code, last_error(log, code))
 

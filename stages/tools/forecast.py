@@ -35,7 +35,7 @@ def forecast(params: Params, key: None, args: argparse.Namespace) -> None:
 
     if args.steps < 1:
         raise ConfigFault(f"--steps {args.steps}: must be at least 1.")
-    times = None if args.profile else Times(Path.cwd())
+    times = None if args.profile else Times(Path.cwd(), params)
     if args.profile:
         params = profiles.params(args.profile)
     work = count(params)

@@ -1,10 +1,9 @@
-"""Stage names, slots, durations and workers, without a study."""
+"""Stage names, slots and workers, without a study."""
 
 import pytest
 
 from flows.engine.pool import Pool, Slots, WorkerLost, slots
 from flows.graph.stage_names import StageName
-from stages.tools.forecasting.durations import Times
 
 
 @pytest.mark.parametrize(
@@ -28,17 +27,6 @@ def test_slots_come_from_the_command_line_then_from_the_environment(monkeypatch)
     monkeypatch.setenv("PALIMPSEST_JOBS", "5")
     assert slots(None, "").jobs == 5
     assert slots(2, "").environment(0) == {}
-
-
-def test_durations_are_measured_and_saved(tmp_path):
-    times = Times(tmp_path)
-    first = times.of("train", 2)
-    for _ in range(30):
-        times.note("train", 2, 40.0)
-    times.save()
-    assert first != 40
-    assert Times(tmp_path).of("train", 2) == pytest.approx(40.0)
-    assert Times(tmp_path).of("train", 3) == first
 
 
 @pytest.mark.slow

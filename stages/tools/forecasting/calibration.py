@@ -32,27 +32,12 @@ from stages.runtime import progress
 from stages.runtime.device import device
 from stages.runtime.seeds import generator
 from stages.sampling import sampler
+from stages.tools.forecasting.costs import Cost
 from stages.training.task import train
 
 log = logging.getLogger("palimpsest")
 WARM_UP, REPEATS = 3, 3
 FEW, MORE = 2, 6  # denoising steps of the two measurements for the linear extrapolation
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Seconds per unit of work: the median of the measurements and an interval."""
-
-    each: float
-    low: float
-    high: float
-
-    @staticmethod
-    def of(seconds: list[float]) -> Cost:
-        """The median with the 10th and 90th percentiles; for few measurements, with the minimum and maximum."""
-        ranked = sorted(seconds)
-        cut = len(ranked) // 10
-        return Cost(statistics.median(ranked), ranked[cut], ranked[-1 - cut])
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 from stages.core.params import Params
 from stages.runtime.formatting import duration, in_columns, short_duration, size
 from stages.tools.forecasting.calibration import Calibration
-from stages.tools.forecasting.durations import Times, seconds_by_part
+from stages.tools.forecasting.durations import Times, by_part
 from stages.tools.forecasting.workload import WorkCounter, Workload, stages_of
 from stages.training.loop import CHECKPOINTS_STORED
 
@@ -28,10 +28,9 @@ def hours(params: Params, work: Workload, calibration: Calibration, times: Times
     counts["merge"] = work.adapters
     everything, counted = stages_of(params), WorkCounter(params)
     table: dict[str, dict[str, float]] = {part: {"count": count} for part, count in counts.items()}
-    for key in ("each", "low", "high"):
-        costs = {part: getattr(cost, key) for part, cost in calibration.costs.items()}
-        for part, seconds in seconds_by_part(counted, everything, (), times, costs).items():
-            table[part][key] = seconds / 3600
+    costs = calibration.costs | (times.measured() if times else {})
+    for part, seconds in by_part(counted, everything, (), costs).items():
+        table[part] |= {key: value / 3600 for key, value in asdict(seconds).items()}
     start = calibration.start / 3600
     together = {key: sum(part[key] for part in table.values()) + start for key in ("each", "low", "high")}
     return {**table, "together": {"count": 1, **together}}
