@@ -54,7 +54,8 @@ def _set_up(answer: Any) -> None:
 def _run(words: list[str], log: Path) -> int:
     """Runs `python -m WORDS` with its output appended to the log; returns its exit code."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab", buffering=0) as file:
+    # Only this user may read it: it may contain prompts and paths.
+    with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab", buffering=0) as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
     sys.argv = [words[0], *words[1:]]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import signal
 import socket
 import subprocess
@@ -47,7 +46,7 @@ class Access:
 def access(root: Path, port: int = PORT) -> Access:
     """Access to the workspace's own server; the password is generated once and saved for this user only."""
     path, saved = root / CLIENT_ENV, saved_access(root)
-    password = saved.password if saved else f"palimpsest:{secrets.token_urlsafe(24)}"
+    password = saved.password if saved else prefect_view.new_password()
     current = Access(f"http://{HOST}:{port}/api", password)
     if current != saved:
         text = f"export PREFECT_API_URL={current.url}\nexport PREFECT_API_AUTH_STRING={current.password}\n"
@@ -107,12 +106,11 @@ def client_settings(root: Path, to: Access) -> dict[str, str]:
 
 def server_settings(root: Path, to: Access) -> dict[str, str]:
     """Environment variables of the server."""
-    return prefect_view.SETTINGS | {
+    return {
+        **prefect_view.SETTINGS,
+        **prefect_view.protection(to.password, to.page),
         "PREFECT_HOME": str(root / HOME),
         "PREFECT_API_URL": to.url,
-        "PREFECT_SERVER_API_AUTH_STRING": to.password,
-        "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
-        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": to.page,
         "PREFECT_SERVER_UI_API_URL": to.url,
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_LOGGING_LEVEL": "WARNING",
@@ -149,11 +147,12 @@ def start_server(root: Path, to: Access, log: Path) -> subprocess.Popen[Any]:
             trial.bind((HOST, int(port)))
         except OSError:
             raise MachineFault(f"port {port} is in use: stop the other server, or give another --port.") from None
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as file:
+    prefect_view.make_private(log.parent)
+    with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        os.fchmod(file.fileno(), 0o600)
         settings = server_settings(root, to)
         words = ("server", "start", "--host", HOST, "--port", port)
-        server = prefect(*words, settings=settings, stdout=file, stderr=subprocess.STDOUT)
+        server = prefect(*words, settings=settings, stdout=file, stderr=subprocess.STDOUT, umask=0o077)
     until = time.monotonic() + SLOWEST_START
     while not _answers(to):
         if server.poll() is not None or time.monotonic() > until:
