@@ -18,6 +18,7 @@ from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from stages.files.yaml import PARAMS, read_yaml
 from stages.runtime.faults import ConfigFault, nearest
+from stages.tools.outline import Outline, checked
 
 LAST_POSITION = 99
 NAME = re.compile("[a-z0-9][a-z0-9_]*")  # valid names of concepts
@@ -247,19 +248,15 @@ def unchecked() -> Iterator[None]:
 
 
 def tree(path: Path = PARAMS) -> dict[str, Any]:
-    """Reads params.yaml without validating it, which is fast.
+    """Reads params.yaml and checks only which runs it names, which is fast.
 
     Raises:
-        ConfigFault: the file or a required section is missing, or it is not YAML.
+        ConfigFault: the file or a required section is missing, or it is not YAML, or names runs in another form.
     """
     if not path.exists():
         raise ConfigFault(f"{path}: missing, so this folder is no project. Create one: palimpsest init my-study.")
-    content: dict[str, Any] = read_yaml(path).tree
-    missing = [
-        key
-        for key in ("study", "domains", "orders", "strategies", "seeds", "tasks", "sequences")
-        if not content.get(key)
-    ]
+    document = read_yaml(path)
+    missing = [key for key in Outline.model_fields if not document.tree.get(key)]
     if missing:
         raise ConfigFault(f"{path}: '{missing[0]}' is missing. List complete profiles with: palimpsest profile list.")
-    return content
+    return checked(document)

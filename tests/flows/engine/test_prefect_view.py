@@ -174,7 +174,7 @@ print(json.dumps(facts))
 
 def test_the_temporary_server_answers_nobody_else(tmp_path):
     env = {name: value for name, value in environment().items() if not name.startswith("PREFECT")}
-    env["PYTHONPATH"] = str(PROJECT)
+    env |= {"PYTHONPATH": str(PROJECT), "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "500"}
     done = subprocess.run([sys.executable, "-c", ASK], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
