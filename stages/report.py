@@ -10,6 +10,7 @@ from stages.evaluation.statistics import summarise
 from stages.files import artifact, tables
 from stages.reporting import contact_sheets, data_files, figures, regimes, survey_wording, wording
 from stages.reporting.page.render import page
+from stages.reporting.sweeps import figures as sweep_figures
 
 ROOT = Path("report")
 
@@ -28,6 +29,7 @@ def report(params: Params, key: None, args: argparse.Namespace) -> None:
             (draft / name).mkdir()
         for verdict in summary.verdicts:
             drawn += figures.draw_all(verdict, draft / "figures")
+            drawn += sweep_figures.draw_all(params, verdict, draft / "figures")
         drawn += contact_sheets.draw_all(params, draft / "grids")
         names = [path.relative_to(draft.path).as_posix() for path in drawn]
         written = {

@@ -15,6 +15,8 @@ from stages.evaluation.transfer import Transfer
 from stages.reporting import headline, regimes
 from stages.reporting.conclusions import conclusions, ordered
 from stages.reporting.glossary import GLOSSARY, GLOSSARY_HEAD, IN_WORDS
+from stages.reporting.sweeps import fronts
+from stages.reporting.sweeps.variants import series, variants
 from stages.runtime.formatting import Rows, in_columns, in_markdown, words
 
 ON_SCREEN = ("average_score", "forgetting_unbiased", "plasticity", "own_minus_others_earlier", "top1_earlier")
@@ -36,6 +38,11 @@ PAPER_NOTE = (
     "The paper's numbers (arXiv 2410.04891) are those of SDXL, means over 10 tasks, 4 orders and 2 seeds, and are "
     "shown for the same metric only. With another base model or other concepts they are not comparable with ours. A "
     "dash means that a number is unknown, not zero."
+)
+FRONTS_NOTE = (
+    "Variants, and the front of each strategy: the points that no other of its variants beats in both score and "
+    "forgetting. A point is ahead of another where the paired test finds it better in both, p corrected for all pairs "
+    "of the report and at most {level:.2g}."
 )
 
 
@@ -180,6 +187,10 @@ def markdown(summary: Summary, files: Sequence[str], more: Sequence[str] = ()) -
         if verdict.differences:
             rows = in_markdown(differences(verdict, level))
             parts += [f"Paired differences, bold where the corrected p is at most {level:.2g}:", rows]
+        if found := fronts.fronts(verdict, series(summary.params)):
+            said = [f"- {line}." for line in fronts.statements(verdict, found, level)]
+            rows = in_markdown(fronts.table(verdict, found, variants(summary.params), level))
+            parts += [FRONTS_NOTE.format(level=level), *said, rows]
         if summary.params.report.paper and (cited := paper_comparison(verdict)):
             parts += ["Compared with the paper:", in_markdown(cited), PAPER_NOTE]
         parts += _pictures(files, f"figures/{domain}-{verdict.metric}-")

@@ -17,11 +17,12 @@ from stages.evaluation.preference import People
 from stages.evaluation.statistics import Interval, Intervals, Summary, Verdict
 from stages.reporting import conclusions, figures, glossary, headline, regimes, survey_wording, wording
 from stages.reporting.data_files import rounded
-from stages.reporting.page import background, charts
+from stages.reporting.page import background, charts, swept
 from stages.reporting.page import damage as base_damage
 from stages.reporting.page.filmstrip import Film, Roll, hero
 from stages.reporting.page.sprites import Album
 from stages.reporting.page.svg import draw
+from stages.reporting.sweeps.variants import by_key
 from stages.runtime.formatting import words
 
 Context = dict[str, Any]
@@ -183,6 +184,12 @@ def tradeoff(material: Material) -> Context | None:
     return _panels(material, panel) if material.several else None
 
 
+def sweeps(material: Material) -> Context | None:
+    params = material.summary.params
+    level = 1 - params.report.confidence
+    return _panels(material, lambda verdict: swept.panel(params, verdict, level)) if by_key(params) else None
+
+
 def harm(material: Material) -> Context | None:
     def panel(verdict: Verdict) -> Context:
         return {
@@ -252,27 +259,11 @@ def damage(material: Material) -> Context:
     return base_damage.damage(material.summary, material.album, material.roll)
 
 
-def geometry(material: Material) -> Context | None:
-    return background.geometry(material.summary)
-
-
-def losses(material: Material) -> Context | None:
-    return background.losses(material.summary)
-
-
 def people(material: Material) -> Context | None:
     if material.asked is None:
         return None
     opinions = survey_wording.opinions(material.asked, regimes.of(material.summary.params))
     return {"raters": survey_wording.raters(material.asked), "opinions": opinions}
-
-
-def study(material: Material) -> Context:
-    return background.study(material.summary)
-
-
-def photos(material: Material) -> Context:
-    return background.photos(material.summary)
 
 
 def citing(material: Material) -> Context:
@@ -285,14 +276,15 @@ SECTIONS: Sequence[tuple[str, str, Callable[[Material], Context | None]]] = (
     ("heatmaps", "Forgetting, concept by concept", heatmaps),
     ("filmstrip", "Filmstrip", filmstrip),
     ("tradeoff", "Learning vs. forgetting", tradeoff),
+    ("swept", "Variants and fronts", sweeps),
     ("harm", "Effect of each task on earlier concepts", harm),
     ("people", "Human preference", people),
     ("fidelity", "Does it still follow the prompt?", fidelity),
     ("damage", "Damage to the base model", damage),
-    ("geometry", "Geometry of the learned deltas", geometry),
-    ("losses", "Training losses", losses),
+    ("geometry", "Geometry of the learned deltas", lambda material: background.geometry(material.summary)),
+    ("losses", "Training losses", lambda material: background.losses(material.summary)),
     ("numbers", "All measures", numbers),
-    ("study", "Study and settings", study),
-    ("photos", "Photos, models and licences", photos),
+    ("study", "Study and settings", lambda material: background.study(material.summary)),
+    ("photos", "Photos, models and licences", lambda material: background.photos(material.summary)),
     ("citing", "How to cite", citing),
 )
