@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from stages.adapters.algebra import Adapter, Delta
 from stages.core.registry import Registry
+from stages.core.rehearsal import CAPTIONS
 from stages.runtime.faults import ConfigFault, nearest
 from stages.runtime.strict import Strict, omit_default
 
@@ -96,6 +97,11 @@ class Family(Strict, ABC):
     def number_format(self) -> str:
         """The number format of sampling, by its name in torch. How much of a small delta survives depends on it."""
         return "float32"
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """Captions of anything that the base understands and that name no concept, for rehearsal."""
+        return CAPTIONS
 
     @abstractmethod
     def shapes(self) -> dict[str, tuple[int, int]]:

@@ -148,8 +148,19 @@ def test_it_changes_what_is_learned_and_a_kill_does_not(params, monkeypatch):  #
 def test_without_earlier_concepts_there_are_no_words_to_rehearse(params):  # noqa: F811
     study = with_rule(params, options=WORDS["merge_init"])
     assert learned(study, [], State(), "01") == learned(with_rule(params), [], State(), "01")
-    assert rehearsal.prompts(Rehearsal(prompts="earlier"), EARLIER * 2) == [c["training_prompt"] for c in EARLIER]
-    assert rehearsal.prompts(Rehearsal(prompts="generic"), []) == list(CAPTIONS)
+    earlier = rehearsal.prompts(params.family, Rehearsal(prompts="earlier"), EARLIER * 2)
+    assert earlier == [c["training_prompt"] for c in EARLIER]
+
+
+def test_generic_captions_are_those_of_the_options_or_of_the_base(params, tmp_path):  # noqa: F811
+    generic = Rehearsal(prompts="generic")
+    assert rehearsal.prompts(params.family, generic, EARLIER) == list(CAPTIONS)
+    own = Rehearsal(prompts="generic", captions=("a beach", "a tree", "a beach"))
+    assert rehearsal.prompts(params.family, own, []) == ["a beach", "a tree"]
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base/captions.txt").write_text("a photo of an owl\na photo of a car\n")
+    other = params.family.model_copy(update={"path": str(tmp_path / "base")})
+    assert rehearsal.prompts(other, generic, []) == ["a photo of an owl", "a photo of a car"]
 
 
 def test_half_the_rows_at_a_time_come_to_the_same(params, monkeypatch):  # noqa: F811

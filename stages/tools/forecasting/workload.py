@@ -200,7 +200,7 @@ class WorkCounter:
         if rehearse is None or rehearse.pictures == "task":
             return
         earlier = [{"training_prompt": c.training_prompt} for c in self.concepts[stage.domain, stage.order][:at]]
-        texts, scheduler = tuple(prompts(rehearse, earlier)), self.params.sampling(name).scheduler
+        texts, scheduler = tuple(prompts(self.params.family, rehearse, earlier)), self.params.sampling(name).scheduler
         model = self._model(replace(stage, task=at - 1)) if at else "base"
         yield ("rehearsal", model, rehearse.images, texts, scheduler), "sample", rehearse.images * len(texts)
 

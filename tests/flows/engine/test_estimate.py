@@ -86,7 +86,7 @@ def test_finished_and_remaining_work_add_up(params, names, times, share):
 def test_the_pictures_for_rehearsal_are_counted_where_they_are_made(params):
     """Each earlier concept's prompt at every later task, and the generic captions at all: six pictures of each."""
     work, tasks = count(params), len(params.tasks)
-    captions = len(params.make_strategy("rehearse_generic").rehearse.captions)
+    captions = len(params.family.captions)
     assert work.for_rehearsal == 6 * (tasks * (tasks - 1) // 2 + tasks * captions)
     plain = count(params.model_copy(update={"strategies": params.strategies[:-3]}))  # with words alone
     assert plain.for_rehearsal == 0
