@@ -109,6 +109,10 @@ def test_the_curve_ends_at_the_average_score(params) -> None:
     assert float(rows["merge_init", "looks", "3"]["score"]) == average["value"]
     assert float(rows["merge_init", "looks", "3"]["low"]) == average["low"]
     assert rows["base", "looks", "1"]["low"] == ""
+    for (strategy, metric, after), row in rows.items():
+        base = float(rows["base", metric, after]["score"])
+        assert float(row["gain"]) == pytest.approx(float(row["score"]) - base, abs=2e-6), strategy
+    assert float(rows["merge_init", "looks", "3"]["gain_low"]) == tree["objects"]["looks"]["merge_init"]["gain"]["low"]
 
 
 def test_differences_are_second_minus_first(params) -> None:

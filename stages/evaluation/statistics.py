@@ -8,7 +8,7 @@ the difference, not the bias of the choice.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -70,6 +70,7 @@ class Verdict:
         default_factory=dict
     )  # by strategy: score with the concept's word minus without, at the end
     regimes: Mapping[str, Regime] = field(default_factory=dict)  # by strategy: what it may know of earlier tasks
+    gains: dict[str, list[Interval]] = field(default_factory=dict)  # as curves, minus the base model on the same tasks
 
     def difference(self, first: str, second: str, measure: str) -> Interval:
         """`second` minus `first`."""
@@ -148,7 +149,8 @@ def _verdict(
         },
         p_values=correct(raw_p),
         effects=separate(results, metric),
-        curves=_curves(results, metric, confidence),
+        curves=_curves(results, metric, confidence, PictureTransfer.so_far),
+        gains=_curves(results, metric, confidence, PictureTransfer.gain_so_far),
         base_curve=[float(x) for x in own.base_so_far()[0].mean(0)],
         matrices={name: Transfer(own.scores[s].mean(0)) for s, name in enumerate(names)},
         runs=[
@@ -206,12 +208,14 @@ def _ceiling(values: Mapping[str, Array], confidence: float) -> Intervals:
     return _defined({name: _share(x) if name in SHARES else x for name, x in intervals.items()})
 
 
-def _curves(results: Results, metric: str, confidence: float) -> dict[str, list[Interval]]:
-    """The mean score after each task; without bounds where a single concept would represent all concepts."""
+def _curves(
+    results: Results, metric: str, confidence: float, formula: Callable[..., Array]
+) -> dict[str, list[Interval]]:
+    """A mean over the tasks so far, after each task; without bounds where a single concept would represent all."""
     scores = _pictures(results, metric, OWN)
     points = []
     for after in range(1, results.tasks + 1):
-        point = _intervals(estimate(_table(results, scores.so_far(after, by_task=True)), FACTORS, confidence))
+        point = _intervals(estimate(_table(results, formula(scores, after, by_task=True)), FACTORS, confidence))
         if results.tasks > len(set(results.concepts[:, :after].flat)) == 1:
             point = [Interval(mean.value, np.nan, np.nan) for mean in point]
         points.append(point)

@@ -1,9 +1,8 @@
-"""The choices of people: their files, read and checked.
+"""The answers of people: their files, read and checked.
 
-Strategies are placed on one scale by the model of Bradley and Terry (1952): the log-odds that a picture of strategy b
-is chosen over one of a are theta_b - theta_a. Raters differ in how much they favour a side, so each has an effect
-of their own, shrunk towards zero. Agreement between raters is Krippendorff's alpha for nominal data (1: full, 0: by
-chance). A metric agrees with people where the picture that most of them chose has the higher score.
+An answer is one of two pictures, or "can't tell". Each rater gets CHECKS trials with a known answer, which is the left
+picture in half of them. Clicking without looking, on whatever side, passes them in at most one of 20 cases. The page
+accepts no answer within the first MINIMUM seconds, so that no second click of a double click is an answer.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import comb
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,9 @@ from stages.runtime.strict import Strict
 ROOT = Path("data/answers")  # a folder per study: its key, and a file per rater
 KEY = "key.json"
 LARGEST = 4 << 20  # bytes of a file of answers
-PASSED = 0.75  # the share of attention checks that a rater must answer correctly to be counted
+CHECKS = 8  # trials with a known answer, for each rater
+MINIMUM = 0.8  # seconds before an answer is accepted
+BLIND = 0.05  # the largest chance with which a rater who does not look may pass
 
 
 class Answer(Strict):
@@ -34,15 +36,15 @@ class Answer(Strict):
     comparison: str = Field(pattern=r"^c\d{3,}$")
     question: Literal["same", "text"]
     left: Literal[0, 1]  # which of the two pictures was on the left
-    chosen: Literal[0, 1]
-    seconds: float = Field(ge=0)
+    chosen: Literal[0, 1] | None  # None: can't tell
+    seconds: float = Field(ge=MINIMUM)
 
 
 class Answers(Strict):
     """A rater's file, as the page saves it."""
 
     kind: Literal["palimpsest-answers"]
-    schema_: Literal[1] = Field(alias="schema")
+    schema_: Literal[2] = Field(alias="schema")
     page: str
     rater: str = Field(pattern=r"^[0-9a-f]{8,64}$")
     answers: tuple[Answer, ...]
@@ -50,14 +52,14 @@ class Answers(Strict):
 
 @dataclass(frozen=True)
 class Choice:
-    """One choice between the pictures of two strategies."""
+    """One answer about the pictures of two strategies."""
 
     rater: str
     comparison: str
     question: str
     first: str
     second: str
-    chosen: int
+    chosen: float  # 0: the picture of the first, 1: of the second, 0.5: can't tell
     left: int
 
 
@@ -152,13 +154,22 @@ def answers_in(folder: Path) -> list[Path]:
 
 
 def attentive(answers: Answers, key: Mapping[str, Any]) -> bool:
-    """Whether a rater passed enough of the attention checks; the first picture is always the right one."""
+    """Whether a rater passed the trials with a known answer; the first picture is always the right one."""
     passed = [answer.chosen == 0 for answer in answers.answers if key["comparisons"][answer.comparison].get("catch")]
-    return not passed or sum(passed) >= PASSED * len(passed)
+    return sum(passed) >= right_answers(len(passed))
+
+
+def right_answers(checks: int) -> int:
+    """How many of the known answers must be right, so that the tosses of a coin are so at most once in 20.
+
+    More than there are if that is impossible.
+    """
+    ways = [comb(checks, right) for right in range(checks + 1)]
+    return next((right for right in range(checks + 1) if sum(ways[right:]) <= BLIND * 2**checks), checks + 1)
 
 
 def choices(all_answers: Iterable[Answers], key: Mapping[str, Any]) -> list[Choice]:
-    """The choices between strategies of all raters who passed the attention checks."""
+    """The answers about strategies of all raters who passed the trials with a known answer."""
     made = []
     for answers in all_answers:
         if not attentive(answers, key):
@@ -167,7 +178,6 @@ def choices(all_answers: Iterable[Answers], key: Mapping[str, Any]) -> list[Choi
             facts = key["comparisons"][answer.comparison]
             if not facts.get("catch"):
                 both = (facts["first"], facts["second"])
-                made.append(
-                    Choice(answers.rater, answer.comparison, answer.question, *both, answer.chosen, answer.left)
-                )
+                chosen = 0.5 if answer.chosen is None else float(answer.chosen)
+                made.append(Choice(answers.rater, answer.comparison, answer.question, *both, chosen, answer.left))
     return made

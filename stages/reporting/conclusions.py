@@ -62,7 +62,7 @@ def _signs(level: float) -> str:
     return (
         "Rankings, bold cells and the sign * follow one test: paired differences over the same factors, p corrected "
         f"(Holm) for all pairs and both measures below. > and < mean p <= {level:.2g}, ~ that the difference is not "
-        "significant."
+        "significant, or 0 when rounded."
     )
 
 
@@ -79,7 +79,8 @@ def _ranking(verdict: Verdict, names: Sequence[str], measure: str, high_is_best:
     ranked = sorted(values, key=lambda name: values[name], reverse=high_is_best)
     text = f"{ranked[0]} {number(values[ranked[0]])}"
     for better, worse in pairwise(ranked):
-        significant = verdict.p_value(better, worse, measure) <= level
+        differs = number(values[better]) != number(values[worse])
+        significant = differs and verdict.p_value(better, worse, measure) <= level
         text += f" {('>' if high_is_best else '<') if significant else '~'} {worse} {number(values[worse])}"
     return text
 

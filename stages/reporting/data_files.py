@@ -116,17 +116,18 @@ def _concepts(summary: Summary, verdict: Verdict) -> dict[str, list[str]]:
 
 
 def curve_csv(summary: Summary) -> str:
-    """The mean score over the tasks learned so far, after each task; the base model on the same tasks."""
+    """The mean score over the tasks learned so far, after each task, and its gain over the base model on the same
+    tasks, which has rows of its own."""
     rows: list[tuple[Any, ...]] = []
     for verdict in summary.verdicts:
         for after, value in enumerate(verdict.base_curve, 1):
-            rows.append((verdict.domain, "base", verdict.metric, after, value, "", ""))
+            rows.append((verdict.domain, "base", verdict.metric, after, value, "", "", 0.0, "", ""))
         for strategy, line in verdict.curves.items():
-            for after, interval in enumerate(line, 1):
-                rows.append(
-                    (verdict.domain, strategy, verdict.metric, after, interval.value, interval.low, interval.high)
-                )
-    return _csv(("domain", "strategy", "metric", "after", "score", "low", "high"), rows)
+            for after, (score, gain) in enumerate(zip(line, verdict.gains[strategy], strict=True), 1):
+                bounds = (score.value, score.low, score.high, gain.value, gain.low, gain.high)
+                rows.append((verdict.domain, strategy, verdict.metric, after, *bounds))
+    heads = ("domain", "strategy", "metric", "after", "score", "low", "high", "gain", "gain_low", "gain_high")
+    return _csv(heads, rows)
 
 
 def differences_csv(summary: Summary) -> str:

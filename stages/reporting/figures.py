@@ -121,15 +121,18 @@ def number(value: float) -> str:
 
 
 def curves(verdict: Verdict) -> Figure:
-    """The mean score over the tasks learned so far, with its interval, as in the figures of arXiv 2410.04891."""
-    room = 0.16 + 0.08 * max(len(label(verdict, name)) for name in (*verdict.curves, "base model"))  # inches for names
+    """The gain over the base model on the tasks learned so far, with its interval.
+
+    The figures of arXiv 2410.04891 show the score itself, which also changes with the difficulty of each added task.
+    """
+    room = 0.16 + 0.08 * max(len(label(verdict, name)) for name in (*verdict.gains, "base model"))  # inches for names
     width = max(7.2, 5.98 + room)
     figure = Figure(figsize=(width, 4.2))
     axis = figure.subplots()
     after = range(1, len(verdict.labels) + 1)
-    axis.plot(after, verdict.base_curve, color=QUIET, linestyle=(0, (4, 3)), linewidth=1.4)
-    ends = [(verdict.base_curve[-1], "base model", QUIET)]
-    for name, line, colour, marker in _with_style(verdict.curves):
+    axis.axhline(0.0, color=QUIET, linestyle=(0, (4, 3)), linewidth=1.4)
+    ends = [(0.0, "base model", QUIET)]
+    for name, line, colour, marker in _with_style(verdict.gains):
         values = [point.value for point in line]
         axis.fill_between(after, [p.low for p in line], [p.high for p in line], color=colour, alpha=0.11, linewidth=0)
         axis.plot(after, values, color=colour, marker=marker, markersize=5, markeredgecolor="white", linewidth=2)
@@ -138,10 +141,8 @@ def curves(verdict: Verdict) -> Figure:
     margin = 0.04 * (top - bottom) or 0.05
     axis.set_ylim(bottom - margin, top + margin)
     _label_ends(axis, after[-1], ends)
-    axis.set(
-        xlabel="tasks learned", ylabel=f"mean {words(verdict.metric)} of the tasks learned so far", xticks=list(after)
-    )
-    axis.set_title(f"{words(verdict.domain)}: score of the tasks learned so far", pad=12)
+    axis.set(xlabel="tasks learned", ylabel=f"{words(verdict.metric)}, gain over the base model", xticks=list(after))
+    axis.set_title(f"{words(verdict.domain)}: gain over the base model on the tasks learned so far", pad=12)
     axis.grid(axis="x", visible=False)
     axis.margins(x=0.02)
     figure.tight_layout()
@@ -150,9 +151,9 @@ def curves(verdict: Verdict) -> Figure:
 
 
 def curve_range(verdict: Verdict) -> tuple[float, float]:
-    """What a chart of the curves shows: all lines, and the intervals at their ends."""
-    shown = [*verdict.base_curve, *(bound for line in verdict.curves.values() for bound in line[-1].drawn)]
-    shown += [point.value for line in verdict.curves.values() for point in line]
+    """What a chart of the gains shows: all lines, the base model's 0, and the intervals at their ends."""
+    shown = [0.0, *(bound for line in verdict.gains.values() for bound in line[-1].drawn)]
+    shown += [point.value for line in verdict.gains.values() for point in line]
     return min(shown), max(shown)
 
 

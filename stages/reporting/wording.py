@@ -29,7 +29,7 @@ HEADLINE = (
     "own_minus_others_earlier",
     "top1_earlier",
 )
-BASE, CEILING = "base model", "photos (ceiling)"  # rows after the strategies
+BASE, CEILING, PHOTOS = "base model", "photos (ceiling)", "photos"  # rows after the strategies
 
 # Cited, not measured here: the score (mean of R[T, .]) and the average forgetting of arXiv 2410.04891, by domain,
 # metric and strategy; empty if unknown. A row without a metric is not shown.
@@ -70,10 +70,16 @@ def _shared(verdict: Verdict, measures: Sequence[str]) -> list[str]:
     return [m for m in measures if any(m in intervals for intervals in verdict.strategies.values())]
 
 
-def everything(verdict: Verdict) -> Rows:
-    """A table of all measures by strategy."""
+def forgetting_of(verdict: Verdict) -> str:
+    """The one measure of forgetting that tables and charts show: unbiased if the pictures can be divided."""
+    unbiased = any("forgetting_unbiased" in intervals for intervals in verdict.strategies.values())
+    return "forgetting_unbiased" if unbiased else "forgetting_usual"
+
+
+def everything(verdict: Verdict, measures: Sequence[str] = tuple(GLOSSARY)) -> Rows:
+    """A table of all measures, or of these, by strategy."""
     by_name = rows_of(verdict)
-    measures = [m for m in GLOSSARY if any(m in intervals for intervals in by_name.values())]
+    measures = [m for m in measures if any(m in intervals for intervals in by_name.values())]
     heads = [regimes.titled(verdict.regimes, name) for name in by_name]
     return [["measure", *heads], *([GLOSSARY[m][0], *(show(f.get(m)) for f in by_name.values())] for m in measures)]
 

@@ -15,8 +15,8 @@ from stages.evaluation.statistics import Summary
 from stages.files import artifact, model_lock, tables
 from stages.reporting import regimes
 from stages.reporting.data_files import rounded
-from stages.reporting.page import charts
-from stages.reporting.page.svg import LINE, Spec, draw
+from stages.reporting.page import lines
+from stages.reporting.page.svg import draw
 from stages.reporting.wording import PLACE
 from stages.runtime.formatting import words
 
@@ -66,7 +66,7 @@ def _fact(params: Params, rows: list[dict[str, str | float]], fact: str) -> dict
         for (s, t), x in means.items()
     ]
     values = set(means.values())
-    chart = charts.line_per_strategy(points, params.strategies, len(params.tasks))
+    chart = lines.line_per_strategy(points, params.strategies, len(params.tasks))
     svg = draw(chart, f"{title} after each task") if len(values) > 1 else None  # a constant is printed, not drawn
     table = [["task", *titled.values()]]
     for task in (int(t.index) for t in params.tasks):
@@ -92,36 +92,10 @@ def losses(summary: Summary) -> dict[str, Any] | None:
             points = [
                 {"step": x, "value": min(rounded(y), rounded(top)), "tip": f"up to step {x}: {y:.4f}"} for x, y in rows
             ]
-            svg = draw(_loss_chart(points, starts, rounded(top), index), f"{words(name)}: training loss")
+            svg = draw(lines.losses(points, starts, rounded(top), index), f"{words(name)}: training loss")
             panels.append({"strategy": regimes.titled(regimes.of(summary.params), name), "svg": svg})
         domains.append({"name": domain, "panels": panels})
     return {"domains": domains} if domains else None
-
-
-def _loss_chart(rows: list[dict[str, Any]], starts: Sequence[int], top: float, index: int) -> Spec:
-    """One strategy's training loss over all tasks, with a line where each task begins.
-
-    Args:
-        rows: points with step, value and tip.
-        starts: the step at which each task begins.
-        top: the end of the y axis.
-        index: the index of the strategy, for its colour.
-    """
-    y = charts.axis("value", None, scale={"domain": [0, top]}, axis={"tickCount": 4})
-    x = charts.axis("step", "steps", axis={"grid": False, "tickCount": 6, "format": "d"}, scale={"nice": False})
-    begin = {"data": {"values": [{"step": at} for at in starts]}, "encoding": {"x": x}}
-    mark = {"type": "line", "stroke": charts.colour(index), "strokeWidth": 1.5}
-    hover = {"type": "point", "filled": True, "size": 90, "opacity": 0}
-    return {
-        "width": 440,
-        "height": 120,
-        "data": {"values": rows},
-        "layer": [
-            {**begin, "mark": {"type": "rule", "stroke": LINE}},
-            {"mark": mark, "encoding": {"x": x, "y": y}},
-            {"mark": hover, "encoding": {"x": x, "y": y, **charts.with_tip()}},
-        ],
-    }
 
 
 def _losses(params: Params, run: Run) -> list[np.ndarray[Any, Any]]:

@@ -1,24 +1,22 @@
-"""The charts of the page as Vega-Lite specifications, from verdicts."""
+"""The charts of the page as Vega-Lite specifications, from verdicts: matrices and points; lines.py has the rest."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from math import isnan
 from typing import Any
 
 from stages.evaluation.statistics import Verdict, show, shown_forgetting
 from stages.reporting.data_files import rounded
-from stages.reporting.figures import HEAT, curve_range, label, number
+from stages.reporting.figures import HEAT, label, number
 from stages.reporting.headline import number as decimal
-from stages.reporting.page.svg import QUIET, Spec
+from stages.reporting.page.svg import Spec
 from stages.runtime.formatting import words
 
 SHAPES = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "triangle-right")
 COLOURS = 7  # the style sheet has --s0 to --s6, in the order of figures.COLOURS
 # Orange is loss, blue is gain: distinguishable with all kinds of colour vision.
 LOSS_TO_GAIN = ("#a34a00", "#d9822b", "#f6c58f", "#f4f3f0", "#aacbe6", "#4d8fc4", "#15508c")
-DASH = [5, 4]
 DARK_TEXT, LIGHT_TEXT = "#0b1420", "#ffffff"
 
 
@@ -66,75 +64,9 @@ def steps(count: int, title: str | None = "tasks learned") -> Spec:
 POINT = {"type": "point", "filled": True, "size": 55, "stroke": "var(--paper)", "strokeWidth": 1, "opacity": 1}
 
 
-def curves(verdict: Verdict, width: int = 640, height: int = 280) -> Spec:
-    """The mean score over the tasks learned so far, with its interval; the base on the same tasks is dashed.
-
-    With two concepts the interval is many times as wide as with ten: bands are cut off at the range of the lines and
-    of the intervals at the end.
-    """
-    lowest, highest = (rounded(bound) for bound in curve_range(verdict))
-    rows = []
-    for name, line in verdict.curves.items():
-        for after, mean in enumerate(line, 1):
-            tip = f"{label(verdict, name)}, {after} learned: {show(mean)}"
-            row = {"strategy": name, "after": after, "value": rounded(mean.value), "tip": tip}
-            band = [None if isnan(x) else min(max(rounded(x), lowest), highest) for x in (mean.low, mean.high)]
-            rows.append(row | {"low": band[0], "high": band[1]})
-    base = [{"after": after, "value": rounded(value)} for after, value in enumerate(verdict.base_curve, 1)]
-    channels = by_strategy(list(verdict.curves))
-    x, title = steps(len(verdict.labels)), f"mean {words(verdict.metric)}"
-    coloured = {"x": x, "color": channels["color"]}
-    scale = {"domain": [lowest, highest], "nice": True, "zero": False}
-    return {
-        "width": width,
-        "height": height,
-        "data": {"values": rows},
-        "layer": [
-            {
-                "mark": {"type": "area", "opacity": 0.09},
-                "encoding": {**coloured, "y": axis("low", title, scale=scale), "y2": {"field": "high"}},
-            },
-            _dashed(base, x, "value"),
-            {"mark": "line", "encoding": {**coloured, "y": axis("value", title, scale=scale)}},
-            {"mark": POINT, "encoding": {"x": x, "y": axis("value", title, scale=scale), **channels, **with_tip()}},
-        ],
-    }
-
-
 def with_tip() -> Spec:
+    """The channel that carries the text of each mark."""
     return {"description": {"field": "tip"}}
-
-
-def _dashed(rows: list[dict[str, Any]], x: Spec, field: str) -> Spec:
-    mark = {"type": "line", "stroke": QUIET, "strokeDash": DASH, "strokeWidth": 1.5}
-    return {"data": {"values": rows}, "mark": mark, "encoding": {"x": x, "y": axis(field, None)}}
-
-
-def concept(verdict: Verdict, task: int) -> Spec:
-    """One concept's score from when it was learned to the end."""
-    tasks = len(verdict.labels)
-    rows = []
-    for name, matrix in verdict.matrices.items():
-        for after in range(task, tasks + 1):
-            value = float(matrix.at(after, task))
-            tip = f"{label(verdict, name)}, {after} learned: {decimal(value, 3)}"
-            rows.append({"strategy": name, "after": after, "value": rounded(value), "tip": tip})
-    known = [float(x.at(i, j)) for x in verdict.matrices.values() for i, j in x.cells() if i == 0 or i >= j]
-    base = rounded(float(next(iter(verdict.matrices.values())).at(0, task)))
-    channels = by_strategy(list(verdict.matrices))
-    x = steps(tasks, None)
-    x["scale"] = {"domain": [1, max(2, tasks)], "nice": False}
-    y = axis("value", None, scale={"domain": [rounded(min(known)), rounded(max(known))]}, axis={"tickCount": 4})
-    return {
-        "width": 190,
-        "height": 104,
-        "data": {"values": rows},
-        "layer": [
-            _dashed([{"after": 1, "value": base}, {"after": max(2, tasks), "value": base}], x, "value"),
-            {"mark": "line", "encoding": {"x": x, "y": y, "color": channels["color"]}},
-            {"mark": {**POINT, "size": 30}, "encoding": {"x": x, "y": y, **channels, **with_tip()}},
-        ],
-    }
 
 
 def trade_off(verdict: Verdict) -> Spec:
@@ -261,19 +193,3 @@ def harm(verdict: Verdict, strategy: str) -> Spec:
                 f"learning {verdict.labels[i]} changed {verdict.labels[j]} by {decimal(value, 4, signed=True)}"
             )
     return cells(values, verdict.labels[:-1], verdict.labels[1:], tips, framed=False)
-
-
-def line_per_strategy(rows: list[dict[str, Any]], names: Sequence[str], tasks: int) -> Spec:
-    """One value after each task, from rows with strategy, after, value and tip."""
-    channels = by_strategy(names)
-    x = steps(tasks)
-    y = axis("value", None, axis={"tickCount": 5})
-    return {
-        "width": 300,
-        "height": 150,
-        "data": {"values": rows},
-        "layer": [
-            {"mark": "line", "encoding": {"x": x, "y": y, "color": channels["color"]}},
-            {"mark": {**POINT, "size": 40}, "encoding": {"x": x, "y": y, **channels, **with_tip()}},
-        ],
-    }

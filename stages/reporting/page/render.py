@@ -12,10 +12,11 @@ from markupsafe import Markup
 from stages.core.params import Params
 from stages.evaluation.preference import People
 from stages.evaluation.statistics import Summary
-from stages.reporting import regimes
+from stages.reporting import headline, regimes
 from stages.reporting.page.charts import COLOURS, shape
 from stages.reporting.page.filmstrip import films
-from stages.reporting.page.sections import SECTIONS, Context, Material
+from stages.reporting.page.overview import minus, shown_concepts
+from stages.reporting.page.sections import BY_METRIC, SECTIONS, Context, Material
 from stages.runtime.formatting import words
 
 # Runs before anything is shown, so that the parts that need a script are visible from the start.
@@ -53,7 +54,13 @@ def page(summary: Summary, asked: People | None = None) -> str:
         metrics=_metrics(summary),
         films=[film.data() for film in material.films],
         sheets=[(f"p{number}", sheet) for number, sheet in enumerate(material.roll.sheets)],
-        early={name for film in material.first_films for name in film.first_sheets()},
+        by_metric=[name for name, _, _ in sections if name in BY_METRIC],
+        early={
+            sheet
+            for film in material.first_films
+            for task in shown_concepts(len(film.strips))
+            for sheet in film.sheets(task)
+        },
         styles=Markup(_source("report.css")),
         script=Markup(script),
         begin=Markup(BEGIN),
@@ -68,7 +75,7 @@ def _source(name: str) -> str:
 
 def _score(value: float) -> str:
     """A score with two digits and a minus sign; zero has no sign."""
-    return f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
+    return minus(headline.number(value))
 
 
 def policy(*scripts: str) -> str:
