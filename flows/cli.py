@@ -132,11 +132,15 @@ def status(json: Json = False) -> None:
 
 
 @app.command()
-def report(json: Json = False, browser: Annotated[bool, typer.Option("--open/--no-open")] = True) -> None:
+def report(
+    json: Json = False,
+    browser: Annotated[bool, typer.Option("--open/--no-open")] = True,
+    against: Annotated[str, typer.Option(metavar="STUDY", help="compare with this study's report")] = "",
+) -> None:
     """Prints the result table and opens the report."""
     from flows.commands import show_report
 
-    show_report.show(json, browser)
+    show_report.show_against(against, json, browser) if against else show_report.show(json, browser)
 
 
 @app.command()

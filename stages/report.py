@@ -34,6 +34,7 @@ def report(params: Params, key: None, args: argparse.Namespace) -> None:
         names = [path.relative_to(draft.path).as_posix() for path in drawn]
         written = {
             "metrics.json": artifact.to_json(data_files.metrics(summary, answers)),
+            "settings.json": artifact.to_json(data_files.settings(params)),
             "headline.json": artifact.to_json(data_files.headline(summary)),
             "matrix.csv": data_files.matrix_csv(summary),
             "curve.csv": data_files.curve_csv(summary),

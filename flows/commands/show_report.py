@@ -44,6 +44,42 @@ def show(as_json: bool, browser: bool) -> None:
     console.next_steps("palimpsest concept list   each concept's score", f"{page}   open it in a browser")
 
 
+def show_against(other: str, as_json: bool, browser: bool) -> None:
+    """The command `report --against`: compares with another study's report, and writes a page beside this one's.
+
+    Args:
+        other: the name of a study in report/, or the folder of a report.
+
+    Raises:
+        InputFault: one of the reports is missing or damaged, or they share nothing.
+    """
+    from stages.files.writing import write_file
+    from stages.reporting import comparison
+    from stages.reporting.page import against
+    from stages.runtime.formatting import in_columns
+
+    tree = edit_params.tree()
+    folder = REPORT / str(tree["study"])
+    second_folder = Path(other) if Path(other).is_dir() else REPORT / other
+    if second_folder.resolve() == folder.resolve():
+        raise InputFault(f"--against {other}: is this study itself. Give another one.")
+    first, second = comparison.read(folder), comparison.read(second_folder)
+    confidence = float((first.settings.get("report") or tree["report"]).get("confidence", 0.95))
+    compared, level = comparison.compare(first, second, confidence), 1 - confidence
+    page = folder / f"against-{second.name}.html"
+    write_file(page, against.page(first, second, compared, level))
+    names = (first.name, second.name)
+    if as_json:
+        tables = {f"{one.domain} {one.metric}": comparison.rows(one, names, level) for one in compared}
+        console.as_json({"page": str(page), "tables": tables})
+        return
+    for one in compared:
+        print(f"{comparison.sentence(one, names, level)}\n\n{in_columns(comparison.rows(one, names, level))}\n")
+    if browser and _has_display():
+        webbrowser.open(page.resolve().as_uri())
+    console.next_steps(f"{page}   open it in a browser")
+
+
 def _print_short(folder: Path) -> None:
     """Prints the main measures, under the identity metric, for a narrow terminal."""
     tree, identity = json.loads((folder / METRICS).read_text("utf-8")), edit_params.tree()["report"]["identity"]

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from stages.core.params import Params
 from stages.evaluation.preference import People
 from stages.evaluation.statistics import Interval, Intervals, Summary, Verdict
 from stages.reporting import regimes
@@ -59,6 +60,11 @@ def metrics(summary: Summary, asked: People | None = None) -> dict[str, Any]:
             "agreement": {name: _bounds(interval) for name, interval in opinion.metrics.items()},
         }
     return tree
+
+
+def settings(params: Params) -> dict[str, Any]:
+    """The parameters of a study, without its positions and concepts."""
+    return params.model_dump(mode="json", warnings=False, exclude={"tasks", "sequences"})
 
 
 def damage(before: Interval, intervals: Intervals) -> dict[str, dict[str, float | None]]:

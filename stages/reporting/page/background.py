@@ -14,7 +14,7 @@ from stages.core.runs import Run, TaskSequence, runs, sequences
 from stages.evaluation.statistics import Summary
 from stages.files import artifact, model_lock, tables
 from stages.reporting import regimes
-from stages.reporting.data_files import rounded
+from stages.reporting.data_files import rounded, settings
 from stages.reporting.page import lines
 from stages.reporting.page.svg import draw
 from stages.reporting.wording import PLACE
@@ -122,13 +122,13 @@ def _binned(curves: list[list[np.ndarray[Any, Any]]]) -> Iterator[list[Any]]:
 def study(summary: Summary) -> dict[str, Any]:
     """The section on runs, settings, models and software; nothing in it depends on when or where the study ran."""
     params = summary.params
-    settings = params.model_dump(mode="json", warnings=False, exclude={"tasks", "sequences"})
+    chosen = settings(params)
     first, sequence = runs(params)[0], sequences(params)[0]
     scores = artifact.read(sequence.base / "scores", "scores")
     images = artifact.read(sequence.base / "images", "images")
     models = [["base model", str(images.get("family", "")), str(images.get("base", ""))]]
     models += [["judge", name, encoder] for name, encoder in sorted(scores["encoders"].items())]
-    rows = [["setting", "value"], *([key, value] for key, value in _flat(settings))]
+    rows = [["setting", "value"], *([key, value] for key, value in _flat(chosen))]
     strategies, known = [["strategy", "regime", "options"]], regimes.of(params)
     for name in params.strategies:
         state = Run(first.sequence, name, first.seed).at(params.tasks[-1].index) / "state"

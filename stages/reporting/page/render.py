@@ -37,39 +37,49 @@ def page(summary: Summary, asked: People | None = None) -> str:
     material = Material(summary, asked)
     material.films.extend(films(summary, material.album, material.roll))
     sections = [(name, title, context) for name, title, make in SECTIONS if (context := make(material)) is not None]
-    script = _source("report.js")
-    environment = Environment(
+    script = source("report.js")
+    text = (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            study=summary.params.study,
+            sections=sections,
+            strategies=_keys(summary.params),
+            metrics=_metrics(summary),
+            films=[film.data() for film in material.films],
+            sheets=[(f"p{number}", sheet) for number, sheet in enumerate(material.roll.sheets)],
+            by_metric=[name for name, _, _ in sections if name in BY_METRIC],
+            early={
+                sheet
+                for film in material.first_films
+                for task in shown_concepts(len(film.strips))
+                for sheet in film.sheets(task)
+            },
+            styles=Markup(source("report.css")),
+            script=Markup(script),
+            begin=Markup(BEGIN),
+            policy=policy(BEGIN, script),
+        )
+    )
+    return text.rstrip() + "\n"
+
+
+def environment() -> Environment:
+    """The templates: everything is escaped, and nothing may be missing."""
+    made = Environment(
         autoescape=True,
         undefined=StrictUndefined,
         loader=FileSystemLoader(TEMPLATES),
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["words"] = words
-    environment.filters["score"] = _score
-    text = environment.get_template("page.html.j2").render(
-        study=summary.params.study,
-        sections=sections,
-        strategies=_keys(summary.params),
-        metrics=_metrics(summary),
-        films=[film.data() for film in material.films],
-        sheets=[(f"p{number}", sheet) for number, sheet in enumerate(material.roll.sheets)],
-        by_metric=[name for name, _, _ in sections if name in BY_METRIC],
-        early={
-            sheet
-            for film in material.first_films
-            for task in shown_concepts(len(film.strips))
-            for sheet in film.sheets(task)
-        },
-        styles=Markup(_source("report.css")),
-        script=Markup(script),
-        begin=Markup(BEGIN),
-        policy=policy(BEGIN, script),
-    )
-    return text.rstrip() + "\n"
+    made.filters["words"] = words
+    made.filters["score"] = _score
+    return made
 
 
-def _source(name: str) -> str:
+def source(name: str) -> str:
+    """The text of a file of the templates' folder."""
     return (TEMPLATES / name).read_text("utf-8").strip()
 
 
@@ -82,7 +92,8 @@ def policy(*scripts: str) -> str:
     """The content security policy: inline styles and pictures, these scripts, and no requests."""
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
-    return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {allowed}; base-uri 'none'"
+    scripts_allowed = f" script-src {allowed};" if allowed else ""
+    return f"default-src 'none'; img-src data:; style-src 'unsafe-inline';{scripts_allowed} base-uri 'none'"
 
 
 def _keys(params: Params) -> list[Context]:

@@ -32,6 +32,7 @@ FILES = {  # beside the page: stages/report.py
     "differences.csv": "every paired difference, with its interval and corrected p",
     "checks.csv": "the merge check of every state",
     "metrics.json": "all measures with their intervals",
+    "settings.json": "the parameters of the study",
     "results.md": "the tables and figures as text",
 }
 
