@@ -46,10 +46,11 @@ def curves(verdict: Verdict, width: int = 800, height: int = 320) -> Spec:
     coloured = {"x": x, "color": channels["color"]}
     scale = {"domain": [lowest, highest], "nice": True, "zero": False}
     ends = {name: line[-1].value for name, line in verdict.gains.items()} | {BASE: 0.0}
+    titles = {name: label(verdict, name) for name in ends}
     return {
         "width": width,
         "height": height,
-        "padding": _padding(ends),
+        "padding": _padding(titles),
         "data": {"values": rows},
         "layer": [
             {
@@ -59,7 +60,7 @@ def curves(verdict: Verdict, width: int = 800, height: int = 320) -> Spec:
             _dashed([{"after": after, "value": 0} for after in (1, max(2, tasks))], x, title),
             {"mark": "line", "encoding": {**coloured, "y": axis("value", title, scale=scale)}},
             {"mark": POINT, "encoding": {"x": x, "y": axis("value", title, scale=scale), **channels, **with_tip()}},
-            *_names(ends, x, max(2, tasks), title, (highest - lowest) / height, list(verdict.gains)),
+            *_names(ends, titles, x, max(2, tasks), title, (highest - lowest) / height, list(verdict.gains)),
         ],
     }
 
@@ -68,19 +69,26 @@ def _cut(interval: Interval, lowest: float, highest: float) -> list[float | None
     return [None if isnan(x) else min(max(rounded(x), lowest), highest) for x in (interval.low, interval.high)]
 
 
-def _padding(ends: Mapping[str, float]) -> dict[str, int]:
-    return {"left": 8, "top": 8, "bottom": 8, "right": 14 + round(LETTER * max(len(words(name)) for name in ends))}
+def _padding(titles: Mapping[str, str]) -> dict[str, int]:
+    return {"left": 8, "top": 8, "bottom": 8, "right": 14 + round(LETTER * max(map(len, titles.values())))}
 
 
 def _names(
-    ends: Mapping[str, float], x: Spec, last: int, title: str | None, pixel: float, strategies: Sequence[str]
+    ends: Mapping[str, float],
+    titles: Mapping[str, str],
+    x: Spec,
+    last: int,
+    axis_title: str | None,
+    pixel: float,
+    strategies: Sequence[str],
 ) -> list[Spec]:
     """Layers with a name at the end of each line, moved apart where they would overlap.
 
     Args:
         ends: name -> the last value of its line.
+        titles: name -> the text to write.
         last: where the lines end.
-        title: of the y axis; all layers need the same.
+        axis_title: of the y axis; all layers need the same.
         pixel: how much of the y axis one pixel is.
         strategies: all strategies of the chart, in the order of their colours.
     """
@@ -90,8 +98,8 @@ def _names(
     for name, height in zip(upwards, heights, strict=True):
         ink = colour(strategies.index(name)) if name in strategies else QUIET
         mark = {"type": "text", "align": "left", "dx": 9, "fontSize": 11, "fontWeight": "bold", "fill": ink}
-        values = [{"after": last, "value": rounded(height), "name": words(name)}]
-        encoding = {"x": x, "y": axis("value", title), "text": {"field": "name"}}
+        values = [{"after": last, "value": rounded(height), "name": titles[name]}]
+        encoding = {"x": x, "y": axis("value", axis_title), "text": {"field": "name"}}
         layers.append({"data": {"values": values}, "mark": mark, "encoding": encoding})
     return layers
 
@@ -134,16 +142,17 @@ def line_per_strategy(rows: list[dict[str, Any]], names: Sequence[str], tasks: i
     x, height = steps(tasks), 150
     y = axis("value", None, axis={"tickCount": 5})
     ends = {str(row["strategy"]): float(row["value"]) for row in rows}  # the last row of each
+    titles = {name: words(name) for name in ends}
     values = [float(row["value"]) for row in rows]
     return {
         "width": 225,
         "height": height,
-        "padding": _padding(ends),
+        "padding": _padding(titles),
         "data": {"values": rows},
         "layer": [
             {"mark": "line", "encoding": {"x": x, "y": y, "color": channels["color"]}},
             {"mark": {**POINT, "size": 40}, "encoding": {"x": x, "y": y, **channels, **with_tip()}},
-            *_names(ends, x, tasks, None, (max(values) - min(values)) / height, names),
+            *_names(ends, titles, x, tasks, None, (max(values) - min(values)) / height, names),
         ],
     }
 
