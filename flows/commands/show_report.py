@@ -10,10 +10,11 @@ from pathlib import Path
 
 from flows.commands import console
 from flows.commands.status import REPORT
+from flows.engine import journal
 from stages.runtime.faults import InputFault
 from stages.tools import edit_params
 
-PAGES = ("index.html", "report.html", "results.md")  # the first one that exists is opened
+PAGE, STAMPED = "report.html", "index.html"  # as the stage makes it; with when and where the study ran
 SUMMARY, METRICS, HEADLINE = "summary.txt", "metrics.json", "headline.json"
 BASE = "base"  # among the strategies: the base model
 SHOWN = {"average_score": "average score", "forgetting_unbiased": "forgetting"}  # measure -> its title
@@ -30,7 +31,7 @@ def show(as_json: bool, browser: bool) -> None:
     folder = REPORT / str(edit_params.tree()["study"])
     if not (folder / METRICS).exists():
         raise InputFault(f"{folder}: there is no report yet. Run the study to the end: palimpsest run")
-    page = next(folder / name for name in PAGES if (folder / name).exists())
+    page = _stamped(folder)
     if as_json:
         console.as_json({"page": str(page), "metrics": json.loads((folder / METRICS).read_text("utf-8"))})
         return
@@ -42,6 +43,18 @@ def show(as_json: bool, browser: bool) -> None:
     if browser and page.suffix == ".html" and _has_display():
         webbrowser.open(page.resolve().as_uri())
     console.next_steps("palimpsest concept list   each concept's score", f"{page}   open it in a browser")
+
+
+def _stamped(folder: Path) -> Path:
+    """Writes the page with the facts of the last run, and returns it; the page itself depends on no time or machine."""
+    from stages.files.writing import write_file
+    from stages.reporting.page import stamp
+
+    page, last = folder / PAGE, journal.read()
+    if not page.exists() or last is None:
+        return page
+    write_file(folder / STAMPED, stamp.stamped(page.read_text("utf-8"), last.began, last.machine, last.commit))
+    return folder / STAMPED
 
 
 def show_against(other: str, as_json: bool, browser: bool) -> None:

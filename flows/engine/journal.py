@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import platform
 import re
+import subprocess
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -27,13 +31,15 @@ class Journal:
     last: str = ""  # the stage that ended last
     code: int | None = None  # exit code; None while it runs, and if it was killed
     failures: list[dict[str, str]] = field(default_factory=list)  # stage, what
+    commit: str = ""  # of the project; "+" at its end: with changes that are in no commit
+    machine: str = ""  # its GPUs, or its processor
 
     def __post_init__(self) -> None:
         self._written = 0.0
 
     @classmethod
     def begin(cls, total: int) -> Journal:
-        journal = cls(time.strftime("%Y-%m-%d %H:%M:%S"), total=total)
+        journal = cls(time.strftime("%Y-%m-%d %H:%M:%S"), total=total, commit=_commit(), machine=_machine())
         journal._write()
         return journal
 
@@ -60,6 +66,31 @@ def read() -> Journal | None:
         return Journal(**json.loads(JOURNAL.read_text("utf-8")))
     except (OSError, ValueError, TypeError):
         return None
+
+
+def _commit() -> str:
+    """The commit of the current folder; empty if it is in no repository."""
+    commit = _output("git", "rev-parse", "HEAD")
+    return commit + ("+" if commit and _output("git", "status", "--porcelain", "--untracked-files=no") else "")
+
+
+def _machine() -> str:
+    """The names of the GPUs, or of the processor, without loading torch."""
+    if gpus := Counter(_output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").splitlines()):
+        return ", ".join(f"{count} x {name.strip()}" for name, count in gpus.items())
+    try:
+        model = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text("utf-8"), re.M)
+    except OSError:
+        model = None
+    return f"{os.cpu_count()} cores of {model[1] if model else platform.machine()}"
+
+
+def _output(*command: str) -> str:
+    """What a command prints; empty if it does not exist or fails."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 @dataclass(frozen=True)

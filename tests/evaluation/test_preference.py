@@ -248,7 +248,7 @@ def test_the_answers_so_far_say_how_many_are_missing(stored: Path, tmp_path: Pat
     assert result is not None
     (only,) = result.opinions
     assert (only.choices, only.undecided, only.per_pair) == (120, 30, 30.0)
-    text = survey_wording.in_words(result)
+    text = survey_wording.in_words(result, {})
     assert "120 answers, 25% of them can't tell" in text
     assert "About 30 answers per pair of strategies chose a picture: enough to see a preference of 75% or more" in text
     assert "60% takes about 164 more for each pair, about 17 raters like these." in text

@@ -14,6 +14,7 @@ from PIL import Image
 from flows import cli
 from flows.engine import journal
 from flows.graph import stage_names
+from stages.reporting.page import stamp
 from stages.runtime import process
 from stages.runtime.exits import attempt
 from stages.tools import edit_params, profiles
@@ -256,6 +257,29 @@ def test_status_shows_finished_tasks_the_running_process_and_errors(tmp_path, mo
     assert "Nothing is running" in out
     assert "ended with exit code 3" in out
     assert "task 01 / train: diverged" in out
+
+
+def test_the_page_that_is_opened_names_its_run(here, palimpsest, monkeypatch):
+    folder = Path("report/small")
+    folder.mkdir(parents=True)
+    for name, text in (("metrics.json", "{}"), ("headline.json", "{}"), ("summary.txt", "summary\n")):
+        (folder / name).write_text(text)
+    (folder / "report.html").write_text(f"<dl>{stamp.SLOT}</dl>")
+    monkeypatch.setattr(journal, "_machine", lambda: "1 x <GPU>")
+    monkeypatch.setattr(journal, "_commit", lambda: "0123456789abcdef+")
+    began = journal.Journal.begin(2).began
+    code, out, _ = palimpsest("report", "--no-open")
+    assert code == 0
+    assert "report/small/index.html" in out
+    page = (folder / "index.html").read_text()
+    assert f"<dd>began {began}, on 1 x &lt;GPU&gt;</dd>" in page
+    assert 'commit/0123456789abcdef">0123456789</a>, with changes that are in no commit' in page
+    assert (folder / "report.html").read_text() == f"<dl>{stamp.SLOT}</dl>", "it depends on no time or machine"
+    code, _, err = palimpsest("report", "--against", "none")
+    assert (code, err.count("\n")) == (3, 1)
+    assert "report/small: no report with scores.parquet" in err
+    shutil.rmtree("report")
+    journal.JOURNAL.unlink()
 
 
 def test_the_doctor_runs_every_check(here, palimpsest):

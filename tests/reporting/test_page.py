@@ -19,7 +19,7 @@ from stages.core.runs import runs
 from stages.evaluation.preference import Opinion, People
 from stages.evaluation.statistics import Interval, summarise
 from stages.files import model_lock, tables
-from stages.reporting.page import background, charts, lines, render, sprites, svg
+from stages.reporting.page import background, charts, lines, render, sprites, stamp, svg
 from stages.reporting.page.sections import SECTIONS
 from tests.support import synthetic_study
 
@@ -106,6 +106,13 @@ def test_only_its_own_scripts_may_run(page) -> None:
     assert {base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in executed} == allowed
     assert len(executed) == 2
     assert policy.startswith("default-src 'none'; img-src data:")
+
+
+def test_the_facts_of_a_run_have_a_place(made) -> None:
+    assert made[2].count(stamp.SLOT) == 1
+    text = stamp.stamped(made[2], "2026-01-02 03:04:05", "", "")
+    assert "<dt>Last run</dt><dd>began 2026-01-02 03:04:05</dd>" in text
+    assert "<dt>Commit" not in text
 
 
 def test_a_prompt_with_markup_stays_text(made, page) -> None:

@@ -1,15 +1,18 @@
 """The page for raters is blind, balanced and reproducible."""
 
 import json
+from argparse import Namespace
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from stages.core import params as core_params
 from stages.evaluation import results
 from stages.evaluation.survey import CHECKS
 from stages.reporting import questionnaire
 from stages.runtime.faults import ConfigFault
+from stages.tools import survey as tool
 from tests.support import synthetic_study
 
 
@@ -103,3 +106,26 @@ def test_the_raters_needed_answer_more_than_the_comparisons() -> None:
     answers, raters = questionnaire.needed(0.6, 4, 40)
     assert answers == 194
     assert raters * (40 - CHECKS) >= answers * 6 > (raters - 1) * (40 - CHECKS)
+
+
+def test_the_commands_say_how_many_answers_it_takes(made, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(core_params, "load", lambda: made)
+    tool.make(Namespace(comparisons=6, each=12, to=None, preference=0.7))
+    out = capsys.readouterr().out
+    page, key = Path("people/small.html"), json.loads(Path("data/answers/small/key.json").read_text("utf-8"))
+    assert facts(page.read_text("utf-8"))["page"] == key["page"]
+    assert out.count("12 pairs") == 1
+    assert f"{CHECKS} have a known answer" in out
+    assert "a preference of 70% between two strategies takes about 47 answers" in out
+    answers = [
+        {"comparison": name, "question": "same", "left": k % 2, "chosen": 0, "seconds": 2.0}
+        for k, name in enumerate(key["comparisons"])
+    ]
+    file = {"kind": "palimpsest-answers", "schema": 2, "page": key["page"], "rater": "ab" * 8, "answers": answers}
+    Path("answers.json").write_text(json.dumps(file), "utf-8")
+    tool.read(Namespace(files=[Path("answers.json")], preference=0.7))
+    out = capsys.readouterr().out
+    assert "1 of 1 files are new" in out
+    assert "1 rater, of whom 0 failed" in out
+    assert "[" not in out, "no interval from one rater"
+    assert "70% takes about 45 more for each pair, about 23 raters like these." in out

@@ -127,7 +127,7 @@ def study(summary: Summary) -> dict[str, Any]:
     scores = artifact.read(sequence.base / "scores", "scores")
     images = artifact.read(sequence.base / "images", "images")
     models = [["base model", str(images.get("family", "")), str(images.get("base", ""))]]
-    models += [["judge", name, encoder] for name, encoder in sorted(scores["encoders"].items())]
+    models += [["judge", words(name), encoder] for name, encoder in sorted(scores["encoders"].items())]
     rows = [["setting", "value"], *([key, value] for key, value in _flat(chosen))]
     strategies, known = [["strategy", "regime", "options"]], regimes.of(params)
     for name in params.strategies:

@@ -19,12 +19,12 @@ from stages.reporting.page import damage as base_damage
 from stages.reporting.page import overview as first_screen
 from stages.reporting.page.filmstrip import Film, Roll
 from stages.reporting.page.sprites import Album
+from stages.reporting.page.stamp import HOME
 from stages.reporting.page.svg import draw
 from stages.reporting.sweeps.variants import by_key
 from stages.runtime.formatting import words
 
 Context = dict[str, Any]
-HOME = "https://github.com/palimpsest/palimpsest"
 FILES = {  # beside the page: stages/report.py
     "scores.parquet": "every score of every picture, for notebooks",
     "matrix.csv": "R of every run, a line per cell",

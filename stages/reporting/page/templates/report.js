@@ -227,5 +227,6 @@
   addEventListener("hashchange", readAddress);
   all(".runs").forEach(showRun);
   showMetric();
+  root.classList.add("ready");
   readAddress();
 })();
