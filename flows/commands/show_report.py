@@ -48,7 +48,7 @@ def show(as_json: bool, browser: bool) -> None:
 def _stamped(folder: Path) -> Path:
     """Writes the page with the facts of the last run, and returns it; the page itself depends on no time or machine."""
     from stages.files.writing import write_file
-    from stages.reporting.page import stamp
+    from stages.reporting import stamp
 
     page, last = folder / PAGE, journal.read()
     if not page.exists() or last is None:

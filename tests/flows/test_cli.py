@@ -14,7 +14,7 @@ from PIL import Image
 from flows import cli
 from flows.engine import journal
 from flows.graph import stage_names
-from stages.reporting.page import stamp
+from stages.reporting import stamp
 from stages.runtime import process
 from stages.runtime.exits import attempt
 from stages.tools import edit_params, profiles

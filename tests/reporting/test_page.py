@@ -19,7 +19,8 @@ from stages.core.runs import runs
 from stages.evaluation.preference import Opinion, People
 from stages.evaluation.statistics import Interval, summarise
 from stages.files import model_lock, tables
-from stages.reporting.page import background, charts, lines, render, sprites, stamp, svg
+from stages.reporting import stamp
+from stages.reporting.page import background, charts, lines, render, sprites, svg
 from stages.reporting.page.sections import SECTIONS
 from tests.support import synthetic_study
 

@@ -17,6 +17,7 @@ SHAPES = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross"
 COLOURS = 7  # the style sheet has --s0 to --s6, in the order of figures.COLOURS
 # Orange is loss, blue is gain: distinguishable with all kinds of colour vision.
 LOSS_TO_GAIN = ("#a34a00", "#d9822b", "#f6c58f", "#f4f3f0", "#aacbe6", "#4d8fc4", "#15508c")
+DASH = [5, 4]
 DARK_TEXT, LIGHT_TEXT = "#0b1420", "#ffffff"
 
 

@@ -19,8 +19,8 @@ from stages.reporting.page import damage as base_damage
 from stages.reporting.page import overview as first_screen
 from stages.reporting.page.filmstrip import Film, Roll
 from stages.reporting.page.sprites import Album
-from stages.reporting.page.stamp import HOME
 from stages.reporting.page.svg import draw
+from stages.reporting.stamp import HOME
 from stages.reporting.sweeps.variants import by_key
 from stages.runtime.formatting import words
 
@@ -265,4 +265,4 @@ SECTIONS: Sequence[tuple[str, str, Callable[[Material], Context | None]]] = (
     ("photos", "Photos, models and licences", lambda material: background.photos(material.summary)),
     ("citing", "Data, code and citation", citing),
 )
-BY_METRIC = {"curves", "heatmaps", "filmstrip", "tradeoff", "harm", "numbers", "published"}
+BY_METRIC = {"curves", "heatmaps", "filmstrip", "tradeoff", "swept", "harm", "numbers", "published"}
