@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import webbrowser
+from dataclasses import replace
 from pathlib import Path
 
 from flows.commands import console
@@ -77,9 +78,11 @@ def show_against(other: str, as_json: bool, browser: bool) -> None:
     if second_folder.resolve() == folder.resolve():
         raise InputFault(f"--against {other}: is this study itself. Give another one.")
     first, second = comparison.read(folder), comparison.read(second_folder)
+    if second.name == first.name:
+        second = replace(second, name=other)
     confidence = float((first.settings.get("report") or tree["report"]).get("confidence", 0.95))
     compared, level = comparison.compare(first, second, confidence), 1 - confidence
-    page = folder / f"against-{second.name}.html"
+    page = folder / f"against-{second_folder.name}.html"
     write_file(page, against.page(first, second, compared, level))
     names = (first.name, second.name)
     if as_json:
@@ -87,7 +90,8 @@ def show_against(other: str, as_json: bool, browser: bool) -> None:
         console.as_json({"page": str(page), "tables": tables})
         return
     for one in compared:
-        print(f"{comparison.sentence(one, names, level)}\n\n{in_columns(comparison.rows(one, names, level))}\n")
+        table = in_columns(comparison.rows(one, names, level))
+        print(f"{one.domain} by {one.metric}: {comparison.sentence(one, names, level)}\n\n{table}\n")
     if browser and _has_display():
         webbrowser.open(page.resolve().as_uri())
     console.next_steps(f"{page}   open it in a browser")

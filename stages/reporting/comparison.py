@@ -39,6 +39,11 @@ class Study:
     settings: Mapping[str, Any]
     results: Mapping[str, Results]  # by domain
 
+    @property
+    def identity(self) -> str:
+        """The metric that recognises concepts; empty if the report does not say."""
+        return str(self.settings.get("report", {}).get("identity", ""))
+
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
@@ -105,7 +110,7 @@ def results_of(table: pa.Table, domain: str) -> Results:
 
 
 def compare(first: Study, second: Study, confidence: float) -> list[Comparison]:
-    """The comparisons, by domain and metric, in the order of the first study.
+    """The comparisons, by domain and metric, in the order of the first study; its metric of identity comes first.
 
     Raises:
         InputFault: the studies share no domain, metric and strategy.
@@ -114,7 +119,8 @@ def compare(first: Study, second: Study, confidence: float) -> list[Comparison]:
     compared = []
     for one, other in pairs:
         shared = tuple(name for name in one.strategies if name in other.strategies)
-        for metric in (m for m in one.measured if m in other.measured and shared):
+        both = [metric for metric in one.measured if metric in other.measured and shared]
+        for metric in sorted(both, key=lambda name: name != first.identity):
             compared.append(_compare(one, other, shared, metric, confidence))
     if not compared:
         raise InputFault(f"{second.name}: shares no domain, strategy and metric with {first.name}. Nothing to compare.")
@@ -172,19 +178,22 @@ def _flat(tree: Mapping[str, Any], head: str = "") -> dict[str, str]:
 
 def sentence(comparison: Comparison, names: tuple[str, str], level: float) -> str:
     """What the corrected tests say about the average score, in one sentence."""
-    start = f"{comparison.domain} by {comparison.metric}:"
     if comparison.reason:
-        return f"{start} no test of {names[1]} against {names[0]}, since {comparison.reason}."
+        return f"No test of {names[1]} against {names[0]}, since {comparison.reason}."
     changes = comparison.differences["average_score"]
     sure = {name: x for name, x in changes.items() if comparison.p_values["average_score", name] <= level}
     if not sure:
-        return f"{start} no strategy's average score differs significantly between {names[0]} and {names[1]}."
+        return f"No strategy's average score differs significantly between {names[0]} and {names[1]}."
     parts = [
-        f"{name} {number(x.value, signed=True)} (p {comparison.p_values['average_score', name]:.2g})"
+        f"{name} {number(x.value, signed=True)} ({_chance(comparison.p_values['average_score', name])})"
         for name, x in sure.items()
     ]
     rest = "" if len(sure) == len(changes) else "; the others do not differ significantly"
-    return f"{start} average score in {names[1]} minus {names[0]}: {', '.join(parts)}{rest}."
+    return f"Average score in {names[1]} minus {names[0]}: {', '.join(parts)}{rest}."
+
+
+def _chance(p: float) -> str:
+    return f"p {p:.2g}" if p >= 0.001 else "p < 0.001"
 
 
 def rows(comparison: Comparison, names: tuple[str, str], level: float) -> Rows:
