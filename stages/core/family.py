@@ -201,6 +201,26 @@ class Learner(ABC):
     def paused(self) -> AbstractContextManager[None]:
         """Pauses training: within the block the family can be used otherwise, for instance for sampling."""
 
+    def joined(self, others: Sequence[Learner]) -> JoinedLearners:
+        """This learner and others of its family, in one pass; all of them are prepared.
+
+        Raises:
+            ValueError: they cannot share a pass, with the reason.
+        """
+        raise ValueError("this family trains one adapter at a time")
+
+
+class JoinedLearners(ABC):
+    """Several models in training whose losses are computed in one pass. Each keeps its own parameters."""
+
+    @abstractmethod
+    def losses(self, inputs: Sequence[Encodings]) -> Tensor:
+        """Returns the loss of each learner, [learners].
+
+        Args:
+            inputs: what each learner's `inputs` has returned, of the same names and shapes.
+        """
+
 
 def check_options(family: Family, name: str, schedulers: Mapping[str, str], options: TrainingOptions) -> None:
     """Refuses schedulers and training options that the family would ignore.

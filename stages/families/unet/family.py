@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stages.adapters.algebra import Adapter, Delta
 from stages.core.family import Encodings, Family, Learner, ModuleName, TrainingOptions
-from stages.families.unet import layers
+from stages.families.unet.lora import layers
 from stages.families.unet.denoiser import SCHEDULERS, Denoiser, Settings
 from stages.families.unet.float8 import with_float8_feed_forward
 from stages.families.unet.learner import UNetLearner

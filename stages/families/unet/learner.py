@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from stages.adapters.algebra import Adapter, Delta
-from stages.core.family import Encodings, Learner, Row, TrainingOptions
-from stages.families.unet.layers import Grouped, Layers, PerMatrix
+from stages.core.family import Encodings, JoinedLearners, Learner, Row, TrainingOptions
+from stages.families.unet.lora.grouped import Grouped
+from stages.families.unet.lora.layers import Layers, PerMatrix
 from stages.families.unet.names import part_of
 from stages.families.unet.text_encoders import own_name, renamed
 from stages.runtime.device import device
@@ -139,20 +140,35 @@ class UNetLearner(Learner):
 
     def loss(self, inputs: Encodings) -> Tensor:
         """The weighted sum of each row's mean squared error."""
+        return self.errors(inputs, self.layers["unet"]).sum()
+
+    def joined(self, others: Sequence[Learner]) -> JoinedLearners:
+        from stages.families.unet.chains import JoinedUNets
+
+        if unlike := next((type(one).__name__ for one in others if not isinstance(one, UNetLearner)), None):
+            raise ValueError(f"another kind of learner, {unlike}")
+        return JoinedUNets([self, *(one for one in others if isinstance(one, UNetLearner))])
+
+    def errors(self, inputs: Encodings, layers: Layers) -> Tensor:
+        """The weighted mean squared error of each row.
+
+        Args:
+            inputs: of this learner's rows, or of those of several chains.
+            layers: the installed layers of the UNet: this learner's, or those of all chains.
+        """
         wanted = inputs["wanted"]
         if "rehearsed" in inputs:
-            wanted = wanted.index_copy(0, inputs["rehearsed"], self._without_adapter(inputs))
-        found = self._predicted(inputs)
+            wanted = wanted.index_copy(0, inputs["rehearsed"], self._without_adapter(inputs, layers))
+        found = self._predicted(inputs, layers)
         if not self.options.checkpointing:
-            self.layers["unet"].end()
-        errors = nn.functional.mse_loss(found, wanted, reduction="none").mean((1, 2, 3))
-        return (errors * inputs["weight"]).sum()
+            layers.end()
+        return nn.functional.mse_loss(found, wanted, reduction="none").mean((1, 2, 3)) * inputs["weight"]
 
-    def _predicted(self, inputs: Encodings) -> Tensor:
+    def _predicted(self, inputs: Encodings, layers: Layers) -> Tensor:
         """What the UNet answers, [rows, channels, height, width] in float32."""
         if self.family.text_encoders:
             inputs = {**inputs, **self._with_constants(self.family.embed(inputs))}
-        self.layers["unet"].begin(inputs)
+        layers.begin(inputs)
         predicted: Tensor = self.unet(
             inputs["noisy"].to(self.unet.dtype),
             inputs["times"],
@@ -163,15 +179,15 @@ class UNetLearner(Learner):
         return predicted.float()
 
     @torch.no_grad()
-    def _without_adapter(self, inputs: Encodings) -> Tensor:
+    def _without_adapter(self, inputs: Encodings, layers: Layers) -> Tensor:
         """What the frozen model answers in the rows that are rehearsed."""
         rows = inputs["rehearsed"]
         some = {name: value.index_select(0, rows) for name, value in inputs.items() if name != "rehearsed"}
         with ExitStack() as stack:
-            for layers in self.layers.values():
-                stack.enter_context(layers.off())
-            found = self._predicted(some)
-            self.layers["unet"].end()
+            for part in (layers, *(own for name, own in self.layers.items() if name != "unet")):
+                stack.enter_context(part.off())
+            found = self._predicted(some, layers)
+            layers.end()
         return found
 
     def adapter(self) -> Adapter:
