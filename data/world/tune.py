@@ -21,7 +21,7 @@ from stages.core.runs import Run, TaskSequence
 from stages.core.states import merge_generator
 from stages.files.pictures import open_png
 from stages.sampling.sampler import sample
-from stages.training.task import train
+from stages.training.task import Inputs, train
 
 SEED = 1000  # the study's seeds are small numbers
 
@@ -62,7 +62,7 @@ def study(params: Params, strategy: str, concepts: list[Concept], measure: Measu
     run, state, learnt = Run(TaskSequence("tune", "objects", "tune"), strategy, SEED), State(), []
     for place, concept in enumerate(concepts):
         facts = {"concept": asdict(concept), "pictures": {"training": [{"caption": None}] * len(concept.training)}}
-        adapter, _ = train(params, run, f"{place + 1:02d}", state, facts, pictures(concept))
+        adapter, _ = train(params, run, f"{place + 1:02d}", Inputs(facts, pictures(concept), state))
         state = params.make_strategy(strategy).merge(state, adapter, merge_generator(run, f"{place + 1:02d}"))
         learnt.append(measure(state, [place])[0])
     earlier = list(range(len(concepts) - 1))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from statistics import fmean
 from typing import Protocol
 
@@ -136,6 +136,10 @@ class Ready:
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
+    def __iter__(self) -> Iterator[str]:
+        """The stages, those with the longest way to the end first."""
+        return iter(sorted(self._waiting, key=lambda name: (-self.longest[name], name)))
+
     def add(self, name: str) -> None:
         self._waiting.add(name)
         task = StageName.parse(name).task
@@ -150,9 +154,18 @@ class Ready:
             heapq.heappop(self._early)
         tight = -self._urgent[0][0] - self.end > TIGHT * (self.left - self.end) / self.jobs
         name = self._urgent[0][-1] if tight else self._early[0][-1]
+        self.take(name)
+        return name
+
+    def take(self, name: str) -> None:
+        """Removes this stage."""
         self._waiting.remove(name)
         self.left -= self.seconds[name]
-        return name
+
+    def put_back(self, name: str) -> None:
+        """Adds a stage again that was removed and not started."""
+        self.left += self.seconds[name]
+        self.add(name)
 
 
 def _longest(names: list[str], needs: Mapping[str, Collection[str]], seconds: Mapping[str, float]) -> dict[str, float]:

@@ -10,11 +10,12 @@ import queue
 import shlex
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from flows.engine.estimate import Clock, Ready
+from flows.engine.groups import Groups, command
 from flows.engine.pool import LOGS, Pool, WorkerLost
 from flows.graph.dvc_internals import DependencyDoesNotExistError, DvcException, LockError
 from flows.graph.graph import Graph
@@ -65,10 +66,12 @@ class Outcome:
 class Engine:
     """Runs one plan once."""
 
-    def __init__(self, graph: Graph, pool: Pool, clock: Clock) -> None:
+    def __init__(self, graph: Graph, pool: Pool, clock: Clock, groups: Groups | None = None) -> None:
         self.graph, self.pool, self.clock = graph, pool, clock
+        self.groups = groups or Groups(lambda _: None, 1)
         self.stopping = threading.Event()
         self.progress: dict[str, tuple[int, int]] = {}  # running stage -> done, total; 0 until it has counted
+        self._shares: dict[str, float] = {}  # seconds that a stage's share of a batch took before it started
 
     def run(
         self,
@@ -83,8 +86,8 @@ class Engine:
             submit: starts a function of a stage's name in another thread.
             on_end: called in this thread with the result of each stage.
         """
-        outcome, queued = Outcome(), queue.SimpleQueue[StageResult]()
-        waiting = {name: len(set(self.graph.upstream(name)).intersection(plan)) for name in plan}
+        outcome, queued, planned = Outcome(), queue.SimpleQueue[StageResult | list[str]](), set(plan)
+        waiting = {name: planned.intersection(self.graph.upstream(name)) for name in plan}
         ready = self._ready(plan, waiting)
         running: set[str] = set()
 
@@ -96,10 +99,12 @@ class Engine:
             return result
 
         while ready or running:
-            while ready and len(running) < self.pool.slots.jobs and not self.stopping.is_set():
-                name = ready.pop()
-                running.add(name)
-                submit(work, name)
+            while names := self._pick(ready, waiting, running):
+                running.add(names[0])
+                if len(names) > 1:
+                    threading.Thread(target=self._train_together, args=(names, queued.put), daemon=True).start()
+                else:
+                    submit(work, names[0])
             if not running:
                 break
             self.pool.replace_lost()
@@ -107,21 +112,71 @@ class Engine:
                 result = queued.get(timeout=0.2)
             except queue.Empty:
                 continue
-            running.discard(result.name)
-            outcome.results[result.name] = result
-            if result.code:
-                self._skip(result.name, waiting, outcome)
+            if isinstance(result, list):  # a batch has ended: its stages follow
+                running.discard(result[0])
+                freed = result
             else:
-                for name in self.graph.downstream(result.name):
-                    if name in waiting:
-                        waiting[name] -= 1
-                        if not waiting[name] and name not in outcome.skipped:
-                            ready.add(name)
-            on_end(result)
+                running.discard(result.name)
+                freed = self._note(result, waiting, outcome)
+                on_end(result)
+            for name in freed:
+                ready.add(name)
         self.graph.write()
         return outcome
 
-    def _ready(self, plan: list[str], waiting: dict[str, int]) -> Ready:
+    def _pick(self, ready: Ready, waiting: Mapping[str, set[str]], running: set[str]) -> list[str]:
+        """The stages to start now: one, or several trainings for one batch."""
+        free = self.pool.slots.jobs - len(running)
+        if not ready or free < 1 or self.stopping.is_set():
+            return []
+        return self.groups.pick(ready, waiting, running, free)
+
+    def _note(self, result: StageResult, waiting: dict[str, set[str]], outcome: Outcome) -> list[str]:
+        """Records the result of a stage; returns the stages that it has made ready."""
+        outcome.results[result.name], freed = result, list[str]()
+        if result.code:
+            self._skip(result.name, waiting, outcome)
+        for name in self.graph.downstream(result.name) if not result.code else ():
+            if name in waiting:
+                waiting[name].discard(result.name)
+                if not waiting[name]:
+                    freed.append(name)
+        return freed
+
+    def _train_together(self, names: list[str], ended: Callable[[list[str]], None]) -> None:
+        """Trains these tasks in one batch up to a checkpoint of their last step, then calls `ended` with them.
+
+        Whatever goes wrong here is left to the stages' own commands, which continue from the checkpoints.
+        """
+        try:
+            todo = [name for name in names if self.graph.would_run(name)]
+            if len(todo) > 1:
+                self._run_together(todo)
+        except Exception as error:
+            log.info("%s: not trained together: %s", ", ".join(names), error)
+        finally:
+            ended(names)
+
+    def _run_together(self, todo: list[str]) -> None:
+        for name in todo:
+            self.clock.start(name)
+        began, log_file = time.monotonic(), LOGS / f"together-{todo[0].replace('@', '-')}.log"
+        log_file.unlink(missing_ok=True)
+
+        def listen(_: str, done: int, total: int) -> None:
+            for name in todo:
+                self._note_progress(name, done, total)
+
+        try:
+            with self.pool.worker() as worker:
+                if not self.stopping.is_set():
+                    worker.run(command(todo), log_file, listen)
+        finally:
+            for name in todo:
+                self.progress.pop(name, None)
+                self._shares[name] = (time.monotonic() - began) / len(todo)
+
+    def _ready(self, plan: list[str], waiting: Mapping[str, set[str]]) -> Ready:
         seconds = {name: self.clock.seconds(name).each for name in plan}
         ready = Ready(plan, {name: self.graph.upstream(name) for name in plan}, seconds, self.pool.slots.jobs)
         for name in plan:
@@ -129,12 +184,12 @@ class Engine:
                 ready.add(name)
         return ready
 
-    def _skip(self, failed: str, waiting: dict[str, int], outcome: Outcome) -> None:
+    def _skip(self, failed: str, waiting: dict[str, set[str]], outcome: Outcome) -> None:
         """Marks all stages of the plan downstream of a failed one as skipped."""
         pending = [failed]
         while pending:
             for name in self.graph.downstream(pending.pop()):
-                if name in waiting and name not in outcome.skipped:
+                if waiting.pop(name, None) is not None:
                     outcome.skipped[name] = failed
                     self.clock.skip(name)
                     pending.append(name)
@@ -156,7 +211,7 @@ class Engine:
                 return StageResult(name, how, time.monotonic() - began, str(error), code)
             except Exception as error:
                 return StageResult(name, "failed", time.monotonic() - began, *_message(error))
-            return StageResult(name, how, time.monotonic() - began)
+            return StageResult(name, how, time.monotonic() - began + self._shares.pop(name, 0.0))
         raise AssertionError("every attempt returns or continues")
 
     def _command(self, name: str) -> None:

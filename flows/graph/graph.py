@@ -125,6 +125,12 @@ class Graph:
         query.deps = deps
         return self.repo.stage_cache.newest(cache_key(query))
 
+    def would_run(self, name: str) -> bool:
+        """Whether updating a stage would run its command; the stages that it depends on must be up to date."""
+        stage = self.stages[name]
+        with self._lock, self.repo.lock:
+            return _changed(stage) and self._run_cache_entry(stage, {}) is None
+
     def size(self, name: str) -> int | None:
         """Size of a stage's outputs in bytes, from dvc.lock; None before its first run."""
         sizes = [out.meta.size for out in self.stages[name].outs]

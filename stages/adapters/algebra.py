@@ -64,13 +64,18 @@ class Delta:
         return sorted({*self.dense, *(name for term in self.terms for name in term.a)})
 
     def module(self, name: str, on: torch.device | None = None, rows: slice = ALL) -> Tensor | None:
-        """The delta of one module, [out, in] float32, or some of its rows; None where it is zero."""
-        parts = [term.module(name, on, rows) for term in self.terms if name in term.a]
-        if name in self.dense:
-            parts.insert(0, self.dense[name][rows].to(on, torch.float32))
-        if len(parts) < 2:
-            return parts[0] if parts else None
-        return torch.stack(parts).sum(0)
+        """The delta of one module, [out, in] float32, or some of its rows; None where it is zero.
+
+        Added up in the order dense, first term, second term, ...: a running sum of the terms has the same bits.
+        """
+        total = self.dense[name][rows].to(on, torch.float32) if name in self.dense else None
+        own = False  # may `total` be changed in place?
+        for term in self.terms:
+            if name in term.a:
+                part = term.module(name, on, rows)
+                total = part if total is None else total.add_(part) if own else total + part
+                own = True
+        return total
 
     def rows(self, name: str) -> Tensor:
         """Rows [k, in] that span the row space of the delta of one module, read off its factors where it has them."""

@@ -137,6 +137,14 @@ class Family(Strict, ABC):
             options: the training options that this family reads; None for the defaults.
         """
 
+    def joined(self, learners: Sequence[Learner]) -> JoinedLearners:
+        """Returns what computes the losses of several of its learners, which are prepared, in one pass.
+
+        Raises:
+            ValueError: they cannot share a pass, with the reason.
+        """
+        raise ValueError("this base trains one adapter at a time")
+
     @abstractmethod
     def sample(
         self,
@@ -200,14 +208,6 @@ class Learner(ABC):
     @abstractmethod
     def paused(self) -> AbstractContextManager[None]:
         """Pauses training: within the block the family can be used otherwise, for instance for sampling."""
-
-    def joined(self, others: Sequence[Learner]) -> JoinedLearners:
-        """This learner and others of its family, in one pass; all of them are prepared.
-
-        Raises:
-            ValueError: they cannot share a pass, with the reason.
-        """
-        raise ValueError("this family trains one adapter at a time")
 
 
 class JoinedLearners(ABC):

@@ -36,6 +36,12 @@ def device() -> torch.device:
     return torch.device(name)
 
 
+def free_memory() -> None:
+    """Returns memory of the device that is no longer used to the system."""
+    if device().type in ("cuda", "mps"):
+        getattr(torch, device().type).empty_cache()
+
+
 def worker_threads() -> int:
     """Returns how many threads read, resize or write pictures; the number changes no picture.
 

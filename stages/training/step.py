@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -68,8 +68,8 @@ class Descent:
         for parameter, gradient in zip(self.parameters, self._gradients, strict=True):
             parameter.grad = gradient  # accumulated and zeroed in place from here on
         self._pieces = [piece for gradient in self._gradients for piece in torch.split(gradient.view(-1), PIECE)]
-        recorder = Recorder(self._without_effect) if recordable(on, options) else None
-        self._gradient, self._update = Replay(self._add_gradient, recorder), Replay(self._apply, recorder)
+        recorder = Recorder(self.without_effect) if recordable(on, options) else None
+        self._gradient, self._update = Replay(self.add_gradient, recorder), Replay(self._apply, recorder)
 
     def close(self) -> None:
         """Frees the CUDA graphs and their memory, which form a reference cycle with this object; no step can follow."""
@@ -121,14 +121,14 @@ class Descent:
         return self._unread == len(self._stats)
 
     def state(self) -> dict[str, Tensor]:
-        """Parameters and AdamW's moments, on the CPU."""
+        """Parameters and AdamW's moments, which the next step changes."""
         tensors: dict[str, Tensor] = {}
         for i, parameter in enumerate(self.parameters):
             moments = self.optimiser.state[parameter]
             tensors |= {
-                f"{i}.weight": parameter.detach().cpu(),
-                f"{i}.first": moments["exp_avg"].cpu(),
-                f"{i}.second": moments["exp_avg_sq"].cpu(),
+                f"{i}.weight": parameter.detach(),
+                f"{i}.first": moments["exp_avg"],
+                f"{i}.second": moments["exp_avg_sq"],
             }
         return tensors
 
@@ -143,10 +143,9 @@ class Descent:
                 "exp_avg_sq": tensors[f"{i}.second"].to(parameter.device),
             }
 
-    def _add_gradient(self, inputs: Encodings) -> None:
-        loss = self.learner.loss(inputs)
-        (loss * self._loss_scale).backward()  # type: ignore[no-untyped-call]
-        self._loss.add_(loss.detach())
+    def add_gradient(self, inputs: Encodings) -> None:
+        """As `gradient`, without a CUDA graph."""
+        add_gradients([self], self.learner.loss(inputs)[None])
 
     @torch.no_grad()
     def _apply(self, _: Encodings) -> None:
@@ -159,7 +158,7 @@ class Descent:
         self.optimiser.step()
         torch._foreach_zero_(gradients)
 
-    def _without_effect(self, function: Callable[[], None]) -> None:
+    def without_effect(self, function: Callable[[], None]) -> None:
         """Calls a function with steps disabled, then restores what it accumulated: for warm-up and recording."""
         touched = [self._loss, self._norm, self._not_finite, *self._gradients]
         saved = [value.clone() for value in touched]
@@ -169,3 +168,15 @@ class Descent:
         finally:
             for value, before in zip(touched, saved, strict=True):
                 value.copy_(before)
+
+
+def add_gradients(descents: Sequence[Descent], losses: Tensor) -> None:
+    """Adds losses, one per descent, and their gradients to those of the step.
+
+    Args:
+        losses: [descents]; computed in one pass or not.
+    """
+    scales = torch.stack([descent._loss_scale for descent in descents])
+    (losses * scales).sum().backward()  # type: ignore[no-untyped-call]
+    for descent, loss in zip(descents, losses.detach().unbind(), strict=True):
+        descent._loss.add_(loss)

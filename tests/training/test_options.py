@@ -22,7 +22,7 @@ from stages.sampling import sampler
 from stages.training import task
 from stages.training.examples import Material, encode_examples
 from stages.training.loop import Training, micro_batches
-from stages.training.task import train
+from stages.training.task import Inputs, train
 
 RUN = Run(TaskSequence("small", "objects", "0"), "naive", 0)
 CONCEPT = {
@@ -63,7 +63,7 @@ def learned(params: Params, *sizes: tuple[int, int], observe=None):
     frames = [(2 * h, 2 * w, 0, 0, h, w) for w, h in sizes]
     data = {"concept": CONCEPT, "pictures": {"training": [{"caption": None, "frame": frame} for frame in frames]}}
     pictures = [Image.fromarray(value.numpy()) for value in pixels]
-    adapter, losses = train(params, RUN, "01", State(), data, pictures, observe)
+    adapter, losses = train(params, RUN, "01", Inputs(data, pictures, State()), observe)
     assert all(torch.isfinite(value).all() for value in flat(adapter).values())
     return fingerprint(flat(adapter)), losses
 

@@ -19,7 +19,7 @@ from stages.sampling.encodings import encode_images, encode_prompts
 from stages.training import rehearsal, task
 from stages.training.examples import Material, Repertoire
 from stages.training.loop import Training, rehearsed_rows
-from stages.training.task import train
+from stages.training.task import Inputs, train
 from tests.training.test_options import CONCEPT, RUN, changed, params, project  # noqa: F401
 
 EARLIER = [{"training_prompt": "a photo of a zwz heart"}, {"training_prompt": "a photo of a uwu circle"}]
@@ -46,7 +46,7 @@ def learned(study, earlier=EARLIER, state: State | None = None, index: str = "03
     before = state or State(shaped(study, 1).delta, tasks=2)
     data = {"concept": CONCEPT, "pictures": {"training": [{"caption": None, "frame": None}] * 3}}
     run = type(RUN)(RUN.sequence, study.strategies[0], 0)
-    adapter, losses = train(study, run, index, before, data, photos(), None, earlier)
+    adapter, losses = train(study, run, index, Inputs(data, photos(), before, earlier))
     return fingerprint(flat(adapter)), losses
 
 
@@ -67,7 +67,7 @@ def test_the_loss_is_that_of_the_task_and_of_the_answers_before_it(params, optio
     )
     before.prepare(images, prompts)
     with torch.no_grad():
-        answer = before._predicted(before.inputs(asked))
+        answer = before._predicted(before.inputs(asked), before.layers["unet"])
     learner = params.family.learner(frozen, adapter, TrainingOptions(**options))
     learner.prepare(images, prompts)
     together = learner.loss(learner.inputs([*taught[:1], told[0], *taught[1:], told[1]]))

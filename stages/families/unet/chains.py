@@ -2,7 +2,7 @@
 
 On a CPU the kernels of most operations compute a row in the same way whatever the other rows are. Exceptions are
 products of a few rows (those of the times' embedding) and 1x1 convolutions, so these are computed chain by chain, and
-each chain's numbers are those that it has alone. `training/together.py` checks that on the machine at hand.
+each chain's numbers are those that it has alone. `stages/tools/train_together.py` checks that on the machine at hand.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from stages.core.family import Encodings, JoinedLearners
+from stages.core.family import Encodings, JoinedLearners, Learner
 from stages.families.unet.learner import UNetLearner
 from stages.families.unet.lora.grouped import Grouped
 
@@ -28,16 +28,14 @@ class JoinedUNets(JoinedLearners):
         ValueError: they cannot share a pass.
     """
 
-    def __init__(self, learners: Sequence[UNetLearner]) -> None:
-        layers = [learner.layers["unet"] for learner in learners]
-        self.first, *others = learners
-        grouped = [one for one in layers if isinstance(one, Grouped)]
-        if len(grouped) < len(learners) or self.first.family.text_encoders:
-            raise ValueError("train.layers: peft, or adapters in the text encoders")
-        if self.first.options.checkpointing:
-            raise ValueError("train.checkpointing")
-        if any(one.family is not self.first.family or one.options != self.first.options for one in others):
-            raise ValueError("other training options")
+    def __init__(self, learners: Sequence[Learner]) -> None:
+        own = [one for one in learners if isinstance(one, UNetLearner)]
+        grouped = [layers for one in own if isinstance(layers := one.layers["unet"], Grouped)]
+        if len(grouped) < len(learners) or own[0].family.text_encoders:
+            raise ValueError("train.layers is peft, or adapters change the text encoders")
+        if any(one.options.checkpointing for one in own):
+            raise ValueError("train.checkpointing is set")
+        self.first = own[0]
         self.layers, self.count = grouped[0].joined(grouped[1:]), len(learners)
         self.alone = [
             module
@@ -49,14 +47,14 @@ class JoinedUNets(JoinedLearners):
     def losses(self, inputs: Sequence[Encodings]) -> Tensor:
         with self._installed():
             errors = self.first.errors(joined(inputs), self.layers)
-        return torch.stack([part.sum() for part in errors.split(len(errors) // self.count)])
+        return torch.stack([part.sum() for part in torch.split(errors, len(errors) // self.count)])
 
     @contextmanager
     def _installed(self) -> Iterator[None]:
         """Within the block the UNet computes all chains."""
         self.layers.install()
         for module in self.alone:
-            module.forward = by_chain(type(module).forward.__get__(module), self.count)
+            module.__dict__["forward"] = by_chain(type(module).forward.__get__(module), self.count)
         try:
             yield
         finally:

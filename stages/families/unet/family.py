@@ -14,17 +14,19 @@ from pydantic import Field, StringConstraints
 from torch import Tensor
 
 from stages.adapters.algebra import Adapter, Delta
-from stages.core.family import Encodings, Family, Learner, ModuleName, TrainingOptions
-from stages.families.unet.lora import layers
+from stages.core.family import Encodings, Family, JoinedLearners, Learner, ModuleName, TrainingOptions
+from stages.families.unet.chains import JoinedUNets
 from stages.families.unet.denoiser import SCHEDULERS, Denoiser, Settings
 from stages.families.unet.float8 import with_float8_feed_forward
 from stages.families.unet.learner import UNetLearner
+from stages.families.unet.lora import layers
 from stages.families.unet.names import module_names, part_of, why_unknown
 from stages.families.unet.pipeline import check_revision, weight_headers
 from stages.families.unet.prompts import Prompts
+from stages.families.unet.running_sum import RunningSum
 from stages.families.unet.text_encoders import PROJECTIONS, embed_distinct, full_name, own_name, tokens
 from stages.files.artifact import digest
-from stages.runtime.device import device
+from stages.runtime.device import device, free_memory
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")  # the attention projections, as the paper trains them
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -166,20 +168,24 @@ class UNetFamily(Family):
         for model in on_device:
             model.to("cpu")
         if on_device:
-            torch.cuda.empty_cache()
+            free_memory()
 
     @cached_property
     def _base_weights(self) -> dict[str, Tensor]:
         """The base's weights of the modules that adapters change, in the number format of the model."""
         return {name: self.module(name).weight.clone() for name in self.shapes()}
 
+    @cached_property
+    def _delta_sum(self) -> RunningSum:
+        return RunningSum(self.shapes(), device())
+
     def shift(self, delta: Delta) -> None:
         for part in self.adapted_parts:
             layers.remove(getattr(self.pipeline, part).eval())  # those of the last training are still in it
+        base = self._base_weights
         with torch.no_grad():
-            for name, base in self._base_weights.items():
-                weight, change = self.module(name).weight, delta.module(name, base.device)
-                weight.copy_(base if change is None else base.float() + change)
+            for name, change in self._delta_sum.changes(delta):
+                self.module(name).weight.copy_(base[name] if change is None else base[name].float() + change)
 
     @torch.no_grad()
     def encode_images(self, images: Sequence[Image.Image]) -> Encodings:
@@ -208,6 +214,9 @@ class UNetFamily(Family):
 
     def learner(self, frozen: Delta | None, adapter: Adapter, options: TrainingOptions | None = None) -> Learner:
         return UNetLearner(self, frozen or Delta(), adapter, options or TrainingOptions())
+
+    def joined(self, learners: Sequence[Learner]) -> JoinedLearners:
+        return JoinedUNets(learners)
 
     def noise_shape(self) -> tuple[int, int, int]:
         side = self.pixels // self.pipeline.vae_scale_factor

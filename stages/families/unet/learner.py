@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.adapters.algebra import Adapter, Delta
-from stages.core.family import Encodings, JoinedLearners, Learner, Row, TrainingOptions
+from stages.core.family import Encodings, Learner, Row, TrainingOptions
 from stages.families.unet.lora.grouped import Grouped
 from stages.families.unet.lora.layers import Layers, PerMatrix
 from stages.families.unet.names import part_of
@@ -141,13 +141,6 @@ class UNetLearner(Learner):
     def loss(self, inputs: Encodings) -> Tensor:
         """The weighted sum of each row's mean squared error."""
         return self.errors(inputs, self.layers["unet"]).sum()
-
-    def joined(self, others: Sequence[Learner]) -> JoinedLearners:
-        from stages.families.unet.chains import JoinedUNets
-
-        if unlike := next((type(one).__name__ for one in others if not isinstance(one, UNetLearner)), None):
-            raise ValueError(f"another kind of learner, {unlike}")
-        return JoinedUNets([self, *(one for one in others if isinstance(one, UNetLearner))])
 
     def errors(self, inputs: Encodings, layers: Layers) -> Tensor:
         """The weighted mean squared error of each row.

@@ -29,11 +29,11 @@ from stages.core.runs import runs
 from stages.evaluation.scorer import score_pictures
 from stages.files.pictures import open_png
 from stages.runtime import progress
-from stages.runtime.device import device
+from stages.runtime.device import device, free_memory
 from stages.runtime.seeds import generator
 from stages.sampling import sampler
 from stages.tools.forecasting.costs import Cost
-from stages.training.task import train
+from stages.training.task import Inputs, train
 
 log = logging.getLogger("palimpsest")
 WARM_UP, REPEATS = 3, 3
@@ -82,7 +82,7 @@ def calibrate(params: Params, measured: int = 12) -> Calibration:
 def _measure(name: str, memory: dict[str, int], work: Callable[[], object]) -> Any:
     log.info("measuring: %s", name)
     if device().type == "cuda":
-        torch.cuda.empty_cache()
+        free_memory()
         torch.cuda.reset_peak_memory_stats()
     result = work()
     if device().type == "cuda":
@@ -133,7 +133,8 @@ def _train(params: Params, measured: int) -> tuple[float, Cost]:
     try:
         plain = {n: {**params.strategy.get(n, {}), "rehearse": None, "train": {}} for n in params.strategies}
         study = params.model_copy(update={"train": short, "strategy": plain})
-        train(study, runs(params)[0], params.tasks[0].index, state, data, [Image.new("RGB", (side, side), "grey")])
+        inputs = Inputs(data, [Image.new("RGB", (side, side), "grey")], state)
+        train(study, runs(params)[0], params.tasks[0].index, inputs)
     finally:
         progress.listeners.remove(listen)
     return ticks[WARM_UP - 1] - began, Cost.of([b - a for a, b in pairwise(ticks[WARM_UP - 1 :])])

@@ -10,7 +10,7 @@ from stages.runtime.formatting import duration, in_columns, short_duration, size
 from stages.tools.forecasting.calibration import Calibration
 from stages.tools.forecasting.durations import Times, by_part
 from stages.tools.forecasting.workload import WorkCounter, Workload, stages_of
-from stages.training.loop import CHECKPOINTS_STORED
+from stages.training import checkpoints
 
 NOT_COUNTED = "Not counted: preparing photos, reading and writing states, the report, and other load on this machine."
 
@@ -44,7 +44,7 @@ def disk(work: Workload, picture_bytes: float = 0.0, vector_bytes: int = 0) -> d
         "cache": int(work.kept_bytes + dense + (work.sampled - work.for_rehearsal) * picture_bytes + tables),
         "workspace": int(work.placed_bytes + dense + work.images * picture_bytes + tables),
         # Pictures by model; the checkpoints of first tasks, for other strategies, and of one other task.
-        "scratch": int(work.sampled * picture_bytes + (work.first + 1) * CHECKPOINTS_STORED * 3 * one),
+        "scratch": int(work.sampled * picture_bytes + (work.first + 1) * checkpoints.STORED * 3 * one),
     }
 
 

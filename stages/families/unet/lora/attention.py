@@ -20,7 +20,7 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def by_role(x: Tensor, each: int) -> Tensor:
     """[chains, rows, each x n] as [each x chains, rows, n]: one product per matrix and chain."""
-    return x.unflatten(-1, (each, -1)).permute(2, 0, 1, 3).flatten(0, 1)
+    return x.view(*x.shape[:2], each, -1).permute(2, 0, 1, 3).flatten(0, 1)
 
 
 class GroupedAttention:
@@ -52,17 +52,20 @@ class GroupedAttention:
         q, k, v = (part.view(rows, -1, self.heads, part.shape[-1] // self.heads) for part in projected)
         attended = functional.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
         (y,) = self._project(attended.transpose(1, 2).reshape(*x.shape[:2], -1), "out", self.bias)
-        return y.view(rows, length, -1)
+        whole: Tensor = y.view(rows, length, -1)
+        return whole
 
     def _project(self, x: Tensor, role: str, bias: Tensor | None = None) -> Tensor:
         """W x + scale B A x, [matrices of the role, chains x rows, out]."""
         chains, each = len(x), 3 if role == "qkv" else 1
         trained, fixed = self.trained[role], affine(x, self.frozen[role], bias)
         if trained is None:
-            return by_role(fixed, each).view(each, x.shape[0] * x.shape[1], -1)
+            without: Tensor = by_role(fixed, each).view(each, x.shape[0] * x.shape[1], -1)
+            return without
         down, up, scale = trained
         inner = affine(x, down)
         if each == chains == 1:
-            return torch.addmm(fixed.flatten(0, 1), inner.flatten(0, 1), up.flatten(0, 1), alpha=scale)[None]
-        y = torch.baddbmm(by_role(fixed, each), by_role(inner, each), up, alpha=scale)
+            only: Tensor = torch.addmm(fixed.flatten(0, 1), inner.flatten(0, 1), up.flatten(0, 1), alpha=scale)
+            return only[None]
+        y: Tensor = torch.baddbmm(by_role(fixed, each), by_role(inner, each), up, alpha=scale)
         return y.view(each, -1, y.shape[-1])

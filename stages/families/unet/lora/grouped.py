@@ -65,9 +65,7 @@ class Grouped(Layers):
         joined = copy.copy(self)
         joined.parameters = [parameter for one in chains for parameter in one.parameters]
         joined.still = torch.cat([one.still for one in chains if one.still is not None]) if self._fixed else None
-        joined.grouped = {
-            name: own.joined([one.grouped[name] for one in others]) for name, own in self.grouped.items()
-        }
+        joined.grouped = {name: own.joined([one.grouped[name] for one in others]) for name, own in self.grouped.items()}
         return joined
 
     @property
@@ -125,7 +123,7 @@ class Grouped(Layers):
         if not self.on:
             self._begin_without(inputs)
             return
-        text, flats = inputs["text"], self.parameters
+        text, flats = inputs["text"], list[Tensor](self.parameters)
         flat = flats[0][None] if len(flats) == 1 else torch.stack(flats)
         factors = self._factors(flat.to(text.dtype))
         for number, group in enumerate(self.groups):
