@@ -148,7 +148,7 @@ class Study:
 
     def _perform(self, plan: Plan) -> int:
         """Runs the plan in workers; returns the exit code."""
-        from flows.engine.groups import Groups, alike_in, limit
+        from flows.engine.order.groups import Groups, alike_in, limit
         from flows.engine.pool import Pool
         from flows.engine.scheduler import Engine
         from stages.core.params import load

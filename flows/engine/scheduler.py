@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flows.engine.estimate import Clock, Ready
-from flows.engine.groups import Groups, command
+from flows.engine.estimate import Clock
+from flows.engine.order.groups import Groups, command
+from flows.engine.order.ready import Ready
 from flows.engine.pool import LOGS, Pool, WorkerLost
 from flows.graph.dvc_internals import DependencyDoesNotExistError, DvcException, LockError
 from flows.graph.graph import Graph

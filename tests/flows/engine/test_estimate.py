@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from flows.engine import estimate
-from flows.engine.estimate import CHECK, Clock, Ready, makespan, span, units, workload_stage
+from flows.engine.estimate import CHECK, Clock, span, units, workload_stage
+from flows.engine.order.ready import Ready, makespan
 from flows.graph.stage_names import StageName
 from stages.core.params import load
 from stages.tools.forecasting.calibration import Calibration

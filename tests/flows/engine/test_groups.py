@@ -5,8 +5,8 @@ import threading
 import pytest
 
 from flows.engine import scheduler
-from flows.engine.estimate import Ready
-from flows.engine.groups import MODULE, Groups, alike_in, command, limit
+from flows.engine.order.groups import MODULE, Groups, alike_in, command, limit
+from flows.engine.order.ready import Ready
 from flows.engine.pool import Slots, WorkerLost
 from flows.engine.scheduler import Engine
 from stages.core.params import load

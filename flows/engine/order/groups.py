@@ -18,7 +18,7 @@ from flows.graph.stage_names import StageName
 from stages.runtime.faults import ConfigFault
 
 if TYPE_CHECKING:
-    from flows.engine.estimate import Ready
+    from flows.engine.order.ready import Ready
     from flows.engine.pool import Slots
     from stages.core.params import Params
 
