@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from stages.runtime.device import device
+from stages.runtime.device import algebra_device
 
 Matrices = Mapping[str, Tensor]
 ALL = slice(None)
@@ -158,7 +158,7 @@ def select(old: Delta, new: Delta, threshold: float = 1.0) -> Delta:
         chosen = torch.empty((height, width))
         for at in range(0, height, step := max(1, BLOCK // width)):
             rows = slice(at, at + step)
-            a, b = (delta.module(name, device(), rows) for delta in (old, new))
+            a, b = (delta.module(name, algebra_device(), rows) for delta in (old, new))
             both = [shift for shift in (a, b) if shift is not None]  # against a delta of zero any other is the larger
             if len(both) == 2:
                 larger(both[0], both[1], threshold, chosen[rows])
@@ -172,7 +172,7 @@ def combine(old: Delta, new: Delta, rule: Callable[[Tensor, Tensor], Tensor]) ->
     """rule(old, new) [out, in] of each module, dense, on the CPU; where one of them changes nothing it is 0."""
     made = {}
     for name in sorted({*old.modules, *new.modules}):
-        found = [delta.module(name, device()) for delta in (old, new)]
+        found = [delta.module(name, algebra_device()) for delta in (old, new)]
         like = next(shift for shift in found if shift is not None)
         a, b = (torch.zeros_like(like) if shift is None else shift for shift in found)
         made[name] = rule(a, b).cpu()

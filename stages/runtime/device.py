@@ -8,16 +8,23 @@ from typing import TypeVar
 
 import torch
 
+from stages.runtime.faults import MachineFault
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 @cache
 def device() -> torch.device:
-    """Returns PALIMPSEST_DEVICE if it is set, otherwise the first GPU, otherwise the CPU.
+    """Returns PALIMPSEST_DEVICE (cpu, cuda, cuda:1, mps) if it is set, otherwise the first GPU, otherwise the CPU.
+
+    Apple's GPU (mps) is used only if it is named: its numbers are not those of a CPU.
 
     Also turns on deterministic kernels, and sets the number of CPU threads to PALIMPSEST_THREADS, by default one. Not
     one per core: sums of floats depend on how they are split, and the cores are better used by other runs.
+
+    Raises:
+        MachineFault: PALIMPSEST_DEVICE names no device of this machine.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # use_deterministic_algorithms would also import torch's compiler, a third of a stage's start-up time.
@@ -33,7 +40,22 @@ def device() -> torch.device:
     if rank is not None and name.startswith("cuda"):
         torch.cuda.set_device(int(rank))
         name = "cuda"
+    return _checked(name)
+
+
+def _checked(name: str) -> torch.device:
+    kind, _, number = name.partition(":")
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    known = available.get(kind, False) and (number.isdecimal() or name == kind)
+    if not known or (kind == "cuda" and int(number or 0) >= torch.cuda.device_count()):
+        here = ", ".join(kind for kind, there in available.items() if there)
+        raise MachineFault(f"PALIMPSEST_DEVICE: this machine has no device '{name}'. Set it to one of: {here}.")
     return torch.device(name)
+
+
+def algebra_device() -> torch.device:
+    """Returns where deltas are merged and decomposed: the device, or the CPU if the device has no float64."""
+    return torch.device("cpu") if device().type == "mps" else device()
 
 
 def free_memory() -> None:

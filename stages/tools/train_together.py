@@ -143,7 +143,7 @@ class Group:
         if key in checked:
             self._pass({f"{n}.{name}": value for n, one in enumerate(inputs) for name, value in one.items()})
             return
-        alone = [self._alone(number, one) for number, one in enumerate(inputs)]
+        alone = [self.alone(number, one) for number, one in enumerate(inputs)]
         self._add_all(inputs)
         for descent, wanted in zip(self.descents, alone, strict=True):
             if not all(torch.equal(a, b) for a, b in zip(descent.sums, wanted, strict=True)):
@@ -152,7 +152,7 @@ class Group:
                 raise NotTogether("on this device sums depend on how many pictures are computed at a time")
         checked.add(key)
 
-    def _alone(self, number: int, inputs: Encodings) -> list[Tensor]:
+    def alone(self, number: int, inputs: Encodings) -> list[Tensor]:
         """The gradients and the loss that a training adds by itself."""
         descent = self.descents[number]
         with descent.learner.paused():  # afterwards the family is at this learner
