@@ -66,6 +66,12 @@ def _is_installed(pin: Requirement) -> bool:
 def _gpu() -> Iterator[str]:
     import torch
 
+    if torch.backends.mps.is_available():
+        yield (
+            "note: Apple's GPU is used with PALIMPSEST_DEVICE=mps, for training, sampling and scoring; deltas are "
+            "merged on the CPU, because it has no float64. It has not been tried on one."
+        )
+        return
     if not torch.cuda.is_available():
         yield "note: no GPU that torch can use. The embedded world needs none, SDXL needs one."
         return

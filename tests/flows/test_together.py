@@ -17,7 +17,7 @@ def test_batches_change_no_byte(tmp_path):
     assert "one after another" not in log.read_text("utf-8")
     together = hashes(folder, "runs")
     adapters = [name for name in together if name.endswith("02/adapter/adapter.safetensors")]
-    assert len({together[name] for name in adapters}) == 3
+    assert len({together[name] for name in adapters}) == 2  # after one task the sum and the larger one are the same
     other = with_dvc(workspace(tmp_path / "other", score=ONE_METRIC, strategies=STRATEGIES))
     run_flow(other, "--jobs=1", "--together=1")
     assert not list((other / ".cache/flow/logs").glob("together-*"))
