@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from flows.trust import trust
+from stages.files.untrusted import copy_folder
 from stages.files.yaml import PARAMS
 from stages.runtime.faults import ConfigFault, MachineFault, for_all, nearest
 from stages.tools import edit_params, profiles
@@ -67,7 +68,7 @@ def make(folder: Path, profile: str, photos: Path | None) -> list[str]:
         _copy(folder)
         (folder / PHOTOS).mkdir(parents=True)
         for name in names:
-            shutil.copytree(photos / name if photos else folder, folder / PHOTOS / name)
+            copy_folder(photos / name if photos else folder, folder / PHOTOS / name)
     except OSError as error:
         raise MachineFault(f"{folder}: cannot be written: {error}.") from None
     (folder / PARAMS).write_text(text, "utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import webbrowser
@@ -12,11 +11,13 @@ from pathlib import Path
 from flows.commands import console
 from flows.commands.status import REPORT
 from flows.engine import journal
-from stages.runtime.faults import InputFault
+from stages.files.strict_json import as_written, read_json
+from stages.runtime.faults import InputFault, printable
 from stages.tools import edit_params
 
 PAGE, STAMPED = "report.html", "index.html"  # as the stage makes it; with when and where the study ran
 SUMMARY, METRICS, HEADLINE = "summary.txt", "metrics.json", "headline.json"
+REMAKE = "Delete the report's folder and make it again: palimpsest run"
 BASE = "base"  # among the strategies: the base model
 SHOWN = {"average_score": "average score", "forgetting_unbiased": "forgetting"}  # measure -> its title
 SCORE = "average_score"
@@ -34,13 +35,14 @@ def show(as_json: bool, browser: bool) -> None:
         raise InputFault(f"{folder}: there is no report yet. Run the study to the end: palimpsest run")
     page = _stamped(folder)
     if as_json:
-        console.as_json({"page": str(page), "metrics": json.loads((folder / METRICS).read_text("utf-8"))})
+        console.as_json({"page": str(page), "metrics": read_json(folder / METRICS)})
         return
-    summary = (folder / SUMMARY).read_text("utf-8")
-    if console.fits(summary):
-        print(summary, end="")
-    else:
-        _print_short(folder)
+    with as_written(folder, REMAKE):
+        summary = printable((folder / SUMMARY).read_text("utf-8"))
+        if console.fits(summary):
+            print(summary, end="")
+        else:
+            _print_short(folder)
     if browser and page.suffix == ".html" and _has_display():
         webbrowser.open(page.resolve().as_uri())
     console.next_steps("palimpsest concept list   each concept's score", f"{page}   open it in a browser")
@@ -99,9 +101,9 @@ def show_against(other: str, as_json: bool, browser: bool) -> None:
 
 def _print_short(folder: Path) -> None:
     """Prints the main measures, under the identity metric, for a narrow terminal."""
-    tree, identity = json.loads((folder / METRICS).read_text("utf-8")), edit_params.tree()["report"]["identity"]
+    tree, identity = read_json(folder / METRICS), edit_params.tree()["report"]["identity"]
     regimes = tree.get("regimes", {})
-    for domain, by_strategy in json.loads((folder / HEADLINE).read_text("utf-8")).items():
+    for domain, by_strategy in read_json(folder / HEADLINE).items():
         rows = []
         places = {name: (name == BASE, KNOW.get(regimes.get(name, "-"), 0)) for name in by_strategy}
         ranked = sorted(by_strategy, key=lambda name: (*places[name], -by_strategy[name][SCORE]))

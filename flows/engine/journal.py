@@ -13,8 +13,11 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
+from stages.files.strict_json import read_json
 from stages.files.writing import write_file
-from stages.runtime.faults import MachineFault
+from stages.runtime.faults import Fault, MachineFault
 
 JOURNAL, LOCKS = Path(".cache", "flow", "journal.json"), Path("/proc/locks")
 EVERY_SECONDS = 1.0
@@ -63,8 +66,8 @@ class Journal:
 def read() -> Journal | None:
     """The journal of the current or last run; None if there is none."""
     try:
-        return Journal(**json.loads(JOURNAL.read_text("utf-8")))
-    except (OSError, ValueError, TypeError):
+        return TypeAdapter(Journal).validate_python(read_json(JOURNAL), strict=True)
+    except (Fault, ValidationError):
         return None
 
 

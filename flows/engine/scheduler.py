@@ -8,17 +8,16 @@ from __future__ import annotations
 import logging
 import queue
 import shlex
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from flows.engine.estimate import Clock, Ready
-from flows.engine.pool import LOGS, Pool, WorkerLost
+from flows.engine.pool import LOGS, Interrupts, Pool, WorkerLost
 from flows.graph.dvc_internals import DependencyDoesNotExistError, DvcException, LockError
 from flows.graph.graph import Graph
-from stages.runtime.faults import Fault, InputFault, MachineFault, Preempted
+from stages.runtime.faults import Fault, InputFault, MachineFault, Preempted, printable
 
 log = logging.getLogger("palimpsest")
 STAGE_VARIABLE = "$DVC_STAGE"  # in the commands of dvc.yaml
@@ -67,13 +66,14 @@ class Engine:
 
     def __init__(self, graph: Graph, pool: Pool, clock: Clock) -> None:
         self.graph, self.pool, self.clock = graph, pool, clock
-        self.stopping = threading.Event()
+        self.interrupts = Interrupts(pool)
+        self.stopping = self.interrupts.stopping
         self.progress: dict[str, tuple[int, int]] = {}  # running stage -> done, total; 0 until it has counted
 
     def run(
         self,
         plan: list[str],
-        submit: Callable[[Callable[[str], StageResult], str], object],
+        submit: Submit,
         on_end: Callable[[StageResult], None],
     ) -> Outcome:
         """Runs the stages of a plan; returns when all have ended or been skipped, or after a stop.
@@ -83,6 +83,10 @@ class Engine:
             submit: starts a function of a stage's name in another thread.
             on_end: called in this thread with the result of each stage.
         """
+        with self.interrupts.handled():
+            return self._run(plan, submit, on_end)
+
+    def _run(self, plan: list[str], submit: Submit, on_end: Callable[[StageResult], None]) -> Outcome:
         outcome, queued = Outcome(), queue.SimpleQueue[StageResult]()
         waiting = {name: len(set(self.graph.upstream(name)).intersection(plan)) for name in plan}
         ready = self._ready(plan, waiting)
@@ -186,7 +190,7 @@ def _message(error: Exception) -> tuple[str, int]:
     if isinstance(error, DependencyDoesNotExistError):
         return f"{error}. Restore it.", InputFault.code
     if isinstance(error, (DvcException, OSError)):
-        return str(error), MachineFault.code
+        return printable(str(error)), MachineFault.code
     return f"{type(error).__name__}: {error}", Fault.code
 
 
@@ -194,4 +198,4 @@ def last_error(log: Path, code: int) -> str:
     """The last error in a stage's log; without any, its exit code and where the log is."""
     lines = log.read_text("utf-8", "replace").splitlines() if log.exists() else []
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return errors[-1] if errors else f"ended with exit code {code}; its output is in {log}."
+    return printable(errors[-1]) if errors else f"ended with exit code {code}; its output is in {log}."

@@ -167,6 +167,7 @@ def _add(params: Params, entry: Path, dry_run: bool) -> str:
 
 def _move(entry: Path, target: Path) -> None:
     """Moves a folder atomically, also to another disk."""
+    from stages.files.untrusted import copy_folder
     from stages.files.writing import new_folder, sync
 
     try:
@@ -175,7 +176,7 @@ def _move(entry: Path, target: Path) -> None:
         if error.errno != errno.EXDEV:
             raise
         with new_folder(target) as draft:
-            shutil.copytree(entry, draft, dirs_exist_ok=True)
+            copy_folder(entry, draft)
         shutil.rmtree(entry)
     sync(target.parent)
 

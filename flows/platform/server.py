@@ -22,6 +22,7 @@ from typing import Any
 
 from flows.engine import prefect_view
 from stages.files.writing import write_file
+from stages.runtime.process import children
 
 HOST, PORT = "127.0.0.1", 4200
 HOME = Path(".cache", "server")  # not that of the temporary servers: two servers must not share a database
@@ -191,13 +192,3 @@ def stop(process: subprocess.Popen[Any]) -> None:
         process.wait(LONGEST_SAVE)
     except subprocess.TimeoutExpired:
         process.kill()
-
-
-def children(parent: int) -> list[int]:
-    """The process ids of a process's children."""
-    numbers = []
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # the process has just ended
-            if int(entry.read_text("utf-8").rpartition(")")[2].split()[1]) == parent:
-                numbers.append(int(entry.parent.name))
-    return numbers

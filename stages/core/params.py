@@ -120,7 +120,9 @@ class Params(Strict):
     @property
     def data(self) -> Dataset:
         """A new instance of the dataset, which reads its folder as it is now. Keep it for repeated use."""
-        return datasets.make(self.dataset.name, {"root": self.source, **self.dataset.options}, "dataset: ")
+        if "root" in self.dataset.options:
+            raise ConfigFault("dataset.options.root: set `source` instead, the folder whose changes DVC notices.")
+        return datasets.make(self.dataset.name, {**self.dataset.options, "root": self.source}, "dataset: ")
 
     @property
     def family(self) -> Family:

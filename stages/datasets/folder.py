@@ -73,6 +73,7 @@ class Folder(Dataset):
             ConfigFault: concept.yaml breaks a rule.
             InputFault: there are no pictures, or entries that are not pictures.
         """
+        list_folder(folder, Path(self.root))  # refuses links out of it before any of its files is read
         about = read_about(folder / ABOUT)
         token = about.token or self.tokens.get(name) or rare_word(name)
         noun = noun_of(folder) if about.noun is None else about.noun
