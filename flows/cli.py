@@ -71,12 +71,16 @@ def init(
         str, typer.Option(help="the study to start from: palimpsest profile list", autocompletion=profile_names)
     ] = "",
     photos: Annotated[Path | None, typer.Option(help="a folder with one folder of photos per concept")] = None,
+    link: Annotated[bool, typer.Option("--link", help="link to this code instead of copying it")] = False,
 ) -> None:
     """Creates a project folder with a study."""
     from flows.commands import console, new_project
 
     chosen = profile or (new_project.OWN if photos else "toy-objects")
-    names = new_project.make(folder, chosen, photos)
+    names = new_project.make(folder, chosen, photos, link)
+    if link:
+        print(f"{folder}: created from profile {chosen}, with links to the code.")
+        return
     print(f"{folder}: created from profile {chosen}, with a copy of the code.")
     if names:
         print(f"It learns, in this order: {', '.join(names)}.")

@@ -9,6 +9,7 @@ from typing import Any
 
 from stages.core.params import Params
 from stages.core.strategy import chosen
+from stages.runtime import instruction_set
 from stages.runtime.faults import ConfigFault, nearest
 
 ROOT = Path("runs")
@@ -104,6 +105,7 @@ def provenance(params: Params, run: Run | TaskSequence) -> dict[str, Any]:
         "order": sequence.order,
         "family": params.base.name,
         "base": params.family.fingerprint,
+        **instruction_set.provenance(),
     }
     if isinstance(run, Run):
         kind, strategy = chosen(run.strategy, params.strategy.get(run.strategy, {}))

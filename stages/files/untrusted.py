@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -39,11 +40,7 @@ def list_folder(folder: Path, root: Path) -> list[Path]:
         if any(unicodedata.category(letter) in UNPRINTABLE for letter in name):
             complaints.append(f"{folder / ascii(name)}: control characters in its name. Rename it.")
             continue
-        try:
-            within = path.resolve().is_relative_to(inside)
-        except (OSError, RuntimeError):
-            within = False
-        if within:
+        if _stays_within(inside, path):
             paths.append(path)
         else:
             complaints.append(f"{path}: a link out of {root}, or to itself. Replace it with a copy.")
@@ -97,6 +94,20 @@ def _why_not(path: Path, inside: Path) -> str:
     if not actual.is_relative_to(inside):
         return f"a link out of {inside.name}"
     return "" if actual.is_file() else "not a regular file"
+
+
+def _stays_within(folder: Path, path: Path) -> bool:
+    """Whether all links on the way to a path stay within a folder, which is resolved, and end somewhere.
+
+    `Path.resolve` reports a link to itself by a RuntimeError before Python 3.13, and not at all since.
+    """
+    try:
+        target = os.path.realpath(path, strict=True)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return False
+        target = os.path.realpath(path)  # missing or unreadable: whoever opens it says so
+    return Path(target).is_relative_to(folder)
 
 
 def read_file(path: Path, max_megabytes: float, key: str = "") -> bytes:

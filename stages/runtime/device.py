@@ -1,5 +1,6 @@
 """The device and its numerical settings. They depend on the machine, never on the parameters."""
 
+import logging
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +9,9 @@ from typing import TypeVar
 
 import torch
 
+from stages.runtime import instruction_set
+
+log = logging.getLogger("palimpsest")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -17,8 +21,14 @@ def device() -> torch.device:
     """Returns PALIMPSEST_DEVICE if it is set, otherwise the first GPU, otherwise the CPU.
 
     Also turns on deterministic kernels, and sets the number of CPU threads to PALIMPSEST_THREADS, by default one. Not
-    one per core: sums of floats depend on how they are split, and the cores are better used by other runs.
+    one per core: sums of floats depend on how they are split, and the cores are better used by other runs. The
+    instruction set is fixed already: see `instruction_set`.
+
+    Raises:
+        ConfigFault: PALIMPSEST_INSTRUCTIONS has an unknown value.
     """
+    if warning := instruction_set.check():
+        log.warning("%s", warning)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # use_deterministic_algorithms would also import torch's compiler, a third of a stage's start-up time.
     os.environ.setdefault("TORCHINDUCTOR_DETERMINISTIC", "1")
