@@ -86,7 +86,9 @@ def _finish_moves(entries: list[Path]) -> None:
             return
         (domain,) = tree["domains"]
         listed = {name for order in tree["sequences"][domain].values() for name in order.values()}
-        folder = Folder(root=tree["source"]).place(domain)
+        folder = Folder(root=tree["source"], subsets=tree["dataset"].get("options", {}).get("subsets", {})).place(
+            domain
+        )
     except (KeyError, TypeError, ValueError, AttributeError):
         return  # loading params.yaml reports its errors afterwards
     for entry in entries:
@@ -126,7 +128,7 @@ def _find_error(params: Params, entry: Path) -> str:
         if entry.is_symlink() or not entry.is_dir():
             raise InputFault(f"{entry}: is not a folder. Put the photos of one concept into a folder.")
         name = identify(entry.name)
-        if name in params.data.domains()[domain]:
+        if name in params.data.names(domain):
             raise InputFault(f"{entry}: the study has a concept {name} already. Rename the folder.")
         concept = check_new(entry, name, own_photos(params), params.prepare)
         for other in params.concepts(domain, params.orders[0]).values():

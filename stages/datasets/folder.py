@@ -95,7 +95,7 @@ class Folder(Dataset):
 
     def place(self, domain: str) -> Path:
         """Returns the folder that contains the concepts' folders of a domain."""
-        return next(iter(self._folders[domain].values())).parent
+        return next(iter(self._folders[self.subsets.get(domain, domain)].values())).parent
 
     @cached_property
     def _folders(self) -> dict[str, dict[str, Path]]:
