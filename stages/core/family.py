@@ -194,6 +194,10 @@ class Learner(ABC):
         """Returns the sum of the rows' weighted errors; shapes are fixed, so that a CUDA graph can record it."""
 
     @abstractmethod
+    def predict(self, inputs: Encodings) -> Tensor:
+        """Returns what the model predicts for these inputs, [rows, channels, height, width] float32."""
+
+    @abstractmethod
     def adapter(self) -> Adapter:
         """Returns a copy of the adapter's current values, float32 on the CPU."""
 

@@ -33,7 +33,8 @@ def metrics(summary: Summary, asked: People | None = None) -> dict[str, Any]:
     """The tree of metrics.json: domain, metric, strategy, measure, and the value, low and high of each.
 
     `base` and `ceiling` (photos against photos) are among the strategies. If the class was sampled without the
-    concept's word, `damage` has its scores and `word` what the word adds. If people were asked, `people` has by
+    concept's word, `damage` has its scores and `word` what the word adds. If predictions were recorded, `alignment` has
+    the correlation of each of its measures with the harm to earlier concepts. If people were asked, `people` has by
     question the scale of the strategies, the raters' agreement, and the metrics' agreement with them. `regimes` has
     what each strategy may know of earlier tasks. Unknown bounds are null.
     """
@@ -52,6 +53,11 @@ def metrics(summary: Summary, asked: People | None = None) -> dict[str, Any]:
         before = verdict.base["average_score"]
         leaf = {name: damage(before, intervals) for name, intervals in verdict.strategies.items()}
         tree.setdefault("damage", {}).setdefault(verdict.domain, {})[verdict.metric] = leaf
+    for found in summary.alignments:
+        leaf = tree.setdefault("alignment", {}).setdefault(found.domain, {})
+        for one in found.correlations:
+            over = "within_strategies" if one.within else "all"
+            leaf.setdefault(one.measure, {})[over] = _bounds(Interval(one.value, one.low, one.high))
     for opinion in asked.opinions if asked else []:
         tree.setdefault("people", {})[opinion.question] = {
             "choices": opinion.choices,

@@ -148,6 +148,12 @@ class UNetLearner(Learner):
         errors = nn.functional.mse_loss(found, wanted, reduction="none").mean((1, 2, 3))
         return (errors * inputs["weight"]).sum()
 
+    @torch.no_grad()
+    def predict(self, inputs: Encodings) -> Tensor:
+        found = self._predicted(inputs)
+        self.layers["unet"].end()
+        return found
+
     def _predicted(self, inputs: Encodings) -> Tensor:
         """What the UNet answers, [rows, channels, height, width] in float32."""
         if self.family.text_encoders:
