@@ -65,7 +65,7 @@ def make(folder: Path, profile: str, photos: Path | None, link: bool = False) ->
         InputFault: some photos cannot be used; those of all concepts are listed.
         MachineFault: git or DVC is missing or fails.
     """
-    known = [path.stem for path in (HOME / "data/profiles").glob("*.yaml")]
+    known = sorted(profiles.files(HOME))
     if profile not in known:
         raise ConfigFault(f"there is no profile '{profile}'. {nearest(profile, known)}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
