@@ -15,12 +15,13 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from stages.files.strict_json import read_json
+from stages.files.untrusted import read_file
 from stages.files.writing import write_file
 from stages.runtime.faults import Fault, MachineFault
 
 JOURNAL, LOCKS = Path(".cache", "flow", "journal.json"), Path("/proc/locks")
 EVERY_SECONDS = 1.0
+LARGEST = 64.0  # megabytes of a journal
 
 
 @dataclass
@@ -66,7 +67,7 @@ class Journal:
 def read() -> Journal | None:
     """The journal of the current or last run; None if there is none."""
     try:
-        return TypeAdapter(Journal).validate_python(read_json(JOURNAL), strict=True)
+        return TypeAdapter(Journal).validate_json(read_file(JOURNAL, LARGEST), strict=True)
     except (Fault, ValidationError):
         return None
 

@@ -31,6 +31,8 @@ def attempt(work: Callable[[], int | None], debug: bool = False) -> int:
         work: returns its exit code; None means 0.
         debug: also print the traceback.
     """
+    with contextlib.suppress(AttributeError):  # a file name may hold bytes that are no text
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         return work() or 0
     except Fault as fault:
