@@ -61,6 +61,7 @@ def metrics(summary: Summary, asked: People | None = None) -> dict[str, Any]:
     for opinion in asked.opinions if asked else []:
         tree.setdefault("people", {})[opinion.question] = {
             "choices": opinion.choices,
+            "undecided": opinion.undecided,
             "alpha": None if math.isnan(opinion.alpha) else rounded(opinion.alpha),
             "preferred": {name: _bounds(interval) for name, interval in opinion.scale.items()},
             "agreement": {name: _bounds(interval) for name, interval in opinion.metrics.items()},
