@@ -37,6 +37,7 @@ def report(params: Params, key: None, args: argparse.Namespace) -> None:
         written = {
             "metrics.json": artifact.to_json(data_files.metrics(summary, answers)),
             "settings.json": artifact.to_json(data_files.settings(params)),
+            "conclusion.json": artifact.to_json(data_files.conclusion(summary)),
             "headline.json": artifact.to_json(data_files.headline(summary)),
             "matrix.csv": data_files.matrix_csv(summary),
             "curve.csv": data_files.curve_csv(summary),

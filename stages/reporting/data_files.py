@@ -11,6 +11,7 @@ from typing import Any
 from stages.core.params import Params
 from stages.evaluation.preference import People
 from stages.evaluation.statistics import Interval, Intervals, Summary, Verdict
+from stages.reporting import headline as headlines
 from stages.reporting import regimes
 
 HEADLINE = ("average_score", "forgetting_unbiased", "forgetting", "top1_earlier")
@@ -27,6 +28,17 @@ def headline(summary: Summary) -> dict[str, Any]:
                 for name, intervals in by_strategy.items()
             }
     return tree
+
+
+def conclusion(summary: Summary) -> dict[str, Any]:
+    """The report's first words: a warning, if there is one, and by domain the sentence and the preferred strategy.
+
+    The preferred one may be null. The branch says which question ended the gate (headline.py).
+    """
+    sentences = {domain: headlines.headline(summary, domain) for domain in summary.params.domains}
+    return {"warning": headlines.practice(summary.params)} | {
+        domain: {"sentence": one.text, "preferred": one.best, "branch": one.branch} for domain, one in sentences.items()
+    }
 
 
 def metrics(summary: Summary, asked: People | None = None) -> dict[str, Any]:
