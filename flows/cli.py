@@ -166,6 +166,18 @@ def doctor(json: Json = False) -> None:
         console.next_steps("palimpsest plan")
 
 
+@app.command()
+def watch(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one")] = 0,
+    browser: Annotated[bool, typer.Option("--open/--no-open")] = True,
+) -> None:
+    """Shows a study in the browser while it runs; it only reads."""
+    set_environment()
+    from flows.watching.server import serve
+
+    serve(port, browser)
+
+
 app.add_typer(concept, name="concept")
 app.add_typer(profile, name="profile")
 

@@ -157,7 +157,7 @@ class Study:
         stage_log = StageLog(plan.stages, plan.clock)
         with draw_bars(engine, stage_log):
             if self.args.no_view:
-                outcome = engine.run(plan.stages, in_a_thread, stage_log)
+                outcome = engine.run(plan.stages, in_a_thread, stage_log, stage_log.tick)
             else:
                 outcome = run_with_prefect(self.root, self.params.study, engine, plan.stages, stage_log)
         return stage_log.end(outcome)

@@ -10,6 +10,7 @@ from stages.core.family import Learner
 from stages.core.params import Params
 from stages.core.runs import Run, before, provenance
 from stages.files import artifact, tables
+from stages.monitoring.live_losses import LiveLosses
 from stages.monitoring.previews import Previews, safe_observer
 from stages.monitoring.trackers import tracking
 from stages.photos.develop import read_data
@@ -34,7 +35,8 @@ def train(params: Params, run: Run, args: argparse.Namespace) -> None:
 
         def observe(learner: Learner, frozen: Delta) -> Observer:
             previews = Previews(params, run, index, learner, frozen, data["concept"])
-            return safe_observer([previews, *([track] if track else [])])
+            live = LiveLosses(params.study, run, index, options.steps)
+            return safe_observer([previews, live, *([track] if track else [])])
 
         adapter, losses = train_adapter(params, run, index, state, data, pictures, observe, earlier["tasks"], photos)
     if not process_group().leads:

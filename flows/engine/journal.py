@@ -37,6 +37,8 @@ class Journal:
     failures: list[dict[str, str]] = field(default_factory=list)  # stage, what
     commit: str = ""  # of the project; "+" at its end: with changes that are in no commit
     machine: str = ""  # its GPUs, or its processor
+    # Stages that run now -> done, total (0 if it does not count), seconds so far.
+    running: dict[str, tuple[int, int, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._written = 0.0
@@ -47,6 +49,12 @@ class Journal:
         journal._write()
         return journal
 
+    def tick(self, running: dict[str, tuple[int, int, int]]) -> None:
+        """Records what runs; writes the file at most once a second."""
+        self.running = running
+        if time.monotonic() - self._written > EVERY_SECONDS:
+            self._write()
+
     def note(self, done: int, last: str, left: str) -> None:
         """Records that a stage has ended; writes the file at most once a second."""
         self.done, self.last, self.left = done, last, left
@@ -54,7 +62,7 @@ class Journal:
             self._write()
 
     def end(self, code: int, failures: list[dict[str, str]]) -> None:
-        self.code, self.failures = code, failures
+        self.code, self.failures, self.running = code, failures, {}
         self._write()
 
     def _write(self) -> None:

@@ -9,7 +9,7 @@ import logging
 import queue
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -75,6 +75,7 @@ class Engine:
         plan: list[str],
         submit: Submit,
         on_end: Callable[[StageResult], None],
+        on_wait: Callable[[Mapping[str, tuple[int, int]]], None] = lambda progress: None,
     ) -> Outcome:
         """Runs the stages of a plan; returns when all have ended or been skipped, or after a stop.
 
@@ -82,6 +83,7 @@ class Engine:
             plan: stage names in topological order.
             submit: starts a function of a stage's name in another thread.
             on_end: called in this thread with the result of each stage.
+            on_wait: called in this thread a few times a second, with the progress of what runs.
         """
         with self.interrupts.handled():
             return self._run(plan, submit, on_end)
@@ -110,6 +112,7 @@ class Engine:
             try:
                 result = queued.get(timeout=0.2)
             except queue.Empty:
+                on_wait(dict(self.progress))
                 continue
             running.discard(result.name)
             outcome.results[result.name] = result
