@@ -136,7 +136,8 @@ class LivePage:
             }
             for name, reference, base, cells, task in rows
         ]
-        return self._render("film", concepts=concepts)
+        sees_all = all(task.sees == "data" for task in self.params.tasks)
+        return self._render("film", concepts=concepts, sees_all=sees_all)
 
     def _picture(self, path: Path | None) -> str:
         """A thumbnail as a data URI; empty if there is no picture yet."""

@@ -87,7 +87,8 @@ def application(page: LivePage, token: str, port: int) -> Starlette:
     async def index(request: Request) -> Response:
         if guard.refuses(request):
             return _refusal()
-        return HTMLResponse(await run_in_threadpool(page.whole, token), headers=HEADERS)
+        async with feed.lock:
+            return HTMLResponse(await run_in_threadpool(page.whole, token), headers=HEADERS)
 
     async def events(request: Request) -> Response:
         if guard.refuses(request):
