@@ -38,7 +38,7 @@ class Journal:
     commit: str = ""  # of the project; "+" at its end: with changes that are in no commit
     machine: str = ""  # its GPUs, or its processor
     # Stages that run now -> done, total (0 if it does not count), seconds so far.
-    running: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    running: dict[str, list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._written = 0.0
@@ -49,7 +49,7 @@ class Journal:
         journal._write()
         return journal
 
-    def tick(self, running: dict[str, tuple[int, int, int]]) -> None:
+    def tick(self, running: dict[str, list[int]]) -> None:
         """Records what runs; writes the file at most once a second."""
         self.running = running
         if time.monotonic() - self._written > EVERY_SECONDS:

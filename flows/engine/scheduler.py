@@ -43,6 +43,7 @@ class StageResult:
     code: int = 0
 
 
+OnWait = Callable[[Mapping[str, tuple[int, int]]], None]
 Submit = Callable[[Callable[[str], StageResult], str], object]
 
 
@@ -75,7 +76,7 @@ class Engine:
         plan: list[str],
         submit: Submit,
         on_end: Callable[[StageResult], None],
-        on_wait: Callable[[Mapping[str, tuple[int, int]]], None] = lambda progress: None,
+        on_wait: OnWait = lambda progress: None,
     ) -> Outcome:
         """Runs the stages of a plan; returns when all have ended or been skipped, or after a stop.
 
@@ -86,9 +87,9 @@ class Engine:
             on_wait: called in this thread a few times a second, with the progress of what runs.
         """
         with self.interrupts.handled():
-            return self._run(plan, submit, on_end)
+            return self._run(plan, submit, on_end, on_wait)
 
-    def _run(self, plan: list[str], submit: Submit, on_end: Callable[[StageResult], None]) -> Outcome:
+    def _run(self, plan: list[str], submit: Submit, on_end: Callable[[StageResult], None], on_wait: OnWait) -> Outcome:
         outcome, queued = Outcome(), queue.SimpleQueue[StageResult]()
         waiting = {name: len(set(self.graph.upstream(name)).intersection(plan)) for name in plan}
         ready = self._ready(plan, waiting)

@@ -44,7 +44,7 @@ class StageLog:
         """Records what runs now; the engine calls it a few times a second."""
         now = time.monotonic()
         seconds = {name: round(now - self.clock.began.get(name, now)) for name in progress}
-        self.journal.tick({_title(name): (*counts, seconds[name]) for name, counts in dict(progress).items()})
+        self.journal.tick({_title(name): [*counts, seconds[name]] for name, counts in progress.items()})
 
     def rows(self, outcome: Outcome) -> list[dict[str, str]]:
         """A row with `stage` and `what` for each stage that failed, and one for all that were skipped because of it."""

@@ -17,9 +17,9 @@ from stages.files.artifact import digest
 from stages.files.pictures import open_png
 from stages.files.yaml import PARAMS
 from stages.reporting.headline import number
-from stages.reporting.page import background, charts
+from stages.reporting.page import charts, lines
+from stages.reporting.page.overview import minus
 from stages.reporting.page.render import BEGIN, environment, source, strategy_keys
-from stages.reporting.page.sections import minus
 from stages.reporting.page.sprites import LOSSLESS, Plan, sheet
 from stages.reporting.page.svg import draw
 
@@ -177,7 +177,7 @@ class LivePage:
         if points:
             place = self.params.strategies.index(training.run.strategy)
             top = 1.1 * max(point["value"] for point in points)
-            svg = draw(background.loss_chart(points, [training.steps], top, place), "Loss of the training so far")
+            svg = draw(lines.losses(points, [training.steps], top, place), "Loss of the training so far")
         concept = self.params.sequence(training.run.sequence.domain, training.run.sequence.order)[training.index]
         shown = [self._picture(path) for path in training.previews]
         facts: dict[str, Any] = {"strategy": training.run.strategy, "concept": concept, "index": training.index}

@@ -103,7 +103,7 @@ def test_the_progress_is_that_of_the_run(study):
     journal.note(10, "task 01 / train", "2 to 4 minutes")
     journal._written = 0.0
     with lock(LOCK):
-        journal.tick({"objects / naive / task 02 / train": (120, 300, 9), "report": (0, 0, 3)})
+        journal.tick({"objects / naive / task 02 / train": [120, 300, 9], "report": [0, 0, 3]})
         assert lead().startswith("10 of 40 stages, 2 to 4 minutes left")
         assert "task 02 / train: 120 of 300" in lead()
         assert "report: 3 s" in lead()
