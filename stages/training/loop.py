@@ -14,12 +14,13 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from stages.adapters.algebra import Adapter
-from stages.core.family import Encodings, Learner, Row
+from stages.core.family import Learner, Row
 from stages.core.params import Train
 from stages.files import artifact
 from stages.files.tensors import load_tensors, save
@@ -27,8 +28,9 @@ from stages.runtime.faults import InputFault, MachineFault, Preempted
 from stages.runtime.process import StopRequest, lock
 from stages.runtime.progress import track
 from stages.runtime.seeds import generator, seed
+from stages.training.answers import Answers
 from stages.training.distributed import process_group
-from stages.training.examples import Material, Repertoire
+from stages.training.examples import Material, Repertoire, micro_batches
 from stages.training.step import Descent
 
 log = logging.getLogger("palimpsest")
@@ -90,6 +92,7 @@ class Training:
         self.learner, self.options, self.words, self.folder = learner, options, words, folder
         self.descent = Descent(learner, options, READ_EVERY)
         self.losses, self.step, self.processes = Losses(), 0, process_group()
+        self.answers: Answers | None = None  # where something is rehearsed
 
     def run(
         self, material: Material, keep: bool, observe: Callable[[int, Losses], None] | None = None
@@ -115,6 +118,8 @@ class Training:
                 self._resume()
             if self.step < self.options.steps:
                 self.learner.prepare(material.images, material.prompts)
+            if material.repertoire:
+                self.answers = Answers(self.learner, self.descent, partial(self._rows, material), material.images)
             notify = observe if observe and self.processes.leads else (lambda step, losses: None)
             notify(self.step, self.losses)
             for _ in track(self._remaining(), self.options.steps, "train", self.step):
@@ -155,12 +160,13 @@ class Training:
         return self.folder.with_name(f"{self.folder.name}.lock")
 
     def _one_step(self, material: Material) -> None:
-        rows = self.processes.share(self._rows(material))
+        rows = self._rows(material, self.step)
         while True:
             size = self.losses.micro_batch or max(len(rows), 1)
             try:
+                answers = self.answers.at(self.step, self.losses.micro_batch) if self.answers else {}
                 for part in micro_batches(rows, material.images, size):
-                    self.descent.gradient(self.learner.inputs(part))
+                    self.descent.gradient(self.learner.inputs(part, answers) if answers else self.learner.inputs(part))
                 break
             except torch.OutOfMemoryError:
                 self._halve_micro_batch(size)
@@ -170,18 +176,19 @@ class Training:
         if self.descent.full or self.step == self.options.steps:
             self._read()
 
-    def _rows(self, material: Material) -> list[Row]:
-        """The pictures of this step: of the concept, and of its class if `train.prior` is set."""
+    def _rows(self, material: Material, step: int) -> list[Row]:
+        """This process's rows of a step: of the concept, of its class if there is a prior, and what is rehearsed."""
         prior, concept = self.options.prior, material.concept
-        chosen = [(i, 1 / self.options.batch) for i in batch_rows(self.words, concept, self.options.batch, self.step)]
+        chosen = [(i, 1 / self.options.batch) for i in batch_rows(self.words, concept, self.options.batch, step)]
         if prior:
-            others = batch_rows((*self.words, "prior"), len(material.captions) - concept, prior.batch, self.step)
+            others = batch_rows((*self.words, "prior"), len(material.captions) - concept, prior.batch, step)
             chosen += [(concept + i, prior.weight / prior.batch) for i in others]
         rows = [
-            Row(image, material.captions[image], seed(*self.words, "step", self.step, number), weight)
+            Row(image, material.captions[image], seed(*self.words, "step", step, number), weight)
             for number, (image, weight) in enumerate(chosen)
         ]
-        return rows + (rehearsed_rows(self.words, material.repertoire, self.step) if material.repertoire else [])
+        rows += rehearsed_rows(self.words, material.repertoire, step) if material.repertoire else []
+        return self.processes.share(rows)
 
     def _read(self) -> None:
         """Reads the losses; if a gradient overflowed, halves the loss scale and goes back to its step."""
@@ -202,6 +209,8 @@ class Training:
     def _halve_micro_batch(self, size: int) -> None:
         """Computes half as many pictures at a time from here on; the gradient is still that of the whole batch."""
         self.descent.drop()
+        if self.answers:
+            self.answers.forget()
         torch.cuda.empty_cache()
         if size == 1:
             raise MachineFault("out of memory with one picture at a time. Lower train.rank or the resolution.")
@@ -235,16 +244,6 @@ class Training:
             self.descent.loss_scale = facts.get("magnify", self.descent.loss_scale)
             log.info("resuming after step %d of %d", self.step, self.options.steps)
             return
-
-
-def micro_batches(rows: Sequence[Row], images: Sequence[Encodings], size: int) -> Iterator[list[Row]]:
-    """The rows in parts of at most `size`, each of pictures of one shape."""
-    by_shape: dict[tuple[object, ...], list[Row]] = {}
-    for row in rows:
-        by_shape.setdefault(tuple(value.shape for value in images[row.image].values()), []).append(row)
-    for group in by_shape.values():
-        for at in range(0, len(group), size):
-            yield group[at : at + size]
 
 
 Observer = Callable[[int, Losses], None]  # receives the number of steps done and the losses read so far

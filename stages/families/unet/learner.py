@@ -5,7 +5,7 @@ If adapters change the text encoders too, prompts are token ids and are encoded 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -100,7 +100,7 @@ class UNetLearner(Learner):
     def _with_constants(self, embedded: Encodings) -> dict[str, Tensor]:
         return {**embedded, **self.layers["unet"].constants(embedded["text"])}
 
-    def inputs(self, rows: Sequence[Row]) -> Encodings:
+    def inputs(self, rows: Sequence[Row], answers: Mapping[Row, Tensor] | None = None) -> Encodings:
         """Noisy latents, times and targets of the rows: noise, or velocity if the scheduler predicts velocity."""
         drawn = [self._draw(row) for row in rows]
         clean, noise, times = (torch.stack(column) for column in zip(*drawn, strict=True))
@@ -118,11 +118,13 @@ class UNetLearner(Learner):
             "weight": weight,
             "time_ids": torch.cat(frames).float(),
         }
-        if bool(rehearsed.any()):
-            values["rehearsed"] = rehearsed.nonzero()[:, 0]
         # Stacked, because indexing by a list copies the indices to the device and synchronises.
         text = {name: torch.stack([value[row.prompt] for row in rows]) for name, value in self.prompts.items()}
-        return {name: to_device(value) for name, value in values.items()} | text
+        ready = {name: to_device(value) for name, value in values.items()} | text
+        if answers:
+            wanted = zip(rows, ready["wanted"].unbind(), strict=True)
+            ready["wanted"] = torch.stack([answers[row] if row.rehearsed else target for row, target in wanted])
+        return ready
 
     def _draw(self, row: Row) -> tuple[Tensor, Tensor, Tensor]:
         """Draws a latent from the posterior of the picture, its noise and its time, all from the row's seed."""
@@ -139,13 +141,10 @@ class UNetLearner(Learner):
 
     def loss(self, inputs: Encodings) -> Tensor:
         """The weighted sum of each row's mean squared error."""
-        wanted = inputs["wanted"]
-        if "rehearsed" in inputs:
-            wanted = wanted.index_copy(0, inputs["rehearsed"], self._without_adapter(inputs))
         found = self._predicted(inputs)
         if not self.options.checkpointing:
             self.layers["unet"].end()
-        errors = nn.functional.mse_loss(found, wanted, reduction="none").mean((1, 2, 3))
+        errors = nn.functional.mse_loss(found, inputs["wanted"], reduction="none").mean((1, 2, 3))
         return (errors * inputs["weight"]).sum()
 
     @torch.no_grad()
@@ -169,14 +168,11 @@ class UNetLearner(Learner):
         return predicted.float()
 
     @torch.no_grad()
-    def _without_adapter(self, inputs: Encodings) -> Tensor:
-        """What the frozen model answers in the rows that are rehearsed."""
-        rows = inputs["rehearsed"]
-        some = {name: value.index_select(0, rows) for name, value in inputs.items() if name != "rehearsed"}
+    def answer(self, inputs: Encodings) -> Tensor:
         with ExitStack() as stack:
             for layers in self.layers.values():
                 stack.enter_context(layers.off())
-            found = self._predicted(some)
+            found = self._predicted(inputs)
             self.layers["unet"].end()
         return found
 
