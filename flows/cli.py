@@ -112,7 +112,10 @@ def plan(json: Json = False) -> None:
 @app.command()
 def run(
     only: Annotated[
-        str, typer.Argument(metavar="RUN", autocompletion=run_names, help="only this run: DOMAIN/ORDER/STRATEGY/SEED")
+        str,
+        typer.Argument(
+            metavar="RUN", autocompletion=run_names, help="only this run: DOMAIN/ORDER/STRATEGY/SEED, or a strategy"
+        ),
     ] = "",
     jobs: Jobs = 0,
     devices: Annotated[str, typer.Option(help="GPUs to use, as in CUDA_VISIBLE_DEVICES")] = "",

@@ -179,7 +179,7 @@ def in_a_thread(work: Callable[[str], object], name: str) -> None:
 
 def main() -> None:
     def options(parser: argparse.ArgumentParser) -> None:
-        text = "DOMAIN/ORDER/STRATEGY/SEED: only this run; DOMAIN/ORDER: only the base model on this sequence"
+        text = "DOMAIN/ORDER/STRATEGY/SEED or a strategy: only this run; DOMAIN/ORDER: only the base model on it"
         parser.add_argument("run", nargs="?", metavar="RUN", help=text)
 
     command(__doc__, lambda args: perform(args, lambda args: last_stages(args.run) if args.run else None), options)
