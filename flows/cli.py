@@ -71,12 +71,16 @@ def init(
         str, typer.Option(help="the study to start from: palimpsest profile list", autocompletion=profile_names)
     ] = "",
     photos: Annotated[Path | None, typer.Option(help="a folder with one folder of photos per concept")] = None,
+    link: Annotated[bool, typer.Option("--link", help="link to this code instead of copying it")] = False,
 ) -> None:
     """Creates a project folder with a study."""
     from flows.commands import console, new_project
 
     chosen = profile or (new_project.OWN if photos else "toy-objects")
-    names = new_project.make(folder, chosen, photos)
+    names = new_project.make(folder, chosen, photos, link)
+    if link:
+        print(f"{folder}: created from profile {chosen}, with links to the code.")
+        return
     print(f"{folder}: created from profile {chosen}, with a copy of the code.")
     if names:
         print(f"It learns, in this order: {', '.join(names)}.")
@@ -108,7 +112,10 @@ def plan(json: Json = False) -> None:
 @app.command()
 def run(
     only: Annotated[
-        str, typer.Argument(metavar="RUN", autocompletion=run_names, help="only this run: DOMAIN/ORDER/STRATEGY/SEED")
+        str,
+        typer.Argument(
+            metavar="RUN", autocompletion=run_names, help="only this run: DOMAIN/ORDER/STRATEGY/SEED, or a strategy"
+        ),
     ] = "",
     jobs: Jobs = 0,
     devices: Annotated[str, typer.Option(help="GPUs to use, as in CUDA_VISIBLE_DEVICES")] = "",
@@ -160,6 +167,18 @@ def doctor(json: Json = False) -> None:
         raise typer.Exit(code)
     if not json:
         console.next_steps("palimpsest plan")
+
+
+@app.command()
+def watch(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one")] = 0,
+    browser: Annotated[bool, typer.Option("--open/--no-open")] = True,
+) -> None:
+    """Shows a study in the browser while it runs; it only reads."""
+    set_environment()
+    from flows.watching.server import serve
+
+    serve(port, browser)
 
 
 app.add_typer(concept, name="concept")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import logging
 import shutil
-import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from flows.engine import prefect_view
 from flows.graph.remote import open_graph
 from flows.graph.stage_names import StageName, last_stages
 from stages.runtime.arguments import Parser
+from stages.runtime.exits import attempt
 from stages.runtime.process import collect_rarely
 
 if TYPE_CHECKING:
@@ -60,17 +60,7 @@ def command(
     parser.add_argument("--no-view", action="store_true", help="don't report to Prefect")
     args = parser.parse_args()
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
-    from stages.runtime.faults import Fault
-
-    try:
-        code = work(args)
-    except Fault as fault:
-        print(f"error: {fault}", file=sys.stderr)
-        code = fault.code
-    except KeyboardInterrupt:
-        print("error: interrupted. Run the same command again to continue.", file=sys.stderr)
-        code = 130
-    prefect_view.exit_process(code)
+    prefect_view.exit_process(attempt(lambda: work(args)))
 
 
 def perform(args: argparse.Namespace, select: Select, prepare: Preparation = nothing) -> int:
@@ -156,19 +146,12 @@ class Study:
         pool = Pool(self.slots)
         at_most = limit(getattr(self.args, "together", None), self.slots)
         engine = Engine(self.graph, pool, plan.clock, Groups(alike_in(load()), at_most))
-
-        def stop(*_: object) -> None:
-            engine.stopping.set()
-            for worker in pool.workers:
-                worker.stop()
-
-        before = signal.signal(signal.SIGTERM, stop)
-        try:
-            return self._run_watched(engine, plan)
-        finally:
-            signal.signal(signal.SIGTERM, before)
-            pool.stop()
-            self.times.save()
+        with engine.interrupts.handled():
+            try:
+                return self._run_watched(engine, plan)
+            finally:
+                pool.stop()
+                self.times.save()
 
     def _run_watched(self, engine: Engine, plan: Plan) -> int:
         from flows.engine.prefect_run import run_with_prefect
@@ -178,7 +161,7 @@ class Study:
         stage_log = StageLog(plan.stages, plan.clock)
         with draw_bars(engine, stage_log):
             if self.args.no_view:
-                outcome = engine.run(plan.stages, in_a_thread, stage_log)
+                outcome = engine.run(plan.stages, in_a_thread, stage_log, stage_log.tick)
             else:
                 outcome = run_with_prefect(self.root, self.params.study, engine, plan.stages, stage_log)
         return stage_log.end(outcome)
@@ -200,7 +183,7 @@ def in_a_thread(work: Callable[[str], object], name: str) -> None:
 
 def main() -> None:
     def options(parser: argparse.ArgumentParser) -> None:
-        text = "DOMAIN/ORDER/STRATEGY/SEED: only this run; DOMAIN/ORDER: only the base model on this sequence"
+        text = "DOMAIN/ORDER/STRATEGY/SEED or a strategy: only this run; DOMAIN/ORDER: only the base model on it"
         parser.add_argument("run", nargs="?", metavar="RUN", help=text)
 
     command(__doc__, lambda args: perform(args, lambda args: last_stages(args.run) if args.run else None), options)

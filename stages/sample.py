@@ -12,6 +12,7 @@ from stages.core.runs import Run, TaskSequence, provenance
 from stages.core.states import initial_adapter
 from stages.files import artifact
 from stages.runtime.progress import track
+from stages.sampling import responses
 from stages.sampling.sampler import sample as sample_prompts
 from stages.sampling.sampler import sampled_concepts
 
@@ -40,6 +41,7 @@ def sample(params: Params, run: Run | TaskSequence, args: argparse.Namespace) ->
         if count:
             plain = params.model_copy(update={"sample": params.sample.model_copy(update={"images": count})})
             write(plain, state, facts["plain"]["tasks"], draft / "plain", draft)
+        responses.record(params, run, state, draft.path)
 
 
 def write(params: Params, state: State, tasks: dict[str, Any], folder: Path, draft: artifact.Draft) -> None:

@@ -10,6 +10,7 @@ from stages.core.family import Learner
 from stages.core.params import Params
 from stages.core.runs import Run, before, provenance
 from stages.files import artifact, tables
+from stages.monitoring.live_losses import LiveLosses
 from stages.monitoring.previews import Previews, safe_observer
 from stages.monitoring.trackers import tracking
 from stages.training.distributed import launch, launched, process_group
@@ -30,7 +31,8 @@ def train(params: Params, run: Run, args: argparse.Namespace) -> None:
 
         def observe(learner: Learner, frozen: Delta) -> Observer:
             previews = Previews(params, run, index, learner, frozen, inputs.data["concept"])
-            return safe_observer([previews, *([track] if track else [])])
+            live = LiveLosses(params.study, run, index, options.steps)
+            return safe_observer([previews, live, *([track] if track else [])])
 
         adapter, losses = train_adapter(params, run, index, inputs, observe)
     if not process_group().leads:

@@ -48,7 +48,7 @@ EXEMPT = {
     "stages.core.rehearsal": Exempt("checks options", ("train", "report")),
     "stages.core.metric": Exempt("checks options", ("score", "report")),
     "stages.adapters": Exempt("only types in signatures", SHAPED),
-    "stages.files.tensors": Exempt("imported with the adapters", SHAPED),
+    "stages.files.tensors": Exempt("imported with the adapters", (*SHAPED, "report")),
     # Imported with the function that reads the output of `prepare`.
     "stages.photos.decode": Exempt("only `prepare` decodes photos", ("prepare",)),
     "stages.files.untrusted": Exempt("only `prepare` reads photos", ("prepare",)),

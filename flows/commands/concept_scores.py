@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from flows.commands import console
+from flows.commands.show_report import REMAKE
 from flows.commands.status import REPORT
+from stages.files.strict_json import as_written, read_json
 from stages.tools import edit_params
 
 
@@ -35,6 +37,11 @@ def concept_scores(study: str, metric: str) -> dict[Key, ConceptScore]:
     path = REPORT / study / "matrix.csv"
     if not path.exists():
         return {}
+    with as_written(path, REMAKE):
+        return _scores(path, metric)
+
+
+def _scores(path: Path, metric: str) -> dict[Key, ConceptScore]:
     with path.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["metric"] == metric and row["after"] != "0"]
     last = max((int(row["after"]) for row in rows), default=0)
@@ -56,7 +63,7 @@ def list_concepts() -> list[dict[str, Any]]:
     tree = edit_params.tree()
     with edit_params.unchecked():
         study, identity, plug_in = str(tree["study"]), str(tree["report"]["identity"]), tree["dataset"]
-        data = datasets.make(plug_in["name"], {"root": tree["source"], **plug_in.get("options", {})}, "dataset: ")
+        data = datasets.make(plug_in["name"], {**plug_in.get("options", {}), "root": tree["source"]}, "dataset: ")
         scores, rows = concept_scores(study, identity), []
         for domain in tree["domains"]:
             listed = tree["sequences"][domain][tree["orders"][0]]
@@ -97,8 +104,9 @@ def show_list(rows: list[dict[str, Any]]) -> None:
 def titles(study: str, strategies: Sequence[str]) -> list[str]:
     """The names of strategies as heads of columns, with their regimes if the report of the study has several."""
     path = REPORT / study / "metrics.json"
-    regimes = json.loads(path.read_text("utf-8")).get("regimes", {}) if path.exists() else {}
-    several = len(set(regimes.values())) > 1
+    with as_written(path, REMAKE):
+        regimes = read_json(path).get("regimes", {}) if path.exists() else {}
+        several = len(set(regimes.values())) > 1
     return [f"{name} ({regimes[name]})" if several and name in regimes else name for name in strategies]
 
 

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 from flows.commands import console
 from flows.commands.concept_scores import ConceptScore, Key, concept_scores, titles
 from flows.commands.status import LOCK, RUNS
+from stages.files.untrusted import copy_folder
 from stages.files.writing import new_folder, write_file
 from stages.files.yaml import PARAMS
-from stages.runtime.faults import ConfigFault, MachineFault
+from stages.runtime.faults import ConfigFault, InputFault, MachineFault
 from stages.tools import edit_params
 
 if TYPE_CHECKING:
@@ -216,7 +217,10 @@ def _copy_photos(source: Path, concept: str, fresh: bool) -> _Undo:
         folder.rename(old)
     try:
         with new_folder(folder) as draft:
-            shutil.copytree(source, draft, dirs_exist_ok=True)
+            copy_folder(source, draft)
+    except InputFault:
+        _Undo(folder, old)()
+        raise
     except MachineFault as fault:
         _Undo(folder, old)()
         raise ConfigFault(f"{source}: cannot be copied to {folder}: {fault.__cause__}.") from None

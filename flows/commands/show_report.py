@@ -1,10 +1,10 @@
-"""Prints a study's result table and opens its report."""
+"""Prints a study's result in a sentence and a small table, and opens its report."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
+import textwrap
 import webbrowser
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +12,13 @@ from pathlib import Path
 from flows.commands import console
 from flows.commands.status import REPORT
 from flows.engine import journal
-from stages.runtime.faults import InputFault
+from stages.files.strict_json import as_written, read_json
+from stages.runtime.faults import InputFault, printable
 from stages.tools import edit_params
 
 PAGE, STAMPED = "report.html", "index.html"  # as the stage makes it; with when and where the study ran
-SUMMARY, METRICS, HEADLINE = "summary.txt", "metrics.json", "headline.json"
+METRICS, HEADLINE, CONCLUSION = "metrics.json", "headline.json", "conclusion.json"
+REMAKE = "Delete the report's folder and make it again: palimpsest run"
 BASE = "base"  # among the strategies: the base model
 SHOWN = {"average_score": "average score", "forgetting_unbiased": "forgetting"}  # measure -> its title
 SCORE = "average_score"
@@ -34,16 +36,19 @@ def show(as_json: bool, browser: bool) -> None:
         raise InputFault(f"{folder}: there is no report yet. Run the study to the end: palimpsest run")
     page = _stamped(folder)
     if as_json:
-        console.as_json({"page": str(page), "metrics": json.loads((folder / METRICS).read_text("utf-8"))})
+        facts = {name.partition(".")[0]: read_json(folder / name) for name in (CONCLUSION, METRICS)}
+        console.as_json({"page": str(page), **facts})
         return
-    summary = (folder / SUMMARY).read_text("utf-8")
-    if console.fits(summary):
-        print(summary, end="")
-    else:
-        _print_short(folder)
+    with as_written(folder, REMAKE):
+        _print_sentences(folder)
+        _print_table(folder)
     if browser and page.suffix == ".html" and _has_display():
         webbrowser.open(page.resolve().as_uri())
-    console.next_steps("palimpsest concept list   each concept's score", f"{page}   open it in a browser")
+    console.next_steps(
+        "palimpsest concept list   each concept's score",
+        "palimpsest export   a LoRA for other programs",
+        f"{page}   open it in a browser",
+    )
 
 
 def _stamped(folder: Path) -> Path:
@@ -97,11 +102,19 @@ def show_against(other: str, as_json: bool, browser: bool) -> None:
     console.next_steps(f"{page}   open it in a browser")
 
 
-def _print_short(folder: Path) -> None:
-    """Prints the main measures, under the identity metric, for a narrow terminal."""
-    tree, identity = json.loads((folder / METRICS).read_text("utf-8")), edit_params.tree()["report"]["identity"]
+def _print_sentences(folder: Path) -> None:
+    """Prints a warning, if there is one, and the result of each domain in a sentence."""
+    conclusion = read_json(folder / CONCLUSION)
+    for text in (conclusion.pop("warning"), *(one["sentence"] for one in conclusion.values())):
+        if text:
+            print(f"{textwrap.fill(printable(text), console.width())}\n")
+
+
+def _print_table(folder: Path) -> None:
+    """Prints the main measures, under the identity metric."""
+    tree, identity = read_json(folder / METRICS), edit_params.tree()["report"]["identity"]
     regimes = tree.get("regimes", {})
-    for domain, by_strategy in json.loads((folder / HEADLINE).read_text("utf-8")).items():
+    for domain, by_strategy in read_json(folder / HEADLINE).items():
         rows = []
         places = {name: (name == BASE, KNOW.get(regimes.get(name, "-"), 0)) for name in by_strategy}
         ranked = sorted(by_strategy, key=lambda name: (*places[name], -by_strategy[name][SCORE]))
@@ -115,7 +128,7 @@ def _print_short(folder: Path) -> None:
             f"{domain} by {identity}, with intervals",
         )
     print("Higher scores and lower forgetting are better.")
-    print(f"All measures: {folder / SUMMARY}, and the report.")
+    print(f"All measures: {folder}/summary.txt, and the report.")
 
 
 def _interval(value: float, low: float | None, high: float | None) -> str:

@@ -13,11 +13,15 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
+from stages.files.untrusted import read_file
 from stages.files.writing import write_file
-from stages.runtime.faults import MachineFault
+from stages.runtime.faults import Fault, MachineFault
 
 JOURNAL, LOCKS = Path(".cache", "flow", "journal.json"), Path("/proc/locks")
 EVERY_SECONDS = 1.0
+LARGEST = 64.0  # megabytes of a journal
 
 
 @dataclass
@@ -33,6 +37,8 @@ class Journal:
     failures: list[dict[str, str]] = field(default_factory=list)  # stage, what
     commit: str = ""  # of the project; "+" at its end: with changes that are in no commit
     machine: str = ""  # its GPUs, or its processor
+    # Stages that run now -> done, total (0 if it does not count), seconds so far.
+    running: dict[str, list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._written = 0.0
@@ -43,6 +49,12 @@ class Journal:
         journal._write()
         return journal
 
+    def tick(self, running: dict[str, list[int]]) -> None:
+        """Records what runs; writes the file at most once a second."""
+        self.running = running
+        if time.monotonic() - self._written > EVERY_SECONDS:
+            self._write()
+
     def note(self, done: int, last: str, left: str) -> None:
         """Records that a stage has ended; writes the file at most once a second."""
         self.done, self.last, self.left = done, last, left
@@ -50,7 +62,7 @@ class Journal:
             self._write()
 
     def end(self, code: int, failures: list[dict[str, str]]) -> None:
-        self.code, self.failures = code, failures
+        self.code, self.failures, self.running = code, failures, {}
         self._write()
 
     def _write(self) -> None:
@@ -63,8 +75,8 @@ class Journal:
 def read() -> Journal | None:
     """The journal of the current or last run; None if there is none."""
     try:
-        return Journal(**json.loads(JOURNAL.read_text("utf-8")))
-    except (OSError, ValueError, TypeError):
+        return TypeAdapter(Journal).validate_json(read_file(JOURNAL, LARGEST), strict=True)
+    except (Fault, ValidationError):
         return None
 
 

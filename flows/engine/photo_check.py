@@ -85,7 +85,8 @@ def check_new(folder: Path, name: str, dataset: Folder, limits: Prepare) -> Conc
         ConfigFault: concept.yaml breaks a rule.
         InputFault: some photos cannot be used; all of them are listed, one per line.
     """
-    concept = dataset.model_copy(update={"root": str(folder.parent)}).read(folder, name)
+    here = dataset.model_copy(update={"root": str(folder)})  # links must not lead out of it
+    concept = here.read(folder, name)
     check_concept(concept, limits)
     return concept
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import secrets
 import sys
 import time
@@ -13,6 +14,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 log = logging.getLogger("palimpsest")
+reasons = logging.getLogger("palimpsest.prefect")  # for the run's page alone: the terminal has them already
+reasons.propagate = False
+reasons.setLevel(logging.INFO)
 _server_is_up = True
 HOME, DATABASE = Path(".cache", "prefect"), "prefect.db"
 NO_PAGE = "http://no-page.invalid"  # the temporary server has no pages
@@ -22,6 +26,7 @@ SETTINGS = {
     "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
     "DO_NOT_TRACK": "1",
     "PREFECT_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "palimpsest.prefect",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "PREFECT_CLIENT_MAX_RETRIES": "2",
@@ -110,11 +115,27 @@ class Progress:
 
 
 def show_results(study: str, report: Path) -> None:
-    """Shows the result tables of a finished study."""
+    """Shows the result of a finished study: the sentence, which also describes the artifact, and the tables."""
     with warn_only("the results"):
         from prefect.artifacts import create_markdown_artifact
 
-        create_markdown_artifact((report / "results.md").read_text("utf-8"), key=f"{study}-results".replace("_", "-"))
+        text = without_files((report / "results.md").read_text("utf-8"))
+        sentences = [part for part in text.split("\n\n") if part and not part.startswith(("#", ">", "-"))]
+        create_markdown_artifact(text, key=f"{study}-results".replace("_", "-"), description=sentences[0])
+
+
+def without_files(markdown: str) -> str:
+    """The text without pictures and links to files, which Prefect's page does not have."""
+    text, _, rest = markdown.partition("\n## Pictures\n")
+    _, heading, after = rest.partition("\n## ")
+    text += heading + after
+    return re.sub(r"\n{3,}", "\n\n", re.sub(r"^!\[[^\]]*\]\([^)]*\)$", "", text, flags=re.M))
+
+
+def log_failure(stage: str, reason: str) -> None:
+    """Writes the reason of a failure to the log of the current run, as an error."""
+    with warn_only("the reason of a failure"):
+        reasons.error("%s: %s", stage, reason)
 
 
 def show_failures(rows: list[dict[str, str]]) -> None:

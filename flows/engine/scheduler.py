@@ -17,10 +17,10 @@ from pathlib import Path
 from flows.engine.estimate import Clock
 from flows.engine.order.groups import Groups, command
 from flows.engine.order.ready import Ready
-from flows.engine.pool import LOGS, Pool, WorkerLost
+from flows.engine.pool import LOGS, Interrupts, Pool, WorkerLost
 from flows.graph.dvc_internals import DependencyDoesNotExistError, DvcException, LockError
 from flows.graph.graph import Graph
-from stages.runtime.faults import Fault, InputFault, MachineFault, Preempted
+from stages.runtime.faults import Fault, InputFault, MachineFault, Preempted, printable
 
 log = logging.getLogger("palimpsest")
 STAGE_VARIABLE = "$DVC_STAGE"  # in the commands of dvc.yaml
@@ -46,6 +46,7 @@ class StageResult:
     code: int = 0
 
 
+OnWait = Callable[[Mapping[str, tuple[int, int]]], None]
 Submit = Callable[[Callable[[str], StageResult], str], object]
 
 
@@ -70,15 +71,17 @@ class Engine:
     def __init__(self, graph: Graph, pool: Pool, clock: Clock, groups: Groups | None = None) -> None:
         self.graph, self.pool, self.clock = graph, pool, clock
         self.groups = groups or Groups(lambda _: None, 1)
-        self.stopping = threading.Event()
+        self.interrupts = Interrupts(pool)
+        self.stopping = self.interrupts.stopping
         self.progress: dict[str, tuple[int, int]] = {}  # running stage -> done, total; 0 until it has counted
         self._shares: dict[str, float] = {}  # seconds that a stage's share of a batch took before it started
 
     def run(
         self,
         plan: list[str],
-        submit: Callable[[Callable[[str], StageResult], str], object],
+        submit: Submit,
         on_end: Callable[[StageResult], None],
+        on_wait: OnWait = lambda progress: None,
     ) -> Outcome:
         """Runs the stages of a plan; returns when all have ended or been skipped, or after a stop.
 
@@ -86,7 +89,12 @@ class Engine:
             plan: stage names in topological order.
             submit: starts a function of a stage's name in another thread.
             on_end: called in this thread with the result of each stage.
+            on_wait: called in this thread a few times a second, with the progress of what runs.
         """
+        with self.interrupts.handled():
+            return self._run(plan, submit, on_end, on_wait)
+
+    def _run(self, plan: list[str], submit: Submit, on_end: Callable[[StageResult], None], on_wait: OnWait) -> Outcome:
         outcome, queued, planned = Outcome(), queue.SimpleQueue[StageResult | list[str]](), set(plan)
         waiting = {name: planned.intersection(self.graph.upstream(name)) for name in plan}
         ready = self._ready(plan, waiting)
@@ -112,6 +120,7 @@ class Engine:
             try:
                 result = queued.get(timeout=0.2)
             except queue.Empty:
+                on_wait(dict(self.progress))
                 continue
             if isinstance(result, list):  # a batch has ended: its stages follow
                 running.discard(result[0])
@@ -242,7 +251,7 @@ def _message(error: Exception) -> tuple[str, int]:
     if isinstance(error, DependencyDoesNotExistError):
         return f"{error}. Restore it.", InputFault.code
     if isinstance(error, (DvcException, OSError)):
-        return str(error), MachineFault.code
+        return printable(str(error)), MachineFault.code
     return f"{type(error).__name__}: {error}", Fault.code
 
 
@@ -250,4 +259,4 @@ def last_error(log: Path, code: int) -> str:
     """The last error in a stage's log; without any, its exit code and where the log is."""
     lines = log.read_text("utf-8", "replace").splitlines() if log.exists() else []
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return errors[-1] if errors else f"ended with exit code {code}; its output is in {log}."
+    return printable(errors[-1]) if errors else f"ended with exit code {code}; its output is in {log}."

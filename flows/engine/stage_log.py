@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from flows.engine.estimate import Clock, span
@@ -38,6 +39,12 @@ class StageLog:
         self.journal.note(self.done, _title(result.name), left)
         if result.error:
             print(f"    {result.error}", file=sys.stderr, flush=True)
+
+    def tick(self, progress: Mapping[str, tuple[int, int]]) -> None:
+        """Records what runs now; the engine calls it a few times a second."""
+        now = time.monotonic()
+        seconds = {name: round(now - self.clock.began.get(name, now)) for name in progress}
+        self.journal.tick({_title(name): [*counts, seconds[name]] for name, counts in progress.items()})
 
     def rows(self, outcome: Outcome) -> list[dict[str, str]]:
         """A row with `stage` and `what` for each stage that failed, and one for all that were skipped because of it."""

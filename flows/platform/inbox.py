@@ -86,7 +86,9 @@ def _finish_moves(entries: list[Path]) -> None:
             return
         (domain,) = tree["domains"]
         listed = {name for order in tree["sequences"][domain].values() for name in order.values()}
-        folder = Folder(root=tree["source"]).place(domain)
+        folder = Folder(root=tree["source"], subsets=tree["dataset"].get("options", {}).get("subsets", {})).place(
+            domain
+        )
     except (KeyError, TypeError, ValueError, AttributeError):
         return  # loading params.yaml reports its errors afterwards
     for entry in entries:
@@ -126,7 +128,7 @@ def _find_error(params: Params, entry: Path) -> str:
         if entry.is_symlink() or not entry.is_dir():
             raise InputFault(f"{entry}: is not a folder. Put the photos of one concept into a folder.")
         name = identify(entry.name)
-        if name in params.data.domains()[domain]:
+        if name in params.data.names(domain):
             raise InputFault(f"{entry}: the study has a concept {name} already. Rename the folder.")
         concept = check_new(entry, name, own_photos(params), params.prepare)
         for other in params.concepts(domain, params.orders[0]).values():
@@ -167,6 +169,7 @@ def _add(params: Params, entry: Path, dry_run: bool) -> str:
 
 def _move(entry: Path, target: Path) -> None:
     """Moves a folder atomically, also to another disk."""
+    from stages.files.untrusted import copy_folder
     from stages.files.writing import new_folder, sync
 
     try:
@@ -175,7 +178,7 @@ def _move(entry: Path, target: Path) -> None:
         if error.errno != errno.EXDEV:
             raise
         with new_folder(target) as draft:
-            shutil.copytree(entry, draft, dirs_exist_ok=True)
+            copy_folder(entry, draft)
         shutil.rmtree(entry)
     sync(target.parent)
 

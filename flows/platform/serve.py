@@ -28,7 +28,7 @@ from stages.runtime.arguments import Parser
 
 def serve(root: Path, port: int) -> None:
     """Runs a server and a worker until interrupted; restarts either one if it stops."""
-    from flows.platform.setup import set_up
+    from flows.platform.setup import POOL, set_up
 
     to, log = access(root, port), root / HOME / "server.log"
     print(f"Starting a Prefect server; its output goes to {log}.", flush=True)
@@ -36,7 +36,7 @@ def serve(root: Path, port: int) -> None:
     try:
         os.environ.update(client_settings(root, to))
         set_up(root)
-        running.append(start_worker("workspace", root, client_settings(root, to)))
+        running.append(start_worker(POOL, root, client_settings(root, to)))
         print(f"{to.page} is ready. Log in with the whole PREFECT_API_AUTH_STRING from {CLIENT_ENV};")
         print(f"for other commands run `. {CLIENT_ENV}` first. Ctrl-C stops it.", flush=True)
         while True:
@@ -46,7 +46,7 @@ def serve(root: Path, port: int) -> None:
                 running[0] = start_server(root, to, log)
             if running[1].poll() is not None:
                 print("The worker has stopped; starting it again.", flush=True)
-                running[1] = start_worker("workspace", root, client_settings(root, to))
+                running[1] = start_worker(POOL, root, client_settings(root, to))
     finally:
         for process in reversed(running):
             stop(process)
@@ -54,10 +54,12 @@ def serve(root: Path, port: int) -> None:
 
 def work(root: Path) -> None:
     """Runs a worker of the pool `chains`; restarts it if it stops."""
+    from flows.platform.setup import CHAINS
+
     connect(root)
     to = Access(os.environ["PREFECT_API_URL"], os.environ.get("PREFECT_API_AUTH_STRING", ""))
     while True:
-        worker = start_worker("chains", root, client_settings(root, to))
+        worker = start_worker(CHAINS, root, client_settings(root, to))
         try:
             worker.wait()
         finally:

@@ -22,10 +22,12 @@ from typing import Any
 
 from flows.engine import prefect_view
 from stages.files.writing import write_file
+from stages.runtime.process import children
 
 HOST, PORT = "127.0.0.1", 4200
 HOME = Path(".cache", "server")  # not that of the temporary servers: two servers must not share a database
 CLIENT_ENV = HOME / "client.env"  # readable by this user alone
+NO_TELEMETRY = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}  # for commands of a user's own
 WORKSPACE = "PALIMPSEST_WORKSPACE"  # the folder in which a worker runs deployments; prefect.yaml reads it
 HEARTBEAT = 30  # seconds between two heartbeats of a run
 SLOWEST_START, LONGEST_SAVE, PAUSE = 600.0, 60.0, 2.0  # seconds
@@ -49,8 +51,8 @@ def access(root: Path, port: int = PORT) -> Access:
     password = saved.password if saved else prefect_view.new_password()
     current = Access(f"http://{HOST}:{port}/api", password)
     if current != saved:
-        text = f"export PREFECT_API_URL={current.url}\nexport PREFECT_API_AUTH_STRING={current.password}\n"
-        write_file(path, text, private=True)
+        variables = {"PREFECT_API_URL": current.url, "PREFECT_API_AUTH_STRING": current.password} | NO_TELEMETRY
+        write_file(path, "".join(f"export {name}={value}\n" for name, value in variables.items()), private=True)
     return current
 
 
@@ -191,13 +193,3 @@ def stop(process: subprocess.Popen[Any]) -> None:
         process.wait(LONGEST_SAVE)
     except subprocess.TimeoutExpired:
         process.kill()
-
-
-def children(parent: int) -> list[int]:
-    """The process ids of a process's children."""
-    numbers = []
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # the process has just ended
-            if int(entry.read_text("utf-8").rpartition(")")[2].split()[1]) == parent:
-                numbers.append(int(entry.parent.name))
-    return numbers

@@ -194,12 +194,27 @@ class Learner(ABC):
         """
 
     @abstractmethod
-    def inputs(self, rows: Sequence[Row]) -> Encodings:
-        """Returns the inputs of `loss` for these pictures, which have one size; noise is drawn from their seeds."""
+    def inputs(self, rows: Sequence[Row], answers: Mapping[Row, Tensor] | None = None) -> Encodings:
+        """Returns the inputs of `loss` for these pictures, which have one size; noise is drawn from their seeds.
+
+        Args:
+            answers: what `answer` returned for the rows that are rehearsed, in place of their targets in `wanted`.
+        """
 
     @abstractmethod
     def loss(self, inputs: Encodings) -> Tensor:
         """Returns the sum of the rows' weighted errors; shapes are fixed, so that a CUDA graph can record it."""
+
+    def answer(self, inputs: Encodings) -> Tensor:
+        """Returns what the model without its adapter predicts for such inputs: the targets of rehearsed rows.
+
+        Shapes are fixed, as those of `loss`; without gradients. A family that does not define it cannot rehearse.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot rehearse")
+
+    @abstractmethod
+    def predict(self, inputs: Encodings) -> Tensor:
+        """Returns what the model predicts for these inputs, [rows, channels, height, width] float32."""
 
     @abstractmethod
     def adapter(self) -> Adapter:

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -88,6 +89,8 @@ def metric_of(key: str, entry: Mapping[str, Any], folder: str) -> Metric:
     if not isinstance(name, str):
         raise ConfigFault(f"{where}'is' must be the name of a metric, found {name!r}.")
     if "path" in options:
+        if ".." in PurePosixPath(str(options["path"])).parts:
+            raise ConfigFault(f"{where}path: leads out of score.judges, the folder whose changes DVC notices.")
         options["path"] = f"{folder}/{options['path']}"
     return metrics.get(name, options, where)
 

@@ -73,6 +73,7 @@ class Folder(Dataset):
             ConfigFault: concept.yaml breaks a rule.
             InputFault: there are no pictures, or entries that are not pictures.
         """
+        list_folder(folder, Path(self.root))  # refuses links out of it before any of its files is read
         about = read_about(folder / ABOUT)
         token = about.token or self.tokens.get(name) or rare_word(name)
         noun = noun_of(folder) if about.noun is None else about.noun
@@ -94,7 +95,7 @@ class Folder(Dataset):
 
     def place(self, domain: str) -> Path:
         """Returns the folder that contains the concepts' folders of a domain."""
-        return next(iter(self._folders[domain].values())).parent
+        return next(iter(self._folders[self.subsets.get(domain, domain)].values())).parent
 
     @cached_property
     def _folders(self) -> dict[str, dict[str, Path]]:

@@ -23,7 +23,7 @@ from stages.evaluation.crossed import POWER, estimate, quantile
 from stages.evaluation.statistics import Interval
 from stages.evaluation.survey import ROOT, Choice, answers_in, attentive, choices, read_answers, read_key
 from stages.evaluation.transfer import Array
-from stages.runtime.faults import ConfigFault
+from stages.runtime.faults import ConfigFault, InputFault
 
 QUESTIONS = ("same", "text")
 POWER_WANTED = 0.8  # the chance with which a difference that exists is to be seen
@@ -211,6 +211,9 @@ def people(study: str, confidence: float = 0.95) -> People | None:
         return None
     key = read_key(folder)
     answers = [read_answers(path, key) for path in files]
+    raters = Counter(one.rater for one in answers)
+    if twice := next((path for path, one in zip(files, answers, strict=True) if raters[one.rater] > 1), None):
+        raise InputFault(f"{twice}: another file has answers of the same rater. Remove one of the two.")
     picks = choices(answers, key)
     answered = [question for question in QUESTIONS if any(choice.question == question for choice in picks)]
     opinions = [opinion(picks, key, question, confidence) for question in answered]

@@ -19,6 +19,7 @@ from stages.core.strategy import Regime
 from stages.evaluation import ceiling
 from stages.evaluation.correction import Pair, correct, holm
 from stages.evaluation.crossed import Estimate, estimate
+from stages.evaluation.geometry.alignment import Alignment, align
 from stages.evaluation.measures import BASE_MEASURES, MEASURES, SHARES
 from stages.evaluation.order_effects import Effects, separate
 from stages.evaluation.results import OWN, Results, load, merge_checks
@@ -94,6 +95,7 @@ class Summary:
     results: list[Results]
     checks: list[dict[str, str | float]]
     plain: list[Verdict] = field(default_factory=list)  # of the prompts without the concept's word, if sampled
+    alignments: list[Alignment] = field(default_factory=list)  # by domain, if the models' predictions were recorded
 
 
 def summarise(params: Params) -> Summary:
@@ -110,7 +112,10 @@ def summarise(params: Params) -> Summary:
         for verdict in judge(part, params.report, plain[number] if plain else None, ceiling.read(params, part))
     ]
     without_word = [verdict for part in plain for verdict in judge(part, params.report)]
-    return Summary(params, verdicts, results, merge_checks(params), without_word)
+    checks = merge_checks(params)
+    known = (v for v in verdicts if v.metric == params.report.identity)
+    aligned = (align(params, v.domain, v.metric, v.runs, checks) for v in known)
+    return Summary(params, verdicts, results, checks, without_word, [one for one in aligned if one])
 
 
 def judge(

@@ -7,7 +7,6 @@ accepts no answer within the first MINIMUM seconds, so that no second click of a
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +14,13 @@ from math import comb
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
+from stages.files.strict_json import read_json
 from stages.files.writing import write_file
 from stages.runtime.faults import ConfigFault, InputFault
 from stages.runtime.formatting import size
-from stages.runtime.strict import Strict
+from stages.runtime.strict import Strict, explain
 
 ROOT = Path("data/answers")  # a folder per study: its key, and a file per rater
 KEY = "key.json"
@@ -50,6 +50,39 @@ class Answers(Strict):
     answers: tuple[Answer, ...]
 
 
+class Shown(Strict):
+    """What the key says of one comparison: two strategies and the metrics' scores of their pictures, or a check."""
+
+    model_config = ConfigDict(extra="allow", strict=False)
+
+    catch: bool = False  # an attention check
+    first: str = ""
+    second: str = ""
+    scores: dict[str, tuple[float, float]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _complete(self) -> Shown:
+        if not self.catch and not (self.first and self.second and self.scores):
+            raise ValueError("needs first, second and scores, or catch")
+        return self
+
+
+class Key(Strict):
+    """The key of a survey."""
+
+    model_config = ConfigDict(extra="allow")
+
+    page: str
+    study: str
+    comparisons: dict[str, Shown]
+
+    @model_validator(mode="after")
+    def _same_metrics(self) -> Key:
+        if len({frozenset(shown.scores) for shown in self.comparisons.values() if not shown.catch}) > 1:
+            raise ValueError("not all comparisons have scores of the same metrics")
+        return self
+
+
 @dataclass(frozen=True)
 class Choice:
     """One answer about the pictures of two strategies."""
@@ -74,12 +107,13 @@ def read_key(folder: Path) -> dict[str, Any]:
     """
     path = folder / KEY
     try:
-        key: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        return {"page": key["page"], "study": key["study"], "comparisons": dict(key["comparisons"])}
-    except OSError:
-        raise InputFault(f"{path}: the key is missing. `palimpsest study make` writes it with the page.") from None
-    except (ValueError, KeyError, TypeError):
-        raise InputFault(f"{path}: not the key of a survey. `palimpsest study make` writes one.") from None
+        key = Key.model_validate(read_json(path, LARGEST / (1 << 20)))
+    except InputFault as fault:
+        raise InputFault(f"{fault} `palimpsest study make` writes the key with the page.") from None
+    except ValidationError as error:
+        reason = explain(error, Key)
+        raise InputFault(f"{path}: not the key of a survey: {reason} `palimpsest study make` writes one.") from None
+    return key.model_dump(exclude_unset=True)
 
 
 def read_answers(path: Path, key: Mapping[str, Any]) -> Answers:
@@ -119,7 +153,8 @@ def import_answers(files: Sequence[Path], folder: Path) -> int:
     Raises:
         InputFault: files are not valid; all of those are listed, and no file is imported.
     """
-    key, faults, fresh = read_key(folder), [], {}
+    key, faults = read_key(folder), list[str]()
+    fresh: dict[Path, bytes] = {}
     for path in files:
         try:
             answers = read_answers(path, key)
@@ -129,6 +164,8 @@ def import_answers(files: Sequence[Path], folder: Path) -> int:
         target, content = folder / f"{answers.rater[:16]}.json", path.read_bytes()
         if target.exists() and target.read_bytes() != content:
             faults.append(f"{path}: other answers of rater {answers.rater[:8]} are already stored in {target}.")
+        elif fresh.get(target, content) != content:
+            faults.append(f"{path}: other answers of rater {answers.rater[:8]} than in a file before it. Remove one.")
         elif not target.exists():
             fresh[target] = content
     if faults:

@@ -11,6 +11,7 @@ from typing import Any
 from stages.core.params import Params
 from stages.evaluation.preference import People
 from stages.evaluation.statistics import Interval, Intervals, Summary, Verdict
+from stages.reporting import headline as headlines
 from stages.reporting import regimes
 
 HEADLINE = ("average_score", "forgetting_unbiased", "forgetting", "top1_earlier")
@@ -29,11 +30,23 @@ def headline(summary: Summary) -> dict[str, Any]:
     return tree
 
 
+def conclusion(summary: Summary) -> dict[str, Any]:
+    """The report's first words: a warning, if there is one, and by domain the sentence and the preferred strategy.
+
+    The preferred one may be null. The branch says which question ended the gate (headline.py).
+    """
+    sentences = {domain: headlines.headline(summary, domain) for domain in summary.params.domains}
+    return {"warning": headlines.practice(summary.params)} | {
+        domain: {"sentence": one.text, "preferred": one.best, "branch": one.branch} for domain, one in sentences.items()
+    }
+
+
 def metrics(summary: Summary, asked: People | None = None) -> dict[str, Any]:
     """The tree of metrics.json: domain, metric, strategy, measure, and the value, low and high of each.
 
     `base` and `ceiling` (photos against photos) are among the strategies. If the class was sampled without the
-    concept's word, `damage` has its scores and `word` what the word adds. If people were asked, `people` has by
+    concept's word, `damage` has its scores and `word` what the word adds. If predictions were recorded, `alignment` has
+    the correlation of each of its measures with the harm to earlier concepts. If people were asked, `people` has by
     question the scale of the strategies, the raters' agreement, and the metrics' agreement with them. `regimes` has
     what each strategy may know of earlier tasks. Unknown bounds are null.
     """
@@ -52,9 +65,15 @@ def metrics(summary: Summary, asked: People | None = None) -> dict[str, Any]:
         before = verdict.base["average_score"]
         leaf = {name: damage(before, intervals) for name, intervals in verdict.strategies.items()}
         tree.setdefault("damage", {}).setdefault(verdict.domain, {})[verdict.metric] = leaf
+    for found in summary.alignments:
+        leaf = tree.setdefault("alignment", {}).setdefault(found.domain, {})
+        for one in found.correlations:
+            over = "within_strategies" if one.within else "all"
+            leaf.setdefault(one.measure, {})[over] = _bounds(Interval(one.value, one.low, one.high))
     for opinion in asked.opinions if asked else []:
         tree.setdefault("people", {})[opinion.question] = {
             "choices": opinion.choices,
+            "undecided": opinion.undecided,
             "alpha": None if math.isnan(opinion.alpha) else rounded(opinion.alpha),
             "preferred": {name: _bounds(interval) for name, interval in opinion.scale.items()},
             "agreement": {name: _bounds(interval) for name, interval in opinion.metrics.items()},

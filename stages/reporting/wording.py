@@ -144,7 +144,7 @@ def checks(summary: Summary, domain: str) -> Rows | None:
     for strategy in summary.params.strategies:
         of_strategy = [row for row in rows if row["strategy"] == strategy]
         means = [[float(row[fact]) for row in of_strategy if fact in row] for fact in facts]
-        table.append([regimes.titled(known, strategy), *(f"{sum(x) / len(x):.4g}" if x else "-" for x in means)])
+        table.append([regimes.titled(known, strategy), *(f"{sum(x) / len(x) + 0.0:.4g}" if x else "-" for x in means)])
     return table if facts else None
 
 

@@ -1,5 +1,6 @@
 """The device and its numerical settings. They depend on the machine, never on the parameters."""
 
+import logging
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -8,8 +9,10 @@ from typing import TypeVar
 
 import torch
 
+from stages.runtime import instruction_set
 from stages.runtime.faults import MachineFault
 
+log = logging.getLogger("palimpsest")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -21,11 +24,15 @@ def device() -> torch.device:
     Apple's GPU (mps) is used only if it is named: its numbers are not those of a CPU.
 
     Also turns on deterministic kernels, and sets the number of CPU threads to PALIMPSEST_THREADS, by default one. Not
-    one per core: sums of floats depend on how they are split, and the cores are better used by other runs.
+    one per core: sums of floats depend on how they are split, and the cores are better used by other runs. The
+    instruction set is fixed already: see `instruction_set`.
 
     Raises:
+        ConfigFault: PALIMPSEST_INSTRUCTIONS has an unknown value.
         MachineFault: PALIMPSEST_DEVICE names no device of this machine.
     """
+    if warning := instruction_set.check():
+        log.warning("%s", warning)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # use_deterministic_algorithms would also import torch's compiler, a third of a stage's start-up time.
     os.environ.setdefault("TORCHINDUCTOR_DETERMINISTIC", "1")

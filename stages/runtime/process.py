@@ -32,16 +32,21 @@ def collect_rarely() -> None:
     gc.set_threshold(20_000)
 
 
-def die_with_parent() -> None:
+def die_with_parent(parent: int | None = None) -> None:
     """Makes this process die with the one that started it: a restart would otherwise write the same folder twice.
 
     The kernel kills it with its parent. If the parent is a shell, which survives a killed starter, the shell's parent
     is watched too. Linux only; elsewhere only the lock protects. PALIMPSEST_OUTLIVE_PARENT turns it off.
+
+    Args:
+        parent: its id, if the caller knows it: the parent may have died already. By default, the parent as it is now.
     """
     if sys.platform != "linux" or OUTLIVE_VARIABLE in os.environ:
         return
-    parent = os.getppid()
+    parent = parent or os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it has died before it could be watched
+        os.kill(os.getpid(), signal.SIGKILL)
     if _name(parent) in SHELLS and (starter := _parent(parent)) > 1:
         threading.Thread(target=_die_with, args=(starter,), name="die_with_parent", daemon=True).start()
 
@@ -59,6 +64,16 @@ def _die_with(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         select.select([os.pidfd_open(pid)], [], [])
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def children(parent: int) -> list[int]:
+    """The process ids of a process's children."""
+    numbers = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # the process has just ended
+            if _parent(int(entry.name)) == parent:
+                numbers.append(int(entry.name))
+    return numbers
 
 
 @contextlib.contextmanager
@@ -81,9 +96,12 @@ def lock(path: Path, wait: bool = False) -> Iterator[None]:
 
 def _acquire(path: Path, wait: bool) -> IO[str]:
     """Opens and locks the file. Tries again if the previous holder deleted it: the path is then a different file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        file = path.open("a+", encoding="utf-8")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("a+", encoding="utf-8")
+        except OSError as error:
+            raise MachineFault(f"{path}: cannot write: {error.strerror}. Make its folder writable.") from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:

@@ -14,9 +14,9 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-def omit_default(default: Any) -> Any:
+def omit_default(default: Any, **limits: Any) -> Any:
     """Declares a field that is omitted from records at its default, so that records older than the field stay valid."""
-    return Field(default, exclude_if=lambda value: value == default)
+    return Field(default, exclude_if=lambda value: value == default, **limits)
 
 
 def first_error(error: ValidationError) -> Any:

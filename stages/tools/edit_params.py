@@ -247,6 +247,30 @@ def unchecked() -> Iterator[None]:
         raise
 
 
+def with_sets(text: str, sets: Mapping[str, list[str]], domain: str) -> str:
+    """Makes sets of concepts the domains of params.yaml, all from `domain`; each order begins with the next concept.
+
+    Raises:
+        ConfigFault: a set has another number of concepts than there are tasks.
+    """
+    yaml = _yaml()
+    tree = yaml.load(text)
+    if wrong := next((name for name, concepts in sets.items() if len(concepts) != len(tree["tasks"])), None):
+        raise ConfigFault(f"tasks: has {len(tree['tasks'])}, but {wrong} has {len(sets[wrong])} concepts. Change one.")
+    tree["domains"] = list(sets)
+    tree["dataset"].setdefault("options", {})["subsets"] = dict.fromkeys(sets, domain)
+    turns = {order: k for k, order in enumerate(tree["orders"])}
+    tree["sequences"] = {
+        name: {order: _turned(concepts, k) for order, k in turns.items()} for name, concepts in sets.items()
+    }
+    return _dump(yaml, tree)
+
+
+def _turned(names: list[str], by: int) -> dict[str, str]:
+    """Concepts by position, from the one at index `by` on."""
+    return {f"t{i + 1:02d}": names[(i + by) % len(names)] for i in range(len(names))}
+
+
 def tree(path: Path = PARAMS) -> dict[str, Any]:
     """Reads params.yaml and checks only which runs it names, which is fast.
 

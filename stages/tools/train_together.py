@@ -75,8 +75,7 @@ def _opened(prepared: Sequence[Prepared], held: ExitStack) -> Iterator[Prepared]
             held.enter_context(one.training.opened())
         except MachineFault:
             continue  # it is trained elsewhere
-        with one.training.learner.paused():  # afterwards the family is at this learner
-            pass
+        be_at(one)
         one.training.begin(one.material)
         if one.training.step < one.training.options.steps:
             yield one
@@ -108,6 +107,12 @@ def _save(active: Sequence[Prepared]) -> None:
             log.warning("%s", fault)
 
 
+def be_at(one: Prepared) -> None:
+    """Sets the family to this training's model."""
+    with one.training.learner.paused():
+        pass
+
+
 class Group:
     """Trainings that share passes.
 
@@ -135,7 +140,7 @@ class Group:
         Raises:
             NotTogether: the steps differ in shape, or computing them together changes numbers; nothing was added.
         """
-        parts = [list(one.training.parts(one.material)) for one in self.members]
+        parts = [self._parts(one) for one in self.members]
         inputs = [one[0] for one in parts]
         if any(len(one) > 1 for one in parts) or len({_shapes(one) for one in inputs}) > 1:
             raise NotTogether("their steps have different shapes")
@@ -152,11 +157,15 @@ class Group:
                 raise NotTogether("on this device sums depend on how many pictures are computed at a time")
         checked.add(key)
 
+    def _parts(self, one: Prepared) -> list[Encodings]:
+        if one.training.needs_model:
+            be_at(one)
+        return list(one.training.parts(one.material))
+
     def alone(self, number: int, inputs: Encodings) -> list[Tensor]:
         """The gradients and the loss that a training adds by itself."""
         descent = self.descents[number]
-        with descent.learner.paused():  # afterwards the family is at this learner
-            pass
+        be_at(self.members[number])
         descent.add_gradient(inputs)
         sums = [value.clone() for value in descent.sums]
         descent.drop()

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,9 +26,10 @@ from stages.runtime.faults import InputFault, MachineFault, Preempted
 from stages.runtime.process import StopRequest, lock
 from stages.runtime.progress import track
 from stages.runtime.seeds import generator, seed
+from stages.training.answers import Answers
 from stages.training.checkpoints import Checkpoints
 from stages.training.distributed import process_group
-from stages.training.examples import Material, Repertoire
+from stages.training.examples import Material, Repertoire, micro_batches
 from stages.training.step import Descent
 
 log = logging.getLogger("palimpsest")
@@ -89,6 +91,7 @@ class Training:
         self.descent = Descent(learner, options, READ_EVERY)
         self.losses, self.step, self.processes = Losses(), 0, process_group()
         self.checkpoints = Checkpoints(folder)
+        self.answers: Answers | None = None  # where something is rehearsed
 
     def run(
         self, material: Material, keep: bool, observe: Callable[[int, Losses], None] | None = None
@@ -141,6 +144,8 @@ class Training:
             self._resume()
         if self.step < self.options.steps:
             self.learner.prepare(material.images, material.prompts)
+        if material.repertoire:
+            self.answers = Answers(self.learner, self.descent, partial(self._rows, material), material.images)
 
     def remaining(self) -> Iterator[int]:
         """The steps from here on."""
@@ -168,11 +173,17 @@ class Training:
     def _lockfile(self) -> Path:
         return self.folder.with_name(f"{self.folder.name}.lock")
 
+    @property
+    def needs_model(self) -> bool:
+        """Whether `parts` runs this learner's model, for targets of rehearsed rows: the family must be at it."""
+        return self.answers is not None and not self.answers.has(self.step)
+
     def parts(self, material: Material) -> Iterator[Encodings]:
         """The inputs of this process's rows of the next step, in parts that are computed one after another."""
-        rows = self.processes.share(self._rows(material))
-        for part in micro_batches(rows, material.images, self.losses.micro_batch or max(len(rows), 1)):
-            yield self.learner.inputs(part)
+        rows, most = self._rows(material, self.step), self.losses.micro_batch
+        answers = self.answers.at(self.step, most) if self.answers else {}
+        for part in micro_batches(rows, material.images, most or max(len(rows), 1)):
+            yield self.learner.inputs(part, answers) if answers else self.learner.inputs(part)
 
     def _add_gradients(self, material: Material) -> None:
         while True:
@@ -203,18 +214,19 @@ class Training:
         """Whether to save one; distributed processes agree on it, because saving reads the losses."""
         return self.processes.any(self.processes.leads and self.checkpoints.due)
 
-    def _rows(self, material: Material) -> list[Row]:
-        """The pictures of this step: of the concept, and of its class if `train.prior` is set."""
+    def _rows(self, material: Material, step: int) -> list[Row]:
+        """This process's rows of a step: of the concept, of its class if there is a prior, and what is rehearsed."""
         prior, concept = self.options.prior, material.concept
-        chosen = [(i, 1 / self.options.batch) for i in batch_rows(self.words, concept, self.options.batch, self.step)]
+        chosen = [(i, 1 / self.options.batch) for i in batch_rows(self.words, concept, self.options.batch, step)]
         if prior:
-            others = batch_rows((*self.words, "prior"), len(material.captions) - concept, prior.batch, self.step)
+            others = batch_rows((*self.words, "prior"), len(material.captions) - concept, prior.batch, step)
             chosen += [(concept + i, prior.weight / prior.batch) for i in others]
         rows = [
-            Row(image, material.captions[image], seed(*self.words, "step", self.step, number), weight)
+            Row(image, material.captions[image], seed(*self.words, "step", step, number), weight)
             for number, (image, weight) in enumerate(chosen)
         ]
-        return rows + (rehearsed_rows(self.words, material.repertoire, self.step) if material.repertoire else [])
+        rows += rehearsed_rows(self.words, material.repertoire, step) if material.repertoire else []
+        return self.processes.share(rows)
 
     def _read(self) -> None:
         """Reads the losses; if a gradient overflowed, halves the loss scale and goes back to its step."""
@@ -235,8 +247,10 @@ class Training:
     def _halve_micro_batch(self, material: Material) -> None:
         """Computes half as many pictures at a time from here on; the gradient is still that of the whole batch."""
         self.descent.drop()
+        if self.answers:
+            self.answers.forget()
         free_memory()
-        size = self.losses.micro_batch or max(len(self.processes.share(self._rows(material))), 1)
+        size = self.losses.micro_batch or max(len(self._rows(material, self.step)), 1)
         if size == 1:
             raise MachineFault("out of memory with one picture at a time. Lower train.rank or the resolution.")
         self.losses.micro_batch = (size + 1) // 2
@@ -260,16 +274,6 @@ class Training:
             self.descent.restore(tensors, self.step)
             self.descent.loss_scale = facts.get("magnify", self.descent.loss_scale)
             log.info("resuming after step %d of %d", self.step, self.options.steps)
-
-
-def micro_batches(rows: Sequence[Row], images: Sequence[Encodings], size: int) -> Iterator[list[Row]]:
-    """The rows in parts of at most `size`, each of pictures of one shape."""
-    by_shape: dict[tuple[object, ...], list[Row]] = {}
-    for row in rows:
-        by_shape.setdefault(tuple(value.shape for value in images[row.image].values()), []).append(row)
-    for group in by_shape.values():
-        for at in range(0, len(group), size):
-            yield group[at : at + size]
 
 
 Observer = Callable[[int, Losses], None]  # receives the number of steps done and the losses read so far

@@ -1,11 +1,11 @@
 """Training steps that avoid host-device synchronisation.
 
 A step is two functions of tensors in fixed places: `gradient` (loss and backward pass of some rows) and `update` (clip,
-AdamW). On a GPU each is recorded once as a CUDA graph and replayed; elsewhere the same functions are called. Losses and
-gradient norms stay on the device and are read every few steps. A loss or gradient that is not finite sets a flag on the
-device, and from then on no step is applied, so that whenever they are read, the parameters are those before the step
-that went wrong. If the gradient overflowed and there is a loss scale (float16), the steps from there on are repeated
-with half the loss scale.
+AdamW); what is rehearsed takes a third, `answer`. On a GPU each is recorded once as a CUDA graph and replayed;
+elsewhere the same functions are called. Losses and gradient norms stay on the device and are read every few steps. A
+loss or gradient that is not finite sets a flag on the device, and from then on no step is applied, so that whenever
+they are read, the parameters are those before the step that went wrong. If the gradient overflowed and there is a loss
+scale (float16), the steps from there on are repeated with half the loss scale.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from stages.core.params import Train
 from stages.training.cuda_graph import Recorder, Replay, recordable
 
 log = logging.getLogger("palimpsest")
+ANSWER = "answer"  # the place of an answer among the inputs
 PIECE = 1 << 18  # elements: on a CPU the norm of many more in one float32 sum is off by a hundredth
 
 
@@ -70,14 +71,19 @@ class Descent:
         self._pieces = [piece for gradient in self._gradients for piece in torch.split(gradient.view(-1), PIECE)]
         recorder = Recorder(self.without_effect) if recordable(on, options) else None
         self._gradient, self._update = Replay(self.add_gradient, recorder), Replay(self._apply, recorder)
+        self._answer = Replay(self._write_answer, recorder)
 
     def close(self) -> None:
         """Frees the CUDA graphs and their memory, which form a reference cycle with this object; no step can follow."""
-        del self._gradient, self._update
+        del self._gradient, self._update, self._answer
 
     def gradient(self, inputs: Encodings) -> None:
         """Adds the loss and gradient of these rows to those of the step."""
         self._gradient(inputs)
+
+    def answer(self, inputs: Encodings) -> Tensor:
+        """What the model without its adapter predicts in these rows: [rows, ...], as the targets of `inputs`."""
+        return self._answer({**inputs, ANSWER: torch.empty_like(inputs["wanted"])})[ANSWER].clone()
 
     def update(self, rate: float) -> None:
         """Ends the step: clips, updates the parameters at this learning rate, and stores loss and norm for `read`."""
@@ -146,6 +152,10 @@ class Descent:
     def add_gradient(self, inputs: Encodings) -> None:
         """As `gradient`, without a CUDA graph."""
         add_gradients([self], self.learner.loss(inputs)[None])
+
+    @torch.no_grad()
+    def _write_answer(self, inputs: Encodings) -> None:
+        inputs[ANSWER].copy_(self.learner.answer({name: x for name, x in inputs.items() if name != ANSWER}))
 
     @torch.no_grad()
     def _apply(self, _: Encodings) -> None:

@@ -44,7 +44,7 @@ def test_a_step_with_rehearsal_beside_a_plain_one(monkeypatch, capsys):
     rehearsal.main()
     output = capsys.readouterr().out
     assert "3 steps agree" in output
-    for peer in ("plain", "rehearsal", "apart"):
+    for peer in ("plain", "rehearsal", "each", "apart"):
         assert f"\n{peer} " in output
 
 

@@ -54,7 +54,7 @@ def opened(browser, file):
 def shown(page) -> list[str]:
     return [
         text.replace("\u2212", "-").removesuffix(" \u2713")
-        for text in page.locator(".reel .value:visible").all_inner_texts()
+        for text in page.locator(".reel .value:visible").all_text_contents()
     ]
 
 
@@ -183,6 +183,7 @@ def test_a_picture_is_enlarged_over_the_one_before(opened) -> None:
     film.nth(0).click()
     assert page.locator("#zoom .sides span").first.inner_text() == "red mug, base model"
     page.keyboard.press("Escape")
+    page.locator("#zoom").wait_for(state="hidden")
     page.locator("#overview .scroll").first.focus()
     page.keyboard.press("Enter")
     assert page.locator("#zoom").is_visible()

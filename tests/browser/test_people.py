@@ -46,6 +46,7 @@ def wait(page) -> None:
 
 def test_a_double_click_on_begin_answers_nothing(page_of) -> None:
     page, _, _ = page_of
+    page.evaluate("facts.minimum = 3600")  # the machine may be busy
     box = page.locator("#begin").bounding_box()
     total = int(page.inner_text(".number"))
     page.mouse.dblclick(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
@@ -53,8 +54,7 @@ def test_a_double_click_on_begin_answers_nothing(page_of) -> None:
     page.keyboard.press("ArrowLeft")
     page.locator("#left").dblclick()
     assert progress(page) == f"1 of {total}", "nor is anything answered before there was time to look"
-    wait(page)
-    page.locator("#left").dblclick()
+    page.evaluate("facts.minimum = 0; byId('left').click(); facts.minimum = 3600; byId('left').click()")
     assert progress(page) == f"2 of {total}", "the second click is no answer to the next question"
 
 

@@ -87,6 +87,12 @@ def test_the_projects_own_parameters_are_valid():
         ("seeds: [0]", "seeds: &s [0]", "anchors and aliases"),
         ("seeds: [0]", "seeds: !!python/object/apply:os.system ['true']", "tags such as"),
         ("seeds: [0]", "seeds: [0", "expected"),
+        (
+            "name: toy\n  options: {}",
+            "name: toy\n  options: {root: x}",
+            "options.root: set `source` instead",
+        ),
+        ("    dino: {path: dino", "    dino: {path: ../dino", "score.metrics.dino: path: leads out of score.judges"),
         ("seeds: [0]", "seeds: [.nan]", "nan is not a finite number"),
         ("seeds: [0]", "seeds: [0x" + "f" * 20 + "]", "a number with more than 63 bits"),
         ("study: toy-objects", "study: ../escape", "study: .*pattern"),

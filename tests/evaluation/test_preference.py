@@ -292,3 +292,33 @@ def test_a_rater_cannot_be_replaced_nor_a_page_with_stored_answers(stored: Path,
     refuse_another_page(stored, {"page": "p1"})
     with pytest.raises(ConfigFault, match="another page"):
         refuse_another_page(stored, {"page": "p2"})
+
+
+def test_two_different_files_of_one_rater_are_refused_together_and_later(stored: Path, tmp_path: Path) -> None:
+    first = file_of(tmp_path, "ab" * 8)
+    second = first.rename(tmp_path / "first.json")
+    other = file_of(tmp_path, "ab" * 8, answers=[])
+    with pytest.raises(InputFault, match="other answers of rater abababab than in a file before it"):
+        import_answers([second, other], stored)
+    assert import_answers([second], stored) == 1
+    (stored / "copy.json").write_bytes(other.read_bytes())
+    with pytest.raises(InputFault, match="another file has answers of the same rater"):
+        people("small")
+
+
+EDITED = {
+    "a list": lambda key: [],
+    "no page": lambda key: {name: value for name, value in key.items() if name != "page"},
+    "no strategies": lambda key: key | {"comparisons": {"c000": {"first": "naive"}}},
+    "a text": lambda key: key | {"comparisons": {"c000": "naive"}},
+    "one score": lambda key: key | {"comparisons": {"c000": {"first": "a", "second": "b", "scores": {"dino": [1]}}}},
+}
+
+
+@pytest.mark.parametrize("edit", EDITED.values(), ids=EDITED)
+def test_an_edited_key_is_refused_by_name(stored: Path, tmp_path: Path, edit) -> None:
+    import_answers([file_of(tmp_path, "ab" * 8)], stored)
+    path = stored / "key.json"
+    path.write_text(json.dumps(edit(json.loads(path.read_text()))))
+    with pytest.raises(InputFault, match=r"key\.json: not the key of a survey"):
+        people("small")

@@ -388,7 +388,7 @@ def test_the_report_and_dvc_show_the_results(ready, palimpsest):
     assert "zwz_heart" in page
 
 
-def test_a_report_fits_a_narrow_terminal(here, palimpsest, monkeypatch):
+def test_the_report_is_a_sentence_a_small_table_and_a_path(here, palimpsest, monkeypatch):
     folder = here / "report" / edit_params.tree()["study"]
     folder.mkdir(parents=True)
     measures = {
@@ -403,9 +403,17 @@ def test_a_report_fits_a_narrow_terminal(here, palimpsest, monkeypatch):
     (folder / "headline.json").write_text(json.dumps({"objects": measures}))
     tree = {"objects": {"dino": bounds}, "regimes": {"naive": "strict", "magmax": "words"}}
     (folder / "metrics.json").write_text(json.dumps(tree))
-    (folder / "summary.txt").write_text("wide " * 30 + "\n")
-    (folder / "results.md").write_text("")
-    assert "wide wide" in palimpsest("report", "--no-open")[1]
+    sentence = "After 10 objects, no difference between strategies is significant by dino: " + "and so on " * 10
+    conclusion = {"warning": None, "objects": {"sentence": sentence, "preferred": None, "branch": "tie"}}
+    (folder / "conclusion.json").write_text(json.dumps(conclusion))
+    (folder / "report.html").write_text("")
+    code, out, _ = palimpsest("report", "--no-open")
+    assert code == 0
+    assert out.startswith("After 10 objects, no difference")
+    assert len(out.splitlines()) < 20
+    assert f"{folder.relative_to(here)}/report.html" in out
+    facts = json.loads(palimpsest("report", "--json")[1])
+    assert facts["conclusion"]["objects"]["branch"] == "tie"
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "62")
     _, out, _ = palimpsest("report", "--no-open")

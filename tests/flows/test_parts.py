@@ -3,6 +3,7 @@
 import pytest
 
 from flows.engine.pool import Pool, Slots, WorkerLost, slots
+from flows.graph import stage_names
 from flows.graph.stage_names import StageName
 
 
@@ -19,6 +20,12 @@ from flows.graph.stage_names import StageName
 def test_stage_names_have_a_title_in_words(stage, title):
     assert StageName.parse(stage).title == title
     assert str(StageName.parse(stage)) == stage
+
+
+def test_a_strategy_stands_for_its_only_run():
+    stages = stage_names.last_stages("merge_init")
+    assert stages == stage_names.last_stages("objects/0/merge_init/0")
+    assert "score@objects-0-merge_init-0-task9" in stages
 
 
 def test_slots_come_from_the_command_line_then_from_the_environment(monkeypatch):

@@ -15,8 +15,9 @@ from stages.adapters.algebra import Delta
 from stages.adapters.storage import load_adapter
 from stages.files import artifact, writing
 from stages.runtime.faults import ConfigFault, InputFault, MachineFault
+from stages.tools.exchange import source
 from stages.tools.exchange.model_card import metadata, model_card
-from stages.tools.exchange.source import find_origin
+from stages.tools.exchange.source import find_origin, preferred_run, run_named
 from stages.tools.export import export
 from stages.tools.import_lora import import_lora
 from tests.support.drawn_study import DENSE, SUM, drawn_study
@@ -205,7 +206,6 @@ def test_a_full_disk_is_reported_before_anything_is_written(study, tmp_path, mon
 @pytest.mark.parametrize(
     ("options", "fault", "message"),
     [
-        ({"task": None}, ConfigFault, "no task given"),
         ({"run": "objects/0/naiv/0"}, ConfigFault, "Did you mean|There is"),
         ({"run": DENSE, "format": "diffusers"}, ConfigFault, "--rank N"),
         ({"run": DENSE, "rank": 1}, InputFault, "above the limit of 0.1"),
@@ -235,3 +235,25 @@ def test_an_export_can_be_imported_and_exported_again(study, tmp_path, form):
         import_lora(
             study, None, Namespace(file=path, to=Path("runs/small/objects/0/merge_init/0/02/state"), alpha=None)
         )
+
+
+def test_without_a_run_the_one_that_the_report_prefers_is_exported(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(source, "REPORTS", tmp_path)
+    with pytest.raises(ConfigFault, match="no report"):
+        preferred_run(study)
+    folder = tmp_path / study.study
+    folder.mkdir()
+    scores = {name: {"average_score": 0.1 * k} for k, name in enumerate(("magmax", "naive", "rehearse_words"))}
+    (folder / "headline.json").write_text(json.dumps({"objects": {**scores, "base": {"average_score": 0.9}}}))
+
+    def conclude(preferred):
+        (folder / "conclusion.json").write_text(json.dumps({"warning": None, "objects": {"preferred": preferred}}))
+
+    conclude("magmax")
+    assert preferred_run(study).strategy == "magmax"
+    conclude(None)  # the highest score among those that know the least; the base is no strategy
+    assert preferred_run(study).strategy == "naive"
+    assert find_origin(study, None, None, "state").name == "-".join([study.study, "objects-0-naive-0", "02"])
+    assert str(run_named(study, "naive")) == "objects/0/naive/0"
+    with pytest.raises(ConfigFault, match=r"has 2 runs\. Give one: objects/0/naive/0, objects/0/naive/1"):
+        run_named(study.model_copy(update={"seeds": (0, 1)}), "naive")

@@ -1,12 +1,11 @@
 """Trainings in one batch: each has the bytes that it has alone, whoever shares the batch and whatever fails."""
 
 import logging
-from dataclasses import replace
 
 import pytest
 import torch
 
-from stages.adapters.algebra import Delta
+from stages.adapters.algebra import Adapter, Delta
 from stages.adapters.state import State
 from stages.adapters.storage import fingerprint, flat
 from stages.core.runs import Run
@@ -19,7 +18,7 @@ from stages.training import task
 from stages.training.checkpoints import Checkpoints
 from stages.training.task import Inputs
 from tests.training.test_options import CONCEPT, RUN, changed, params, project  # noqa: F401
-from tests.training.test_rehearsal import EARLIER, photos, shaped
+from tests.training.test_rehearsal import EARLIER, photos
 
 STEPS = 3
 REHEARSED = {"rehearse": {"prompts": "earlier", "rows": 2}}
@@ -34,12 +33,20 @@ KINDS = {
 @pytest.fixture
 def study(params):  # noqa: F811
     options = {name: entry for kind in KINDS.values() for name, entry in kind.items()}
-    return changed(params, train={"rank": 4, "steps": STEPS, "batch": 2}, strategy=options)
+    return changed(params, train={"rank": 16, "steps": STEPS, "batch": 2}, strategy=options)
+
+
+def shaped(study, seed: int) -> Adapter:
+    g = torch.Generator().manual_seed(seed)
+    shapes, rank = study.family.shapes(), study.train.rank
+    a = {name: torch.randn(rank, columns, generator=g) / rank for name, (_, columns) in shapes.items()}
+    b = {name: 0.005 * torch.randn(rows, rank, generator=g) for name, (rows, _) in shapes.items()}
+    return Adapter(a, b, study.train.alpha / rank)
 
 
 def prepared(study, name: str, seed: int = 0, index: str = "03"):
     """One training of a third task, after a state of its own."""
-    last = replace(shaped(study, 10 * seed + len(name), 0.005), scale=study.train.alpha / study.train.rank)
+    last = shaped(study, 10 * seed + len(name))
     state = State(last.delta, last, tasks=2)
     training = {"concept": CONCEPT, "pictures": {"training": [{"caption": None, "frame": None}] * 3}}
     inputs = Inputs(training, photos(3), state, EARLIER)

@@ -58,6 +58,9 @@ class Small(Learner):
         loss = (errors * inputs["weight"]).sum()
         return loss * float("nan") if self.calls == self.spoil_at else loss
 
+    def predict(self, inputs):
+        return inputs["moments"] @ self.a.T @ self.b.T
+
     def paused(self):
         return nullcontext()
 

@@ -72,9 +72,5 @@ def by_chain(forward: Callable[[Tensor], Tensor], chains: int) -> Callable[[Tens
 
 
 def joined(inputs: Sequence[Encodings]) -> dict[str, Tensor]:
-    """The inputs of all chains, chain by chain; indices of rows count on from one chain to the next."""
-    together = {name: torch.cat([one[name] for one in inputs]) for name in inputs[0]}
-    if "rehearsed" in together:
-        rows = len(inputs[0]["weight"])
-        together["rehearsed"] = torch.cat([one["rehearsed"] + number * rows for number, one in enumerate(inputs)])
-    return together
+    """The inputs of all chains, chain by chain."""
+    return {name: torch.cat([one[name] for one in inputs]) for name in inputs[0]}

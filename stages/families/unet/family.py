@@ -26,6 +26,7 @@ from stages.families.unet.prompts import Prompts
 from stages.families.unet.running_sum import RunningSum
 from stages.families.unet.text_encoders import PROJECTIONS, embed_distinct, full_name, own_name, tokens
 from stages.files.artifact import digest
+from stages.runtime import instruction_set
 from stages.runtime.device import device, free_memory
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")  # the attention projections, as the paper trains them
@@ -87,6 +88,7 @@ class UNetFamily(Family):
         inputs = [check_revision(Path(self.path), "model_index.json", self.revision), self.dtype, self.pixels]
         inputs += [check_revision(Path(self.vae), "config.json", self.vae_revision)] if self.vae else []
         inputs += [f"{key} {value}" for key in OPTIONS if (value := self._unless_default(key)) is not None]
+        inputs += [f"{key} {value}" for key, value in instruction_set.provenance().items()]
         return digest(inputs)
 
     @property

@@ -5,7 +5,7 @@ If adapters change the text encoders too, prompts are token ids and are encoded 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -101,7 +101,7 @@ class UNetLearner(Learner):
     def _with_constants(self, embedded: Encodings) -> dict[str, Tensor]:
         return {**embedded, **self.layers["unet"].constants(embedded["text"])}
 
-    def inputs(self, rows: Sequence[Row]) -> Encodings:
+    def inputs(self, rows: Sequence[Row], answers: Mapping[Row, Tensor] | None = None) -> Encodings:
         """Noisy latents, times and targets of the rows: noise, or velocity if the scheduler predicts velocity."""
         drawn = [self._draw(row) for row in rows]
         clean, noise, times = (torch.stack(column) for column in zip(*drawn, strict=True))
@@ -119,11 +119,13 @@ class UNetLearner(Learner):
             "weight": weight,
             "time_ids": torch.cat(frames).float(),
         }
-        if bool(rehearsed.any()):
-            values["rehearsed"] = rehearsed.nonzero()[:, 0]
         # Stacked, because indexing by a list copies the indices to the device and synchronises.
         text = {name: torch.stack([value[row.prompt] for row in rows]) for name, value in self.prompts.items()}
-        return {name: to_device(value) for name, value in values.items()} | text
+        ready = {name: to_device(value) for name, value in values.items()} | text
+        if answers:
+            wanted = zip(rows, ready["wanted"].unbind(), strict=True)
+            ready["wanted"] = torch.stack([answers[row] if row.rehearsed else target for row, target in wanted])
+        return ready
 
     def _draw(self, row: Row) -> tuple[Tensor, Tensor, Tensor]:
         """Draws a latent from the posterior of the picture, its noise and its time, all from the row's seed."""
@@ -149,13 +151,16 @@ class UNetLearner(Learner):
             inputs: of this learner's rows, or of those of several chains.
             layers: the installed layers of the UNet: this learner's, or those of all chains.
         """
-        wanted = inputs["wanted"]
-        if "rehearsed" in inputs:
-            wanted = wanted.index_copy(0, inputs["rehearsed"], self._without_adapter(inputs, layers))
         found = self._predicted(inputs, layers)
         if not self.options.checkpointing:
             layers.end()
-        return nn.functional.mse_loss(found, wanted, reduction="none").mean((1, 2, 3)) * inputs["weight"]
+        return nn.functional.mse_loss(found, inputs["wanted"], reduction="none").mean((1, 2, 3)) * inputs["weight"]
+
+    @torch.no_grad()
+    def predict(self, inputs: Encodings) -> Tensor:
+        found = self._predicted(inputs, self.layers["unet"])
+        self.layers["unet"].end()
+        return found
 
     def _predicted(self, inputs: Encodings, layers: Layers) -> Tensor:
         """What the UNet answers, [rows, channels, height, width] in float32."""
@@ -172,15 +177,12 @@ class UNetLearner(Learner):
         return predicted.float()
 
     @torch.no_grad()
-    def _without_adapter(self, inputs: Encodings, layers: Layers) -> Tensor:
-        """What the frozen model answers in the rows that are rehearsed."""
-        rows = inputs["rehearsed"]
-        some = {name: value.index_select(0, rows) for name, value in inputs.items() if name != "rehearsed"}
+    def answer(self, inputs: Encodings) -> Tensor:
         with ExitStack() as stack:
-            for part in (layers, *(own for name, own in self.layers.items() if name != "unet")):
-                stack.enter_context(part.off())
-            found = self._predicted(some, layers)
-            layers.end()
+            for layers in self.layers.values():
+                stack.enter_context(layers.off())
+            found = self._predicted(inputs, self.layers["unet"])
+            self.layers["unet"].end()
         return found
 
     def adapter(self) -> Adapter:

@@ -59,7 +59,7 @@ def _fact(params: Params, rows: list[dict[str, str | float]], fact: str) -> dict
         for task in (int(t.index) for t in params.tasks):
             of_task = [float(r[fact]) for r in rows if (r["strategy"], r["task"]) == (strategy, task) and fact in r]
             if of_task:
-                means[strategy, task] = sum(of_task) / len(of_task)
+                means[strategy, task] = sum(of_task) / len(of_task) + 0.0  # zero has no sign
     titled = {s: regimes.titled(regimes.of(params), s) for s in params.strategies}
     points = [
         {"strategy": s, "after": t, "value": rounded(x), "tip": f"{words(titled[s])}, task {t}: {x:.4g}"}

@@ -44,7 +44,7 @@ def page(summary: Summary, asked: People | None = None) -> str:
         .render(
             study=summary.params.study,
             sections=sections,
-            strategies=_keys(summary.params),
+            strategies=strategy_keys(summary.params),
             metrics=_metrics(summary),
             films=[film.data() for film in material.films],
             sheets=[(f"p{number}", sheet) for number, sheet in enumerate(material.roll.sheets)],
@@ -64,12 +64,12 @@ def page(summary: Summary, asked: People | None = None) -> str:
     return text.rstrip() + "\n"
 
 
-def environment() -> Environment:
-    """The templates: everything is escaped, and nothing may be missing."""
+def environment(*folders: Path) -> Environment:
+    """The templates, and those in these folders: everything is escaped, and nothing may be missing."""
     made = Environment(
         autoescape=True,
         undefined=StrictUndefined,
-        loader=FileSystemLoader(TEMPLATES),
+        loader=FileSystemLoader([*folders, TEMPLATES]),
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -96,7 +96,7 @@ def policy(*scripts: str) -> str:
     return f"default-src 'none'; img-src data:; style-src 'unsafe-inline';{scripts_allowed} base-uri 'none'"
 
 
-def _keys(params: Params) -> list[Context]:
+def strategy_keys(params: Params) -> list[Context]:
     """The legend: the colour and shape of each strategy, with its regime if the study mixes them."""
     known = regimes.of(params)
     shown = known if regimes.mixed(known) else {}

@@ -14,6 +14,8 @@ from stages.evaluation import statistics
 from stages.evaluation.preference import People
 from stages.evaluation.statistics import Summary, Verdict
 from stages.reporting import conclusions, figures, glossary, headline, regimes, survey_wording, wording
+from stages.reporting.aligned import section as aligned
+from stages.reporting.aligned.wording import TITLE
 from stages.reporting.page import background, charts, lines, swept
 from stages.reporting.page import damage as base_damage
 from stages.reporting.page import overview as first_screen
@@ -260,6 +262,7 @@ SECTIONS: Sequence[tuple[str, str, Callable[[Material], Context | None]]] = (
     ("fidelity", "Does it still follow the prompt?", fidelity),
     ("damage", "Damage to the base model", damage),
     ("geometry", "Geometry of the learned deltas", lambda material: background.geometry(material.summary)),
+    ("alignment", TITLE, lambda material: aligned.alignment(material.summary)),
     ("losses", "Training losses", lambda material: background.losses(material.summary)),
     ("study", "Study and settings", lambda material: background.study(material.summary)),
     ("photos", "Photos, models and licences", lambda material: background.photos(material.summary)),

@@ -19,7 +19,8 @@ from stages.tools.forecasting.traces import trace
 from stages.training.rehearsal import prompts
 
 FLOAT = 4  # bytes of a number
-ROW = 4 / 3  # of a picture's share of a step: what a rehearsed row takes, with the answer of the frozen model
+# A rehearsed row with its target, in pictures of a step, where arithmetic is what takes the time; less on a small base.
+ROW = 4 / 3
 
 
 @dataclass(frozen=True)

@@ -103,12 +103,36 @@ def test_a_server_with_a_password_shows_the_study_only_to_clients_that_have_it(r
     assert requests.post(f"{running.address}/flow_runs/filter", json={}, timeout=60).status_code == 401
     (run,) = running.read("flow_runs")
     assert (run["name"], run["state"]["type"]) == ("small", "COMPLETED")
-    stages = {task["name"]: task["state"]["type"] for task in running.read("task_runs")}
+    tasks = {task["name"]: task for task in running.read("task_runs")}
+    sampled = tasks["objects / merge_init / order 0 / seed 0 / task 02 / sample"]
+    assert {"small", "merge_init", "sample"} <= set(sampled["tags"])
+    assert run["tags"] == ["small"]
+    edges = [
+        item["id"] for items in sampled["task_inputs"].values() for item in items if item["input_type"] == "task_run"
+    ]
+    assert edges == [] or set(edges) <= {task["id"] for task in tasks.values()}
+    reported = [item["id"] for item in tasks["report"]["task_inputs"]["wait_for"]]
+    assert len(reported) > 1
+    assert set(reported) <= {task["id"] for task in tasks.values()}
+    stages = {name: task["state"]["type"] for name, task in tasks.items()}
     assert stages["objects / merge_init / order 0 / seed 0 / task 02 / sample"] == "COMPLETED"
     assert len(stages) == 7
     shown = {artifact["key"]: artifact["data"] for artifact in running.read("artifacts")}
     assert float(shown["progress"]) == 100
-    assert "Forgetting" in shown["small-results"] or "forgetting" in shown["small-results"]
+    assert "forgetting" in shown["small-results"].lower()
+    assert "](figures/" not in shown["small-results"]
+    assert "](grids/" not in shown["small-results"]
+    described = {artifact["key"]: artifact["description"] for artifact in running.read("artifacts")}
+    assert described["small-results"].startswith("After 2 objects")
+
+
+def test_the_reason_of_a_failure_is_an_error_in_the_run_s_log(running, study):
+    change(study, train={"learning_rate": 1e30})
+    code, out, err = flow(study, running)
+    assert code == 3, out + err
+    assert err.count("training diverged at step") == 2  # when it fails, and in the summary
+    reasons = [line["message"] for line in running.read("logs") if line["level"] >= 40]
+    assert any("task 01 / train: training diverged at step" in reason for reason in reasons)
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,9 @@
   });
   document.addEventListener("keydown", (e) => {
     const picture = e.key === "Enter" && e.target.matches(".scroll") && e.target.querySelector(".pic");
-    if (picture) enlarge(picture);
+    if (!picture) return;
+    e.preventDefault(); // or the same key would press the button that gets the focus
+    enlarge(picture);
   });
 
   // Charts: the value of a mark, at the pointer and for the arrow keys.

@@ -1,0 +1,113 @@
+"""One Ctrl-C ends a run as soon as its training has saved, a second one at once; no worker outlives its flow."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from flows.engine.pool import Interrupts, Pool, Slots
+from tests.support.crash import FLOW, assert_no_processes, run_flow, stage_processes, start_command
+from tests.support.workspace import PROJECT, change, environment, hashes
+
+# A flow that starts one worker, prints its id and ends.
+START = "from flows.engine.pool import Worker; import os, sys; worker = Worker(0, {})\n"
+START += "print(worker.process.pid, flush=True); sys.stdin.readline(); os.kill(os.getpid(), 9)"
+
+
+class Sleeper:
+    """A worker whose stage takes a second after it was asked to stop."""
+
+    def __init__(self):
+        script = "import signal, time; signal.signal(15, lambda *_: None); print('on', flush=True); time.sleep(1)\n"
+        script += "import sys; sys.stdin.read()"  # idle again: waits for the next command
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.process.stdout.readline()
+
+    def stop(self):
+        self.process.terminate()
+
+    def dismiss(self):
+        self.stop()
+        self.process.stdin.close()
+
+
+def test_a_pool_that_is_stopped_does_not_wait_for_workers_that_wait_for_commands():
+    pool = Pool(Slots(1))
+    pool.workers.append(Sleeper())
+    began = time.monotonic()
+    pool.stop()
+    assert time.monotonic() - began < 60
+    assert pool.workers[0].process.poll() is not None
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_asks_workers_to_stop_and_handlers_are_restored(number):
+    pool, before = Pool(Slots(1)), signal.getsignal(number)
+    pool.workers.append(Sleeper())
+    interrupts = Interrupts(pool)
+    with interrupts.handled(), interrupts.handled():
+        os.kill(os.getpid(), number)
+        assert interrupts.stopping.wait(10)
+    assert signal.getsignal(number) == before
+    pool.stop()
+
+
+@pytest.mark.parametrize("moment", ["at once", "while it imports"])
+def test_a_worker_dies_with_its_flow_while_it_is_still_importing(moment):
+    flow = subprocess.Popen(
+        [sys.executable, "-c", START], cwd=PROJECT, env=environment() | {"PYTHONPATH": str(PROJECT)},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    worker = os.pidfd_open(int(flow.stdout.readline()))
+    if moment != "at once":
+        time.sleep(0.2)
+    flow.stdin.write("\n")
+    flow.stdin.close()
+    flow.wait()
+    assert select.select([worker], [], [], 60)[0], "the worker still runs"
+    os.close(worker)
+    flow.stdout.close()
+
+
+@pytest.mark.slow
+def test_interrupted_and_run_again_it_ends_with_the_same_bytes(study, graph_done):
+    change(study, train={"steps": 3000, "checkpoint_every": 1000})
+    for group in (False, True):
+        process = start_command(study, *FLOW)
+        logs = study / ".cache/flow/logs"
+        while not any("resuming" in p.read_text() or p.stat().st_size for p in logs.glob("train*")):
+            time.sleep(0.5)
+            assert process.poll() is None, process.communicate()
+            if stage_processes(study) and list((study / ".checkpoints").glob("*.lock")):
+                break
+        os.killpg(process.pid, signal.SIGINT) if group else process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 75, output
+        assert "Ctrl-C again stops at once" in output
+        assert_no_processes(study)
+    change(study, train={"steps": 6, "checkpoint_every": 2})
+    run_flow(study)
+    assert hashes(study) == graph_done[2]
+
+
+@pytest.mark.slow
+def test_a_second_interrupt_ends_it_at_once(study):
+    change(study, train={"steps": 3000})
+    process = start_command(study, *FLOW)
+    while not list((study / ".checkpoints").glob("*.lock")):
+        time.sleep(0.5)
+        assert process.poll() is None, process.communicate()
+    for worker in stage_processes(study):
+        os.kill(worker, signal.SIGSTOP)  # cannot save, for instance because its disk hangs
+    process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert_no_processes(study)
