@@ -345,7 +345,7 @@ def test_adding_and_removing_a_concept_shows_the_effect_on_the_others(ready, pal
     assert "Nothing was changed" in palimpsest("concept", "redo", "sks_star", "--yes")[1]
     code, out, err = palimpsest("concept", "add", "pdw_square", "--yes", "--jobs", "1", "--no-view")
     assert code == 0, out + err
-    assert "\n1 at a time" in out
+    assert ", 1 at a time" in out
     lines = out.splitlines()
     assert any(line.split() == ["01", "zwz_heart", "stays", "as", "it", "is"] for line in lines)
     assert any(line.split() == ["03", "pdw_square", "new"] for line in lines)
