@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from flows.graph.graph import Graph
 from stages.core import params
@@ -69,10 +70,15 @@ def test_a_question_of_the_embedded_world_takes_minutes(name):
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="no DreamBooth photos: set PALIMPSEST_DREAMBOOTH")
 @pytest.mark.parametrize("name", REAL)
-def test_a_question_of_sdxl_passes_every_check_that_needs_photos(name, standin, request):
+def test_a_question_of_sdxl_passes_every_check_that_needs_photos(name, standin, tmp_path):
     """On SDXL with random weights, so that its forecast can be counted."""
     tree, vae = profiles.tree(name), standin.path / "vae"
-    tree["source"] = str({"dreambooth": PHOTOS, "style_folders": STYLES}[tree["dataset"]["name"]])
+    folders = {"dreambooth": PHOTOS, "style_folders": STYLES, "faces": tmp_path}
+    tree["source"] = str(folders[tree["dataset"]["name"]])
+    for person in tree["sequences"].get("faces", {}).get("0", {}).values():
+        (tmp_path / person).mkdir()
+        Image.new("RGB", (64, 64)).save(tmp_path / person / "1.png")
+        (tmp_path / person / "licence.txt").write_text("drawn for this test")
     weights = {"path": str(standin.path), "revision": standin.revision, "vae": str(vae)}
     tree["base"]["options"] |= weights | {"vae_revision": folder_digest(vae)}
     for entry in tree["strategy"].values():  # the stand-in's modules are narrow
