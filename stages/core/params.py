@@ -81,7 +81,7 @@ class Sample(Strict):  # how pictures are sampled
     scheduler: str = "euler"  # one of the family's
     schedulers: dict[Name, str] = omit_default({})  # overrides for single strategies
     seed: int = Field(ge=0)
-    responses: int = omit_default(0, ge=0)  # noised pictures of each concept of which the model's prediction is recorded
+    responses: int = omit_default(0, ge=0)  # noised pictures of each concept whose prediction is recorded
     # Is the generator's seed a hash of `seed` and its purpose, or `seed` itself, as published?
     noise: Literal["hashed", "seeded"] = omit_default("hashed")
 
