@@ -14,6 +14,7 @@ from flows.commands.status import REPORT
 from flows.engine import journal
 from stages.files.strict_json import as_written, read_json
 from stages.runtime.faults import InputFault, printable
+from stages.runtime.formatting import number
 from stages.tools import edit_params
 
 PAGE, STAMPED = "report.html", "index.html"  # as the stage makes it; with when and where the study ran
@@ -133,7 +134,7 @@ def _print_table(folder: Path) -> None:
 
 def _interval(value: float, low: float | None, high: float | None) -> str:
     """0.53 [0.41, 0.62], without brackets if the bounds are unknown."""
-    return f"{value:.2f}" if low is None or high is None else f"{value:.2f} [{low:.2f}, {high:.2f}]"
+    return number(value) if low is None or high is None else f"{number(value)} [{number(low)}, {number(high)}]"
 
 
 def _has_display() -> bool:
