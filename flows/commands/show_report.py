@@ -68,7 +68,8 @@ def show_against(other: str, as_json: bool, browser: bool) -> None:
     """The command `report --against`: compares with another study's report, and writes a page beside this one's.
 
     Args:
-        other: the name of a study in report/, or the folder of a report.
+        other: the name of a study in report/, of a project beside this one that `make demo` made, or the folder of a
+            report.
 
     Raises:
         InputFault: one of the reports is missing or damaged, or they share nothing.
@@ -80,7 +81,8 @@ def show_against(other: str, as_json: bool, browser: bool) -> None:
 
     tree = edit_params.tree()
     folder = REPORT / str(tree["study"])
-    second_folder = Path(other) if Path(other).is_dir() else REPORT / other
+    folders = (Path(other), REPORT / other, Path("..", other) / REPORT / other)
+    second_folder = next((one for one in folders if one.is_dir()), REPORT / other)
     if second_folder.resolve() == folder.resolve():
         raise InputFault(f"--against {other}: is this study itself. Give another one.")
     first, second = comparison.read(folder), comparison.read(second_folder)
