@@ -20,7 +20,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 PORT ?= 4200
 
-.PHONY: help demo study serve worker test fast lint lock weights images clean
+.PHONY: help demo study serve worker test fast lint lock weights images terminal clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -61,6 +61,9 @@ weights: .venv/ready ## download the weights of a profile: make weights PROFILE=
 images: ## copy the figures in README.md from the report of the default study to docs/images
 	cd studies/toy-objects/report/toy-objects && \
 		cp grids/objects-side-by-side.png figures/objects-dino-matrix.png $(CURDIR)/docs/images
+
+terminal: .venv/ready ## record the animated terminal of README.md: runs the profile quick, some minutes on an idle machine
+	python docs/images/terminal.py docs/images/terminal.svg
 
 clean: ## delete all studies, results, caches and checkpoints of this folder
 	rm -rf studies runs report .cache .checkpoints .dvc/cache .dvc/tmp

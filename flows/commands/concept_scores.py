@@ -13,6 +13,7 @@ from flows.commands import console
 from flows.commands.show_report import REMAKE
 from flows.commands.status import REPORT
 from stages.files.strict_json import as_written, read_json
+from stages.runtime.formatting import number
 from stages.tools import edit_params
 
 
@@ -111,4 +112,4 @@ def titles(study: str, strategies: Sequence[str]) -> list[str]:
 
 
 def _score_cell(scores: Mapping[str, float] | None) -> str:
-    return f"{scores['learnt']:.2f} → {scores['now']:.2f}" if scores else "-"
+    return f"{number(scores['learnt'])} → {number(scores['now'])}" if scores else "-"

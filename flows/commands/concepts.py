@@ -20,6 +20,7 @@ from stages.files.untrusted import copy_folder
 from stages.files.writing import new_folder, write_file
 from stages.files.yaml import PARAMS
 from stages.runtime.faults import ConfigFault, InputFault, MachineFault
+from stages.runtime.formatting import number
 from stages.tools import edit_params
 
 if TYPE_CHECKING:
@@ -256,5 +257,6 @@ def _difference(before: ConceptScore | None, after: ConceptScore | None) -> str:
     if after is None:
         return "-"
     if before is None:
-        return f"{after.now:.2f} (new)"
-    return f"{after.now:.2f} (was {before.now:.2f}, {after.now - before.now:+.2f})"
+        return f"{number(after.now)} (new)"
+    change = number(after.now - before.now, signed=True)
+    return f"{number(after.now)} (was {number(before.now)}, {change})"

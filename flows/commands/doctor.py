@@ -63,6 +63,18 @@ def _is_installed(pin: Requirement) -> bool:
         return False
 
 
+def _processor() -> Iterator[str]:
+    from stages.runtime import instruction_set
+
+    instruction_set.check()  # for the value of PALIMPSEST_INSTRUCTIONS
+    if not instruction_set.native():
+        yield "AVX2: results have the same bytes on any such x86-64"
+    elif instruction_set.supported():
+        yield f"note: {instruction_set.VARIABLE} is native: faster, but results are those of this kind of processor"
+    else:
+        yield "note: no x86-64 with AVX2 and FMA: results differ from others' in the last digits, and manifests say so"
+
+
 def _gpu() -> Iterator[str]:
     import torch
 
@@ -142,6 +154,7 @@ def _prefect() -> Iterator[str]:
 
 CHECKS: dict[str, Callable[[], Iterator[str]]] = {
     "libraries": _libraries,
+    "processor": _processor,
     "GPU": _gpu,
     "memory": _memory,
     "disk": _disk,

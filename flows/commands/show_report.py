@@ -14,6 +14,7 @@ from flows.commands.status import REPORT
 from flows.engine import journal
 from stages.files.strict_json import as_written, read_json
 from stages.runtime.faults import InputFault, printable
+from stages.runtime.formatting import number
 from stages.tools import edit_params
 
 PAGE, STAMPED = "report.html", "index.html"  # as the stage makes it; with when and where the study ran
@@ -67,7 +68,8 @@ def show_against(other: str, as_json: bool, browser: bool) -> None:
     """The command `report --against`: compares with another study's report, and writes a page beside this one's.
 
     Args:
-        other: the name of a study in report/, or the folder of a report.
+        other: the name of a study in report/, of a project beside this one that `make demo` made, or the folder of a
+            report.
 
     Raises:
         InputFault: one of the reports is missing or damaged, or they share nothing.
@@ -79,7 +81,8 @@ def show_against(other: str, as_json: bool, browser: bool) -> None:
 
     tree = edit_params.tree()
     folder = REPORT / str(tree["study"])
-    second_folder = Path(other) if Path(other).is_dir() else REPORT / other
+    folders = (Path(other), REPORT / other, Path("..", other) / REPORT / other)
+    second_folder = next((one for one in folders if one.is_dir()), REPORT / other)
     if second_folder.resolve() == folder.resolve():
         raise InputFault(f"--against {other}: is this study itself. Give another one.")
     first, second = comparison.read(folder), comparison.read(second_folder)
@@ -133,7 +136,7 @@ def _print_table(folder: Path) -> None:
 
 def _interval(value: float, low: float | None, high: float | None) -> str:
     """0.53 [0.41, 0.62], without brackets if the bounds are unknown."""
-    return f"{value:.2f}" if low is None or high is None else f"{value:.2f} [{low:.2f}, {high:.2f}]"
+    return number(value) if low is None or high is None else f"{number(value)} [{number(low)}, {number(high)}]"
 
 
 def _has_display() -> bool:

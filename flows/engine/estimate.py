@@ -133,8 +133,8 @@ def span(seconds: Cost) -> str:
     low, high = (duration(_rounded(x)) for x in (seconds.low, seconds.high))
     if low == high or seconds.high <= SAME * seconds.low:
         return f"about {duration(_rounded(seconds.each))}"
-    (first, *unit), (_, *other) = low.split(" ", 1), high.split(" ", 1)
-    return f"{first} to {high}" if unit == other else f"{low} to {high}"
+    (first, unit), (_, other) = low.split(" ", 1), high.split(" ", 1)
+    return f"{first} to {high}" if unit.rstrip("s") == other.rstrip("s") else f"{low} to {high}"
 
 
 def _rounded(seconds: float) -> float:

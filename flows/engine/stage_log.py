@@ -30,6 +30,7 @@ class StageLog:
         self.done += 1
         if result.how == "unchanged":  # in one line at the end
             self.unchanged += 1
+            self.journal.note(self.done, _title(result.name), self.journal.left)
             return
         left = span(self.clock.remaining())
         how = f"{result.seconds:.1f} s" if result.how == "ran" else result.how

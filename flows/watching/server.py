@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import json
 import secrets
@@ -147,4 +148,5 @@ def serve(port: int, browser: bool) -> None:
         if browser and sys.stdout.isatty():
             webbrowser.open(address)
         config: dict[str, Any] = {"log_level": "error", "access_log": False, "timeout_graceful_shutdown": 1}
-        uvicorn.Server(uvicorn.Config(application(page, token, port), **config)).run(sockets=[listener])
+        with contextlib.suppress(KeyboardInterrupt):  # the way to end it
+            uvicorn.Server(uvicorn.Config(application(page, token, port), **config)).run(sockets=[listener])

@@ -81,8 +81,7 @@ class Sample(Strict):  # how pictures are sampled
     scheduler: str = "euler"  # one of the family's
     schedulers: dict[Name, str] = omit_default({})  # overrides for single strategies
     seed: int = Field(ge=0)
-    # Noised pictures of each concept for which the model's prediction is recorded, to compare models as functions.
-    responses: int = omit_default(0, ge=0)
+    responses: int = omit_default(0, ge=0)  # noised pictures of each concept whose prediction is recorded
     # Is the generator's seed a hash of `seed` and its purpose, or `seed` itself, as published?
     noise: Literal["hashed", "seeded"] = omit_default("hashed")
 
@@ -214,8 +213,7 @@ def _reason(error: ValidationError, keys: tuple[Any, ...]) -> str:
     """Returns pydantic's first error, with the known keys of its section."""
     model: type[Strict] = Params
     for key in keys[:-1]:
-        field = model.model_fields.get(str(key))
-        kind = field.annotation if field else None
+        kind = getattr(model.model_fields.get(str(key)), "annotation", None)
         if isinstance(kind, type) and issubclass(kind, Strict):
             model = kind
     return explain(error, model)

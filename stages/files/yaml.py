@@ -22,6 +22,7 @@ from stages.files.untrusted import read_file
 from stages.runtime.faults import ConfigFault, InputFault
 
 PARAMS = Path("params.yaml")
+JUDGES = frozenset({"path", "detector"})  # options of a metric that name weights, relative to score.judges
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 20
 MAX_EVENTS = 100_000  # a study of 99 tasks in 100 orders has a fifth of that

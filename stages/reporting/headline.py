@@ -22,6 +22,7 @@ import numpy as np
 from stages.core.params import Params
 from stages.evaluation.statistics import Interval, Summary, Verdict
 from stages.reporting import regimes
+from stages.runtime.formatting import number as number
 
 Branch = Literal["no spread", "not learned", "lost", "not the concepts", "alone", "tie", "best"]
 SCORE = "average_score"
@@ -205,11 +206,6 @@ def _difference(other: Verdict, level: float) -> str:
     if len(ranked) < 2 or not _above(other, ranked[0], ranked[-1], level):
         return ""
     return f"; by {other.metric}, {_values(other, ranked[:1])} is above {_values(other, ranked[-1:])}"
-
-
-def number(value: float, digits: int = 2, signed: bool = False) -> str:
-    """The number as 0.53 or +0.53; zero has no sign."""
-    return f"{round(value, digits) + 0.0:{'+' if signed else ''}.{digits}f}"
 
 
 def spread(interval: Interval) -> str:

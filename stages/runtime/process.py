@@ -87,10 +87,12 @@ def lock(path: Path, wait: bool = False) -> Iterator[None]:
         MachineFault: another process holds it and `wait` is False; the message names the process.
     """
     with _acquire(path, wait) as file:
-        file.seek(0)
-        file.truncate()
-        file.write(f"pid {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-        file.flush()
+        holder = f"pid {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}"
+        try:  # unbuffered: closing the file would raise once more
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), holder.encode())
+        except OSError as error:
+            raise MachineFault(f"{path}: cannot write: {error.strerror}. Free some space.") from error
         yield
 
 

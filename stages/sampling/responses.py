@@ -37,9 +37,9 @@ def record(params: Params, run: Run | TaskSequence, state: State, folder: Path) 
     prompts: list[str] = []
     rows: dict[str, list[Row]] = {}
     for number, task in enumerate(params.tasks):
-        folder = sequence.data(task.index)
-        facts = artifact.read(folder, "data")
-        shown = [open_png(folder / entry["file"]) for entry in facts["pictures"]["training"]]
+        data = sequence.data(task.index)
+        facts = artifact.read(data, "data")
+        shown = [open_png(data / entry["file"]) for entry in facts["pictures"]["training"]]
         first, concept = len(images), facts["concept"]
         images += encode_images(params.family, shown)
         prompts.append(concept["training_prompt"])

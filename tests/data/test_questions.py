@@ -7,14 +7,18 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from flows.graph.graph import Graph
 from stages.core import params
 from stages.core.params import Params
+from stages.evaluation.geometry.alignment import MEASURES
 from stages.files.artifact import folder_digest
+from stages.reporting.aligned.wording import TITLE
 from stages.tools import profiles
 from stages.tools.forecasting.workload import count
-from tests.support.workspace import PROJECT, with_dvc, workspace
+from tests.support.run_study import report, run_all
+from tests.support.workspace import ONE_METRIC, PROJECT, change, with_dvc, workspace
 from tests.test_pipeline import PHOTOS
 
 QUESTIONS = profiles.groups()["questions"]
@@ -69,10 +73,15 @@ def test_a_question_of_the_embedded_world_takes_minutes(name):
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="no DreamBooth photos: set PALIMPSEST_DREAMBOOTH")
 @pytest.mark.parametrize("name", REAL)
-def test_a_question_of_sdxl_passes_every_check_that_needs_photos(name, standin, request):
+def test_a_question_of_sdxl_passes_every_check_that_needs_photos(name, standin, tmp_path):
     """On SDXL with random weights, so that its forecast can be counted."""
     tree, vae = profiles.tree(name), standin.path / "vae"
-    tree["source"] = str({"dreambooth": PHOTOS, "style_folders": STYLES}[tree["dataset"]["name"]])
+    folders = {"dreambooth": PHOTOS, "style_folders": STYLES, "faces": tmp_path}
+    tree["source"] = str(folders[tree["dataset"]["name"]])
+    for person in tree["sequences"].get("faces", {}).get("0", {}).values():
+        (tmp_path / person).mkdir()
+        Image.new("RGB", (64, 64)).save(tmp_path / person / "1.png")
+        (tmp_path / person / "licence.txt").write_text("drawn for this test")
     weights = {"path": str(standin.path), "revision": standin.revision, "vae": str(vae)}
     tree["base"]["options"] |= weights | {"vae_revision": folder_digest(vae)}
     for entry in tree["strategy"].values():  # the stand-in's modules are narrow
@@ -130,3 +139,22 @@ def test_everything_can_be_planned_and_its_first_stages_have_their_inputs(name, 
     for stage in first:
         assert all(Path(dep.def_path).exists() for dep in graph.stages[stage].deps), stage
     graph.close()
+
+
+@pytest.mark.slow
+def test_a_question_runs_from_photos_to_its_page(tmp_path, monkeypatch):
+    """The one that takes the longest way: what the models predict, and how it goes with what is forgotten."""
+    folder, tree = workspace(tmp_path / "work"), profiles.tree("alignment")
+    (folder / "params.yaml").write_text(profiles.text("alignment"), "utf-8")
+    few = {"steps": 3, "batch": 2}
+    change(folder, tasks=tree["tasks"][:4], domains=["objects"], strategies=["merge_init", "inverse_sqrt"], train=few)
+    change(folder, strategy={"inverse_sqrt": {"is": "scaled_sum", "train": {"steps": 2}}})
+    change(folder, sample={"steps": 2, "images": 1, "responses": 2}, score=ONE_METRIC)
+    monkeypatch.chdir(folder)
+    study = params.load()
+    run_all(study)
+    report(study)
+    leaf = json.loads(Path("report/alignment/metrics.json").read_text("utf-8"))["alignment"]["objects"]
+    assert all(-1 <= leaf[measure]["all"]["value"] <= 1 for measure in MEASURES)
+    assert TITLE in Path("report/alignment/results.md").read_text("utf-8")
+    assert TITLE in Path("report/alignment/report.html").read_text("utf-8")

@@ -21,7 +21,7 @@ from stages.evaluation.statistics import Interval, summarise
 from stages.files import model_lock, tables
 from stages.reporting import stamp
 from stages.reporting.page import background, charts, lines, render, sprites, svg
-from stages.reporting.page.sections import SECTIONS
+from stages.reporting.page.sections import BY_METRIC, SECTIONS
 from tests.support import synthetic_study
 
 HOSTILE = '</script><script>alert(1)</script><img src="http://evil.example/x" onerror=alert(2)> {} & {}'
@@ -84,9 +84,10 @@ def test_the_licences_of_models_are_those_of_the_lock_or_not_stated(tmp_path, mo
 
 
 def test_every_section_is_present_in_order(page) -> None:
-    assert [s["id"] for s in page.all("section")] == [
-        name for name, _, _ in SECTIONS if name not in ("people", "swept")
-    ]
+    optional = ("people", "swept", "alignment")  # what they show is not in every study
+    assert [s["id"] for s in page.all("section")] == [name for name, _, _ in SECTIONS if name not in optional]
+    places = [k for k, (name, _, _) in enumerate(SECTIONS) if name in BY_METRIC]
+    assert places == list(range(places[0], places[-1] + 1)), "those that follow the metric stand together"
     assert {path.name.split(".")[0] for path in (render.TEMPLATES / "sections").glob("*.j2")} == {
         name for name, _, _ in SECTIONS
     }

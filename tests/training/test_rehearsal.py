@@ -2,6 +2,7 @@
 by a kill, and without it nothing is different."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,9 +12,11 @@ from stages.adapters.algebra import Adapter
 from stages.adapters.state import State
 from stages.adapters.storage import fingerprint, flat
 from stages.core.family import Row, TrainingOptions
+from stages.core.params import Watch
 from stages.core.rehearsal import CAPTIONS, Rehearsal
 from stages.core.strategy import strategies
 from stages.families.unet.learner import UNetLearner
+from stages.monitoring import previews
 from stages.runtime.faults import ConfigFault
 from stages.sampling.encodings import encode_images, encode_prompts
 from stages.training import rehearsal, task
@@ -226,6 +229,21 @@ def test_pictures_of_the_model_before_are_made_once_and_shown_with_their_words(p
 
     monkeypatch.setattr(type(params.family), "sample", samples)
     assert learned(with_rule(params, options={"rehearse": rehearse}, train={"checkpoint_every": 3})) == once
+
+
+def test_previews_change_nothing_of_what_is_rehearsed(params):  # noqa: F811
+    study = with_rule(params, options=WORDS["merge_init"])
+    before, plain = State(shaped(params, 1).delta, tasks=2), learned(study)
+    previewed = study.model_copy(update={"watch": Watch(previews_every=2, previews=1)})
+
+    def observe(learner, frozen):
+        return previews.Previews(previewed, RUN, "03", learner, frozen, CONCEPT)
+
+    data = {"concept": CONCEPT, "pictures": {"training": [{"caption": None, "frame": None}] * 3}}
+    run = type(RUN)(RUN.sequence, "merge_init", 0)
+    adapter, losses = train(study, run, "03", before, data, photos(), observe, EARLIER)
+    assert (fingerprint(flat(adapter)), losses) == plain
+    assert len(list(Path("previews").rglob("*.png"))) == 3  # after steps 0, 2 and 4
 
 
 def test_captions_of_anything_are_rehearsed_from_the_first_task_on(params):  # noqa: F811

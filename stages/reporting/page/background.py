@@ -13,6 +13,7 @@ from stages.core.params import Params
 from stages.core.runs import Run, TaskSequence, runs, sequences
 from stages.evaluation.statistics import Summary
 from stages.files import artifact, model_lock, tables
+from stages.files.yaml import JUDGES
 from stages.reporting import regimes
 from stages.reporting.data_files import rounded, settings
 from stages.reporting.page import lines
@@ -190,8 +191,9 @@ def _models(params: Params) -> Iterator[list[str]]:
         if key == "path" or model_lock.origin_and_licence(str(value), lock):
             roles.setdefault(str(value), []).append("base model" if key == "path" else f"base model, {key}")
     for name, options in params.score.metrics.items():
-        if "path" in options:
-            roles.setdefault(f"{params.score.judges}/{options['path']}", []).append(f"judge {words(name)}")
+        for key in sorted(JUDGES.intersection(options), reverse=True):
+            role = f"judge {words(name)}" + ("" if key == "path" else f", {key}")
+            roles.setdefault(f"{params.score.judges}/{options[key]}", []).append(role)
     for path, names in roles.items():
         yield [", ".join(names), path, *(model_lock.origin_and_licence(path, lock) or (UNKNOWN, UNKNOWN))]
 

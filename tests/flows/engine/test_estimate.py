@@ -161,6 +161,7 @@ def test_the_makespan_is_that_of_the_scheduler():
     [
         (100, 290, "2 to 5 minutes"),
         (61, 62, "about 1 minute"),
+        (60, 240, "1 to 4 minutes"),
         (50, 130, "50 seconds to 2 minutes"),
         (12, 27, "10 to 25 seconds"),
         (3500, 9000, "1 hour to 2 hours and 30 minutes"),

@@ -196,6 +196,15 @@ def test_the_longest_chain_starts_first_if_it_decides_when_the_run_ends():
     assert pool.ran[:2] == ["a", "b"]
 
 
+def test_a_running_stage_is_known_from_its_start_until_its_end():
+    pool, seen = Pool(jobs=1), []
+    engine = Engine(Graph(), pool, Clock())
+    run, pool.run = pool.run, lambda words, log, listen: seen.append(dict(engine.progress)) or run(words, log, listen)
+    engine.run(["a", "b"], lambda work, name: work(name), lambda result: None)
+    assert seen == [{"a": (0, 0)}, {"b": (0, 0)}]
+    assert engine.progress == {}
+
+
 def test_a_stage_waits_only_for_dependencies_in_the_plan():
     pool = Pool()
     outcome, _ = run(Graph(cached=["c"]), pool, ["c", "report"])
