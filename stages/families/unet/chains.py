@@ -2,7 +2,7 @@
 
 On a CPU the kernels of most operations compute a row in the same way whatever the other rows are. Exceptions are
 products of a few rows (those of the times' embedding) and 1x1 convolutions, so these are computed chain by chain, and
-each chain's numbers are those that it has alone. `stages/tools/train_together.py` checks that on the machine at hand.
+each chain's numbers are those that it has alone. `stages/tools/together/train.py` checks that on the machine at hand.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from stages.core.family import Family
 from stages.core.params import Params, load
 from stages.runtime.device import device
 from stages.runtime.seeds import generator
-from stages.tools.train_together import Group
+from stages.tools.together.train import Group
 from stages.training.examples import Example, encode_examples
 from stages.training.loop import Training
 from stages.training.task import Prepared

@@ -12,7 +12,7 @@ from PIL import Image
 
 from stages.core.params import Train
 from stages.runtime.seeds import generator
-from stages.tools.train_together import Group
+from stages.tools.together.train import Group
 from stages.training.examples import Material
 from stages.training.loop import Training
 from stages.training.task import Prepared

@@ -12,8 +12,8 @@ from stages.core.runs import Run
 from stages.families.unet.chains import JoinedUNets
 from stages.runtime.faults import InputFault, Preempted
 from stages.sampling.encodings import encode_prompts
-from stages.tools import train_together as module
-from stages.tools.train_together import NotTogether, train_together
+from stages.tools.together import train as module
+from stages.tools.together.train import NotTogether, train_together
 from stages.training import task
 from stages.training.checkpoints import Checkpoints
 from stages.training.task import Inputs
