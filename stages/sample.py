@@ -12,7 +12,7 @@ from stages.core.runs import Run, TaskSequence, provenance
 from stages.core.states import initial_adapter
 from stages.files import artifact
 from stages.runtime.progress import track
-from stages.sampling import responses
+from stages.sampling import reading, responses
 from stages.sampling.sampler import sample as sample_prompts
 from stages.sampling.sampler import sampled_concepts
 
@@ -36,6 +36,7 @@ def sample(params: Params, run: Run | TaskSequence, args: argparse.Namespace) ->
     if count := params.sample.plain:
         plain_tasks = {f"{place:02d}": {"name": c["name"], "prompts": c["plain_prompts"]} for place, c in tasks.items()}
         facts["plain"] = {"images": count, "tasks": plain_tasks}
+    facts |= reading.sampled(params, tasks.values())
     with artifact.publish(folder / "images", "images", facts, parents) as draft:
         write(params, state, facts["tasks"], draft.path, draft)
         if count:

@@ -22,7 +22,15 @@ from stages.families.unet.learner import UNetLearner
 from stages.families.unet.names import module_names, part_of, why_unknown
 from stages.families.unet.pipeline import check_revision, weight_headers
 from stages.families.unet.prompts import Prompts
-from stages.families.unet.text_encoders import PROJECTIONS, embed_distinct, full_name, own_name, tokens
+from stages.families.unet.text_encoders import (
+    PROJECTIONS,
+    embed_distinct,
+    full_name,
+    own_name,
+    read_part,
+    tokenizer_folder,
+    tokens,
+)
 from stages.files.artifact import digest
 from stages.runtime import instruction_set
 from stages.runtime.device import device
@@ -202,6 +210,10 @@ class UNetFamily(Family):
             return ids
         self.to_device(*self.encoders)
         return {name: value.float().cpu() for name, value in self.embed(ids).items()}
+
+    def read_part(self, prompt: str) -> str:
+        folders = (Path(self.path, tokenizer_folder(encoder)) for encoder in self.encoders)
+        return min((read_part(folder, prompt) for folder in folders), key=len)
 
     @torch.no_grad()
     def embedded(self, prompts: Encodings) -> Encodings:
