@@ -6,7 +6,6 @@ one. They are untrusted.
 
 from __future__ import annotations
 
-import json
 import math
 import reprlib
 from collections.abc import Mapping, Sequence
@@ -17,10 +16,13 @@ from typing import Any
 import regex
 
 from stages.core.family import ModuleName
+from stages.files.strict_json import parse_json
+from stages.files.untrusted import read_file
 from stages.runtime.faults import InputFault
 
 CONFIG = "adapter_config.json"  # where peft stores them, beside the weights
 IN_FILE = "lora_adapter_metadata"  # where diffusers stores them, in the metadata; each key begins with the part
+LARGEST = 16.0  # megabytes
 DEFAULT_ALPHA = 8  # of peft's LoraConfig
 # How training starts; of these, only the adapter is changed. Others (pissa, olora, corda, loftq, lora_ga) also change
 # the base, so that the adapter belongs to another base than it names.
@@ -33,7 +35,7 @@ KNOWN = {
     *("loftq_config", "eva_config", "corda_config", "lora_ga_config", "velora_config", "qalora_group_size"),
     *("megatron_config", "megatron_core", "ensure_weight_tying"),
 }
-OFF = (None, False, 0, "", "none", [], {})
+OFF: tuple[object, ...] = (None, False, 0, "", "none", [], {})
 SECONDS = 0.2  # for one pattern and one name
 
 
@@ -78,13 +80,13 @@ def read_settings(path: Path, kind: str, metadata: Mapping[str, str]) -> dict[st
     where, trees = str(path), {}
     try:
         if kind == "peft" and (file := path.parent / CONFIG).is_file():
-            where, trees = str(file), {"": _mapping(json.loads(file.read_text("utf-8")))}
+            where, trees = str(file), {"": _mapping(parse_json(read_file(file, LARGEST)))}
         elif kind != "peft":
-            for key, value in _mapping(json.loads(metadata.get(IN_FILE, "{}"))).items():
+            for key, value in _mapping(parse_json(metadata.get(IN_FILE, "{}"))).items():
                 part, _, setting = key.partition(".")
                 trees.setdefault(part, {})[setting] = value
         return {part: _checked(tree) for part, tree in trees.items()}
-    except (OSError, ValueError, TypeError, RecursionError, OverflowError) as error:
+    except (InputFault, ValueError, TypeError, OverflowError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
         raise InputFault(f"{where}: its adapter settings are invalid: {reason}.") from None
 
