@@ -14,12 +14,9 @@ from stages.monitoring.live_losses import LiveLosses
 from stages.monitoring.previews import Previews, safe_observer
 from stages.monitoring.trackers import tracking
 from stages.photos.develop import read_data
-from stages.sampling.reading import noted
+from stages.training import task, texts
 from stages.training.distributed import launch, launched, process_group
 from stages.training.loop import Observer
-from stages.training.task import earlier_photos
-from stages.training.task import train as train_adapter
-from stages.training.texts import trained_texts
 
 
 def train(params: Params, run: Run, args: argparse.Namespace) -> None:
@@ -30,11 +27,10 @@ def train(params: Params, run: Run, args: argparse.Namespace) -> None:
         return
     source, previous = run.sequence.data(index), run.at(before(index)) / "state"
     (data, pictures, _), earlier = read_data(source), artifact.read(previous, "state")
-    captions = [entry["caption"] for entry in data["pictures"]["training"]]
-    unread = noted(params.family, trained_texts(params, run.strategy, data["concept"], captions, earlier["tasks"]))
     state = load_state(previous, earlier, params.family.shapes())
-    sources = earlier_photos(run, index, params.make_strategy(run.strategy))
+    sources = task.earlier_photos(run, index, params.make_strategy(run.strategy))
     photos = [read_data(folder)[:2] for folder in sources.values()]
+    unread = texts.unread_texts(params, run.strategy, [data, *(facts for facts, _ in photos)], earlier["tasks"])
     with tracking(params, run, index) as track:
 
         def observe(learner: Learner, frozen: Delta) -> Observer:
@@ -42,7 +38,7 @@ def train(params: Params, run: Run, args: argparse.Namespace) -> None:
             live = LiveLosses(params.study, run, index, options.steps)
             return safe_observer([previews, live, *([track] if track else [])])
 
-        adapter, losses = train_adapter(params, run, index, state, data, pictures, observe, earlier["tasks"], photos)
+        adapter, losses = task.train(params, run, index, state, data, pictures, observe, earlier["tasks"], photos)
     if not process_group().leads:
         return
     facts = provenance(params, run) | {
@@ -50,9 +46,8 @@ def train(params: Params, run: Run, args: argparse.Namespace) -> None:
         "concept": data["concept"],
         "train": options.model_dump(mode="json") | {"steps": len(losses.loss)},
         "scale": adapter.scale,
-        **unread,
     }
-    facts |= {"micro_batch": losses.micro_batch} if losses.micro_batch else {}
+    facts |= unread | ({"micro_batch": losses.micro_batch} if losses.micro_batch else {})
     parents = {"data": source, "state": previous, **sources}
     with artifact.publish(run.at(index) / "adapter", "adapter", facts, parents) as draft:
         save_adapter(draft / "adapter.safetensors", adapter)

@@ -117,7 +117,9 @@ def summarise(params: Params) -> Summary:
     checks = merge_checks(params)
     known = (v for v in verdicts if v.metric == params.report.identity)
     aligned = (align(params, v.domain, v.metric, v.runs, checks) for v in known)
-    return Summary(params, verdicts, results, checks, without_word, [one for one in aligned if one], unread_texts(params))
+    return Summary(
+        params, verdicts, results, checks, without_word, [one for one in aligned if one], unread_texts(params)
+    )
 
 
 def judge(

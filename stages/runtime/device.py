@@ -10,6 +10,8 @@ from typing import TypeVar
 import torch
 
 from stages.runtime import instruction_set
+from stages.runtime.environment import integer
+from stages.runtime.faults import ConfigFault
 
 log = logging.getLogger("palimpsest")
 Item = TypeVar("Item")
@@ -25,7 +27,7 @@ def device() -> torch.device:
     instruction set is fixed already: see `instruction_set`.
 
     Raises:
-        ConfigFault: PALIMPSEST_INSTRUCTIONS has an unknown value.
+        ConfigFault: one of these variables, or PALIMPSEST_INSTRUCTIONS, has an impossible value.
     """
     if warning := instruction_set.check():
         log.warning("%s", warning)
@@ -37,13 +39,25 @@ def device() -> torch.device:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-    torch.set_num_threads(int(os.environ.get("PALIMPSEST_THREADS", "1")))
+    torch.set_num_threads(integer("PALIMPSEST_THREADS", default=1, least=1))
     name = os.environ.get("PALIMPSEST_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
     rank = os.environ.get("LOCAL_RANK")  # in distributed training each process has its own GPU
     if rank is not None and name.startswith("cuda"):
         torch.cuda.set_device(int(rank))
         name = "cuda"
-    return torch.device(name)
+    try:
+        chosen = torch.device(name)
+    except RuntimeError:
+        raise ConfigFault(f"PALIMPSEST_DEVICE: torch has no device '{name}'. Set cpu, cuda or cuda:1.") from None
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ConfigFault(f"PALIMPSEST_DEVICE: {name}, but torch sees {torch.cuda.device_count()} GPUs. Unset it.")
+    return chosen
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Sets whether convolutions on a GPU may round their inputs to TF32, as torch does by default; matrix products may
+    not in either case."""
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
 def worker_threads() -> int:

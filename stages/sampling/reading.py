@@ -68,8 +68,8 @@ def check_prompts(family: Family, concept: Mapping[str, Any]) -> None:
         other = first.setdefault(_essence(family.read_part(prompt)), prompt)
         if other != prompt and (rest := lost.get(prompt)):
             raise ConfigFault(
-                f"{concept['name']}: the prompts '{other}' and '{prompt}' would give the same pictures, because the text encoder "
-                f"does not read '{rest}'. Shorten its noun or its prompts, in concept.yaml or section dataset."
+                f"{concept['name']}: the prompts '{other}' and '{prompt}' would give the same pictures, because the "
+                f"text encoder does not read '{rest}'. Shorten its noun or prompts (concept.yaml, section dataset)."
             )
 
 

@@ -7,32 +7,36 @@ from typing import Any
 
 from stages.core.dataset import class_prompt, facts_of, fill
 from stages.core.params import Params
-from stages.sampling.reading import check_prompts, sampled_texts, unread, warning
+from stages.sampling.reading import check_prompts, noted, sampled_texts, unread, warning
 from stages.training.rehearsal import prompts as rehearsed
 
 
 def trained_texts(
-    params: Params,
-    strategy: str,
-    concept: Mapping[str, Any],
-    captions: Sequence[str | None],
-    earlier: Sequence[Mapping[str, Any]],
+    params: Params, strategy: str, learned: Sequence[Mapping[str, Any]], earlier: Sequence[Mapping[str, Any]]
 ) -> list[str]:
     """Returns all texts that a task is trained with.
 
     Args:
         params: of the study.
         strategy: by its name in params.yaml.
-        concept: the facts of the concept to learn.
-        captions: of its pictures; None where the training prompt stands for it.
+        learned: the manifests of the data that it trains on.
         earlier: the facts of the concepts before, for strategies that rehearse their prompts.
     """
-    texts = [caption or concept["training_prompt"] for caption in captions]
-    if prior := params.training(strategy).prior:
-        texts.append(class_prompt(prior.prompt, concept))
+    texts = []
+    for data in learned:
+        texts += [entry["caption"] or data["concept"]["training_prompt"] for entry in data["pictures"]["training"]]
+        if prior := params.training(strategy).prior:
+            texts.append(class_prompt(prior.prompt, data["concept"]))
     if rehearse := params.make_strategy(strategy).rehearse:
-        texts += rehearsed(rehearse, earlier)
+        texts += rehearsed(params.family, rehearse, earlier)
     return list(dict.fromkeys(texts))
+
+
+def unread_texts(
+    params: Params, strategy: str, learned: Sequence[Mapping[str, Any]], earlier: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Returns what is not read of `trained_texts`, as facts for the manifest; also logs it."""
+    return noted(params.family, trained_texts(params, strategy, learned, earlier))
 
 
 def check_texts(params: Params) -> list[str]:
@@ -51,9 +55,10 @@ def check_texts(params: Params) -> list[str]:
             for concept in params.concepts(domain, order).values():
                 facts, name = facts_of(concept), f"{domain}/{concept.name}"
                 check_prompts(params.family, facts)
-                texts, captions = sampled_texts(params, facts), [picture.caption for picture in concept.training]
+                texts, captions = sampled_texts(params, facts), [{"caption": p.caption} for p in concept.training]
+                data = {"concept": facts, "pictures": {"training": captions}}
                 for strategy in params.strategies:
-                    texts += trained_texts(params, strategy, facts, captions, [facts])
+                    texts += trained_texts(params, strategy, [data], [facts])
                 if params.watch.previews_every:
                     words = " ".join(filter(None, (concept.token, concept.noun)))
                     texts += [fill(prompt, words) for prompt in params.watch.prompts]

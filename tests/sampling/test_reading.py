@@ -25,26 +25,8 @@ from stages.tools.paint import paint
 from stages.training.texts import check_texts
 from tests.support.workspace import PROJECT, workspace
 
-WORDS = [
-    "a",
-    "photo",
-    "of",
-    "my",
-    "Grandmother's",
-    "café",
-    "mug,",
-    "red",
-    "&",
-    "blue",
-    "24",
-    "sks",
-    "in",
-    "the",
-    "jungle",
-    "teapot",
-    "日本",
-    "ocean",
-]
+TEXT = "a photo of my Grandmother's café mug, red & blue 24 sks in the jungle teapot 日本 ocean"
+WORDS = TEXT.split()
 
 
 @pytest.fixture(scope="module", params=["toy", "hub"])

@@ -33,7 +33,7 @@ from stages.families.unet.text_encoders import (
 )
 from stages.files.artifact import digest
 from stages.runtime import instruction_set
-from stages.runtime.device import device
+from stages.runtime.device import allow_tf32, device
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")  # the attention projections, as the paper trains them
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -42,6 +42,7 @@ OPTIONS = (
     "compile",
     "text_encoders",
     "feed_forward_dtype",
+    "tf32",
 )  # in the fingerprint if not default
 
 
@@ -62,6 +63,7 @@ class UNetFamily(Family):
     decoder_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     compile: bool = False  # torch.compile, and channels_last on a GPU: takes minutes once per shape, then faster
     feed_forward_dtype: Literal["", "float8_e4m3fn"] = ""  # of these layers in sampling; empty: `dtype`
+    tf32: bool = False  # convolutions on a GPU in TF32, torch's default, as published; no effect on a CPU
     vae: str = ""  # a folder with another autoencoder than the base's own; `vae_revision` pins it
     vae_revision: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")] = ""
     # Here and not in `train`: it decides which weights an adapter has, and every stage that reads one needs `shapes`.
@@ -184,6 +186,7 @@ class UNetFamily(Family):
         return {name: self.module(name).weight.clone() for name in self.shapes()}
 
     def shift(self, delta: Delta) -> None:
+        allow_tf32(self.tf32)
         for part in self.adapted_parts:
             layers.remove(getattr(self.pipeline, part).eval())  # those of the last training are still in it
         with torch.no_grad():
@@ -193,6 +196,7 @@ class UNetFamily(Family):
 
     @torch.no_grad()
     def encode_images(self, images: Sequence[Image.Image]) -> Encodings:
+        allow_tf32(self.tf32)
         self.to_device("vae")
         vae, moments = self.pipeline.vae, []
         for image in images:
