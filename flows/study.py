@@ -19,6 +19,7 @@ from flows.engine import prefect_view
 from flows.graph.remote import open_graph
 from flows.graph.stage_names import StageName, last_stages
 from stages.runtime.arguments import Parser
+from stages.runtime.environment import check_code
 from stages.runtime.exits import attempt
 from stages.runtime.process import collect_rarely
 
@@ -60,7 +61,12 @@ def command(
     parser.add_argument("--no-view", action="store_true", help="don't report to Prefect")
     args = parser.parse_args()
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
-    prefect_view.exit_process(attempt(lambda: work(args)))
+
+    def checked() -> int:
+        check_code()
+        return work(args)
+
+    prefect_view.exit_process(attempt(checked))
 
 
 def perform(args: argparse.Namespace, select: Select, prepare: Preparation = nothing) -> int:

@@ -13,10 +13,9 @@ from stages.files import artifact, tables
 from stages.monitoring.live_losses import LiveLosses
 from stages.monitoring.previews import Previews, safe_observer
 from stages.monitoring.trackers import tracking
+from stages.training import task, texts
 from stages.training.distributed import launch, launched, process_group
 from stages.training.loop import Observer
-from stages.training.task import earlier_photos, read_inputs
-from stages.training.task import train as train_adapter
 
 
 def train(params: Params, run: Run, args: argparse.Namespace) -> None:
@@ -26,7 +25,10 @@ def train(params: Params, run: Run, args: argparse.Namespace) -> None:
         launch(options.processes, ["-m", "stages.train", str(run), "--task", index])
         return
     source, previous = run.sequence.data(index), run.at(before(index)) / "state"
-    inputs = read_inputs(params, run, index)
+    inputs = task.read_inputs(params, run, index)
+    sources = task.earlier_photos(run, index, params.make_strategy(run.strategy))
+    learned_from = [inputs.data, *(facts for facts, _ in inputs.photos)]
+    unread = texts.unread_texts(params, run.strategy, learned_from, inputs.earlier)
     with tracking(params, run, index) as track:
 
         def observe(learner: Learner, frozen: Delta) -> Observer:
@@ -34,7 +36,7 @@ def train(params: Params, run: Run, args: argparse.Namespace) -> None:
             live = LiveLosses(params.study, run, index, options.steps)
             return safe_observer([previews, live, *([track] if track else [])])
 
-        adapter, losses = train_adapter(params, run, index, inputs, observe)
+        adapter, losses = task.train(params, run, index, inputs, observe)
     if not process_group().leads:
         return
     facts = provenance(params, run) | {
@@ -43,8 +45,8 @@ def train(params: Params, run: Run, args: argparse.Namespace) -> None:
         "train": options.model_dump(mode="json") | {"steps": len(losses.loss)},
         "scale": adapter.scale,
     }
-    facts |= {"micro_batch": losses.micro_batch} if losses.micro_batch else {}
-    parents = {"data": source, "state": previous, **earlier_photos(run, index, params.make_strategy(run.strategy))}
+    facts |= unread | ({"micro_batch": losses.micro_batch} if losses.micro_batch else {})
+    parents = {"data": source, "state": previous, **sources}
     with artifact.publish(run.at(index) / "adapter", "adapter", facts, parents) as draft:
         save_adapter(draft / "adapter.safetensors", adapter)
         steps: list[Any] = list(range(1, len(losses.loss) + 1))

@@ -34,6 +34,7 @@ EXEMPT = {
     "stages.files.pins": Exempt("compares weights with their pins"),
     "stages.files.model_lock": Exempt("has the pins of downloaded weights", ("report",)),
     "stages.runtime.arguments": Exempt("reads the command line"),
+    "stages.runtime.environment": Exempt("settings of the process, none of which changes a result"),
     "stages.runtime.exits": Exempt("exit codes"),
     "stages.runtime.faults": Exempt("error messages"),
     "stages.runtime.process": Exempt("locks and signals"),
@@ -51,7 +52,7 @@ EXEMPT = {
     "stages.files.tensors": Exempt("imported with the adapters", (*SHAPED, "report")),
     # Imported with the function that reads the output of `prepare`.
     "stages.photos.decode": Exempt("only `prepare` decodes photos", ("prepare",)),
-    "stages.files.untrusted": Exempt("only `prepare` reads photos", ("prepare",)),
+    "stages.files.untrusted": Exempt("elsewhere it only skips what other programs leave behind", ("prepare",)),
 }
 # The file of a run's strategy, as `start` has written its hash; a variant has no file of its own name.
 STRATEGY = "runs/${study}/${item.domain}/${item.order}/${item.strategy}/${item.seed}/00/strategy.json"

@@ -125,7 +125,7 @@ class Change:
     @contextmanager
     def _changed(self) -> Iterator[None]:
         """Makes the change; undoes it if an exception is raised."""
-        text = PARAMS.read_text("utf-8")
+        text = edit_params.params_text()
         undo = _copy_photos(*self.photos, fresh=self.fresh) if self.photos else None
         old: dict[Path, Path] = {}  # folder -> where it has been moved
         try:
@@ -145,7 +145,7 @@ class Change:
         for place in old.values():
             shutil.rmtree(place.parent)
         if undo and undo.old:
-            shutil.rmtree(undo.old, ignore_errors=True)
+            shutil.rmtree(undo.old.parent, ignore_errors=True)
 
 
 def _without_line(fault: ConfigFault) -> ConfigFault:
@@ -192,6 +192,7 @@ class _Undo:
         shutil.rmtree(self.folder, ignore_errors=True)
         if self.old:
             self.old.rename(self.folder)
+            self.old.parent.rmdir()
 
 
 def _copy_photos(source: Path, concept: str, fresh: bool) -> _Undo:
@@ -215,7 +216,11 @@ def _copy_photos(source: Path, concept: str, fresh: bool) -> _Undo:
     old = None
     if folder.exists():
         old = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=root.parent)) / name
-        folder.rename(old)
+        try:
+            folder.rename(old)
+        except OSError:
+            old.parent.rmdir()
+            raise
     try:
         with new_folder(folder) as draft:
             copy_folder(source, draft)

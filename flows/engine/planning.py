@@ -3,6 +3,7 @@ changed because other photos were added beside theirs."""
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -12,12 +13,14 @@ from flows.engine.photo_check import already_prepared, check_photos
 from flows.graph.graph import Graph
 from flows.graph.stage_names import StageName
 from stages.tools.forecasting.durations import Times
+from stages.training.texts import check_texts
 
 if TYPE_CHECKING:
     from flows.graph.dvc_internals import PipelineStage
     from stages.core.params import Params
     from stages.tools.forecasting.costs import Cost
 
+log = logging.getLogger("palimpsest")
 COPIES = 2  # one in the workspace and one in DVC's cache, if the file system cannot share them
 
 
@@ -97,6 +100,7 @@ def make_plan(graph: Graph, params: Params, times: Times, jobs: int, among: set[
         among: the stages to consider; None: all.
 
     Raises:
+        ConfigFault: two prompts of a concept are read alike.
         InputFault: photos that would be prepared cannot be used; all of them are listed.
     """
     stages = graph.plan(among)
@@ -106,6 +110,8 @@ def make_plan(graph: Graph, params: Params, times: Times, jobs: int, among: set[
             changes.look_at(name)
     cached = graph.cached(changes.changed)
     check_photos(params, set(changes.changed) - cached)
+    for line in check_texts(params) if changes.changed else ():
+        log.warning(line)
     to_run = [name for name in changes.changed if name not in cached]
     sizes = Sizes({name: size for name in graph.stages if (size := graph.size(name)) is not None}, params)
     new = COPIES * sum(map(sizes.of, to_run)) + sum(map(sizes.of, cached))

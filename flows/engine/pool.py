@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from stages.runtime.environment import integer
 from stages.runtime.exits import INTERRUPTED
+from stages.runtime.faults import ConfigFault
 from stages.runtime.process import children
 
 LOGS = Path(".cache", "flow", "logs")
@@ -46,10 +48,15 @@ def slots(jobs: int | None, devices: str | None) -> Slots:
     Args:
         jobs: number of slots; None or 0: PALIMPSEST_JOBS, or the default.
         devices: GPUs as in CUDA_VISIBLE_DEVICES; None: that variable, or all GPUs.
+
+    Raises:
+        ConfigFault: the number of jobs is not one.
     """
     listed = devices if devices is not None else os.environ.get("CUDA_VISIBLE_DEVICES")
     known = tuple(filter(None, listed.split(","))) if listed is not None else _gpus()
-    wanted = jobs or int(os.environ.get("PALIMPSEST_JOBS", "0"))
+    if jobs is not None and jobs < 0:
+        raise ConfigFault(f"--jobs {jobs}: must be at least 1.")
+    wanted = jobs or integer("PALIMPSEST_JOBS", default=0, least=0)
     return Slots(wanted or len(known) or len(os.sched_getaffinity(0)), known)
 
 

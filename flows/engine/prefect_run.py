@@ -80,11 +80,15 @@ class TaskRuns:
 def run_with_prefect(root: Path, study: str, engine: Engine, plan: list[str], stage_log: StageLog) -> Outcome:
     """Runs the plan as a Prefect flow, or within the current one; it is completed even if the server is lost."""
     prefect_view.set_environment(root)
-    from prefect import flow
-    from prefect.task_runners import ThreadPoolTaskRunner
+    try:
+        from prefect import flow
+        from prefect.task_runners import ThreadPoolTaskRunner
 
+        runner = cast(Any, ThreadPoolTaskRunner(max_workers=engine.pool.slots.jobs + 2))
+    except Exception as error:  # it refuses its settings: those of the environment or of a profile
+        log.warning("Prefect does not show this run, because it cannot start: %s", " ".join(str(error).split())[:300])
+        return _without_prefect(engine, plan, stage_log)
     began, outcomes = False, list[Outcome]()
-    runner = cast(Any, ThreadPoolTaskRunner(max_workers=engine.pool.slots.jobs + 2))
 
     def run() -> None:
         nonlocal began
@@ -115,8 +119,8 @@ def run_with_prefect(root: Path, study: str, engine: Engine, plan: list[str], st
         if began and not outcomes:
             raise
         prefect_view.note_server_lost(error)
-    return (
-        outcomes[0]
-        if outcomes
-        else engine.run(plan, lambda work, name: Once(work, name).in_a_thread(), stage_log, stage_log.tick)
-    )
+    return outcomes[0] if outcomes else _without_prefect(engine, plan, stage_log)
+
+
+def _without_prefect(engine: Engine, plan: list[str], stage_log: StageLog) -> Outcome:
+    return engine.run(plan, lambda work, name: Once(work, name).in_a_thread(), stage_log, stage_log.tick)

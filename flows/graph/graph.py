@@ -58,6 +58,8 @@ class Graph:
             gc.freeze()
             gc.enable()
         self.stages: dict[str, PipelineStage] = {stage.addressing: stage for stage in needs}
+        if "symlink" in str(self.repo.config["cache"].get("type", "")):
+            _remove_dead_links(Path(out.fs_path) for stage in self.stages.values() for out in stage.outs)
         self.needs = nx.relabel_nodes(needs, {stage: stage.addressing for stage in needs})
         self._lock = threading.Lock()
         self._unwritten: dict[str, PipelineStage] = {}
@@ -225,6 +227,15 @@ def _changed(stage: PipelineStage) -> bool:
         return True
     deps = () if stage.frozen else stage.deps
     return any(item.status() for item in (*deps, *stage.outs))
+
+
+def _remove_dead_links(outputs: Iterable[Path]) -> None:
+    """Deletes links of outputs that lead nowhere because the project was moved: DVC stops at them, and restores what is
+    missing."""
+    for output in outputs:
+        for path in (output, *output.rglob("*")):
+            if path.is_symlink() and not path.exists():
+                path.unlink()
 
 
 def _mend_rwlock(root: Path) -> None:

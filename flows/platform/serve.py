@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from flows.platform.server import (
     stop,
 )
 from stages.runtime.arguments import Parser
+from stages.runtime.exits import attempt
 
 
 def serve(root: Path, port: int) -> None:
@@ -68,26 +70,33 @@ def work(root: Path) -> None:
         time.sleep(PAUSE)
 
 
+def port_number(text: str) -> int:
+    """A port from the command line."""
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 1 << 16:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a port, a number from 1 to 65535")
+    return int(text)
+
+
 def main() -> None:
     parser = Parser(description=__doc__)
-    parser.add_argument("--port", type=int, default=PORT)
+    parser.add_argument("--port", type=port_number, default=PORT)
     text = "start only a worker for `python -m flows.platform.coordinator`; the server is the one in PREFECT_API_URL"
     parser.add_argument("--worker", action="store_true", help=text)
     args = parser.parse_args()
-    from stages.runtime.faults import Fault
 
     def end(*_: object) -> None:
         raise KeyboardInterrupt
 
     for number in (signal.SIGTERM, signal.SIGINT):  # background jobs of a shell, and their children, ignore SIGINT
         signal.signal(number, end)
-    try:
-        work(Path.cwd()) if args.worker else serve(Path.cwd(), args.port)
-    except Fault as fault:
-        print(f"error: {fault}", file=sys.stderr)
-        sys.exit(fault.code)
-    except KeyboardInterrupt:
-        print("Stopped.", file=sys.stderr)
+
+    def run() -> None:
+        try:
+            work(Path.cwd()) if args.worker else serve(Path.cwd(), args.port)
+        except KeyboardInterrupt:
+            print("Stopped.", file=sys.stderr)
+
+    sys.exit(attempt(run))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from flows.engine.prefect_internals import END_EVENTS, HEARTBEAT_EVENT, process_
 from flows.platform.server import HEARTBEAT, WORKSPACE, prefect
 
 POOL, CHAINS = "workspace", "chains"
+OUTPUT: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
 ZOMBIES, SILENCE = "Crash zombie flows", timedelta(seconds=3 * HEARTBEAT)
 
 
@@ -21,6 +22,7 @@ def set_up(root: Path) -> None:
     Not those of `set_up_chains`: without a worker of theirs the server's page would show them as not ready.
 
     Raises:
+        ConfigFault: a timezone in prefect.yaml does not exist.
         MachineFault: `prefect deploy` failed.
     """
     from prefect.client.orchestration import get_client
@@ -55,14 +57,36 @@ def _create_pool(client: Any, name: str, limit: int | None) -> None:
 
 def _deploy(root: Path, *names: str) -> None:
     from stages.runtime.faults import MachineFault
+    from stages.runtime.process import cause_of
 
+    check_timezones(root / "prefect.yaml")
     os.environ.pop(WORKSPACE, None)  # otherwise this folder is written into the deployments, for all workers
     words = ["--no-prompt", "deploy", *(word for name in names for word in ("--name", name))]
-    process = prefect(*words, settings={}, cwd=root, stdout=subprocess.PIPE, text=True)
+    process = prefect(*words, settings={}, cwd=root, text=True, **OUTPUT)
     output, _ = process.communicate()
     if process.returncode:
-        reason = output.strip().splitlines()[-1:]
-        raise MachineFault(f"prefect {' '.join(words)} ended with {process.returncode}: {reason}")
+        raise MachineFault(f"prefect {' '.join(words)} ended with {process.returncode}: {cause_of(output)}")
+
+
+def check_timezones(path: Path) -> None:
+    """Checks the timezones of prefect.yaml, since Prefect's error names neither the file nor the key.
+
+    Raises:
+        ConfigFault: one does not exist, or the file is not YAML.
+    """
+    from zoneinfo import available_timezones
+
+    from stages.files.yaml import read_yaml
+    from stages.runtime.faults import ConfigFault, nearest
+
+    document, known = read_yaml(path), available_timezones()
+    for i, deployment in enumerate(document.tree.get("deployments") or []):
+        for j, schedule in enumerate(deployment.get("schedules") or []):
+            zone = schedule.get("timezone")
+            if zone is not None and zone not in known:
+                keys = ("deployments", i, "schedules", j, "timezone")
+                likely = nearest(str(zone), known).partition("There is:")[0] or "Write it as in Europe/Paris."
+                raise ConfigFault(f"{document.where(keys)}: timezone: '{zone}' does not exist. {likely.strip()}")
 
 
 def crash_zombies(client: Any, silence: timedelta) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from stages.files.artifact import REMEDY, Damaged
 from stages.files.sealed import move_away
 from stages.runtime.arguments import Parser
+from stages.runtime.environment import check_code
 from stages.runtime.exits import attempt
 from stages.runtime.faults import ConfigFault, InputFault
 from stages.runtime.process import collect_rarely, die_with_parent
@@ -88,10 +89,12 @@ def show_log() -> None:
 def _begin(work: Callable[[Params, Any, argparse.Namespace], None], key: str | None, args: argparse.Namespace) -> None:
     from stages.core.params import load
     from stages.core.runs import find_run, find_sequence
-    from stages.runtime.device import device
+    from stages.runtime.device import allow_tf32, device
 
+    check_code()
     die_with_parent()
     device()
+    allow_tf32(False)  # the stage before, in the same worker, may have allowed it
     params = load()
     target = None
     if key is not None:

@@ -50,6 +50,7 @@ class KnownAs:
     version: str = "unknown"  # kohya's ss_base_model_version
     network: str = "networks.lora"  # ss_network_module: the kohya script that reads such adapters
     implementation: str = "diffusers"  # modelspec.implementation in kohya's format: the code whose module names it uses
+    synonyms: tuple[str, ...] = ()  # patterns of other names for architecture and version that trainers write
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,13 @@ class Family(Strict, ABC):
     @abstractmethod
     def encode_prompts(self, prompts: Sequence[str]) -> Encodings:
         """Encodes prompts for training and sampling, once, one row each; the model's current delta has no effect."""
+
+    def read_part(self, prompt: str) -> str:
+        """Returns the beginning of a prompt that the text encoders read: all of it, unless it is longer than they read.
+
+        Needs no weights in memory.
+        """
+        return prompt
 
     @abstractmethod
     def learner(self, frozen: Delta | None, adapter: Adapter, options: TrainingOptions | None = None) -> Learner:

@@ -23,6 +23,7 @@ from stages.evaluation.geometry.alignment import Alignment, align
 from stages.evaluation.measures import BASE_MEASURES, MEASURES, SHARES
 from stages.evaluation.order_effects import Effects, separate
 from stages.evaluation.results import OWN, Results, load, merge_checks
+from stages.evaluation.score_table import unread_texts
 from stages.evaluation.transfer import Array, PictureTransfer, Transfer, known_mean
 
 FACTORS = 5  # order, seed, concept, prompt, noise: the axes of a table, last
@@ -96,6 +97,7 @@ class Summary:
     checks: list[dict[str, str | float]]
     plain: list[Verdict] = field(default_factory=list)  # of the prompts without the concept's word, if sampled
     alignments: list[Alignment] = field(default_factory=list)  # by domain, if the models' predictions were recorded
+    unread: dict[str, str] = field(default_factory=dict)  # text -> words that were ignored because it is too long
 
 
 def summarise(params: Params) -> Summary:
@@ -115,7 +117,9 @@ def summarise(params: Params) -> Summary:
     checks = merge_checks(params)
     known = (v for v in verdicts if v.metric == params.report.identity)
     aligned = (align(params, v.domain, v.metric, v.runs, checks) for v in known)
-    return Summary(params, verdicts, results, checks, without_word, [one for one in aligned if one])
+    return Summary(
+        params, verdicts, results, checks, without_word, [one for one in aligned if one], unread_texts(params)
+    )
 
 
 def judge(

@@ -31,6 +31,7 @@ from stages.runtime.formatting import size
 
 NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+SCALARS = ("F64", "I64", "I32", "I16", "I8", "U8")  # number formats of single numbers, besides those
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 MAGIC = (b"PK\x03\x04", *(b"\x80" + bytes([protocol]) for protocol in range(6)))  # of zip files and pickles
 MAX_HEADER, MAX_TENSORS = 16 << 20, 50_000  # an adapter of SDXL's whole UNet has some 5,000 tensors
@@ -117,7 +118,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     header, metadata = read_header(path)
     for name, entry in header.items():
-        if entry["dtype"] not in BYTES:
+        if entry["dtype"] not in (*BYTES, *(SCALARS if entry["shape"] in ([], [1]) else ())):
             raise InputFault(f"{path}: {name} is {entry['dtype']}; adapters must be F16, BF16 or F32. Convert it.")
     return load_tensors(path), metadata
 
@@ -191,7 +192,9 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = load_file(path)
         for name, value in tensors.items():
-            if not value.is_floating_point() or not bool(value.isfinite().all()):
+            if not (value.is_floating_point() or (value.dim() < 2 and value.numel() == 1)) or not bool(
+                value.isfinite().all()
+            ):
                 raise InputFault(f"{path}: {name} contains other than finite floats. Copy the file again.")
     except (MemoryError, RuntimeError, OSError, SafetensorError) as error:
         if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):

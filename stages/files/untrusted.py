@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fnmatch
 import os
 import shutil
 import stat
@@ -11,10 +12,38 @@ from pathlib import Path
 
 from stages.runtime.faults import InputFault
 
-IGNORED = ("thumbs.db", "desktop.ini", "__macosx")  # created by operating systems
+# Files and folders that operating systems, file managers, sync clients and editors leave anywhere. They are no content:
+# manifests ignore them, and so does DVC, with the same patterns in .dvcignore.
+FOREIGN = (
+    *(".DS_Store", "._*", ".AppleDouble", ".localized", "__MACOSX", "Icon\r"),
+    *("[Tt]humbs.db", "ehthumbs*.db", "[Dd]esktop.ini", "$RECYCLE.BIN", "[Pp]icasa.ini", ".picasa.ini"),
+    *(".directory", ".Trash-*", ".nfs*", ".fuse_hidden*", ".goutputstream-*", ".thumbnails", "@eaDir"),
+    *(".sync", ".stfolder", ".stversions", ".syncthing.*", ".dropbox*", ".owncloud*", ".nextcloud*", "._sync_*"),
+    *(".tmp.driveupload", ".tmp.drivedownload", ".~lock.*#", "*~", ".*.sw[a-p]", "#*#", ".#*"),
+    *(".idea", ".vscode", ".ipynb_checkpoints"),
+)
 MOST_FILES, DEEPEST = 20_000, 8  # in a folder of photos
 COPY_IT = "Replace it with a copy, or remove it."
 UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # Unicode categories: control characters, invalid UTF-8, line breaks
+
+
+def is_foreign(name: str) -> bool:
+    """Whether a file or folder of this name is left by other programs wherever they look."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in FOREIGN)
+
+
+def content_of(folder: Path) -> list[Path]:
+    """Lists all files in a folder and its sub-folders, sorted, without foreign ones."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and not any(map(is_foreign, path.relative_to(folder).parts))
+    )
+
+
+def is_printable(name: str) -> bool:
+    """Whether a file's name is text on one line; names that a file system allows need not be."""
+    return not any(unicodedata.category(letter) in UNPRINTABLE for letter in name)
 
 
 def list_folder(folder: Path, root: Path) -> list[Path]:
@@ -35,9 +64,9 @@ def list_folder(folder: Path, root: Path) -> list[Path]:
         raise InputFault(f"{folder}: cannot be read: {error.strerror}. Fix or remove it.") from None
     for path in entries:
         name = path.name
-        if name.startswith(".") or name.lower() in IGNORED:
+        if name.startswith(".") or is_foreign(name):
             continue
-        if any(unicodedata.category(letter) in UNPRINTABLE for letter in name):
+        if not is_printable(name):
             complaints.append(f"{folder / ascii(name)}: control characters in its name. Rename it.")
             continue
         if _stays_within(inside, path):
@@ -74,7 +103,7 @@ def copy_folder(source: Path, target: Path) -> None:
             if reason := _why_not(path, inside):
                 complaints.append(f"{path}: {reason}. {COPY_IT}")
             elif not complaints:
-                shutil.copy2(path, target / within / name)
+                shutil.copyfile(path, target / within / name)  # not its mode: it may be read-only
         if count > MOST_FILES:
             raise InputFault(f"{source}: more than {MOST_FILES} files. Give a folder of photos.")
     if complaints:

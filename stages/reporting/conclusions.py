@@ -14,6 +14,8 @@ from stages.reporting.sweeps import fronts
 from stages.reporting.sweeps.variants import series
 from stages.runtime.formatting import counted
 
+MOST_TEXTS = 5  # that are quoted
+
 
 def ordered(summary: Summary) -> list[Verdict]:
     """The verdicts by domain, the metric of identity first."""
@@ -40,7 +42,16 @@ def conclusions(summary: Summary) -> list[str]:
             lines.append(f"{head} {_recognised(verdict)}")
         if len(verdict.labels) > 1:
             lines.append(f"{head} {_places(verdict)}")
-    return lines
+    return lines + _unread(summary)
+
+
+def _unread(summary: Summary) -> list[str]:
+    """What the base did not read of prompts and captions."""
+    if not summary.unread:
+        return []
+    texts = "; ".join(f"of '{text}' it ignored '{lost}'" for text, lost in list(summary.unread.items())[:MOST_TEXTS])
+    more = "; and so on, see `unread` in the manifests" if len(summary.unread) > MOST_TEXTS else ""
+    return [f"The text encoder read only the beginning of {counted(len(summary.unread), 'text')}: {texts}{more}."]
 
 
 def _spread(summary: Summary) -> str:

@@ -10,7 +10,8 @@ from typing import TypeVar
 import torch
 
 from stages.runtime import instruction_set
-from stages.runtime.faults import MachineFault
+from stages.runtime.environment import integer
+from stages.runtime.faults import ConfigFault
 
 log = logging.getLogger("palimpsest")
 Item = TypeVar("Item")
@@ -28,8 +29,7 @@ def device() -> torch.device:
     instruction set is fixed already: see `instruction_set`.
 
     Raises:
-        ConfigFault: PALIMPSEST_INSTRUCTIONS has an unknown value.
-        MachineFault: PALIMPSEST_DEVICE names no device of this machine.
+        ConfigFault: one of these variables, or PALIMPSEST_INSTRUCTIONS, has an impossible value.
     """
     if warning := instruction_set.check():
         log.warning("%s", warning)
@@ -41,23 +41,27 @@ def device() -> torch.device:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-    torch.set_num_threads(int(os.environ.get("PALIMPSEST_THREADS", "1")))
+    torch.set_num_threads(integer("PALIMPSEST_THREADS", default=1, least=1))
     name = os.environ.get("PALIMPSEST_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
     rank = os.environ.get("LOCAL_RANK")  # in distributed training each process has its own GPU
     if rank is not None and name.startswith("cuda"):
         torch.cuda.set_device(int(rank))
         name = "cuda"
-    return _checked(name)
+    try:
+        chosen = torch.device(name)
+    except RuntimeError:
+        raise ConfigFault(f"PALIMPSEST_DEVICE: torch has no device '{name}'. Set cpu, cuda, cuda:1 or mps.") from None
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ConfigFault(f"PALIMPSEST_DEVICE: {name}, but torch sees {torch.cuda.device_count()} GPUs. Unset it.")
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigFault(f"PALIMPSEST_DEVICE: {name}, but torch sees no GPU of Apple's. Unset it.")
+    return chosen
 
 
-def _checked(name: str) -> torch.device:
-    kind, _, number = name.partition(":")
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    known = available.get(kind, False) and (number.isdecimal() or name == kind)
-    if not known or (kind == "cuda" and int(number or 0) >= torch.cuda.device_count()):
-        here = ", ".join(kind for kind, there in available.items() if there)
-        raise MachineFault(f"PALIMPSEST_DEVICE: this machine has no device '{name}'. Set it to one of: {here}.")
-    return torch.device(name)
+def allow_tf32(allowed: bool) -> None:
+    """Sets whether convolutions on a GPU may round their inputs to TF32, as torch does by default; matrix products may
+    not in either case."""
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
 def algebra_device() -> torch.device:

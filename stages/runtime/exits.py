@@ -10,13 +10,14 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from stages.runtime.environment import prepare
 from stages.runtime.faults import Fault, MachineFault, printable
 
 EXIT_CODES = (
     "exit codes: 0 done, 2 params.yaml or arguments, 3 photos, weights or artifacts, 4 machine, "
     "75 stopped and saved, 70 bug"
 )
-INTERRUPTED = 130
+INTERRUPTED, BROKEN_PIPE = 130, 141  # as shells report signals
 # A full, read-only or failing disk, missing permissions, too many open files, no memory: neither bugs nor bad input.
 OF_THE_MACHINE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE),
@@ -31,10 +32,14 @@ def attempt(work: Callable[[], int | None], debug: bool = False) -> int:
         work: returns its exit code; None means 0.
         debug: also print the traceback.
     """
-    with contextlib.suppress(AttributeError):  # a file name may hold bytes that are no text
-        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        return work() or 0
+        prepare()
+        code = work() or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader of our output has ended, as in `palimpsest status | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python complains when it flushes it at the end
+        return BROKEN_PIPE
     except Fault as fault:
         if debug:
             traceback.print_exc()
@@ -48,7 +53,7 @@ def attempt(work: Callable[[], int | None], debug: bool = False) -> int:
             print(f"error: {machine_fault(error)}", file=sys.stderr)
             return MachineFault.code
         _report_bug(error, debug)
-        return 70
+        return Fault.code
 
 
 def machine_fault(error: OSError) -> MachineFault:

@@ -7,6 +7,7 @@ import ctypes
 import fcntl
 import gc
 import os
+import re
 import select
 import signal
 import socket
@@ -115,6 +116,22 @@ def _acquire(path: Path, wait: bool) -> IO[str]:
             if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
                 return file
         file.close()
+
+
+CAUSE = re.compile(r"(error|fatal|abort)\b[^:]*: ", re.IGNORECASE)
+EXCEPTION = re.compile(r"[\w.]+(Error|Exception|Fault)\b: ")
+
+
+def cause_of(output: str) -> str:
+    """Returns the line of a failed process's output that says why: not the last one, which is often a hint.
+
+    That is the exception after a traceback, or the first line that begins as an error, or the first line.
+    """
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    if any(line.startswith("Traceback") for line in lines):
+        raised = [line for line in lines if EXCEPTION.match(line)]
+        lines = raised[-1:] or lines
+    return next((line for line in lines if CAUSE.match(line)), lines[0] if lines else "no output")
 
 
 class StopRequest:

@@ -33,6 +33,7 @@ def explain(error: ValidationError, cls: type[Strict]) -> str:
         return f"unknown key '{path}'. {nearest(str(first['loc'][-1]), cls.model_fields)}"
     if first["type"] == "missing":
         return f"'{path}' is missing."
+    reason = first["msg"].removeprefix("Value error, ")
     if not path:  # options that contradict each other
-        return f"{first['msg'].removeprefix('Value error, ')}."
-    return f"{path}: {first['msg']}, found {reprlib.repr(first['input'])}."
+        return f"{reason}."
+    return f"{path}: {reason}, found {reprlib.repr(first['input'])}."

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -18,26 +19,37 @@ class MagMax(Strategy):
 
     The task trains on the merged model, its own delta is compared with the running maximum, and a tie goes to it. The
     maximum is dense: it has no low rank. With `once`, tasks train on the sum of those before, as in MagMax's sequential
-    fine-tuning, and the maximum, which is remembered beside the sum, replaces it after that task.
+    fine-tuning, and the maximum, which is remembered beside the sum, replaces it after that task. If it is the base
+    that they train on, tasks are independent, and the running maximum is one selection among all of them.
     """
 
     scale: float = Field(1.0, gt=0)  # multiplies the new delta before it is compared; MagMax itself used 0.5
     threshold: float = Field(1.0, gt=0)  # the new entry must be this many times the old one
-    delay: int = Field(1, ge=1)  # so many tasks are summed before selection begins
+    sum_first: int = Field(1, ge=1)  # the first so many tasks are summed, and selection begins with the next one
     once: int | None = omit_default(None, ge=2)  # the task after which the largest entries of all are selected
+    trains_on: Literal["merged", "base"] = omit_default("merged")  # what a task's adapter is trained on top of
     adaptive: bool = omit_default(False)  # per module the threshold at which task t takes 1 / t of the entries
 
     @model_validator(mode="after")
     def _one_rule(self) -> MagMax:
         if self.adaptive and self.threshold != 1:
             raise ValueError("adaptive sets the threshold by itself. Remove threshold")
-        if self.once and self.delay != 1:
-            raise ValueError("once says when selection begins, and so does delay. Remove one of them")
+        if self.once and self.sum_first != 1:
+            raise ValueError("once says when selection begins, and so does sum_first. Remove one of them")
+        if self.trains_on == "base" and (self.sum_first > 1 or self.threshold != 1 or self.once or self.adaptive):
+            raise ValueError("trains_on: base selects once, which sum_first, threshold, once and adaptive contradict")
         return self
 
     @property
     def laws(self) -> frozenset[Law]:
-        return LAWS - {"idle"} if self.once else LAWS
+        return LAWS - ({"idle"} if self.once else set()) - ({"start"} if self.trains_on == "base" else set())
+
+    @property
+    def starts_fresh(self) -> bool:  # type: ignore[override]
+        return self.trains_on == "merged"
+
+    def frozen(self, state: State) -> Delta | None:
+        return state.delta if self.trains_on == "merged" else None
 
     def memory(self, shapes: Mapping[str, tuple[int, int]]) -> Mapping[str, tuple[int, ...]]:
         return dict(shapes) if self.once else {}
@@ -49,7 +61,7 @@ class MagMax(Strategy):
             largest = self._selected(before, new, state.turn)
             delta = largest if state.turn >= self.once else state.delta + new
             return State(delta, memory=largest.dense, tasks=counted)
-        if not state.delta.dense and len(state.delta.terms) < self.delay:
+        if not state.delta.dense and len(state.delta.terms) < self.sum_first:
             return State(state.delta + new, tasks=counted)
         return State(self._selected(state.delta, new, state.turn), tasks=counted)
 

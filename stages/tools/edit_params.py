@@ -100,10 +100,17 @@ def _yaml() -> YAML:
     return yaml
 
 
-def _dump(yaml: YAML, tree: Any) -> str:
+def _dump(yaml: YAML, tree: Any, before: str) -> str:
+    """The new text, with the line ends of the text before."""
     out = io.StringIO()
     yaml.dump(tree, out)
-    return out.getvalue()
+    text = out.getvalue().replace("\r\n", "\n")
+    return text.replace("\n", "\r\n") if "\r\n" in before else text
+
+
+def params_text() -> str:
+    """The text of params.yaml, with its own line ends."""
+    return PARAMS.read_bytes().decode("utf-8")
 
 
 def by_domain(names: list[str], domains: list[str]) -> dict[str, str]:
@@ -184,7 +191,7 @@ def without_concept(text: str, concepts: Mapping[str, str]) -> str:
             for key, name in zip(keys, names, strict=False):
                 listed[key] = name
             _drop_last(listed)
-    return _dump(yaml, tree)
+    return _dump(yaml, tree, text)
 
 
 def _drop_last(listed: Any) -> None:
@@ -228,7 +235,7 @@ def with_photos(text: str, names: list[str], domain: str, source: Path) -> str:
             tree[key].fa.set_flow_style()
     tree["source"] = str(source)
     tree["report"]["paper"] = False  # its concepts are others
-    return _dump(yaml, tree)
+    return _dump(yaml, tree, text)
 
 
 @contextmanager
@@ -263,7 +270,7 @@ def with_sets(text: str, sets: Mapping[str, list[str]], domain: str) -> str:
     tree["sequences"] = {
         name: {order: _turned(concepts, k) for order, k in turns.items()} for name, concepts in sets.items()
     }
-    return _dump(yaml, tree)
+    return _dump(yaml, tree, text)
 
 
 def _turned(names: list[str], by: int) -> dict[str, str]:

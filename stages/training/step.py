@@ -21,6 +21,7 @@ from torch import Tensor
 from stages.core.family import Encodings, Learner
 from stages.core.params import Train
 from stages.training.cuda_graph import Recorder, Replay, recordable
+from stages.training.optimisers import OPTIMISERS
 
 log = logging.getLogger("palimpsest")
 ANSWER = "answer"  # the place of an answer among the inputs
@@ -55,21 +56,13 @@ class Descent:
         self._rate, self._loss, self._norm, self._not_finite = (torch.zeros((), device=on) for _ in range(4))
         self._stats, self._unread = torch.zeros(capacity, 2, device=on), 0
         self._loss_scale = torch.tensor(learner.loss_scale, device=on)
-        self.optimiser = torch.optim.AdamW(
-            self.parameters,
-            self._rate,
-            options.betas,
-            options.epsilon,
-            options.weight_decay,
-            fused=True,
-            capturable=on.type == "cuda",
-        )
-        self.optimiser.found_inf = self._not_finite  # type: ignore[attr-defined] # fused AdamW skips the step if it is 1
+        kind = OPTIMISERS[options.optimiser]
+        self.optimiser = kind(self.parameters, options, self._rate, self._not_finite)
         self._gradients = [torch.zeros_like(parameter) for parameter in self.parameters]
         for parameter, gradient in zip(self.parameters, self._gradients, strict=True):
             parameter.grad = gradient  # accumulated and zeroed in place from here on
         self._pieces = [piece for gradient in self._gradients for piece in torch.split(gradient.view(-1), PIECE)]
-        recorder = Recorder(self.without_effect) if recordable(on, options) else None
+        recorder = Recorder(self.without_effect) if kind.recordable and recordable(on, options) else None
         self._gradient, self._update = Replay(self.add_gradient, recorder), Replay(self._apply, recorder)
         self._answer = Replay(self._write_answer, recorder)
 
@@ -130,24 +123,17 @@ class Descent:
         """Parameters and AdamW's moments, which the next step changes."""
         tensors: dict[str, Tensor] = {}
         for i, parameter in enumerate(self.parameters):
-            moments = self.optimiser.state[parameter]
-            tensors |= {
-                f"{i}.weight": parameter.detach(),
-                f"{i}.first": moments["exp_avg"],
-                f"{i}.second": moments["exp_avg_sq"],
-            }
+            tensors[f"{i}.weight"] = parameter.detach()
+            tensors |= {f"{i}.{name}": value for name, value in self.optimiser.moments(parameter).items()}
         return tensors
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor], step: int) -> None:
         """Loads what `state` returned after `step` steps."""
         for i, parameter in enumerate(self.parameters):
-            parameter.copy_(tensors[f"{i}.weight"])
-            self.optimiser.state[parameter] = {
-                "step": torch.tensor(float(step), device=parameter.device),
-                "exp_avg": tensors[f"{i}.first"].to(parameter.device),
-                "exp_avg_sq": tensors[f"{i}.second"].to(parameter.device),
-            }
+            own = {k.removeprefix(f"{i}."): v for k, v in tensors.items() if k.startswith(f"{i}.")}
+            parameter.copy_(own.pop("weight"))
+            self.optimiser.restore(parameter, {name: value.to(parameter.device) for name, value in own.items()}, step)
 
     def add_gradient(self, inputs: Encodings) -> None:
         """As `gradient`, without a CUDA graph."""

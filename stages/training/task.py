@@ -111,9 +111,9 @@ def prepare(params: Params, run: Run, index: str, inputs: Inputs) -> tuple[Prepa
     family, strategy, state = params.family, params.make_strategy(run.strategy), inputs.state
     options = _options(params, run, strategy, 1 + len(inputs.photos))
     params = params.model_copy(update={"train": options})
-    words, first = (run.seed, run.sequence.order, index), not state.delta.modules
+    words, first = drawn_from(options, run, index), not state.delta.modules
     shared = options.reinit == "shared" and (first or not strategy.own_draws)
-    fresh = _fresh(params, (run.seed, "fresh") if shared else (*words, "fresh"))
+    fresh = _fresh(params, (run.seed, *(() if shared else (run.sequence.order, index)), "fresh"))
     start, frozen = strategy.start(state, fresh), strategy.frozen(state)
     with process_group().leader_first():
         examples, count = _examples(params, [*inputs.photos, (inputs.data, inputs.pictures)])
@@ -131,6 +131,12 @@ def prepare(params: Params, run: Run, index: str, inputs: Inputs) -> tuple[Prepa
     learner = family.learner(frozen, start, options)
     training = Training(learner, options, words, CHECKPOINTS / artifact.digest(facts)[:32])
     return Prepared(training, material, first), frozen or Delta()
+
+
+def drawn_from(options: Train, run: Run, index: str) -> tuple[object, ...]:
+    """What noise, times and the order of pictures are drawn from: the published code starts its generators with the
+    seed alone in every task."""
+    return (run.seed,) if options.draws == "shared" else (run.seed, run.sequence.order, index)
 
 
 def earlier_photos(run: Run, index: str, strategy: Strategy) -> dict[str, Path]:
@@ -164,7 +170,7 @@ def _examples(params: Params, photos: Sequence[Photos]) -> tuple[list[Example], 
 
 
 def _fresh(params: Params, words: Sequence[object]) -> Adapter:
-    return fresh_adapter(params.family.shapes(), params.train.rank, params.train.alpha, generator(*words))
+    return fresh_adapter(params.family.shapes(), params.train.rank, params.train.alpha_number, generator(*words))
 
 
 def class_examples(params: Params, options: Prior, prompt: str) -> list[Example]:

@@ -1,10 +1,14 @@
+import json
 import re
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from stages.core.params import load
+from stages.core.training import Train
 from stages.runtime.faults import ConfigFault
+from stages.runtime.strict import explain
 
 PARAMS = Path("params.yaml").read_text("utf-8")
 
@@ -159,3 +163,15 @@ def test_an_error_points_at_the_line_that_the_user_wrote(tmp_path, old, new, lin
     lines = Path("params.yaml").read_text("utf-8").replace(old, new).splitlines()
     (number,) = (i for i, text in enumerate(lines, 1) if text.startswith(line) and new.split(" #")[0].strip() in text)
     assert fault(tmp_path, old, new).startswith(f":{number}: ")
+
+
+def test_alpha_follows_the_rank_in_a_sweep_of_ranks():
+    tree = load().train.model_dump(mode="json")
+    for rank in (4, 16):
+        train = Train.model_validate_json(json.dumps(tree | {"alpha": "rank", "rank": rank}))
+        assert (train.alpha, train.alpha_number) == ("rank", rank)
+        assert Train.model_validate_json(train.model_dump_json()) == train
+    for wrong in (0, -1, "ranks", "8", True, None):
+        with pytest.raises(ValidationError) as caught:
+            Train.model_validate_json(json.dumps(tree | {"alpha": wrong}))
+        assert explain(caught.value, Train).startswith("alpha: must be a number above 0, or rank, found ")

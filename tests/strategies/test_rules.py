@@ -313,7 +313,7 @@ def test_adaptive_selection_gives_each_new_task_its_share_however_large_it_is(si
         assert float(ratio[won].min()) >= float(ratio[~won].max())
 
 
-@pytest.mark.parametrize("options", [{"adaptive": True, "threshold": 2.0}, {"once": 3, "delay": 2}, {"once": 1}])
+@pytest.mark.parametrize("options", [{"adaptive": True, "threshold": 2.0}, {"once": 3, "sum_first": 2}, {"once": 1}])
 def test_two_rules_of_selection_at_a_time_are_refused(options):
     with pytest.raises(ConfigFault, match=r"Remove|greater than or equal to 2"):
         strategies.make("magmax", options)

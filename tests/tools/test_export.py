@@ -13,10 +13,11 @@ from ruamel.yaml import YAML
 
 from stages.adapters.algebra import Delta
 from stages.adapters.storage import load_adapter
+from stages.core.strategy import strategies
 from stages.files import artifact, writing
 from stages.runtime.faults import ConfigFault, InputFault, MachineFault
 from stages.tools.exchange import source
-from stages.tools.exchange.model_card import metadata, model_card
+from stages.tools.exchange.model_card import _about, metadata, model_card
 from stages.tools.exchange.source import find_origin, preferred_run, run_named
 from stages.tools.export import export
 from stages.tools.import_lora import import_lora
@@ -185,6 +186,19 @@ def test_a_single_adapter_is_described_as_incomplete(study, tmp_path):
     assert "One adapter, trained on the base model." in path.with_name("README.md").read_text()
 
 
+@pytest.mark.parametrize("strategy", sorted(strategies.classes))
+def test_an_adapter_is_described_as_what_it_holds(study, strategy):
+    origin = find_origin(study, f"objects/0/{strategy}/0", "02", "adapter")
+    concepts = [data["concept"]["name"] for data in origin.data]
+    if strategy in ("naive", "slao", "joint"):  # one adapter goes on; photos of all concepts
+        assert len(concepts) == 2
+        assert "One adapter of the base model that holds 2 concepts" in _about(origin)
+    else:
+        assert len(concepts) == 1
+    assert origin.words == origin.triggers
+    assert len(origin.words) == len(concepts)
+
+
 def test_other_files_are_not_overwritten(study, tmp_path):
     (tmp_path / "README.md").write_text("mine")
     with pytest.raises(ConfigFault, match=r"README\.md: already exists and is not an export"):
@@ -230,7 +244,7 @@ def test_an_export_can_be_imported_and_exported_again(study, tmp_path, form):
     again = exported(study, str(folder), tmp_path / "again", task=None, what="adapter")
     assert relative_error(comfyui(open_lora(again)[0], ldm_names(2, 1, delta.modules)), delta) < 1e-3
     assert "trained elsewhere" in again.with_name("README.md").read_text()
-    assert "; adapter: base model: Apache-2.0; pictures: " in open_lora(again)[1]["modelspec.license"]
+    assert "; imported adapter: base model: Apache-2.0; pictures: " in open_lora(again)[1]["modelspec.license"]
     with pytest.raises(ConfigFault, match="02/state: already exists and is not an import"):
         import_lora(
             study, None, Namespace(file=path, to=Path("runs/small/objects/0/merge_init/0/02/state"), alpha=None)

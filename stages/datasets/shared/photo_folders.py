@@ -5,12 +5,14 @@
     root/mug/references/01.jpg           pictures to compare with; by default, the training pictures
     root/mug/concept.yaml                token, noun, training_prompt, prompts, source, licence; all optional
 
-Captions and concept.yaml are optional: by default, the noun is the folder's name, and the token is made from it.
+Captions and concept.yaml are optional: by default, the noun is the folder's name, without a number of repeats as in
+kohya's `10_mug`, and the token is made from it. Masks of pictures (01-masklabel.png) are not used.
 """
 
 from __future__ import annotations
 
 import json
+import unicodedata
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -26,6 +28,7 @@ from stages.runtime.strict import Strict, explain
 
 REFERENCES = "references"
 ABOUT_THE_FOLDER = ("readme", "license", "licence", "credits", "consent")  # texts that are not captions
+MASKS = ("-masklabel", "-condlabel", "_mask", "-mask", ".mask")  # after the name of the picture that they belong to
 EVERYDAY = (
     "a photo of a {} on the beach",
     "a photo of a {} in the forest",
@@ -132,13 +135,15 @@ class PhotoFolders(Dataset):
 
     def _pictures(self, folder: Path, words: str, about: About) -> tuple[Picture, ...]:
         entries = [path for path in list_folder(folder, Path(self.root)) if path.name not in (ABOUT, REFERENCES)]
-        captions = {path.stem: path for path in entries if path.suffix.lower() == ".txt"}
+        captions = {_stem(path): path for path in entries if path.suffix.lower() == ".txt"}
         # Everything else counts as a picture, so that an unreadable one is refused, not ignored.
-        photos = [path for path in entries if path.suffix.lower() not in TEXTS]
+        photos = {path: _stem(path) for path in entries if path.suffix.lower() not in TEXTS}
+        masks = {path: stem for path in photos if (stem := _masked(_stem(path))) in photos.values()}
+        photos = {path: stem for path, stem in photos.items() if path not in masks}
         if not photos:
             raise InputFault(f"{folder}: has no pictures. Put some there, or remove the folder.")
         complaints = [f"{path}: is a folder. Only '{REFERENCES}' may be one." for path in photos if path.is_dir()]
-        stems = {path.stem for path in photos} | {*ABOUT_THE_FOLDER}
+        stems = {*photos.values(), *ABOUT_THE_FOLDER}
         for stem, path in captions.items():
             if stem not in stems and stem.lower() not in stems:
                 complaints.append(
@@ -147,7 +152,21 @@ class PhotoFolders(Dataset):
         if complaints:
             raise InputFault("\n".join(complaints))
         texts = {stem: read_caption(path, words) for stem, path in captions.items()}
-        return tuple(Picture(p.name, p, texts.get(p.stem), about.source, about.licence) for p in photos)
+        unused = {stem: f"its mask {path.name} is not used" for path, stem in masks.items()}
+        return tuple(
+            Picture(p.name, p, texts.get(stem), about.source, about.licence, tuple(filter(None, [unused.get(stem)])))
+            for p, stem in photos.items()
+        )
+
+
+def _stem(path: Path) -> str:
+    """A file's name without its ending; a caption belongs to its picture however a file system writes umlauts."""
+    return unicodedata.normalize("NFC", path.stem)
+
+
+def _masked(stem: str) -> str | None:
+    """The picture that a file is a mask of by its name, as trainers name them; None if it is none."""
+    return next((stem.removesuffix(end) for end in MASKS if stem.endswith(end)), None)
 
 
 def read_about(path: Path) -> About:

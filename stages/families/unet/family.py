@@ -24,10 +24,18 @@ from stages.families.unet.names import module_names, part_of, why_unknown
 from stages.families.unet.pipeline import check_revision, weight_headers
 from stages.families.unet.prompts import Prompts
 from stages.families.unet.running_sum import RunningSum
-from stages.families.unet.text_encoders import PROJECTIONS, embed_distinct, full_name, own_name, tokens
+from stages.families.unet.text_encoders import (
+    PROJECTIONS,
+    embed_distinct,
+    full_name,
+    own_name,
+    read_part,
+    tokenizer_folder,
+    tokens,
+)
 from stages.files.artifact import digest
 from stages.runtime import instruction_set
-from stages.runtime.device import device, free_memory
+from stages.runtime.device import allow_tf32, device, free_memory
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")  # the attention projections, as the paper trains them
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -36,6 +44,7 @@ OPTIONS = (
     "compile",
     "text_encoders",
     "feed_forward_dtype",
+    "tf32",
 )  # in the fingerprint if not default
 
 
@@ -56,6 +65,7 @@ class UNetFamily(Family):
     decoder_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     compile: bool = False  # torch.compile, and channels_last on a GPU: takes minutes once per shape, then faster
     feed_forward_dtype: Literal["", "float8_e4m3fn"] = ""  # of these layers in sampling; empty: `dtype`
+    tf32: bool = False  # convolutions on a GPU in TF32, torch's default, as published; no effect on a CPU
     vae: str = ""  # a folder with another autoencoder than the base's own; `vae_revision` pins it
     vae_revision: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")] = ""
     # Here and not in `train`: it decides which weights an adapter has, and every stage that reads one needs `shapes`.
@@ -182,6 +192,7 @@ class UNetFamily(Family):
         return RunningSum(self.shapes(), device())
 
     def shift(self, delta: Delta) -> None:
+        allow_tf32(self.tf32)
         for part in self.adapted_parts:
             layers.remove(getattr(self.pipeline, part).eval())  # those of the last training are still in it
         base = self._base_weights
@@ -191,6 +202,7 @@ class UNetFamily(Family):
 
     @torch.no_grad()
     def encode_images(self, images: Sequence[Image.Image]) -> Encodings:
+        allow_tf32(self.tf32)
         self.to_device("vae")
         vae, moments = self.pipeline.vae, []
         for image in images:
@@ -208,6 +220,10 @@ class UNetFamily(Family):
             return ids
         self.to_device(*self.encoders)
         return {name: value.float().cpu() for name, value in self.embed(ids).items()}
+
+    def read_part(self, prompt: str) -> str:
+        folders = (Path(self.path, tokenizer_folder(encoder)) for encoder in self.encoders)
+        return min((read_part(folder, prompt) for folder in folders), key=len)
 
     @torch.no_grad()
     def embedded(self, prompts: Encodings) -> Encodings:

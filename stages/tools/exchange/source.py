@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from stages.adapters.algebra import Delta
+import torch
+
+from stages.adapters.algebra import Adapter, Delta
 from stages.adapters.state import State
 from stages.adapters.storage import load_adapter
 from stages.core.params import Params
 from stages.core.runs import Run, find_run, runs
 from stages.core.states import load_imported, state_after
-from stages.core.strategy import Regime
+from stages.core.strategy import PhotoStrategy, Regime, Strategy
 from stages.files import artifact
 from stages.runtime.faults import ConfigFault, InputFault
 
@@ -37,12 +39,24 @@ class Origin:
     data: tuple[Mapping[str, Any], ...]  # the manifests of its concepts, in the order learned
     text: bool = False  # whether it changes text encoders too
     partial: bool = False  # an adapter trained on top of a state, which alone is not the model after its task
+    adopted: Mapping[str, Any] | None = None  # the facts of the imported adapter that it is, or contains
     picture: Path | None = None  # the run's contact sheet, if there is a report
 
     @property
-    def triggers(self) -> list[str]:
-        """The words for each concept in a prompt."""
+    def words(self) -> list[str]:
+        """The words for each concept of `data` in a prompt."""
         return [" ".join(filter(None, (d["concept"]["token"], d["concept"]["noun"]))) for d in self.data]
+
+    @property
+    def triggers(self) -> list[str]:
+        """The words for everything that was learned, that of the imported adapter first."""
+        return [*filter(None, [self.terms("trigger_phrase", "trigger_words")]), *self.words]
+
+    def terms(self, *keys: str) -> str:
+        """What the imported adapter's metadata says under the first of these keys, or an empty text."""
+        metadata = (self.adopted or {}).get("metadata", {})
+        stated = (metadata.get(f"{head}{key}", "").strip() for key in keys for head in ("modelspec.", "", "ss_"))
+        return next(filter(None, stated), "")
 
     @property
     def licences(self) -> list[str]:
@@ -118,12 +132,16 @@ def _knows(params: Params, run: Run) -> int:
 
 def _trained(params: Params, run: Run, task: str, what: What) -> Origin:
     folder, sequence = run.at(task) / "adapter", run.sequence
-    trained = artifact.read(folder, "adapter")
+    trained, strategy = artifact.read(folder, "adapter"), params.make_strategy(run.strategy)
+    goes_on = _goes_on(strategy)
+    indices = [task]
+    if what == "state" or goes_on or isinstance(strategy, PhotoStrategy):
+        indices = [t.index for t in params.tasks if t.index <= task]
     if what == "state":
-        delta, indices = state_after(params, run, task).delta, [t.index for t in params.tasks if t.index <= task]
+        delta = state_after(params, run, task).delta
     else:
-        adapter = load_adapter(folder / "adapter.safetensors", trained["scale"], params.family.shapes())
-        delta, indices = adapter.delta, [task]
+        delta = load_adapter(folder / "adapter.safetensors", trained["scale"], params.family.shapes()).delta
+    begun = Path(params.family.adapter) if params.family.adapter else None
     return Origin(
         name="-".join([params.study, *str(run).split("/"), task] + ["adapter"] * (what == "adapter")),
         title=f"{params.study}: {run} after task {task}",
@@ -133,9 +151,17 @@ def _trained(params: Params, run: Run, task: str, what: What) -> Origin:
         training=trained["train"],
         data=tuple(artifact.read(sequence.data(index), "data") for index in indices),
         text=_changes_text(params, delta),
-        partial=what == "adapter" and int(task) > 1 and params.make_strategy(run.strategy).frozen(State()) is not None,
+        partial=what == "adapter" and (int(task) > 1 or begun is not None) and strategy.frozen(State()) is not None,
+        adopted=artifact.read(begun, "adapter")["adopted"] if begun and (what == "state" or goes_on) else None,
         picture=_contact_sheet(params, run),
     )
+
+
+def _goes_on(strategy: Strategy) -> bool:
+    """Whether a task goes on training the adapter of the one before, so that its own holds what that one learned."""
+    last = Adapter({"": torch.eye(2, 8)}, {"": torch.ones(8, 2)})
+    start = strategy.start(State(last.delta, last), Adapter(last.a, {"": torch.zeros(8, 2)}))
+    return any(bool(b.any()) for b in start.b.values())
 
 
 def _changes_text(params: Params, delta: Delta) -> bool:
@@ -155,4 +181,4 @@ def _contact_sheet(params: Params, run: Run) -> Path | None:
 def _imported(params: Params, folder: Path) -> Origin:
     facts, adapter = load_imported(params, folder)
     text = _changes_text(params, adapter.delta)
-    return Origin(folder.name, folder.name, "adapter", adapter.delta, facts, {}, (), text)
+    return Origin(folder.name, folder.name, "adapter", adapter.delta, facts, {}, (), text, adopted=facts.get("adopted"))

@@ -110,7 +110,9 @@ def _clock() -> float:
 
 def _adapter(params: Params, word: object) -> Adapter:
     """A small adapter that is not zero, so that it costs as much as a trained one."""
-    fresh = fresh_adapter(params.family.shapes(), params.train.rank, params.train.alpha, generator("forecast", word))
+    fresh = fresh_adapter(
+        params.family.shapes(), params.train.rank, params.train.alpha_number, generator("forecast", word)
+    )
     b = {name: 1e-3 * torch.randn(v.shape, generator=generator(word, name)) for name, v in fresh.b.items()}
     return Adapter(fresh.a, b, fresh.scale)
 
