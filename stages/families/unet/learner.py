@@ -106,6 +106,7 @@ class UNetLearner(Learner):
         drawn = [self._draw(row) for row in rows]
         clean, noise, times = (torch.stack(column) for column in zip(*drawn, strict=True))
         clean = clean * self.family.pipeline.vae.config.scaling_factor
+        signal, share = (factor[times, None, None, None] for factor in self._mixture())
         epsilon = self.schedule.config.prediction_type == "epsilon"
         weight = torch.tensor([row.weight for row in rows])
         rehearsed = torch.tensor([row.rehearsed for row in rows])
@@ -113,8 +114,8 @@ class UNetLearner(Learner):
             weight = weight * torch.where(rehearsed, 1.0, min_snr(self._snr()[times], self.options.snr_gamma, epsilon))
         frames = [self.images[row.image].get("frame", self.family.time_ids(1).cpu()) for row in rows]
         values = {
-            "noisy": self.schedule.add_noise(clean, noise, times),
-            "wanted": noise if epsilon else self.schedule.get_velocity(clean, noise, times),
+            "noisy": signal * clean + share * noise,
+            "wanted": noise if epsilon else signal * noise - share * clean,
             "times": times,
             "weight": weight,
             "time_ids": torch.cat(frames).float(),
@@ -134,6 +135,14 @@ class UNetLearner(Learner):
         latent = mean + std * torch.randn(mean.shape, generator=g)
         noise = torch.randn(mean.shape, generator=g)
         return latent, noise, torch.randint(self.schedule.config.num_train_timesteps, (), generator=g)
+
+    def _mixture(self) -> tuple[Tensor, Tensor]:
+        """The factors of picture and noise at each time, [times], as DDPMScheduler's `add_noise` and `get_velocity`.
+
+        The square roots are rounded from float64: MKL's in float32 are approximate and differ between vendors.
+        """
+        signal: Tensor = self.schedule.alphas_cumprod
+        return signal.double().sqrt().float(), (1 - signal).double().sqrt().float()
 
     def _snr(self) -> Tensor:
         """The signal-to-noise ratio at each time, [times]."""
