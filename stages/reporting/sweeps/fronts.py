@@ -54,7 +54,8 @@ def fronts(verdict: Verdict, series: Mapping[str, Sequence[str]]) -> list[Front]
         name: Point(name, intervals[SCORE], shown_forgetting(intervals))
         for name, intervals in verdict.strategies.items()
     }
-    return [Front(title, tuple(points[name] for name in names)) for title, names in series.items()]
+    # A strategy of the parameters has no point before its first run is done.
+    return [Front(title, tuple(points[name] for name in names if name in points)) for title, names in series.items()]
 
 
 def ahead(verdict: Verdict, one: str, other: str, level: float) -> bool:
