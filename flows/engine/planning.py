@@ -146,14 +146,12 @@ class _Changes:
 def changes_of(stage: PipelineStage) -> list[str]:
     """What has changed for a stage: files and keys of params.yaml, or only "not run yet"."""
     causes: list[str] = []
-    for entry in stage.status().get(stage.addressing, []):
-        if isinstance(entry, str):
-            causes.append("its command in dvc.yaml")
-            continue
-        for kind, changed in entry.items():
-            for path, how in dict(changed).items():
-                if kind == "changed outs":
-                    causes.append("not run yet" if how == "deleted" else f"{path} ({how})")
-                else:
-                    causes += [f"{path}: {key}" for key in how] if isinstance(how, dict) else [path]
+    # Not stage.status(), which locks every path: that fails while another process runs, or after a kill.
+    for dep in () if stage.frozen else stage.deps:
+        for path, how in dep.status().items():
+            causes += [f"{path}: {key}" for key in how] if isinstance(how, dict) else [path]
+    for out in stage.outs:
+        causes += ["not run yet" if how == "deleted" else f"{path} ({how})" for path, how in out.status().items()]
+    if stage.is_callback or stage.always_changed or stage.changed_stage():
+        causes.append("its command in dvc.yaml")
     return ["not run yet"] if "not run yet" in causes else causes

@@ -82,6 +82,7 @@ class Graph:
         """
         order = [name for name in nx.dfs_postorder_nodes(self.needs) if among is None or name in among]
         planned: set[str] = set()
+        _mend_rwlock(self.root)
         with self.repo.lock:
             for name in order:
                 if not planned.isdisjoint(self.needs.successors(name)) or _changed(self.stages[name]):
@@ -145,7 +146,6 @@ class Graph:
         Raises:
             MachineFault: another DVC process holds the lock.
         """
-        _mend_rwlock(self.root)
         tops = {Path(out.def_path).parts[0] for stage in self.stages.values() for out in stage.outs}
         folders = [str(self.root / top) for top in sorted(tops)]
         with contextlib.ExitStack() as held:

@@ -199,7 +199,7 @@ def test_without_a_stage_on_the_remote_there_is_no_report_and_the_error_names_th
     lost = next(
         path
         for path in remote.glob("runs/*/*/*")
-        if "stages.score objects/0/naive/0 --task 01" in YAML(typ="safe").load(path)["cmd"]
+        if any(out["path"].endswith("naive/0/01/scores") for out in YAML(typ="safe").load(path)["outs"])
     )
     lost.rename(remote / "lost")
     refused = report(clone(study, here.parent / "late", str(remote)))
