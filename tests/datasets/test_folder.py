@@ -214,7 +214,7 @@ def test_pipes_are_refused_without_waiting(root):
         (b"a {} \x00", r"U\+0000"),
         ("a {} \u202egnp".encode(), r"U\+202E"),
         (b"a" * 10_001, "10001 characters"),
-        (b"a" * (2 << 20), "2 MB"),
+        (b"a" * (2 << 20), "2.0 MB, over 1 MB"),
     ],
 )
 def test_misleading_captions_are_refused(root, text, message):
@@ -263,7 +263,7 @@ def test_wrong_options_are_refused(root, options, message):
         ('noun: "a\\0b"', r"U\+0000|special characters|control"),
         ('noun: "\\ud800"', "concept.yaml"),
         ("[]", "expected sections"),
-        ("", "expected sections"),
+        ("", "the file is empty"),
     ],
 )
 def test_concept_yaml_is_strict(root, text, message):

@@ -55,7 +55,8 @@ def fronts(verdict: Verdict, series: Mapping[str, Sequence[str]]) -> list[Front]
         for name, intervals in verdict.strategies.items()
     }
     # A strategy of the parameters has no point before its first run is done.
-    return [Front(title, tuple(points[name] for name in names if name in points)) for title, names in series.items()]
+    done = {title: tuple(points[name] for name in names if name in points) for title, names in series.items()}
+    return [Front(title, some) for title, some in done.items() if some]
 
 
 def ahead(verdict: Verdict, one: str, other: str, level: float) -> bool:
