@@ -43,7 +43,7 @@ def test_the_report_is_complete(params) -> None:
     }
     sheets = {f"grids/objects-0-{s}-0.png" for s in params.strategies} | {"grids/objects-side-by-side.png"}
     texts = {"metrics.json", "matrix.csv", "curve.csv", "differences.csv", "checks.csv", "results.md", "summary.txt"}
-    texts |= {"report.html", "headline.json", "settings.json", "scores.parquet"}
+    texts |= {"report.html", "headline.json", "settings.json", "scores.parquet", "conclusion.json"}
     assert {p.relative_to(FOLDER).as_posix() for p in artifact.files_of(FOLDER)} == charts | sheets | texts
 
 

@@ -59,7 +59,7 @@ def test_the_part_that_is_read_is_what_transformers_keeps(tokenizer):
             assert read == prompt
         else:
             assert read == prompt[: max(end for _, end in kept["offset_mapping"])]
-            assert len(read) < len(prompt)
+            assert len(read) <= len(prompt)  # equal where the last letter is several tokens, not all of which are read
 
     check()
 

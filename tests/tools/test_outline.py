@@ -43,7 +43,7 @@ def test_another_type_is_refused_by_its_line(tmp_path_factory, key, value):
         tree = edit_params.tree(path)
     except ConfigFault as fault:
         place = str(fault).removeprefix(str(path))
-        assert place.startswith((f":{start + 1}: {key}", f": '{key}' is missing"))
+        assert place.startswith((f":{start + 1}: {key}", f":{start + 1}: unknown key '{key}.", f": '{key}' is missing"))
         return
     assert (key, value) in (("study", "abc"), ("sequences", "{a: {b: c}}")) or tree == checked(read_yaml(path))
 

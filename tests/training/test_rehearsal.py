@@ -241,7 +241,7 @@ def test_previews_change_nothing_of_what_is_rehearsed(params):  # noqa: F811
 
     data = {"concept": CONCEPT, "pictures": {"training": [{"caption": None, "frame": None}] * 3}}
     run = type(RUN)(RUN.sequence, "merge_init", 0)
-    adapter, losses = train(study, run, "03", before, data, photos(), observe, EARLIER)
+    adapter, losses = train(study, run, "03", Inputs(data, photos(), before, EARLIER), observe)
     assert (fingerprint(flat(adapter)), losses) == plain
     assert len(list(Path("previews").rglob("*.png"))) == 3  # after steps 0, 2 and 4
 
