@@ -37,7 +37,7 @@ def show(as_json: bool, browser: bool) -> None:
         raise InputFault(f"{folder}: there is no report yet. Run the study to the end: palimpsest run")
     page = _stamped(folder)
     if as_json:
-        facts = {name.partition(".")[0]: read_json(folder / name) for name in (CONCLUSION, METRICS)}
+        facts = {name.partition(".")[0]: read_json(folder / name) for name in (METRICS, CONCLUSION)}
         console.as_json({"page": str(page), **facts})
         return
     with as_written(folder, REMAKE):

@@ -183,7 +183,8 @@ def _add(params: Params, entry: Path, dry_run: bool) -> str:
         except OSError:
             write_file(PARAMS, before)
             raise
-        entry.with_name(entry.name + NOTE).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # its name may be longer than a name can be: then it was never written
+            entry.with_name(entry.name + NOTE).unlink(missing_ok=True)
     return name
 
 

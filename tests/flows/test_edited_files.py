@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.commands import console, show_report, status
+from flows.commands import show_report, status
 from flows.commands.concept_scores import concept_scores, titles
 from flows.engine import journal
 from stages.runtime.faults import InputFault
@@ -21,7 +21,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text(text)
     STUDY.mkdir(parents=True)
-    for name, content in (("metrics.json", "{}"), ("headline.json", "{}"), ("summary.txt", "text\n")):
+    for name, content in (("metrics.json", "{}"), ("headline.json", "{}"), ("conclusion.json", '{"warning": ""}')):
         (STUDY / name).write_text(content)
 
 
@@ -35,17 +35,25 @@ def test_metrics(content):
 @pytest.mark.parametrize(
     "content", ["[]", '{"objects": 3}', '{"objects": {"naive": {}}}', '{"objects": {"naive": {"average_score": "x"}}}']
 )
-def test_headline(content, monkeypatch):
-    monkeypatch.setattr(console, "fits", lambda text: False)
+def test_headline(content):
     (STUDY / "headline.json").write_text(content)
     with pytest.raises(InputFault, match="report/toy-objects: is not as it was written"):
         show_report.show(False, False)
 
 
-def test_a_summary_cannot_talk_to_the_terminal(capsys):
-    (STUDY / "summary.txt").write_text("\x1b]0;title\x07 text\n")
+@pytest.mark.parametrize("content", ["[]", "{}", '{"warning": "", "objects": 3}', '{"warning": 3}'])
+def test_conclusion(content):
+    (STUDY / "conclusion.json").write_text(content)
+    with pytest.raises(InputFault, match="report/toy-objects: is not as it was written"):
+        show_report.show(False, False)
+
+
+def test_a_conclusion_cannot_talk_to_the_terminal(capsys):
+    (STUDY / "conclusion.json").write_text('{"warning": "\\u001b]0;title\\u0007 text"}')
     show_report.show(False, False)
-    assert "\x1b" not in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "\x1b" not in output
+    assert "text" in output
 
 
 @pytest.mark.parametrize(
