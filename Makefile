@@ -1,7 +1,10 @@
 # The two main commands are `make demo` and `make test`. `make help` lists all.
-PYTHON ?= python3
+# The Python of the environment; by default one that uv finds or downloads, as pyproject.toml requires.
+PYTHON ?=
 BIN := .venv/bin
+UV := .cache/uv/bin/uv
 PROFILE ?= toy-objects
+STUDY = studies/$(PROFILE)
 JOBS ?=
 MEMORY ?=
 PIN ?=
@@ -17,17 +20,20 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 PORT ?= 4200
 
-.PHONY: help demo study serve worker test fast lint weights images clean
+.PHONY: help demo study serve worker test fast lint lock weights images terminal clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
-demo: .venv/ready ## install and run a study; PROFILE=quick for a first look, MEMORY=24 for a GPU with 24 GB
-	@palimpsest profile use $(PROFILE) --quiet $(if $(MEMORY),--memory $(MEMORY))
-	@$(MAKE) --no-print-directory study
-	@palimpsest report --no-open
+# A project of its own, so that a study changes no file of this repository.
+demo: .venv/ready ## install and run a study in studies/PROFILE; PROFILE=quick for a first look, MEMORY=24 for a GPU with 24 GB
+	@test -e $(STUDY)/.dvc/plots || palimpsest init $(STUDY) --profile $(PROFILE) --link
+	@cd $(STUDY) && palimpsest profile use $(PROFILE) --quiet $(if $(MEMORY),--memory $(MEMORY))
+	@cd $(STUDY) && palimpsest run $(if $(JOBS),--jobs $(JOBS))
+	@cd $(STUDY) && palimpsest report --no-open
+	@echo "This study is a project of its own: cd $(STUDY)"
 
-study: .venv/ready ## run what is not up to date in the current study, JOBS stages at a time
+study: .venv/ready ## run what is not up to date in the study of this folder, JOBS stages at a time
 	@palimpsest run $(if $(JOBS),--jobs $(JOBS))
 
 serve: .venv/ready ## start a Prefect server on this machine, with the deployments and a worker; PORT=4200
@@ -45,18 +51,30 @@ fast: .venv/ready ## run the fast tests: less than two minutes together
 lint: .venv/ready ## check style, types and import rules
 	ruff check . && ruff format --check . && mypy && lint-imports
 
+lock: .venv/ready ## resolve requirements.lock anew, once for all supported Pythons and platforms
+	$(UV) pip compile --quiet --universal --fork-strategy fewest --extra dev --no-header --no-annotate \
+		pyproject.toml -o requirements.lock
+
 weights: .venv/ready ## download the weights of a profile: make weights PROFILE=sdxl-quick
 	HF_HUB_OFFLINE=0 python -m stages.tools.fetch --for $(PROFILE) $(if $(PIN),--pin) $(if $(FROM),--from $(FROM))
 
 images: ## copy the figures in README.md from the report of the default study to docs/images
-	cp report/toy-objects/grids/objects-side-by-side.png report/toy-objects/figures/objects-dino-matrix.png docs/images
+	cd studies/toy-objects/report/toy-objects && \
+		cp grids/objects-side-by-side.png figures/objects-dino-matrix.png $(CURDIR)/docs/images
 
-clean: ## delete all results, caches and checkpoints of this workspace
-	rm -rf runs report .cache .checkpoints .dvc/cache .dvc/tmp
+terminal: .venv/ready ## record the animated terminal of README.md: runs the profile quick, some minutes on an idle machine
+	python docs/images/terminal.py docs/images/terminal.svg
+
+clean: ## delete all studies, results, caches and checkpoints of this folder
+	rm -rf studies runs report .cache .checkpoints .dvc/cache .dvc/tmp
 
 .venv/ready: requirements.lock pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip sync --quiet --python $(BIN)/python --compile-bytecode requirements.lock
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@test -x $(UV) || { $(or $(PYTHON),python3) -m venv --clear .cache/uv && \
+		.cache/uv/bin/python -m pip install --quiet --disable-pip-version-check uv; } || \
+		{ echo "error: uv cannot be installed: python3 -m venv and its pip are needed (Debian: python3-venv)." >&2; exit 4; }
+	@$(UV) venv --quiet --clear --python-preference system $(if $(PYTHON),--python $(PYTHON)) .venv 2>.cache/uv/log || \
+		{ echo "error: no suitable Python: pyproject.toml has$$(grep requires-python pyproject.toml | cut -d= -f2-)," \
+		"and uv could neither find nor download one (.cache/uv/log). Install one, or add PYTHON=/path/to/python3.12" >&2; exit 4; }
+	$(UV) pip sync --quiet --python $(BIN)/python --compile-bytecode requirements.lock
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@

@@ -1,0 +1,3 @@
+"""The embedded worlds. Importing `stages` first fixes the instruction set, also while weights are trained."""
+
+import stages  # noqa: F401

@@ -17,6 +17,7 @@ from flows.commands.completion import ModuleCommand, profile_names, run_names
 from flows.commands.concept_group import concept
 from flows.commands.options import Jobs, Json, NoView, help_if_bare, run_options, set_environment
 from flows.commands.profile_group import profile
+from flows.trust import own_code
 from stages.runtime.exits import EXIT_CODES, attempt
 from stages.runtime.faults import ConfigFault, nearest
 
@@ -70,12 +71,16 @@ def init(
         str, typer.Option(help="the study to start from: palimpsest profile list", autocompletion=profile_names)
     ] = "",
     photos: Annotated[Path | None, typer.Option(help="a folder with one folder of photos per concept")] = None,
+    link: Annotated[bool, typer.Option("--link", help="link to this code instead of copying it")] = False,
 ) -> None:
     """Creates a project folder with a study."""
     from flows.commands import console, new_project
 
     chosen = profile or (new_project.OWN if photos else "toy-objects")
-    names = new_project.make(folder, chosen, photos)
+    names = new_project.make(folder, chosen, photos, link)
+    if link:
+        print(f"{folder}: created from profile {chosen}, with links to the code.")
+        return
     print(f"{folder}: created from profile {chosen}, with a copy of the code.")
     if names:
         print(f"It learns, in this order: {', '.join(names)}.")
@@ -85,6 +90,15 @@ def init(
     if not profile:
         print("Its base model is the embedded one, which draws 32 pixels. For SDXL on a GPU: --profile sdxl-quick.")
     console.next_steps(f"cd {folder}", "palimpsest plan   what would run, and for how long", "palimpsest run")
+
+
+@app.command("trust")
+def trust_project(folder: Annotated[Path, typer.Argument(help="the project; default: this folder")] = Path()) -> None:
+    """Lets a project that somebody else made run its own copy of the code."""
+    from flows.trust import trust
+
+    listed = trust(folder)
+    print(f"{folder.resolve()}: trusted; palimpsest runs its copy of the code there. The list is {listed}.")
 
 
 @app.command()
@@ -98,7 +112,10 @@ def plan(json: Json = False) -> None:
 @app.command()
 def run(
     only: Annotated[
-        str, typer.Argument(metavar="RUN", autocompletion=run_names, help="only this run: DOMAIN/ORDER/STRATEGY/SEED")
+        str,
+        typer.Argument(
+            metavar="RUN", autocompletion=run_names, help="only this run: DOMAIN/ORDER/STRATEGY/SEED, or a strategy"
+        ),
     ] = "",
     jobs: Jobs = 0,
     devices: Annotated[str, typer.Option(help="GPUs to use, as in CUDA_VISIBLE_DEVICES")] = "",
@@ -122,11 +139,15 @@ def status(json: Json = False) -> None:
 
 
 @app.command()
-def report(json: Json = False, browser: Annotated[bool, typer.Option("--open/--no-open")] = True) -> None:
+def report(
+    json: Json = False,
+    browser: Annotated[bool, typer.Option("--open/--no-open")] = True,
+    against: Annotated[str, typer.Option(metavar="STUDY", help="compare with this study's report")] = "",
+) -> None:
     """Prints the result table and opens the report."""
     from flows.commands import show_report
 
-    show_report.show(json, browser)
+    show_report.show_against(against, json, browser) if against else show_report.show(json, browser)
 
 
 @app.command()
@@ -146,6 +167,18 @@ def doctor(json: Json = False) -> None:
         raise typer.Exit(code)
     if not json:
         console.next_steps("palimpsest plan")
+
+
+@app.command()
+def watch(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one")] = 0,
+    browser: Annotated[bool, typer.Option("--open/--no-open")] = True,
+) -> None:
+    """Shows a study in the browser while it runs; it only reads."""
+    set_environment()
+    from flows.watching.server import serve
+
+    serve(port, browser)
 
 
 app.add_typer(concept, name="concept")
@@ -182,9 +215,8 @@ for _command, (_source, _short) in MODULES.items():
 
 
 def _run_project_code() -> None:
-    """In a project folder, replaces this process by the project's own copy of the code."""
-    copy = Path("flows", "cli.py")
-    if copy.is_file() and copy.resolve() != Path(__file__).resolve():
+    """In a trusted project folder, replaces this process by the project's own copy of the code."""
+    if own_code(sys.argv[1:], Path(__file__)):
         os.execv(sys.executable, [sys.executable, "-m", "flows.cli", *sys.argv[1:]])
 
 
@@ -208,9 +240,13 @@ def _message(error: typer.TyperException) -> str:
     return f"{message}{'' if message.endswith('?') else '.'} See {program} --help."
 
 
-def main() -> None:
+def _work_here() -> int:
     _run_project_code()
-    work: Callable[[], int] = _work
+    return _work()
+
+
+def main() -> None:
+    work: Callable[[], int] = _work_here
     sys.exit(attempt(work, debug="--debug" in sys.argv))
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import logging
 import shutil
-import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -20,9 +19,12 @@ from flows.engine import prefect_view
 from flows.graph.remote import open_graph
 from flows.graph.stage_names import StageName, last_stages
 from stages.runtime.arguments import Parser
+from stages.runtime.environment import check_code
+from stages.runtime.exits import attempt
 from stages.runtime.process import collect_rarely
 
 if TYPE_CHECKING:
+    from flows.engine.planning import Plan
     from flows.engine.scheduler import Engine
 
 Select = Callable[[argparse.Namespace], set[str] | None]
@@ -53,22 +55,18 @@ def command(
     options(parser)
     parser.add_argument("--jobs", type=int, help="stages at a time; default: one per GPU, or per core")
     parser.add_argument("--devices", help="GPUs to use, as in CUDA_VISIBLE_DEVICES; shared if there are more jobs")
+    parser.add_argument("--together", type=int, help="trainings in one batch; default: 4 on CPUs, 1 on GPUs")
     parser.add_argument("--plan", action="store_true", help="print what would run, and run nothing")
     parser.add_argument("--share", action="store_true", help="exchange results with DVC's remote")
     parser.add_argument("--no-view", action="store_true", help="don't report to Prefect")
     args = parser.parse_args()
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
-    from stages.runtime.faults import Fault
 
-    try:
-        code = work(args)
-    except Fault as fault:
-        print(f"error: {fault}", file=sys.stderr)
-        code = fault.code
-    except KeyboardInterrupt:
-        print("error: interrupted. Run the same command again to continue.", file=sys.stderr)
-        code = 130
-    prefect_view.exit_process(code)
+    def checked() -> int:
+        check_code()
+        return work(args)
+
+    prefect_view.exit_process(attempt(checked))
 
 
 def perform(args: argparse.Namespace, select: Select, prepare: Preparation = nothing) -> int:
@@ -93,9 +91,6 @@ def perform(args: argparse.Namespace, select: Select, prepare: Preparation = not
         if not args.share and untouched(ROOT.absolute()):
             print("Nothing to do: everything is up to date.")
             return 0
-        from stages.core.params import load
-
-        load()  # reports errors in params.yaml before DVC reads it
         return Study(args).run(select(args))
 
 
@@ -104,93 +99,77 @@ class Study:
 
     def __init__(self, args: argparse.Namespace) -> None:
         from flows.engine.pool import slots
+        from stages.core.params import load
         from stages.tools.forecasting.durations import Times
 
-        self.args, self.root = args, ROOT.absolute()
-        self.slots, self.times = slots(args.jobs, args.devices), Times(self.root)
+        self.args, self.root, self.params = args, ROOT.absolute(), load()
+        self.slots, self.times = slots(args.jobs, args.devices), Times(self.root, self.params)
         self.graph = open_graph(self.root, share=args.share)
 
     def run(self, among: set[str] | None) -> int:
         """Updates these stages and everything upstream of them, or all stages; returns the exit code."""
+        from flows.engine.planning import make_plan
         from flows.graph.up_to_date import paths_of, stamp
 
         wanted = None if among is None else self.graph.with_upstream(among)
-        plan = self.graph.plan(wanted)
-        self._check_photos(plan)
-        if not plan:
+        plan = make_plan(self.graph, self.params, self.times, self.slots.jobs, wanted)
+        if not plan.stages:
             print("Nothing to do: everything is up to date.")
         else:
-            self._announce(plan, len(self.graph.stages) if wanted is None else len(wanted))
+            self._announce(plan)
         if self.args.plan:
             return 0
         code = 0
-        if plan:
+        if plan.stages:
             with self.graph.locked():
                 code = self._perform(plan)
         self.graph.upload(self.graph.stages if wanted is None else wanted)
         if code == 0 and wanted is None:
-            if plan:
+            if plan.stages:
                 self._finish()
             stamp(self.root, paths_of(self.graph.stages.values(), self.root))
         return code
 
-    def _check_photos(self, plan: list[str]) -> None:
-        """Checks all photos before the first stage, so that no stage runs beside one that must fail."""
-        from flows.engine.photo_check import check_photos
-        from stages.core.params import load
+    def _announce(self, plan: Plan) -> None:
+        from stages.runtime.formatting import size
 
-        if prepares := [name for name in plan if StageName.parse(name).verb == "prepare"]:
-            check_photos(load(), set(prepares) - self.graph.cached(prepares))
-
-    def _announce(self, plan: list[str], all_stages: int) -> None:
-        from flows.engine.estimate import Estimate
-        from stages.core.params import load
-        from stages.runtime.formatting import duration, size
-
-        estimate = Estimate.of(self.graph, plan, self.times, load())
         free = shutil.disk_usage(self.root).free
-        where = f"{self.slots.jobs} at a time" + (f" on {', '.join(self.slots.devices)}" if self.slots.devices else "")
-        print(f"{len(plan)} of {all_stages} stages to update: {estimate.to_run} to run, {estimate.cached} cached.")
-        print(f"{where}: about {duration(estimate.seconds / self.slots.jobs)}.", end=" ")
-        print(f"About {size(estimate.bytes)} of disk; {size(free)} are free.", flush=True)
-        if estimate.bytes > free:
+        print(plan.sentence())
+        where = f"On {', '.join(self.slots.devices)}. " if self.slots.devices else ""
+        print(f"{where}About {size(plan.bytes)} of disk; {size(free)} are free.", flush=True)
+        if plan.bytes > free:
             log.warning("Disk space may run out. Finished stages are saved: free some space and run it again.")
         if self.args.plan:
-            print(*(f"  {StageName.parse(name).title}" for name in plan), sep="\n")
+            print(*(f"  {StageName.parse(name).title}" for name in plan.changed), sep="\n")
 
-    def _perform(self, plan: list[str]) -> int:
+    def _perform(self, plan: Plan) -> int:
         """Runs the plan in workers; returns the exit code."""
+        from flows.engine.order.groups import Groups, alike_in, limit
         from flows.engine.pool import Pool
         from flows.engine.scheduler import Engine
+        from stages.core.params import load
 
         pool = Pool(self.slots)
-        engine = Engine(self.graph, pool, self.times)
+        at_most = limit(getattr(self.args, "together", None), self.slots)
+        engine = Engine(self.graph, pool, plan.clock, Groups(alike_in(load()), at_most))
+        with engine.interrupts.handled():
+            try:
+                return self._run_watched(engine, plan)
+            finally:
+                pool.stop()
+                self.times.save()
 
-        def stop(*_: object) -> None:
-            engine.stopping.set()
-            for worker in pool.workers:
-                worker.stop()
-
-        before = signal.signal(signal.SIGTERM, stop)
-        try:
-            return self._run_watched(engine, plan)
-        finally:
-            signal.signal(signal.SIGTERM, before)
-            pool.stop()
-            self.times.save()
-
-    def _run_watched(self, engine: Engine, plan: list[str]) -> int:
+    def _run_watched(self, engine: Engine, plan: Plan) -> int:
         from flows.engine.prefect_run import run_with_prefect
         from flows.engine.progress_bars import draw_bars
         from flows.engine.stage_log import StageLog
-        from stages.core.params import load
 
-        stage_log = StageLog(plan, self.times, self.slots.jobs)
-        with draw_bars(engine.progress, stage_log.names):
+        stage_log = StageLog(plan.stages, plan.clock)
+        with draw_bars(engine, stage_log):
             if self.args.no_view:
-                outcome = engine.run(plan, in_a_thread, stage_log)
+                outcome = engine.run(plan.stages, in_a_thread, stage_log, stage_log.tick)
             else:
-                outcome = run_with_prefect(self.root, load().study, engine, plan, stage_log)
+                outcome = run_with_prefect(self.root, self.params.study, engine, plan.stages, stage_log)
         return stage_log.end(outcome)
 
     def _finish(self) -> None:
@@ -210,7 +189,7 @@ def in_a_thread(work: Callable[[str], object], name: str) -> None:
 
 def main() -> None:
     def options(parser: argparse.ArgumentParser) -> None:
-        text = "DOMAIN/ORDER/STRATEGY/SEED: only this run; DOMAIN/ORDER: only the base model on this sequence"
+        text = "DOMAIN/ORDER/STRATEGY/SEED or a strategy: only this run; DOMAIN/ORDER: only the base model on it"
         parser.add_argument("run", nargs="?", metavar="RUN", help=text)
 
     command(__doc__, lambda args: perform(args, lambda args: last_stages(args.run) if args.run else None), options)

@@ -8,8 +8,11 @@ from stages.core.params import Params
 from stages.evaluation import preference, score_table
 from stages.evaluation.statistics import summarise
 from stages.files import artifact, tables
-from stages.reporting import contact_sheets, data_files, figures, survey_wording, wording
+from stages.reporting import contact_sheets, data_files, figures, regimes, wording
+from stages.reporting.aligned import wording as aligned
 from stages.reporting.page.render import page
+from stages.reporting.survey_wording import survey_table
+from stages.reporting.sweeps import figures as sweep_figures
 
 ROOT = Path("report")
 
@@ -28,10 +31,13 @@ def report(params: Params, key: None, args: argparse.Namespace) -> None:
             (draft / name).mkdir()
         for verdict in summary.verdicts:
             drawn += figures.draw_all(verdict, draft / "figures")
+            drawn += sweep_figures.draw_all(params, verdict, draft / "figures")
         drawn += contact_sheets.draw_all(params, draft / "grids")
         names = [path.relative_to(draft.path).as_posix() for path in drawn]
         written = {
             "metrics.json": artifact.to_json(data_files.metrics(summary, answers)),
+            "settings.json": artifact.to_json(data_files.settings(params)),
+            "conclusion.json": artifact.to_json(data_files.conclusion(summary)),
             "headline.json": artifact.to_json(data_files.headline(summary)),
             "matrix.csv": data_files.matrix_csv(summary),
             "curve.csv": data_files.curve_csv(summary),
@@ -39,7 +45,9 @@ def report(params: Params, key: None, args: argparse.Namespace) -> None:
             "checks.csv": data_files.checks_csv(summary),
             "summary.txt": f"{wording.terminal(summary)}\n\nreport: {folder}/report.html\n",
             "report.html": page(summary, answers),
-            "results.md": wording.markdown(summary, names, survey_wording.survey_table(answers)),
+            "results.md": wording.markdown(
+                summary, names, [*aligned.markdown(summary), *survey_table(answers, regimes.of(params))]
+            ),
         }
         tables.write_table(draft / "scores.parquet", score_table.all_scores(params))
         for name, content in written.items():

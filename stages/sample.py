@@ -12,8 +12,7 @@ from stages.core.runs import Run, TaskSequence, provenance
 from stages.core.states import initial_adapter
 from stages.files import artifact
 from stages.runtime.progress import track
-from stages.sampling.sampler import sample as sample_prompts
-from stages.sampling.sampler import sampled_concepts
+from stages.sampling import reading, responses, sampler
 
 
 def sample(params: Params, run: Run | TaskSequence, args: argparse.Namespace) -> None:
@@ -27,7 +26,7 @@ def sample(params: Params, run: Run | TaskSequence, args: argparse.Namespace) ->
     elif adapter := initial_adapter(params):
         state = State(adapter.delta)
     params = params.model_copy(update={"sample": params.sampling(getattr(run, "strategy", None))})
-    tasks = sampled_concepts(params, run, task, learned)
+    tasks = sampler.sampled_concepts(params, run, task, learned)
     facts: dict[str, Any] = provenance(params, run) | {
         "sample": params.sample.model_dump(mode="json", exclude={"plain"}),
         "tasks": {f"{place:02d}": {"name": c["name"], "prompts": c["prompts"]} for place, c in tasks.items()},
@@ -35,16 +34,18 @@ def sample(params: Params, run: Run | TaskSequence, args: argparse.Namespace) ->
     if count := params.sample.plain:
         plain_tasks = {f"{place:02d}": {"name": c["name"], "prompts": c["plain_prompts"]} for place, c in tasks.items()}
         facts["plain"] = {"images": count, "tasks": plain_tasks}
+    facts |= reading.sampled(params, tasks.values())
     with artifact.publish(folder / "images", "images", facts, parents) as draft:
         write(params, state, facts["tasks"], draft.path, draft)
         if count:
             plain = params.model_copy(update={"sample": params.sample.model_copy(update={"images": count})})
             write(plain, state, facts["plain"]["tasks"], draft / "plain", draft)
+        responses.record(params, run, state, draft.path)
 
 
 def write(params: Params, state: State, tasks: dict[str, Any], folder: Path, draft: artifact.Draft) -> None:
     """Writes a folder of pictures per task, <prompt>-<noise>.png; notes the batch if memory limited it."""
-    batches = sample_prompts(params, state, [task["prompts"] for task in tasks.values()])
+    batches = sampler.sample(params, state, [task["prompts"] for task in tasks.values()])
     for place, files in zip(tasks, track(batches, len(tasks), "sample"), strict=True):
         (folder / place).mkdir(parents=True)
         for number, file in enumerate(files):

@@ -4,19 +4,18 @@ import argparse
 from typing import Any
 
 from stages.adapters.algebra import Delta
-from stages.adapters.storage import load_state, save_adapter
+from stages.adapters.storage import save_adapter
 from stages.core.command import main
 from stages.core.family import Learner
 from stages.core.params import Params
 from stages.core.runs import Run, before, provenance
 from stages.files import artifact, tables
+from stages.monitoring.live_losses import LiveLosses
 from stages.monitoring.previews import Previews, safe_observer
 from stages.monitoring.trackers import tracking
-from stages.photos.develop import read_data
+from stages.training import task, texts
 from stages.training.distributed import launch, launched, process_group
 from stages.training.loop import Observer
-from stages.training.task import earlier_photos
-from stages.training.task import train as train_adapter
 
 
 def train(params: Params, run: Run, args: argparse.Namespace) -> None:
@@ -26,26 +25,27 @@ def train(params: Params, run: Run, args: argparse.Namespace) -> None:
         launch(options.processes, ["-m", "stages.train", str(run), "--task", index])
         return
     source, previous = run.sequence.data(index), run.at(before(index)) / "state"
-    (data, pictures, _), earlier = read_data(source), artifact.read(previous, "state")
-    state = load_state(previous, earlier, params.family.shapes())
-    sources = earlier_photos(run, index, params.make_strategy(run.strategy))
-    photos = [read_data(folder)[:2] for folder in sources.values()]
+    inputs = task.read_inputs(params, run, index)
+    sources = task.earlier_photos(run, index, params.make_strategy(run.strategy))
+    learned_from = [inputs.data, *(facts for facts, _ in inputs.photos)]
+    unread = texts.unread_texts(params, run.strategy, learned_from, inputs.earlier)
     with tracking(params, run, index) as track:
 
         def observe(learner: Learner, frozen: Delta) -> Observer:
-            previews = Previews(params, run, index, learner, frozen, data["concept"])
-            return safe_observer([previews, *([track] if track else [])])
+            previews = Previews(params, run, index, learner, frozen, inputs.data["concept"])
+            live = LiveLosses(params.study, run, index, options.steps)
+            return safe_observer([previews, live, *([track] if track else [])])
 
-        adapter, losses = train_adapter(params, run, index, state, data, pictures, observe, earlier["tasks"], photos)
+        adapter, losses = task.train(params, run, index, inputs, observe)
     if not process_group().leads:
         return
     facts = provenance(params, run) | {
         "position": int(index),
-        "concept": data["concept"],
+        "concept": inputs.data["concept"],
         "train": options.model_dump(mode="json") | {"steps": len(losses.loss)},
         "scale": adapter.scale,
     }
-    facts |= {"micro_batch": losses.micro_batch} if losses.micro_batch else {}
+    facts |= unread | ({"micro_batch": losses.micro_batch} if losses.micro_batch else {})
     parents = {"data": source, "state": previous, **sources}
     with artifact.publish(run.at(index) / "adapter", "adapter", facts, parents) as draft:
         save_adapter(draft / "adapter.safetensors", adapter)

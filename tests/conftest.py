@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -18,12 +19,19 @@ from tests.support.workspace import hashes, small
 # A loaded machine is slow, not wrong.
 settings.register_profile("palimpsest", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("palimpsest")
+CONFIG = pytest.StashKey[tempfile.TemporaryDirectory]()
 
 
 def pytest_configure(config) -> None:
     """Gives each test's flow one worker, since several tests run at a time; tests that need two set it themselves."""
     collect_rarely()
     os.environ.setdefault("PALIMPSEST_JOBS", "1")
+    config.stash[CONFIG] = folder = tempfile.TemporaryDirectory(prefix="palimpsest-config-")
+    os.environ["XDG_CONFIG_HOME"] = folder.name  # projects that tests make are not the user's
+
+
+def pytest_unconfigure(config) -> None:
+    config.stash[CONFIG].cleanup()
 
 
 @pytest.hookimpl(optionalhook=True)

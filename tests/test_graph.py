@@ -59,14 +59,14 @@ def test_a_changed_parameter_reruns_only_the_stages_that_depend_on_it(done):
     assert ran(dvc(folder, "repro")) == {"report"}
     change(folder, report={"confidence": 0.95}, sample={"guidance": 2.0})
     plan = run_flow(folder, "--plan")
-    assert "7 of 14 stages to update: 7 to run, 0 cached." in plan
+    assert "7 of 14 stages to update (7 to run, 0 cached): " in plan
     assert "of disk" in plan
     assert "objects / merge_init / order 0 / seed 0 / task 02 / sample" in plan
     assert kinds(flow(folder)) == {"sample", "score", "sample of the base", "score of the base", "report"}
     assert "up to date" in dvc(folder, "status")
     change(folder, sample={"guidance": 3.0})
     plan = run_flow(folder, "--plan")
-    assert re.search(r"^7 of 14 stages to update: [01] to run, [67] cached\.$", plan, re.M)
+    assert re.search(r"^7 of 14 stages to update \([01] to run, [67] cached\): ", plan, re.M)
     assert kinds(flow(folder)) <= {"report"}  # the others are in the cache
     assert hashes(folder) == before
 

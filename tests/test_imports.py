@@ -34,6 +34,7 @@ EXEMPT = {
     "stages.files.pins": Exempt("compares weights with their pins"),
     "stages.files.model_lock": Exempt("has the pins of downloaded weights", ("report",)),
     "stages.runtime.arguments": Exempt("reads the command line"),
+    "stages.runtime.environment": Exempt("settings of the process, none of which changes a result"),
     "stages.runtime.exits": Exempt("exit codes"),
     "stages.runtime.faults": Exempt("error messages"),
     "stages.runtime.process": Exempt("locks and signals"),
@@ -43,28 +44,29 @@ EXEMPT = {
     # stages.core.params imports every kind of plug-in to check its options; these are the stages that also use it.
     "stages.core.dataset": Exempt("checks options", ("prepare", "train")),
     "stages.core.family": Exempt("checks options", SHAPED),
-    "stages.core.strategy": Exempt("checks options", ("start", "train", "merge")),
+    "stages.core.strategy": Exempt("checks options", ("start", "train", "merge", "report")),
     "stages.core.training": Exempt("checks options", ("start", "train")),
-    "stages.core.rehearsal": Exempt("checks options", ("train",)),
+    "stages.core.rehearsal": Exempt("checks options", ("train", "report")),
     "stages.core.metric": Exempt("checks options", ("score", "report")),
     "stages.adapters": Exempt("only types in signatures", SHAPED),
-    "stages.files.tensors": Exempt("imported with the adapters", SHAPED),
+    "stages.files.tensors": Exempt("imported with the adapters", (*SHAPED, "report")),
     # Imported with the function that reads the output of `prepare`.
     "stages.photos.decode": Exempt("only `prepare` decodes photos", ("prepare",)),
-    "stages.files.untrusted": Exempt("only `prepare` reads photos", ("prepare",)),
+    "stages.files.untrusted": Exempt("elsewhere it only skips what other programs leave behind", ("prepare",)),
 }
 # The file of a run's strategy, as `start` has written its hash; a variant has no file of its own name.
 STRATEGY = "runs/${study}/${item.domain}/${item.order}/${item.strategy}/${item.seed}/00/strategy.json"
-HASHED = "stages/strategies"  # by `start`, whose results do not depend on what they import
+# Of these `start` reads the bytes and `report` the regimes: neither depends on what they import.
+STRATEGIES = "stages/strategies"
 # Plug-ins that a stage's results depend on; they are imported by name, without an import statement.
 PLUG_INS = {
     "prepare": ("stages/datasets/${dataset.name}.py",),
-    "start": ("stages/families", HASHED),
+    "start": ("stages/families", STRATEGIES),
     "train": ("stages/families", STRATEGY),
     "merge": ("stages/families", STRATEGY),
     "sample": ("stages/families",),
     "score": ("stages/metrics",),
-    "report": ("stages/metrics",),
+    "report": ("stages/metrics", STRATEGIES),
 }
 STAGES = YAML(typ="safe").load(Path("dvc.yaml"))["stages"]
 PARAMS = YAML(typ="safe").load(Path("params.yaml"))
@@ -100,7 +102,7 @@ def plug_ins(stage: str) -> set[str]:
     patterns = [
         "stages/strategies/*" if dep == STRATEGY else dep.replace("${dataset.name}", "*")
         for dep in PLUG_INS[verb(stage)]
-        if dep != HASHED
+        if dep != STRATEGIES
     ]
     paths = {path for pattern in patterns for path in Path().glob(pattern)}
     return {module for module in imports() for path in paths if path_of(module).is_relative_to(path)}

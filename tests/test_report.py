@@ -43,7 +43,7 @@ def test_the_report_is_complete(params) -> None:
     }
     sheets = {f"grids/objects-0-{s}-0.png" for s in params.strategies} | {"grids/objects-side-by-side.png"}
     texts = {"metrics.json", "matrix.csv", "curve.csv", "differences.csv", "checks.csv", "results.md", "summary.txt"}
-    texts |= {"report.html", "headline.json", "scores.parquet"}
+    texts |= {"report.html", "headline.json", "settings.json", "scores.parquet", "conclusion.json"}
     assert {p.relative_to(FOLDER).as_posix() for p in artifact.files_of(FOLDER)} == charts | sheets | texts
 
 
@@ -109,6 +109,10 @@ def test_the_curve_ends_at_the_average_score(params) -> None:
     assert float(rows["merge_init", "looks", "3"]["score"]) == average["value"]
     assert float(rows["merge_init", "looks", "3"]["low"]) == average["low"]
     assert rows["base", "looks", "1"]["low"] == ""
+    for (strategy, metric, after), row in rows.items():
+        base = float(rows["base", metric, after]["score"])
+        assert float(row["gain"]) == pytest.approx(float(row["score"]) - base, abs=2e-6), strategy
+    assert float(rows["merge_init", "looks", "3"]["gain_low"]) == tree["objects"]["looks"]["merge_init"]["gain"]["low"]
 
 
 def test_differences_are_second_minus_first(params) -> None:

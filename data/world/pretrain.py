@@ -35,7 +35,7 @@ class Size:
 
 
 SIZES = {
-    "cpu": Size(thousands=30, families=20, styles=20, pictures=16, latents=32),
+    "cpu": Size(thousands=30, families=20, styles=20, pictures=16, latents=64),
     "cuda": Size(thousands=200, families=80, styles=60, pictures=256, latents=1024),
     "tiny": Size(thousands=1, families=1, styles=1, pictures=8, latents=16),
 }

@@ -161,3 +161,15 @@ def any_scene(rng: np.random.Generator) -> Scene:
     drawn_by = str(rng.choice(list(NOUNS[noun])))
     style = "photo" if rng.uniform() < 0.67 else str(rng.choice(list(MADE_STYLES)))
     return place(Scene(noun, drawn_by, where, style), rng)
+
+
+def generic_captions() -> list[str]:
+    """Captions of what the base knows and no concept is, for strategies that rehearse: each place with two things, in
+    turn as a photo and in another style."""
+    concepts = {known.noun for known in (*OBJECTS, *TUNING_OBJECTS, *SIMILAR_OBJECTS, *DIVERSE_OBJECTS)}
+    nouns = [noun for noun in NOUNS if noun not in concepts]
+    apart = len(nouns) // (2 * len(PLACES))  # things from all over the list
+    return [
+        caption(BASE_STYLES[0 if k % 2 == 0 else 1 + k // 2 % (len(BASE_STYLES) - 1)], nouns[apart * k], where)
+        for k, where in enumerate([*PLACES, *PLACES])
+    ]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from flows.commands import console
+from flows.commands.show_report import REMAKE
 from flows.commands.status import REPORT
+from stages.files.strict_json import as_written, read_json
+from stages.runtime.formatting import number
 from stages.tools import edit_params
 
 
@@ -34,6 +38,11 @@ def concept_scores(study: str, metric: str) -> dict[Key, ConceptScore]:
     path = REPORT / study / "matrix.csv"
     if not path.exists():
         return {}
+    with as_written(path, REMAKE):
+        return _scores(path, metric)
+
+
+def _scores(path: Path, metric: str) -> dict[Key, ConceptScore]:
     with path.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["metric"] == metric and row["after"] != "0"]
     last = max((int(row["after"]) for row in rows), default=0)
@@ -55,7 +64,7 @@ def list_concepts() -> list[dict[str, Any]]:
     tree = edit_params.tree()
     with edit_params.unchecked():
         study, identity, plug_in = str(tree["study"]), str(tree["report"]["identity"]), tree["dataset"]
-        data = datasets.make(plug_in["name"], {"root": tree["source"], **plug_in.get("options", {})}, "dataset: ")
+        data = datasets.make(plug_in["name"], {**plug_in.get("options", {}), "root": tree["source"]}, "dataset: ")
         scores, rows = concept_scores(study, identity), []
         for domain in tree["domains"]:
             listed = tree["sequences"][domain][tree["orders"][0]]
@@ -87,11 +96,20 @@ def show_list(rows: list[dict[str, Any]]) -> None:
         name = f"{row['domain']}/{row['concept']}" if several else row["concept"]
         scores = [_score_cell(row["scores"].get(strategy)) for strategy in strategies]
         lines.append((row["position"], name, row["words"], row["pictures"], *scores))
-    console.table(("", "concept", "in prompts", "photos", *strategies), lines)
+    console.table(("", "concept", "in prompts", "photos", *titles(str(edit_params.tree()["study"]), strategies)), lines)
     if strategies:
         print(f"Scores: {rows[0]['metric']} when learned → now.")
     console.next_steps("palimpsest concept add NAME --photos FOLDER", "palimpsest concept --help")
 
 
+def titles(study: str, strategies: Sequence[str]) -> list[str]:
+    """The names of strategies as heads of columns, with their regimes if the report of the study has several."""
+    path = REPORT / study / "metrics.json"
+    with as_written(path, REMAKE):
+        regimes = read_json(path).get("regimes", {}) if path.exists() else {}
+        several = len(set(regimes.values())) > 1
+    return [f"{name} ({regimes[name]})" if several and name in regimes else name for name in strategies]
+
+
 def _score_cell(scores: Mapping[str, float] | None) -> str:
-    return f"{scores['learnt']:.2f} → {scores['now']:.2f}" if scores else "-"
+    return f"{number(scores['learnt'])} → {number(scores['now'])}" if scores else "-"

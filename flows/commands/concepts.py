@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.commands import console
-from flows.commands.concept_scores import ConceptScore, Key, concept_scores
+from flows.commands.concept_scores import ConceptScore, Key, concept_scores, titles
 from flows.commands.status import LOCK, RUNS
+from stages.files.untrusted import copy_folder
 from stages.files.writing import new_folder, write_file
 from stages.files.yaml import PARAMS
-from stages.runtime.faults import ConfigFault, MachineFault
-from stages.runtime.formatting import duration
+from stages.runtime.faults import ConfigFault, InputFault, MachineFault
+from stages.runtime.formatting import number
 from stages.tools import edit_params
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class Change:
         from flows.commands.plan import current_plan
 
         plan = current_plan(params)
-        if not plan.stages and not self.fresh:
+        if not plan.changed and not self.fresh:
             print("Nothing to do: the same photos, parameters and seeds give the same results.")
             return False
         rows = []
@@ -118,14 +119,13 @@ class Change:
             effect = {"learned": "learned again" if known else "new"}.get(effect, effect)
             rows.append((index, f"{domain}/{concept}" if len(params.domains) > 1 else concept, effect))
         console.table(("", "concept", "what happens"), rows)
-        count, time = len(plan.stages), duration(plan.seconds)
-        print(f"{count} of {plan.total} stages, {time} one after another." if count else "No stage has to run.")
+        print(plan.sentence() if plan.changed else "No stage has to run.")
         return console.confirm("Continue?", yes)
 
     @contextmanager
     def _changed(self) -> Iterator[None]:
         """Makes the change; undoes it if an exception is raised."""
-        text = PARAMS.read_text("utf-8")
+        text = edit_params.params_text()
         undo = _copy_photos(*self.photos, fresh=self.fresh) if self.photos else None
         old: dict[Path, Path] = {}  # folder -> where it has been moved
         try:
@@ -145,7 +145,7 @@ class Change:
         for place in old.values():
             shutil.rmtree(place.parent)
         if undo and undo.old:
-            shutil.rmtree(undo.old, ignore_errors=True)
+            shutil.rmtree(undo.old.parent, ignore_errors=True)
 
 
 def _without_line(fault: ConfigFault) -> ConfigFault:
@@ -192,6 +192,7 @@ class _Undo:
         shutil.rmtree(self.folder, ignore_errors=True)
         if self.old:
             self.old.rename(self.folder)
+            self.old.parent.rmdir()
 
 
 def _copy_photos(source: Path, concept: str, fresh: bool) -> _Undo:
@@ -215,10 +216,17 @@ def _copy_photos(source: Path, concept: str, fresh: bool) -> _Undo:
     old = None
     if folder.exists():
         old = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=root.parent)) / name
-        folder.rename(old)
+        try:
+            folder.rename(old)
+        except OSError:
+            old.parent.rmdir()
+            raise
     try:
         with new_folder(folder) as draft:
-            shutil.copytree(source, draft, dirs_exist_ok=True)
+            copy_folder(source, draft)
+    except InputFault:
+        _Undo(folder, old)()
+        raise
     except MachineFault as fault:
         _Undo(folder, old)()
         raise ConfigFault(f"{source}: cannot be copied to {folder}: {fault.__cause__}.") from None
@@ -246,12 +254,14 @@ def _show_after(params: Params, before: Mapping[Key, ConceptScore], after: Mappi
             name = f"{domain}/{concept}" if len(params.domains) > 1 else concept
             keys = [(domain, strategy, concept) for strategy in params.strategies]
             rows.append((index, name, *(_difference(before.get(key), after.get(key)) for key in keys)))
-    console.table(("", "concept", *params.strategies), rows, f"Score ({params.report.identity}) now and before")
+    head = ("", "concept", *titles(params.study, params.strategies))
+    console.table(head, rows, f"Score ({params.report.identity}) now and before")
 
 
 def _difference(before: ConceptScore | None, after: ConceptScore | None) -> str:
     if after is None:
         return "-"
     if before is None:
-        return f"{after.now:.2f} (new)"
-    return f"{after.now:.2f} (was {before.now:.2f}, {after.now - before.now:+.2f})"
+        return f"{number(after.now)} (new)"
+    change = number(after.now - before.now, signed=True)
+    return f"{number(after.now)} (was {number(before.now)}, {change})"

@@ -26,9 +26,9 @@ def table(head: Sequence[str], rows: Rows, title: str = "") -> None:
     print(tabulate([list(head)] * any(head) + texts, tablefmt="plain", disable_numparse=True))
 
 
-def fits(text: str) -> bool:
-    """Whether every line fits the terminal's width. In a pipe everything fits."""
-    return not sys.stdout.isatty() or max(map(len, text.splitlines())) <= shutil.get_terminal_size().columns
+def width() -> int:
+    """Characters in a line of running text: the terminal's, at most 100."""
+    return min(shutil.get_terminal_size().columns, 100)
 
 
 def _draw(head: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:

@@ -63,9 +63,27 @@ def _is_installed(pin: Requirement) -> bool:
         return False
 
 
+def _processor() -> Iterator[str]:
+    from stages.runtime import instruction_set
+
+    instruction_set.check()  # for the value of PALIMPSEST_INSTRUCTIONS
+    if not instruction_set.native():
+        yield "AVX2: results have the same bytes on any such x86-64"
+    elif instruction_set.supported():
+        yield f"note: {instruction_set.VARIABLE} is native: faster, but results are those of this kind of processor"
+    else:
+        yield "note: no x86-64 with AVX2 and FMA: results differ from others' in the last digits, and manifests say so"
+
+
 def _gpu() -> Iterator[str]:
     import torch
 
+    if torch.backends.mps.is_available():
+        yield (
+            "note: Apple's GPU is used with PALIMPSEST_DEVICE=mps, for training, sampling and scoring; deltas are "
+            "merged on the CPU, because it has no float64. It has not been tried on one."
+        )
+        return
     if not torch.cuda.is_available():
         yield "note: no GPU that torch can use. The embedded world needs none, SDXL needs one."
         return
@@ -136,6 +154,7 @@ def _prefect() -> Iterator[str]:
 
 CHECKS: dict[str, Callable[[], Iterator[str]]] = {
     "libraries": _libraries,
+    "processor": _processor,
     "GPU": _gpu,
     "memory": _memory,
     "disk": _disk,

@@ -1,15 +1,24 @@
-"""Creates a project: a folder for a study with its own copy of the code, so that its results stay reproducible."""
+"""Creates a project: a folder for a study with its own copy of the code, so that its results stay reproducible.
+
+A linked project shares the code with the repository instead: `make demo` runs studies there, and a study that changes
+params.yaml and dvc.lock leaves the repository as it was.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from flows.trust import trust
+from stages.files.untrusted import copy_folder
 from stages.files.yaml import PARAMS
 from stages.runtime.faults import ConfigFault, MachineFault, for_all, nearest
+from stages.runtime.process import cause_of
 from stages.tools import edit_params, profiles
 from stages.tools.edit_params import LAST_POSITION
 
@@ -20,13 +29,15 @@ CODE = (
     *("dvc.yaml", "prefect.yaml", "Makefile", "pyproject.toml", "requirements.lock", "LICENSE"),
     *(".gitignore", ".dvcignore"),
 )
+OWN_FILES = ("data/answers/README.md", ".gitignore", ".dvcignore")  # git does not follow links to the last two
+WEIGHTS = Path("data", "models")  # downloaded once for all linked projects
 PHOTOS = Path("data", "photos")
 OWN, DOMAIN = "own", "objects"
 DVC_CONFIG = "[core]\n    analytics = false\n    check_update = false\n    autostage = false\n"
 ABOUT = """# {name}
 
 A study with Palimpsest, created from the profile `{profile}`. `params.yaml` holds all its parameters, `data/photos` its
-photos. `stages` and `flows` are its own copy of the code, so that its results stay reproducible.
+photos. {code}
 
 ```
 palimpsest plan      # what would run, why, and for how long
@@ -34,16 +45,19 @@ palimpsest run       # runs what is not up to date
 palimpsest report    # the result
 ```
 """
+COPIED = "`stages` and `flows` are its own copy of the code, so that its results stay reproducible."
+LINKED = "`stages` and `flows` are links to the code of the repository."
 ABOUT_PHOTOS = "Put one folder of photos per concept here, for instance my_dog with five photos of one dog.\n"
 
 
-def make(folder: Path, profile: str, photos: Path | None) -> list[str]:
+def make(folder: Path, profile: str, photos: Path | None, link: bool = False) -> list[str]:
     """Writes the project.
 
     Args:
         folder: must be empty or not exist.
         profile: name of a profile.
         photos: a folder with one folder of photos per concept.
+        link: link to the code and weights of this repository instead of copying the code.
 
     Returns:
         The names of the concepts in `photos`.
@@ -53,37 +67,62 @@ def make(folder: Path, profile: str, photos: Path | None) -> list[str]:
         InputFault: some photos cannot be used; those of all concepts are listed.
         MachineFault: git or DVC is missing or fails.
     """
-    known = [path.stem for path in (HOME / "data/profiles").glob("*.yaml")]
+    known = sorted(profiles.files(HOME))
     if profile not in known:
         raise ConfigFault(f"there is no profile '{profile}'. {nearest(profile, known)}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigFault(f"{folder}: exists and is not empty. Choose another name.")
     names = _concepts(photos) if photos else []
     text = _params(profile, names)
     if photos:
         _check(photos, names, text)
+    place = folder.absolute()
     try:
-        _copy(folder)
-        (folder / PHOTOS).mkdir(parents=True)
-        for name in names:
-            shutil.copytree(photos / name if photos else folder, folder / PHOTOS / name)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f".{place.name}-", dir=place.parent) as draft:
+            _write(Path(draft), place.name, profile, text, photos, names, link)
+            place.mkdir(exist_ok=True)
+            for path in sorted(Path(draft).iterdir()):
+                path.rename(place / path.name)
+    except shutil.Error as error:  # one entry per file that could not be copied
+        source, _, reason = error.args[0][0]
+        raise MachineFault(f"{source}: cannot be copied: {reason}.") from None
     except OSError as error:
-        raise MachineFault(f"{folder}: cannot be written: {error}.") from None
-    (folder / PARAMS).write_text(text, "utf-8")
-    (folder / PHOTOS / "README.txt").write_text(ABOUT_PHOTOS, "utf-8")
-    (folder / "README.md").write_text(ABOUT.format(name=folder.resolve().name, profile=profile), "utf-8")
-    for words in (["git", "init", "-q"], ["dvc", "init", "-q"]):
-        _call(folder, words)
-    (folder / ".dvc/config").write_text(DVC_CONFIG, "utf-8")
-    shutil.copytree(HOME / ".dvc/plots", folder / ".dvc/plots")
+        raise MachineFault(f"{error.filename or folder}: cannot be written: {error.strerror}.") from None
+    if link:
+        return names
+    with contextlib.suppress(MachineFault):  # without a writable list of trusted projects, `palimpsest trust` says why
+        trust(folder)
     return names
 
 
-def _copy(folder: Path) -> None:
+def _write(draft: Path, name: str, profile: str, text: str, photos: Path | None, names: list[str], link: bool) -> None:
+    """Writes the whole project into an empty folder."""
+    _copy(draft, link)
+    (draft / PHOTOS).mkdir(parents=True)
+    if photos:
+        for concept in names:
+            copy_folder(photos / concept, draft / PHOTOS / concept)
+    (draft / PARAMS).write_text(text, "utf-8")
+    (draft / PHOTOS / "README.txt").write_text(ABOUT_PHOTOS, "utf-8")
+    about = ABOUT.format(name=name, profile=profile, code=LINKED if link else COPIED)
+    (draft / "README.md").write_text(about, "utf-8")
+    for words in (["git", "init", "-q"], ["dvc", "init", "-q"]):
+        _call(draft, words)
+    (draft / ".dvc/config").write_text(DVC_CONFIG, "utf-8")
+    shutil.copytree(HOME / ".dvc/plots", draft / ".dvc/plots")
+
+
+def _copy(folder: Path, link: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for name in CODE:
+    if link:
+        (HOME / WEIGHTS).mkdir(exist_ok=True)
+    for name in (*CODE, *([str(WEIGHTS)] if link else [])):
         source = HOME / name
-        if source.is_dir():
+        if link and name not in OWN_FILES:
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).symlink_to(os.path.relpath(source, (folder / name).parent.resolve()))
+        elif source.is_dir():
             shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.tmp"))
         elif source.exists():
             (folder / name).parent.mkdir(exist_ok=True)
@@ -132,5 +171,4 @@ def _call(folder: Path, words: list[str]) -> None:
     except OSError as error:
         raise MachineFault(f"{words[0]}: {error.strerror}. Install it.") from None
     if process.returncode:
-        last_line = (process.stderr or process.stdout).strip().splitlines()[-1]
-        raise MachineFault(f"{' '.join(words)} in {folder}: {last_line}")
+        raise MachineFault(f"{' '.join(words)}: {cause_of(process.stderr or process.stdout)}")

@@ -23,15 +23,16 @@ ProfileName = Annotated[str, typer.Argument(autocompletion=profile_names)]
 
 @profile.command("list")
 def profile_list(json: Json = False) -> None:
-    """Lists the profiles."""
+    """Lists the profiles, by group."""
     from flows.commands import console
     from stages.tools import profiles
 
-    rows = [(name, profiles.summary(name)) for name in profiles.names()]
+    groups = {group: [(name, profiles.summary(name)) for name in names] for group, names in profiles.groups().items()}
     if json:
-        console.as_json(dict(rows))
+        console.as_json({name: text for rows in groups.values() for name, text in rows})
     else:
-        console.table(("profile", "description"), rows)
+        for group, rows in groups.items():
+            console.table(("profile", "description"), rows, group)
         console.next_steps("palimpsest profile use NAME")
 
 

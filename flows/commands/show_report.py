@@ -1,23 +1,29 @@
-"""Prints a study's result table and opens its report."""
+"""Prints a study's result in a sentence and a small table, and opens its report."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
+import textwrap
 import webbrowser
+from dataclasses import replace
 from pathlib import Path
 
 from flows.commands import console
 from flows.commands.status import REPORT
-from stages.runtime.faults import InputFault
+from flows.engine import journal
+from stages.files.strict_json import as_written, read_json
+from stages.runtime.faults import InputFault, printable
+from stages.runtime.formatting import number
 from stages.tools import edit_params
 
-PAGES = ("index.html", "report.html", "results.md")  # the first one that exists is opened
-SUMMARY, METRICS, HEADLINE = "summary.txt", "metrics.json", "headline.json"
+PAGE, STAMPED = "report.html", "index.html"  # as the stage makes it; with when and where the study ran
+METRICS, HEADLINE, CONCLUSION = "metrics.json", "headline.json", "conclusion.json"
+REMAKE = "Delete the report's folder and make it again: palimpsest run"
 BASE = "base"  # among the strategies: the base model
 SHOWN = {"average_score": "average score", "forgetting_unbiased": "forgetting"}  # measure -> its title
 SCORE = "average_score"
+KNOW = {"strict": 0, "words": 1, "photos": 2}  # strategies are ranked within their regime
 
 
 def show(as_json: bool, browser: bool) -> None:
@@ -29,42 +35,108 @@ def show(as_json: bool, browser: bool) -> None:
     folder = REPORT / str(edit_params.tree()["study"])
     if not (folder / METRICS).exists():
         raise InputFault(f"{folder}: there is no report yet. Run the study to the end: palimpsest run")
-    page = next(folder / name for name in PAGES if (folder / name).exists())
+    page = _stamped(folder)
     if as_json:
-        console.as_json({"page": str(page), "metrics": json.loads((folder / METRICS).read_text("utf-8"))})
+        facts = {name.partition(".")[0]: read_json(folder / name) for name in (METRICS, CONCLUSION)}
+        console.as_json({"page": str(page), **facts})
         return
-    summary = (folder / SUMMARY).read_text("utf-8")
-    if console.fits(summary):
-        print(summary, end="")
-    else:
-        _print_short(folder)
+    with as_written(folder, REMAKE):
+        _print_sentences(folder)
+        _print_table(folder)
     if browser and page.suffix == ".html" and _has_display():
         webbrowser.open(page.resolve().as_uri())
-    console.next_steps("palimpsest concept list   each concept's score", f"{page}   open it in a browser")
+    console.next_steps(
+        "palimpsest concept list   each concept's score",
+        "palimpsest export   a LoRA for other programs",
+        f"{page}   open it in a browser",
+    )
 
 
-def _print_short(folder: Path) -> None:
-    """Prints the main measures, under the identity metric, for a narrow terminal."""
-    tree, identity = json.loads((folder / METRICS).read_text("utf-8")), edit_params.tree()["report"]["identity"]
-    for domain, by_strategy in json.loads((folder / HEADLINE).read_text("utf-8")).items():
+def _stamped(folder: Path) -> Path:
+    """Writes the page with the facts of the last run, and returns it; the page itself depends on no time or machine."""
+    from stages.files.writing import write_file
+    from stages.reporting import stamp
+
+    page, last = folder / PAGE, journal.read()
+    if not page.exists() or last is None:
+        return page
+    write_file(folder / STAMPED, stamp.stamped(page.read_text("utf-8"), last.began, last.machine, last.commit))
+    return folder / STAMPED
+
+
+def show_against(other: str, as_json: bool, browser: bool) -> None:
+    """The command `report --against`: compares with another study's report, and writes a page beside this one's.
+
+    Args:
+        other: the name of a study in report/, of a project beside this one that `make demo` made, or the folder of a
+            report.
+
+    Raises:
+        InputFault: one of the reports is missing or damaged, or they share nothing.
+    """
+    from stages.files.writing import write_file
+    from stages.reporting import comparison
+    from stages.reporting.page import against
+    from stages.runtime.formatting import in_columns
+
+    tree = edit_params.tree()
+    folder = REPORT / str(tree["study"])
+    folders = (Path(other), REPORT / other, Path("..", other) / REPORT / other)
+    second_folder = next((one for one in folders if one.is_dir()), REPORT / other)
+    if second_folder.resolve() == folder.resolve():
+        raise InputFault(f"--against {other}: is this study itself. Give another one.")
+    first, second = comparison.read(folder), comparison.read(second_folder)
+    if second.name == first.name:
+        second = replace(second, name=other)
+    confidence = float((first.settings.get("report") or tree["report"]).get("confidence", 0.95))
+    compared, level = comparison.compare(first, second, confidence), 1 - confidence
+    page = folder / f"against-{second_folder.name}.html"
+    write_file(page, against.page(first, second, compared, level))
+    names = (first.name, second.name)
+    if as_json:
+        tables = {f"{one.domain} {one.metric}": comparison.rows(one, names, level) for one in compared}
+        console.as_json({"page": str(page), "tables": tables})
+        return
+    for one in compared:
+        table = in_columns(comparison.rows(one, names, level))
+        print(f"{one.domain} by {one.metric}: {comparison.sentence(one, names, level)}\n\n{table}\n")
+    if browser and _has_display():
+        webbrowser.open(page.resolve().as_uri())
+    console.next_steps(f"{page}   open it in a browser")
+
+
+def _print_sentences(folder: Path) -> None:
+    """Prints a warning, if there is one, and the result of each domain in a sentence."""
+    conclusion = read_json(folder / CONCLUSION)
+    for text in (conclusion.pop("warning"), *(one["sentence"] for one in conclusion.values())):
+        if text:
+            print(f"{textwrap.fill(printable(text), console.width())}\n")
+
+
+def _print_table(folder: Path) -> None:
+    """Prints the main measures, under the identity metric."""
+    tree, identity = read_json(folder / METRICS), edit_params.tree()["report"]["identity"]
+    regimes = tree.get("regimes", {})
+    for domain, by_strategy in read_json(folder / HEADLINE).items():
         rows = []
-        ranked = sorted(by_strategy, key=lambda name: (name == BASE, -by_strategy[name][SCORE]))
+        places = {name: (name == BASE, KNOW.get(regimes.get(name, "-"), 0)) for name in by_strategy}
+        ranked = sorted(by_strategy, key=lambda name: (*places[name], -by_strategy[name][SCORE]))
         for strategy, measures in ((name, by_strategy[name]) for name in ranked):
             values = [tree[domain][identity][strategy].get(measure) for measure in SHOWN if measure in measures]
             cells = [_interval(**value) for value in values]
-            rows.append((strategy, *cells, *["-"] * (len(SHOWN) - len(cells))))
+            rows.append((strategy, regimes.get(strategy, "-"), *cells, *["-"] * (len(SHOWN) - len(cells))))
         console.table(
-            ("strategy", *SHOWN.values()),
+            ("strategy", "regime", *SHOWN.values()),
             rows,
             f"{domain} by {identity}, with intervals",
         )
     print("Higher scores and lower forgetting are better.")
-    print(f"All measures: {folder / SUMMARY}, and the report.")
+    print(f"All measures: {folder}/summary.txt, and the report.")
 
 
 def _interval(value: float, low: float | None, high: float | None) -> str:
     """0.53 [0.41, 0.62], without brackets if the bounds are unknown."""
-    return f"{value:.2f}" if low is None or high is None else f"{value:.2f} [{low:.2f}, {high:.2f}]"
+    return number(value) if low is None or high is None else f"{number(value)} [{number(low)}, {number(high)}]"
 
 
 def _has_display() -> bool:

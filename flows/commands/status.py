@@ -9,6 +9,7 @@ from typing import Any
 
 from flows.commands import console
 from flows.engine import journal
+from stages.runtime.faults import printable
 from stages.tools import edit_params
 
 RUNS, REPORT, LOCK = Path("runs"), Path("report"), Path(".cache", "flow", "lock")
@@ -82,4 +83,4 @@ def _flow(running: dict[str, Any] | None, last: dict[str, Any] | None) -> None:
     elif last["code"]:
         print(f"The run of {last['began']} ended with exit code {last['code']}:")
     for failure in last["failures"]:
-        print(f"  {failure['stage']}: {failure['what']}")
+        print(printable(f"  {failure.get('stage')}: {failure.get('what')}"))

@@ -1,51 +1,124 @@
-"""Estimates a plan: how many stages come from the run-cache, how long the others run, and how much disk they need.
+"""Estimates how long a plan takes, from the durations that were measured so far, and how much disk it needs.
 
 It counts the work and estimates its time with the functions of `palimpsest forecast`.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping
 from statistics import fmean
+from typing import Protocol
 
-from flows.graph.graph import Graph
+from flows.engine.order.ready import makespan
 from flows.graph.stage_names import StageName
 from stages.core.params import Params
-from stages.tools.forecasting.durations import Times, saved_costs, seconds_by_part
+from stages.runtime.formatting import duration
+from stages.tools.forecasting.costs import Cost
+from stages.tools.forecasting.durations import Times, part_of
 from stages.tools.forecasting.workload import PART, Stage, WorkCounter, adapter_bytes
 
-COPIES = 2  # one in the workspace and one in DVC's cache, if the file system cannot share them
 PNG = 1.5  # bytes per pixel: three channels, compressed to half
+CHECK = Cost(0.1, 0.02, 0.3)  # seconds of a stage that is not run: its files are hashed, or restored from the cache
+SAME = 1.15  # a range this narrow is one number
+# Below so many seconds, round to these.
+ROUND = ((10.0, 1.0), (60.0, 5.0), (600.0, 60.0), (7200.0, 300.0), (86_400.0, 1800.0))
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """Estimate of a plan: stages to run, stages in the run-cache, seconds on one slot, and bytes of disk."""
+class Needs(Protocol):
+    """What the clock needs of a graph."""
 
-    to_run: int
-    cached: int
-    seconds: float
-    bytes: float
+    @property
+    def stages(self) -> Mapping[str, object]: ...
 
-    @staticmethod
-    def of(graph: Graph, plan: list[str], times: Times, params: Params) -> Estimate:
-        cached = graph.cached(plan)
-        to_run = [name for name in plan if name not in cached]
-        sizes = Sizes({name: size for name in graph.stages if (size := graph.size(name)) is not None}, params)
-        new = sum(map(sizes.of, to_run)) + sum(sizes.of(name) / COPIES for name in cached)
-        return Estimate(len(to_run), len(cached), plan_seconds(params, to_run, graph.stages, times), new)
+    def upstream(self, name: str) -> list[str]: ...
 
 
-def plan_seconds(params: Params, plan: Iterable[str], stages: Iterable[str], times: Times) -> float:
-    """Seconds that the stages of `plan` take one after another, if all other `stages` of the study are done."""
-    names = list(map(StageName.parse, plan))
-    planned = set(names)
-    todo = [stage for name in names if (stage := workload_stage(name))]
-    done = [stage for name in map(StageName.parse, stages) if name not in planned and (stage := workload_stage(name))]
-    others = sum(times.of(name.verb, name.task) for name in names if not workload_stage(name))
-    return others + sum(seconds_by_part(WorkCounter(params), todo, done, times, saved_costs(params)).values())
+class Clock:
+    """The remaining time of a run. It learns from every stage that ends."""
+
+    def __init__(
+        self,
+        graph: Needs,
+        params: Params,
+        times: Times,
+        stages: list[str],
+        to_run: Collection[str],
+        jobs: int,
+    ) -> None:
+        """Prepares the estimate.
+
+        Args:
+            graph: all stages of the study, and their dependencies.
+            params: the study's parameters.
+            times: measured durations; `note` adds to them.
+            stages: all stages of the plan, in topological order.
+            to_run: those that will run; the others are only checked, or restored from the run-cache.
+            jobs: stages at a time.
+        """
+        self.times, self.jobs, self.stages = times, jobs, stages
+        self.needs = {name: set(graph.upstream(name)).intersection(stages) for name in stages}
+        self.counts = units(params, to_run, graph.stages)
+        self.waiting, self.ran = set(stages), Counter[str]()
+        self.began: dict[str, float] = {}  # running stage -> when it began, by time.monotonic
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the durations that matter were measured on this machine with these parameters."""
+        return all(self.times.known(part) for counts in self.counts.values() for part in counts if part in PART)
+
+    def seconds(self, name: str) -> Cost:
+        """Seconds of one stage."""
+        return self.times.seconds(self.counts[name]) + CHECK if name in self.counts else CHECK
+
+    def start(self, name: str) -> None:
+        """Records that a stage begins."""
+        self.began[name] = time.monotonic()
+
+    def skip(self, name: str) -> None:
+        """Records that a stage will not run."""
+        self.waiting.discard(name)
+
+    def end(self, name: str, ran: bool, seconds: float) -> None:
+        """Records that a stage has ended."""
+        self.began.pop(name, None)
+        self.waiting.discard(name)
+        if ran:
+            part = part_of(StageName.parse(name).verb)
+            self.ran[part] += 1
+            self.times.note(part, self.counts.get(name, {}), seconds, cold=self.ran[part] <= self.jobs)
+
+    def remaining(self) -> Cost:
+        """Seconds until the last stage has ended, with a range."""
+        names = [name for name in self.stages if name in self.waiting]
+        now = time.monotonic()
+        costs = {name: self.seconds(name) for name in names}
+
+        def makespan_of(key: Callable[[Cost], float]) -> float:
+            seconds = {name: key(costs[name]) for name in names}
+            for name, began in list(self.began.items()):  # other threads start and end stages
+                if name in seconds:
+                    seconds[name] = max(seconds[name] - (now - began), 0.1 * seconds[name])
+            return makespan(names, self.needs, seconds, self.jobs)
+
+        return Cost(*(makespan_of(key) for key in (lambda c: c.each, lambda c: c.low, lambda c: c.high)))
+
+
+def units(params: Params, to_run: Collection[str], stages: Iterable[str]) -> dict[str, dict[str, int]]:
+    """The units of work of each stage by part; stages that are not counted, such as prepare, have one of their own.
+
+    Args:
+        params: the study's parameters.
+        to_run: the stages to run. Work that several share is counted for the first in the scheduler's order.
+        stages: all stages of the study; those that are not run have done their share.
+    """
+    names = sorted(map(StageName.parse, to_run), key=lambda name: (name.task or 0, str(name)))
+    todo = {stage: str(name) for name in names if (stage := workload_stage(name))}
+    others = set(stages).difference(to_run)
+    done = [stage for name in map(StageName.parse, others) if (stage := workload_stage(name))]
+    counted = {todo[stage]: counts for stage, counts in WorkCounter(params).units(todo, done)} if todo else {}
+    return {str(name): counted.get(str(name), {part_of(name.verb): 1}) for name in names}
 
 
 def workload_stage(name: StageName) -> Stage | None:
@@ -53,6 +126,21 @@ def workload_stage(name: StageName) -> Stage | None:
     if name.verb not in PART or name.domain is None or name.order is None:
         return None
     return Stage(name.verb, name.domain, name.order, name.strategy, name.seed, name.task)
+
+
+def span(seconds: Cost) -> str:
+    """The range in words: "2 to 4 minutes"; "about 3 minutes" if both ends are nearly the same."""
+    low, high = (duration(_rounded(x)) for x in (seconds.low, seconds.high))
+    if low == high or seconds.high <= SAME * seconds.low:
+        return f"about {duration(_rounded(seconds.each))}"
+    (first, unit), (_, other) = low.split(" ", 1), high.split(" ", 1)
+    return f"{first} to {high}" if unit.rstrip("s") == other.rstrip("s") else f"{low} to {high}"
+
+
+def _rounded(seconds: float) -> float:
+    """Seconds with the digits that are worth showing."""
+    step = next((step for limit, step in ROUND if seconds < limit), 3600.0)
+    return max(step * round(seconds / step), step)
 
 
 class Sizes:
@@ -66,8 +154,9 @@ class Sizes:
         self.picture = pixels * pixels * PNG
 
     def of(self, name: str) -> float:
+        """Bytes of one copy."""
         stage = StageName.parse(name)
-        return COPIES * (self.means[stage.kind] if stage.kind in self.means else self._guess(stage))
+        return self.means[stage.kind] if stage.kind in self.means else self._guess(stage)
 
     def _guess(self, name: StageName) -> float:
         """Estimate in bytes before any stage of its kind has run: only adapters and pictures take much space."""

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import platform
 import re
+import subprocess
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
+from stages.files.untrusted import read_file
 from stages.files.writing import write_file
-from stages.runtime.faults import MachineFault
+from stages.runtime.faults import Fault, MachineFault
 
 JOURNAL, LOCKS = Path(".cache", "flow", "journal.json"), Path("/proc/locks")
 EVERY_SECONDS = 1.0
+LARGEST = 64.0  # megabytes of a journal
 
 
 @dataclass
@@ -27,15 +35,25 @@ class Journal:
     last: str = ""  # the stage that ended last
     code: int | None = None  # exit code; None while it runs, and if it was killed
     failures: list[dict[str, str]] = field(default_factory=list)  # stage, what
+    commit: str = ""  # of the project; "+" at its end: with changes that are in no commit
+    machine: str = ""  # its GPUs, or its processor
+    # Stages that run now -> done, total (0 if it does not count), seconds so far.
+    running: dict[str, list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._written = 0.0
 
     @classmethod
     def begin(cls, total: int) -> Journal:
-        journal = cls(time.strftime("%Y-%m-%d %H:%M:%S"), total=total)
+        journal = cls(time.strftime("%Y-%m-%d %H:%M:%S"), total=total, commit=_commit(), machine=_machine())
         journal._write()
         return journal
+
+    def tick(self, running: dict[str, list[int]]) -> None:
+        """Records what runs; writes the file at most once a second."""
+        self.running = running
+        if time.monotonic() - self._written > EVERY_SECONDS:
+            self._write()
 
     def note(self, done: int, last: str, left: str) -> None:
         """Records that a stage has ended; writes the file at most once a second."""
@@ -44,7 +62,7 @@ class Journal:
             self._write()
 
     def end(self, code: int, failures: list[dict[str, str]]) -> None:
-        self.code, self.failures = code, failures
+        self.code, self.failures, self.running = code, failures, {}
         self._write()
 
     def _write(self) -> None:
@@ -57,9 +75,34 @@ class Journal:
 def read() -> Journal | None:
     """The journal of the current or last run; None if there is none."""
     try:
-        return Journal(**json.loads(JOURNAL.read_text("utf-8")))
-    except (OSError, ValueError, TypeError):
+        return TypeAdapter(Journal).validate_json(read_file(JOURNAL, LARGEST), strict=True)
+    except (Fault, ValidationError):
         return None
+
+
+def _commit() -> str:
+    """The commit of the current folder; empty if it is in no repository."""
+    commit = _output("git", "rev-parse", "HEAD")
+    return commit + ("+" if commit and _output("git", "status", "--porcelain", "--untracked-files=no") else "")
+
+
+def _machine() -> str:
+    """The names of the GPUs, or of the processor, without loading torch."""
+    if gpus := Counter(_output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").splitlines()):
+        return ", ".join(f"{count} x {name.strip()}" for name, count in gpus.items())
+    try:
+        model = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text("utf-8"), re.M)
+    except OSError:
+        model = None
+    return f"{os.cpu_count()} cores of {model[1] if model else platform.machine()}"
+
+
+def _output(*command: str) -> str:
+    """What a command prints; empty if it does not exist or fails."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from stages.core.params import Params, Prepare
 from stages.core.runs import TaskSequence
 from stages.datasets.folder import Folder
 from stages.files import artifact
+from stages.files.untrusted import read_file
 from stages.photos.develop import ROLES, KnownPhotos, load_picture
 from stages.runtime.faults import ConfigFault, Fault, InputFault, for_all
 
@@ -83,27 +85,20 @@ def check_new(folder: Path, name: str, dataset: Folder, limits: Prepare) -> Conc
         ConfigFault: concept.yaml breaks a rule.
         InputFault: some photos cannot be used; all of them are listed, one per line.
     """
-    concept = dataset.model_copy(update={"root": str(folder.parent)}).read(folder, name)
+    here = dataset.model_copy(update={"root": str(folder)})  # links must not lead out of it
+    concept = here.read(folder, name)
     check_concept(concept, limits)
     return concept
 
 
-def already_prepared(params: Params) -> list[str]:
-    """The prepare stages whose output would not change."""
-    names = []
-    for domain in params.domains:
-        for order in params.orders:
-            concepts = params.concepts(domain, order)
-            for at, task in enumerate(params.tasks):
-                folder = TaskSequence(params.study, domain, order).data(task.index)
-                if _prepared(folder, concepts[task.index], params):
-                    names.append(str(StageName("prepare", domain, order, task=at)))
-    return names
-
-
-def _prepared(folder: Path, concept: Concept, params: Params) -> bool:
-    """Whether the folder was prepared from exactly these photos, words and settings."""
+def already_prepared(params: Params, stage: StageName) -> bool:
+    """Whether a prepare stage has run on exactly these photos, words and settings, so that it would write the same."""
+    if stage.verb != "prepare" or stage.domain is None or stage.order is None or stage.task is None:
+        return False
+    index = params.tasks[stage.task].index
+    folder = TaskSequence(params.study, stage.domain, stage.order).data(index)
     try:
+        concept = params.concepts(stage.domain, stage.order)[index]
         facts = artifact.read(folder, "data")
         how = (params.prepare.resolution, params.prepare.non_default())
         if facts["concept"] != facts_of(concept) or (facts["resolution"], facts.get("prepared", {})) != how:
@@ -111,9 +106,16 @@ def _prepared(folder: Path, concept: Concept, params: Params) -> bool:
         for role in ROLES:
             was = [[entry[key] for key in (*OF_A_PICTURE, "sha256_of_source")] for entry in facts["pictures"][role]]
             pictures = getattr(concept, role)
-            now = [[getattr(p, k) for k in OF_A_PICTURE] + [load_picture(p, params.prepare).sha256] for p in pictures]
+            now = [[getattr(p, k) for k in OF_A_PICTURE] + [_sha256(p, params.prepare)] for p in pictures]
             if was != now:
                 return False
     except (Fault, KeyError, TypeError):
         return False
     return True
+
+
+def _sha256(picture: Picture, limits: Prepare) -> str:
+    """Of the source, as `prepare` records it."""
+    if isinstance(picture.origin, Path):
+        return hashlib.sha256(read_file(picture.origin, limits.max_megabytes)).hexdigest()
+    return load_picture(picture, limits).sha256

@@ -5,13 +5,20 @@ from __future__ import annotations
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
+
+from stages.runtime.environment import integer
+from stages.runtime.exits import INTERRUPTED
+from stages.runtime.faults import ConfigFault
+from stages.runtime.process import children
 
 LOGS = Path(".cache", "flow", "logs")
 Listener = Callable[[str, int, int], None]
@@ -41,10 +48,15 @@ def slots(jobs: int | None, devices: str | None) -> Slots:
     Args:
         jobs: number of slots; None or 0: PALIMPSEST_JOBS, or the default.
         devices: GPUs as in CUDA_VISIBLE_DEVICES; None: that variable, or all GPUs.
+
+    Raises:
+        ConfigFault: the number of jobs is not one.
     """
     listed = devices if devices is not None else os.environ.get("CUDA_VISIBLE_DEVICES")
     known = tuple(filter(None, listed.split(","))) if listed is not None else _gpus()
-    wanted = jobs or int(os.environ.get("PALIMPSEST_JOBS", "0"))
+    if jobs is not None and jobs < 0:
+        raise ConfigFault(f"--jobs {jobs}: must be at least 1.")
+    wanted = jobs or integer("PALIMPSEST_JOBS", default=0, least=0)
     return Slots(wanted or len(known) or len(os.sched_getaffinity(0)), known)
 
 
@@ -64,7 +76,7 @@ class Worker:
     def __init__(self, slot: int, environment: dict[str, str]) -> None:
         self.slot = slot
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "flows.engine.worker"],
+            [sys.executable, "-m", "flows.engine.worker", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -103,7 +115,15 @@ class Worker:
         raise WorkerLost(f"the worker of slot {self.slot} ended with exit code {self.process.wait()}")
 
     def stop(self) -> None:
+        """Asks it to end: at once while idle, after saving while it trains."""
         self.process.terminate()
+
+    def dismiss(self) -> None:
+        """Asks it to end, and to take no further command."""
+        self.stop()
+        with suppress(OSError):
+            if self.process.stdin:
+                self.process.stdin.close()
 
 
 class Pool:
@@ -158,6 +178,46 @@ class Pool:
     def stop(self) -> None:
         """Asks all workers to end and waits for them; a training saves a checkpoint first."""
         for worker in self.workers:
-            worker.stop()
+            worker.dismiss()
         for worker in self.workers:
             worker.process.wait()
+
+
+class Interrupts:
+    """What SIGTERM and Ctrl-C do to a run: the first ends it when its trainings have saved, a second Ctrl-C at once."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool, self.stopping = pool, threading.Event()
+
+    @contextmanager
+    def handled(self) -> Iterator[None]:
+        """Handles both signals within the block. May be nested: Prefect sets handlers of its own in between."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        if number == signal.SIGINT and self.stopping.is_set():
+            end_now()
+        if number == signal.SIGINT:
+            os.write(2, b"Stopping as soon as everything is saved; Ctrl-C again stops at once.\n")
+        self.stopping.set()
+        for worker in self.pool.workers:
+            worker.stop()
+
+
+def end_now() -> None:
+    """Kills the processes that this one has started, its workers and the temporary server, and ends."""
+    for child in children(os.getpid()):
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+    with suppress(OSError):
+        os.write(2, b"error: interrupted. Run the same command again to continue.\n")
+    sys.stdout.flush()
+    os._exit(INTERRUPTED)

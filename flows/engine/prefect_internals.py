@@ -1,6 +1,6 @@
 """Everything we use of Prefect beyond its documented interface. No other module imports these parts.
 
-Written for prefect 3.8. Before upgrading Prefect, review this file and run tests/flows/platform. It uses
+Written for prefect 3.9. Before upgrading Prefect, review this file and run tests/flows/platform. It uses
 
 - `prefect.context.FlowRunContext`, to check whether a flow is running;
 - the logger `prefect.flow_runs`, whose records have CrashedRun or FailedRun in `exc_info` when a run returns such a

@@ -46,14 +46,16 @@ class Once:
 
 
 class TaskRuns:
-    """Starts stages as Prefect task runs."""
+    """Starts stages as Prefect task runs, with tags, and with an edge from each stage that they depend on."""
 
-    def __init__(self) -> None:
+    def __init__(self, study: str, upstream: Callable[[str], list[str]]) -> None:
         from prefect import Task
         from prefect.cache_policies import NO_CACHE
 
         # The task gets the stage's number and not the function, because Prefect serialises the arguments of tasks.
+        self.study, self.upstream = study, upstream
         self.submitted: list[Once] = []
+        self.futures: dict[str, Any] = {}
         self.task = Task(self._run, name="stage", cache_policy=NO_CACHE, task_run_name="{title}")
 
     def _run(self, title: str, number: int) -> None:
@@ -61,10 +63,15 @@ class TaskRuns:
 
     def submit(self, work: Callable[[str], StageResult], name: str) -> None:
         """Starts `work(name)` in a task run, or in a thread if Prefect does not take it."""
-        once = Once(work, name)
+        once, stage = Once(work, name), StageName.parse(name)
         self.submitted.append(once)
+        before = [self.futures[other] for other in self.upstream(name) if other in self.futures]
         try:
-            self.task.submit(StageName.parse(name).title, len(self.submitted) - 1).add_done_callback(once.in_a_thread)
+            task = self.task.with_options(tags=[self.study, stage.verb, *([stage.strategy] if stage.strategy else [])])
+            self.futures[name] = future = task.submit(
+                stage.title, len(self.submitted) - 1, return_state=False, wait_for=before
+            )
+            future.add_done_callback(once.in_a_thread)
         except Exception as error:
             log.warning("Prefect does not show %s: %s.", name, error)
             once.in_a_thread()
@@ -73,11 +80,15 @@ class TaskRuns:
 def run_with_prefect(root: Path, study: str, engine: Engine, plan: list[str], stage_log: StageLog) -> Outcome:
     """Runs the plan as a Prefect flow, or within the current one; it is completed even if the server is lost."""
     prefect_view.set_environment(root)
-    from prefect import flow
-    from prefect.task_runners import ThreadPoolTaskRunner
+    try:
+        from prefect import flow
+        from prefect.task_runners import ThreadPoolTaskRunner
 
+        runner = cast(Any, ThreadPoolTaskRunner(max_workers=engine.pool.slots.jobs + 2))
+    except Exception as error:  # it refuses its settings: those of the environment or of a profile
+        log.warning("Prefect does not show this run, because it cannot start: %s", " ".join(str(error).split())[:300])
+        return _without_prefect(engine, plan, stage_log)
     began, outcomes = False, list[Outcome]()
-    runner = cast(Any, ThreadPoolTaskRunner(max_workers=engine.pool.slots.jobs + 2))
 
     def run() -> None:
         nonlocal began
@@ -87,8 +98,10 @@ def run_with_prefect(root: Path, study: str, engine: Engine, plan: list[str], st
         def on_end(result: StageResult) -> None:
             stage_log(result)
             shown(stage_log.done)
+            if result.error:
+                prefect_view.log_failure(StageName.parse(result.name).title, result.error)
 
-        outcome = engine.run(plan, TaskRuns().submit, on_end)
+        outcome = engine.run(plan, TaskRuns(study, engine.graph.upstream).submit, on_end, stage_log.tick)
         outcomes.append(outcome)
         if outcome.failures:
             prefect_view.show_failures(stage_log.rows(outcome))
@@ -97,10 +110,17 @@ def run_with_prefect(root: Path, study: str, engine: Engine, plan: list[str], st
 
     if not in_flow_run():
         run = flow(name="study", flow_run_name=study, validate_parameters=False, task_runner=runner)(run)
+    from prefect import tags
+
     try:
-        run()
+        with tags(study):
+            run()
     except Exception as error:
         if began and not outcomes:
             raise
         prefect_view.note_server_lost(error)
-    return outcomes[0] if outcomes else engine.run(plan, lambda work, name: Once(work, name).in_a_thread(), stage_log)
+    return outcomes[0] if outcomes else _without_prefect(engine, plan, stage_log)
+
+
+def _without_prefect(engine: Engine, plan: list[str], stage_log: StageLog) -> Outcome:
+    return engine.run(plan, lambda work, name: Once(work, name).in_a_thread(), stage_log, stage_log.tick)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
+import secrets
 import sys
 import time
 from collections.abc import Iterator
@@ -12,14 +14,19 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 log = logging.getLogger("palimpsest")
+reasons = logging.getLogger("palimpsest.prefect")  # for the run's page alone: the terminal has them already
+reasons.propagate = False
+reasons.setLevel(logging.INFO)
 _server_is_up = True
-HOME = Path(".cache", "prefect")
+HOME, DATABASE = Path(".cache", "prefect"), "prefect.db"
+NO_PAGE = "http://no-page.invalid"  # the temporary server has no pages
 EVERY_SECONDS = 2.0  # a request to the server takes longer than a cached stage
 SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
     "DO_NOT_TRACK": "1",
     "PREFECT_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "palimpsest.prefect",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "PREFECT_CLIENT_MAX_RETRIES": "2",
@@ -28,11 +35,49 @@ SETTINGS = {
 
 
 def set_environment(root: Path) -> None:
-    """Sets the variables that Prefect reads when it is imported; does not override what the user has set."""
+    """Sets the variables that Prefect reads when it is imported; does not override what the user has set.
+
+    Without a server of the user's, Prefect starts a temporary one, which other users of this machine and pages in its
+    browsers could reach: it gets a password of its own.
+    """
     if "PREFECT_API_URL" not in os.environ:
-        os.environ.setdefault("PREFECT_HOME", str(root / HOME))
+        home = Path(os.environ.setdefault("PREFECT_HOME", str(root / HOME)))
+        if not _names_a_server(home / "profiles.toml"):
+            make_private(home)
+            password = new_password()
+            for name, value in (protection(password, NO_PAGE) | {"PREFECT_API_AUTH_STRING": password}).items():
+                os.environ.setdefault(name, value)
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+
+
+def protection(password: str, origin: str) -> dict[str, str]:
+    """Settings of a server that answers to one password, and to pages of one origin only."""
+    return {
+        "PREFECT_SERVER_API_AUTH_STRING": password,
+        "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": origin,
+    }
+
+
+def new_password() -> str:
+    return f"palimpsest:{secrets.token_urlsafe(24)}"
+
+
+def make_private(home: Path) -> None:
+    """Makes a server's folder and its database readable by this user alone; SQLite's other files get the same mode."""
+    home.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(PermissionError):  # somebody else's, with their own idea of who may read it
+        home.chmod(0o700)
+        os.close(os.open(home / DATABASE, os.O_RDONLY | os.O_CREAT, 0o600))
+        (home / DATABASE).chmod(0o600)
+
+
+def _names_a_server(profiles: Path) -> bool:
+    try:
+        return "PREFECT_API_URL" in profiles.read_text("utf-8", "replace")
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager
@@ -70,11 +115,27 @@ class Progress:
 
 
 def show_results(study: str, report: Path) -> None:
-    """Shows the result tables of a finished study."""
+    """Shows the result of a finished study: the sentence, which also describes the artifact, and the tables."""
     with warn_only("the results"):
         from prefect.artifacts import create_markdown_artifact
 
-        create_markdown_artifact((report / "results.md").read_text("utf-8"), key=f"{study}-results".replace("_", "-"))
+        text = without_files((report / "results.md").read_text("utf-8"))
+        sentences = [part for part in text.split("\n\n") if part and not part.startswith(("#", ">", "-"))]
+        create_markdown_artifact(text, key=f"{study}-results".replace("_", "-"), description=sentences[0])
+
+
+def without_files(markdown: str) -> str:
+    """The text without pictures and links to files, which Prefect's page does not have."""
+    text, _, rest = markdown.partition("\n## Pictures\n")
+    _, heading, after = rest.partition("\n## ")
+    text += heading + after
+    return re.sub(r"\n{3,}", "\n\n", re.sub(r"^!\[[^\]]*\]\([^)]*\)$", "", text, flags=re.M))
+
+
+def log_failure(stage: str, reason: str) -> None:
+    """Writes the reason of a failure to the log of the current run, as an error."""
+    with warn_only("the reason of a failure"):
+        reasons.error("%s: %s", stage, reason)
 
 
 def show_failures(rows: list[dict[str, str]]) -> None:

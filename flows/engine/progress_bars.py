@@ -1,32 +1,41 @@
-"""Draws a progress bar at the bottom of the terminal for each running stage."""
+"""Draws a progress bar at the bottom of the terminal for each running stage, and one for the whole run."""
 
 from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from flows.engine.estimate import span
+from stages.tools.forecasting.costs import Cost
+
+if TYPE_CHECKING:
+    from flows.engine.scheduler import Engine
+    from flows.engine.stage_log import StageLog
 
 EVERY_SECONDS = 0.5
 
 
 @contextmanager
-def draw_bars(running: Mapping[str, tuple[int, int]], names: Mapping[str, str]) -> Iterator[None]:
+def draw_bars(engine: Engine, stage_log: StageLog) -> Iterator[None]:
     """Draws bars below everything that is printed; draws nothing if stdout is not a terminal.
 
     Args:
-        running: stage -> (done, total); read repeatedly, so that changes are shown.
-        names: stage -> label.
+        engine: its running stages and their progress are read repeatedly.
+        stage_log: has the labels of stages, and the number that have ended.
     """
     if not sys.stdout.isatty():
         yield
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
+    columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[note]}"))
     over = threading.Event()
     with Progress(*columns, transient=True) as progress:
-        drawer = threading.Thread(target=_draw, args=(progress, running, names, over), name="bars", daemon=True)
+        drawer = threading.Thread(target=_draw, args=(progress, engine, stage_log, over), name="bars", daemon=True)
         drawer.start()
         try:
             yield
@@ -35,19 +44,31 @@ def draw_bars(running: Mapping[str, tuple[int, int]], names: Mapping[str, str]) 
             drawer.join()
 
 
-def _draw(
-    progress: object, running: Mapping[str, tuple[int, int]], names: Mapping[str, str], over: threading.Event
-) -> None:
+def _draw(progress: Any, engine: Engine, stage_log: StageLog, over: threading.Event) -> None:
+    """Draws a bar for every stage from the moment a worker has it, whether it counts anything yet or not."""
     from rich.markup import escape
-    from rich.progress import Progress, TaskID
 
-    assert isinstance(progress, Progress)
-    drawn: dict[str, TaskID] = {}
-    while not over.wait(EVERY_SECONDS):
-        now = dict(running)
+    whole = progress.add_task("study", total=stage_log.total, note="")
+    drawn: dict[str, Any] = {}
+    while True:
+        now = dict(engine.progress)
         for name, (done, total) in now.items():
             if name not in drawn:
-                drawn[name] = progress.add_task(escape(names[name]), total=total)
-            progress.update(drawn[name], completed=done, total=total)
+                drawn[name] = progress.add_task(escape(stage_log.names[name]), total=None, note="")
+            note = stage_note(engine, name, done, total)
+            progress.update(drawn[name], completed=done, total=total or None, note=note)
         for name in set(drawn) - set(now):
             progress.remove_task(drawn.pop(name))
+        left = f"{stage_log.done} of {stage_log.total} stages, {span(engine.clock.remaining())} left"
+        progress.update(whole, completed=stage_log.done, note=left)
+        if over.wait(EVERY_SECONDS):
+            return
+
+
+def stage_note(engine: Engine, name: str, done: int, total: int) -> str:
+    """How far a stage is and how long it may take: by its count or, until it counts, by other stages of its kind."""
+    elapsed = time.monotonic() - engine.clock.began.get(name, time.monotonic())
+    if not total:
+        return f"{elapsed:.0f} s of {span(engine.clock.seconds(name))}"
+    left = elapsed / done * (total - done) if done else 0.0
+    return f"{done} of {total}" + (f", {span(Cost.about(left, 1.0))} left" if left else "")

@@ -5,24 +5,25 @@ If a stage fails, only the stages that depend on it are skipped.
 
 from __future__ import annotations
 
-import heapq
 import logging
 import queue
 import shlex
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flows.engine.pool import LOGS, Pool, WorkerLost
+from flows.engine.estimate import Clock
+from flows.engine.order.groups import Groups, command
+from flows.engine.order.ready import Ready
+from flows.engine.pool import LOGS, Interrupts, Pool, WorkerLost
 from flows.graph.dvc_internals import DependencyDoesNotExistError, DvcException, LockError
 from flows.graph.graph import Graph
-from flows.graph.stage_names import StageName
-from stages.runtime.faults import Fault, InputFault, MachineFault, Preempted
-from stages.tools.forecasting.durations import Times
+from stages.runtime.faults import Fault, InputFault, MachineFault, Preempted, printable
 
 log = logging.getLogger("palimpsest")
+STAGE_VARIABLE = "$DVC_STAGE"  # in the commands of dvc.yaml
 RETRIES, FIRST_PAUSE = 3, 1.0  # after a lost worker or a busy lock; seconds, doubled with each retry
 
 
@@ -45,6 +46,7 @@ class StageResult:
     code: int = 0
 
 
+OnWait = Callable[[Mapping[str, tuple[int, int]]], None]
 Submit = Callable[[Callable[[str], StageResult], str], object]
 
 
@@ -66,16 +68,20 @@ class Outcome:
 class Engine:
     """Runs one plan once."""
 
-    def __init__(self, graph: Graph, pool: Pool, times: Times) -> None:
-        self.graph, self.pool, self.times = graph, pool, times
-        self.stopping = threading.Event()
-        self.progress: dict[str, tuple[int, int]] = {}  # running stage -> done, total
+    def __init__(self, graph: Graph, pool: Pool, clock: Clock, groups: Groups | None = None) -> None:
+        self.graph, self.pool, self.clock = graph, pool, clock
+        self.groups = groups or Groups(lambda _: None, 1)
+        self.interrupts = Interrupts(pool)
+        self.stopping = self.interrupts.stopping
+        self.progress: dict[str, tuple[int, int]] = {}  # running stage -> done, total; 0 until it has counted
+        self._shares: dict[str, float] = {}  # seconds that a stage's share of a batch took before it started
 
     def run(
         self,
         plan: list[str],
-        submit: Callable[[Callable[[str], StageResult], str], object],
+        submit: Submit,
         on_end: Callable[[StageResult], None],
+        on_wait: OnWait = lambda progress: None,
     ) -> Outcome:
         """Runs the stages of a plan; returns when all have ended or been skipped, or after a stop.
 
@@ -83,64 +89,119 @@ class Engine:
             plan: stage names in topological order.
             submit: starts a function of a stage's name in another thread.
             on_end: called in this thread with the result of each stage.
+            on_wait: called in this thread a few times a second, with the progress of what runs.
         """
-        outcome, queued = Outcome(), queue.SimpleQueue[StageResult]()
-        waiting = {name: len(set(self.graph.upstream(name)).intersection(plan)) for name in plan}
-        urgency = self._urgency(plan)
-        ready = [(-urgency[name], name) for name, count in waiting.items() if not count]
-        heapq.heapify(ready)
+        with self.interrupts.handled():
+            return self._run(plan, submit, on_end, on_wait)
+
+    def _run(self, plan: list[str], submit: Submit, on_end: Callable[[StageResult], None], on_wait: OnWait) -> Outcome:
+        outcome, queued, planned = Outcome(), queue.SimpleQueue[StageResult | list[str]](), set(plan)
+        waiting = {name: planned.intersection(self.graph.upstream(name)) for name in plan}
+        ready = self._ready(plan, waiting)
         running: set[str] = set()
 
         def work(name: str) -> StageResult:
+            self.clock.start(name)
             result = self._update_stage(name)
+            self.clock.end(name, result.how == "ran", result.seconds)
             queued.put(result)
             return result
 
         while ready or running:
-            while ready and len(running) < self.pool.slots.jobs and not self.stopping.is_set():
-                _, name = heapq.heappop(ready)
-                running.add(name)
-                submit(work, name)
+            while names := self._pick(ready, waiting, running):
+                running.add(names[0])
+                if len(names) > 1:
+                    threading.Thread(target=self._train_together, args=(names, queued.put), daemon=True).start()
+                else:
+                    submit(work, names[0])
             if not running:
                 break
             self.pool.replace_lost()
             try:
                 result = queued.get(timeout=0.2)
             except queue.Empty:
+                on_wait(dict(self.progress))
                 continue
-            running.discard(result.name)
-            outcome.results[result.name] = result
-            if result.code:
-                self._skip(result.name, waiting, outcome)
+            if isinstance(result, list):  # a batch has ended: its stages follow
+                running.discard(result[0])
+                freed = result
             else:
-                for name in self.graph.downstream(result.name):
-                    if name in waiting:
-                        waiting[name] -= 1
-                        if not waiting[name] and name not in outcome.skipped:
-                            heapq.heappush(ready, (-urgency[name], name))
-            on_end(result)
+                running.discard(result.name)
+                freed = self._note(result, waiting, outcome)
+                on_end(result)
+            for name in freed:
+                ready.add(name)
         self.graph.write()
         return outcome
 
-    def _urgency(self, plan: list[str]) -> dict[str, float]:
-        """Seconds of the longest path from each stage to the end: starting with the longest ends the study soonest."""
-        urgency: dict[str, float] = {}
-        for name in reversed(plan):
-            downstream = [urgency.get(dependent, 0.0) for dependent in self.graph.downstream(name)]
-            urgency[name] = self._seconds(name) + max(downstream, default=0.0)
-        return urgency
+    def _pick(self, ready: Ready, waiting: Mapping[str, set[str]], running: set[str]) -> list[str]:
+        """The stages to start now: one, or several trainings for one batch."""
+        free = self.pool.slots.jobs - len(running)
+        if not ready or free < 1 or self.stopping.is_set():
+            return []
+        return self.groups.pick(ready, waiting, running, free)
 
-    def _seconds(self, name: str) -> float:
-        stage = StageName.parse(name)
-        return self.times.of(stage.verb, stage.task)
+    def _note(self, result: StageResult, waiting: dict[str, set[str]], outcome: Outcome) -> list[str]:
+        """Records the result of a stage; returns the stages that it has made ready."""
+        outcome.results[result.name], freed = result, list[str]()
+        if result.code:
+            self._skip(result.name, waiting, outcome)
+        for name in self.graph.downstream(result.name) if not result.code else ():
+            if name in waiting:
+                waiting[name].discard(result.name)
+                if not waiting[name]:
+                    freed.append(name)
+        return freed
 
-    def _skip(self, failed: str, waiting: dict[str, int], outcome: Outcome) -> None:
+    def _train_together(self, names: list[str], ended: Callable[[list[str]], None]) -> None:
+        """Trains these tasks in one batch up to a checkpoint of their last step, then calls `ended` with them.
+
+        Whatever goes wrong here is left to the stages' own commands, which continue from the checkpoints.
+        """
+        try:
+            todo = [name for name in names if self.graph.would_run(name)]
+            if len(todo) > 1:
+                self._run_together(todo)
+        except Exception as error:
+            log.info("%s: not trained together: %s", ", ".join(names), error)
+        finally:
+            ended(names)
+
+    def _run_together(self, todo: list[str]) -> None:
+        for name in todo:
+            self.clock.start(name)
+        began, log_file = time.monotonic(), LOGS / f"together-{todo[0].replace('@', '-')}.log"
+        log_file.unlink(missing_ok=True)
+
+        def listen(_: str, done: int, total: int) -> None:
+            for name in todo:
+                self._note_progress(name, done, total)
+
+        try:
+            with self.pool.worker() as worker:
+                if not self.stopping.is_set():
+                    worker.run(command(todo), log_file, listen)
+        finally:
+            for name in todo:
+                self.progress.pop(name, None)
+                self._shares[name] = (time.monotonic() - began) / len(todo)
+
+    def _ready(self, plan: list[str], waiting: Mapping[str, set[str]]) -> Ready:
+        seconds = {name: self.clock.seconds(name).each for name in plan}
+        ready = Ready(plan, {name: self.graph.upstream(name) for name in plan}, seconds, self.pool.slots.jobs)
+        for name in plan:
+            if not waiting[name]:
+                ready.add(name)
+        return ready
+
+    def _skip(self, failed: str, waiting: dict[str, set[str]], outcome: Outcome) -> None:
         """Marks all stages of the plan downstream of a failed one as skipped."""
         pending = [failed]
         while pending:
             for name in self.graph.downstream(pending.pop()):
-                if name in waiting and name not in outcome.skipped:
+                if waiting.pop(name, None) is not None:
                     outcome.skipped[name] = failed
+                    self.clock.skip(name)
                     pending.append(name)
 
     def _update_stage(self, name: str) -> StageResult:
@@ -160,16 +221,12 @@ class Engine:
                 return StageResult(name, how, time.monotonic() - began, str(error), code)
             except Exception as error:
                 return StageResult(name, "failed", time.monotonic() - began, *_message(error))
-            seconds = time.monotonic() - began
-            if how == "ran":
-                stage = StageName.parse(name)
-                self.times.note(stage.verb, stage.task, seconds)
-            return StageResult(name, how, seconds)
+            return StageResult(name, how, time.monotonic() - began + self._shares.pop(name, 0.0))
         raise AssertionError("every attempt returns or continues")
 
     def _command(self, name: str) -> None:
         """Runs the stage's command, `python -m ...`, in a warm worker."""
-        words = shlex.split(self.graph.command(name))
+        words = [name if word == STAGE_VARIABLE else word for word in shlex.split(self.graph.command(name))]
         if words[:2] != ["python", "-m"]:
             raise StageFailed(2, f"dvc.yaml: the command of {name} must be `python -m ...`, but is: {' '.join(words)}.")
         log = LOGS / f"{name.replace('@', '-')}.log"
@@ -177,8 +234,11 @@ class Engine:
         with self.pool.worker() as worker:
             if self.stopping.is_set():
                 raise WorkerLost("stopped before it started")
-            code = worker.run(words[2:], log, lambda _, done, total: self._note_progress(name, done, total))
-        self.progress.pop(name, None)
+            self._note_progress(name, 0, 0)
+            try:
+                code = worker.run(words[2:], log, lambda _, done, total: self._note_progress(name, done, total))
+            finally:
+                self.progress.pop(name, None)
         if code:
             raise StageFailed(code, last_error(log, code))
 
@@ -191,7 +251,7 @@ def _message(error: Exception) -> tuple[str, int]:
     if isinstance(error, DependencyDoesNotExistError):
         return f"{error}. Restore it.", InputFault.code
     if isinstance(error, (DvcException, OSError)):
-        return str(error), MachineFault.code
+        return printable(str(error)), MachineFault.code
     return f"{type(error).__name__}: {error}", Fault.code
 
 
@@ -199,4 +259,4 @@ def last_error(log: Path, code: int) -> str:
     """The last error in a stage's log; without any, its exit code and where the log is."""
     lines = log.read_text("utf-8", "replace").splitlines() if log.exists() else []
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return errors[-1] if errors else f"ended with exit code {code}; its output is in {log}."
+    return printable(errors[-1]) if errors else f"ended with exit code {code}; its output is in {log}."

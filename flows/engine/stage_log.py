@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from flows.engine.estimate import Clock, span
 from flows.engine.journal import Journal
 from flows.graph.stage_names import StageName, titles
 from stages.runtime.formatting import counted, duration
-from stages.tools.forecasting.durations import Times
 
 if TYPE_CHECKING:
     from flows.engine.scheduler import Outcome, StageResult
@@ -19,23 +20,32 @@ if TYPE_CHECKING:
 class StageLog:
     """Prints and records the result of each stage; called by the engine when it ends."""
 
-    def __init__(self, plan: list[str], times: Times, jobs: int) -> None:
-        self.times, self.jobs, self.total = times, jobs, len(plan)
-        self.remaining, self.done, self.began = Counter(map(_kind, plan)), 0, time.monotonic()
+    def __init__(self, plan: list[str], clock: Clock) -> None:
+        self.clock, self.total = clock, len(plan)
+        self.done, self.began, self.unchanged = 0, time.monotonic(), 0
         self.journal = Journal.begin(self.total)
         self.names = titles(plan) if sys.stdout.isatty() else {}  # short names; a log file gets the full ones
 
     def __call__(self, result: StageResult) -> None:
         self.done += 1
-        self.remaining[_kind(result.name)] -= 1
-        time_left = duration(sum(count * self.times.of(*kind) for kind, count in self.remaining.items()) / self.jobs)
+        if result.how == "unchanged":  # in one line at the end
+            self.unchanged += 1
+            self.journal.note(self.done, _title(result.name), self.journal.left)
+            return
+        left = span(self.clock.remaining())
         how = f"{result.seconds:.1f} s" if result.how == "ran" else result.how
         name = self.names.get(result.name) or _title(result.name)
         line = f"[{self.done:{len(str(self.total))}}/{self.total}] {name}: {how}"
-        print(f"{line} ({time_left} left)" if self.done < self.total else line, flush=True)
-        self.journal.note(self.done, _title(result.name), time_left)
+        print(f"{line} ({left} left)" if self.done < self.total else line, flush=True)
+        self.journal.note(self.done, _title(result.name), left)
         if result.error:
             print(f"    {result.error}", file=sys.stderr, flush=True)
+
+    def tick(self, progress: Mapping[str, tuple[int, int]]) -> None:
+        """Records what runs now; the engine calls it a few times a second."""
+        now = time.monotonic()
+        seconds = {name: round(now - self.clock.began.get(name, now)) for name in progress}
+        self.journal.tick({_title(name): [*counts, seconds[name]] for name, counts in progress.items()})
 
     def rows(self, outcome: Outcome) -> list[dict[str, str]]:
         """A row with `stage` and `what` for each stage that failed, and one for all that were skipped because of it."""
@@ -52,6 +62,8 @@ class StageLog:
         return code
 
     def _print_summary(self, outcome: Outcome) -> int:
+        if self.unchanged:
+            print(f"{counted(self.unchanged, 'stage')} checked: the same inputs, so nothing to compute.", flush=True)
         ends = ("ran", "cached", "unchanged", "preempted", "failed")
         counts = [f"{outcome.count(how)} {how}" for how in ends if outcome.count(how)]
         if outcome.skipped:
@@ -66,11 +78,6 @@ class StageLog:
             print(f"  {row['stage']}: {row['what']}", file=sys.stderr)
         print("Finished stages are saved. Run the same command again to continue.", file=sys.stderr)
         return max(outcome.failures, key=lambda result: result.how == "failed").code
-
-
-def _kind(name: str) -> tuple[str, int | None]:
-    stage = StageName.parse(name)
-    return stage.verb, stage.task
 
 
 def _title(name: str) -> str:

@@ -1,12 +1,13 @@
 """A warm worker: runs stages one after another in one process, so that imports and loaded models are reused.
 
-Each stage runs, and ends, as under `python -m`. `python -m flows.engine.worker` reads jobs from stdin and writes
+Each stage runs, and ends, as under `python -m`. `python -m flows.engine.worker PARENT` reads jobs from stdin and writes
 answers to stdout, as one JSON object per line.
 """
 
 import json
 import os
 import runpy
+import signal
 import sys
 import time
 from pathlib import Path
@@ -18,6 +19,8 @@ EVERY_SECONDS = 0.5
 
 
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the flow decides what it means
+    die_with_parent(int(sys.argv[1]))
     collect_rarely()
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     jobs = os.fdopen(os.dup(0), "r")
@@ -39,7 +42,6 @@ def main() -> None:
 def _set_up(answer: Any) -> None:
     from stages.runtime import progress
 
-    die_with_parent()
     sent = 0.0
 
     def listen(what: str, done: int, total: int) -> None:
@@ -54,7 +56,8 @@ def _set_up(answer: Any) -> None:
 def _run(words: list[str], log: Path) -> int:
     """Runs `python -m WORDS` with its output appended to the log; returns its exit code."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab", buffering=0) as file:
+    # Only this user may read it: it may contain prompts and paths.
+    with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab", buffering=0) as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
     sys.argv = [words[0], *words[1:]]

@@ -7,7 +7,7 @@ It uses
 - these private names: `Repo(_wait_for_lock)`; `_get_cache_hash`, `_get_stage_hash`, `StageCache._get_cache_dir`,
   `_get_cache_path`, `_load_cache`, `_load` and `_create_stage` of the run-cache; `Output._build` and `_get_hash_meta`,
   `Lockfile._load_yaml`, `FileSystem._strip_protocol`, which hash_cache.py wraps;
-- attributes of public objects: `Repo.index.graph`, `lock`, `stage_cache`, `cache.legacy`, `cloud.push` and
+- attributes of public objects: `Repo.index.graph`, `config`, `lock`, `stage_cache`, `cache.legacy`, `cloud.push` and
   `cloud.get_remote_odb`; of a cache `hash_name` and `oid_to_path`; of a stage `addressing`, `cmd`, `deps`, `outs`,
   `dvcfile.dump_stages`, `frozen`, `is_callback`, `always_changed`, `changed_stage`, `status`, `save`, `get_used_objs`,
   `outs_cached`; of its deps and outs `def_path`, `fs_path`, `exists`, `cache`, `hash_info`, `meta`, `use_cache`,
@@ -28,13 +28,14 @@ from pathlib import Path
 from typing import Any
 
 from dvc import dvcfile, output
-from dvc.config import RemoteConfigError
+from dvc.config import Config, ConfigError, RemoteConfigError
 from dvc.dependency import param
 from dvc.dependency.base import DependencyDoesNotExistError
-from dvc.exceptions import DvcException
+from dvc.exceptions import DvcException, NotDvcRepoError
 from dvc.lock import LockError, make_lock
 from dvc.repo import Repo
 from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK, rwlock
+from dvc.scm import SCMError
 from dvc.stage import PipelineStage
 from dvc.stage.cache import RunCacheNotFoundError, StageCache, _get_cache_hash, _get_stage_hash
 from dvc.stage.serialize import to_single_stage_lockfile
@@ -50,17 +51,20 @@ from stages.files.sealed import move_away
 __all__ = [
     "RWLOCK_FILE",
     "RWLOCK_LOCK",
+    "ConfigError",
     "DependencyDoesNotExistError",
     "DvcException",
     "HashFile",
     "HashInfo",
     "LockError",
     "Meta",
+    "NotDvcRepoError",
     "PipelineStage",
     "RemoteConfigError",
     "Repo",
     "RunCache",
     "RunCacheNotFoundError",
+    "SCMError",
     "Tree",
     "copy",
     "dumps_yaml",
@@ -82,6 +86,23 @@ def open_repo(root: Path) -> Repo:
     repo = Repo(str(root), _wait_for_lock=True)
     repo.stage_cache = RunCache(repo)
     return repo
+
+
+def invalid_config(root: Path) -> Path | None:
+    """The first of DVC's configuration files, from this project to this machine, that it does not accept."""
+    own, machine = root / ".dvc", [Path(Config.get_dir(level)) for level in ("global", "system")]
+    paths: list[Path] = [
+        own / Config.CONFIG,
+        own / Config.CONFIG_LOCAL,
+        *(folder / Config.CONFIG for folder in machine),
+    ]
+    for path in paths:
+        try:
+            if path.is_file():
+                Config.validate(Config.load_file(str(path)))
+        except (ConfigError, ValueError):
+            return path
+    return None
 
 
 class RunCache(StageCache):  # type: ignore[misc]

@@ -58,6 +58,8 @@ class Graph:
             gc.freeze()
             gc.enable()
         self.stages: dict[str, PipelineStage] = {stage.addressing: stage for stage in needs}
+        if "symlink" in str(self.repo.config["cache"].get("type", "")):
+            _remove_dead_links(Path(out.fs_path) for stage in self.stages.values() for out in stage.outs)
         self.needs = nx.relabel_nodes(needs, {stage: stage.addressing for stage in needs})
         self._lock = threading.Lock()
         self._unwritten: dict[str, PipelineStage] = {}
@@ -80,6 +82,7 @@ class Graph:
         """
         order = [name for name in nx.dfs_postorder_nodes(self.needs) if among is None or name in among]
         planned: set[str] = set()
+        _mend_rwlock(self.root)
         with self.repo.lock:
             for name in order:
                 if not planned.isdisjoint(self.needs.successors(name)) or _changed(self.stages[name]):
@@ -125,6 +128,12 @@ class Graph:
         query.deps = deps
         return self.repo.stage_cache.newest(cache_key(query))
 
+    def would_run(self, name: str) -> bool:
+        """Whether updating a stage would run its command; the stages that it depends on must be up to date."""
+        stage = self.stages[name]
+        with self._lock, self.repo.lock:
+            return _changed(stage) and self._run_cache_entry(stage, {}) is None
+
     def size(self, name: str) -> int | None:
         """Size of a stage's outputs in bytes, from dvc.lock; None before its first run."""
         sizes = [out.meta.size for out in self.stages[name].outs]
@@ -137,7 +146,6 @@ class Graph:
         Raises:
             MachineFault: another DVC process holds the lock.
         """
-        _mend_rwlock(self.root)
         tops = {Path(out.def_path).parts[0] for stage in self.stages.values() for out in stage.outs}
         folders = [str(self.root / top) for top in sorted(tops)]
         with contextlib.ExitStack() as held:
@@ -219,6 +227,15 @@ def _changed(stage: PipelineStage) -> bool:
         return True
     deps = () if stage.frozen else stage.deps
     return any(item.status() for item in (*deps, *stage.outs))
+
+
+def _remove_dead_links(outputs: Iterable[Path]) -> None:
+    """Deletes links of outputs that lead nowhere because the project was moved: DVC stops at them, and restores what is
+    missing."""
+    for output in outputs:
+        for path in (output, *output.rglob("*")):
+            if path.is_symlink() and not path.exists():
+                path.unlink()
 
 
 def _mend_rwlock(root: Path) -> None:

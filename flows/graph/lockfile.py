@@ -21,6 +21,8 @@ from stages.files.writing import write_file
 log = logging.getLogger("palimpsest")
 LOCKFILE = "dvc.lock"
 COPY = Path(".dvc", "tmp", "dvc.lock.copy")
+TORN = Path(".dvc", "tmp", "dvc.lock.torn")
+CONFLICT = re.compile(rb"^(<<<<<<<|>>>>>>>) ", re.MULTILINE)  # a merge that git left to the user
 HEAD = "schema: '2.0'\nstages:\n"
 PLAIN = re.compile(r"[a-z][^:\n]*:\n", re.IGNORECASE)  # an entry whose name DVC writes without quotes or line breaks
 ENTRY = re.compile(r"^  (?=\S)", re.MULTILINE)  # the start of a stage's entry
@@ -52,17 +54,37 @@ def update(root: Path, entries: Mapping[str, Any]) -> bool:
     return True
 
 
+def is_torn(root: Path) -> bool:
+    """Whether dvc.lock ends in the middle, as a kill or a full disk leaves it.
+
+    A file that was changed by hand or by a merge is not torn: it must not be replaced.
+    """
+    try:
+        content = (root / LOCKFILE).read_bytes()
+    except OSError:
+        return False
+    return not _is_intact(content) and not CONFLICT.search(content)
+
+
 def repair(root: Path) -> None:
-    """Replaces a dvc.lock that DVC cannot read by its copy or by git's version, or deletes it if neither is intact."""
-    lockfile = root / LOCKFILE
+    """Replaces a torn dvc.lock by its copy or by git's version; if neither is intact, it is only moved away."""
+    lockfile, torn = root / LOCKFILE, root / TORN
+    torn.parent.mkdir(parents=True, exist_ok=True)
+    lockfile.replace(torn)
     committed = subprocess.run(["git", "show", f"HEAD:./{LOCKFILE}"], cwd=root, capture_output=True).stdout
     for source, content in (("its copy", read_sealed(root / COPY) or b""), ("git", committed)):
         if _is_intact(content):
             write_file(lockfile, content)
-            log.warning("%s was broken and has been restored from %s; nothing is recomputed.", LOCKFILE, source)
+            log.warning(
+                "%s was truncated (see %s) and has been restored from %s; nothing is recomputed.",
+                LOCKFILE,
+                TORN,
+                source,
+            )
             return
-    lockfile.unlink(missing_ok=True)
-    log.warning("%s was broken and has been deleted; finished stages are restored from the cache.", LOCKFILE)
+    log.warning(
+        "%s was truncated and has been moved to %s; finished stages are restored from the cache.", LOCKFILE, TORN
+    )
 
 
 def _is_intact(content: bytes) -> bool:

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from flows.graph.dvc_errors import named_errors
 from flows.graph.dvc_internals import (
     DvcException,
     PipelineStage,
@@ -26,7 +27,7 @@ from flows.graph.dvc_internals import (
     copy,
 )
 from flows.graph.graph import Graph
-from flows.graph.lockfile import repair
+from flows.graph.lockfile import is_torn, repair
 from stages.files.artifact import digest, sha256
 from stages.runtime.faults import ConfigFault, MachineFault
 
@@ -198,21 +199,21 @@ def check_inputs(expected: dict[str, str]) -> None:
 
 
 def open_graph(root: Path, share: bool = False) -> Graph:
-    """Opens the graph; repairs a dvc.lock that a kill has truncated.
+    """Opens the graph; repairs a dvc.lock that is provably truncated.
 
     Args:
         root: the workspace.
         share: exchange results with DVC's default remote.
 
     Raises:
-        ConfigFault: DVC cannot read dvc.yaml.
+        ConfigFault: DVC cannot read one of its files; the message names it.
     """
     make = SharedGraph if share else Graph
-    try:
+    with named_errors(root):
+        try:
+            return make(root)
+        except DvcException:
+            if not is_torn(root):
+                raise
+            repair(root)
         return make(root)
-    except DvcException:
-        repair(root)
-    try:
-        return make(root)
-    except DvcException as error:
-        raise ConfigFault(f"dvc.yaml: {str(error).splitlines()[0]}") from None

@@ -92,18 +92,19 @@ def last_stages(key: str) -> set[str]:
     """The last stages of a run, or of the base model on a sequence.
 
     Args:
-        key: DOMAIN/ORDER/STRATEGY/SEED for a run, DOMAIN/ORDER for the base model.
+        key: DOMAIN/ORDER/STRATEGY/SEED for a run, or a strategy that has one run; DOMAIN/ORDER for the base model.
 
     Raises:
         ConfigFault: params.yaml has no such run or sequence.
     """
     from stages.core.params import load
-    from stages.core.runs import find_run, find_sequence
+    from stages.core.runs import find_sequence
+    from stages.tools.exchange.source import run_named
 
     params = load()
     if key.count("/") == 1:
         sequence = find_sequence(params, key)
         return {str(StageName(f"{verb}_base", sequence.domain, sequence.order)) for verb in ("sample", "score")}
-    run = find_run(params, key)
+    run = run_named(params, key)
     parts = (run.sequence.domain, run.sequence.order, run.strategy, str(run.seed), len(params.tasks) - 1)
     return {str(StageName(verb, *parts)) for verb in ("sample", "score")}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.files.artifact import digest
+from stages.files.untrusted import is_foreign
 from stages.files.writing import write_file
 
 if TYPE_CHECKING:
@@ -40,9 +41,10 @@ def file_states(root: str) -> Iterator[tuple[str, int, int, int]]:
         yield root, info.st_size, info.st_mtime_ns, info.st_ino
         return
     for entry in entries:
+        if is_foreign(entry.name) or entry.name == "__pycache__":
+            continue
         if entry.is_dir():
-            if entry.name != "__pycache__":
-                yield from file_states(entry.path)
+            yield from file_states(entry.path)
         else:
             info = entry.stat()
             yield entry.path, info.st_size, info.st_mtime_ns, info.st_ino

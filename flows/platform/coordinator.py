@@ -153,22 +153,20 @@ def submit_runs(keys: list[str], inputs: dict[str, str]) -> dict[str, str]:
 
     Raises:
         MachineFault: there is no server, or it refuses the connection.
-        ConfigFault: the server does not have the deployment.
     """
     from flows.platform.server import connect
-    from stages.runtime.faults import ConfigFault, MachineFault
+    from stages.runtime.faults import MachineFault
 
     url = connect(Path.cwd())
     from httpx import HTTPError
     from prefect.client.orchestration import get_client
-    from prefect.exceptions import ObjectNotFound
+
+    from flows.platform.setup import set_up_chains
 
     try:
         with get_client(sync_client=True) as client:
-            client.read_deployment_by_name(DEPLOYMENT)
+            set_up_chains(Path.cwd())
             return Coordinator(client, inputs).run(keys)
-    except ObjectNotFound:
-        raise ConfigFault(f"{url} has no deployment {DEPLOYMENT}. Create it: prefect deploy --all") from None
     except HTTPError as error:
         raise MachineFault(
             f"{url}: {str(error).splitlines()[0]} Check that the server is up and PREFECT_API_AUTH_STRING is right."

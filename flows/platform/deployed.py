@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from prefect import flow
+from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Crashed, Failed
@@ -48,7 +48,17 @@ def run_flow(select: Select, prepare: Preparation = nothing, **settings: Any) ->
     if code == 0:
         return Completed(message="Everything is up to date.")
     kind = Crashed if code in (MachineFault.code, Preempted.code) else Failed
-    return kind(message=message or f"Ended with exit code {code}: see the logs and the artifact 'failures'.")
+    message = message or _failures() or f"Ended with exit code {code}: see the logs."
+    get_run_logger().error(message)
+    return kind(message=message)
+
+
+def _failures() -> str:
+    """What failed in the last run, in one line."""
+    from flows.engine import journal
+
+    last = journal.read()
+    return "; ".join(f"{row['stage']}: {row['what']}" for row in last.failures) if last else ""
 
 
 @flow(flow_run_name=name_with_date, log_prints=True)

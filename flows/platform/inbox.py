@@ -8,6 +8,7 @@ params.yaml before its folder is moved, so a listed folder that is still in the 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import os
 import shutil
@@ -50,15 +51,19 @@ def import_folders(quiet: float = QUIET, dry_run: bool = False) -> tuple[list[st
     added: list[str] = []
     skipped: list[str] = []
     for entry in filter(os.path.lexists, entries):
-        if _is_being_filled(entry, quiet):
-            print(f"{entry}: changed within the last {quiet:.0f} s, skipped until the next run.")
+        try:
+            if _is_being_filled(entry, quiet):
+                print(f"{_shown(entry)}: changed within the last {quiet:.0f} s, skipped until the next run.")
+                skipped.append(entry.name)
+            elif error := _find_error(params, entry):
+                _reject(entry, error, dry_run)
+                skipped.append(entry.name)
+            else:
+                added.append(_add(params, entry, dry_run))
+                params = load()
+        except OSError as error:  # this one stays; the others go on
+            _reject(entry, f"{entry}: {error.strerror or error}", dry_run)
             skipped.append(entry.name)
-        elif error := _find_error(params, entry):
-            _reject(entry, error, dry_run)
-            skipped.append(entry.name)
-        else:
-            added.append(_add(params, entry, dry_run))
-            params = load()
     return added, skipped
 
 
@@ -86,7 +91,9 @@ def _finish_moves(entries: list[Path]) -> None:
             return
         (domain,) = tree["domains"]
         listed = {name for order in tree["sequences"][domain].values() for name in order.values()}
-        folder = Folder(root=tree["source"]).place(domain)
+        folder = Folder(root=tree["source"], subsets=tree["dataset"].get("options", {}).get("subsets", {})).place(
+            domain
+        )
     except (KeyError, TypeError, ValueError, AttributeError):
         return  # loading params.yaml reports its errors afterwards
     for entry in entries:
@@ -119,14 +126,17 @@ def _find_error(params: Params, entry: Path) -> str:
     """The errors in a folder, one per line; empty if it can be added."""
     from flows.engine.photo_check import check_new, own_photos
     from stages.datasets.shared.names import identify
+    from stages.files.untrusted import is_printable
     from stages.runtime.faults import Fault, InputFault
 
     domain = params.domains[0]
     try:
         if entry.is_symlink() or not entry.is_dir():
             raise InputFault(f"{entry}: is not a folder. Put the photos of one concept into a folder.")
+        if not is_printable(entry.name):
+            raise InputFault(f"{entry.parent / ascii(entry.name)}: control characters in its name. Rename it.")
         name = identify(entry.name)
-        if name in params.data.domains()[domain]:
+        if name in params.data.names(domain):
             raise InputFault(f"{entry}: the study has a concept {name} already. Rename the folder.")
         concept = check_new(entry, name, own_photos(params), params.prepare)
         for other in params.concepts(domain, params.orders[0]).values():
@@ -137,12 +147,19 @@ def _find_error(params: Params, entry: Path) -> str:
     return ""
 
 
+def _shown(text: Path | str) -> str:
+    """The text with escapes for what a disk allows in names and no terminal, log or server does."""
+    return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def _reject(entry: Path, error: str, dry_run: bool) -> None:
     """Writes the error to a note next to the entry."""
     note = entry.with_name(entry.name + NOTE)
-    print(f"{entry}: rejected, see {note.name}: {error.splitlines()[0]}")
+    print(f"{_shown(entry)}: rejected, see {_shown(note.name)}: {_shown(error.splitlines()[0])}")
     if not dry_run:
-        note.write_text(f"{error}\n\nFix it; the next run checks the folder again and deletes this file.\n", "utf-8")
+        text = f"{error}\n\nFix it; the next run checks the folder again and deletes this file.\n"
+        with contextlib.suppress(OSError):  # its own name may be nearly as long as a name can be
+            note.write_text(text, "utf-8", errors="backslashreplace")
 
 
 def _add(params: Params, entry: Path, dry_run: bool) -> str:
@@ -150,23 +167,30 @@ def _add(params: Params, entry: Path, dry_run: bool) -> str:
     from stages.datasets.shared.names import identify
     from stages.files.writing import write_file
     from stages.files.yaml import PARAMS
-    from stages.tools.edit_params import with_task
+    from stages.tools.edit_params import params_text, with_task
 
     domain, name = params.domains[0], identify(entry.name)
     assert isinstance(params.data, Folder)
     target = params.data.place(domain) / entry.name
-    text = with_task(PARAMS.read_bytes().decode("utf-8"), {domain: name})
+    text = with_task(params_text(), {domain: name})
     task = f"{int(params.tasks[-1].index) + 1:02d}"
     print(f"{entry}: {'would be' if dry_run else 'is'} task {task} of {domain}.")
     if not dry_run:
+        before = PARAMS.read_bytes()
         write_file(PARAMS, text)
-        _move(entry, target)
-        entry.with_name(entry.name + NOTE).unlink(missing_ok=True)
+        try:
+            _move(entry, target)
+        except OSError:
+            write_file(PARAMS, before)
+            raise
+        with contextlib.suppress(OSError):  # its name may be longer than a name can be: then it was never written
+            entry.with_name(entry.name + NOTE).unlink(missing_ok=True)
     return name
 
 
 def _move(entry: Path, target: Path) -> None:
     """Moves a folder atomically, also to another disk."""
+    from stages.files.untrusted import copy_folder
     from stages.files.writing import new_folder, sync
 
     try:
@@ -175,7 +199,7 @@ def _move(entry: Path, target: Path) -> None:
         if error.errno != errno.EXDEV:
             raise
         with new_folder(target) as draft:
-            shutil.copytree(entry, draft, dirs_exist_ok=True)
+            copy_folder(entry, draft)
         shutil.rmtree(entry)
     sync(target.parent)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import subprocess
@@ -24,11 +25,12 @@ from flows.platform.server import (
     stop,
 )
 from stages.runtime.arguments import Parser
+from stages.runtime.exits import attempt
 
 
 def serve(root: Path, port: int) -> None:
     """Runs a server and a worker until interrupted; restarts either one if it stops."""
-    from flows.platform.setup import set_up
+    from flows.platform.setup import POOL, set_up
 
     to, log = access(root, port), root / HOME / "server.log"
     print(f"Starting a Prefect server; its output goes to {log}.", flush=True)
@@ -36,7 +38,7 @@ def serve(root: Path, port: int) -> None:
     try:
         os.environ.update(client_settings(root, to))
         set_up(root)
-        running.append(start_worker("workspace", root, client_settings(root, to)))
+        running.append(start_worker(POOL, root, client_settings(root, to)))
         print(f"{to.page} is ready. Log in with the whole PREFECT_API_AUTH_STRING from {CLIENT_ENV};")
         print(f"for other commands run `. {CLIENT_ENV}` first. Ctrl-C stops it.", flush=True)
         while True:
@@ -46,7 +48,7 @@ def serve(root: Path, port: int) -> None:
                 running[0] = start_server(root, to, log)
             if running[1].poll() is not None:
                 print("The worker has stopped; starting it again.", flush=True)
-                running[1] = start_worker("workspace", root, client_settings(root, to))
+                running[1] = start_worker(POOL, root, client_settings(root, to))
     finally:
         for process in reversed(running):
             stop(process)
@@ -54,10 +56,12 @@ def serve(root: Path, port: int) -> None:
 
 def work(root: Path) -> None:
     """Runs a worker of the pool `chains`; restarts it if it stops."""
+    from flows.platform.setup import CHAINS
+
     connect(root)
     to = Access(os.environ["PREFECT_API_URL"], os.environ.get("PREFECT_API_AUTH_STRING", ""))
     while True:
-        worker = start_worker("chains", root, client_settings(root, to))
+        worker = start_worker(CHAINS, root, client_settings(root, to))
         try:
             worker.wait()
         finally:
@@ -66,26 +70,33 @@ def work(root: Path) -> None:
         time.sleep(PAUSE)
 
 
+def port_number(text: str) -> int:
+    """A port from the command line."""
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 1 << 16:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a port, a number from 1 to 65535")
+    return int(text)
+
+
 def main() -> None:
     parser = Parser(description=__doc__)
-    parser.add_argument("--port", type=int, default=PORT)
+    parser.add_argument("--port", type=port_number, default=PORT)
     text = "start only a worker for `python -m flows.platform.coordinator`; the server is the one in PREFECT_API_URL"
     parser.add_argument("--worker", action="store_true", help=text)
     args = parser.parse_args()
-    from stages.runtime.faults import Fault
 
     def end(*_: object) -> None:
         raise KeyboardInterrupt
 
     for number in (signal.SIGTERM, signal.SIGINT):  # background jobs of a shell, and their children, ignore SIGINT
         signal.signal(number, end)
-    try:
-        work(Path.cwd()) if args.worker else serve(Path.cwd(), args.port)
-    except Fault as fault:
-        print(f"error: {fault}", file=sys.stderr)
-        sys.exit(fault.code)
-    except KeyboardInterrupt:
-        print("Stopped.", file=sys.stderr)
+
+    def run() -> None:
+        try:
+            work(Path.cwd()) if args.worker else serve(Path.cwd(), args.port)
+        except KeyboardInterrupt:
+            print("Stopped.", file=sys.stderr)
+
+    sys.exit(attempt(run))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import signal
 import socket
 import subprocess
@@ -23,10 +22,12 @@ from typing import Any
 
 from flows.engine import prefect_view
 from stages.files.writing import write_file
+from stages.runtime.process import children
 
 HOST, PORT = "127.0.0.1", 4200
 HOME = Path(".cache", "server")  # not that of the temporary servers: two servers must not share a database
 CLIENT_ENV = HOME / "client.env"  # readable by this user alone
+NO_TELEMETRY = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}  # for commands of a user's own
 WORKSPACE = "PALIMPSEST_WORKSPACE"  # the folder in which a worker runs deployments; prefect.yaml reads it
 HEARTBEAT = 30  # seconds between two heartbeats of a run
 SLOWEST_START, LONGEST_SAVE, PAUSE = 600.0, 60.0, 2.0  # seconds
@@ -47,11 +48,11 @@ class Access:
 def access(root: Path, port: int = PORT) -> Access:
     """Access to the workspace's own server; the password is generated once and saved for this user only."""
     path, saved = root / CLIENT_ENV, saved_access(root)
-    password = saved.password if saved else f"palimpsest:{secrets.token_urlsafe(24)}"
+    password = saved.password if saved else prefect_view.new_password()
     current = Access(f"http://{HOST}:{port}/api", password)
     if current != saved:
-        text = f"export PREFECT_API_URL={current.url}\nexport PREFECT_API_AUTH_STRING={current.password}\n"
-        write_file(path, text, private=True)
+        variables = {"PREFECT_API_URL": current.url, "PREFECT_API_AUTH_STRING": current.password} | NO_TELEMETRY
+        write_file(path, "".join(f"export {name}={value}\n" for name, value in variables.items()), private=True)
     return current
 
 
@@ -107,12 +108,11 @@ def client_settings(root: Path, to: Access) -> dict[str, str]:
 
 def server_settings(root: Path, to: Access) -> dict[str, str]:
     """Environment variables of the server."""
-    return prefect_view.SETTINGS | {
+    return {
+        **prefect_view.SETTINGS,
+        **prefect_view.protection(to.password, to.page),
         "PREFECT_HOME": str(root / HOME),
         "PREFECT_API_URL": to.url,
-        "PREFECT_SERVER_API_AUTH_STRING": to.password,
-        "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
-        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": to.page,
         "PREFECT_SERVER_UI_API_URL": to.url,
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_LOGGING_LEVEL": "WARNING",
@@ -149,11 +149,12 @@ def start_server(root: Path, to: Access, log: Path) -> subprocess.Popen[Any]:
             trial.bind((HOST, int(port)))
         except OSError:
             raise MachineFault(f"port {port} is in use: stop the other server, or give another --port.") from None
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as file:
+    prefect_view.make_private(log.parent)
+    with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        os.fchmod(file.fileno(), 0o600)
         settings = server_settings(root, to)
         words = ("server", "start", "--host", HOST, "--port", port)
-        server = prefect(*words, settings=settings, stdout=file, stderr=subprocess.STDOUT)
+        server = prefect(*words, settings=settings, stdout=file, stderr=subprocess.STDOUT, umask=0o077)
     until = time.monotonic() + SLOWEST_START
     while not _answers(to):
         if server.poll() is not None or time.monotonic() > until:
@@ -192,13 +193,3 @@ def stop(process: subprocess.Popen[Any]) -> None:
         process.wait(LONGEST_SAVE)
     except subprocess.TimeoutExpired:
         process.kill()
-
-
-def children(parent: int) -> list[int]:
-    """The process ids of a process's children."""
-    numbers = []
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # the process has just ended
-            if int(entry.read_text("utf-8").rpartition(")")[2].split()[1]) == parent:
-                numbers.append(int(entry.parent.name))
-    return numbers

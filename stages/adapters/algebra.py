@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from stages.runtime.device import device
+from stages.runtime.device import algebra_device
 
 Matrices = Mapping[str, Tensor]
 ALL = slice(None)
@@ -64,13 +64,18 @@ class Delta:
         return sorted({*self.dense, *(name for term in self.terms for name in term.a)})
 
     def module(self, name: str, on: torch.device | None = None, rows: slice = ALL) -> Tensor | None:
-        """The delta of one module, [out, in] float32, or some of its rows; None where it is zero."""
-        parts = [term.module(name, on, rows) for term in self.terms if name in term.a]
-        if name in self.dense:
-            parts.insert(0, self.dense[name][rows].to(on, torch.float32))
-        if len(parts) < 2:
-            return parts[0] if parts else None
-        return torch.stack(parts).sum(0)
+        """The delta of one module, [out, in] float32, or some of its rows; None where it is zero.
+
+        Added up in the order dense, first term, second term, ...: a running sum of the terms has the same bits.
+        """
+        total = self.dense[name][rows].to(on, torch.float32) if name in self.dense else None
+        own = False  # may `total` be changed in place?
+        for term in self.terms:
+            if name in term.a:
+                part = term.module(name, on, rows)
+                total = part if total is None else total.add_(part) if own else total + part
+                own = True
+        return total
 
     def rows(self, name: str) -> Tensor:
         """Rows [k, in] that span the row space of the delta of one module, read off its factors where it has them."""
@@ -153,7 +158,7 @@ def select(old: Delta, new: Delta, threshold: float = 1.0) -> Delta:
         chosen = torch.empty((height, width))
         for at in range(0, height, step := max(1, BLOCK // width)):
             rows = slice(at, at + step)
-            a, b = (delta.module(name, device(), rows) for delta in (old, new))
+            a, b = (delta.module(name, algebra_device(), rows) for delta in (old, new))
             both = [shift for shift in (a, b) if shift is not None]  # against a delta of zero any other is the larger
             if len(both) == 2:
                 larger(both[0], both[1], threshold, chosen[rows])
@@ -167,7 +172,7 @@ def combine(old: Delta, new: Delta, rule: Callable[[Tensor, Tensor], Tensor]) ->
     """rule(old, new) [out, in] of each module, dense, on the CPU; where one of them changes nothing it is 0."""
     made = {}
     for name in sorted({*old.modules, *new.modules}):
-        found = [delta.module(name, device()) for delta in (old, new)]
+        found = [delta.module(name, algebra_device()) for delta in (old, new)]
         like = next(shift for shift in found if shift is not None)
         a, b = (torch.zeros_like(like) if shift is None else shift for shift in found)
         made[name] = rule(a, b).cpu()

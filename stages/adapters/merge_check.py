@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stages.adapters.algebra import Adapter, Delta
 from stages.adapters.state import State
-from stages.runtime.device import device
+from stages.runtime.device import algebra_device
 from stages.runtime.seeds import generator
 
 FORMATS = (
@@ -54,7 +54,7 @@ def check(
     lost = dict.fromkeys(("float32", "bfloat16", "float16"), 0.0)
     ranks, conflicts, entries = [], 0, 0
     for name in sorted({*after.delta.modules, *trained.modules}):
-        base = weight(name).float().to(device())
+        base = weight(name).float().to(algebra_device())
         merged, final, old = (module_delta(delta, name, base) for delta in (after.delta, trained, before.delta))
         own = final - old
         for key, value in (

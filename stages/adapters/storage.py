@@ -7,15 +7,19 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import torch
 from torch import Tensor
 
 from stages.adapters.algebra import Adapter, Delta
 from stages.adapters.state import State
+from stages.files.artifact import sha256
 from stages.files.tensors import load_tensors, save
 from stages.runtime.faults import InputFault
 
+_fingerprints: WeakKeyDictionary[Adapter, str] = WeakKeyDictionary()
+_loaded: WeakValueDictionary[tuple[str, float], Adapter] = WeakValueDictionary()  # by sha256 of the file, and scale
 SUFFIXES = {"a": ".lora_A.weight", "b": ".lora_B.weight"}
 
 
@@ -36,14 +40,21 @@ def flat(adapter: Adapter) -> dict[str, Tensor]:
     return {name: factors[name].contiguous() for name in sorted(factors)}
 
 
+def adapter_fingerprint(adapter: Adapter) -> str:
+    """Returns the sha256 over A and B of an adapter, and computes it once."""
+    if adapter not in _fingerprints:
+        _fingerprints[adapter] = fingerprint(flat(adapter))
+    return _fingerprints[adapter]
+
+
 def delta_fingerprint(delta: Delta) -> str:
     """Returns the sha256 over the terms and the dense part of a delta."""
-    parts = [f"{term.scale!r}{fingerprint(flat(term))}" for term in delta.terms]
+    parts = [f"{term.scale!r}{adapter_fingerprint(term)}" for term in delta.terms]
     return hashlib.sha256("".join([*parts, fingerprint(delta.dense)]).encode()).hexdigest()
 
 
 def load_adapter(path: Path, scale: float, shapes: Mapping[str, tuple[int, int]]) -> Adapter:
-    """Loads an adapter that `save_adapter` wrote.
+    """Loads an adapter that `save_adapter` wrote; returns the same object for the same content while it is in use.
 
     Args:
         path: of the safetensors file.
@@ -53,6 +64,18 @@ def load_adapter(path: Path, scale: float, shapes: Mapping[str, tuple[int, int]]
     Raises:
         InputFault: it is missing or damaged, a module lacks A or B, or it does not fit the base.
     """
+    key = (sha256(path), scale) if path.is_file() else None
+    adapter = _loaded.get(key) if key else None
+    if adapter is None:
+        adapter = _read(path, scale, shapes)
+        if key:
+            _loaded[key] = adapter
+    elif {name: (len(adapter.b[name]), a.shape[1]) for name, a in adapter.a.items()} != dict(shapes):
+        return _read(path, scale, shapes)  # reports what does not fit
+    return adapter
+
+
+def _read(path: Path, scale: float, shapes: Mapping[str, tuple[int, int]]) -> Adapter:
     tensors = load_tensors(path)
     a = {n.removesuffix(SUFFIXES["a"]): t for n, t in tensors.items() if n.endswith(SUFFIXES["a"])}
     b = {n.removesuffix(SUFFIXES["b"]): t for n, t in tensors.items() if n.endswith(SUFFIXES["b"])}
@@ -80,10 +103,9 @@ def save_state(folder: Path, state: State) -> dict[str, Any]:
     """Writes the weights of a state into a folder, and returns the facts that `load_state` needs in the manifest."""
 
     def store(adapter: Adapter) -> dict[str, Any]:
-        tensors = flat(adapter)
-        name = f"adapter-{fingerprint(tensors)[:16]}.safetensors"
+        name = f"adapter-{adapter_fingerprint(adapter)[:16]}.safetensors"
         if not (folder / name).exists():
-            save(tensors, folder / name)
+            save(flat(adapter), folder / name)
         return {"file": name, "scale": adapter.scale}
 
     facts: dict[str, Any] = {

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from stages.adapters.algebra import Adapter, Delta, Matrices
-from stages.runtime.device import device
+from stages.runtime.device import algebra_device
 
 TINY = 1e-6  # of the largest singular value: in sums that are stored in float32, what is smaller is rounding
 
@@ -25,10 +25,10 @@ def norm(delta: Delta) -> float:
 def spread(delta: Delta, name: str) -> tuple[Tensor, Tensor]:
     """Columns [out, k] and rows [k, in] whose product is the delta of one module."""
     parts = [(term.b[name], term.a[name], term.scale) for term in delta.terms if name in term.a]
-    columns = [scale * b.to(device(), torch.float64) for b, _, scale in parts]
-    rows = [a.to(device(), torch.float64) for _, a, _ in parts]
+    columns = [scale * b.to(algebra_device(), torch.float64) for b, _, scale in parts]
+    rows = [a.to(algebra_device(), torch.float64) for _, a, _ in parts]
     if name in delta.dense:
-        dense = delta.dense[name].to(device(), torch.float64)
+        dense = delta.dense[name].to(algebra_device(), torch.float64)
         rows.append(dense)
         columns.append(torch.eye(len(dense), dtype=torch.float64, device=dense.device))
     return torch.cat(columns, 1), torch.cat(rows)
@@ -125,7 +125,7 @@ def flattened(matrix: Tensor, steps: int) -> Tensor:
         steps: so many Newton-Schulz steps towards R, of which each makes small values larger by half; 0: R itself,
             over the singular values that are not 0.
     """
-    x = matrix.to(device(), torch.float64)
+    x = matrix.to(algebra_device(), torch.float64)
     if not bool(x.any()):
         return matrix
     if steps == 0:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from stages.files.artifact import REMEDY, Damaged
 from stages.files.sealed import move_away
 from stages.runtime.arguments import Parser
+from stages.runtime.environment import check_code
 from stages.runtime.exits import attempt
 from stages.runtime.faults import ConfigFault, InputFault
 from stages.runtime.process import collect_rarely, die_with_parent
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     from stages.core.params import Params
 
 log = logging.getLogger("palimpsest")
+STAGE = re.compile(
+    r"(?P<verb>\w+)@(?P<domain>\w+)-(?P<order>\w+)(-(?P<strategy>\w+)-(?P<seed>-?\d+))?(-task(?P<task>\d+))?", re.ASCII
+)
 AGAIN = "Run palimpsest run again: the folder is restored from the cache, if intact there, or recomputed."
 
 
@@ -58,9 +63,22 @@ def main(
     if more is not None:
         more(parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    args = parser.parse_args()
+    args = parser.parse_args(expanded(sys.argv[1:]))
     show_log()
     sys.exit(attempt(lambda: _begin(work, key, args), args.debug))
+
+
+def expanded(words: list[str]) -> list[str]:
+    """Replaces the name of a stage of dvc.yaml, if it is the first argument, by the arguments that it stands for.
+
+    train@objects-0-naive-0-task2 becomes objects/0/naive/0 --task 03, sample_base@objects-0 becomes objects/0 --base.
+    """
+    match = STAGE.fullmatch(words[0]) if words else None
+    if match is None:
+        return words
+    key = "/".join(filter(None, match.group("domain", "order", "strategy", "seed")))
+    task = ["--task", f"{int(match['task']) + 1:02d}"] if match["task"] else []
+    return [key, *task, *(["--base"] if match["verb"].endswith("_base") else []), *words[1:]]
 
 
 def show_log() -> None:
@@ -71,10 +89,12 @@ def show_log() -> None:
 def _begin(work: Callable[[Params, Any, argparse.Namespace], None], key: str | None, args: argparse.Namespace) -> None:
     from stages.core.params import load
     from stages.core.runs import find_run, find_sequence
-    from stages.runtime.device import device
+    from stages.runtime.device import allow_tf32, device
 
+    check_code()
     die_with_parent()
     device()
+    allow_tf32(False)  # the stage before, in the same worker, may have allowed it
     params = load()
     target = None
     if key is not None:

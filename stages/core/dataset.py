@@ -7,13 +7,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from PIL import Image
+from pydantic import StringConstraints
 
 from stages.core.registry import Registry
 from stages.runtime.faults import ConfigFault, nearest
-from stages.runtime.strict import Strict
+from stages.runtime.strict import Strict, omit_default
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Picture:
     caption: str | None = None  # replaces the training prompt for this picture
     source: str = ""  # who made it and where it comes from
     licence: str = ""
+    notes: tuple[str, ...] = ()  # what else to say of it
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,10 @@ class Concept:
 
 class Dataset(Strict, ABC):
     """A source of concepts. Its fields are its options in params.yaml."""
+
+    # More domains by name, each with the domain whose concepts it takes: sets to compare, such as similar and diverse
+    # ones. `sequences` lists their concepts.
+    subsets: dict[Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_]*$")], str] = omit_default({})
 
     @abstractmethod
     def domains(self) -> dict[str, list[str]]:
@@ -69,7 +75,7 @@ class Dataset(Strict, ABC):
             Fault: as `load`.
         """
         self.check(domain, name)
-        return self.load(domain, name)
+        return self.load(self.subsets.get(domain, domain), name)
 
     def check(self, domain: str, name: str | None = None, where: str = "") -> None:
         """Checks that a domain, and a concept in it, exist.
@@ -81,11 +87,30 @@ class Dataset(Strict, ABC):
         Raises:
             ConfigFault: there is no such domain, or no such concept in it.
         """
+        known = self.names(domain, where)
+        if name is not None and name not in known:
+            raise ConfigFault(f"{where}the dataset has no concept '{name}'. {nearest(name, known)}")
+
+    def names(self, domain: str, where: str = "") -> list[str]:
+        """Lists the concepts of one domain, or those that a subset may take.
+
+        Raises:
+            ConfigFault: there is no such domain, or a subset hides a domain or takes from one that does not exist.
+        """
         domains = self.domains()
-        if domain not in domains:
-            raise ConfigFault(f"{where}the dataset has no domain '{domain}'. {nearest(domain, domains)}")
-        if name is not None and name not in domains[domain]:
-            raise ConfigFault(f"{where}the dataset has no concept '{name}'. {nearest(name, domains[domain])}")
+        for subset, whole in self.subsets.items():
+            if subset in domains:
+                raise ConfigFault(f"dataset: subsets: {subset}: is a domain of the dataset already. Rename it.")
+            if whole not in domains:
+                raise ConfigFault(
+                    f"dataset: subsets: {subset}: the dataset has no domain '{whole}'. {nearest(whole, domains)}"
+                )
+        whole = self.subsets.get(domain, domain)
+        if whole not in domains:
+            raise ConfigFault(
+                f"{where}the dataset has no domain '{domain}'. {nearest(domain, [*domains, *self.subsets])}"
+            )
+        return domains[whole]
 
 
 datasets: Registry[Dataset] = Registry("dataset", "stages.datasets")

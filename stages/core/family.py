@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from stages.adapters.algebra import Adapter, Delta
 from stages.core.registry import Registry
+from stages.core.rehearsal import CAPTIONS
 from stages.runtime.faults import ConfigFault, nearest
 from stages.runtime.strict import Strict, omit_default
 
@@ -49,6 +50,7 @@ class KnownAs:
     version: str = "unknown"  # kohya's ss_base_model_version
     network: str = "networks.lora"  # ss_network_module: the kohya script that reads such adapters
     implementation: str = "diffusers"  # modelspec.implementation in kohya's format: the code whose module names it uses
+    synonyms: tuple[str, ...] = ()  # patterns of other names for architecture and version that trainers write
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,11 @@ class Family(Strict, ABC):
         """The number format of sampling, by its name in torch. How much of a small delta survives depends on it."""
         return "float32"
 
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """Captions of anything that the base understands and that name no concept, for rehearsal."""
+        return CAPTIONS
+
     @abstractmethod
     def shapes(self) -> dict[str, tuple[int, int]]:
         """Returns the modules that adapters change: name -> (out, in)."""
@@ -121,6 +128,13 @@ class Family(Strict, ABC):
     def encode_prompts(self, prompts: Sequence[str]) -> Encodings:
         """Encodes prompts for training and sampling, once, one row each; the model's current delta has no effect."""
 
+    def read_part(self, prompt: str) -> str:
+        """Returns the beginning of a prompt that the text encoders read: all of it, unless it is longer than they read.
+
+        Needs no weights in memory.
+        """
+        return prompt
+
     @abstractmethod
     def learner(self, frozen: Delta | None, adapter: Adapter, options: TrainingOptions | None = None) -> Learner:
         """Returns the model base + frozen + adapter, ready for training.
@@ -130,6 +144,14 @@ class Family(Strict, ABC):
             adapter: the adapter to train, with its initial values.
             options: the training options that this family reads; None for the defaults.
         """
+
+    def joined(self, learners: Sequence[Learner]) -> JoinedLearners:
+        """Returns what computes the losses of several of its learners, which are prepared, in one pass.
+
+        Raises:
+            ValueError: they cannot share a pass, with the reason.
+        """
+        raise ValueError("this base trains one adapter at a time")
 
     @abstractmethod
     def sample(
@@ -180,12 +202,27 @@ class Learner(ABC):
         """
 
     @abstractmethod
-    def inputs(self, rows: Sequence[Row]) -> Encodings:
-        """Returns the inputs of `loss` for these pictures, which have one size; noise is drawn from their seeds."""
+    def inputs(self, rows: Sequence[Row], answers: Mapping[Row, Tensor] | None = None) -> Encodings:
+        """Returns the inputs of `loss` for these pictures, which have one size; noise is drawn from their seeds.
+
+        Args:
+            answers: what `answer` returned for the rows that are rehearsed, in place of their targets in `wanted`.
+        """
 
     @abstractmethod
     def loss(self, inputs: Encodings) -> Tensor:
         """Returns the sum of the rows' weighted errors; shapes are fixed, so that a CUDA graph can record it."""
+
+    def answer(self, inputs: Encodings) -> Tensor:
+        """Returns what the model without its adapter predicts for such inputs: the targets of rehearsed rows.
+
+        Shapes are fixed, as those of `loss`; without gradients. A family that does not define it cannot rehearse.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot rehearse")
+
+    @abstractmethod
+    def predict(self, inputs: Encodings) -> Tensor:
+        """Returns what the model predicts for these inputs, [rows, channels, height, width] float32."""
 
     @abstractmethod
     def adapter(self) -> Adapter:
@@ -194,6 +231,18 @@ class Learner(ABC):
     @abstractmethod
     def paused(self) -> AbstractContextManager[None]:
         """Pauses training: within the block the family can be used otherwise, for instance for sampling."""
+
+
+class JoinedLearners(ABC):
+    """Several models in training whose losses are computed in one pass. Each keeps its own parameters."""
+
+    @abstractmethod
+    def losses(self, inputs: Sequence[Encodings]) -> Tensor:
+        """Returns the loss of each learner, [learners].
+
+        Args:
+            inputs: what each learner's `inputs` has returned, of the same names and shapes.
+        """
 
 
 def check_options(family: Family, name: str, schedulers: Mapping[str, str], options: TrainingOptions) -> None:

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -9,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from stages.core.registry import Registry
+from stages.files.yaml import JUDGES
 from stages.runtime.faults import ConfigFault
 from stages.runtime.strict import Strict
 
@@ -78,7 +80,7 @@ def metric_of(key: str, entry: Mapping[str, Any], folder: str) -> Metric:
     Args:
         key: the entry's key.
         entry: the entry: the metric's options, and perhaps `is`.
-        folder: score.judges, to which the option `path` is relative.
+        folder: score.judges, to which its options that name weights are relative.
 
     Raises:
         ConfigFault: there is no such class, or an option is unknown, missing or out of range.
@@ -87,8 +89,10 @@ def metric_of(key: str, entry: Mapping[str, Any], folder: str) -> Metric:
     name = options.pop("is", key)
     if not isinstance(name, str):
         raise ConfigFault(f"{where}'is' must be the name of a metric, found {name!r}.")
-    if "path" in options:
-        options["path"] = f"{folder}/{options['path']}"
+    for option in JUDGES.intersection(options):
+        if ".." in PurePosixPath(str(options[option])).parts:
+            raise ConfigFault(f"{where}{option}: leads out of score.judges, the folder whose changes DVC notices.")
+        options[option] = f"{folder}/{options[option]}"
     return metrics.get(name, options, where)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -80,6 +81,7 @@ class Sample(Strict):  # how pictures are sampled
     scheduler: str = "euler"  # one of the family's
     schedulers: dict[Name, str] = omit_default({})  # overrides for single strategies
     seed: int = Field(ge=0)
+    responses: int = omit_default(0, ge=0)  # noised pictures of each concept whose prediction is recorded
     # Is the generator's seed a hash of `seed` and its purpose, or `seed` itself, as published?
     noise: Literal["hashed", "seeded"] = omit_default("hashed")
 
@@ -120,7 +122,9 @@ class Params(Strict):
     @property
     def data(self) -> Dataset:
         """A new instance of the dataset, which reads its folder as it is now. Keep it for repeated use."""
-        return datasets.make(self.dataset.name, {"root": self.source, **self.dataset.options}, "dataset: ")
+        if "root" in self.dataset.options:
+            raise ConfigFault("dataset.options.root: set `source` instead, the folder whose changes DVC notices.")
+        return datasets.make(self.dataset.name, {**self.dataset.options, "root": self.source}, "dataset: ")
 
     @property
     def family(self) -> Family:
@@ -209,8 +213,7 @@ def _reason(error: ValidationError, keys: tuple[Any, ...]) -> str:
     """Returns pydantic's first error, with the known keys of its section."""
     model: type[Strict] = Params
     for key in keys[:-1]:
-        field = model.model_fields.get(str(key))
-        kind = field.annotation if field else None
+        kind = getattr(model.model_fields.get(str(key)), "annotation", None)
         if isinstance(kind, type) and issubclass(kind, Strict):
             model = kind
     return explain(error, model)
@@ -223,6 +226,8 @@ def _cross_check(params: Params) -> None:
             expected = f"{int(previous) + 1:02d} after {previous}"
             raise ConfigFault(f"tasks: position {task.index} follows {task.previous}, expected {expected}. Fix it.")
         previous = task.index
+    if params.sample.responses and any(task.sees != "data" for task in params.tasks):
+        raise ConfigFault("sample.responses: every model must see the same pictures. Set `sees: data` in all tasks.")
     for name in params.sample.schedulers:
         chosen(name, params.strategy.get(name, {}), "sample.schedulers: ")
     for number, name in enumerate(params.strategies):
@@ -242,8 +247,8 @@ def _cross_check(params: Params) -> None:
                 data.check(domain, name, f"sequences.{domain}.{order}.t{index}: ")
             if repeated := ", ".join(sorted({name for name in names if names.count(name) > 1})):
                 raise ConfigFault(f"sequences.{domain}.{order}: {repeated} is at two positions. Remove one.")
-            for_all(lambda name, domain=domain: data.load(domain, name), names)  # reports all concepts at once
-            concepts = [data.load(domain, name) for name in names]
+            for_all(partial(data.concept, domain), names)  # reports all concepts at once
+            concepts = [data.concept(domain, name) for name in names]
             _check_tokens(concepts, f"sequences.{domain}.{order}")
             if params.train.prior:
                 for concept in concepts:

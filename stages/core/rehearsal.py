@@ -42,4 +42,5 @@ class Rehearsal(Strict):
     weight: float = Field(3.0, gt=0)
     rows: int = Field(2, ge=1)  # in each step
     images: int = Field(6, ge=1)  # per prompt, where the model before the task makes them: once per task
-    captions: tuple[str, ...] = Field(CAPTIONS, min_length=1, strict=False)  # the generic ones
+    # The generic ones; without any, those of the base: `Family.captions`.
+    captions: tuple[str, ...] = Field((), strict=False, exclude_if=lambda value: not value)

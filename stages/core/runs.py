@@ -9,10 +9,12 @@ from typing import Any
 
 from stages.core.params import Params
 from stages.core.strategy import chosen
+from stages.runtime import instruction_set
 from stages.runtime.faults import ConfigFault, nearest
 
 ROOT = Path("runs")
 BASE = "base"  # the folder of the base model, beside those of the strategies
+RESPONSES = "responses.safetensors"  # in a folder of images: the model's predictions, if sample.responses asks for them
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ def provenance(params: Params, run: Run | TaskSequence) -> dict[str, Any]:
         "order": sequence.order,
         "family": params.base.name,
         "base": params.family.fingerprint,
+        **instruction_set.provenance(),
     }
     if isinstance(run, Run):
         kind, strategy = chosen(run.strategy, params.strategy.get(run.strategy, {}))

@@ -81,7 +81,7 @@ def initial_state(params: Params, run: Run) -> State:
         raise ConfigFault(
             f"train.rank: {options.rank} is less than the rank of {params.family.adapter}, {rank}. Raise it to that."
         )
-    fresh = fresh_adapter(params.family.shapes(), options.rank, options.alpha, generator(run.seed, "fresh"))
+    fresh = fresh_adapter(params.family.shapes(), options.rank, options.alpha_number, generator(run.seed, "fresh"))
     wide = widened(adapter, fresh)
     return State(wide.delta, wide)
 

@@ -1,10 +1,20 @@
-"""The raters' preferences: the model of Bradley and Terry with intervals over raters and comparisons, and agreement."""
+"""The raters' preferences: one scale for all strategies, with intervals over raters and comparisons, and agreement.
+
+Strategies are placed on a scale by the model of Bradley and Terry (1952) with the ties of Davidson (1970): of two
+pictures whose strategies are d apart, one is chosen with the odds exp(d) against the other, and "can't tell" has the
+weight nu against the geometric mean of both. Without such answers it is Bradley and Terry's. Raters differ in how much
+they favour a side, so each has an effect of their own, shrunk towards zero. Agreement between raters is
+Krippendorff's alpha for nominal data (1: full, 0: by chance). A metric agrees with people where the picture that most
+of them chose has the higher score.
+"""
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -13,13 +23,15 @@ from stages.evaluation.crossed import POWER, estimate, quantile
 from stages.evaluation.statistics import Interval
 from stages.evaluation.survey import ROOT, Choice, answers_in, attentive, choices, read_answers, read_key
 from stages.evaluation.transfer import Array
+from stages.runtime.faults import ConfigFault, InputFault
 
 QUESTIONS = ("same", "text")
+POWER_WANTED = 0.8  # the chance with which a difference that exists is to be seen
 SIDE_SPREAD = 1.0  # standard deviation of the raters' preference for a side, in log-odds
 
 
 def bradley_terry(picks: Sequence[Choice], strategies: Sequence[str]) -> Array:
-    """The scale of the strategies, [strategy], which sums to zero: log-odds of being chosen (Bradley and Terry 1952).
+    """The scale of the strategies, [strategy], which sums to zero: log-odds of being chosen, of those that chose.
 
     Maximum a posteriori by Newton's method: raters' sides have a normal prior of SIDE_SPREAD, strategies a very wide
     one, so that one that always wins has a finite value.
@@ -57,20 +69,42 @@ def _fit(picks: Sequence[Choice], strategies: Sequence[str]) -> tuple[Array, Arr
         row[place[choice.second]] += 1
         row[place[choice.first]] -= 1
         row[raters[choice.rater]] = 1.0 if choice.left == 1 else -1.0
-    chosen = np.array([float(choice.chosen) for choice in picks])
+    chosen = np.array([choice.chosen for choice in picks])
     prior = np.array([0.01] * len(place) + [SIDE_SPREAD**-2] * len(raters))
+    tied = (chosen == 0.5).astype(np.float64)
+    if tied.any():  # one more coefficient: log nu
+        design, prior = np.hstack([design, np.zeros((len(picks), 1))]), np.append(prior, 0.01)
     coefficients = np.zeros(design.shape[1])
     for _ in range(100):
-        share = 1 / (1 + np.exp(-design @ coefficients))
-        slope = design.T @ (chosen - share) - prior * coefficients
-        curve = (design * (share * (1 - share))[:, None]).T @ design + np.diag(prior)
-        step = np.linalg.solve(curve, slope)
+        slopes, curve = _derivatives(design, coefficients, chosen, tied)
+        curve = curve + np.diag(prior)
+        step = np.linalg.solve(curve, slopes.sum(0) - prior * coefficients)
         coefficients = coefficients + step
         if np.abs(step).max() < 1e-10:
             break
-    influence = np.linalg.solve(curve, (design * (chosen - share)[:, None]).T).T[:, : len(place)]
+    influence = np.linalg.solve(curve, slopes.T).T[:, : len(place)]
     scale = coefficients[: len(place)]
     return np.asarray(scale - scale.mean()), influence - influence.mean(1, keepdims=True)
+
+
+def _derivatives(design: Array, coefficients: Array, chosen: Array, tied: Array) -> tuple[Array, Array]:
+    """The slope of each answer's log-likelihood, [choice, coefficient], and minus the sum of their second derivatives.
+
+    If some are ties, the last coefficient is log nu, and its column of the design is 0.
+    """
+    apart = design @ coefficients
+    first, second = np.exp(-apart / 2), np.exp(apart / 2)
+    nu = np.exp(coefficients[-1]) if tied.any() else 0.0
+    total = first + second + nu
+    tie, wins = nu / total, second / total
+    expected = wins + tie / 2
+    slopes = design * (chosen - expected)[:, None]
+    curve = (design * (wins + tie / 4 - expected**2)[:, None]).T @ design
+    if tied.any():
+        slopes[:, -1] = tied - tie
+        curve[:, -1] = curve[-1, :] = design.T @ (tie / 2 - expected * tie)
+        curve[-1, -1] = (tie * (1 - tie)).sum()
+    return slopes, curve
 
 
 def _grouped_variance(influence: Array, groups: Sequence[Hashable]) -> tuple[Array, int]:
@@ -82,12 +116,12 @@ def _grouped_variance(influence: Array, groups: Sequence[Hashable]) -> tuple[Arr
     return (sums**2).sum(0) * count / max(count - 1, 1), count
 
 
-def alpha(units: Iterable[Sequence[int]]) -> float:
+def alpha(units: Iterable[Sequence[float]]) -> float:
     """Krippendorff's alpha for nominal data; each unit has its answers. NaN if no unit has two.
 
     alpha = 1 - (n - 1) (n - sum_c o_cc) / (n^2 - sum_c n_c^2), from the coincidences o (Krippendorff 2011).
     """
-    same, totals = 0.0, Counter[int]()
+    same, totals = 0.0, Counter[float]()
     for values in units:
         if len(values) > 1:
             counts = Counter(values)
@@ -122,6 +156,8 @@ class Opinion:
 
     question: str
     choices: int
+    undecided: int  # how many of them are "can't tell"
+    per_pair: float  # answers that chose a picture, mean over the pairs of strategies
     scale: dict[str, Interval]  # Bradley-Terry, by strategy
     alpha: float
     metrics: dict[str, Interval]  # share of comparisons in which the metric agrees with most raters
@@ -135,18 +171,31 @@ class People:
 
 
 def opinion(picks: Sequence[Choice], key: Mapping[str, Any], question: str, confidence: float) -> Opinion:
-    """The scale with intervals over raters and comparisons; the metrics' agreement with intervals over comparisons."""
+    """The scale with intervals over raters and comparisons; the metrics' agreement with intervals over comparisons.
+
+    One rater is a sample of one: there is no interval.
+    """
     selected = [choice for choice in picks if choice.question == question]
     strategies = list(dict.fromkeys(name for choice in selected for name in sorted((choice.first, choice.second))))
     units = defaultdict(list)
     for choice in selected:
         units[choice.comparison].append(choice.chosen)
+    raters = len({choice.rater for choice in selected})
     metrics = {}
     for metric in sorted(next(facts["scores"] for facts in key["comparisons"].values() if "scores" in facts)):
         share = estimate(agreement(selected, key, metric), 1, confidence)
-        metrics[metric] = Interval(float(share.value), max(0.0, float(share.low)), min(1.0, float(share.high)))
+        bounds = (max(0.0, float(share.low)), min(1.0, float(share.high))) if raters > 1 else (np.nan, np.nan)
+        metrics[metric] = Interval(float(share.value), *bounds)
+    undecided = sum(choice.chosen == 0.5 for choice in selected)
+    pairs = len(strategies) * (len(strategies) - 1) // 2
     return Opinion(
-        question, len(selected), scale_intervals(selected, strategies, confidence), alpha(units.values()), metrics
+        question=question,
+        choices=len(selected),
+        undecided=undecided,
+        per_pair=(len(selected) - undecided) / max(1, pairs),
+        scale=scale_intervals(selected, strategies, confidence),
+        alpha=alpha(units.values()),
+        metrics=metrics,
     )
 
 
@@ -162,7 +211,38 @@ def people(study: str, confidence: float = 0.95) -> People | None:
         return None
     key = read_key(folder)
     answers = [read_answers(path, key) for path in files]
+    raters = Counter(one.rater for one in answers)
+    if twice := next((path for path, one in zip(files, answers, strict=True) if raters[one.rater] > 1), None):
+        raise InputFault(f"{twice}: another file has answers of the same rater. Remove one of the two.")
     picks = choices(answers, key)
     answered = [question for question in QUESTIONS if any(choice.question == question for choice in picks)]
     opinions = [opinion(picks, key, question, confidence) for question in answered]
     return People(len(answers), sum(not attentive(a, key) for a in answers), opinions)
+
+
+def answers_needed(preference: float, confidence: float = 0.95, power: float = POWER_WANTED) -> int:
+    """How many independent choices between two strategies show that one is preferred with this probability.
+
+    The sample size of a two-sided test of a proportion against one half, by the normal approximation (Fleiss 1981).
+
+    Raises:
+        ConfigFault: the preference does not lie between 0.5 and 1.
+    """
+    if not 0.5 < preference < 1:
+        raise ConfigFault(f"--preference {preference:g}: must lie between 0.5 and 1, for example 0.6.")
+    return math.ceil(_sample_size(preference, confidence, power))
+
+
+def visible_preference(answers: float, confidence: float = 0.95, power: float = POWER_WANTED) -> float:
+    """The smallest preference between two strategies that so many choices show; 1 if they show none."""
+    low, high = 0.5, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _sample_size(middle, confidence, power) > answers else (low, middle)
+    return high
+
+
+def _sample_size(preference: float, confidence: float, power: float) -> float:
+    a, b = NormalDist().inv_cdf((1 + confidence) / 2), NormalDist().inv_cdf(power)
+    spread = math.sqrt(preference * (1 - preference))
+    return ((a * 0.5 + b * spread) / (preference - 0.5)) ** 2

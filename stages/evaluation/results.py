@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from stages.core.params import Params
 from stages.core.runs import Run, TaskSequence, runs, sequences
+from stages.core.strategy import Regime
 from stages.evaluation.transfer import Array
 from stages.files import artifact, tables
 from stages.files.tables import EMBEDDINGS, REFERENCES, SCORES
@@ -46,6 +47,7 @@ class Results:
     pictures: NDArray[np.int64]  # [concept]: how many pictures it has
     measured: Mapping[str, Mapping[str, Array]]  # metric -> OWN, and perhaps MARGIN and TOP1 -> array
     noises: int = 1  # of each prompt: picture k of a concept has prompt k // noises and noise k % noises
+    regimes: Mapping[str, Regime] = field(default_factory=dict)  # by strategy: what it may know of earlier tasks
 
     @property
     def tasks(self) -> int:
@@ -99,7 +101,8 @@ def load(params: Params, domain: str, plain: bool = False) -> Results:
     }
     measured = _gather(params, domain_runs, layouts, pairs, max(counts.values()))
     pictures, noises = np.array([counts[n] for n in names]), params.sample.plain if plain else params.sample.images
-    results = Results(domain, params.strategies, pairs, names, concepts, pictures, measured, noises)
+    regimes = {name: params.make_strategy(name).knows for name in params.strategies}
+    results = Results(domain, params.strategies, pairs, names, concepts, pictures, measured, noises, regimes)
     _require_cells(results, _expected(params))
     return results
 

@@ -1,4 +1,4 @@
-"""All scores of a study in one table, for notebooks."""
+"""All scores of a study in one table, for notebooks, and the texts behind them that were not read in full."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from stages.core.params import Params
 from stages.core.runs import BASE, runs, sequences
-from stages.files import tables
+from stages.files import artifact, tables
 
 Columns = tuple[str, str, str, int | None]  # domain, order, strategy, seed
 
@@ -42,3 +42,15 @@ def _folders(params: Params) -> Iterator[tuple[Columns, Path]]:
     for run in runs(params):
         for task in params.tasks:
             yield (run.sequence.domain, run.sequence.order, run.strategy, run.seed), run.at(task.index) / "scores"
+
+
+def unread_texts(params: Params) -> dict[str, str]:
+    """Returns, for every text that the base did not read in full, the words that it ignored, from the manifests.
+
+    Raises:
+        InputFault: a manifest is damaged.
+    """
+    folders = [sequence.base / "images" for sequence in sequences(params)]
+    folders += [run.at(t.index) / kind for run in runs(params) for t in params.tasks for kind in ("adapter", "images")]
+    facts = (artifact.manifest(folder) for folder in folders if (folder / artifact.MANIFEST).is_file())
+    return dict(sorted(entry for fact in facts for entry in fact.get("unread", {}).items()))

@@ -8,19 +8,22 @@ the difference, not the bias of the choice.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 
 import numpy as np
 
 from stages.core.params import Params, Report
+from stages.core.strategy import Regime
 from stages.evaluation import ceiling
 from stages.evaluation.correction import Pair, correct, holm
 from stages.evaluation.crossed import Estimate, estimate
+from stages.evaluation.geometry.alignment import Alignment, align
 from stages.evaluation.measures import BASE_MEASURES, MEASURES, SHARES
 from stages.evaluation.order_effects import Effects, separate
 from stages.evaluation.results import OWN, Results, load, merge_checks
+from stages.evaluation.score_table import unread_texts
 from stages.evaluation.transfer import Array, PictureTransfer, Transfer, known_mean
 
 FACTORS = 5  # order, seed, concept, prompt, noise: the axes of a table, last
@@ -68,6 +71,8 @@ class Verdict:
     word: Intervals = field(
         default_factory=dict
     )  # by strategy: score with the concept's word minus without, at the end
+    regimes: Mapping[str, Regime] = field(default_factory=dict)  # by strategy: what it may know of earlier tasks
+    gains: dict[str, list[Interval]] = field(default_factory=dict)  # as curves, minus the base model on the same tasks
 
     def difference(self, first: str, second: str, measure: str) -> Interval:
         """`second` minus `first`."""
@@ -91,6 +96,8 @@ class Summary:
     results: list[Results]
     checks: list[dict[str, str | float]]
     plain: list[Verdict] = field(default_factory=list)  # of the prompts without the concept's word, if sampled
+    alignments: list[Alignment] = field(default_factory=list)  # by domain, if the models' predictions were recorded
+    unread: dict[str, str] = field(default_factory=dict)  # text -> words that were ignored because it is too long
 
 
 def summarise(params: Params) -> Summary:
@@ -107,7 +114,12 @@ def summarise(params: Params) -> Summary:
         for verdict in judge(part, params.report, plain[number] if plain else None, ceiling.read(params, part))
     ]
     without_word = [verdict for part in plain for verdict in judge(part, params.report)]
-    return Summary(params, verdicts, results, merge_checks(params), without_word)
+    checks = merge_checks(params)
+    known = (v for v in verdicts if v.metric == params.report.identity)
+    aligned = (align(params, v.domain, v.metric, v.runs, checks) for v in known)
+    return Summary(
+        params, verdicts, results, checks, without_word, [one for one in aligned if one], unread_texts(params)
+    )
 
 
 def judge(
@@ -146,7 +158,8 @@ def _verdict(
         },
         p_values=correct(raw_p),
         effects=separate(results, metric),
-        curves=_curves(results, metric, confidence),
+        curves=_curves(results, metric, confidence, PictureTransfer.so_far),
+        gains=_curves(results, metric, confidence, PictureTransfer.gain_so_far),
         base_curve=[float(x) for x in own.base_so_far()[0].mean(0)],
         matrices={name: Transfer(own.scores[s].mean(0)) for s, name in enumerate(names)},
         runs=[
@@ -157,6 +170,7 @@ def _verdict(
         gain_p=holm({name: float(measured["gain"][1][k]) for k, name in enumerate(names)}),
         ceiling=_ceiling(ceilings, confidence),
         word=_word(results, plain, metric, confidence) if plain else {},
+        regimes=results.regimes,
     )
 
 
@@ -203,12 +217,14 @@ def _ceiling(values: Mapping[str, Array], confidence: float) -> Intervals:
     return _defined({name: _share(x) if name in SHARES else x for name, x in intervals.items()})
 
 
-def _curves(results: Results, metric: str, confidence: float) -> dict[str, list[Interval]]:
-    """The mean score after each task; without bounds where a single concept would represent all concepts."""
+def _curves(
+    results: Results, metric: str, confidence: float, formula: Callable[..., Array]
+) -> dict[str, list[Interval]]:
+    """A mean over the tasks so far, after each task; without bounds where a single concept would represent all."""
     scores = _pictures(results, metric, OWN)
     points = []
     for after in range(1, results.tasks + 1):
-        point = _intervals(estimate(_table(results, scores.so_far(after, by_task=True)), FACTORS, confidence))
+        point = _intervals(estimate(_table(results, formula(scores, after, by_task=True)), FACTORS, confidence))
         if results.tasks > len(set(results.concepts[:, :after].flat)) == 1:
             point = [Interval(mean.value, np.nan, np.nan) for mean in point]
         points.append(point)

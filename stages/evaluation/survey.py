@@ -1,31 +1,33 @@
-"""The choices of people: their files, read and checked.
+"""The answers of people: their files, read and checked.
 
-Strategies are placed on one scale by the model of Bradley and Terry (1952): the log-odds that a picture of strategy b
-is chosen over one of a are theta_b - theta_a. Raters differ in how much they favour a side, so each has an effect
-of their own, shrunk towards zero. Agreement between raters is Krippendorff's alpha for nominal data (1: full, 0: by
-chance). A metric agrees with people where the picture that most of them chose has the higher score.
+An answer is one of two pictures, or "can't tell". Each rater gets CHECKS trials with a known answer, which is the left
+picture in half of them. Clicking without looking, on whatever side, passes them in at most one of 20 cases. The page
+accepts no answer within the first MINIMUM seconds, so that no second click of a double click is an answer.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import comb
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
+from stages.files.strict_json import read_json
 from stages.files.writing import write_file
 from stages.runtime.faults import ConfigFault, InputFault
 from stages.runtime.formatting import size
-from stages.runtime.strict import Strict
+from stages.runtime.strict import Strict, explain
 
 ROOT = Path("data/answers")  # a folder per study: its key, and a file per rater
 KEY = "key.json"
 LARGEST = 4 << 20  # bytes of a file of answers
-PASSED = 0.75  # the share of attention checks that a rater must answer correctly to be counted
+CHECKS = 8  # trials with a known answer, for each rater
+MINIMUM = 0.8  # seconds before an answer is accepted
+BLIND = 0.05  # the largest chance with which a rater who does not look may pass
 
 
 class Answer(Strict):
@@ -34,30 +36,63 @@ class Answer(Strict):
     comparison: str = Field(pattern=r"^c\d{3,}$")
     question: Literal["same", "text"]
     left: Literal[0, 1]  # which of the two pictures was on the left
-    chosen: Literal[0, 1]
-    seconds: float = Field(ge=0)
+    chosen: Literal[0, 1] | None  # None: can't tell
+    seconds: float = Field(ge=MINIMUM)
 
 
 class Answers(Strict):
     """A rater's file, as the page saves it."""
 
     kind: Literal["palimpsest-answers"]
-    schema_: Literal[1] = Field(alias="schema")
+    schema_: Literal[2] = Field(alias="schema")
     page: str
     rater: str = Field(pattern=r"^[0-9a-f]{8,64}$")
     answers: tuple[Answer, ...]
 
 
+class Shown(Strict):
+    """What the key says of one comparison: two strategies and the metrics' scores of their pictures, or a check."""
+
+    model_config = ConfigDict(extra="allow", strict=False)
+
+    catch: bool = False  # an attention check
+    first: str = ""
+    second: str = ""
+    scores: dict[str, tuple[float, float]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _complete(self) -> Shown:
+        if not self.catch and not (self.first and self.second and self.scores):
+            raise ValueError("needs first, second and scores, or catch")
+        return self
+
+
+class Key(Strict):
+    """The key of a survey."""
+
+    model_config = ConfigDict(extra="allow")
+
+    page: str
+    study: str
+    comparisons: dict[str, Shown]
+
+    @model_validator(mode="after")
+    def _same_metrics(self) -> Key:
+        if len({frozenset(shown.scores) for shown in self.comparisons.values() if not shown.catch}) > 1:
+            raise ValueError("not all comparisons have scores of the same metrics")
+        return self
+
+
 @dataclass(frozen=True)
 class Choice:
-    """One choice between the pictures of two strategies."""
+    """One answer about the pictures of two strategies."""
 
     rater: str
     comparison: str
     question: str
     first: str
     second: str
-    chosen: int
+    chosen: float  # 0: the picture of the first, 1: of the second, 0.5: can't tell
     left: int
 
 
@@ -72,12 +107,13 @@ def read_key(folder: Path) -> dict[str, Any]:
     """
     path = folder / KEY
     try:
-        key: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        return {"page": key["page"], "study": key["study"], "comparisons": dict(key["comparisons"])}
-    except OSError:
-        raise InputFault(f"{path}: the key is missing. `palimpsest study make` writes it with the page.") from None
-    except (ValueError, KeyError, TypeError):
-        raise InputFault(f"{path}: not the key of a survey. `palimpsest study make` writes one.") from None
+        key = Key.model_validate(read_json(path, LARGEST / (1 << 20)))
+    except InputFault as fault:
+        raise InputFault(f"{fault} `palimpsest study make` writes the key with the page.") from None
+    except ValidationError as error:
+        reason = explain(error, Key)
+        raise InputFault(f"{path}: not the key of a survey: {reason} `palimpsest study make` writes one.") from None
+    return key.model_dump(exclude_unset=True)
 
 
 def read_answers(path: Path, key: Mapping[str, Any]) -> Answers:
@@ -117,7 +153,8 @@ def import_answers(files: Sequence[Path], folder: Path) -> int:
     Raises:
         InputFault: files are not valid; all of those are listed, and no file is imported.
     """
-    key, faults, fresh = read_key(folder), [], {}
+    key, faults = read_key(folder), list[str]()
+    fresh: dict[Path, bytes] = {}
     for path in files:
         try:
             answers = read_answers(path, key)
@@ -127,6 +164,8 @@ def import_answers(files: Sequence[Path], folder: Path) -> int:
         target, content = folder / f"{answers.rater[:16]}.json", path.read_bytes()
         if target.exists() and target.read_bytes() != content:
             faults.append(f"{path}: other answers of rater {answers.rater[:8]} are already stored in {target}.")
+        elif fresh.get(target, content) != content:
+            faults.append(f"{path}: other answers of rater {answers.rater[:8]} than in a file before it. Remove one.")
         elif not target.exists():
             fresh[target] = content
     if faults:
@@ -152,13 +191,22 @@ def answers_in(folder: Path) -> list[Path]:
 
 
 def attentive(answers: Answers, key: Mapping[str, Any]) -> bool:
-    """Whether a rater passed enough of the attention checks; the first picture is always the right one."""
+    """Whether a rater passed the trials with a known answer; the first picture is always the right one."""
     passed = [answer.chosen == 0 for answer in answers.answers if key["comparisons"][answer.comparison].get("catch")]
-    return not passed or sum(passed) >= PASSED * len(passed)
+    return sum(passed) >= right_answers(len(passed))
+
+
+def right_answers(checks: int) -> int:
+    """How many of the known answers must be right, so that the tosses of a coin are so at most once in 20.
+
+    More than there are if that is impossible.
+    """
+    ways = [comb(checks, right) for right in range(checks + 1)]
+    return next((right for right in range(checks + 1) if sum(ways[right:]) <= BLIND * 2**checks), checks + 1)
 
 
 def choices(all_answers: Iterable[Answers], key: Mapping[str, Any]) -> list[Choice]:
-    """The choices between strategies of all raters who passed the attention checks."""
+    """The answers about strategies of all raters who passed the trials with a known answer."""
     made = []
     for answers in all_answers:
         if not attentive(answers, key):
@@ -167,7 +215,6 @@ def choices(all_answers: Iterable[Answers], key: Mapping[str, Any]) -> list[Choi
             facts = key["comparisons"][answer.comparison]
             if not facts.get("catch"):
                 both = (facts["first"], facts["second"])
-                made.append(
-                    Choice(answers.rater, answer.comparison, answer.question, *both, answer.chosen, answer.left)
-                )
+                chosen = 0.5 if answer.chosen is None else float(answer.chosen)
+                made.append(Choice(answers.rater, answer.comparison, answer.question, *both, chosen, answer.left))
     return made

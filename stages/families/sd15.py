@@ -18,7 +18,11 @@ class Sd15(UNetFamily):
     """One text encoder; the UNet reads only its text, no pooled prompt and no sizes. The empty prompt is encoded, not
     zeros."""
 
-    known_as: ClassVar = KnownAs("stable-diffusion-v1", "sd_v1")
+    known_as: ClassVar = KnownAs(
+        "stable-diffusion-v1",
+        "sd_v1",
+        synonyms=("sd_v1*", "sd1*", "sd15*", "stable-diffusion-v1*", "stable-diffusion-1*"),
+    )
     ldm_blocks: ClassVar = False
     encoders: ClassVar = ("text_encoder",)
 

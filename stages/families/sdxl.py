@@ -19,7 +19,12 @@ from stages.families.unet.text_encoders import run_text_encoder
 class Sdxl(UNetFamily):
     """Two text encoders; besides the text the UNet reads a pooled prompt and the picture's size and crop."""
 
-    known_as: ClassVar = KnownAs("stable-diffusion-xl-v1-base", "sdxl_base_v1-0", implementation=STABILITY)
+    known_as: ClassVar = KnownAs(
+        "stable-diffusion-xl-v1-base",
+        "sdxl_base_v1-0",
+        implementation=STABILITY,
+        synonyms=("sdxl*", "stable-diffusion-xl*", "stabilityai/stable-diffusion-xl*"),
+    )
     training_options: ClassVar = UNetFamily.training_options | {"conditioning"}
     ldm_blocks: ClassVar = True
     encoders: ClassVar = ("text_encoder", "text_encoder_2")

@@ -1,5 +1,6 @@
 """The base of the embedded world."""
 
+from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field
@@ -17,3 +18,9 @@ class Toy(Sdxl):
 
     path: str = "data/world/base"
     pixels: int = Field(64, ge=8)
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """Those that the base's folder brings in captions.txt, one a line: a small base knows few words."""
+        own = Path(self.path) / "captions.txt"
+        return tuple(own.read_text("utf-8").splitlines()) if own.is_file() else super().captions

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.files.strict_json import parse_json
+from stages.files.untrusted import content_of
 from stages.files.writing import new_folder
 from stages.runtime.faults import ConfigFault, InputFault
 
@@ -54,12 +55,12 @@ def digest(value: Any) -> str:
 
 def folder_digest(root: Path) -> str:
     """Returns the sha256 over the names and contents of all files in a folder."""
-    return digest({p.relative_to(root).as_posix(): sha256(p) for p in sorted(root.rglob("*")) if p.is_file()})
+    return digest({p.relative_to(root).as_posix(): sha256(p) for p in content_of(root)})
 
 
 def files_of(folder: Path) -> list[Path]:
     """Lists all files in a folder and its sub-folders, sorted, without the manifest."""
-    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
+    return [path for path in content_of(folder) if path.name != MANIFEST]
 
 
 def check_folder(path: Path) -> None:

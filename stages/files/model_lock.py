@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from stages.files.artifact import digest, sha256
 from stages.files.writing import new_file
-from stages.files.yaml import read_yaml
+from stages.files.yaml import JUDGES, read_yaml
 from stages.runtime import formatting
 from stages.runtime.faults import ConfigFault, InputFault, nearest
 from stages.runtime.strict import Strict, explain
@@ -24,7 +24,7 @@ from stages.runtime.strict import Strict, explain
 LOCK, FOLDER = Path("data/models.yaml"), Path("data/models")
 EMBEDDED = Path("data/world")  # the weights that ship with this project, under its licence:
 OWN_LICENCE = "Apache-2.0"
-SUFFIXES = (".safetensors", ".json", ".txt")  # formats that cannot contain code
+SUFFIXES = (".safetensors", ".onnx", ".json", ".txt")  # formats that cannot contain code
 PICKLES = (b"\x80", b"PK\x03\x04")  # first bytes of a pickle, and of the zip file that torch.save writes
 
 
@@ -115,7 +115,8 @@ def models_used(params: Any, lock: dict[str, Model]) -> list[str]:
     """Lists the models of the lock whose folders a study's parameters name; `params` is the plain YAML tree."""
     judges = params["score"]["judges"]
     paths = [str(value) for value in params["base"]["options"].values()]
-    paths += [f"{judges}/{options['path']}" for options in params["score"]["metrics"].values() if "path" in options]
+    metrics = params["score"]["metrics"].values()
+    paths += [f"{judges}/{options[key]}" for options in metrics for key in JUDGES.intersection(options)]
     folders = [PurePosixPath(path) for path in paths]
     return [name for name in lock if any(folder.is_relative_to(PurePosixPath(FOLDER, name)) for folder in folders)]
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,20 @@ def read_json(path: Path, max_megabytes: float = LARGEST) -> Any:
     except ValueError as error:
         reason = (str(error).splitlines() or ["cannot be parsed"])[0][:200]
         raise InputFault(f"{path}: not JSON: {reason}. Restore the file.") from None
+
+
+@contextmanager
+def as_written(path: Path, remedy: str) -> Iterator[None]:
+    """For code that uses what is in a file of ours as it was written: if somebody edited it, names the file.
+
+    Raises:
+        InputFault: the block met a missing key, another type or another form.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, csv.Error) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise InputFault(f"{path}: is not as it was written ({type(error).__name__}: {reason}). {remedy}") from error
 
 
 def _refuse(constant: str) -> float:

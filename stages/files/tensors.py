@@ -24,15 +24,18 @@ from safetensors.torch import load_file, save_file
 from safetensors.torch import save as serialise
 from torch import Tensor
 
+from stages.files.strict_json import parse_json
 from stages.files.writing import write_file
 from stages.runtime.faults import InputFault, MachineFault
 from stages.runtime.formatting import size
 
 NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+SCALARS = ("F64", "I64", "I32", "I16", "I8", "U8")  # number formats of single numbers, besides those
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 MAGIC = (b"PK\x03\x04", *(b"\x80" + bytes([protocol]) for protocol in range(6)))  # of zip files and pickles
 MAX_HEADER, MAX_TENSORS = 16 << 20, 50_000  # an adapter of SDXL's whole UNet has some 5,000 tensors
+MAX_SIDES, MAX_SIDE = 8, 1 << 40  # of a tensor
 Header = dict[str, dict[str, Any]]
 
 
@@ -115,7 +118,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     header, metadata = read_header(path)
     for name, entry in header.items():
-        if entry["dtype"] not in BYTES:
+        if entry["dtype"] not in (*BYTES, *(SCALARS if entry["shape"] in ([], [1]) else ())):
             raise InputFault(f"{path}: {name} is {entry['dtype']}; adapters must be F16, BF16 or F32. Convert it.")
     return load_tensors(path), metadata
 
@@ -146,24 +149,17 @@ def read_header(path: Path) -> tuple[Header, dict[str, str]]:
     except OSError as error:
         raise InputFault(f"{path}: cannot be read: {error.strerror}. Copy it again.") from None
     try:
-        tree = json.loads(text.decode("utf-8"), object_pairs_hook=_without_duplicates)
+        tree = parse_json(text)
         metadata = tree.pop("__metadata__", {})
         if not all(isinstance(value, str) for value in metadata.values()) or len(tree) > MAX_TENSORS:
             raise ValueError("metadata other than strings, or too many tensors")
         if not all(name.isprintable() for name in tree):
             raise ValueError("names with control characters")
         _check_extents(tree, status.st_size - 8 - length)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputFault(f"{path}: its safetensors header is wrong: {reason}. Copy it again.") from None
     return tree, metadata
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    if len(set(keys)) < len(keys):
-        raise ValueError("a name occurs twice")
-    return dict(pairs)
 
 
 def _check_extents(header: Header, size: int) -> None:
@@ -172,7 +168,9 @@ def _check_extents(header: Header, size: int) -> None:
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         begin, end = entry["data_offsets"]
         shape, width = entry["shape"], BYTES.get(entry["dtype"])
-        if not all(type(side) is int and side >= 0 for side in (begin, end, *shape)) or begin != offset or end < begin:
+        if len(shape) > MAX_SIDES or not all(type(side) is int and 0 <= side <= MAX_SIDE for side in shape):
+            raise ValueError(f"{name} has an impossible shape")
+        if type(begin) is not int or type(end) is not int or begin != offset or end < begin:
             raise ValueError(f"{name} does not start where the tensor before it ends")
         if width and end - begin != math.prod(shape) * width:
             raise ValueError(f"{name} has {end - begin} bytes for shape {shape} of {entry['dtype']}")
@@ -194,7 +192,9 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = load_file(path)
         for name, value in tensors.items():
-            if not value.is_floating_point() or not bool(value.isfinite().all()):
+            if not (value.is_floating_point() or (value.dim() < 2 and value.numel() == 1)) or not bool(
+                value.isfinite().all()
+            ):
                 raise InputFault(f"{path}: {name} contains other than finite floats. Copy the file again.")
     except (MemoryError, RuntimeError, OSError, SafetensorError) as error:
         if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):

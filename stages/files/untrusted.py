@@ -2,15 +2,48 @@
 
 from __future__ import annotations
 
+import errno
+import fnmatch
 import os
+import shutil
 import stat
 import unicodedata
 from pathlib import Path
 
 from stages.runtime.faults import InputFault
 
-IGNORED = ("thumbs.db", "desktop.ini", "__macosx")  # created by operating systems
+# Files and folders that operating systems, file managers, sync clients and editors leave anywhere. They are no content:
+# manifests ignore them, and so does DVC, with the same patterns in .dvcignore.
+FOREIGN = (
+    *(".DS_Store", "._*", ".AppleDouble", ".localized", "__MACOSX", "Icon\r"),
+    *("[Tt]humbs.db", "ehthumbs*.db", "[Dd]esktop.ini", "$RECYCLE.BIN", "[Pp]icasa.ini", ".picasa.ini"),
+    *(".directory", ".Trash-*", ".nfs*", ".fuse_hidden*", ".goutputstream-*", ".thumbnails", "@eaDir"),
+    *(".sync", ".stfolder", ".stversions", ".syncthing.*", ".dropbox*", ".owncloud*", ".nextcloud*", "._sync_*"),
+    *(".tmp.driveupload", ".tmp.drivedownload", ".~lock.*#", "*~", ".*.sw[a-p]", "#*#", ".#*"),
+    *(".idea", ".vscode", ".ipynb_checkpoints"),
+)
+MOST_FILES, DEEPEST = 20_000, 8  # in a folder of photos
+COPY_IT = "Replace it with a copy, or remove it."
 UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # Unicode categories: control characters, invalid UTF-8, line breaks
+
+
+def is_foreign(name: str) -> bool:
+    """Whether a file or folder of this name is left by other programs wherever they look."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in FOREIGN)
+
+
+def content_of(folder: Path) -> list[Path]:
+    """Lists all files in a folder and its sub-folders, sorted, without foreign ones."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and not any(map(is_foreign, path.relative_to(folder).parts))
+    )
+
+
+def is_printable(name: str) -> bool:
+    """Whether a file's name is text on one line; names that a file system allows need not be."""
+    return not any(unicodedata.category(letter) in UNPRINTABLE for letter in name)
 
 
 def list_folder(folder: Path, root: Path) -> list[Path]:
@@ -31,22 +64,79 @@ def list_folder(folder: Path, root: Path) -> list[Path]:
         raise InputFault(f"{folder}: cannot be read: {error.strerror}. Fix or remove it.") from None
     for path in entries:
         name = path.name
-        if name.startswith(".") or name.lower() in IGNORED:
+        if name.startswith(".") or is_foreign(name):
             continue
-        if any(unicodedata.category(letter) in UNPRINTABLE for letter in name):
+        if not is_printable(name):
             complaints.append(f"{folder / ascii(name)}: control characters in its name. Rename it.")
             continue
-        try:
-            within = path.resolve().is_relative_to(inside)
-        except (OSError, RuntimeError):
-            within = False
-        if within:
+        if _stays_within(inside, path):
             paths.append(path)
         else:
             complaints.append(f"{path}: a link out of {root}, or to itself. Replace it with a copy.")
     if complaints:
         raise InputFault("\n".join(sorted(complaints)))
     return sorted(paths, key=lambda path: (unicodedata.normalize("NFC", path.name), path.name))
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copies a user's folder. Links to files in it are copied as files; other links are refused, and never followed.
+
+    Args:
+        source: the folder.
+        target: a folder that is empty or does not exist.
+
+    Raises:
+        InputFault: it holds links to folders or out of it, devices or pipes, too many files, or is too deep; all of
+            those entries are listed.
+        OSError: something cannot be read or written.
+    """
+    inside, complaints, count = source.resolve(), [], 0
+    for place, folders, names in os.walk(source, onerror=_raise):
+        within = Path(place).relative_to(source)
+        if len(within.parts) > DEEPEST:
+            raise InputFault(f"{place}: more than {DEEPEST} folders deep. Move its photos up.")
+        (target / within).mkdir(parents=True, exist_ok=True)
+        links = [Path(place, name) for name in folders if os.path.islink(os.path.join(place, name))]
+        complaints += [f"{link}: a link to a folder. {COPY_IT}" for link in links]
+        for name in names:
+            path, count = Path(place, name), count + 1
+            if reason := _why_not(path, inside):
+                complaints.append(f"{path}: {reason}. {COPY_IT}")
+            elif not complaints:
+                shutil.copyfile(path, target / within / name)  # not its mode: it may be read-only
+        if count > MOST_FILES:
+            raise InputFault(f"{source}: more than {MOST_FILES} files. Give a folder of photos.")
+    if complaints:
+        raise InputFault("\n".join(sorted(complaints)))
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _why_not(path: Path, inside: Path) -> str:
+    """Why a file is not copied; empty if it is."""
+    try:
+        actual = path.resolve(strict=True)
+    except (OSError, RuntimeError):
+        return "a link to nothing, or to itself"
+    if not actual.is_relative_to(inside):
+        return f"a link out of {inside.name}"
+    return "" if actual.is_file() else "not a regular file"
+
+
+def _stays_within(folder: Path, path: Path) -> bool:
+    """Whether all links on the way to a path stay within a folder, which is resolved, and end somewhere.
+
+    `Path.resolve` reports a link to itself by a RuntimeError before Python 3.13, and not at all since.
+    """
+    try:
+        target = os.path.realpath(path, strict=True)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return False
+        target = os.path.realpath(path)  # missing or unreadable: whoever opens it says so
+    return Path(target).is_relative_to(folder)
 
 
 def read_file(path: Path, max_megabytes: float, key: str = "") -> bytes:
@@ -72,7 +162,7 @@ def read_file(path: Path, max_megabytes: float, key: str = "") -> bytes:
                 allowed = (
                     f"{key}: {max_megabytes:g}. Save it smaller, or raise it." if key else f"{max_megabytes:g} MB."
                 )
-                raise InputFault(f"{size:.0f} MB, over {allowed}")
+                raise InputFault(f"{size:.1f} MB, over {allowed}")
             data = file.read(limit + 1)
     except OSError as error:
         raise InputFault(f"cannot be read: {error.strerror}. Copy it again, or remove it.") from None

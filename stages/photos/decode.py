@@ -22,6 +22,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
 # The .heic of phones, by the brand in its head (ISO/IEC 23008-12); its reader is loaded for such a file alone.
 HEIC = re.compile(rb".{4}ftyp(?:hei[cxms]|hev[cxms]|mif1|msf1)", re.DOTALL)
 READABLE = "JPEG, PNG, WEBP, HEIC, AVIF, BMP, TIFF or GIF"
+MOST_SCANS, SCANS_AT_LIMIT = 100, 12  # of a JPEG, and of one with as many pixels as are allowed; usual are 10
 TURN = Image.Transpose
 ORIENTATION = 0x0112  # the EXIF tag; its values from 2 on are undone by:
 UPRIGHT = (
@@ -53,6 +54,7 @@ def decode(data: bytes, limits: Prepare) -> tuple[Image.Image, list[str]]:
     try:
         with _guarded_pillow(limits.max_megapixels):
             image = Image.open(io.BytesIO(data), formats=_with_heif() if HEIC.match(data) else FORMATS)
+            _refuse_many_scans(image, data, limits.max_megapixels)
             _refuse_animation(image, limits.first_frame, notes)
             if image.format == "PNG":
                 # Decoding skips the checksums of pixels, and verify() does not decode: both are needed.
@@ -93,6 +95,13 @@ def _guarded_pillow(max_megapixels: float) -> Iterator[None]:
             yield
     finally:
         Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
+def _refuse_many_scans(image: Image.Image, data: bytes, max_megapixels: float) -> None:
+    """A progressive JPEG of a few kilobytes can have hundreds of scans, each as long to decode as a whole picture."""
+    scans = data.count(b"\xff\xda") if image.format in ("JPEG", "MPO") else 0
+    if scans > MOST_SCANS or scans * image.width * image.height > SCANS_AT_LIMIT * max_megapixels * 1e6:
+        raise InputFault(f"a progressive JPEG with {scans} scans, which takes too long to decode. Save it again.")
 
 
 def _refuse_animation(image: Image.Image, first_frame: bool, notes: list[str]) -> None:

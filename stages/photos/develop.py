@@ -204,7 +204,7 @@ def develop(concept: Concept, limits: Prepare, folder: Path, before: KnownPhotos
         notes: list[str] = []
         earlier: list[str] = []
         if picture not in noted:
-            notes += _caption_notes(concept, picture)
+            notes += [*picture.notes, *_caption_notes(concept, picture)]
             if isinstance(picture.origin, Path):  # drawn pictures always differ
                 notes += own.duplicates(photo)
                 earlier = before.duplicates(photo)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 from stages.evaluation.measures import RANKED
 from stages.evaluation.statistics import Summary, Verdict
+from stages.reporting import regimes
 from stages.reporting.glossary import GLOSSARY
 from stages.reporting.headline import number
+from stages.reporting.sweeps import fronts
+from stages.reporting.sweeps.variants import series
 from stages.runtime.formatting import counted
+
+MOST_TEXTS = 5  # that are quoted
 
 
 def ordered(summary: Summary) -> list[Verdict]:
@@ -21,20 +27,31 @@ def ordered(summary: Summary) -> list[Verdict]:
 def conclusions(summary: Summary) -> list[str]:
     """All conclusions and their limits, for results.md, the page and the terminal."""
     level = 1 - summary.params.report.confidence
-    lines = [_spread(summary), _signs(level)]
+    lines = [_spread(summary), regimes.note(regimes.of(summary.params)), _signs(level)]
     for verdict in (v for v in ordered(summary) if v.metric == summary.params.report.identity):
         head = f"{verdict.domain} by {verdict.metric}:"
-        lines.append(f"{head} average score {_ranking(verdict, 'average_score', True, level)}.")
+        lines.append(f"{head} average score {_rankings(verdict, 'average_score', True, level)}.")
         if any("forgetting_unbiased" in intervals for intervals in verdict.strategies.values()):
-            lines.append(f"{head} forgetting {_ranking(verdict, 'forgetting_unbiased', False, level)}.")
+            lines.append(f"{head} forgetting {_rankings(verdict, 'forgetting_unbiased', False, level)}.")
         if verdict.differences:
             lines.append(f"{head} {_significant(verdict, level)}")
+        if found := fronts.fronts(verdict, series(summary.params)):
+            lines += [f"{head} {line}." for line in fronts.statements(verdict, found, level)]
         lines.append(f"{head} {_over_base(verdict)}")
         if "top1_earlier" in verdict.base:
             lines.append(f"{head} {_recognised(verdict)}")
         if len(verdict.labels) > 1:
             lines.append(f"{head} {_places(verdict)}")
-    return lines
+    return lines + _unread(summary)
+
+
+def _unread(summary: Summary) -> list[str]:
+    """What the base did not read of prompts and captions."""
+    if not summary.unread:
+        return []
+    texts = "; ".join(f"of '{text}' it ignored '{lost}'" for text, lost in list(summary.unread.items())[:MOST_TEXTS])
+    more = "; and so on, see `unread` in the manifests" if len(summary.unread) > MOST_TEXTS else ""
+    return [f"The text encoder read only the beginning of {counted(len(summary.unread), 'text')}: {texts}{more}."]
 
 
 def _spread(summary: Summary) -> str:
@@ -56,31 +73,43 @@ def _signs(level: float) -> str:
     return (
         "Rankings, bold cells and the sign * follow one test: paired differences over the same factors, p corrected "
         f"(Holm) for all pairs and both measures below. > and < mean p <= {level:.2g}, ~ that the difference is not "
-        "significant."
+        "significant, or 0 when rounded."
     )
 
 
-def _ranking(verdict: Verdict, measure: str, high_is_best: bool, level: float) -> str:
-    """The strategies, best first: a 0.70 > b 0.62 ~ c 0.60."""
-    values = {name: intervals[measure].value for name, intervals in verdict.strategies.items()}
+def _rankings(verdict: Verdict, measure: str, high_is_best: bool, level: float) -> str:
+    """The ranking of each regime, which is named if there are several."""
+    groups = regimes.groups(verdict.regimes, verdict.strategies)
+    texts = {regime: _ranking(verdict, names, measure, high_is_best, level) for regime, names in groups.items()}
+    return "; ".join(f"{regime}: {text}" if len(texts) > 1 else text for regime, text in texts.items())
+
+
+def _ranking(verdict: Verdict, names: Sequence[str], measure: str, high_is_best: bool, level: float) -> str:
+    """Strategies of one regime, best first: a 0.70 > b 0.62 ~ c 0.60."""
+    values = {name: verdict.strategies[name][measure].value for name in names}
     ranked = sorted(values, key=lambda name: values[name], reverse=high_is_best)
     text = f"{ranked[0]} {number(values[ranked[0]])}"
     for better, worse in pairwise(ranked):
-        significant = verdict.p_value(better, worse, measure) <= level
+        differs = number(values[better]) != number(values[worse])
+        significant = differs and verdict.p_value(better, worse, measure) <= level
         text += f" {('>' if high_is_best else '<') if significant else '~'} {worse} {number(values[worse])}"
     return text
 
 
 def _significant(verdict: Verdict, level: float) -> str:
-    """The pairs that differ, by the corrected test."""
+    """The pairs that differ, by the corrected test; those of different regimes last, with both regimes."""
     parts = []
     for measure in (m for m in RANKED if any(m in p for p in verdict.p_values.values())):
-        pairs = [
-            f"{b} {'above' if verdict.differences[a, b][measure].value > 0 else 'below'} {a} (p {p[measure]:.2g})"
-            for (a, b), p in verdict.p_values.items()
-            if p[measure] <= level
-        ]
-        parts.append(f"in {GLOSSARY[measure][0]} {', '.join(pairs) if pairs else 'none'}")
+        within: list[str] = []
+        across: list[str] = []
+        for (a, b), p in verdict.p_values.items():
+            if p[measure] <= level:
+                relation = "above" if verdict.differences[a, b][measure].value > 0 else "below"
+                same = regimes.regime(verdict.regimes, a) == regimes.regime(verdict.regimes, b)
+                first, second = (name if same else regimes.titled(verdict.regimes, name) for name in (a, b))
+                (within if same else across).append(f"{second} {relation} {first} (p {p[measure]:.2g})")
+        found = f"in {GLOSSARY[measure][0]} {', '.join(within) if within else 'none'}"
+        parts.append(found + (f", and across regimes {', '.join(across)}" if across else ""))
     return f"differences with a corrected p <= {level:.2g}: {'; '.join(parts)}."
 
 
@@ -91,13 +120,13 @@ def _places(verdict: Verdict) -> str:
             "the effect of a place in the sequence cannot be separated from that of its concept: "
             "that takes more orders, in which concepts change places."
         )
-    first = {name: effects.places[0] for name, effects in verdict.effects.items()}
+    first = {regimes.titled(verdict.regimes, name): effects.places[0] for name, effects in verdict.effects.items()}
     lost = ", ".join(f"{name} {number(value, signed=True)}" for name, value in first.items())
     return f"loss of the concept learned first, beyond the mean, whichever concept it is: {lost}."
 
 
 def _over_base(verdict: Verdict) -> str:
-    gains = {name: intervals["gain"] for name, intervals in verdict.strategies.items()}
+    gains = {regimes.titled(verdict.regimes, n): intervals["gain"] for n, intervals in verdict.strategies.items()}
     above = [name for name, gain in gains.items() if gain.low > 0]
     below = [name for name, gain in gains.items() if gain.high < 0]
     rest = [name for name in gains if name not in above + below]
@@ -108,7 +137,8 @@ def _over_base(verdict: Verdict) -> str:
 
 def _recognised(verdict: Verdict) -> str:
     values = ", ".join(
-        f"{name} {number(intervals['top1_earlier'].value)}" for name, intervals in verdict.strategies.items()
+        f"{regimes.titled(verdict.regimes, name)} {number(intervals['top1_earlier'].value)}"
+        for name, intervals in verdict.strategies.items()
     )
     base, chance = verdict.base["top1_earlier"].value, 1 / len(verdict.labels)
     return (

@@ -13,6 +13,7 @@ from stages.core.params import Params
 from stages.core.runs import Run, TaskSequence, runs
 from stages.files.artifact import manifest
 from stages.files.pictures import open_picture, to_png
+from stages.reporting import regimes
 from stages.reporting.figures import FONTS, FRAME, INK, QUIET
 from stages.runtime.formatting import words
 
@@ -143,7 +144,7 @@ def sheet(params: Params, run: Run) -> Image.Image:
     left = EDGE + LABEL
     first = left + 2 * (step + WIDE_GAP)
     canvas = Canvas(first + len(tasks) * step - GAP + EDGE, top + len(rows) * step - GAP + EDGE, cell)
-    canvas.write(EDGE, 34, words(run.strategy), 20, bold=True)
+    canvas.write(EDGE, 34, _name(params, run), 20, bold=True)
     setting = f"{words(run.sequence.domain)} · order {run.sequence.order} · seed {run.seed}"
     note = "one prompt and one noise per row · framed: right after it was learned"
     canvas.write(canvas.image.width - EDGE, 26, setting, 13, ink=QUIET, at="rm")
@@ -162,6 +163,10 @@ def sheet(params: Params, run: Run) -> Image.Image:
             picture = open_picture(run.at(index) / "images", concept.file) if learned else None
             canvas.put(first + column * step, y, picture, framed=column == row)
     return canvas.image
+
+
+def _name(params: Params, run: Run) -> str:
+    return words(regimes.titled(regimes.of(params), run.strategy))
 
 
 def _label(canvas: Canvas, x: int, y: int, width: int, name: str, prompt: str) -> None:
@@ -192,13 +197,13 @@ def side_by_side(params: Params, strategy_runs: list[Run], concepts: int = 3) ->
     blocks = concept_pictures(params, strategy_runs[0].sequence)[: min(concepts, tasks - 1)]
     columns = [milestones(task, tasks) for task in range(1, len(blocks) + 1)]
     cell = cell_of(blocks[0].base)
-    step, label = cell + GAP, 24 + int(max(font(14, True).getlength(words(run.strategy)) for run in strategy_runs))
+    step, label = cell + GAP, 24 + int(max(font(14, True).getlength(_name(params, run)) for run in strategy_runs))
     top = EDGE + 24 + (24 + cell) + 44  # name, reference and base, heads of the columns
     widths = [max(2, len(after)) * step - GAP for after in columns]
     width = EDGE + label + sum(widths) + 2 * WIDE_GAP * (len(blocks) - 1) + EDGE
     canvas = Canvas(width, top + len(strategy_runs) * step - GAP + EDGE, cell)
     for row, run in enumerate(strategy_runs):
-        canvas.write(EDGE, top + row * step + cell / 2, words(run.strategy), 14, bold=True)
+        canvas.write(EDGE, top + row * step + cell / 2, _name(params, run), 14, bold=True)
     x = EDGE + label
     for concept, after, task, wide in zip(blocks, columns, range(1, tasks + 1), widths, strict=False):
         canvas.write(x, EDGE + 8, cut(concept.name, 15, wide), 15, bold=True)

@@ -8,8 +8,11 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from stages.core.params import Params
 from stages.evaluation.preference import People
 from stages.evaluation.statistics import Interval, Intervals, Summary, Verdict
+from stages.reporting import headline as headlines
+from stages.reporting import regimes
 
 HEADLINE = ("average_score", "forgetting_unbiased", "forgetting", "top1_earlier")
 
@@ -27,15 +30,27 @@ def headline(summary: Summary) -> dict[str, Any]:
     return tree
 
 
+def conclusion(summary: Summary) -> dict[str, Any]:
+    """The report's first words: a warning, if there is one, and by domain the sentence and the preferred strategy.
+
+    The preferred one may be null. The branch says which question ended the gate (headline.py).
+    """
+    sentences = {domain: headlines.headline(summary, domain) for domain in summary.params.domains}
+    return {"warning": headlines.practice(summary.params)} | {
+        domain: {"sentence": one.text, "preferred": one.best, "branch": one.branch} for domain, one in sentences.items()
+    }
+
+
 def metrics(summary: Summary, asked: People | None = None) -> dict[str, Any]:
     """The tree of metrics.json: domain, metric, strategy, measure, and the value, low and high of each.
 
     `base` and `ceiling` (photos against photos) are among the strategies. If the class was sampled without the
-    concept's word, `damage` has its scores and `word` what the word adds. If people were asked, `people` has by
-    question the scale of the strategies, the raters' agreement, and the metrics' agreement with them. Unknown bounds
-    are null.
+    concept's word, `damage` has its scores and `word` what the word adds. If predictions were recorded, `alignment` has
+    the correlation of each of its measures with the harm to earlier concepts. If people were asked, `people` has by
+    question the scale of the strategies, the raters' agreement, and the metrics' agreement with them. `regimes` has
+    what each strategy may know of earlier tasks. Unknown bounds are null.
     """
-    tree: dict[str, Any] = {}
+    tree: dict[str, Any] = {"regimes": regimes.of(summary.params)}
     for verdict in summary.verdicts:
         by_strategy = {**verdict.strategies, "base": verdict.base}
         by_strategy |= {"ceiling": verdict.ceiling} if verdict.ceiling else {}
@@ -50,14 +65,25 @@ def metrics(summary: Summary, asked: People | None = None) -> dict[str, Any]:
         before = verdict.base["average_score"]
         leaf = {name: damage(before, intervals) for name, intervals in verdict.strategies.items()}
         tree.setdefault("damage", {}).setdefault(verdict.domain, {})[verdict.metric] = leaf
+    for found in summary.alignments:
+        leaf = tree.setdefault("alignment", {}).setdefault(found.domain, {})
+        for one in found.correlations:
+            over = "within_strategies" if one.within else "all"
+            leaf.setdefault(one.measure, {})[over] = _bounds(Interval(one.value, one.low, one.high))
     for opinion in asked.opinions if asked else []:
         tree.setdefault("people", {})[opinion.question] = {
             "choices": opinion.choices,
+            "undecided": opinion.undecided,
             "alpha": None if math.isnan(opinion.alpha) else rounded(opinion.alpha),
             "preferred": {name: _bounds(interval) for name, interval in opinion.scale.items()},
             "agreement": {name: _bounds(interval) for name, interval in opinion.metrics.items()},
         }
     return tree
+
+
+def settings(params: Params) -> dict[str, Any]:
+    """The parameters of a study, without its positions and concepts."""
+    return params.model_dump(mode="json", warnings=False, exclude={"tasks", "sequences"})
 
 
 def damage(before: Interval, intervals: Intervals) -> dict[str, dict[str, float | None]]:
@@ -115,28 +141,32 @@ def _concepts(summary: Summary, verdict: Verdict) -> dict[str, list[str]]:
 
 
 def curve_csv(summary: Summary) -> str:
-    """The mean score over the tasks learned so far, after each task; the base model on the same tasks."""
+    """The mean score over the tasks learned so far, after each task, and its gain over the base model on the same
+    tasks, which has rows of its own."""
     rows: list[tuple[Any, ...]] = []
     for verdict in summary.verdicts:
         for after, value in enumerate(verdict.base_curve, 1):
-            rows.append((verdict.domain, "base", verdict.metric, after, value, "", ""))
+            rows.append((verdict.domain, "base", verdict.metric, after, value, "", "", 0.0, "", ""))
         for strategy, line in verdict.curves.items():
-            for after, interval in enumerate(line, 1):
-                rows.append(
-                    (verdict.domain, strategy, verdict.metric, after, interval.value, interval.low, interval.high)
-                )
-    return _csv(("domain", "strategy", "metric", "after", "score", "low", "high"), rows)
+            for after, (score, gain) in enumerate(zip(line, verdict.gains[strategy], strict=True), 1):
+                bounds = (score.value, score.low, score.high, gain.value, gain.low, gain.high)
+                rows.append((verdict.domain, strategy, verdict.metric, after, *bounds))
+    heads = ("domain", "strategy", "metric", "after", "score", "low", "high", "gain", "gain_low", "gain_high")
+    return _csv(heads, rows)
 
 
 def differences_csv(summary: Summary) -> str:
-    """Every paired difference, second minus first, with its interval and its corrected p."""
-    rows = [
-        (v.domain, v.metric, measure, a, b, interval.value, interval.low, interval.high, v.p_values[a, b][measure])
-        for v in summary.verdicts
-        for (a, b), intervals in v.differences.items()
-        for measure, interval in intervals.items()
-    ]
-    return _csv(("domain", "metric", "measure", "first", "second", "difference", "low", "high", "p"), rows)
+    """Every paired difference, second minus first, with its interval, its corrected p, and the regimes of both."""
+    known = regimes.of(summary.params)
+    head = ("domain", "metric", "measure", "first", "second", "difference", "low", "high", "p")
+    rows: list[tuple[Any, ...]] = []
+    for v in summary.verdicts:
+        for pair, intervals in v.differences.items():
+            of_both = [regimes.regime(known, name) for name in pair]
+            for measure, x in intervals.items():
+                values = (x.value, x.low, x.high, v.p_values[pair][measure])
+                rows.append((v.domain, v.metric, measure, *pair, *values, *of_both))
+    return _csv((*head, "first_regime", "second_regime"), rows)
 
 
 def checks_csv(summary: Summary) -> str:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from stages.evaluation.statistics import Verdict, shown_forgetting
 from stages.evaluation.transfer import Transfer
+from stages.reporting import regimes
 from stages.runtime.formatting import words
 
 T = TypeVar("T")
@@ -81,7 +82,7 @@ def heatmaps(verdict: Verdict) -> Figure:
     _show_first(axes, count)
     for axis, (name, matrix) in zip(axes.flat, verdict.matrices.items(), strict=False):
         _heatmap(axis, matrix, scale, verdict.labels)
-        axis.set_title(words(name), pad=8)
+        axis.set_title(label(verdict, name), pad=8)
     for axis in axes[:, 0]:
         axis.set_ylabel("after learning")
     width, height = figure.get_size_inches()
@@ -120,36 +121,39 @@ def number(value: float) -> str:
 
 
 def curves(verdict: Verdict) -> Figure:
-    """The mean score over the tasks learned so far, with its interval, as in the figures of arXiv 2410.04891."""
-    figure = Figure(figsize=(7.2, 4.2))
+    """The gain over the base model on the tasks learned so far, with its interval.
+
+    The figures of arXiv 2410.04891 show the score itself, which also changes with the difficulty of each added task.
+    """
+    room = 0.16 + 0.08 * max(len(label(verdict, name)) for name in (*verdict.gains, "base model"))  # inches for names
+    width = max(7.2, 5.98 + room)
+    figure = Figure(figsize=(width, 4.2))
     axis = figure.subplots()
     after = range(1, len(verdict.labels) + 1)
-    axis.plot(after, verdict.base_curve, color=QUIET, linestyle=(0, (4, 3)), linewidth=1.4)
-    ends = [(verdict.base_curve[-1], "base model", QUIET)]
-    for name, line, colour, marker in _with_style(verdict.curves):
+    axis.axhline(0.0, color=QUIET, linestyle=(0, (4, 3)), linewidth=1.4)
+    ends = [(0.0, "base model", QUIET)]
+    for name, line, colour, marker in _with_style(verdict.gains):
         values = [point.value for point in line]
         axis.fill_between(after, [p.low for p in line], [p.high for p in line], color=colour, alpha=0.11, linewidth=0)
         axis.plot(after, values, color=colour, marker=marker, markersize=5, markeredgecolor="white", linewidth=2)
-        ends.append((values[-1], words(name), colour))
+        ends.append((values[-1], label(verdict, name), colour))
     bottom, top = curve_range(verdict)
-    room = 0.04 * (top - bottom) or 0.05
-    axis.set_ylim(bottom - room, top + room)
+    margin = 0.04 * (top - bottom) or 0.05
+    axis.set_ylim(bottom - margin, top + margin)
     _label_ends(axis, after[-1], ends)
-    axis.set(
-        xlabel="tasks learned", ylabel=f"mean {words(verdict.metric)} of the tasks learned so far", xticks=list(after)
-    )
-    axis.set_title(f"{words(verdict.domain)}: score of the tasks learned so far", pad=12)
+    axis.set(xlabel="tasks learned", ylabel=f"{words(verdict.metric)}, gain over the base model", xticks=list(after))
+    axis.set_title(f"{words(verdict.domain)}: gain over the base model on the tasks learned so far", pad=12)
     axis.grid(axis="x", visible=False)
     axis.margins(x=0.02)
     figure.tight_layout()
-    figure.subplots_adjust(right=0.83)
+    figure.subplots_adjust(right=min(0.83, 1 - room / width))
     return figure
 
 
 def curve_range(verdict: Verdict) -> tuple[float, float]:
-    """What a chart of the curves shows: all lines, and the intervals at their ends."""
-    shown = [*verdict.base_curve, *(bound for line in verdict.curves.values() for bound in line[-1].drawn)]
-    shown += [point.value for line in verdict.curves.values() for point in line]
+    """What a chart of the gains shows: all lines, the base model's 0, and the intervals at their ends."""
+    shown = [0.0, *(bound for line in verdict.gains.values() for bound in line[-1].drawn)]
+    shown += [point.value for line in verdict.gains.values() for point in line]
     return min(shown), max(shown)
 
 
@@ -188,7 +192,12 @@ def concepts_over_time(verdict: Verdict) -> Figure:
     tasks = len(verdict.labels)
     columns = min(tasks, 5)
     rows = math.ceil(tasks / columns)
-    figure = Figure(figsize=(2.05 * columns + 0.6, 1.75 * rows + 1.0))
+    width = 2.05 * columns + 0.6
+    longest = max(len(label(verdict, name)) for name in (*verdict.matrices, "base model"))
+    entries = max(1, int(width / (0.62 + 0.068 * longest)))  # of the legend in one line
+    lines = math.ceil((len(verdict.matrices) + 1) / entries)
+    top = 0.55 + 0.2 * (lines - 1)  # inches for title and legend
+    figure = Figure(figsize=(width, 1.75 * rows + 0.45 + top))
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     handles: list[Any] = []
     _show_first(axes, tasks)
@@ -205,7 +214,7 @@ def concepts_over_time(verdict: Verdict) -> Figure:
                 markersize=3.2,
                 linewidth=1.6,
                 markeredgewidth=0,
-                label=words(name),
+                label=label(verdict, name),
             )
         base = float(next(iter(verdict.matrices.values())).at(0, task))
         handles.append(axis.axhline(base, color=QUIET, linestyle=(0, (4, 3)), linewidth=1.1, label="base model"))
@@ -215,9 +224,9 @@ def concepts_over_time(verdict: Verdict) -> Figure:
         axis.tick_params(labelsize=7.5, length=0)
     height = figure.get_figheight()
     _title(figure, verdict, "each concept from when it was learned", "")
-    legend = {"loc": "upper left", "bbox_to_anchor": (0.012, 1 - 0.3 / height), "ncols": len(handles)}
+    legend = {"loc": "upper left", "bbox_to_anchor": (0.012, 1 - 0.3 / height), "ncols": min(entries, len(handles))}
     figure.legend(handles=handles, frameon=False, fontsize=8.5, columnspacing=1.6, **legend)
-    figure.tight_layout(rect=(0, 0.2 / height, 1, 1 - 0.55 / height))
+    figure.tight_layout(rect=(0, 0.2 / height, 1, 1 - top / height))
     figure.text(0.5, 0.08 / height, "tasks learned", ha="center", fontsize=9)
     return figure
 
@@ -244,7 +253,9 @@ def trade_off(verdict: Verdict) -> Figure:
         x, y = intervals["plasticity"], shown_forgetting(intervals)
         axis.plot(x.drawn, [y.value, y.value], color=colour, linewidth=1.3, alpha=0.6)
         axis.plot([x.value, x.value], y.drawn, color=colour, linewidth=1.3, alpha=0.6)
-        axis.plot(x.value, y.value, marker, color=colour, markersize=9, markeredgecolor="white", label=words(name))
+        axis.plot(
+            x.value, y.value, marker, color=colour, markersize=9, markeredgecolor="white", label=label(verdict, name)
+        )
     axis.margins(0.12)
     for get, put in ((axis.get_xlim, axis.set_xlim), (axis.get_ylim, axis.set_ylim)):
         low, high = get()
@@ -258,7 +269,13 @@ def trade_off(verdict: Verdict) -> Figure:
     return figure
 
 
+def label(verdict: Verdict, name: str) -> str:
+    """A strategy in a legend: its name, and its regime if the study mixes regimes."""
+    return words(regimes.titled(verdict.regimes, name))
+
+
 def _with_style(by_strategy: Mapping[str, T]) -> Iterator[tuple[str, T, str, str]]:
     """Each strategy with its colour and marker, the same in every chart."""
     for place, (name, value) in enumerate(by_strategy.items()):
-        yield name, value, COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
+        again, colour = divmod(place, len(COLOURS))  # every pair of colour and marker once before any comes again
+        yield name, value, COLOURS[colour], MARKERS[(colour + again) % len(MARKERS)]

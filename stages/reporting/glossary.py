@@ -40,6 +40,8 @@ GLOSSARY = {
     "top1_when_learned": ("top-1, when learned", "the same right after the task itself"),
     "top1_gain": ("top-1, gain", "the same for j < T at the end, minus the base model's"),
 }
+# What was lost, in several definitions: a table shows one of them, and the others stand apart.
+LOSSES = ("forgetting_unbiased", "backward_transfer", "forgetting", "forgetting_usual")
 IN_WORDS = (
     "average score: similarity of the pictures to their concept's photos (or to the prompt) at the end; forgetting: "
     "how much of it was lost since its best, which is chosen and measured on different pictures; when learned: right "

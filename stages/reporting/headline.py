@@ -5,22 +5,24 @@
 3. Is it the concepts? Are pictures recognised as their own concept above chance and more than the base model's, are
    they closer to it than to the others, and does the score need the concept's word (or did the whole class change)?
 4. Do strategies differ, by the test that is corrected for all comparisons (correction.py)?
-5. Do the other metrics agree?
+5. Do the other metrics agree, or see a difference where this one sees none?
 
 Answers 1 to 3 are intervals of one strategy against the base model, chance or 0. Strategies are ranked by the test
-alone.
+alone, and within their regime; a comparison of the best of two regimes is named as one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from stages.core.params import Params
 from stages.evaluation.statistics import Interval, Summary, Verdict
+from stages.reporting import regimes
+from stages.runtime.formatting import number as number
 
 Branch = Literal["no spread", "not learned", "lost", "not the concepts", "alone", "tie", "best"]
 SCORE = "average_score"
@@ -36,16 +38,41 @@ class Headline:
 
 
 def headline(summary: Summary, domain: str) -> Headline:
-    """The sentence on one domain, by the metric of identity."""
+    """The sentence on one domain, by the metric of identity; each regime has a part of its own."""
     params = summary.params
     verdict = next(v for v in summary.verdicts if (v.domain, v.metric) == (domain, params.report.identity))
     others = [v for v in summary.verdicts if v.domain == domain and v is not verdict]
-    branch, best, text = _gate(verdict, others, 1 - params.report.confidence)
+    level = 1 - params.report.confidence
+    groups = regimes.groups(verdict.regimes, verdict.strategies)
+    found = [
+        _gate(_within(verdict, names), [_within(other, names) for other in others], level) for names in groups.values()
+    ]
+    branch, best, text = found[0]
+    if len(groups) > 1:
+        base = f" (base model {number(verdict.base[SCORE].value)})"
+        parts = [text, *(more.replace(base, "") for _, _, more in found[1:])]
+        text = "; ".join(f"{regimes.AMONG[regime]}, {part}" for regime, part in zip(groups, parts, strict=True))
+        text += "".join(_across(verdict, list(groups.values()), level))
     count = len(verdict.labels)
     start = f"After {count} {domain if count > 1 else domain.removesuffix('s')}"
     if len(verdict.runs) == len(verdict.strategies):
         text += " (one run each: the effect of another order or another training is unknown)"
     return Headline(branch, best, f"{start}, {text}.")
+
+
+def _within(verdict: Verdict, names: Sequence[str]) -> Verdict:
+    """The verdict on these strategies alone; their p-values stay corrected for all comparisons."""
+    return replace(verdict, strategies={name: verdict.strategies[name] for name in names})
+
+
+def _across(verdict: Verdict, groups: Sequence[Sequence[str]], level: float) -> Iterator[str]:
+    """Clauses that compare the highest score of each regime with that of the first."""
+    first, *others = (max(names, key=lambda name: verdict.strategies[name][SCORE].value) for names in groups)
+    for number_of, name in enumerate(others):
+        above, below = _above(verdict, name, first, level), _above(verdict, first, name, level)
+        relation = "above" if above else "below" if below else "not shown to differ from"
+        one, other = (regimes.titled(verdict.regimes, strategy) for strategy in (name, first))
+        yield f"{', ' if number_of else '; across regimes, '}{one} is {relation} {other}"
 
 
 def practice(params: Params) -> str | None:
@@ -71,10 +98,12 @@ def _gate(verdict: Verdict, others: Sequence[Verdict], level: float) -> tuple[Br
     base = f"base model {number(verdict.base[SCORE].value)}"
     if not any(intervals["gain_when_learned"].low > 0 for intervals in strategies.values()):
         most = max(strategies.values(), key=lambda intervals: intervals["gain_when_learned"].value)["gain_when_learned"]
-        return "not learned", None, f"nothing was learned: the best gain over the base model is {spread(most)}"
+        text = f"nothing is shown to have been learned: the best gain over the base model is {spread(most)}"
+        return "not learned", None, text
     ahead = [name for name, intervals in strategies.items() if intervals["gain"].low > 0]
     if not ahead:
-        return "lost", None, f"no strategy scores above the base model: {_values(verdict, list(strategies))} ({base})"
+        text = f"no strategy is shown to score above the base model: {_values(verdict, list(strategies))} ({base})"
+        return "lost", None, text
     faults = {name: fault for name in ahead if (fault := objection(verdict, name))}
     shown = [name for name in ahead if name not in faults]
     if not shown:
@@ -91,18 +120,18 @@ def _comparison(
     scores = {name: intervals[SCORE].value for name, intervals in verdict.strategies.items()}
     best = max(shown, key=lambda name: scores[name])
     rivals = sorted((name for name in scores if name != best), key=lambda name: -scores[name])
-    below = [r for r in rivals if scores[r] < scores[best] and verdict.p_value(best, r, SCORE) <= level]
+    below = [r for r in rivals if _above(verdict, best, r, level)]
     equal = [r for r in rivals if r in shown and r not in below]
     by, base = f"by {verdict.metric}", f"base model {number(verdict.base[SCORE].value)}"
     if not rivals:
         branch: Branch = "alone"
-        text = f"{best} scores {number(scores[best])} {by} ({base}) and shows the concepts"
+        text = f"{best} scores {number(scores[best])} {by} ({base})"
+        text += " and shows the concepts" if _tested(verdict, best) else ""
     elif not below:
         branch, named = "tie", _listed([best, *equal])
         text = f"no difference between strategies is significant {by}: {_values(verdict, [best, *rivals])} ({base})"
-        text += (
-            f"; {named} {'shows' if not equal else 'show'} the concepts" if faults or len(equal) < len(rivals) else ""
-        )
+        if faults or len(equal) < len(rivals):
+            text += f"; {named} {'show' if equal else 'shows'} the concepts"
     else:
         branch = "best"
         tied = [r for r in equal if number(scores[r]) == number(scores[best])]
@@ -114,8 +143,22 @@ def _comparison(
     text += "".join(
         f"; {name} scores {number(scores[name])}, but {fault}" for name, fault in faults.items() if name not in below
     )
+    if not _tested(verdict, best):
+        text += "; whether it is the concept or its whole class is unknown without sample.plain"
     text += "".join(_disagreement(other, best, below, level) for other in others)
     return branch, best if branch != "tie" else None, text
+
+
+def _above(verdict: Verdict, first: str, second: str, level: float) -> bool:
+    """Whether one strategy is above another: by the corrected test, and by values that differ when rounded."""
+    higher, lower = (verdict.strategies[name][SCORE].value for name in (first, second))
+    differs = higher > lower and number(higher) != number(lower)
+    return differs and verdict.p_value(first, second, SCORE) <= level
+
+
+def _tested(verdict: Verdict, name: str) -> bool:
+    """Whether anything but the score itself says that the pictures show the concepts."""
+    return "top1_earlier" in verdict.strategies[name] or name in verdict.word
 
 
 def objection(verdict: Verdict, name: str) -> str:
@@ -143,7 +186,12 @@ def objection(verdict: Verdict, name: str) -> str:
 
 
 def _disagreement(other: Verdict, best: str, below: Sequence[str], level: float) -> str:
-    """A clause if another metric does not confirm that `best` is above the strategies in `below`."""
+    """A clause if another metric does not confirm that `best` is above the strategies in `below`.
+
+    Without any below, the first metric sees no difference; the clause then names one that the other metric sees.
+    """
+    if not below:
+        return _difference(other, level)
     scores = {name: other.strategies[name][SCORE].value for name in (best, *below)}
     rival = max(scores, key=lambda name: scores[name])
     if number(scores[rival]) == number(scores[best]):
@@ -152,9 +200,12 @@ def _disagreement(other: Verdict, best: str, below: Sequence[str], level: float)
     return f"; {other.metric} {verb} ({_values(other, [rival, best])})"
 
 
-def number(value: float, digits: int = 2, signed: bool = False) -> str:
-    """The number as 0.53 or +0.53; zero has no sign."""
-    return f"{round(value, digits) + 0.0:{'+' if signed else ''}.{digits}f}"
+def _difference(other: Verdict, level: float) -> str:
+    """A clause if by this metric the highest strategy is above the lowest."""
+    ranked = sorted(other.strategies, key=lambda name: -other.strategies[name][SCORE].value)
+    if len(ranked) < 2 or not _above(other, ranked[0], ranked[-1], level):
+        return ""
+    return f"; by {other.metric}, {_values(other, ranked[:1])} is above {_values(other, ranked[-1:])}"
 
 
 def spread(interval: Interval) -> str:

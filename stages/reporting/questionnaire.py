@@ -2,8 +2,8 @@
 
 The page shows numbered pictures and no name of a strategy; the key that identifies them stays with the study. A
 comparison shows two strategies with the same concept, prompt and noise after the last task, and asks two questions:
-which picture shows the concept of these photos, and which one follows the text. Attention checks, which have a known
-answer, are mixed in to detect raters who do not look.
+which picture shows the concept of these photos, and which one follows the text. Trials with a known answer are mixed in
+to detect raters who do not look: see survey.py.
 """
 
 from __future__ import annotations
@@ -11,12 +11,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -25,7 +23,9 @@ from PIL import Image
 
 from stages.core.params import Params
 from stages.core.runs import Run, TaskSequence
+from stages.evaluation.preference import answers_needed
 from stages.evaluation.results import OWN, Results, load
+from stages.evaluation.survey import CHECKS, MINIMUM
 from stages.files import artifact
 from stages.files.pictures import open_picture
 from stages.runtime.faults import ConfigFault
@@ -34,7 +34,6 @@ from stages.runtime.seeds import seed
 TEMPLATES = Path(__file__).parent / "page" / "templates"
 SHOWN = 512  # pixels: larger pictures are scaled down to this, so that the page stays small
 REFERENCES = 4  # photos shown with a comparison
-CHECK_EVERY = 8  # one comparison in so many is an attention check
 
 
 @dataclass(frozen=True)
@@ -111,11 +110,17 @@ class Page:
             both.append(self._picture(open_picture(run.at(last) / "images", file)))
         self._append(concept, references, both, concept["plain_prompts"][prompt], comparison.__dict__)
 
-    def add_attention_check(self, comparison: Comparison, other: int) -> None:
-        """Adds a choice between a photo of the concept, which is right, and one of the concept at position `other`."""
-        concept, references = self._concept(comparison.domain, comparison.order, comparison.task)
-        _, wrong = self._concept(comparison.domain, comparison.order, other)
-        self._append(concept, references[:-1] or references, [references[-1], wrong[0]], None, {"catch": True})
+    def add_check(self, where: tuple[str, str], task: int, other: int, number: int) -> None:
+        """Adds a choice between a photo of one concept, which is right, and one of the concept at position `other`.
+
+        Args:
+            where: domain and order.
+            number: selects the photos.
+        """
+        concept, references = self._concept(*where, task)
+        _, wrong = self._concept(*where, other)
+        right = references.pop(number % len(references)) if len(references) > 1 else references[0]
+        self._append(concept, references, [right, wrong[number % len(wrong)]], None, {"catch": True})
 
     def _append(
         self,
@@ -131,7 +136,8 @@ class Page:
             f"Which picture shows the same {noun} as these?" if noun else "Which picture is in the style of these?"
         )
         asked = {"same": question} | ({"text": text} if text is not None else {})
-        self.trials.append({"id": name, "references": references, "pictures": both, "asked": asked})
+        known = text is None
+        self.trials.append({"id": name, "references": references, "pictures": both, "asked": asked, "known": known})
         self.key[name] = dict(facts)
 
     def _concept(self, domain: str, order: str, task: int) -> tuple[dict[str, Any], list[int]]:
@@ -158,9 +164,15 @@ class Page:
         """The page and its key.
 
         Args:
-            each: comparisons shown to one rater, attention checks included.
+            each: comparisons shown to one rater, besides the trials with a known answer.
         """
-        facts = {"study": self.params.study, "each": each, "pictures": self.pictures, "trials": self.trials}
+        facts = {
+            "study": self.params.study,
+            "each": each,
+            "minimum": MINIMUM,
+            "pictures": self.pictures,
+            "trials": self.trials,
+        }
         digest = artifact.digest(facts)[:16]
         environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
         template = environment.get_template("people.html")
@@ -175,50 +187,42 @@ def make(params: Params, count: int, each: int) -> tuple[str, dict[str, Any]]:
 
     Args:
         params: the parameters of the study.
-        count: comparisons per domain, without attention checks.
-        each: comparisons shown to one rater.
+        count: comparisons per domain, without the trials with a known answer.
+        each: comparisons shown to one rater, those trials included.
 
     Raises:
-        ConfigFault: the study has only one strategy.
+        ConfigFault: the study has only one strategy or one concept, or a rater would see nothing but known answers.
         InputFault: the study is not complete.
     """
+    if len(params.tasks) < 2:
+        raise ConfigFault("tasks: trials with a known answer show two concepts, and there is one. Learn another one.")
+    if each <= CHECKS:
+        raise ConfigFault(f"--each {each}: {CHECKS} of them have a known answer. Give more, for example 40.")
     domains = [load(params, domain) for domain in params.domains]
     page = Page(params)
-    for number, comparison in enumerate(choose(params, domains, count)):
+    for comparison in choose(params, domains, count):
         page.add(comparison)
-        if number % CHECK_EVERY == CHECK_EVERY // 2 and len(params.tasks) > 1:
-            page.add_attention_check(comparison, comparison.task % len(params.tasks) + 1)
-    return page.render(min(each, len(page.trials)))
+    rng = np.random.default_rng(seed(params.study, "people", "checks"))
+    for number in range(CHECKS):
+        domain, order = params.domains[number % len(params.domains)], params.orders[number % len(params.orders)]
+        task, other = (int(k) + 1 for k in rng.choice(len(params.tasks), 2, replace=False))
+        page.add_check((domain, order), task, other, number)
+    return page.render(min(each, len(page.trials)) - CHECKS)
 
 
 def needed(preference: float, strategies: int, each: int) -> tuple[int, int]:
-    """How many choices and raters a study needs.
+    """How many answers and raters a study needs.
 
     Args:
         preference: the probability that the better of two strategies is chosen.
         strategies: how many strategies are compared.
-        each: comparisons shown to one rater, attention checks included.
+        each: comparisons shown to one rater, the trials with a known answer included.
 
     Returns:
-        The choices per pair of strategies, and the raters for all pairs.
+        The answers per pair of strategies, and the raters for all pairs.
 
     Raises:
         ConfigFault: the preference does not lie between 0.5 and 1.
     """
-    choices, pairs = choices_needed(preference), strategies * (strategies - 1) // 2
-    return choices, -(-choices * pairs // (each - each // CHECK_EVERY))
-
-
-def choices_needed(preference: float, power: float = 0.8, level: float = 0.05) -> int:
-    """How many independent choices between two strategies show that one is preferred with this probability.
-
-    The sample size of a two-sided test of a proportion against one half, by the normal approximation (Fleiss 1981).
-
-    Raises:
-        ConfigFault: the preference does not lie between 0.5 and 1.
-    """
-    if not 0.5 < preference < 1:
-        raise ConfigFault(f"--preference {preference:g}: must lie between 0.5 and 1, for example 0.6.")
-    a, b = NormalDist().inv_cdf(1 - level / 2), NormalDist().inv_cdf(power)
-    half, spread = 0.5, math.sqrt(preference * (1 - preference))
-    return math.ceil(((a * half + b * spread) / (preference - half)) ** 2)
+    answers, pairs = answers_needed(preference), strategies * (strategies - 1) // 2
+    return answers, -(-answers * pairs // (each - CHECKS))

@@ -12,9 +12,11 @@ import numpy as np
 
 from stages.evaluation.statistics import Interval, Summary, Verdict, show
 from stages.evaluation.transfer import Transfer
-from stages.reporting import headline
+from stages.reporting import headline, regimes
 from stages.reporting.conclusions import conclusions, ordered
 from stages.reporting.glossary import GLOSSARY, GLOSSARY_HEAD, IN_WORDS
+from stages.reporting.sweeps import fronts
+from stages.reporting.sweeps.variants import series, variants
 from stages.runtime.formatting import Rows, in_columns, in_markdown, words
 
 ON_SCREEN = ("average_score", "forgetting_unbiased", "plasticity", "own_minus_others_earlier", "top1_earlier")
@@ -27,7 +29,7 @@ HEADLINE = (
     "own_minus_others_earlier",
     "top1_earlier",
 )
-BASE, CEILING = "base model", "photos (ceiling)"  # rows after the strategies
+BASE, CEILING, PHOTOS = "base model", "photos (ceiling)", "photos"  # rows after the strategies
 
 # Cited, not measured here: the score (mean of R[T, .]) and the average forgetting of arXiv 2410.04891, by domain,
 # metric and strategy; empty if unknown. A row without a metric is not shown.
@@ -37,6 +39,11 @@ PAPER_NOTE = (
     "shown for the same metric only. With another base model or other concepts they are not comparable with ours. A "
     "dash means that a number is unknown, not zero."
 )
+FRONTS_NOTE = (
+    "Variants, and the front of each strategy: the points that no other of its variants beats in both score and "
+    "forgetting. A point is ahead of another where the paired test finds it better in both, p corrected for all pairs "
+    "of the report and at most {level:.2g}."
+)
 
 
 def rows_of(verdict: Verdict) -> dict[str, dict[str, Interval]]:
@@ -45,34 +52,52 @@ def rows_of(verdict: Verdict) -> dict[str, dict[str, Interval]]:
 
 
 def overview(verdict: Verdict, measures: Sequence[str] = HEADLINE, digits: int = 3) -> Rows:
-    """A table of strategies, base model and ceiling by the main measures."""
+    """A table of strategies, with their regimes, base model and ceiling by the main measures."""
     shown = _shared(verdict, measures)
-    rows = [[name, *(show(intervals.get(m), digits) for m in shown)] for name, intervals in rows_of(verdict).items()]
-    return [["strategy", *(GLOSSARY[m][0] for m in shown)], *rows]
+    rows = [
+        [name, regime_of(verdict, name), *(show(intervals.get(m), digits) for m in shown)]
+        for name, intervals in rows_of(verdict).items()
+    ]
+    return [["strategy", "regime", *(GLOSSARY[m][0] for m in shown)], *rows]
+
+
+def regime_of(verdict: Verdict, row: str) -> str:
+    """The regime of a strategy; a dash for the other rows."""
+    return regimes.regime(verdict.regimes, row) if row in verdict.strategies else "-"
 
 
 def _shared(verdict: Verdict, measures: Sequence[str]) -> list[str]:
     return [m for m in measures if any(m in intervals for intervals in verdict.strategies.values())]
 
 
-def everything(verdict: Verdict) -> Rows:
-    """A table of all measures by strategy."""
+def forgetting_of(verdict: Verdict) -> str:
+    """The one measure of forgetting that tables and charts show: unbiased if the pictures can be divided."""
+    unbiased = any("forgetting_unbiased" in intervals for intervals in verdict.strategies.values())
+    return "forgetting_unbiased" if unbiased else "forgetting_usual"
+
+
+def everything(verdict: Verdict, measures: Sequence[str] = tuple(GLOSSARY)) -> Rows:
+    """A table of all measures, or of these, by strategy."""
     by_name = rows_of(verdict)
-    measures = [m for m in GLOSSARY if any(m in intervals for intervals in by_name.values())]
-    return [["measure", *by_name], *([GLOSSARY[m][0], *(show(f.get(m)) for f in by_name.values())] for m in measures)]
+    measures = [m for m in measures if any(m in intervals for intervals in by_name.values())]
+    heads = [regimes.titled(verdict.regimes, name) for name in by_name]
+    return [["measure", *heads], *([GLOSSARY[m][0], *(show(f.get(m)) for f in by_name.values())] for m in measures)]
 
 
 def differences(
     verdict: Verdict, level: float, measures: Sequence[str] = HEADLINE, digits: int = 3, mark: str = "**{}**"
 ) -> Rows:
-    """A table of pairs of strategies by the main measures, with a mark where the corrected p is at most `level`."""
+    """A table of pairs of strategies by the main measures, with a mark where the corrected p is at most `level`.
+
+    A pair of different regimes has both in its name.
+    """
     shown = [m for m in _shared(verdict, measures) if m != "gain"]  # its differences are those of the average score
 
     def cell(pair: tuple[str, str], measure: str) -> str:
         text = show(verdict.differences[pair].get(measure), digits, signed=True)
         return mark.format(text) if verdict.p_value(*pair, measure) <= level else text
 
-    pairs = [[f"{b} - {a}", *(cell((a, b), m) for m in shown)] for a, b in verdict.differences]
+    pairs = [[regimes.pair(verdict.regimes, a, b), *(cell((a, b), m) for m in shown)] for a, b in verdict.differences]
     return [["difference", *(GLOSSARY[m][0] for m in shown)], *pairs]
 
 
@@ -90,7 +115,7 @@ def paper_comparison(verdict: Verdict) -> Rows | None:
     for name, cited in known.items():
         if intervals := verdict.strategies.get(name):
             score, forgetting = show(intervals["average_score"]), show(intervals["forgetting"])
-            rows.append([name, score, cited["score"], forgetting, cited["forgetting"]])
+            rows.append([regimes.titled(verdict.regimes, name), score, cited["score"], forgetting, cited["forgetting"]])
     return rows if len(rows) > 1 else None
 
 
@@ -101,7 +126,12 @@ def over_runs(verdict: Verdict) -> Rows:
     for name in verdict.strategies:
         matrices = [matrix for strategy, _, _, matrix in verdict.runs if strategy == name]
         means = [[float(measure(matrix)) for matrix in matrices] for measure in measures.values()]
-        rows.append([name, *(f"{np.mean(values):.3f} \u00b1 {np.std(values):.3f}" for values in means)])
+        rows.append(
+            [
+                regimes.titled(verdict.regimes, name),
+                *(f"{np.mean(values):.3f} \u00b1 {np.std(values):.3f}" for values in means),
+            ]
+        )
     return rows
 
 
@@ -110,11 +140,11 @@ def checks(summary: Summary, domain: str) -> Rows | None:
     last = int(summary.params.tasks[-1].index)
     rows = [row for row in summary.checks if row["domain"] == domain and row["task"] == last]
     facts = list(dict.fromkeys(key for row in rows for key in row if key not in PLACE))
-    table = [["strategy", *(words(fact.replace(".", " ")) for fact in facts)]]
+    table, known = [["strategy", *(words(fact.replace(".", " ")) for fact in facts)]], regimes.of(summary.params)
     for strategy in summary.params.strategies:
         of_strategy = [row for row in rows if row["strategy"] == strategy]
         means = [[float(row[fact]) for row in of_strategy if fact in row] for fact in facts]
-        table.append([strategy, *(f"{sum(x) / len(x):.4g}" if x else "-" for x in means)])
+        table.append([regimes.titled(known, strategy), *(f"{sum(x) / len(x) + 0.0:.4g}" if x else "-" for x in means)])
     return table if facts else None
 
 
@@ -163,6 +193,10 @@ def markdown(summary: Summary, files: Sequence[str], more: Sequence[str] = ()) -
         if verdict.differences:
             rows = in_markdown(differences(verdict, level))
             parts += [f"Paired differences, bold where the corrected p is at most {level:.2g}:", rows]
+        if found := fronts.fronts(verdict, series(summary.params)):
+            said = [f"- {line}." for line in fronts.statements(verdict, found, level)]
+            rows = in_markdown(fronts.table(verdict, found, variants(summary.params), level))
+            parts += [FRONTS_NOTE.format(level=level), *said, rows]
         if summary.params.report.paper and (cited := paper_comparison(verdict)):
             parts += ["Compared with the paper:", in_markdown(cited), PAPER_NOTE]
         parts += _pictures(files, f"figures/{domain}-{verdict.metric}-")

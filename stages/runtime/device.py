@@ -1,5 +1,6 @@
 """The device and its numerical settings. They depend on the machine, never on the parameters."""
 
+import logging
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -8,17 +9,30 @@ from typing import TypeVar
 
 import torch
 
+from stages.runtime import instruction_set
+from stages.runtime.environment import integer
+from stages.runtime.faults import ConfigFault
+
+log = logging.getLogger("palimpsest")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 @cache
 def device() -> torch.device:
-    """Returns PALIMPSEST_DEVICE if it is set, otherwise the first GPU, otherwise the CPU.
+    """Returns PALIMPSEST_DEVICE (cpu, cuda, cuda:1, mps) if it is set, otherwise the first GPU, otherwise the CPU.
+
+    Apple's GPU (mps) is used only if it is named: its numbers are not those of a CPU.
 
     Also turns on deterministic kernels, and sets the number of CPU threads to PALIMPSEST_THREADS, by default one. Not
-    one per core: sums of floats depend on how they are split, and the cores are better used by other runs.
+    one per core: sums of floats depend on how they are split, and the cores are better used by other runs. The
+    instruction set is fixed already: see `instruction_set`.
+
+    Raises:
+        ConfigFault: one of these variables, or PALIMPSEST_INSTRUCTIONS, has an impossible value.
     """
+    if warning := instruction_set.check():
+        log.warning("%s", warning)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # use_deterministic_algorithms would also import torch's compiler, a third of a stage's start-up time.
     os.environ.setdefault("TORCHINDUCTOR_DETERMINISTIC", "1")
@@ -27,13 +41,38 @@ def device() -> torch.device:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-    torch.set_num_threads(int(os.environ.get("PALIMPSEST_THREADS", "1")))
+    torch.set_num_threads(integer("PALIMPSEST_THREADS", default=1, least=1))
     name = os.environ.get("PALIMPSEST_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
     rank = os.environ.get("LOCAL_RANK")  # in distributed training each process has its own GPU
     if rank is not None and name.startswith("cuda"):
         torch.cuda.set_device(int(rank))
         name = "cuda"
-    return torch.device(name)
+    try:
+        chosen = torch.device(name)
+    except RuntimeError:
+        raise ConfigFault(f"PALIMPSEST_DEVICE: torch has no device '{name}'. Set cpu, cuda, cuda:1 or mps.") from None
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ConfigFault(f"PALIMPSEST_DEVICE: {name}, but torch sees {torch.cuda.device_count()} GPUs. Unset it.")
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigFault(f"PALIMPSEST_DEVICE: {name}, but torch sees no GPU of Apple's. Unset it.")
+    return chosen
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Sets whether convolutions on a GPU may round their inputs to TF32, as torch does by default; matrix products may
+    not in either case."""
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
+def algebra_device() -> torch.device:
+    """Returns where deltas are merged and decomposed: the device, or the CPU if the device has no float64."""
+    return torch.device("cpu") if device().type == "mps" else device()
+
+
+def free_memory() -> None:
+    """Returns memory of the device that is no longer used to the system."""
+    if device().type in ("cuda", "mps"):
+        getattr(torch, device().type).empty_cache()
 
 
 def worker_threads() -> int:

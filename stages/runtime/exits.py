@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from stages.runtime.faults import Fault
+from stages.runtime.environment import prepare
+from stages.runtime.faults import Fault, MachineFault, printable
 
 EXIT_CODES = (
     "exit codes: 0 done, 2 params.yaml or arguments, 3 photos, weights or artifacts, 4 machine, "
     "75 stopped and saved, 70 bug"
 )
-INTERRUPTED = 130
+INTERRUPTED, BROKEN_PIPE = 130, 141  # as shells report signals
+# A full, read-only or failing disk, missing permissions, too many open files, no memory: neither bugs nor bad input.
+OF_THE_MACHINE = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE),
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOLCK, errno.ENAMETOOLONG, errno.ELOOP, errno.EAGAIN),
+}
 
 
 def attempt(work: Callable[[], int | None], debug: bool = False) -> int:
@@ -25,7 +33,13 @@ def attempt(work: Callable[[], int | None], debug: bool = False) -> int:
         debug: also print the traceback.
     """
     try:
-        return work() or 0
+        prepare()
+        code = work() or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader of our output has ended, as in `palimpsest status | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python complains when it flushes it at the end
+        return BROKEN_PIPE
     except Fault as fault:
         if debug:
             traceback.print_exc()
@@ -35,14 +49,25 @@ def attempt(work: Callable[[], int | None], debug: bool = False) -> int:
         print("error: interrupted. Run the same command again to continue.", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
+            print(f"error: {machine_fault(error)}", file=sys.stderr)
+            return MachineFault.code
         _report_bug(error, debug)
-        return 70
+        return Fault.code
+
+
+def machine_fault(error: OSError) -> MachineFault:
+    """The line for an error of the system that no room has made its own: which path, and why."""
+    place = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else "this machine"
+    return MachineFault(f"{place}: {error.strerror}. Check its disk and its permissions.")
 
 
 def _report_bug(error: Exception, debug: bool) -> None:
-    path = Path(".cache", "crash.log")
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("".join(traceback.format_exception(error)), "utf-8")
+    path, where = Path(".cache", "crash.log"), "add --debug for the traceback"
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("".join(traceback.format_exception(error)), "utf-8", "backslashreplace")
+        where = f"the traceback is in {path}"
     if debug or os.environ.get("CI"):
         traceback.print_exc()
-    print(f"error: {type(error).__name__}: {error}. This is a bug; the traceback is in {path}.", file=sys.stderr)
+    print(f"error: {type(error).__name__}: {printable(str(error))}. This is a bug; {where}.", file=sys.stderr)

@@ -1,16 +1,30 @@
 """Errors that a user can fix, each with an exit code. The message is one line: where, what, what exists, what to do."""
 
 import difflib
+import unicodedata
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 T = TypeVar("T")
+UNPRINTABLE = ("Cc", "Cs")  # Unicode categories: control characters, and invalid UTF-8 as Python stores it
+
+
+def printable(text: str) -> str:
+    """Returns text with escapes for what a terminal would execute or cannot print: control characters but line ends and
+    tabs, and bytes of file names that are no text."""
+    return "".join(
+        letter if letter in "\n\t" or unicodedata.category(letter) not in UNPRINTABLE else ascii(letter)[1:-1]
+        for letter in text
+    )
 
 
 class Fault(Exception):
     """Base of all errors that a user can fix. `code` is the command's exit status."""
 
     code = 70
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class ConfigFault(Fault):

@@ -13,6 +13,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
+def number(value: float, digits: int = 2, signed: bool = False) -> str:
+    """Returns a number as 0.53 or +0.53; zero has no minus sign."""
+    return f"{round(value, digits) + 0.0:{'+' if signed else ''}.{digits}f}"
+
+
 Rows = Sequence[Sequence[str]]  # the first row is the header
 
 

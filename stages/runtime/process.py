@@ -7,6 +7,7 @@ import ctypes
 import fcntl
 import gc
 import os
+import re
 import select
 import signal
 import socket
@@ -32,16 +33,21 @@ def collect_rarely() -> None:
     gc.set_threshold(20_000)
 
 
-def die_with_parent() -> None:
+def die_with_parent(parent: int | None = None) -> None:
     """Makes this process die with the one that started it: a restart would otherwise write the same folder twice.
 
     The kernel kills it with its parent. If the parent is a shell, which survives a killed starter, the shell's parent
     is watched too. Linux only; elsewhere only the lock protects. PALIMPSEST_OUTLIVE_PARENT turns it off.
+
+    Args:
+        parent: its id, if the caller knows it: the parent may have died already. By default, the parent as it is now.
     """
     if sys.platform != "linux" or OUTLIVE_VARIABLE in os.environ:
         return
-    parent = os.getppid()
+    parent = parent or os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it has died before it could be watched
+        os.kill(os.getpid(), signal.SIGKILL)
     if _name(parent) in SHELLS and (starter := _parent(parent)) > 1:
         threading.Thread(target=_die_with, args=(starter,), name="die_with_parent", daemon=True).start()
 
@@ -61,6 +67,16 @@ def _die_with(pid: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def children(parent: int) -> list[int]:
+    """The process ids of a process's children."""
+    numbers = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # the process has just ended
+            if _parent(int(entry.name)) == parent:
+                numbers.append(int(entry.name))
+    return numbers
+
+
 @contextlib.contextmanager
 def lock(path: Path, wait: bool = False) -> Iterator[None]:
     """Holds a lock file during the block. The kernel releases it however the process ends.
@@ -72,18 +88,23 @@ def lock(path: Path, wait: bool = False) -> Iterator[None]:
         MachineFault: another process holds it and `wait` is False; the message names the process.
     """
     with _acquire(path, wait) as file:
-        file.seek(0)
-        file.truncate()
-        file.write(f"pid {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-        file.flush()
+        holder = f"pid {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}"
+        try:  # unbuffered: closing the file would raise once more
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), holder.encode())
+        except OSError as error:
+            raise MachineFault(f"{path}: cannot write: {error.strerror}. Free some space.") from error
         yield
 
 
 def _acquire(path: Path, wait: bool) -> IO[str]:
     """Opens and locks the file. Tries again if the previous holder deleted it: the path is then a different file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        file = path.open("a+", encoding="utf-8")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("a+", encoding="utf-8")
+        except OSError as error:
+            raise MachineFault(f"{path}: cannot write: {error.strerror}. Make its folder writable.") from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
@@ -95,6 +116,22 @@ def _acquire(path: Path, wait: bool) -> IO[str]:
             if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
                 return file
         file.close()
+
+
+CAUSE = re.compile(r"(error|fatal|abort)\b[^:]*: ", re.IGNORECASE)
+EXCEPTION = re.compile(r"[\w.]+(Error|Exception|Fault)\b: ")
+
+
+def cause_of(output: str) -> str:
+    """Returns the line of a failed process's output that says why: not the last one, which is often a hint.
+
+    That is the exception after a traceback, or the first line that begins as an error, or the first line.
+    """
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    if any(line.startswith("Traceback") for line in lines):
+        raised = [line for line in lines if EXCEPTION.match(line)]
+        lines = raised[-1:] or lines
+    return next((line for line in lines if CAUSE.match(line)), lines[0] if lines else "no output")
 
 
 class StopRequest:

@@ -14,9 +14,9 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-def omit_default(default: Any) -> Any:
+def omit_default(default: Any, **limits: Any) -> Any:
     """Declares a field that is omitted from records at its default, so that records older than the field stay valid."""
-    return Field(default, exclude_if=lambda value: value == default)
+    return Field(default, exclude_if=lambda value: value == default, **limits)
 
 
 def first_error(error: ValidationError) -> Any:
@@ -33,6 +33,7 @@ def explain(error: ValidationError, cls: type[Strict]) -> str:
         return f"unknown key '{path}'. {nearest(str(first['loc'][-1]), cls.model_fields)}"
     if first["type"] == "missing":
         return f"'{path}' is missing."
+    reason = first["msg"].removeprefix("Value error, ")
     if not path:  # options that contradict each other
-        return f"{first['msg'].removeprefix('Value error, ')}."
-    return f"{path}: {first['msg']}, found {reprlib.repr(first['input'])}."
+        return f"{reason}."
+    return f"{path}: {reason}, found {reprlib.repr(first['input'])}."

@@ -18,7 +18,7 @@ from stages.core.family import Encodings, Family
 from stages.core.params import Params, Sample
 from stages.core.runs import Run, TaskSequence
 from stages.files import artifact
-from stages.runtime.device import parallel_map
+from stages.runtime.device import free_memory, parallel_map
 from stages.runtime.faults import InputFault, MachineFault
 from stages.runtime.process import lock
 from stages.sampling.encodings import encode_prompts
@@ -97,7 +97,7 @@ def _sample_group(
         except torch.OutOfMemoryError:
             if size == 1:
                 raise MachineFault("out of memory with one picture at a time. Lower the resolution.") from None
-        torch.cuda.empty_cache()
+        free_memory()
         micro_batch = (size + 1) // 2
         log.warning("out of memory: %d pictures at a time from here on", micro_batch)
 

@@ -12,7 +12,7 @@ from stages.adapters.algebra import Adapter, Delta
 from stages.adapters.state import State
 from stages.adapters.subspaces import gram, spread
 from stages.core.strategy import Strategy, strategies
-from stages.runtime.device import device
+from stages.runtime.device import algebra_device
 
 
 @strategies.register("soft_projection")
@@ -45,7 +45,7 @@ class SoftProjection(Strategy):
     def _cleared(self, a: Tensor, earlier: Tensor | None, tasks: int) -> Tensor:
         if earlier is None or not bool(earlier.any()):
             return a
-        c = earlier.to(device(), torch.float64)
+        c = earlier.to(algebra_device(), torch.float64)
         c = torch.eye(len(c)).to(c) + self.strength * tasks * len(c) / c.trace() * c
         solved: Tensor = torch.linalg.solve(c, a.to(c).T).T
         return solved.float().cpu().contiguous()

@@ -18,6 +18,7 @@ from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from stages.files.yaml import PARAMS, read_yaml
 from stages.runtime.faults import ConfigFault, nearest
+from stages.tools.outline import Outline, checked
 
 LAST_POSITION = 99
 NAME = re.compile("[a-z0-9][a-z0-9_]*")  # valid names of concepts
@@ -99,10 +100,17 @@ def _yaml() -> YAML:
     return yaml
 
 
-def _dump(yaml: YAML, tree: Any) -> str:
+def _dump(yaml: YAML, tree: Any, before: str) -> str:
+    """The new text, with the line ends of the text before."""
     out = io.StringIO()
     yaml.dump(tree, out)
-    return out.getvalue()
+    text = out.getvalue().replace("\r\n", "\n")
+    return text.replace("\n", "\r\n") if "\r\n" in before else text
+
+
+def params_text() -> str:
+    """The text of params.yaml, with its own line ends."""
+    return PARAMS.read_bytes().decode("utf-8")
 
 
 def by_domain(names: list[str], domains: list[str]) -> dict[str, str]:
@@ -183,7 +191,7 @@ def without_concept(text: str, concepts: Mapping[str, str]) -> str:
             for key, name in zip(keys, names, strict=False):
                 listed[key] = name
             _drop_last(listed)
-    return _dump(yaml, tree)
+    return _dump(yaml, tree, text)
 
 
 def _drop_last(listed: Any) -> None:
@@ -227,7 +235,7 @@ def with_photos(text: str, names: list[str], domain: str, source: Path) -> str:
             tree[key].fa.set_flow_style()
     tree["source"] = str(source)
     tree["report"]["paper"] = False  # its concepts are others
-    return _dump(yaml, tree)
+    return _dump(yaml, tree, text)
 
 
 @contextmanager
@@ -246,20 +254,40 @@ def unchecked() -> Iterator[None]:
         raise
 
 
-def tree(path: Path = PARAMS) -> dict[str, Any]:
-    """Reads params.yaml without validating it, which is fast.
+def with_sets(text: str, sets: Mapping[str, list[str]], domain: str) -> str:
+    """Makes sets of concepts the domains of params.yaml, all from `domain`; each order begins with the next concept.
 
     Raises:
-        ConfigFault: the file or a required section is missing, or it is not YAML.
+        ConfigFault: a set has another number of concepts than there are tasks.
+    """
+    yaml = _yaml()
+    tree = yaml.load(text)
+    if wrong := next((name for name, concepts in sets.items() if len(concepts) != len(tree["tasks"])), None):
+        raise ConfigFault(f"tasks: has {len(tree['tasks'])}, but {wrong} has {len(sets[wrong])} concepts. Change one.")
+    tree["domains"] = list(sets)
+    tree["dataset"].setdefault("options", {})["subsets"] = dict.fromkeys(sets, domain)
+    turns = {order: k for k, order in enumerate(tree["orders"])}
+    tree["sequences"] = {
+        name: {order: _turned(concepts, k) for order, k in turns.items()} for name, concepts in sets.items()
+    }
+    return _dump(yaml, tree, text)
+
+
+def _turned(names: list[str], by: int) -> dict[str, str]:
+    """Concepts by position, from the one at index `by` on."""
+    return {f"t{i + 1:02d}": names[(i + by) % len(names)] for i in range(len(names))}
+
+
+def tree(path: Path = PARAMS) -> dict[str, Any]:
+    """Reads params.yaml and checks only which runs it names, which is fast.
+
+    Raises:
+        ConfigFault: the file or a required section is missing, or it is not YAML, or names runs in another form.
     """
     if not path.exists():
         raise ConfigFault(f"{path}: missing, so this folder is no project. Create one: palimpsest init my-study.")
-    content: dict[str, Any] = read_yaml(path).tree
-    missing = [
-        key
-        for key in ("study", "domains", "orders", "strategies", "seeds", "tasks", "sequences")
-        if not content.get(key)
-    ]
+    document = read_yaml(path)
+    missing = [key for key in Outline.model_fields if not document.tree.get(key)]
     if missing:
         raise ConfigFault(f"{path}: '{missing[0]}' is missing. List complete profiles with: palimpsest profile list.")
-    return content
+    return checked(document)

@@ -1,5 +1,7 @@
 """Exports a run as a LoRA: `python -m stages.tools.export objects/0/merge_init/0 --task 03 --to my_lora`.
 
+Without arguments it exports the strategy that the report prefers, after the last task, to the folder exports.
+
 reads   the state or adapter after the task, the data of its concepts, the contact sheet if there is a report
 writes  the weights as safetensors, a model card, and the contact sheet
 
@@ -21,19 +23,26 @@ if TYPE_CHECKING:
     from stages.core.params import Params
 
 log = logging.getLogger("palimpsest")
+EXPORTS = Path("exports")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "key", metavar="RUN", help="DOMAIN/ORDER/STRATEGY/SEED, or a folder written by stages.tools.import_lora"
+        "key",
+        nargs="?",
+        metavar="RUN",
+        help="DOMAIN/ORDER/STRATEGY/SEED, a strategy with a single run, or a folder of stages.tools.import_lora; "
+        "default: the strategy that the report prefers",
     )
-    parser.add_argument("--task", metavar="NN", help="position in the sequence, 01 for the first")
+    parser.add_argument("--task", metavar="NN", help="position in the sequence, 01 for the first; default: the last")
     parser.add_argument("--what", choices=("state", "adapter"), default="state", help="all tasks so far, or one task")
     parser.add_argument("--format", choices=("kohya", "diffusers"), default="kohya")
     parser.add_argument("--dtype", choices=("fp16", "bf16", "fp32"), default="fp16")
     parser.add_argument("--rank", type=int, metavar="N", help="truncate to the closest adapter of this rank")
     parser.add_argument("--accept-error", action="store_true", help="export even if the error of a layer exceeds 10%%")
-    parser.add_argument("--to", required=True, type=Path, metavar="PATH", help="NAME.safetensors, or a folder")
+    parser.add_argument(
+        "--to", default=EXPORTS, type=Path, metavar="PATH", help=f"NAME.safetensors, or a folder; default: {EXPORTS}"
+    )
     parser.add_argument("--verbose", action="store_true", help="log the error of every layer even without truncation")
 
 

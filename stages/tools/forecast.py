@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", metavar="NAME", help="use this profile instead of params.yaml")
     parser.add_argument("--steps", type=int, default=12, metavar="N", help="training steps to measure (default: 12)")
+    parser.add_argument("--card", metavar="NAME", help="use figures measured on this GPU (data/performance), as H200")
     parser.add_argument("--counts", action="store_true", help="count only, without measuring")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -29,18 +30,22 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def forecast(params: Params, key: None, args: argparse.Namespace) -> None:
     from stages.tools import profiles
     from stages.tools.forecasting.calibration import calibrate
+    from stages.tools.forecasting.cards import of_card
     from stages.tools.forecasting.durations import Times, save_costs
     from stages.tools.forecasting.forecast import facts, summary
     from stages.tools.forecasting.workload import count
 
     if args.steps < 1:
         raise ConfigFault(f"--steps {args.steps}: must be at least 1.")
-    times = None if args.profile else Times(Path.cwd())
+    times = None if args.profile or args.card else Times(Path.cwd(), params)
     if args.profile:
         params = profiles.params(args.profile)
     work = count(params)
-    calibration = None if args.counts else calibrate(params, args.steps)
-    if calibration and not args.profile:
+    if args.card and args.counts:
+        raise ConfigFault("--card and --counts: give one of them.")
+    measured = of_card(params, args.card) if args.card else None
+    calibration = measured or (None if args.counts else calibrate(params, args.steps))
+    if calibration and not measured and not args.profile:
         save_costs(params, {part: cost.each for part, cost in calibration.costs.items()})
     if args.json:
         print(artifact.to_json(facts(params, work, calibration, times)).strip())

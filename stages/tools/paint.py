@@ -12,7 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.core.command import main
+from stages.core.command import log, main
 from stages.files.artifact import check_folder
 from stages.files.writing import write_file
 from stages.runtime.faults import ConfigFault
@@ -23,9 +23,13 @@ if TYPE_CHECKING:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "key", metavar="RUN", help="DOMAIN/ORDER/STRATEGY/SEED, or a folder written by stages.tools.import_lora"
+        "key",
+        nargs="?",
+        metavar="RUN",
+        help="DOMAIN/ORDER/STRATEGY/SEED, a strategy with a single run, or a folder of stages.tools.import_lora; "
+        "default: the strategy that the report prefers",
     )
-    parser.add_argument("--task", metavar="NN", help="position in the sequence, 01 for the first")
+    parser.add_argument("--task", metavar="NN", help="position in the sequence, 01 for the first; default: the last")
     parser.add_argument("--what", choices=("state", "adapter"), default="state", help="all tasks so far, or one task")
     parser.add_argument("--prompt", required=True, action="append", metavar="WORDS", help="may be repeated")
     parser.add_argument("--to", required=True, type=Path, metavar="FOLDER", help="for PROMPT-NOISE.png, from 00-00")
@@ -34,6 +38,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def paint(params: Params, key: None, args: argparse.Namespace) -> None:
     from stages.adapters.state import State
     from stages.runtime.progress import track
+    from stages.sampling.reading import unread, warning
     from stages.sampling.sampler import sample
     from stages.tools.exchange.source import find_origin
 
@@ -42,6 +47,8 @@ def paint(params: Params, key: None, args: argparse.Namespace) -> None:
     targets = {index: args.to / "{:02d}-{:02d}.png".format(*index) for index in indices}
     if existing := [path for path in targets.values() if path.exists()]:
         raise ConfigFault(f"{existing[0]}: already exists. Give another --to.")
+    for text, lost in unread(params.family, args.prompt).items():
+        log.warning("--prompt: %s", warning(text, lost))
     origin = find_origin(params, args.key, args.task, args.what)
     params = params.model_copy(update={"sample": params.sampling(origin.facts.get("strategy", {}).get("name"))})
     state = State(origin.delta)

@@ -1,6 +1,7 @@
 """Profiles: complete studies to start from. One holds every section; the others hold only their changes to it.
 
-A memory preset is another set of changes, for a GPU with so many GB: data/profiles/memory/24.yaml.
+`from` names another profile to change instead. Profiles in a sub-folder are a group, such as `questions`. A memory
+preset is another set of changes, for a GPU with so many GB: data/profiles/memory/24.yaml.
 """
 
 from __future__ import annotations
@@ -24,16 +25,30 @@ if TYPE_CHECKING:
 FOLDER = Path("data/profiles")
 COMPLETE = "toy-objects"
 PRESETS = FOLDER / "memory"
+FROM = "from"  # the key of a profile that names the one it changes
 
 
 def names() -> list[str]:
     """The names of all profiles, sorted."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    return sorted(files())
+
+
+def files(project: Path = Path()) -> dict[str, Path]:
+    """The files of all profiles of a project by name."""
+    return {path.stem: path for path in (project / FOLDER).glob("**/*.yaml") if path.parent != project / PRESETS}
+
+
+def groups() -> dict[str, list[str]]:
+    """The names of the profiles by group, sorted; first those without one, under ""."""
+    grouped: dict[str, list[str]] = {"": []}
+    for name, path in sorted(files().items()):
+        grouped.setdefault("" if path.parent == FOLDER else path.parent.name, []).append(name)
+    return grouped
 
 
 def summary(name: str) -> str:
     """One line that describes a profile: its first comment."""
-    first = (FOLDER / f"{name}.yaml").read_text("utf-8").splitlines()[0]
+    first = files()[name].read_text("utf-8").splitlines()[0]
     return (
         first.lstrip("# ") if name != COMPLETE else "The default: ten objects, four strategies, a few minutes on a CPU."
     )
@@ -52,14 +67,13 @@ def text(name: str, memory: str | None = None) -> str:
         memory: a memory preset in GB; None for none.
 
     Raises:
-        ConfigFault: the profile or preset does not exist, or is not plain YAML.
+        ConfigFault: the profile or preset does not exist, or is not plain YAML; or `from` names none.
     """
-    if name not in names():
-        raise ConfigFault(f"unknown profile '{name}'. {nearest(name, names())}")
+    chain = _chain(name)
     if memory not in (None, *presets()):
         raise ConfigFault(f"unknown memory preset '{memory}'. There is: {', '.join(presets())}.")
     complete = (FOLDER / f"{COMPLETE}.yaml").read_text("utf-8")
-    changes = [FOLDER / f"{name}.yaml"] if name != COMPLETE else []
+    changes = [files()[one] for one in chain[1:]]
     changes += [PRESETS / f"{memory}.yaml"] if memory else []
     if not changes:
         return complete
@@ -69,10 +83,26 @@ def text(name: str, memory: str | None = None) -> str:
     params = yaml.load(complete)
     for path in changes:
         for section, value in read_yaml(path).tree.items():
+            if section == FROM:
+                continue
             params[section] = _merged(params.get(section), value, section)
     out = io.StringIO()
     yaml.dump(params, out)
     return out.getvalue()
+
+
+def _chain(name: str) -> list[str]:
+    """The profiles that this one consists of: the complete one, those that it changes, and itself."""
+    known, chain = files(), [name]
+    while chain[0] != COMPLETE:
+        if chain[0] not in known:
+            where = f"{known[chain[1]]}: {FROM}: " if len(chain) > 1 else ""
+            raise ConfigFault(f"{where}unknown profile '{chain[0]}'. {nearest(chain[0], known)}")
+        base = read_yaml(known[chain[0]]).tree.get(FROM, COMPLETE)
+        if base in chain:
+            raise ConfigFault(f"{known[chain[0]]}: {FROM}: '{base}' is made from this one. Name another.")
+        chain.insert(0, base)
+    return chain
 
 
 def tree(name: str, memory: str | None = None) -> Any:

@@ -18,7 +18,7 @@ from stages.core.command import main
 from stages.core.params import Params
 from stages.core.runs import Run
 from stages.core.states import state_after
-from stages.runtime.device import device
+from stages.runtime.device import algebra_device
 from stages.runtime.progress import track
 
 Against = Literal["model", "task"]
@@ -59,7 +59,7 @@ def _conflict(
     start = i - 1 if against == "model" else j - 1
     opposed, entries, conflicting, reference = 0, 0, 0.0, 0.0
     for name in sorted({name for delta in states for name in delta.modules}):
-        base = base_weight(name).float().to(device())
+        base = base_weight(name).float().to(algebra_device())
         before, after, origin, end = (module_delta(states[at], name, base) for at in (i - 1, i, start, j))
         first, second = after - before, end - origin
         opposite = first * second < 0

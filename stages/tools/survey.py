@@ -26,23 +26,26 @@ def make(args: argparse.Namespace) -> None:
     target = args.to or PAGES / f"{params.study}.html"
     for path, content in ((target, page), (folder / survey.KEY, artifact.to_json(key))):
         write_file(path, content)
-    choices, people = questionnaire.needed(args.preference, len(params.strategies), args.each)
-    print(f"{target}: {len(key['comparisons'])} comparisons, {size(len(page))}. Hand out only this file.")
-    print(f"Detecting a preference of {args.preference:.0%} between two strategies takes {choices} choices:")
-    print(f"for all pairs, about {people} people with {args.each} comparisons each. Then: palimpsest study read FILE")
+    answers, people = questionnaire.needed(args.preference, len(params.strategies), args.each)
+    print(
+        f"{target}: {size(len(page))}. Hand out only this file. Each person answers questions about {args.each} pairs,"
+    )
+    print(f"of which {survey.CHECKS} have a known answer.")
+    print(f"To see a preference of {args.preference:.0%} between two strategies takes about {answers} answers,")
+    print(f"and for all pairs of strategies about {people} people. Then: palimpsest study read FILE")
 
 
 def read(args: argparse.Namespace) -> None:
     from stages.core.params import load
     from stages.evaluation import preference, survey
-    from stages.reporting import survey_wording
+    from stages.reporting import regimes, survey_wording
 
     params = load()
     added = survey.import_answers(args.files, folder := survey.ROOT / params.study)
     print(f"{added} of {len(args.files)} files are new and were saved in {folder}.")
     result = preference.people(params.study, params.report.confidence)
     if result:
-        print(survey_wording.in_words(result))
+        print(survey_wording.in_words(result, regimes.of(params), args.preference))
     log.info("Run the study again to include the answers in the report.")
 
 
@@ -50,16 +53,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="verb", required=True)
     first = verbs.add_parser("make", help="write the page, and the answer key, which stays here")
     first.add_argument("--to", type=Path, help=f"the page; default {PAGES}/<study>.html")
-    first.add_argument("--comparisons", type=int, default=120, help="comparisons per domain; default 120")
-    first.add_argument("--each", type=int, default=40, help="comparisons per person; default 40")
-    first.add_argument(
-        "--preference",
-        type=float,
-        default=0.6,
-        help="preference to detect, sets the number of people; default 0.6",
-    )
+    first.add_argument("--comparisons", type=int, default=120, help="pairs of pictures per domain; default 120")
+    first.add_argument("--each", type=int, default=40, help="pairs per person; default 40")
     second = verbs.add_parser("read", help="check and save files of answers, and summarise them")
     second.add_argument("files", type=Path, nargs="+")
+    for verb in (first, second):
+        verb.add_argument("--preference", type=float, default=0.6, help="preference to detect; default 0.6")
 
 
 def main() -> None:

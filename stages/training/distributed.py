@@ -24,6 +24,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from stages.runtime.device import device
+from stages.runtime.environment import integer
 from stages.runtime.faults import ConfigFault, Fault, MachineFault, Preempted
 
 T = TypeVar("T")
@@ -78,7 +79,7 @@ class ProcessGroup:
 @cache
 def process_group() -> ProcessGroup:
     """The group of this process, from RANK and WORLD_SIZE."""
-    return ProcessGroup(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+    return ProcessGroup(integer("RANK", default=0, least=0), integer("WORLD_SIZE", default=1, least=1))
 
 
 def launched(processes: int) -> bool:
@@ -87,7 +88,7 @@ def launched(processes: int) -> bool:
     Raises:
         ConfigFault: WORLD_SIZE is neither 1 nor `processes`.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = integer("WORLD_SIZE", default=1, least=1)
     if size not in (1, processes):
         raise ConfigFault(f"train.processes: is {processes}, but {size} were started. Make the two equal.")
     return size == processes

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from PIL import Image
 
-from stages.core.family import Encodings, Family
+from stages.core.family import Encodings, Family, Row
 from stages.core.params import Params
 from stages.sampling.encodings import encode_images, encode_prompts
 
@@ -72,3 +72,13 @@ class Repertoire:
     pairs: Sequence[tuple[int, int]]  # which picture with which prompt
     rows: int  # of them in each step
     weight: float  # of their mean error
+
+
+def micro_batches(rows: Sequence[Row], images: Sequence[Encodings], size: int) -> Iterator[list[Row]]:
+    """The rows in parts of at most `size`, each of pictures of one shape."""
+    by_shape: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        by_shape.setdefault(tuple(value.shape for value in images[row.image].values()), []).append(row)
+    for group in by_shape.values():
+        for at in range(0, len(group), size):
+            yield group[at : at + size]

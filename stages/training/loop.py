@@ -7,13 +7,13 @@ always before a checkpoint is saved.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,19 +21,19 @@ import torch
 from stages.adapters.algebra import Adapter
 from stages.core.family import Encodings, Learner, Row
 from stages.core.params import Train
-from stages.files import artifact
-from stages.files.tensors import load_tensors, save
+from stages.runtime.device import free_memory
 from stages.runtime.faults import InputFault, MachineFault, Preempted
 from stages.runtime.process import StopRequest, lock
 from stages.runtime.progress import track
 from stages.runtime.seeds import generator, seed
+from stages.training.answers import Answers
+from stages.training.checkpoints import Checkpoints
 from stages.training.distributed import process_group
-from stages.training.examples import Material, Repertoire
+from stages.training.examples import Material, Repertoire, micro_batches
 from stages.training.step import Descent
 
 log = logging.getLogger("palimpsest")
 READ_EVERY = 25  # steps between two readings of the losses, which synchronise with the GPU
-CHECKPOINTS_STORED = 2  # the newest, and one more in case the newest is damaged
 
 
 @dataclass
@@ -90,6 +90,8 @@ class Training:
         self.learner, self.options, self.words, self.folder = learner, options, words, folder
         self.descent = Descent(learner, options, READ_EVERY)
         self.losses, self.step, self.processes = Losses(), 0, process_group()
+        self.checkpoints = Checkpoints(folder)
+        self.answers: Answers | None = None  # where something is rehearsed
 
     def run(
         self, material: Material, keep: bool, observe: Callable[[int, Losses], None] | None = None
@@ -110,31 +112,48 @@ class Training:
             MachineFault: not enough memory for one picture.
             Preempted: SIGTERM was received; a checkpoint was saved.
         """
-        with closing(self.descent), self._locked(), StopRequest() as stop:
-            with self.processes.leader_first():
-                self._resume()
-            if self.step < self.options.steps:
-                self.learner.prepare(material.images, material.prompts)
+        with self.opened(wait=True), StopRequest() as stop:
+            self.begin(material)
             notify = observe if observe and self.processes.leads else (lambda step, losses: None)
             notify(self.step, self.losses)
-            for _ in track(self._remaining(), self.options.steps, "train", self.step):
-                self._one_step(material)
+            for _ in track(self.remaining(), self.options.steps, "train", self.step):
+                self._add_gradients(material)
+                self.finish_step(keep)
                 if self._stop_requested(stop) and self.step < self.options.steps:
-                    self._save()
+                    self.save()
+                    self.checkpoints.wait()
                     reached = f"step {self.step} of {self.options.steps}"
                     raise Preempted(f"stopped after {reached}, which is saved. Run it again to continue.")
-                if self.step % self.options.checkpoint_every == 0 or (keep and self.step == self.options.steps):
-                    self._save()
                 notify(self.step, self.losses)
             self._read()
             return self.learner.adapter(), self.losses
 
-    def _remaining(self) -> Iterator[int]:
+    @contextmanager
+    def opened(self, wait: bool = False) -> Iterator[None]:
+        """Holds the lock of the checkpoints; afterwards they are written, and CUDA graphs and buffers are freed.
+
+        Raises:
+            MachineFault: another process holds the lock and `wait` is False.
+        """
+        with closing(self.descent), self._locked(wait), closing(self.checkpoints):
+            yield
+
+    def begin(self, material: Material) -> None:
+        """Continues from the newest checkpoint, and gives the learner its data unless all steps are done."""
+        with self.processes.leader_first():
+            self._resume()
+        if self.step < self.options.steps:
+            self.learner.prepare(material.images, material.prompts)
+        if material.repertoire:
+            self.answers = Answers(self.learner, self.descent, partial(self._rows, material), material.images)
+
+    def remaining(self) -> Iterator[int]:
+        """The steps from here on."""
         while self.step < self.options.steps:
             yield self.step
 
-    def _locked(self) -> AbstractContextManager[None]:
-        return lock(self._lockfile, wait=True) if self.processes.leads else contextlib.nullcontext()
+    def _locked(self, wait: bool) -> AbstractContextManager[None]:
+        return lock(self._lockfile, wait) if self.processes.leads else nullcontext()
 
     def _stop_requested(self, stop: StopRequest) -> bool:
         """Whether to stop; distributed processes agree on it every few steps."""
@@ -146,7 +165,7 @@ class Training:
         """Removes the checkpoints, unless another run resumes from them right now; that run removes them later."""
         if not self.processes.leads:
             return
-        with contextlib.suppress(MachineFault), lock(self._lockfile):
+        with suppress(MachineFault), self._locked(wait=False):
             shutil.rmtree(self.folder, ignore_errors=True)
             self._lockfile.unlink(missing_ok=True)
 
@@ -154,34 +173,60 @@ class Training:
     def _lockfile(self) -> Path:
         return self.folder.with_name(f"{self.folder.name}.lock")
 
-    def _one_step(self, material: Material) -> None:
-        rows = self.processes.share(self._rows(material))
+    @property
+    def needs_model(self) -> bool:
+        """Whether `parts` runs this learner's model, for targets of rehearsed rows: the family must be at it."""
+        return self.answers is not None and not self.answers.has(self.step)
+
+    def parts(self, material: Material) -> Iterator[Encodings]:
+        """The inputs of this process's rows of the next step, in parts that are computed one after another."""
+        rows, most = self._rows(material, self.step), self.losses.micro_batch
+        answers = self.answers.at(self.step, most) if self.answers else {}
+        for part in micro_batches(rows, material.images, most or max(len(rows), 1)):
+            yield self.learner.inputs(part, answers) if answers else self.learner.inputs(part)
+
+    def _add_gradients(self, material: Material) -> None:
         while True:
-            size = self.losses.micro_batch or max(len(rows), 1)
             try:
-                for part in micro_batches(rows, material.images, size):
-                    self.descent.gradient(self.learner.inputs(part))
+                for inputs in self.parts(material):
+                    self.descent.gradient(inputs)
                 break
             except torch.OutOfMemoryError:
-                self._halve_micro_batch(size)
+                self._halve_micro_batch(material)
         self.processes.all_reduce(self.descent.sums)
+
+    def finish_step(self, keep: bool) -> None:
+        """Updates the adapter from the step's gradients; saves it now and then, and at the end if it is to `keep`.
+
+        Raises:
+            InputFault: this step or one since the last reading is not finite.
+        """
         self.descent.update(rate(self.options, self.step))
         self.step += 1
-        if self.descent.full or self.step == self.options.steps:
+        last = self.step == self.options.steps
+        if self.descent.full or last:
             self._read()
+        last = self.step == self.options.steps  # unless steps are repeated
+        if (last and keep) or (not last and self.step % self.options.checkpoint_every == 0 and self._checkpoint_due()):
+            self.save()
 
-    def _rows(self, material: Material) -> list[Row]:
-        """The pictures of this step: of the concept, and of its class if `train.prior` is set."""
+    def _checkpoint_due(self) -> bool:
+        """Whether to save one; distributed processes agree on it, because saving reads the losses."""
+        return self.processes.any(self.processes.leads and self.checkpoints.due)
+
+    def _rows(self, material: Material, step: int) -> list[Row]:
+        """This process's rows of a step: of the concept, of its class if there is a prior, and what is rehearsed."""
         prior, concept = self.options.prior, material.concept
-        chosen = [(i, 1 / self.options.batch) for i in batch_rows(self.words, concept, self.options.batch, self.step)]
+        chosen = [(i, 1 / self.options.batch) for i in batch_rows(self.words, concept, self.options.batch, step)]
         if prior:
-            others = batch_rows((*self.words, "prior"), len(material.captions) - concept, prior.batch, self.step)
+            others = batch_rows((*self.words, "prior"), len(material.captions) - concept, prior.batch, step)
             chosen += [(concept + i, prior.weight / prior.batch) for i in others]
         rows = [
-            Row(image, material.captions[image], seed(*self.words, "step", self.step, number), weight)
+            Row(image, material.captions[image], seed(*self.words, "step", step, number), weight)
             for number, (image, weight) in enumerate(chosen)
         ]
-        return rows + (rehearsed_rows(self.words, material.repertoire, self.step) if material.repertoire else [])
+        rows += rehearsed_rows(self.words, material.repertoire, step) if material.repertoire else []
+        return self.processes.share(rows)
 
     def _read(self) -> None:
         """Reads the losses; if a gradient overflowed, halves the loss scale and goes back to its step."""
@@ -199,52 +244,36 @@ class Training:
             self.losses.loss.append(stats.loss)
             self.losses.gradient_norm.append(stats.gradient_norm)
 
-    def _halve_micro_batch(self, size: int) -> None:
+    def _halve_micro_batch(self, material: Material) -> None:
         """Computes half as many pictures at a time from here on; the gradient is still that of the whole batch."""
         self.descent.drop()
-        torch.cuda.empty_cache()
+        if self.answers:
+            self.answers.forget()
+        free_memory()
+        size = self.losses.micro_batch or max(len(self._rows(material, self.step)), 1)
         if size == 1:
             raise MachineFault("out of memory with one picture at a time. Lower train.rank or the resolution.")
         self.losses.micro_batch = (size + 1) // 2
         log.warning("out of memory: %d pictures at a time from step %d on", self.losses.micro_batch, self.step + 1)
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Saves a checkpoint of the steps so far, in the background."""
         self._read()
         if not self.processes.leads:
             return
         losses = torch.tensor([self.losses.loss, self.losses.gradient_norm], dtype=torch.float64)
-        facts = {"step": self.step, "micro_batch": self.losses.micro_batch, "magnify": self.descent.loss_scale}
-        with artifact.publish(self.folder / f"{self.step:08d}", "checkpoint", facts) as draft:
-            save({"losses": losses} | self.descent.state(), draft / "training.safetensors")
-        for old in sorted(self.folder.glob("[0-9]*"))[:-CHECKPOINTS_STORED]:
-            shutil.rmtree(old)
+        facts = {"micro_batch": self.losses.micro_batch, "magnify": self.descent.loss_scale}
+        self.checkpoints.save(self.step, facts, {"losses": losses} | self.descent.state())
 
     def _resume(self) -> None:
-        for checkpoint in sorted(self.folder.glob("[0-9]*"), reverse=True):
-            try:
-                facts = artifact.read(checkpoint, "checkpoint")
-                tensors = load_tensors(checkpoint / "training.safetensors")
-            except InputFault as fault:
-                log.warning("%s Resuming from the checkpoint before it.", fault)
-                shutil.rmtree(checkpoint)
-                continue
+        if newest := self.checkpoints.newest():
+            facts, tensors = newest
             self.step = facts["step"]
             loss, norm = tensors["losses"].tolist()
             self.losses = Losses(loss, norm, facts["micro_batch"])
             self.descent.restore(tensors, self.step)
             self.descent.loss_scale = facts.get("magnify", self.descent.loss_scale)
             log.info("resuming after step %d of %d", self.step, self.options.steps)
-            return
-
-
-def micro_batches(rows: Sequence[Row], images: Sequence[Encodings], size: int) -> Iterator[list[Row]]:
-    """The rows in parts of at most `size`, each of pictures of one shape."""
-    by_shape: dict[tuple[object, ...], list[Row]] = {}
-    for row in rows:
-        by_shape.setdefault(tuple(value.shape for value in images[row.image].values()), []).append(row)
-    for group in by_shape.values():
-        for at in range(0, len(group), size):
-            yield group[at : at + size]
 
 
 Observer = Callable[[int, Losses], None]  # receives the number of steps done and the losses read so far

@@ -23,10 +23,11 @@ from stages.sampling.sampler import sample
 from stages.training.examples import Material, Repertoire
 
 
-def prompts(options: Rehearsal, earlier: Sequence[Mapping[str, Any]]) -> list[str]:
+def prompts(family: Family, options: Rehearsal, earlier: Sequence[Mapping[str, Any]]) -> list[str]:
     """What is rehearsed while a task is learned after these concepts; nothing before the first has been learned."""
-    spoken = [concept["training_prompt"] for concept in earlier] if options.prompts == "earlier" else options.captions
-    return list(dict.fromkeys(spoken))
+    if options.prompts == "earlier":
+        return list(dict.fromkeys(concept["training_prompt"] for concept in earlier))
+    return list(dict.fromkeys(options.captions or family.captions))
 
 
 def pictures(
@@ -53,7 +54,7 @@ def added(
         earlier: the concepts before, of which only their training prompts are read.
     """
     options = params.make_strategy(run.strategy).rehearse
-    if options is None or not (spoken := prompts(options, earlier)):
+    if options is None or not (spoken := prompts(params.family, options, earlier)):
         return material, []
     made = pictures(params, run, options, state, spoken)
     shown = [hashlib.sha256(picture.tobytes()).hexdigest() for picture in made or ()]

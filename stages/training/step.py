@@ -1,18 +1,18 @@
 """Training steps that avoid host-device synchronisation.
 
 A step is two functions of tensors in fixed places: `gradient` (loss and backward pass of some rows) and `update` (clip,
-AdamW). On a GPU each is recorded once as a CUDA graph and replayed; elsewhere the same functions are called. Losses and
-gradient norms stay on the device and are read every few steps. A loss or gradient that is not finite sets a flag on the
-device, and from then on no step is applied, so that whenever they are read, the parameters are those before the step
-that went wrong. If the gradient overflowed and there is a loss scale (float16), the steps from there on are repeated
-with half the loss scale.
+AdamW); what is rehearsed takes a third, `answer`. On a GPU each is recorded once as a CUDA graph and replayed;
+elsewhere the same functions are called. Losses and gradient norms stay on the device and are read every few steps. A
+loss or gradient that is not finite sets a flag on the device, and from then on no step is applied, so that whenever
+they are read, the parameters are those before the step that went wrong. If the gradient overflowed and there is a loss
+scale (float16), the steps from there on are repeated with half the loss scale.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,8 +21,10 @@ from torch import Tensor
 from stages.core.family import Encodings, Learner
 from stages.core.params import Train
 from stages.training.cuda_graph import Recorder, Replay, recordable
+from stages.training.optimisers import OPTIMISERS
 
 log = logging.getLogger("palimpsest")
+ANSWER = "answer"  # the place of an answer among the inputs
 PIECE = 1 << 18  # elements: on a CPU the norm of many more in one float32 sum is off by a hundredth
 
 
@@ -54,30 +56,27 @@ class Descent:
         self._rate, self._loss, self._norm, self._not_finite = (torch.zeros((), device=on) for _ in range(4))
         self._stats, self._unread = torch.zeros(capacity, 2, device=on), 0
         self._loss_scale = torch.tensor(learner.loss_scale, device=on)
-        self.optimiser = torch.optim.AdamW(
-            self.parameters,
-            self._rate,
-            options.betas,
-            options.epsilon,
-            options.weight_decay,
-            fused=True,
-            capturable=on.type == "cuda",
-        )
-        self.optimiser.found_inf = self._not_finite  # type: ignore[attr-defined] # fused AdamW skips the step if it is 1
+        kind = OPTIMISERS[options.optimiser]
+        self.optimiser = kind(self.parameters, options, self._rate, self._not_finite)
         self._gradients = [torch.zeros_like(parameter) for parameter in self.parameters]
         for parameter, gradient in zip(self.parameters, self._gradients, strict=True):
             parameter.grad = gradient  # accumulated and zeroed in place from here on
         self._pieces = [piece for gradient in self._gradients for piece in torch.split(gradient.view(-1), PIECE)]
-        recorder = Recorder(self._without_effect) if recordable(on, options) else None
-        self._gradient, self._update = Replay(self._add_gradient, recorder), Replay(self._apply, recorder)
+        recorder = Recorder(self.without_effect) if kind.recordable and recordable(on, options) else None
+        self._gradient, self._update = Replay(self.add_gradient, recorder), Replay(self._apply, recorder)
+        self._answer = Replay(self._write_answer, recorder)
 
     def close(self) -> None:
         """Frees the CUDA graphs and their memory, which form a reference cycle with this object; no step can follow."""
-        del self._gradient, self._update
+        del self._gradient, self._update, self._answer
 
     def gradient(self, inputs: Encodings) -> None:
         """Adds the loss and gradient of these rows to those of the step."""
         self._gradient(inputs)
+
+    def answer(self, inputs: Encodings) -> Tensor:
+        """What the model without its adapter predicts in these rows: [rows, ...], as the targets of `inputs`."""
+        return self._answer({**inputs, ANSWER: torch.empty_like(inputs["wanted"])})[ANSWER].clone()
 
     def update(self, rate: float) -> None:
         """Ends the step: clips, updates the parameters at this learning rate, and stores loss and norm for `read`."""
@@ -121,32 +120,28 @@ class Descent:
         return self._unread == len(self._stats)
 
     def state(self) -> dict[str, Tensor]:
-        """Parameters and AdamW's moments, on the CPU."""
+        """Parameters and AdamW's moments, which the next step changes."""
         tensors: dict[str, Tensor] = {}
         for i, parameter in enumerate(self.parameters):
-            moments = self.optimiser.state[parameter]
-            tensors |= {
-                f"{i}.weight": parameter.detach().cpu(),
-                f"{i}.first": moments["exp_avg"].cpu(),
-                f"{i}.second": moments["exp_avg_sq"].cpu(),
-            }
+            tensors[f"{i}.weight"] = parameter.detach()
+            tensors |= {f"{i}.{name}": value for name, value in self.optimiser.moments(parameter).items()}
         return tensors
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor], step: int) -> None:
         """Loads what `state` returned after `step` steps."""
         for i, parameter in enumerate(self.parameters):
-            parameter.copy_(tensors[f"{i}.weight"])
-            self.optimiser.state[parameter] = {
-                "step": torch.tensor(float(step), device=parameter.device),
-                "exp_avg": tensors[f"{i}.first"].to(parameter.device),
-                "exp_avg_sq": tensors[f"{i}.second"].to(parameter.device),
-            }
+            own = {k.removeprefix(f"{i}."): v for k, v in tensors.items() if k.startswith(f"{i}.")}
+            parameter.copy_(own.pop("weight"))
+            self.optimiser.restore(parameter, {name: value.to(parameter.device) for name, value in own.items()}, step)
 
-    def _add_gradient(self, inputs: Encodings) -> None:
-        loss = self.learner.loss(inputs)
-        (loss * self._loss_scale).backward()  # type: ignore[no-untyped-call]
-        self._loss.add_(loss.detach())
+    def add_gradient(self, inputs: Encodings) -> None:
+        """As `gradient`, without a CUDA graph."""
+        add_gradients([self], self.learner.loss(inputs)[None])
+
+    @torch.no_grad()
+    def _write_answer(self, inputs: Encodings) -> None:
+        inputs[ANSWER].copy_(self.learner.answer({name: x for name, x in inputs.items() if name != ANSWER}))
 
     @torch.no_grad()
     def _apply(self, _: Encodings) -> None:
@@ -159,7 +154,7 @@ class Descent:
         self.optimiser.step()
         torch._foreach_zero_(gradients)
 
-    def _without_effect(self, function: Callable[[], None]) -> None:
+    def without_effect(self, function: Callable[[], None]) -> None:
         """Calls a function with steps disabled, then restores what it accumulated: for warm-up and recording."""
         touched = [self._loss, self._norm, self._not_finite, *self._gradients]
         saved = [value.clone() for value in touched]
@@ -169,3 +164,15 @@ class Descent:
         finally:
             for value, before in zip(touched, saved, strict=True):
                 value.copy_(before)
+
+
+def add_gradients(descents: Sequence[Descent], losses: Tensor) -> None:
+    """Adds losses, one per descent, and their gradients to those of the step.
+
+    Args:
+        losses: [descents]; computed in one pass or not.
+    """
+    scales = torch.stack([descent._loss_scale for descent in descents])
+    (losses * scales).sum().backward()  # type: ignore[no-untyped-call]
+    for descent, loss in zip(descents, losses.detach().unbind(), strict=True):
+        descent._loss.add_(loss)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,20 @@ from PIL import Image
 
 from stages.adapters.algebra import Adapter, Delta, fresh_adapter
 from stages.adapters.state import State
-from stages.adapters.storage import delta_fingerprint, fingerprint, flat
+from stages.adapters.storage import delta_fingerprint, fingerprint, flat, load_state
 from stages.core.dataset import class_prompt
 from stages.core.family import Learner
 from stages.core.params import Params, Prior, Train
-from stages.core.runs import Run
+from stages.core.runs import Run, before
 from stages.core.strategy import PhotoStrategy, Strategy
 from stages.files import artifact
 from stages.files.pictures import open_png
+from stages.photos.develop import read_data
 from stages.runtime.seeds import generator, seed
 from stages.sampling.sampler import sample
 from stages.training import rehearsal
 from stages.training.distributed import process_group
-from stages.training.examples import Example, concept_examples, encode_examples
+from stages.training.examples import Example, Material, concept_examples, encode_examples
 from stages.training.loop import Losses, Observer, Training
 
 log = logging.getLogger("palimpsest")
@@ -32,41 +34,92 @@ CHECKPOINTS = Path(".checkpoints")
 Photos = tuple[Mapping[str, Any], Sequence[Image.Image]]  # the manifest of a task's data, and its training pictures
 
 
+@dataclass
+class Prepared:
+    """One training that can begin."""
+
+    training: Training
+    material: Material
+    first: bool  # before the first merge every strategy trains the same first adapter
+
+    def run(self, observe: Observer | None) -> tuple[Adapter, Losses]:
+        """Trains to the end, from the newest checkpoint if there is one."""
+        adapter, losses = self.training.run(self.material, self.first, observe)
+        if not self.first:  # the checkpoint of the first stays for the others
+            self.training.remove_checkpoints()
+        return adapter, losses
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a task is trained from.
+
+    data, pictures: the manifest of the task's data, and its training pictures.
+    state: after the task before.
+    earlier: the concepts before, for strategies that rehearse their prompts.
+    photos: of the tasks before, for strategies that train on them.
+    """
+
+    data: Mapping[str, Any]
+    pictures: Sequence[Image.Image]
+    state: State
+    earlier: Sequence[Mapping[str, Any]] = ()
+    photos: Sequence[Photos] = ()
+
+
+def read_inputs(params: Params, run: Run, index: str) -> Inputs:
+    """Reads what `prepare` and the task before have written.
+
+    Raises:
+        InputFault: it is missing or damaged.
+    """
+    previous = run.at(before(index)) / "state"
+    (data, pictures, _), earlier = read_data(run.sequence.data(index)), artifact.read(previous, "state")
+    state = load_state(previous, earlier, params.family.shapes())
+    sources = earlier_photos(run, index, params.make_strategy(run.strategy))
+    photos = [read_data(folder)[:2] for folder in sources.values()]
+    return Inputs(data, pictures, state, earlier["tasks"], photos)
+
+
 def train(
     params: Params,
     run: Run,
     index: str,
-    state: State,
-    data: Mapping[str, Any],
-    pictures: Sequence[Image.Image],
+    inputs: Inputs,
     observe: Callable[[Learner, Delta], Observer] | None = None,
-    earlier: Sequence[Mapping[str, Any]] = (),
-    photos: Sequence[Photos] = (),
 ) -> tuple[Adapter, Losses]:
     """Trains one task's adapter from the state before it.
 
     Args:
         params, run, index: of the study, the run and the task (01, 02, ...).
-        state: after the task before.
-        data, pictures: the manifest of the task's data, and its training pictures.
+        inputs: of the task.
         observe: makes the observer of each step, from the learner and the frozen delta.
-        earlier: the concepts before, for strategies that rehearse their prompts.
-        photos: of the tasks before, from `earlier_photos`.
 
     Returns:
         The adapter, and the loss of each step.
     """
-    family, strategy = params.family, params.make_strategy(run.strategy)
-    options = _options(params, run, strategy, 1 + len(photos))
+    prepared, frozen = prepare(params, run, index, inputs)
+    return prepared.run(observe and observe(prepared.training.learner, frozen))
+
+
+def prepare(params: Params, run: Run, index: str, inputs: Inputs) -> tuple[Prepared, Delta]:
+    """Makes the model with its adapter, and the training examples.
+
+    Returns:
+        The training, and the frozen delta.
+    """
+    family, strategy, state = params.family, params.make_strategy(run.strategy), inputs.state
+    options = _options(params, run, strategy, 1 + len(inputs.photos))
     params = params.model_copy(update={"train": options})
-    words, first = (run.seed, run.sequence.order, index), not state.delta.modules
+    words, first = drawn_from(options, run, index), not state.delta.modules
     shared = options.reinit == "shared" and (first or not strategy.own_draws)
-    fresh = _fresh(params, (run.seed, "fresh") if shared else (*words, "fresh"))
+    fresh = _fresh(params, (run.seed, *(() if shared else (run.sequence.order, index)), "fresh"))
     start, frozen = strategy.start(state, fresh), strategy.frozen(state)
     with process_group().leader_first():
-        examples, count = _examples(params, [*photos, (data, pictures)])
-        material, more = rehearsal.added(params, run, state, earlier, encode_examples(family, examples, count))
-    inputs = [
+        examples, count = _examples(params, [*inputs.photos, (inputs.data, inputs.pictures)])
+        taught = encode_examples(family, examples, count)
+        material, more = rehearsal.added(params, run, state, inputs.earlier, taught)
+    facts = [
         family.fingerprint,
         options.model_dump(mode="json"),
         words,
@@ -76,12 +129,14 @@ def train(
         *more,
     ]
     learner = family.learner(frozen, start, options)
-    training = Training(learner, options, words, CHECKPOINTS / artifact.digest(inputs)[:32])
-    # Before the first merge every strategy trains the same first adapter: its checkpoint stays for the others.
-    adapter, losses = training.run(material, first, observe and observe(learner, frozen or Delta()))
-    if not first:
-        training.remove_checkpoints()
-    return adapter, losses
+    training = Training(learner, options, words, CHECKPOINTS / artifact.digest(facts)[:32])
+    return Prepared(training, material, first), frozen or Delta()
+
+
+def drawn_from(options: Train, run: Run, index: str) -> tuple[object, ...]:
+    """What noise, times and the order of pictures are drawn from: the published code starts its generators with the
+    seed alone in every task."""
+    return (run.seed,) if options.draws == "shared" else (run.seed, run.sequence.order, index)
 
 
 def earlier_photos(run: Run, index: str, strategy: Strategy) -> dict[str, Path]:
@@ -115,7 +170,7 @@ def _examples(params: Params, photos: Sequence[Photos]) -> tuple[list[Example], 
 
 
 def _fresh(params: Params, words: Sequence[object]) -> Adapter:
-    return fresh_adapter(params.family.shapes(), params.train.rank, params.train.alpha, generator(*words))
+    return fresh_adapter(params.family.shapes(), params.train.rank, params.train.alpha_number, generator(*words))
 
 
 def class_examples(params: Params, options: Prior, prompt: str) -> list[Example]:

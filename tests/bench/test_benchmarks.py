@@ -44,7 +44,7 @@ def test_a_step_with_rehearsal_beside_a_plain_one(monkeypatch, capsys):
     rehearsal.main()
     output = capsys.readouterr().out
     assert "3 steps agree" in output
-    for peer in ("plain", "rehearsal", "apart"):
+    for peer in ("plain", "rehearsal", "each", "apart"):
         assert f"\n{peer} " in output
 
 
@@ -56,7 +56,7 @@ def test_the_first_hour_draws_photos_and_stores_the_output_of_each_step(tmp_path
     env = first_hour.environment(tmp_path, here=True)
     for command, code, last in (
         (["doctor", "--help"], 0, "exit."),
-        (["docter"], 2, "Did you mean 'doctor'? See --help."),
+        (["docter"], 2, "Did you mean 'doctor'? See palimpsest --help."),
     ):
         step = first_hour.Step("look", ["palimpsest", *command], tmp_path)
         result = first_hour.run(step, env, tmp_path / "output.txt")

@@ -54,7 +54,7 @@ def opened(browser, file):
 def shown(page) -> list[str]:
     return [
         text.replace("\u2212", "-").removesuffix(" \u2713")
-        for text in page.locator(".reel .value:visible").all_inner_texts()
+        for text in page.locator(".reel .value:visible").all_text_contents()
     ]
 
 
@@ -128,9 +128,70 @@ def test_marks_of_charts_show_their_value(opened) -> None:
     assert page.locator("#tip").is_hidden()
 
 
+def address(page) -> dict[str, str]:
+    section, query = page.evaluate("location.hash").removeprefix("#").split("?")
+    return {"section": section} | dict(part.split("=") for part in query.split("&"))
+
+
+def test_the_address_leads_back_to_what_is_selected(opened, file) -> None:
+    page = opened()
+    page.locator(".concepts label", has_text="blue boot").click()
+    page.locator(".reel:visible .prompts label").nth(1).click()
+    page.locator(".noises label").nth(1).click()
+    page.locator("#metrics label", has_text="prompted").click()
+    page.locator("[data-only=magmax]").click()
+    assert {k: address(page)[k] for k in ("metric", "strategy")} == {"metric": "prompted", "strategy": "magmax"}
+    page.locator(".noises label").nth(0).click()
+    page.locator(".noises label").nth(1).click()
+    asked = {"metric": "prompted", "strategy": "magmax", "concept": "blue_boot", "prompt": "2", "noise": "2"}
+    assert address(page) == {"section": "filmstrip", **asked}
+    again = opened()
+    again.goto(page.url)
+    assert shown(again) == expected(again, 1, 3, "prompted")
+    assert again.locator("[data-only][aria-pressed=true]").all_inner_texts() == ["magmax"]
+    assert again.locator("#filmstrip").bounding_box()["y"] < DESKTOP["height"] / 2
+    names = again.locator(".reel:visible tr.faint").evaluate_all("rows => rows.map((row) => row.dataset.strategy)")
+    assert names == ["naive", "merge_init"]
+
+
+@pytest.mark.parametrize("query", ["concept=none&prompt=99&noise=-1&metric=none&film=7&strategy=none", "%", "prompt=x"])
+def test_an_address_of_another_page_selects_what_there_is(opened, file, query) -> None:
+    page = opened()
+    page.goto(f"{file.as_uri()}#filmstrip?{query}")
+    assert page.locator(".reel:visible").count() == 1
+    assert page.locator(".faint").count() == 0
+
+
+def test_a_picture_is_enlarged_over_the_one_before(opened) -> None:
+    page = opened()
+    film = page.locator(".reel:visible .strip tbody tr").nth(2).locator(".pic")
+    film.nth(2).click()
+    layers = page.locator("#zoom .pic").evaluate_all(
+        "all => all.map((one) => getComputedStyle(one).backgroundPosition)"
+    )
+    places = [film.nth(k).evaluate("e => getComputedStyle(e).backgroundPosition") for k in (0, 2)]
+    assert layers == places
+    sides = page.locator("#zoom .sides span").all_inner_texts()
+    assert sides == ["red mug, magmax, after task 1", "red mug, magmax, after task 3"]
+    page.locator("#zoom input").focus()
+    page.keyboard.press("Home")
+    assert page.locator(".compare").evaluate("e => e.style.getPropertyValue('--at')") == "0%"
+    page.locator("#zoom [data-step='-1']").click()
+    assert "after task 2" in page.locator("#zoom h3").inner_text()
+    page.keyboard.press("Escape")
+    assert page.locator("#zoom").is_hidden()
+    film.nth(0).click()
+    assert page.locator("#zoom .sides span").first.inner_text() == "red mug, base model"
+    page.keyboard.press("Escape")
+    page.locator("#zoom").wait_for(state="hidden")
+    page.locator("#overview .scroll").first.focus()
+    page.keyboard.press("Enter")
+    assert page.locator("#zoom").is_visible()
+
+
 def test_hostile_prompts_stay_text(opened) -> None:
     page = opened()
-    assert HOSTILE.format("red_mug", 0) in page.locator(".hero").inner_text()
+    assert HOSTILE.format("red_mug", 0) in page.locator(".result").inner_text()
     assert page.locator("img, [onerror]").count() == 0
     assert page.locator("script").count() == 3
 
@@ -140,12 +201,28 @@ def test_without_javascript_everything_is_shown(opened) -> None:
     assert page.locator(".reel:visible").count() == 3
     assert page.locator("#curves .panel:visible").count() == 2
     assert page.locator("#curves svg:visible").count() == 2 * (1 + 3)
+    assert page.locator(".legend button:visible").count() == 0
     assert page.locator(".controls:visible, #metrics:visible").count() == 0
 
 
 def test_nothing_is_wider_than_a_phone(opened) -> None:
     page = opened(viewport=PHONE)
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    chart = page.locator("#curves .panel:visible > .chart:visible")
+    assert chart.count() == 1
+    assert chart.evaluate("e => e.scrollWidth") <= PHONE["width"], "the end of the curve is in view"
+    last = chart.locator("text", has_text="magmax").bounding_box()
+    assert last["x"] + last["width"] <= PHONE["width"]
+
+
+def test_a_wide_table_scrolls_under_its_first_column(opened) -> None:
+    page = opened(viewport=PHONE)
+    region = page.locator("#numbers .panel:visible .scroll").first
+    region.evaluate("e => { e.scrollLeft = 200; }")
+    assert region.evaluate("e => e.scrollLeft") > 100
+    edge = region.bounding_box()["x"]
+    assert region.locator("tbody th").first.bounding_box()["x"] == pytest.approx(edge, abs=1)
+    assert region.locator("thead th").first.bounding_box()["x"] == pytest.approx(edge, abs=1)
 
 
 def test_a_printed_page_has_no_controls(opened) -> None:

@@ -11,7 +11,7 @@ from stages.reporting import questionnaire
 from tests.support import synthetic_study
 
 pytestmark = pytest.mark.slow
-EACH = 6
+EACH = survey.CHECKS + 6
 
 
 @pytest.fixture
@@ -40,14 +40,34 @@ def progress(page) -> str:
     return page.inner_text("#place")
 
 
+def wait(page) -> None:
+    page.wait_for_timeout(1000 * survey.MINIMUM + 150)
+
+
+def test_a_double_click_on_begin_answers_nothing(page_of) -> None:
+    page, _, _ = page_of
+    page.evaluate("facts.minimum = 3600")  # the machine may be busy
+    box = page.locator("#begin").bounding_box()
+    total = int(page.inner_text(".number"))
+    page.mouse.dblclick(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    assert progress(page) == f"1 of {total}"
+    page.keyboard.press("ArrowLeft")
+    page.locator("#left").dblclick()
+    assert progress(page) == f"1 of {total}", "nor is anything answered before there was time to look"
+    page.evaluate("facts.minimum = 0; byId('left').click(); facts.minimum = 3600; byId('left').click()")
+    assert progress(page) == f"2 of {total}", "the second click is no answer to the next question"
+
+
 def test_answers_by_click_and_key_survive_a_reload_and_are_read_back(page_of) -> None:
     page, key, folder = page_of
     assert "Nothing leaves this page" in page.inner_text("body")
     page.click("#begin")
     total = int(progress(page).split()[-1])
     assert EACH < total <= 2 * EACH  # most comparisons have two questions
-    page.click("#left")
-    page.keyboard.press("ArrowRight")
+    wait(page)
+    page.click("#neither")
+    wait(page)
+    page.keyboard.press("ArrowDown")
     assert progress(page).startswith("3 of")
     page.keyboard.press("Backspace")
     assert progress(page).startswith("2 of")
@@ -57,6 +77,7 @@ def test_answers_by_click_and_key_survive_a_reload_and_are_read_back(page_of) ->
     assert progress(page).startswith("2 of")
     assert (page.inner_text("#question"), page.get_attribute("#left-picture", "src")) == (question, pictures)
     for _ in range(total - 1):
+        wait(page)
         page.keyboard.press("ArrowLeft")
     with page.expect_download() as download:
         page.click("#save")
@@ -67,11 +88,15 @@ def test_answers_by_click_and_key_survive_a_reload_and_are_read_back(page_of) ->
     answers = survey.read_answers(saved, key)
     assert len(answers.answers) == total
     assert set(json.loads(saved.read_text())) == {"kind", "schema", "page", "rater", "answers"}
-    assert all(a.chosen == a.left for a in answers.answers), "always the left picture"
+    assert answers.answers[0].chosen is None
+    assert all(a.chosen == a.left for a in answers.answers[1:]), "always the left picture"
     # Sides are random: always pressing left does not always choose the same strategy.
     sides = page.evaluate("Array.from({ length: 20 }, () => drawQuestions(hex(16)).map((asked) => asked.left)).flat()")
     assert set(sides) == {0, 1}
-    preference.people("small")
+    known = "drawQuestions(hex(16)).filter((asked) => asked.trial.known).map((asked) => asked.left)"
+    assert sorted(page.evaluate(known)) == [0] * (survey.CHECKS // 2) + [1] * (survey.CHECKS // 2)
+    result = preference.people("small")
+    assert (result.raters, result.excluded) == (1, 1), "the left picture is the right one in half of the known answers"
 
 
 def test_raters_get_different_sides_and_orders(page_of) -> None:

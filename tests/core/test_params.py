@@ -1,10 +1,14 @@
+import json
 import re
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from stages.core.params import load
+from stages.core.training import Train
 from stages.runtime.faults import ConfigFault
+from stages.runtime.strict import explain
 
 PARAMS = Path("params.yaml").read_text("utf-8")
 
@@ -87,7 +91,14 @@ def test_the_projects_own_parameters_are_valid():
         ("seeds: [0]", "seeds: &s [0]", "anchors and aliases"),
         ("seeds: [0]", "seeds: !!python/object/apply:os.system ['true']", "tags such as"),
         ("seeds: [0]", "seeds: [0", "expected"),
-        ("seeds: [0]", "seeds: [.nan]", "seeds.0: .* integer"),
+        (
+            "name: toy\n  options: {}",
+            "name: toy\n  options: {root: x}",
+            "options.root: set `source` instead",
+        ),
+        ("    dino: {path: dino", "    dino: {path: ../dino", "score.metrics.dino: path: leads out of score.judges"),
+        ("seeds: [0]", "seeds: [.nan]", "nan is not a finite number"),
+        ("seeds: [0]", "seeds: [0x" + "f" * 20 + "]", "a number with more than 63 bits"),
         ("study: toy-objects", "study: ../escape", "study: .*pattern"),
         ("study: toy-objects", "study: 2026-01-01", "values are not allowed here. Quote it"),
         ("sample:\n", "smaple:\n", "unknown key 'smaple'. Did you mean 'sample'|'sample' is missing"),
@@ -152,3 +163,15 @@ def test_an_error_points_at_the_line_that_the_user_wrote(tmp_path, old, new, lin
     lines = Path("params.yaml").read_text("utf-8").replace(old, new).splitlines()
     (number,) = (i for i, text in enumerate(lines, 1) if text.startswith(line) and new.split(" #")[0].strip() in text)
     assert fault(tmp_path, old, new).startswith(f":{number}: ")
+
+
+def test_alpha_follows_the_rank_in_a_sweep_of_ranks():
+    tree = load().train.model_dump(mode="json")
+    for rank in (4, 16):
+        train = Train.model_validate_json(json.dumps(tree | {"alpha": "rank", "rank": rank}))
+        assert (train.alpha, train.alpha_number) == ("rank", rank)
+        assert Train.model_validate_json(train.model_dump_json()) == train
+    for wrong in (0, -1, "ranks", "8", True, None):
+        with pytest.raises(ValidationError) as caught:
+            Train.model_validate_json(json.dumps(tree | {"alpha": wrong}))
+        assert explain(caught.value, Train).startswith("alpha: must be a number above 0, or rank, found ")

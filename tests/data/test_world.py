@@ -21,6 +21,7 @@ from data.world.scenes import (
     any_scene,
     article,
     base_world,
+    generic_captions,
 )
 from data.world.styles import STYLES
 from data.world.words import LENGTH, new_tokenizer
@@ -86,6 +87,19 @@ def test_no_caption_is_cut_off_and_no_word_of_it_falls_to_pieces():
     tokenizer = new_tokenizer()
     for _, caption in seen(500):
         assert len(tokenizer(caption).input_ids) == len(caption.split()) + 2 <= LENGTH
+
+
+def test_generic_captions_are_of_the_bases_world_and_name_no_concept():
+    captions, tokenizer = generic_captions(), new_tokenizer()
+    assert len(set(captions)) == len(captions) >= 18
+    concepts = [taught(domain, tuning) for domain, tuning in DOMAINS]
+    named = {word for of in concepts for one in of.values() for word in (one.token, one.noun) if word}
+    for caption in captions:
+        assert not named & set(caption.split()), caption
+        assert len(tokenizer(caption).input_ids) == len(caption.split()) + 2 <= LENGTH
+    things = {noun for noun in NOUNS for caption in captions if article(noun) in caption}
+    assert len(things) >= 15
+    assert sum("photo" in caption for caption in captions) == len(captions) // 2
 
 
 def test_ordinary_words_take_few_tokens():

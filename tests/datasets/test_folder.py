@@ -214,7 +214,7 @@ def test_pipes_are_refused_without_waiting(root):
         (b"a {} \x00", r"U\+0000"),
         ("a {} \u202egnp".encode(), r"U\+202E"),
         (b"a" * 10_001, "10001 characters"),
-        (b"a" * (2 << 20), "2 MB"),
+        (b"a" * (2 << 20), "2.0 MB, over 1 MB"),
     ],
 )
 def test_misleading_captions_are_refused(root, text, message):
@@ -263,7 +263,7 @@ def test_wrong_options_are_refused(root, options, message):
         ('noun: "a\\0b"', r"U\+0000|special characters|control"),
         ('noun: "\\ud800"', "concept.yaml"),
         ("[]", "expected sections"),
-        ("", "expected sections"),
+        ("", "the file is empty"),
     ],
 )
 def test_concept_yaml_is_strict(root, text, message):
@@ -276,3 +276,32 @@ def test_concept_yaml_is_strict(root, text, message):
 def test_a_misleading_folder_name_needs_a_noun(root):
     picture(root / "a\u202eb" / "1.png")
     assert "give a noun in concept.yaml" in fault_of(root, identify("a\u202eb"))
+
+
+# --- what other programs put beside photos ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "noun"), [("10_mug", "mug"), ("3_my_dog", "my dog"), ("42", "42"), ("4_4", "4 4")])
+def test_the_number_of_repeats_in_a_folders_name_is_no_word(root, name, noun):
+    picture(root / name / "1.png")
+    concept = folder(root).concept("objects", identify(name))
+    assert (concept.noun, concept.token) == (noun, rare_word(identify(name)))
+
+
+def test_masks_are_not_trained_on_and_noted(root):
+    for name in ("1-masklabel.png", "2_mask.jpg", "other_mask.png"):
+        picture(root / "mug" / name)
+    mug = folder(root).concept("objects", "mug")
+    assert [p.name for p in mug.training] == ["1.PNG", "2.jpg", "other_mask.png"]
+    assert [p.notes for p in mug.training] == [
+        ("its mask 1-masklabel.png is not used",),
+        ("its mask 2_mask.jpg is not used",),
+        (),
+    ]
+
+
+def test_a_caption_belongs_to_its_picture_however_umlauts_are_written(root):
+    picture(root / "mug" / "caf\u00e9.png")
+    (root / "mug" / "cafe\u0301.txt").write_text("a {} in a café", "utf-8")
+    mug = folder(root).concept("objects", "mug")
+    assert [p.caption for p in mug.training if p.name.startswith("caf")] == [f"a {mug.token} mug in a café"]

@@ -1,6 +1,7 @@
 """Preferences: published examples, simulated raters, and files that the page did not save."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.evaluation.preference import agreement, alpha, bradley_terry, opinion, people, scale_intervals
-from stages.evaluation.survey import KEY, Choice, import_answers, refuse_another_page
+from stages.evaluation import preference
+from stages.evaluation.preference import (
+    agreement,
+    alpha,
+    answers_needed,
+    bradley_terry,
+    opinion,
+    people,
+    scale_intervals,
+    visible_preference,
+)
+from stages.evaluation.survey import CHECKS, KEY, MINIMUM, Choice, import_answers, refuse_another_page, right_answers
+from stages.reporting import survey_wording
 from stages.runtime.faults import ConfigFault, InputFault
 from tests.support.simulated.survey import coverage
 
@@ -21,7 +33,7 @@ KEY_OF_THREE = {
             f"c{k:03d}": {"first": a, "second": b, "scores": {"looks": [1.0, 2.0 if b > a else 0.0]}}
             for k, (a, b) in enumerate([("a", "b"), ("b", "c"), ("a", "c"), ("c", "a")] * 10)
         },
-        "c900": {"catch": True},
+        **{f"c90{k}": {"catch": True} for k in range(CHECKS)},
     },
 }
 
@@ -66,6 +78,50 @@ def test_scale_of_two_is_the_log_odds_of_their_wins() -> None:
     assert np.isfinite(always).all()
 
 
+def tied(nu: float, scale: dict[str, float], seed: int) -> list[Choice]:
+    """The answers of a rater who follows the model with ties, without a favourite side."""
+    rng, picks = np.random.default_rng(seed), []
+    for pick in chosen(f"r{seed}", scale, seed=seed):
+        apart = scale[pick.second] - scale[pick.first]
+        weights = np.array([np.exp(-apart / 2), nu, np.exp(apart / 2)])
+        answer = float(rng.choice([0.0, 0.5, 1.0], p=weights / weights.sum()))
+        picks.append(replace(pick, chosen=answer))
+    return picks
+
+
+def test_the_scale_is_recovered_although_many_can_not_tell() -> None:
+    """Half of the answers are no choice: as a choice of either picture they would halve the scale."""
+    scale = {"a": -1.0, "b": 0.2, "c": 0.8}
+    picks = [pick for seed in range(60) for pick in tied(2.0, scale, seed)]
+    assert 0.4 < np.mean([pick.chosen == 0.5 for pick in picks]) < 0.6
+    assert bradley_terry(picks, list("abc")) == pytest.approx(list(scale.values()), abs=0.15)
+
+
+def test_the_slopes_are_those_of_davidsons_likelihood() -> None:
+    """Davidson 1970, "On extending the Bradley-Terry model to accommodate ties", equation 2.2, in log-odds."""
+    picks = tied(1.5, {"a": -1.0, "b": 0.0, "c": 1.0}, 3)
+    answers = np.array([pick.chosen for pick in picks])
+    sides = np.array([["abc".index(pick.first), "abc".index(pick.second)] for pick in picks])
+    design = np.zeros((len(picks), 4))
+    design[np.arange(len(picks)), sides[:, 0]], design[np.arange(len(picks)), sides[:, 1]] = -1, 1
+
+    def likelihood(at: np.ndarray) -> float:
+        a, b = np.exp(at[sides[:, 0]]), np.exp(at[sides[:, 1]])
+        both = np.exp(at[3]) * np.sqrt(a * b)
+        won = np.select([answers == 0, answers == 1], [a, b], both)
+        return float(np.log(won / (a + b + both)).sum())
+
+    at, step = np.array([0.3, -0.2, 0.5, 0.1]), 1e-5
+    slopes, curve = preference._derivatives(design, at, answers, (answers == 0.5).astype(float))
+    units = np.eye(4) * step
+    assert slopes.sum(0) == pytest.approx([(likelihood(at + u) - likelihood(at - u)) / (2 * step) for u in units])
+
+    def slope(x: np.ndarray) -> np.ndarray:
+        return preference._derivatives(design, x, answers, (answers == 0.5).astype(float))[0].sum(0)
+
+    assert curve == pytest.approx(np.array([(slope(at - u) - slope(at + u)) / (2 * step) for u in units]), abs=1e-6)
+
+
 def test_a_metric_that_people_follow_agrees_and_the_opposite_does_not() -> None:
     scale = {"a": -4.0, "b": 0.0, "c": 4.0}
     picks = [c for r in range(9) for c in chosen(f"r{r}", scale, seed=r)]
@@ -108,11 +164,47 @@ def test_one_rater_has_no_interval() -> None:
     picks = opinion(chosen("r", {"a": -1.0, "b": 0.0, "c": 1.0}), KEY_OF_THREE, "same", 0.95)
     assert all(np.isnan([place.low, place.high]).all() for place in picks.scale.values())
     assert all(np.isfinite(place.value) for place in picks.scale.values())
+    assert all(np.isnan([share.low, share.high]).all() for share in picks.metrics.values())
+
+
+def test_the_sample_size_is_that_of_the_textbook() -> None:
+    """194 choices for 60 % against one half, at 80 % power and a level of 5 % (normal approximation)."""
+    assert answers_needed(0.6) == 194
+    assert answers_needed(0.75) < 30 < answers_needed(0.55)
+    with pytest.raises(ConfigFault):
+        answers_needed(0.5)
+
+
+@given(st.floats(0.51, 0.95))
+def test_what_can_be_seen_is_the_inverse_of_what_is_needed(wanted: float) -> None:
+    assert visible_preference(answers_needed(wanted)) <= wanted + 1e-9
+    assert visible_preference(answers_needed(wanted) - 1) >= wanted - 1e-9
+    assert visible_preference(0) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("checks", range(6, 13))
+def test_clicking_without_looking_fails_the_known_answers(checks: int) -> None:
+    """By tossing a coin in at most one of 20 cases; on one side always, since half of the answers are on the other."""
+    rng = np.random.default_rng(checks)
+    passed = (rng.integers(2, size=(20_000, checks)).sum(1) >= right_answers(checks)).mean()
+    assert passed <= 0.05 + 0.005
+    assert right_answers(checks) > -(-checks // 2)
+    assert right_answers(checks) <= checks
+    assert right_answers(0) > 0, "without known answers nobody is known to look"
+
+
+def answer(comparison: str, choice: int | None, seconds: float = 2.5) -> dict:
+    return {"comparison": comparison, "question": "same", "left": 0, "chosen": choice, "seconds": seconds}
+
+
+def known(wrong: int = 0) -> list[dict]:
+    """The answers to the trials with a known answer, so many of them wrong."""
+    return [answer(f"c90{k}", int(k < wrong)) for k in range(CHECKS)]
 
 
 def file_of(folder: Path, rater: str = "ab" * 8, page: str = "p1", **more) -> Path:
-    answers = [{"comparison": "c000", "question": "same", "left": 0, "chosen": 1, "seconds": 2.5}]
-    tree = {"kind": "palimpsest-answers", "schema": 1, "page": page, "rater": rater, "answers": answers} | more
+    answers = [answer("c000", 1), *known()]
+    tree = {"kind": "palimpsest-answers", "schema": 2, "page": page, "rater": rater, "answers": answers} | more
     path = folder / f"from-{rater[:4]}.json"
     path.write_text(json.dumps(tree), "utf-8")
     return path
@@ -137,13 +229,30 @@ def test_files_are_imported_once_and_read_back(stored: Path, tmp_path: Path) -> 
     assert (result.raters, result.excluded, result.opinions[0].choices) == (2, 0, 2)
 
 
-def test_raters_who_fail_the_known_comparisons_are_excluded(stored: Path, tmp_path: Path) -> None:
-    wrong = {"comparison": "c900", "question": "same", "left": 0, "chosen": 1, "seconds": 0.1}
-    good = {"comparison": "c000", "question": "same", "left": 0, "chosen": 1, "seconds": 1.0}
-    import_answers([file_of(tmp_path, "ab" * 8), file_of(tmp_path, "cd" * 8, answers=[good, wrong])], stored)
+def test_raters_who_fail_the_known_answers_are_excluded(stored: Path, tmp_path: Path) -> None:
+    good, slips, fails = (
+        file_of(tmp_path, f"{k}a" * 8, answers=[answer("c000", k % 2), *known(wrong)])
+        for k, wrong in enumerate((0, 1, 2))
+    )
+    unsure = [answer("c000", 1), *known()[2:], answer("c900", None), answer("c901", None)]
+    import_answers([good, slips, fails, file_of(tmp_path, "3a" * 8, answers=unsure)], stored)
     result = people("small")
     assert result is not None
-    assert (result.raters, result.excluded, result.opinions[0].choices) == (2, 1, 1)
+    assert (result.raters, result.excluded, result.opinions[0].choices) == (4, 2, 2)
+
+
+def test_the_answers_so_far_say_how_many_are_missing(stored: Path, tmp_path: Path) -> None:
+    some = [answer(f"c{k:03d}", None if k % 4 == 3 else k % 2) for k in range(40)]
+    import_answers([file_of(tmp_path, f"{r}b" * 8, answers=[*some, *known()]) for r in range(3)], stored)
+    result = people("small")
+    assert result is not None
+    (only,) = result.opinions
+    assert (only.choices, only.undecided, only.per_pair) == (120, 30, 30.0)
+    text = survey_wording.in_words(result, {})
+    assert "120 answers, 25% of them can't tell" in text
+    assert "About 30 answers per pair of strategies chose a picture: enough to see a preference of 75% or more" in text
+    assert "60% takes about 164 more for each pair, about 17 raters like these." in text
+    assert "more" not in survey_wording.power(result, 0.9).split("or more")[1]
 
 
 BROKEN = {
@@ -151,11 +260,11 @@ BROKEN = {
     "not answers": {"kind": "something"},
     "unknown key": {"name": "Ada"},
     "a path for a rater": {"rater": "../../etc"},
-    "unknown comparison": {
-        "answers": [{"comparison": "c777", "question": "same", "left": 0, "chosen": 1, "seconds": 1.0}]
-    },
-    "twice": {"answers": [{"comparison": "c000", "question": "same", "left": 0, "chosen": 1, "seconds": 1.0}] * 2},
-    "no choice": {"answers": [{"comparison": "c000", "question": "same", "left": 0, "chosen": 2, "seconds": 1.0}]},
+    "unknown comparison": {"answers": [answer("c777", 1)]},
+    "twice": {"answers": [answer("c000", 1)] * 2},
+    "no choice": {"answers": [answer("c000", 2)]},
+    "faster than the page allows": {"answers": [answer("c000", 1, MINIMUM / 2)]},
+    "of an earlier page": {"schema": 1},
 }
 
 
@@ -183,3 +292,33 @@ def test_a_rater_cannot_be_replaced_nor_a_page_with_stored_answers(stored: Path,
     refuse_another_page(stored, {"page": "p1"})
     with pytest.raises(ConfigFault, match="another page"):
         refuse_another_page(stored, {"page": "p2"})
+
+
+def test_two_different_files_of_one_rater_are_refused_together_and_later(stored: Path, tmp_path: Path) -> None:
+    first = file_of(tmp_path, "ab" * 8)
+    second = first.rename(tmp_path / "first.json")
+    other = file_of(tmp_path, "ab" * 8, answers=[])
+    with pytest.raises(InputFault, match="other answers of rater abababab than in a file before it"):
+        import_answers([second, other], stored)
+    assert import_answers([second], stored) == 1
+    (stored / "copy.json").write_bytes(other.read_bytes())
+    with pytest.raises(InputFault, match="another file has answers of the same rater"):
+        people("small")
+
+
+EDITED = {
+    "a list": lambda key: [],
+    "no page": lambda key: {name: value for name, value in key.items() if name != "page"},
+    "no strategies": lambda key: key | {"comparisons": {"c000": {"first": "naive"}}},
+    "a text": lambda key: key | {"comparisons": {"c000": "naive"}},
+    "one score": lambda key: key | {"comparisons": {"c000": {"first": "a", "second": "b", "scores": {"dino": [1]}}}},
+}
+
+
+@pytest.mark.parametrize("edit", EDITED.values(), ids=EDITED)
+def test_an_edited_key_is_refused_by_name(stored: Path, tmp_path: Path, edit) -> None:
+    import_answers([file_of(tmp_path, "ab" * 8)], stored)
+    path = stored / "key.json"
+    path.write_text(json.dumps(edit(json.loads(path.read_text()))))
+    with pytest.raises(InputFault, match=r"key\.json: not the key of a survey"):
+        people("small")

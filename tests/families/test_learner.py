@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
@@ -190,3 +191,12 @@ def test_layers_that_cannot_be_grouped_are_refused(family):
     with pytest.raises(ValueError, match="four projections"):
         family.learner(None, Adapter(partial, {n: adapter.b[n] for n in partial}, 1.0), TrainingOptions())
     family.shift(Delta())
+
+
+def test_the_noise_schedule_has_correctly_rounded_square_roots():
+    """torch's in float32 depend on the processor's vendor."""
+    family = load().family
+    learner = family.learner(None, given(family), OPTIONS)
+    signal = learner.schedule.alphas_cumprod
+    for factor, square in zip(learner._mixture(), (signal, 1 - signal), strict=True):
+        np.testing.assert_array_equal(factor.numpy(), np.sqrt(square.numpy()))

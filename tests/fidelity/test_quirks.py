@@ -186,7 +186,7 @@ def first_a(monkeypatch, reinit: str, strategy: str, order: str, index: str, see
     concept = {"token": "sks", "noun": "mug", "prompts": []}
     run = Run(TaskSequence("study", "objects", order), strategy, seed)
     with families.substitute(study.base.name, Beginning()):  # type: ignore[arg-type]
-        adapter, _ = training_task.train(study, run, index, State(), {"concept": concept}, [])
+        adapter, _ = training_task.train(study, run, index, training_task.Inputs({"concept": concept}, [], State()))
     return adapter.a["m"]
 
 

@@ -1,10 +1,10 @@
-"""Stage names, slots, durations and workers, without a study."""
+"""Stage names, slots and workers, without a study."""
 
 import pytest
 
 from flows.engine.pool import Pool, Slots, WorkerLost, slots
+from flows.graph import stage_names
 from flows.graph.stage_names import StageName
-from stages.tools.forecasting.durations import Times
 
 
 @pytest.mark.parametrize(
@@ -22,23 +22,18 @@ def test_stage_names_have_a_title_in_words(stage, title):
     assert str(StageName.parse(stage)) == stage
 
 
+def test_a_strategy_stands_for_its_only_run():
+    stages = stage_names.last_stages("merge_init")
+    assert stages == stage_names.last_stages("objects/0/merge_init/0")
+    assert "score@objects-0-merge_init-0-task9" in stages
+
+
 def test_slots_come_from_the_command_line_then_from_the_environment(monkeypatch):
     assert slots(3, "0,1") == Slots(3, ("0", "1"))
     assert [slots(3, "0,1").environment(i)["CUDA_VISIBLE_DEVICES"] for i in range(3)] == ["0", "1", "0"]
     monkeypatch.setenv("PALIMPSEST_JOBS", "5")
     assert slots(None, "").jobs == 5
     assert slots(2, "").environment(0) == {}
-
-
-def test_durations_are_measured_and_saved(tmp_path):
-    times = Times(tmp_path)
-    first = times.of("train", 2)
-    for _ in range(30):
-        times.note("train", 2, 40.0)
-    times.save()
-    assert first != 40
-    assert Times(tmp_path).of("train", 2) == pytest.approx(40.0)
-    assert Times(tmp_path).of("train", 3) == first
 
 
 @pytest.mark.slow

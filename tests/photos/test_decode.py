@@ -1,6 +1,7 @@
 import io
 import os
 import struct
+import time
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -292,7 +293,7 @@ def test_the_first_picture_of_an_mpo_is_the_photo():
 
 def unreadable(path: Path, max_megabytes: float = 256) -> str:
     with pytest.raises(InputFault) as caught:
-        read_file(path, max_megabytes)
+        read_file(path, max_megabytes, "prepare.max_megabytes")
     return str(caught.value)
 
 
@@ -345,3 +346,25 @@ def test_all_bad_names_and_links_are_listed(tmp_path):
     assert len(lines) == 6
     assert all(line.isprintable() for line in lines)
     assert sum("a link out of" in line for line in lines) == 3
+
+
+def scans(size, count):
+    """A progressive JPEG with `count` scans: each refines nothing and takes a few bytes, and as long as a picture."""
+    data = encoded(Image.new("L", (size, size)), "JPEG", progressive=True)
+    start = data.rindex(b"\xff\xda")
+    return data[:start] + data[start:-2] * count + data[-2:]
+
+
+@pytest.mark.parametrize(("size", "count"), [(64, 200), (7000, 20)])
+def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded(size, count):
+    data = scans(size, count)
+    assert len(data) < 1 << 20
+    began = time.process_time()
+    assert "scans, which takes too long to decode" in refusal(data)
+    assert time.process_time() - began < 5
+
+
+def test_an_ordinary_progressive_jpeg_is_decoded():
+    data = encoded(noise(640, 480), "JPEG", progressive=True)
+    assert 5 < data.count(b"\xff\xda") < 20
+    assert decode(data, Prepare(resolution=32))[0].size == (640, 480)

@@ -106,7 +106,7 @@ def test_one_run_is_named_as_one_and_several_are_not() -> None:
 def test_nothing_learned_announces_no_winner(gain: float) -> None:
     found = sentence(study({"naive": gain, "magmax": gain}))
     assert (found.branch, found.best) == ("not learned", None)
-    assert "nothing was learned" in found.text
+    assert "nothing is shown to have been learned: the best gain over the base model is" in found.text
     assert "highest" not in found.text
     assert "above" not in found.text
 
@@ -118,7 +118,7 @@ def test_what_is_gone_at_the_end_announces_no_winner() -> None:
     again = replace(summary, verdicts=judge(summary.results[0], summary.params.report))
     found = sentence(again)
     assert (found.branch, found.best) == ("lost", None)
-    assert "no strategy scores above the base model: naive 0.2" in found.text
+    assert "no strategy is shown to score above the base model: naive 0.2" in found.text
 
 
 def test_grey_mush_below_chance_is_no_winner() -> None:
@@ -197,6 +197,33 @@ def test_equal_rounded_values_are_not_ranked() -> None:
     assert "highest" not in found.text
 
 
+def test_a_significant_difference_that_is_none_when_rounded_ranks_nobody() -> None:
+    summary = study({"naive": 0.1, "merge_init": 0.5, "magmax": 0.5})
+    own = summary.results[0].measured["looks"][OWN]
+    own[2] = own[1] + 1e-4
+    again = replace(summary, verdicts=judge(summary.results[0], summary.params.report))
+    verdict = again.verdicts[0]
+    sure = {pair: dict.fromkeys(p, 1e-9) for pair, p in verdict.p_values.items()}
+    again = replace(again, verdicts=[replace(verdict, p_values=sure)])
+    found = sentence(again)
+    assert found.text.count("above") == 1
+    assert "above naive 0." in found.text
+    line = wording.terminal(again).split("objects by looks: average score")[1].split("objects by")[0]
+    assert line.count(">") == line.count("~") == 1
+
+
+def test_a_difference_that_only_another_judge_sees_is_named() -> None:
+    same = {"naive": 0.30, "merge_init": 0.31, "magmax": 0.32}
+    summary = study(same, spread=0.1, others={"csd": GOOD})
+    found = sentence(summary)
+    assert (found.branch, found.best) == ("tie", None)
+    assert "; by csd, magmax 0.7" in found.text
+    assert " is above naive 0.3" in found.text
+    first, other = summary.verdicts
+    unsure = {pair: dict.fromkeys(p, 0.2) for pair, p in other.p_values.items()}
+    assert "csd" not in sentence(replace(summary, verdicts=[first, replace(other, p_values=unsure)])).text
+
+
 def test_a_judge_that_disagrees_is_named() -> None:
     against = {"csd": {"naive": 0.6, "merge_init": 0.2, "magmax": 0.2}, "clip_i": GOOD}
     found = sentence(study(GOOD, others=against))
@@ -214,6 +241,23 @@ def test_one_strategy_is_compared_with_the_base_alone() -> None:
     assert (found.branch, found.best) == ("alone", "naive")
     assert "naive scores 0.5" in found.text
     assert "shows the concepts" in found.text
+
+
+def test_what_was_not_tested_is_not_claimed() -> None:
+    """One concept is recognised among no others, and without `plain` nobody knows what its word adds."""
+    summary = study({"naive": 0.3})
+    verdict = summary.verdicts[0]
+    untested = {"naive": {m: x for m, x in verdict.strategies["naive"].items() if "top1" not in m and "own" not in m}}
+    base = {m: x for m, x in verdict.base.items() if "top1" not in m}
+    verdict = replace(verdict, strategies=untested, base=base)
+    found = sentence(replace(summary, verdicts=[verdict]))
+    assert found.branch == "alone"
+    assert "shows the concepts" not in found.text
+    assert "whether it is the concept or its whole class is unknown without sample.plain" in found.text
+    added = {"naive": replace(untested["naive"]["gain"], low=0.1)}
+    found = sentence(replace(summary, verdicts=[replace(verdict, word=added)]))
+    assert "shows the concepts" in found.text
+    assert "unknown without" not in found.text
 
 
 def test_a_single_picture_says_that_chance_is_unknown() -> None:

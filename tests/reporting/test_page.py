@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import html
 import io
 import json
 import re
@@ -18,8 +19,9 @@ from stages.core.runs import runs
 from stages.evaluation.preference import Opinion, People
 from stages.evaluation.statistics import Interval, summarise
 from stages.files import model_lock, tables
-from stages.reporting.page import background, charts, render, sprites, svg
-from stages.reporting.page.sections import SECTIONS
+from stages.reporting import stamp
+from stages.reporting.page import background, charts, lines, render, sprites, svg
+from stages.reporting.page.sections import BY_METRIC, SECTIONS
 from tests.support import synthetic_study
 
 HOSTILE = '</script><script>alert(1)</script><img src="http://evil.example/x" onerror=alert(2)> {} & {}'
@@ -82,7 +84,10 @@ def test_the_licences_of_models_are_those_of_the_lock_or_not_stated(tmp_path, mo
 
 
 def test_every_section_is_present_in_order(page) -> None:
-    assert [s["id"] for s in page.all("section")] == [name for name, _, _ in SECTIONS if name != "people"]
+    optional = ("people", "swept", "alignment")  # what they show is not in every study
+    assert [s["id"] for s in page.all("section")] == [name for name, _, _ in SECTIONS if name not in optional]
+    places = [k for k, (name, _, _) in enumerate(SECTIONS) if name in BY_METRIC]
+    assert places == list(range(places[0], places[-1] + 1)), "those that follow the metric stand together"
     assert {path.name.split(".")[0] for path in (render.TEMPLATES / "sections").glob("*.j2")} == {
         name for name, _, _ in SECTIONS
     }
@@ -91,7 +96,8 @@ def test_every_section_is_present_in_order(page) -> None:
 def test_it_makes_no_requests(made, page) -> None:
     for tag, attributes in page.tags:
         for key in ("src", "href", "srcset", "action", "data", "poster"):
-            assert re.match(r"#|data:|$", attributes.get(key, "")), (tag, attributes)
+            links = r"#|https://|[a-z]+\.(csv|json|parquet|md)$|[a-z]+/$" if (tag, key) == ("a", "href") else "#|data:"
+            assert re.match(rf"{links}|$", attributes.get(key, "")), (tag, attributes)
     assert not re.search(r"url\((?!data:image/webp;base64,)|@import", made[2])
     assert not page.all("link")
     assert not page.all("iframe")
@@ -104,6 +110,13 @@ def test_only_its_own_scripts_may_run(page) -> None:
     assert {base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in executed} == allowed
     assert len(executed) == 2
     assert policy.startswith("default-src 'none'; img-src data:")
+
+
+def test_the_facts_of_a_run_have_a_place(made) -> None:
+    assert made[2].count(stamp.SLOT) == 1
+    text = stamp.stamped(made[2], "2026-01-02 03:04:05", "", "")
+    assert "<dt>Last run</dt><dd>began 2026-01-02 03:04:05</dd>" in text
+    assert "<dt>Commit" not in text
 
 
 def test_a_prompt_with_markup_stays_text(made, page) -> None:
@@ -227,7 +240,7 @@ def test_pictures_stay_within_their_budget(side: int, cells: int, noises: int) -
 
 def test_a_chart_has_tips_and_escapes_names() -> None:
     rows = [{"strategy": "a", "after": k, "value": k / 2, "tip": tip} for k, tip in ((1, '<b>"&'), (2, "x"))]
-    drawn = svg.draw(charts.line_per_strategy(rows, ["a"], 2), 'a "title" <b>')
+    drawn = svg.draw(lines.line_per_strategy(rows, ["a"], 2), 'a "title" <b>')
     assert 'aria-label="a &#34;title&#34; &lt;b&gt;"' in drawn
     assert re.findall(r'data-tip="([^"]*)"', drawn) == ["&lt;b&gt;&quot;&amp;", "x"]
     assert "<b>" not in drawn
@@ -262,9 +275,11 @@ def test_the_citation_is_that_of_the_project(page) -> None:
 
 def test_answers_of_people_have_a_section_of_their_own(made) -> None:
     high, low = Interval(0.5, 0.2, 0.8), Interval(-0.5, -0.8, -0.2)
-    opinion = Opinion("same", 40, {"naive": low, "merge_init": high}, 0.61, {"looks": high})
+    opinion = Opinion("same", 40, 10, 30.0, {"naive": low, "merge_init": high}, 0.61, {"looks": high})
     text = render.page(made[1], People(5, 1, [opinion]))
     section = text[text.index('<section id="people"') :]
     assert "5 raters, of whom 1 failed" in section
+    assert "25% of them can't tell" in html.unescape(section)
+    assert "enough to see a preference of 75% or more" in section
     assert section.index("+0.50 [+0.20, +0.80]") < section.index("0.50 [-0.80, -0.20]".replace("-", "\u2212"))
     assert 'id="people"' not in made[2]

@@ -2,12 +2,15 @@
 
 import re
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stages.evaluation.statistics import summarise
 from stages.reporting import data_files, headline, wording
-from stages.reporting.page import render
+from stages.reporting.page import filmstrip, overview, render
 from tests.support import synthetic_study
 
 STRATEGIES = ("naive", "merge_init", "magmax")
@@ -53,12 +56,54 @@ def test_the_first_table_has_the_numbers_of_the_metrics(made) -> None:
     assert [float(x) for x in re.findall(r'<data value="([^"]+)"', made[2])] == expected
 
 
+def test_the_strategy_that_the_sentence_prefers_is_marked(made, monkeypatch) -> None:
+    marked = re.compile(r'<tr data-strategy="([^"]*)" class="best">')
+    best = headline.headline(made[1], "objects").best
+    assert marked.findall(made[2]) == ([best] if best else [])
+    other = headline.Headline("best", "naive", "After 3 objects, ...")
+    monkeypatch.setattr(headline, "headline", lambda *_: other)
+    monkeypatch.setattr(render, "SECTIONS", render.SECTIONS[:1])
+    assert marked.findall(render.page(made[1])) == ["naive"]
+
+
+@given(st.integers(1, 40))
+def test_the_first_screen_shows_concepts_by_a_rule(tasks: int) -> None:
+    places = overview.shown_concepts(tasks)
+    assert places[0] == 1
+    assert places[-1] == max(1, tasks - 1), "the last one cannot be forgotten"
+    steps = {b - a for a, b in pairwise(places)}
+    assert len(places) == min(overview.MOST, max(1, tasks - 1))
+    assert max(steps, default=1) - min(steps, default=1) <= 1, "evenly"
+
+
+@pytest.mark.parametrize(
+    ("name", "token", "title"),
+    [
+        ("ofl_triangle", "ofl", "triangle, called ofl"),
+        ("red_mug", "sks", "red mug, called sks"),
+        ("stained_glass", "stained_glass", "stained glass"),
+        ("mug", "mug", "mug"),
+    ],
+)
+def test_concepts_have_names_for_readers(name: str, token: str, title: str) -> None:
+    assert filmstrip.readable(name, token) == title
+
+
+def test_a_screen_has_one_definition_of_forgetting(made) -> None:
+    parts = dict(re.findall(r'<section id="(\w+)"(.*?)</section>', made[2], re.S))
+    shown = {name: re.sub("<details>.*?</details>", "", part, flags=re.S) for name, part in parts.items()}
+    with_others = {name for name, part in shown.items() if re.search("as published|backward transfer", part)}
+    assert with_others == {"published"}
+    assert ">forgetting<" in shown["numbers"]
+    assert ">forgetting<" not in shown["published"]
+
+
 def test_the_papers_numbers_are_shown_for_their_metric_only(made, monkeypatch) -> None:
     assert not re.search("paper", made[2].split('<section id="curves"')[0].split('<section id="overview"')[1])
     assert "0.675" not in made[2], "no metric of this study is the paper's"
     known = wording.paper("objects", "clip_i")
     monkeypatch.setattr(wording, "paper", lambda domain, metric: known if metric == "looks" else {})
-    section = render.page(made[1]).split('<section id="numbers"')[1].split("</section>")[0]
+    section = render.page(made[1]).split('<section id="published"')[1].split("</section>")[0]
     table = section.split("Compared with the paper, by looks</caption>")[1].split("</table>")[0]
     rows = [re.findall(r"<td>(.*?)</td>", row) for row in table.split("<tr>")[2:]]
     assert [[row[1], row[3]] for row in rows] == [["0.488", "-"], ["0.675", "0.026"], ["0.503", "-"]]

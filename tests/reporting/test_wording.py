@@ -73,7 +73,7 @@ def test_an_interval_that_excludes_zero_ranks_nothing_where_the_corrected_test_d
     uncertain = {pair: dict.fromkeys(found, 0.06) for pair, found in verdict.p_values.items()}
     assert verdict.difference("a", "b", "average_score").excludes_zero
     lines = conclusions.conclusions(summary(replace(verdict, p_values=uncertain)))
-    assert set(signs(" ".join(lines[2:]))) == {"~"}
+    assert set(signs(" ".join(lines[3:]))) == {"~"}
     assert "in average score none; in forgetting none" in " ".join(lines)
     assert "**" not in str(wording.differences(replace(verdict, p_values=uncertain), 0.05))
 
@@ -108,10 +108,15 @@ def test_strategies_beat_the_base_model_only_by_their_intervals() -> None:
 def test_tables_have_a_row_for_each_strategy_and_the_base() -> None:
     rows = wording.overview(given())
     assert [row[0] for row in rows] == ["strategy", "a", "b", "c", "base model"]
-    assert rows[0][1:] == [glossary.GLOSSARY[m][0] for m in wording.HEADLINE]
-    assert rows[-1][2] == "-", "the base model forgets nothing"
+    assert rows[0][1:] == ["regime", *(glossary.GLOSSARY[m][0] for m in wording.HEADLINE)]
+    assert [row[1] for row in rows[1:]] == ["strict", "strict", "strict", "-"]
+    assert rows[-1][3] == "-", "the base model forgets nothing"
     photos = {"average_score": Interval(0.9, 0.8, 1.0)}
-    assert wording.overview(replace(given(), ceiling=photos))[-1][:2] == ["photos (ceiling)", "0.900 [0.800, 1.000]"]
+    assert wording.overview(replace(given(), ceiling=photos))[-1][:3] == [
+        "photos (ceiling)",
+        "-",
+        "0.900 [0.800, 1.000]",
+    ]
     assert len({len(row) for row in rows}) == 1
 
 

@@ -80,3 +80,9 @@ def test_a_stop_request_is_recorded_and_has_no_other_effect():
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.received
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_lock_that_cannot_be_written_names_its_path(tmp_path):
+    (tmp_path / "full").symlink_to("/dev/full")
+    with pytest.raises(MachineFault, match="full: cannot write: "), lock(tmp_path / "full"):
+        pass

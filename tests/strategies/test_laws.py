@@ -23,7 +23,10 @@ OTHERS = [
     ("ortho_init", {"merging": "exact"}),
     ("ortho_init", {"merging": "exact", "init": "row_space"}),
     ("magmax", {"threshold": 2.0}),
-    ("magmax", {"delay": 2}),
+    ("magmax", {"sum_first": 2}),
+    ("magmax", {"once": 3}),
+    ("magmax", {"adaptive": True}),
+    ("magmax", {"trains_on": "base"}),
     ("scaled_sum", {"rule": "constant"}),
     ("scaled_sum", {"rule": "constant", "share": 1.0}),
     ("scaled_sum", {"rule": "inverse"}),
@@ -120,7 +123,7 @@ def test_a_task_that_learns_nothing_leaves_the_model_alone(name, options, seed, 
     after = merged(strategy, state, untrained)
     if "idle" in strategy.laws:
         assert same(after.delta, state.delta)
-    elif count > 1:
+    elif count > 1 and "once" not in options:  # which breaks it at that task only
         assert not same(after.delta, state.delta)
 
 

@@ -286,3 +286,34 @@ def test_a_thin_decomposition_is_the_whole_one():
 def test_rows_made_orthonormal_span_what_they_did():
     rows = orthonormal_rows(wide(3).a["one"])
     close(rows @ rows.T, torch.eye(3))
+
+
+def test_once_selects_the_largest_entries_of_all_tasks_after_one_of_them():
+    tasks = [wide(seed) for seed in (1, 2, 3, 4)]
+    deltas = [shift(task.delta, "one") for task in tasks]
+    stacked = torch.stack(deltas[:3])
+    largest = stacked.gather(0, stacked.abs().argmax(0, keepdim=True))[0]
+    close(shift(after("magmax", *tasks[:2], once=3).delta, "one"), deltas[0] + deltas[1])
+    close(shift(after("magmax", *tasks[:3], once=3).delta, "one"), largest)
+    close(shift(after("magmax", *tasks, once=3).delta, "one"), shift(after("magmax", *tasks).delta, "one"))
+
+
+@pytest.mark.parametrize("sizes", [(1.0, 1.0, 1.0, 1.0), (1.0, 0.1, 30.0, 0.01)])
+def test_adaptive_selection_gives_each_new_task_its_share_however_large_it_is(sizes):
+    """With a fixed threshold, one that is thirty times as large would take everything."""
+    pairs = zip(sizes, map(wide, range(4)), strict=True)
+    tasks = [Adapter(t.a, {n: size * b for n, b in t.b.items()}, t.scale) for size, t in pairs]
+    deltas = [shift(task.delta, "one") for task in tasks]
+    for count in (2, 3, 4):
+        old, chosen = (shift(after("magmax", *tasks[:n], adaptive=True).delta, "one") for n in (count - 1, count))
+        won = chosen != old
+        assert float(won.double().mean()) == pytest.approx(1 / count, abs=0.01)
+        close(chosen, torch.where(won, deltas[count - 1], old))
+        ratio = (deltas[count - 1] / old).abs()
+        assert float(ratio[won].min()) >= float(ratio[~won].max())
+
+
+@pytest.mark.parametrize("options", [{"adaptive": True, "threshold": 2.0}, {"once": 3, "sum_first": 2}, {"once": 1}])
+def test_two_rules_of_selection_at_a_time_are_refused(options):
+    with pytest.raises(ConfigFault, match=r"Remove|greater than or equal to 2"):
+        strategies.make("magmax", options)

@@ -6,6 +6,7 @@ import torch
 from stages.adapters.algebra import Adapter, Delta, add_factors, orthogonal_columns, select
 from stages.adapters.state import State
 from stages.core.strategy import strategies
+from stages.runtime.faults import ConfigFault
 from stages.runtime.seeds import generator
 
 SHAPES = {"one": (12, 10), "two": (8, 14)}
@@ -120,7 +121,20 @@ def test_magmax_with_a_threshold_keeps_more_of_the_old():
     assert owned(4.0) < owned(1.0) < owned(0.25)
 
 
+def test_magmax_may_select_once_among_adapters_of_the_base():
+    strategy, seeds = strategies.make("magmax", {"trains_on": "base"}), (1, 2, 3, 4)
+    assert strategy.frozen(after("magmax", 1)) is None
+    result = after("magmax", *seeds, trains_on="base").delta
+    for name in SHAPES:
+        every = torch.stack([module(adapter(seed).delta, name) for seed in seeds])
+        once = every.gather(0, every.abs().max(0, keepdim=True).indices)[0]
+        assert torch.allclose(module(result, name), once)
+    assert close(result, after("magmax", *reversed(seeds), trains_on="base").delta)
+    with pytest.raises(ConfigFault, match="trains_on: base selects once"):
+        strategies.make("magmax", {"trains_on": "base", "sum_first": 2})
+
+
 def test_magmax_may_select_later():
-    assert close(after("magmax", 1, 2, delay=2).delta, adapter(1).delta + adapter(2).delta)
+    assert close(after("magmax", 1, 2, sum_first=2).delta, adapter(1).delta + adapter(2).delta)
     late = select(adapter(1).delta + adapter(2).delta, adapter(3).delta)
-    assert close(after("magmax", 1, 2, 3, delay=2).delta, late)
+    assert close(after("magmax", 1, 2, 3, sum_first=2).delta, late)

@@ -26,6 +26,8 @@ KILLS = {
     "dvc and its stage": (DVC, "all", signal.SIGKILL),
     "a worker, asked to stop": (SEVERAL, "stage", signal.SIGTERM),
     "a stage of dvc": (DVC, "stage", signal.SIGKILL),
+    "the flow, interrupted": (SEVERAL, "parent", signal.SIGINT),
+    "the flow and all its workers, interrupted": (SEVERAL, "all", signal.SIGINT),
 }
 
 

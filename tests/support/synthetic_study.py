@@ -1,19 +1,22 @@
 """A small study as the stages would have left it, with made-up scores and pictures, for the tests of the report."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 from unittest.mock import patch
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
 from stages.core.metric import EmbeddingMetric, Metric
-from stages.core.params import Params, PlugIn, Report, Sample, Score, Task
-from stages.core.runs import runs, sequences
+from stages.core.params import Params, PlugIn, Report, Sample, Score, Task, Train
+from stages.core.runs import RESPONSES, runs, sequences
+from stages.core.strategy import strategies as registered
 from stages.files import artifact, tables, writing
+from stages.files.tensors import save
 
 SIZE = 16
 STEPS = 40
@@ -59,8 +62,11 @@ def parameters(
     paper: bool = True,
     plain: int = 0,
     dataset: str = "toy",
+    strategy: Mapping[str, Mapping[str, Any]] | None = None,
+    responses: int = 0,
 ) -> Params:
-    """The parameters that a report reads; they need no plug-in."""
+    """The parameters that a report reads. A strategy of another name than a plug-in's, without an entry, is a sum."""
+    entries = {name: {} if name in registered.classes else {"is": "merge_init"} for name in strategies}
     positions = [f"{i:02d}" for i in range(1, tasks + 1)]
     turns = {order: [*names[k:tasks], *names[:k]] for k, order in enumerate(orders)}
     params = SyntheticParams.model_construct(
@@ -76,8 +82,10 @@ def parameters(
         sequences={"objects": {o: {f"t{i}": n for i, n in zip(positions, t, strict=False)} for o, t in turns.items()}},
         dataset=PlugIn(name=dataset, options={}),
         base=PlugIn(name="toy", options={"path": "data/world/base", "vae": "data/models/vae", "dtype": "float32"}),
+        train=Train(rank=4, alpha=4, steps=3, batch=2, learning_rate=1e-4, reinit="shared", checkpoint_every=2),
+        strategy=entries | dict(strategy or {}),
         score=Score(judges="judges", metrics={"looks": {"path": "eye"}, "prompted": {"path": "eye"}}),
-        sample=Sample.model_construct(images=noises, plain=plain),
+        sample=Sample.model_construct(images=noises, plain=plain, responses=responses),
         report=Report(identity="looks", paper=paper),
     )
     return params
@@ -103,6 +111,8 @@ def _write(params: Params, prompts: int, wording: str) -> None:
             _after(params, folder, names, number, seen, run.strategy, prompts, f"{run.sequence.order}{run.seed}")
             with artifact.publish(folder / "state", "state", {}) as draft:
                 facts = {"relative_error": 0.1 * number, "survival": {"float16": 0.9}}
+                if params.sample.responses:
+                    facts |= {"norm": 1.0 + number, "own_norm": 1.0, "cosine": 0.1 * FADES[run.strategy]}
                 (draft / "check.json").write_text(json.dumps(facts), "utf-8")
             with artifact.publish(folder / "adapter", "adapter", {}) as draft:
                 loss = [1 / (1 + step) for step in range(STEPS)]
@@ -156,9 +166,11 @@ def _after(
         }
         facts["plain"] = {"images": params.sample.plain, "tasks": words}
     with artifact.publish(folder / "images", "images", facts) as draft:
+        if params.sample.responses:
+            _responses(draft / RESPONSES, params.sample.responses, len(names), after, strategy, run)
         for task in range(1, seen + 1):
             name = names[task - 1]
-            kept = FADES[strategy] ** (after - task) if after >= task else 0.0
+            kept = FADES.get(strategy, 0.4) ** (after - task) if after >= task else 0.0
             last = names[after - 1] if after else name
             (draft / f"{task:02d}").mkdir()
             for prompt in range(prompts):
@@ -196,6 +208,14 @@ def _after(
         tables.write(draft / "references.parquet", tables.REFERENCES, references)
         if params.sample.plain:
             tables.write(draft / "plain-scores.parquet", tables.SCORES, plain)
+
+
+def _responses(path: Path, count: int, tasks: int, after: int, strategy: str, run: str) -> None:
+    """Each task adds a step of its own to what is predicted, longer where more is forgotten."""
+    rngs = [np.random.default_rng([t, *strategy.encode(), *run.encode()]) for t in range(1, after + 1)]
+    learned = sum((rng.normal(size=(count, 12)) for rng in rngs), np.zeros((count, 12)))
+    values = torch.tensor(learned * (2 - FADES.get(strategy, 0)), dtype=torch.float32)
+    save({f"{t:02d}": t + values for t in range(1, tasks + 1)}, path)
 
 
 def _pixels(name: str, last: str | None, kept: float, prompt: int, noise: int, rng: np.random.Generator) -> np.ndarray:

@@ -163,13 +163,19 @@ class FlowLearner(Learner):
         }
 
     def loss(self, inputs: Encodings) -> Tensor:
+        return ((self._found(inputs) - inputs["wanted"]).square().mean((1, 2, 3)) * inputs["weight"]).sum()
+
+    def _found(self, inputs: Encodings) -> Tensor:
         model = self.family.model
         shifted = {
             f"{name}.weight": model.get_submodule(name).weight + self.scale * b @ a
             for name, a, b in zip(self.names, self.a, self.b, strict=True)
         }
-        found = torch.func.functional_call(model, shifted, (inputs["noisy"], inputs["time"], inputs["text"]))
-        return ((found - inputs["wanted"]).square().mean((1, 2, 3)) * inputs["weight"]).sum()
+        return torch.func.functional_call(model, shifted, (inputs["noisy"], inputs["time"], inputs["text"]))
+
+    @torch.no_grad()
+    def predict(self, inputs: Encodings) -> Tensor:
+        return self._found(inputs)
 
     def adapter(self) -> Adapter:
         a, b = ({n: p.detach().clone() for n, p in zip(self.names, half, strict=True)} for half in (self.a, self.b))

@@ -220,7 +220,7 @@ def test_the_lock_refuses_executable_formats_and_paths_outside_the_folder(hub, n
     lock()
     Path("data/models.yaml").write_text(Path("data/models.yaml").read_text().replace("config.json", name))
     with pytest.raises(
-        ConfigFault, match=r"data/models\.yaml:2: files: .* must be a \.safetensors, \.json, \.txt file inside"
+        ConfigFault, match=r"data/models\.yaml:2: files: .* must be a \.safetensors, \.onnx, \.json, \.txt file inside"
     ):
         model_lock.read_lock()
 

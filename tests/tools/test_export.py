@@ -13,10 +13,12 @@ from ruamel.yaml import YAML
 
 from stages.adapters.algebra import Delta
 from stages.adapters.storage import load_adapter
+from stages.core.strategy import strategies
 from stages.files import artifact, writing
 from stages.runtime.faults import ConfigFault, InputFault, MachineFault
-from stages.tools.exchange.model_card import metadata, model_card
-from stages.tools.exchange.source import find_origin
+from stages.tools.exchange import source
+from stages.tools.exchange.model_card import _about, metadata, model_card
+from stages.tools.exchange.source import find_origin, preferred_run, run_named
 from stages.tools.export import export
 from stages.tools.import_lora import import_lora
 from tests.support.drawn_study import DENSE, SUM, drawn_study
@@ -184,6 +186,19 @@ def test_a_single_adapter_is_described_as_incomplete(study, tmp_path):
     assert "One adapter, trained on the base model." in path.with_name("README.md").read_text()
 
 
+@pytest.mark.parametrize("strategy", sorted(strategies.classes))
+def test_an_adapter_is_described_as_what_it_holds(study, strategy):
+    origin = find_origin(study, f"objects/0/{strategy}/0", "02", "adapter")
+    concepts = [data["concept"]["name"] for data in origin.data]
+    if strategy in ("naive", "slao", "joint"):  # one adapter goes on; photos of all concepts
+        assert len(concepts) == 2
+        assert "One adapter of the base model that holds 2 concepts" in _about(origin)
+    else:
+        assert len(concepts) == 1
+    assert origin.words == origin.triggers
+    assert len(origin.words) == len(concepts)
+
+
 def test_other_files_are_not_overwritten(study, tmp_path):
     (tmp_path / "README.md").write_text("mine")
     with pytest.raises(ConfigFault, match=r"README\.md: already exists and is not an export"):
@@ -205,7 +220,6 @@ def test_a_full_disk_is_reported_before_anything_is_written(study, tmp_path, mon
 @pytest.mark.parametrize(
     ("options", "fault", "message"),
     [
-        ({"task": None}, ConfigFault, "no task given"),
         ({"run": "objects/0/naiv/0"}, ConfigFault, "Did you mean|There is"),
         ({"run": DENSE, "format": "diffusers"}, ConfigFault, "--rank N"),
         ({"run": DENSE, "rank": 1}, InputFault, "above the limit of 0.1"),
@@ -230,8 +244,30 @@ def test_an_export_can_be_imported_and_exported_again(study, tmp_path, form):
     again = exported(study, str(folder), tmp_path / "again", task=None, what="adapter")
     assert relative_error(comfyui(open_lora(again)[0], ldm_names(2, 1, delta.modules)), delta) < 1e-3
     assert "trained elsewhere" in again.with_name("README.md").read_text()
-    assert "; adapter: base model: Apache-2.0; pictures: " in open_lora(again)[1]["modelspec.license"]
+    assert "; imported adapter: base model: Apache-2.0; pictures: " in open_lora(again)[1]["modelspec.license"]
     with pytest.raises(ConfigFault, match="02/state: already exists and is not an import"):
         import_lora(
             study, None, Namespace(file=path, to=Path("runs/small/objects/0/merge_init/0/02/state"), alpha=None)
         )
+
+
+def test_without_a_run_the_one_that_the_report_prefers_is_exported(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(source, "REPORTS", tmp_path)
+    with pytest.raises(ConfigFault, match="no report"):
+        preferred_run(study)
+    folder = tmp_path / study.study
+    folder.mkdir()
+    scores = {name: {"average_score": 0.1 * k} for k, name in enumerate(("magmax", "naive", "rehearse_words"))}
+    (folder / "headline.json").write_text(json.dumps({"objects": {**scores, "base": {"average_score": 0.9}}}))
+
+    def conclude(preferred):
+        (folder / "conclusion.json").write_text(json.dumps({"warning": None, "objects": {"preferred": preferred}}))
+
+    conclude("magmax")
+    assert preferred_run(study).strategy == "magmax"
+    conclude(None)  # the highest score among those that know the least; the base is no strategy
+    assert preferred_run(study).strategy == "naive"
+    assert find_origin(study, None, None, "state").name == "-".join([study.study, "objects-0-naive-0", "02"])
+    assert str(run_named(study, "naive")) == "objects/0/naive/0"
+    with pytest.raises(ConfigFault, match=r"has 2 runs\. Give one: objects/0/naive/0, objects/0/naive/1"):
+        run_named(study.model_copy(update={"seeds": (0, 1)}), "naive")

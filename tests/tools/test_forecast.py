@@ -29,7 +29,7 @@ def test_the_counts_of_the_default_study_follow_from_its_parameters():
 
 @pytest.mark.parametrize("name", ["quick", "toy-styles"])
 def test_any_profile_can_be_counted(name, capsys):
-    forecast(params.load(), None, Namespace(profile=name, steps=1, counts=True, json=True))
+    forecast(params.load(), None, Namespace(profile=name, steps=1, counts=True, json=True, card=None))
     result, study = json.loads(capsys.readouterr().out), profiles.params(name)
     assert result["study"] == name
     assert result["counts"]["adapters"] == len(study.strategies) * len(study.tasks) * len(study.orders)
@@ -70,7 +70,7 @@ def test_a_calibration_measures_every_part_and_cleans_up(tmp_path, monkeypatch, 
     folder = workspace(tmp_path / "work")
     monkeypatch.chdir(folder)
     study = params.load()
-    forecast(study, None, Namespace(profile=None, steps=2, counts=False, json=True))
+    forecast(study, None, Namespace(profile=None, steps=2, counts=False, json=True, card=None))
     result = json.loads(capsys.readouterr().out)
     for part in ("train", "sample", "score", "merge"):
         low, each, high = (result["seconds"][part][key] for key in ("low", "each", "high"))
@@ -85,5 +85,5 @@ def test_a_calibration_measures_every_part_and_cleans_up(tmp_path, monkeypatch, 
     assert not list((folder / ".cache/images").rglob("*.png"))
     assert not list((folder / ".checkpoints").rglob("*.safetensors"))
     assert files
-    forecast(study, None, Namespace(profile=None, steps=1, counts=False, json=False))
+    forecast(study, None, Namespace(profile=None, steps=1, counts=False, json=False, card=None))
     assert "pictures to sample" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from safetensors.torch import save, save_file
 
-from stages.core.family import KnownAs
+from stages.core.family import KnownAs, families
 from stages.families.unet.names import module_names
 from stages.files import tensors as weightfile
 from stages.runtime.faults import ConfigFault, InputFault, MachineFault
-from stages.tools.exchange.importing import CONFIG, read_lora
+from stages.tools.exchange.importing import _other_base, read_lora
+from stages.tools.exchange.settings import CONFIG
 from tests.support.lora_readers import fake_family
 from tests.tools.test_exporting import MODULES, adapter
 
@@ -258,10 +260,27 @@ def test_not_enough_memory_is_a_machine_fault(tmp_path, monkeypatch, error):
 
 
 @pytest.mark.parametrize("key", ["modelspec.architecture", "ss_base_model_version"])
-def test_a_file_that_names_another_base_is_refused(tmp_path, key):
+def test_another_name_of_the_base_is_a_synonym_or_a_warning(tmp_path, key):
     path = written(tmp_path / "a.safetensors", kohya(), {key: "sd-1.5\n/lora"})
-    with pytest.raises(InputFault, match=rf"made for 'sd-1\.5\\n' \({key}\), this study's base is 'some"):
-        read_lora(path, BASE)
+    (warning,) = read_lora(path, BASE).warnings
+    assert warning.startswith(f"made for 'sd-1.5\\n' ({key}), this study's base is 'some")
+    for name in ("some-base", "Somebody_2"):
+        other = fake_family(SHAPES, KnownAs("some-base", "some-base", synonyms=("somebody*",)))
+        assert read_lora(written(path, kohya(), {key: name}), other).warnings == ()
+
+
+@pytest.mark.parametrize("family", sorted(families.classes))
+def test_our_own_names_are_never_warned_of(family):
+    known = families.classes[family].known_as
+    own = {"modelspec.architecture": f"{known.architecture}/lora", "ss_base_model_version": known.version}
+    assert not list(_other_base(own, known))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_an_alpha_of_any_number_type_is_read(tmp_path, dtype, shape):
+    tensors = {n: torch.full(shape, 2, dtype=dtype) if n.endswith("alpha") else t for n, t in kohya().items()}
+    assert same(read_lora(written(tmp_path / "a.safetensors", tensors), BASE).adapter, 0.5)
 
 
 def valid_file() -> bytes:
@@ -286,11 +305,11 @@ def malformed_file(**entry) -> bytes:
         ("a.safetensors", valid_file() + b"x", r"lists 28 bytes of numbers, the file has 29"),
         ("a.safetensors", (1 << 60).to_bytes(8, "little") + b"{" * 50, "not safetensors, or truncated"),
         ("a.safetensors", malformed_file(shape=[4]), "has 12 bytes for shape"),
-        ("a.safetensors", malformed_file(shape=[-3]), "does not start where"),
+        ("a.safetensors", malformed_file(shape=[-3]), "an impossible shape"),
         ("a.safetensors", malformed_file(data_offsets=[4, 12]), "does not start where"),
         ("a.safetensors", malformed_file(shape=None), "header is wrong"),
         ("a.safetensors", (9).to_bytes(8, "little") + b'{"a":{}}}' + bytes(9), "header is wrong"),
-        ("a.safetensors", (19).to_bytes(8, "little") + b'{"a":{},  "a": {} }', "a name occurs twice"),
+        ("a.safetensors", (19).to_bytes(8, "little") + b'{"a":{},  "a": {} }', "the name 'a' occurs twice"),
     ],
 )
 def test_malformed_files_are_refused(tmp_path, name, data, message):
@@ -317,3 +336,13 @@ def test_any_damage_to_a_file_is_a_fault_or_readable(tmp_path_factory, where, by
     path.write_bytes(data)
     with suppress(InputFault):  # any other error would be a bug
         assert all(value.isfinite().all() for value in weightfile.read(path)[0].values())
+
+
+@pytest.mark.parametrize("shape", [[1 << 62] * 20_000, [1 << 4000], [1, 2, 3, 4, 5, 6, 7, 8, 9], [-1, -1], [[1]]])
+def test_an_absurd_shape_costs_nothing(tmp_path, shape):
+    header = json.dumps({"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, 4]}}).encode()
+    (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    began = time.process_time()
+    with pytest.raises(InputFault, match="its safetensors header is wrong"):
+        weightfile.read_header(tmp_path / "a.safetensors")
+    assert time.process_time() - began < 5

@@ -11,19 +11,15 @@ from stages.tools import profiles
 from tests.datasets.test_dreambooth import ORDERS
 from tests.datasets.test_unlearn_canvas import FROM_50
 
-REAL = [name for name in profiles.names() if profiles.tree(name)["base"]["name"] in ("sdxl", "sd15")]
+PLAIN = profiles.groups()[""]  # the others change these, and not what a preset changes
+REAL = [name for name in PLAIN if profiles.tree(name)["base"]["name"] in ("sdxl", "sd15")]
+WITH_PRESETS = [(name, memory) for name in PLAIN for memory in (None, *profiles.presets())]
+EVERY = [*WITH_PRESETS, *((name, None) for name in profiles.names() if name not in PLAIN), ("sdxl-zoo", "24")]
 
 
-@pytest.mark.parametrize("memory", [None, *profiles.presets()])
-@pytest.mark.parametrize("name", profiles.names())
+@pytest.mark.parametrize(("name", "memory"), EVERY)
 def test_every_profile_with_every_preset_is_valid(name, memory):
-    """Only rules that need neither photos nor weights are checked."""
-    params.Params.model_validate_json(json.dumps(profiles.tree(name, memory)))
-
-
-@pytest.mark.parametrize("memory", [None, *profiles.presets()])
-@pytest.mark.parametrize("name", profiles.names())
-def test_every_profile_uses_only_options_its_family_reads(name, memory):
+    """Only rules that need neither photos nor weights are checked, among them whether its family reads its options."""
     params._check_family(params.Params.model_validate_json(json.dumps(profiles.tree(name, memory))))
 
 

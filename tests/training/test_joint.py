@@ -19,7 +19,7 @@ from stages.start import start
 from stages.tools.forecasting.workload import count
 from stages.train import train as train_stage
 from stages.training import task
-from stages.training.task import earlier_photos, train
+from stages.training.task import Inputs, earlier_photos, train
 from tests.support.workspace import workspace
 from tests.training.test_options import CONCEPT, RUN, changed, params, project  # noqa: F401
 from tests.training.test_rehearsal import photos, shaped
@@ -40,7 +40,8 @@ def study_of(params, name, options=None, **train):  # noqa: F811
 def learned(study, run, index, state, earlier=()):
     drawn = photos(5)
     own = drawn[:3] if not earlier else drawn[3:]
-    adapter, losses = train(study, run, index, state, data(HEART if earlier else CONCEPT, own), own, photos=earlier)
+    inputs = Inputs(data(HEART if earlier else CONCEPT, own), own, state, photos=earlier)
+    adapter, losses = train(study, run, index, inputs)
     return adapter, losses
 
 

@@ -20,9 +20,10 @@ from stages.runtime.faults import ConfigFault
 from stages.runtime.seeds import seed
 from stages.sampling import sampler
 from stages.training import task
-from stages.training.examples import Material, encode_examples
-from stages.training.loop import Training, micro_batches
-from stages.training.task import train
+from stages.training.distributed import process_group
+from stages.training.examples import Material, encode_examples, micro_batches
+from stages.training.loop import Training
+from stages.training.task import Inputs, train
 
 RUN = Run(TaskSequence("small", "objects", "0"), "naive", 0)
 CONCEPT = {
@@ -63,7 +64,7 @@ def learned(params: Params, *sizes: tuple[int, int], observe=None):
     frames = [(2 * h, 2 * w, 0, 0, h, w) for w, h in sizes]
     data = {"concept": CONCEPT, "pictures": {"training": [{"caption": None, "frame": frame} for frame in frames]}}
     pictures = [Image.fromarray(value.numpy()) for value in pixels]
-    adapter, losses = train(params, RUN, "01", State(), data, pictures, observe)
+    adapter, losses = train(params, RUN, "01", Inputs(data, pictures, State()), observe)
     assert all(torch.isfinite(value).all() for value in flat(adapter).values())
     return fingerprint(flat(adapter)), losses
 
@@ -143,8 +144,8 @@ def test_the_loss_of_the_class_is_multiplied_by_its_weight(params):
     assert full - alone > 0.01
     assert quarter - alone == pytest.approx(0.25 * (full - alone), rel=1e-3)
     options = changed(params, train={"prior": {"images": 2, "batch": 2, "weight": 0.5}}).train
-    training = SimpleNamespace(options=options, words=(0,), step=0)
-    rows = Training._rows(training, Material([{}] * 5, {}, [0, 0, 0, 1, 1], 3))
+    training = SimpleNamespace(options=options, words=(0,), processes=process_group())
+    rows = Training._rows(training, Material([{}] * 5, {}, [0, 0, 0, 1, 1], 3), 0)
     assert [(row.image >= 3, row.prompt, row.weight) for row in rows] == [(False, 0, 0.5)] * 2 + [(True, 1, 0.25)] * 2
 
 

@@ -2,6 +2,7 @@
 by a kill, and without it nothing is different."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,15 +12,19 @@ from stages.adapters.algebra import Adapter
 from stages.adapters.state import State
 from stages.adapters.storage import fingerprint, flat
 from stages.core.family import Row, TrainingOptions
+from stages.core.params import Watch
 from stages.core.rehearsal import CAPTIONS, Rehearsal
 from stages.core.strategy import strategies
 from stages.families.unet.learner import UNetLearner
+from stages.monitoring import previews
 from stages.runtime.faults import ConfigFault
 from stages.sampling.encodings import encode_images, encode_prompts
 from stages.training import rehearsal, task
+from stages.training.answers import BLOCK, Answers
 from stages.training.examples import Material, Repertoire
 from stages.training.loop import Training, rehearsed_rows
-from stages.training.task import train
+from stages.training.step import Descent
+from stages.training.task import Inputs, train
 from tests.training.test_options import CONCEPT, RUN, changed, params, project  # noqa: F401
 
 EARLIER = [{"training_prompt": "a photo of a zwz robot"}, {"training_prompt": "a photo of a uwu snail"}]
@@ -41,12 +46,20 @@ def photos(count: int = 3) -> list[Image.Image]:
     return [Image.fromarray(pixels.numpy()) for pixels in drawn]
 
 
+def rehearsed(learner, rows: list[Row]):
+    """The inputs of these rows with the answers of the model without its adapter."""
+    asked = [row for row in rows if row.rehearsed]
+    with torch.no_grad():
+        answers = learner.answer(learner.inputs(asked))
+    return learner.inputs(rows, dict(zip(asked, answers.unbind(), strict=True)))
+
+
 def learned(study, earlier=EARLIER, state: State | None = None, index: str = "03"):
     """The adapter and its losses after a third task."""
     before = state or State(shaped(study, 1).delta, tasks=2)
     data = {"concept": CONCEPT, "pictures": {"training": [{"caption": None, "frame": None}] * 3}}
     run = type(RUN)(RUN.sequence, study.strategies[0], 0)
-    adapter, losses = train(study, run, index, before, data, photos(), None, earlier)
+    adapter, losses = train(study, run, index, Inputs(data, photos(), before, earlier))
     return fingerprint(flat(adapter)), losses
 
 
@@ -67,10 +80,10 @@ def test_the_loss_is_that_of_the_task_and_of_the_answers_before_it(params, optio
     )
     before.prepare(images, prompts)
     with torch.no_grad():
-        answer = before._predicted(before.inputs(asked))
+        answer = before._predicted(before.inputs(asked), before.layers["unet"])
     learner = params.family.learner(frozen, adapter, TrainingOptions(**options))
     learner.prepare(images, prompts)
-    together = learner.loss(learner.inputs([*taught[:1], told[0], *taught[1:], told[1]]))
+    together = learner.loss(rehearsed(learner, [*taught[:1], told[0], *taught[1:], told[1]]))
     together.backward()
     gradients = [parameter.grad.clone() for parameter in learner.parameters()]
     for parameter in learner.parameters():
@@ -91,7 +104,7 @@ def test_at_step_0_the_model_answers_as_the_one_before(params, layers):  # noqa:
     start = shaped(params, 2, size=0.0)
     learner = params.family.learner(shaped(params, 1).delta, start, TrainingOptions(layers=layers))
     learner.prepare(encode_images(params.family, photos(1)), encode_prompts(params.family, ["a"]))
-    loss = learner.loss(learner.inputs([Row(0, 0, 5, 1.0, True)]))
+    loss = learner.loss(rehearsed(learner, [Row(0, 0, 5, 1.0, True)]))
     loss.backward()
     assert float(loss.detach()) < 1e-10
     assert all(float(p.grad.abs().max()) < 1e-6 for p in learner.parameters())
@@ -105,7 +118,7 @@ def test_the_frozen_text_encoders_answer_too_where_adapters_shift_them(params): 
     for size in (0.0, 0.02):
         learner = study.family.learner(shaped(study, 1).delta, shaped(study, 2, size), TrainingOptions())
         learner.prepare(encode_images(study.family, photos(1)), encode_prompts(study.family, ["a sks owl"]))
-        losses.append(learner.loss(learner.inputs([Row(0, 0, 5, 1.0, True)])))
+        losses.append(learner.loss(rehearsed(learner, [Row(0, 0, 5, 1.0, True)])))
     losses[1].backward()
     assert float(losses[0].detach()) < 1e-10 < 1e-5 < float(losses[1].detach())
     assert all(bool(p.grad.any()) for p in learner.parameters()[:1])
@@ -123,6 +136,31 @@ def test_rows_go_through_all_pairs_before_any_comes_again():
     assert len(material.images) == 3
 
 
+def test_the_rows_of_a_block_are_answered_together_as_each_would_be_alone(params, monkeypatch):  # noqa: F811
+    learner = params.family.learner(shaped(params, 1).delta, shaped(params, 2), params.train)
+    images = encode_images(params.family, photos(2))
+    learner.prepare(images, encode_prompts(params.family, ["a", "a sks star"]))
+    descent, sizes = Descent(learner, params.train, 25), []
+    answer = descent.answer
+    monkeypatch.setattr(descent, "answer", lambda inputs: sizes.append(len(inputs["times"])) or answer(inputs))
+
+    def rows_of(step):
+        return [Row(0, 0, 3 * step, 1.0), Row(0, 1, 3 * step + 1, 1.0, True), Row(1, 0, 3 * step + 2, 1.0, True)]
+
+    answers = Answers(learner, descent, rows_of, images)
+    for step in range(BLOCK):
+        known = answers.at(step, None)
+    assert sizes == [2 * BLOCK]
+    assert set(known) == {row for step in range(BLOCK) for row in rows_of(step) if row.rehearsed}
+    for row in rows_of(3)[1:]:
+        alone = answer(learner.inputs([row]))[0]
+        torch.testing.assert_close(known[row], alone, rtol=1e-4, atol=1e-5)
+    answers.at(BLOCK, 24)
+    answers.forget()
+    answers.at(BLOCK, None)
+    assert sizes == [2 * BLOCK, 24, 8, 2 * BLOCK]
+
+
 def test_it_changes_what_is_learned_and_a_kill_does_not(params, monkeypatch):  # noqa: F811
     plain = learned(with_rule(params))
     study = with_rule(params, options=WORDS["merge_init"], train={"steps": 5, "checkpoint_every": 2})
@@ -132,7 +170,7 @@ def test_it_changes_what_is_learned_and_a_kill_does_not(params, monkeypatch):  #
     right, calls = UNetLearner.loss, []
 
     def dies(self, inputs):
-        calls.append(inputs["rehearsed"].tolist())
+        calls.append(len(inputs["times"]))
         if len(calls) == 4:
             raise KeyboardInterrupt
         return right(self, inputs)
@@ -142,14 +180,25 @@ def test_it_changes_what_is_learned_and_a_kill_does_not(params, monkeypatch):  #
         learned(study)
     assert learned(study) == whole
     assert len(calls) == 4 + 5 - 2
-    assert calls[0] == [2, 3]
+    assert calls[0] == 4
 
 
 def test_without_earlier_concepts_there_are_no_words_to_rehearse(params):  # noqa: F811
     study = with_rule(params, options=WORDS["merge_init"])
     assert learned(study, [], State(), "01") == learned(with_rule(params), [], State(), "01")
-    assert rehearsal.prompts(Rehearsal(prompts="earlier"), EARLIER * 2) == [c["training_prompt"] for c in EARLIER]
-    assert rehearsal.prompts(Rehearsal(prompts="generic"), []) == list(CAPTIONS)
+    earlier = rehearsal.prompts(params.family, Rehearsal(prompts="earlier"), EARLIER * 2)
+    assert earlier == [c["training_prompt"] for c in EARLIER]
+
+
+def test_generic_captions_are_those_of_the_options_or_of_the_base(params, tmp_path):  # noqa: F811
+    generic = Rehearsal(prompts="generic")
+    assert rehearsal.prompts(params.family, generic, EARLIER) == list(CAPTIONS)
+    own = Rehearsal(prompts="generic", captions=("a beach", "a tree", "a beach"))
+    assert rehearsal.prompts(params.family, own, []) == ["a beach", "a tree"]
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base/captions.txt").write_text("a photo of an owl\na photo of a car\n")
+    other = params.family.model_copy(update={"path": str(tmp_path / "base")})
+    assert rehearsal.prompts(other, generic, []) == ["a photo of an owl", "a photo of a car"]
 
 
 def test_half_the_rows_at_a_time_come_to_the_same(params, monkeypatch):  # noqa: F811
@@ -180,6 +229,21 @@ def test_pictures_of_the_model_before_are_made_once_and_shown_with_their_words(p
 
     monkeypatch.setattr(type(params.family), "sample", samples)
     assert learned(with_rule(params, options={"rehearse": rehearse}, train={"checkpoint_every": 3})) == once
+
+
+def test_previews_change_nothing_of_what_is_rehearsed(params):  # noqa: F811
+    study = with_rule(params, options=WORDS["merge_init"])
+    before, plain = State(shaped(params, 1).delta, tasks=2), learned(study)
+    previewed = study.model_copy(update={"watch": Watch(previews_every=2, previews=1)})
+
+    def observe(learner, frozen):
+        return previews.Previews(previewed, RUN, "03", learner, frozen, CONCEPT)
+
+    data = {"concept": CONCEPT, "pictures": {"training": [{"caption": None, "frame": None}] * 3}}
+    run = type(RUN)(RUN.sequence, "merge_init", 0)
+    adapter, losses = train(study, run, "03", Inputs(data, photos(), before, EARLIER), observe)
+    assert (fingerprint(flat(adapter)), losses) == plain
+    assert len(list(Path("previews").rglob("*.png"))) == 3  # after steps 0, 2 and 4
 
 
 def test_captions_of_anything_are_rehearsed_from_the_first_task_on(params):  # noqa: F811

@@ -19,6 +19,7 @@ from data.world.recipes import checkpoint
 from data.world.recipes.loop import CACHE, Run, brief, fit
 from data.world.recipes.pool import as_tensor, pictures, pixels
 from data.world.recipes.pretrain_vae import CHANNELS, trained_vae
+from data.world.scenes import generic_captions
 from data.world.words import LENGTH, new_tokenizer
 
 HERE = Path(__file__).parents[1] / "base"
@@ -189,7 +190,8 @@ def min_pool() -> int:
 
 
 def write(target: Path = HERE) -> None:
-    """The averaged weights as a StableDiffusionXLPipeline folder in half precision."""
+    """The averaged weights as a StableDiffusionXLPipeline folder in half precision, with captions to rehearse."""
     pipeline().to(dtype=torch.float16).save_pretrained(target)
+    (target / "captions.txt").write_text("\n".join(generic_captions()) + "\n", "utf-8")
     for path in target.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)

@@ -70,17 +70,17 @@ def identify(name: str) -> str:
     plain = re.sub(r"[^a-z0-9]+", "_", ascii_only).strip("_")[:LONGEST_ID]
     if plain == composed:
         return plain
-    return f"{plain or 'concept'}_{hashlib.sha256(composed.encode()).hexdigest()[:6]}"
+    return f"{plain or 'concept'}_{hashlib.sha256(composed.encode(errors='surrogateescape')).hexdigest()[:6]}"
 
 
 def noun_of(folder: Path) -> str:
-    """Returns a folder's name as words for a prompt.
+    """Returns a folder's name as words for a prompt, without a number of repeats: "mug" for kohya's `10_mug`.
 
     Raises:
         ConfigFault: the name is too long or contains invisible characters.
     """
     try:
-        return legible(" ".join(re.sub("[_-]", " ", folder.name).split()))
+        return legible(" ".join(re.sub("[_-]", " ", re.sub(r"^\d+_(?=.*[^\W\d])", "", folder.name)).split()))
     except ValueError as error:
         raise ConfigFault(f"{folder}: its name {error}, or give a noun in {ABOUT}.") from None
 

@@ -246,4 +246,7 @@ def _attentions(unet: nn.Module) -> Iterator[tuple[str, Any]]:
 def _scheduler(name: str, config: Mapping[str, Any]) -> Any:
     import diffusers
 
-    return getattr(diffusers, SCHEDULERS[name]).from_config(config)
+    scheduler = getattr(diffusers, SCHEDULERS[name]).from_config(config)
+    if name == "euler":  # its square roots of this: in float32 they depend on the processor's vendor
+        scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
+    return scheduler

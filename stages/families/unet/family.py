@@ -14,17 +14,28 @@ from pydantic import Field, StringConstraints
 from torch import Tensor
 
 from stages.adapters.algebra import Adapter, Delta
-from stages.core.family import Encodings, Family, Learner, ModuleName, TrainingOptions
-from stages.families.unet import layers
+from stages.core.family import Encodings, Family, JoinedLearners, Learner, ModuleName, TrainingOptions
+from stages.families.unet.chains import JoinedUNets
 from stages.families.unet.denoiser import SCHEDULERS, Denoiser, Settings
 from stages.families.unet.float8 import with_float8_feed_forward
 from stages.families.unet.learner import UNetLearner
+from stages.families.unet.lora import layers
 from stages.families.unet.names import module_names, part_of, why_unknown
 from stages.families.unet.pipeline import check_revision, weight_headers
 from stages.families.unet.prompts import Prompts
-from stages.families.unet.text_encoders import PROJECTIONS, embed_distinct, full_name, own_name, tokens
+from stages.families.unet.running_sum import RunningSum
+from stages.families.unet.text_encoders import (
+    PROJECTIONS,
+    embed_distinct,
+    full_name,
+    own_name,
+    read_part,
+    tokenizer_folder,
+    tokens,
+)
 from stages.files.artifact import digest
-from stages.runtime.device import device
+from stages.runtime import instruction_set
+from stages.runtime.device import allow_tf32, device, free_memory
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")  # the attention projections, as the paper trains them
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -33,6 +44,7 @@ OPTIONS = (
     "compile",
     "text_encoders",
     "feed_forward_dtype",
+    "tf32",
 )  # in the fingerprint if not default
 
 
@@ -53,6 +65,7 @@ class UNetFamily(Family):
     decoder_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     compile: bool = False  # torch.compile, and channels_last on a GPU: takes minutes once per shape, then faster
     feed_forward_dtype: Literal["", "float8_e4m3fn"] = ""  # of these layers in sampling; empty: `dtype`
+    tf32: bool = False  # convolutions on a GPU in TF32, torch's default, as published; no effect on a CPU
     vae: str = ""  # a folder with another autoencoder than the base's own; `vae_revision` pins it
     vae_revision: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")] = ""
     # Here and not in `train`: it decides which weights an adapter has, and every stage that reads one needs `shapes`.
@@ -85,6 +98,7 @@ class UNetFamily(Family):
         inputs = [check_revision(Path(self.path), "model_index.json", self.revision), self.dtype, self.pixels]
         inputs += [check_revision(Path(self.vae), "config.json", self.vae_revision)] if self.vae else []
         inputs += [f"{key} {value}" for key in OPTIONS if (value := self._unless_default(key)) is not None]
+        inputs += [f"{key} {value}" for key, value in instruction_set.provenance().items()]
         return digest(inputs)
 
     @property
@@ -166,23 +180,29 @@ class UNetFamily(Family):
         for model in on_device:
             model.to("cpu")
         if on_device:
-            torch.cuda.empty_cache()
+            free_memory()
 
     @cached_property
     def _base_weights(self) -> dict[str, Tensor]:
         """The base's weights of the modules that adapters change, in the number format of the model."""
         return {name: self.module(name).weight.clone() for name in self.shapes()}
 
+    @cached_property
+    def _delta_sum(self) -> RunningSum:
+        return RunningSum(self.shapes(), device())
+
     def shift(self, delta: Delta) -> None:
+        allow_tf32(self.tf32)
         for part in self.adapted_parts:
             layers.remove(getattr(self.pipeline, part).eval())  # those of the last training are still in it
+        base = self._base_weights
         with torch.no_grad():
-            for name, base in self._base_weights.items():
-                weight, change = self.module(name).weight, delta.module(name, base.device)
-                weight.copy_(base if change is None else base.float() + change)
+            for name, change in self._delta_sum.changes(delta):
+                self.module(name).weight.copy_(base[name] if change is None else base[name].float() + change)
 
     @torch.no_grad()
     def encode_images(self, images: Sequence[Image.Image]) -> Encodings:
+        allow_tf32(self.tf32)
         self.to_device("vae")
         vae, moments = self.pipeline.vae, []
         for image in images:
@@ -201,6 +221,10 @@ class UNetFamily(Family):
         self.to_device(*self.encoders)
         return {name: value.float().cpu() for name, value in self.embed(ids).items()}
 
+    def read_part(self, prompt: str) -> str:
+        folders = (Path(self.path, tokenizer_folder(encoder)) for encoder in self.encoders)
+        return min((read_part(folder, prompt) for folder in folders), key=len)
+
     @torch.no_grad()
     def embedded(self, prompts: Encodings) -> Encodings:
         """Encoded prompts as the UNet reads them: runs the text encoders now if the encodings are token ids."""
@@ -208,6 +232,9 @@ class UNetFamily(Family):
 
     def learner(self, frozen: Delta | None, adapter: Adapter, options: TrainingOptions | None = None) -> Learner:
         return UNetLearner(self, frozen or Delta(), adapter, options or TrainingOptions())
+
+    def joined(self, learners: Sequence[Learner]) -> JoinedLearners:
+        return JoinedUNets(learners)
 
     def noise_shape(self) -> tuple[int, int, int]:
         side = self.pixels // self.pipeline.vae_scale_factor

@@ -5,7 +5,7 @@ If adapters change the text encoders too, prompts are token ids and are encoded 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from stages.adapters.algebra import Adapter, Delta
 from stages.core.family import Encodings, Learner, Row, TrainingOptions
-from stages.families.unet.layers import Grouped, Layers, PerMatrix
+from stages.families.unet.lora.grouped import Grouped
+from stages.families.unet.lora.layers import Layers, PerMatrix
 from stages.families.unet.names import part_of
 from stages.families.unet.text_encoders import own_name, renamed
 from stages.runtime.device import device
@@ -100,11 +101,12 @@ class UNetLearner(Learner):
     def _with_constants(self, embedded: Encodings) -> dict[str, Tensor]:
         return {**embedded, **self.layers["unet"].constants(embedded["text"])}
 
-    def inputs(self, rows: Sequence[Row]) -> Encodings:
+    def inputs(self, rows: Sequence[Row], answers: Mapping[Row, Tensor] | None = None) -> Encodings:
         """Noisy latents, times and targets of the rows: noise, or velocity if the scheduler predicts velocity."""
         drawn = [self._draw(row) for row in rows]
         clean, noise, times = (torch.stack(column) for column in zip(*drawn, strict=True))
         clean = clean * self.family.pipeline.vae.config.scaling_factor
+        signal, share = (factor[times, None, None, None] for factor in self._mixture())
         epsilon = self.schedule.config.prediction_type == "epsilon"
         weight = torch.tensor([row.weight for row in rows])
         rehearsed = torch.tensor([row.rehearsed for row in rows])
@@ -112,17 +114,19 @@ class UNetLearner(Learner):
             weight = weight * torch.where(rehearsed, 1.0, min_snr(self._snr()[times], self.options.snr_gamma, epsilon))
         frames = [self.images[row.image].get("frame", self.family.time_ids(1).cpu()) for row in rows]
         values = {
-            "noisy": self.schedule.add_noise(clean, noise, times),
-            "wanted": noise if epsilon else self.schedule.get_velocity(clean, noise, times),
+            "noisy": signal * clean + share * noise,
+            "wanted": noise if epsilon else signal * noise - share * clean,
             "times": times,
             "weight": weight,
             "time_ids": torch.cat(frames).float(),
         }
-        if bool(rehearsed.any()):
-            values["rehearsed"] = rehearsed.nonzero()[:, 0]
         # Stacked, because indexing by a list copies the indices to the device and synchronises.
         text = {name: torch.stack([value[row.prompt] for row in rows]) for name, value in self.prompts.items()}
-        return {name: to_device(value) for name, value in values.items()} | text
+        ready = {name: to_device(value) for name, value in values.items()} | text
+        if answers:
+            wanted = zip(rows, ready["wanted"].unbind(), strict=True)
+            ready["wanted"] = torch.stack([answers[row] if row.rehearsed else target for row, target in wanted])
+        return ready
 
     def _draw(self, row: Row) -> tuple[Tensor, Tensor, Tensor]:
         """Draws a latent from the posterior of the picture, its noise and its time, all from the row's seed."""
@@ -132,6 +136,14 @@ class UNetLearner(Learner):
         noise = torch.randn(mean.shape, generator=g)
         return latent, noise, torch.randint(self.schedule.config.num_train_timesteps, (), generator=g)
 
+    def _mixture(self) -> tuple[Tensor, Tensor]:
+        """The factors of picture and noise at each time, [times], as DDPMScheduler's `add_noise` and `get_velocity`.
+
+        The square roots are rounded from float64: MKL's in float32 are approximate and differ between vendors.
+        """
+        signal: Tensor = self.schedule.alphas_cumprod
+        return signal.double().sqrt().float(), (1 - signal).double().sqrt().float()
+
     def _snr(self) -> Tensor:
         """The signal-to-noise ratio at each time, [times]."""
         signal: Tensor = self.schedule.alphas_cumprod
@@ -139,20 +151,31 @@ class UNetLearner(Learner):
 
     def loss(self, inputs: Encodings) -> Tensor:
         """The weighted sum of each row's mean squared error."""
-        wanted = inputs["wanted"]
-        if "rehearsed" in inputs:
-            wanted = wanted.index_copy(0, inputs["rehearsed"], self._without_adapter(inputs))
-        found = self._predicted(inputs)
-        if not self.options.checkpointing:
-            self.layers["unet"].end()
-        errors = nn.functional.mse_loss(found, wanted, reduction="none").mean((1, 2, 3))
-        return (errors * inputs["weight"]).sum()
+        return self.errors(inputs, self.layers["unet"]).sum()
 
-    def _predicted(self, inputs: Encodings) -> Tensor:
+    def errors(self, inputs: Encodings, layers: Layers) -> Tensor:
+        """The weighted mean squared error of each row.
+
+        Args:
+            inputs: of this learner's rows, or of those of several chains.
+            layers: the installed layers of the UNet: this learner's, or those of all chains.
+        """
+        found = self._predicted(inputs, layers)
+        if not self.options.checkpointing:
+            layers.end()
+        return nn.functional.mse_loss(found, inputs["wanted"], reduction="none").mean((1, 2, 3)) * inputs["weight"]
+
+    @torch.no_grad()
+    def predict(self, inputs: Encodings) -> Tensor:
+        found = self._predicted(inputs, self.layers["unet"])
+        self.layers["unet"].end()
+        return found
+
+    def _predicted(self, inputs: Encodings, layers: Layers) -> Tensor:
         """What the UNet answers, [rows, channels, height, width] in float32."""
         if self.family.text_encoders:
             inputs = {**inputs, **self._with_constants(self.family.embed(inputs))}
-        self.layers["unet"].begin(inputs)
+        layers.begin(inputs)
         predicted: Tensor = self.unet(
             inputs["noisy"].to(self.unet.dtype),
             inputs["times"],
@@ -163,14 +186,11 @@ class UNetLearner(Learner):
         return predicted.float()
 
     @torch.no_grad()
-    def _without_adapter(self, inputs: Encodings) -> Tensor:
-        """What the frozen model answers in the rows that are rehearsed."""
-        rows = inputs["rehearsed"]
-        some = {name: value.index_select(0, rows) for name, value in inputs.items() if name != "rehearsed"}
+    def answer(self, inputs: Encodings) -> Tensor:
         with ExitStack() as stack:
             for layers in self.layers.values():
                 stack.enter_context(layers.off())
-            found = self._predicted(some)
+            found = self._predicted(inputs, self.layers["unet"])
             self.layers["unet"].end()
         return found
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from pathlib import Path
 
 from stages.files.artifact import folder_digest
+from stages.files.tensors import read_header
 from stages.runtime.faults import InputFault
 
 
@@ -14,14 +13,12 @@ def weight_headers(folder: Path) -> dict[str, tuple[Path, list[int]]]:
     """File and shape of every weight of a model, read without loading any.
 
     Raises:
-        InputFault: the folder has no safetensors file.
+        InputFault: the folder has no safetensors file, or one is damaged.
     """
     weights: dict[str, tuple[Path, list[int]]] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            (size,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(size))
-        weights |= {name: (path, entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+        header, _ = read_header(path)
+        weights |= {name: (path, entry["shape"]) for name, entry in header.items()}
     if not weights:
         raise InputFault(
             f"{folder}: no safetensors here. Set base.options.path to a model in diffusers format, "

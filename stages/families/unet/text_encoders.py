@@ -9,8 +9,11 @@ files; it gets no gradient and stays zero.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +21,9 @@ from torch import Tensor, nn
 from stages.adapters.algebra import Adapter
 from stages.core.family import Encodings
 from stages.families.unet.names import TRUNK, part_of
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")  # of every attention, as diffusers' scripts train them
 
@@ -44,11 +50,47 @@ def renamed(adapter: Adapter, names: Mapping[str, str]) -> Adapter:
     return Adapter(a, b, adapter.scale)
 
 
+def tokenizer_folder(encoder: str) -> str:
+    """The part of the pipeline that makes the tokens of a text encoder."""
+    return encoder.replace("text_encoder", "tokenizer")
+
+
+def read_part(folder: Path, prompt: str) -> str:
+    """The beginning of a prompt whose tokens fit into the length that an encoder reads; `tokens` cuts off the rest.
+
+    Args:
+        folder: of the tokenizer, in the format of transformers.
+        prompt: of any length.
+    """
+    tokenizer, length = _tokenizer(folder)
+    encoding = tokenizer.encode(prompt)
+    if len(encoding.ids) <= length:
+        return prompt
+    return prompt[: encoding.offsets[length - 2][1]]  # the first token begins the text, the last of `length` ends it
+
+
+@lru_cache
+def _tokenizer(folder: Path) -> tuple[Tokenizer, int]:
+    """The tokenizer, which cuts nothing off, and how many tokens the encoder reads; without loading transformers if its
+    file for that library exists."""
+    from tokenizers import Tokenizer
+
+    if (file := folder / "tokenizer.json").is_file():
+        tokenizer = Tokenizer.from_file(str(file))
+    else:
+        from transformers import CLIPTokenizer
+
+        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True).backend_tokenizer
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer, int(json.loads((folder / "tokenizer_config.json").read_text("utf-8"))["model_max_length"])
+
+
 def tokens(pipeline: Any, encoders: Sequence[str], prompts: Sequence[str]) -> Encodings:
     """The token ids of the prompts for each encoder, [prompts, length]: as floats, like all encodings, and exact."""
     ids = {}
     for encoder in encoders:
-        tokenizer = getattr(pipeline, encoder.replace("text_encoder", "tokenizer"))
+        tokenizer = getattr(pipeline, tokenizer_folder(encoder))
         length = tokenizer.model_max_length
         read = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
         ids[encoder] = read.input_ids.float()

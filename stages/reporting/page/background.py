@@ -13,8 +13,10 @@ from stages.core.params import Params
 from stages.core.runs import Run, TaskSequence, runs, sequences
 from stages.evaluation.statistics import Summary
 from stages.files import artifact, model_lock, tables
-from stages.reporting.data_files import rounded
-from stages.reporting.page import charts
+from stages.files.yaml import JUDGES
+from stages.reporting import regimes
+from stages.reporting.data_files import rounded, settings
+from stages.reporting.page import lines
 from stages.reporting.page.svg import draw
 from stages.reporting.wording import PLACE
 from stages.runtime.formatting import words
@@ -58,15 +60,16 @@ def _fact(params: Params, rows: list[dict[str, str | float]], fact: str) -> dict
         for task in (int(t.index) for t in params.tasks):
             of_task = [float(r[fact]) for r in rows if (r["strategy"], r["task"]) == (strategy, task) and fact in r]
             if of_task:
-                means[strategy, task] = sum(of_task) / len(of_task)
+                means[strategy, task] = sum(of_task) / len(of_task) + 0.0  # zero has no sign
+    titled = {s: regimes.titled(regimes.of(params), s) for s in params.strategies}
     points = [
-        {"strategy": s, "after": t, "value": rounded(x), "tip": f"{words(s)}, task {t}: {x:.4g}"}
+        {"strategy": s, "after": t, "value": rounded(x), "tip": f"{words(titled[s])}, task {t}: {x:.4g}"}
         for (s, t), x in means.items()
     ]
     values = set(means.values())
-    chart = charts.line_per_strategy(points, params.strategies, len(params.tasks))
+    chart = lines.line_per_strategy(points, params.strategies, len(params.tasks))
     svg = draw(chart, f"{title} after each task") if len(values) > 1 else None  # a constant is printed, not drawn
-    table = [["task", *params.strategies]]
+    table = [["task", *titled.values()]]
     for task in (int(t.index) for t in params.tasks):
         table.append([str(task), *(f"{means[s, task]:.4g}" if (s, task) in means else "" for s in params.strategies)])
     return {"title": title, "meaning": meaning, "svg": svg, "value": f"{min(values):.4g}", "rows": table}
@@ -90,8 +93,8 @@ def losses(summary: Summary) -> dict[str, Any] | None:
             points = [
                 {"step": x, "value": min(rounded(y), rounded(top)), "tip": f"up to step {x}: {y:.4f}"} for x, y in rows
             ]
-            svg = draw(charts.losses(points, starts, rounded(top), index), f"{words(name)}: training loss")
-            panels.append({"strategy": name, "svg": svg})
+            svg = draw(lines.losses(points, starts, rounded(top), index), f"{words(name)}: training loss")
+            panels.append({"strategy": regimes.titled(regimes.of(summary.params), name), "svg": svg})
         domains.append({"name": domain, "panels": panels})
     return {"domains": domains} if domains else None
 
@@ -120,18 +123,20 @@ def _binned(curves: list[list[np.ndarray[Any, Any]]]) -> Iterator[list[Any]]:
 def study(summary: Summary) -> dict[str, Any]:
     """The section on runs, settings, models and software; nothing in it depends on when or where the study ran."""
     params = summary.params
-    settings = params.model_dump(mode="json", warnings=False, exclude={"tasks", "sequences"})
+    chosen = settings(params)
     first, sequence = runs(params)[0], sequences(params)[0]
     scores = artifact.read(sequence.base / "scores", "scores")
     images = artifact.read(sequence.base / "images", "images")
     models = [["base model", str(images.get("family", "")), str(images.get("base", ""))]]
-    models += [["judge", name, encoder] for name, encoder in sorted(scores["encoders"].items())]
-    rows = [["setting", "value"], *([key, value] for key, value in _flat(settings))]
-    strategies = [["strategy", "options"]]
+    models += [["judge", words(name), encoder] for name, encoder in sorted(scores["encoders"].items())]
+    rows = [["setting", "value"], *([key, value] for key, value in _flat(chosen))]
+    strategies, known = [["strategy", "regime", "options"]], regimes.of(params)
     for name in params.strategies:
         state = Run(first.sequence, name, first.seed).at(params.tasks[-1].index) / "state"
         options = artifact.read(state, "state").get("strategy", {}).get("options", {}) if state.is_dir() else {}
-        strategies.append([name, ", ".join(f"{key} = {value}" for key, value in sorted(options.items())) or "none"])
+        strategies.append(
+            [name, known[name], ", ".join(f"{key} = {value}" for key, value in sorted(options.items())) or "none"]
+        )
     software = [["package", "version"], *([name, number] for name in SOFTWARE if (number := _version(name)))]
     return {
         "settings": rows,
@@ -186,8 +191,9 @@ def _models(params: Params) -> Iterator[list[str]]:
         if key == "path" or model_lock.origin_and_licence(str(value), lock):
             roles.setdefault(str(value), []).append("base model" if key == "path" else f"base model, {key}")
     for name, options in params.score.metrics.items():
-        if "path" in options:
-            roles.setdefault(f"{params.score.judges}/{options['path']}", []).append(f"judge {words(name)}")
+        for key in sorted(JUDGES.intersection(options), reverse=True):
+            role = f"judge {words(name)}" + ("" if key == "path" else f", {key}")
+            roles.setdefault(f"{params.score.judges}/{options[key]}", []).append(role)
     for path, names in roles.items():
         yield [", ".join(names), path, *(model_lock.origin_and_licence(path, lock) or (UNKNOWN, UNKNOWN))]
 

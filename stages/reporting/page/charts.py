@@ -1,17 +1,16 @@
-"""The charts of the page as Vega-Lite specifications, from verdicts."""
+"""The charts of the page as Vega-Lite specifications, from verdicts: matrices and points; lines.py has the rest."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from math import isnan
 from typing import Any
 
 from stages.evaluation.statistics import Verdict, show, shown_forgetting
 from stages.reporting.data_files import rounded
-from stages.reporting.figures import HEAT, curve_range, number
+from stages.reporting.figures import HEAT, label, number
 from stages.reporting.headline import number as decimal
-from stages.reporting.page.svg import LINE, QUIET, Spec
+from stages.reporting.page.svg import Spec
 from stages.runtime.formatting import words
 
 SHAPES = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "triangle-right")
@@ -27,9 +26,15 @@ def colour(index: int) -> str:
     return f"var(--s{index % COLOURS})"
 
 
+def shape(index: int) -> str:
+    """The shape of a strategy; every pair of colour and shape is used once before any comes again."""
+    again, colour = divmod(index, COLOURS)
+    return SHAPES[(colour + again) % len(SHAPES)]
+
+
 def by_strategy(names: Sequence[str]) -> dict[str, Any]:
     """Colour and shape channels, the same in every chart; the page has one legend for all."""
-    shapes = [SHAPES[k % len(SHAPES)] for k in range(len(names))]
+    shapes = [shape(k) for k in range(len(names))]
     return {
         "color": {
             "field": "strategy",
@@ -60,75 +65,9 @@ def steps(count: int, title: str | None = "tasks learned") -> Spec:
 POINT = {"type": "point", "filled": True, "size": 55, "stroke": "var(--paper)", "strokeWidth": 1, "opacity": 1}
 
 
-def curves(verdict: Verdict, width: int = 640, height: int = 280) -> Spec:
-    """The mean score over the tasks learned so far, with its interval; the base on the same tasks is dashed.
-
-    With two concepts the interval is many times as wide as with ten: bands are cut off at the range of the lines and
-    of the intervals at the end.
-    """
-    lowest, highest = (rounded(bound) for bound in curve_range(verdict))
-    rows = []
-    for name, line in verdict.curves.items():
-        for after, mean in enumerate(line, 1):
-            tip = f"{words(name)}, {after} learned: {show(mean)}"
-            row = {"strategy": name, "after": after, "value": rounded(mean.value), "tip": tip}
-            band = [None if isnan(x) else min(max(rounded(x), lowest), highest) for x in (mean.low, mean.high)]
-            rows.append(row | {"low": band[0], "high": band[1]})
-    base = [{"after": after, "value": rounded(value)} for after, value in enumerate(verdict.base_curve, 1)]
-    channels = by_strategy(list(verdict.curves))
-    x, title = steps(len(verdict.labels)), f"mean {words(verdict.metric)}"
-    coloured = {"x": x, "color": channels["color"]}
-    scale = {"domain": [lowest, highest], "nice": True, "zero": False}
-    return {
-        "width": width,
-        "height": height,
-        "data": {"values": rows},
-        "layer": [
-            {
-                "mark": {"type": "area", "opacity": 0.09},
-                "encoding": {**coloured, "y": axis("low", title, scale=scale), "y2": {"field": "high"}},
-            },
-            _dashed(base, x, "value"),
-            {"mark": "line", "encoding": {**coloured, "y": axis("value", title, scale=scale)}},
-            {"mark": POINT, "encoding": {"x": x, "y": axis("value", title, scale=scale), **channels, **_tip()}},
-        ],
-    }
-
-
-def _tip() -> Spec:
+def with_tip() -> Spec:
+    """The channel that carries the text of each mark."""
     return {"description": {"field": "tip"}}
-
-
-def _dashed(rows: list[dict[str, Any]], x: Spec, field: str) -> Spec:
-    mark = {"type": "line", "stroke": QUIET, "strokeDash": DASH, "strokeWidth": 1.5}
-    return {"data": {"values": rows}, "mark": mark, "encoding": {"x": x, "y": axis(field, None)}}
-
-
-def concept(verdict: Verdict, task: int) -> Spec:
-    """One concept's score from when it was learned to the end."""
-    tasks = len(verdict.labels)
-    rows = []
-    for name, matrix in verdict.matrices.items():
-        for after in range(task, tasks + 1):
-            value = float(matrix.at(after, task))
-            tip = f"{words(name)}, {after} learned: {decimal(value, 3)}"
-            rows.append({"strategy": name, "after": after, "value": rounded(value), "tip": tip})
-    known = [float(x.at(i, j)) for x in verdict.matrices.values() for i, j in x.cells() if i == 0 or i >= j]
-    base = rounded(float(next(iter(verdict.matrices.values())).at(0, task)))
-    channels = by_strategy(list(verdict.matrices))
-    x = steps(tasks, None)
-    x["scale"] = {"domain": [1, max(2, tasks)], "nice": False}
-    y = axis("value", None, scale={"domain": [rounded(min(known)), rounded(max(known))]}, axis={"tickCount": 4})
-    return {
-        "width": 190,
-        "height": 104,
-        "data": {"values": rows},
-        "layer": [
-            _dashed([{"after": 1, "value": base}, {"after": max(2, tasks), "value": base}], x, "value"),
-            {"mark": "line", "encoding": {"x": x, "y": y, "color": channels["color"]}},
-            {"mark": {**POINT, "size": 30}, "encoding": {"x": x, "y": y, **channels, **_tip()}},
-        ],
-    }
 
 
 def trade_off(verdict: Verdict) -> Spec:
@@ -136,7 +75,7 @@ def trade_off(verdict: Verdict) -> Spec:
     rows = []
     for name, intervals in verdict.strategies.items():
         x, y = intervals["plasticity"], shown_forgetting(intervals)
-        tip = f"{words(name)}: when learned {show(x)}, forgetting {show(y)}"
+        tip = f"{label(verdict, name)}: when learned {show(x)}, forgetting {show(y)}"
         spans = dict(zip(("x_low", "x_high", "y_low", "y_high"), (*x.drawn, *y.drawn), strict=True))
         rows.append({"strategy": name, "x": x.value, "y": y.value, **spans, "tip": tip})
     rows = [{key: rounded(v) if isinstance(v, float) else v for key, v in row.items()} for row in rows]
@@ -158,7 +97,7 @@ def trade_off(verdict: Verdict) -> Spec:
                 "mark": line,
                 "encoding": {"x": across, "y": ends["y_low"], "y2": {"field": "y_high"}, "color": channels["color"]},
             },
-            {"mark": {**POINT, "size": 130}, "encoding": {"x": across, "y": up, **channels, **_tip()}},
+            {"mark": {**POINT, "size": 130}, "encoding": {"x": across, "y": up, **channels, **with_tip()}},
         ],
     }
 
@@ -207,7 +146,7 @@ def cells(
     y = _places("row", rows, {"labelOverlap": False})
     plain = {"scale": None, "type": "nominal", "legend": None}
     rect = {"type": "rect", "stroke": "var(--paper)", "strokeWidth": 1.5}
-    encoding = {"x": x, "y": y, "fill": {"field": "fill", **plain}, **_tip()}
+    encoding = {"x": x, "y": y, "fill": {"field": "fill", **plain}, **with_tip()}
     layers: list[Spec] = [{"mark": rect, "encoding": encoding}]
     if framed:
         frame = {"type": "rect", "fill": None, "stroke": "var(--frame)", "strokeWidth": 2, "aria": False}
@@ -255,45 +194,3 @@ def harm(verdict: Verdict, strategy: str) -> Spec:
                 f"learning {verdict.labels[i]} changed {verdict.labels[j]} by {decimal(value, 4, signed=True)}"
             )
     return cells(values, verdict.labels[:-1], verdict.labels[1:], tips, framed=False)
-
-
-def line_per_strategy(rows: list[dict[str, Any]], names: Sequence[str], tasks: int) -> Spec:
-    """One value after each task, from rows with strategy, after, value and tip."""
-    channels = by_strategy(names)
-    x = steps(tasks)
-    y = axis("value", None, axis={"tickCount": 5})
-    return {
-        "width": 300,
-        "height": 150,
-        "data": {"values": rows},
-        "layer": [
-            {"mark": "line", "encoding": {"x": x, "y": y, "color": channels["color"]}},
-            {"mark": {**POINT, "size": 40}, "encoding": {"x": x, "y": y, **channels, **_tip()}},
-        ],
-    }
-
-
-def losses(rows: list[dict[str, Any]], starts: Sequence[int], top: float, index: int) -> Spec:
-    """One strategy's training loss over all tasks, with a line where each task begins.
-
-    Args:
-        rows: points with step, value and tip.
-        starts: the step at which each task begins.
-        top: the end of the y axis.
-        index: the index of the strategy, for its colour.
-    """
-    y = axis("value", None, scale={"domain": [0, top]}, axis={"tickCount": 4})
-    x = axis("step", "steps", axis={"grid": False, "tickCount": 6, "format": "d"}, scale={"nice": False})
-    begin = {"data": {"values": [{"step": at} for at in starts]}, "encoding": {"x": x}}
-    mark = {"type": "line", "stroke": colour(index), "strokeWidth": 1.5}
-    hover = {"type": "point", "filled": True, "size": 90, "opacity": 0}
-    return {
-        "width": 440,
-        "height": 120,
-        "data": {"values": rows},
-        "layer": [
-            {**begin, "mark": {"type": "rule", "stroke": LINE}},
-            {"mark": mark, "encoding": {"x": x, "y": y}},
-            {"mark": hover, "encoding": {"x": x, "y": y, **_tip()}},
-        ],
-    }

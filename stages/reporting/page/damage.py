@@ -10,8 +10,9 @@ from stages.core.runs import TaskSequence, runs
 from stages.evaluation import statistics
 from stages.evaluation.results import Results
 from stages.evaluation.statistics import Summary, Verdict
+from stages.reporting import regimes
 from stages.reporting.headline import number
-from stages.reporting.page import charts
+from stages.reporting.page import lines
 from stages.reporting.page.filmstrip import Roll
 from stages.reporting.page.sprites import Album, Cell, plan, sheet
 from stages.reporting.page.svg import draw
@@ -32,7 +33,7 @@ def damage(summary: Summary, album: Album, roll: Roll) -> dict[str, Any]:
 
 def _panel(params: Params, verdict: Verdict) -> dict[str, Any]:
     prompted = params.judges[verdict.metric].compares_with == "prompt"
-    title = f"Mean {words(verdict.metric)} of the class alone, after each task"
+    title = f"Change in {words(verdict.metric)} of the class alone, after each task"
     base = number(verdict.base["average_score"].value)
     level = 1 - params.report.confidence
     rows = [["strategy", "before", "at the end", "change"]]
@@ -40,8 +41,10 @@ def _panel(params: Params, verdict: Verdict) -> dict[str, Any]:
         change = intervals["gain"]
         mark = " *" if verdict.gain_p[name] <= level else ""
         at_end = number(intervals["average_score"].value)
-        rows.append([name, base, at_end, statistics.show(change, 2, signed=True) + mark])
-    svg = draw(charts.curves(verdict, 400, 200), title) if len(verdict.labels) > 1 else None
+        rows.append(
+            [regimes.titled(verdict.regimes, name), base, at_end, statistics.show(change, 2, signed=True) + mark]
+        )
+    svg = draw(lines.curves(verdict, 300, 190), title) if len(verdict.labels) > 1 else None
     return {"metric": verdict.metric, "prompted": prompted, "svg": svg, "rows": rows}
 
 

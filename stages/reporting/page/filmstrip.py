@@ -7,7 +7,7 @@ seed. Nothing is picked by hand.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from stages.core.params import Params
 from stages.core.runs import TaskSequence, runs
 from stages.evaluation.results import OWN, TOP1, Results
 from stages.evaluation.statistics import Summary
-from stages.reporting.contact_sheets import milestones
 from stages.reporting.page.sprites import Album, Cell, Plan, Sheet, plan, sheet
 from stages.runtime.formatting import words
 
@@ -55,6 +54,8 @@ class Strip:
 
     task: int
     name: str
+    key: str  # the concept's name in params.yaml
+    title: str  # the name for a reader: triangle, called ofl
     prompts: list[str]
     noises: int
     references: str
@@ -89,14 +90,10 @@ class Film:
     def _scores(strip: Strip, metric: str) -> list[Any]:
         return [strip.base.scores[metric], *([f.scores[metric] for f in row] for row in strip.rows.values())]
 
-    def first_sheets(self) -> set[str]:
-        """The classes of the sheets on the first screen."""
-        strip = self.strips[0]
+    def sheets(self, task: int) -> set[str]:
+        """The classes of the sheets of one concept."""
+        strip = self.strips[task - 1]
         return {strip.references, strip.base.sheet, *(frame.sheet for row in strip.rows.values() for frame in row)}
-
-    def highlights(self, strip: Strip) -> list[int]:
-        """After which tasks a concept is shown on the first screen."""
-        return milestones(strip.task, len(self.strips))
 
 
 def films(summary: Summary, album: Album, roll: Roll) -> list[Film]:
@@ -139,8 +136,10 @@ class _FilmBuilder:
 
     def plan(self, runs: int) -> Plan:
         """How pictures are shown if so many runs of every domain are shown."""
-        first = self.params.tasks[0].index
-        samples = [self.album.open(Cell(self.base, _file(first, *pair))) for pair in self.pairs[first][:SAMPLES]]
+        first, last = self.params.tasks[0].index, self.params.tasks[-1].index
+        folders = [self.base, *(run.at(last) / "images" for run in self.of_run)]  # what is smooth, and what is not
+        files = [_file(first, *pair) for pair in self.pairs[first][: max(1, SAMPLES // len(folders))]]
+        samples = [self.album.open(Cell(folder, file)) for folder in folders for file in files]
         count = sum(1 + len(self.of_run) * len(tasks_after(self.params, task)) for task in self.pairs)
         prompts = max(len({prompt for prompt, _ in pairs}) for pairs in self.pairs.values())
         return plan(samples, count * runs * len(self.params.domains), self.params.sample.images, prompts)
@@ -158,6 +157,8 @@ class _FilmBuilder:
         return Strip(
             task=int(task),
             name=words(manifest["concept"]["name"]),
+            key=manifest["concept"]["name"],
+            title=readable(manifest["concept"]["name"], manifest["concept"]["token"]),
             prompts=[manifest["concept"]["prompts"][p] for p in sorted({prompt for prompt, _ in chosen.values()})],
             noises=shown.noises,
             references=self.roll.add(sheet(photos, len(photos), shown)),
@@ -187,6 +188,12 @@ class _FilmBuilder:
         ]
 
 
+def readable(name: str, token: str) -> str:
+    """The concept's name and the word that stands for it: "triangle, called ofl" for ofl_triangle."""
+    plain = words(name.removeprefix(token)).strip()
+    return f"{plain}, called {token}" if plain and token not in (name, plain) else words(name)
+
+
 def tasks_after(params: Params, task: str) -> list[str]:
     """The tasks after which pictures of this task were sampled."""
     return [t.index for t in params.tasks if t.sees == "data" or t.index >= task]
@@ -209,10 +216,3 @@ def _scores(
 
 def _rounded(value: float) -> float:
     return round(float(value), 3) + 0.0 if math.isfinite(value) else 0.0
-
-
-def hero(film: Film) -> Iterator[tuple[str, list[Frame]]]:
-    """The first concept's frames on the first screen, by strategy."""
-    strip = film.strips[0]
-    for strategy, row in strip.rows.items():
-        yield strategy, [frame for frame in row if frame.after in film.highlights(strip)]

@@ -6,25 +6,37 @@ in SECTIONS.
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from stages.evaluation import statistics
 from stages.evaluation.preference import People
-from stages.evaluation.statistics import Interval, Intervals, Summary, Verdict
-from stages.reporting import conclusions, glossary, headline, survey_wording, wording
-from stages.reporting.data_files import rounded
-from stages.reporting.page import background, charts
+from stages.evaluation.statistics import Summary, Verdict
+from stages.reporting import conclusions, figures, glossary, headline, regimes, survey_wording, wording
+from stages.reporting.aligned import section as aligned
+from stages.reporting.aligned.wording import TITLE
+from stages.reporting.page import background, charts, lines, swept
 from stages.reporting.page import damage as base_damage
-from stages.reporting.page.filmstrip import Film, Roll, hero
+from stages.reporting.page import overview as first_screen
+from stages.reporting.page.filmstrip import Film, Roll
 from stages.reporting.page.sprites import Album
 from stages.reporting.page.svg import draw
+from stages.reporting.stamp import HOME
+from stages.reporting.sweeps.variants import by_key
 from stages.runtime.formatting import words
 
 Context = dict[str, Any]
+FILES = {  # beside the page: stages/report.py
+    "scores.parquet": "every score of every picture, for notebooks",
+    "matrix.csv": "R of every run, a line per cell",
+    "curve.csv": "score and gain over the base model after each task",
+    "differences.csv": "every paired difference, with its interval and corrected p",
+    "checks.csv": "the merge check of every state",
+    "metrics.json": "all measures with their intervals",
+    "settings.json": "the parameters of the study",
+    "results.md": "the tables and figures as text",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,80 +66,38 @@ class Material:
 
 
 def overview(material: Material) -> Context:
-    """The first screen: the headline, a table, and the first concept's pictures."""
-    summary = material.summary
-    domains = []
-    for (domain, verdicts), strip in zip(material.domains(), material.first_films, strict=True):
-        verdict = verdicts[0]
-        rows = [
-            {
-                "strategy": name,
-                "key": k if k < len(verdict.strategies) else None,
-                "average": interval(intervals.get("average_score")),
-                "forgetting": interval(_forgetting(intervals)),
-            }
-            for k, (name, intervals) in enumerate(wording.rows_of(verdict).items())
-        ]
-        domains.append(
-            {
-                "name": domain,
-                "lead": _formatted(headline.headline(summary, domain).text),
-                "metric": verdict.metric,
-                "rows": rows,
-                "film": strip,
-                "hero": list(hero(strip)),
-            }
-        )
-    lines = [_formatted(line) for line in conclusions.conclusions(summary)]
-    confidence = f"{100 * summary.params.report.confidence:g} %"
-    return {
-        "domains": domains,
-        "conclusions": lines,
-        "practice": headline.practice(summary.params),
-        "confidence": confidence,
-    }
-
-
-def _forgetting(intervals: Intervals) -> Interval | None:
-    return statistics.shown_forgetting(intervals) if "forgetting_usual" in intervals else None
-
-
-def _formatted(text: str) -> str:
-    """A sentence with names and numbers in the page's spelling."""
-    return words(minus(text))
-
-
-def minus(text: str) -> str:
-    """The text with a minus sign, not a hyphen, before numbers."""
-    return re.sub(r"(?<![\w.])-(?=[\d.])", "\u2212", text)
-
-
-def interval(shown: Interval | None) -> dict[str, Any] | None:
-    if shown is None:
-        return None
-    exact = {key: rounded(x) for key in ("value", "low", "high") if not math.isnan(x := getattr(shown, key))}
-    return exact | {f"{key}_text": minus(headline.number(x)) for key, x in exact.items()}
+    return first_screen.overview(material.summary, material.first_films)
 
 
 def curves(material: Material) -> Context | None:
     def panel(verdict: Verdict) -> Context:
-        title = f"Mean {words(verdict.metric)} of the {verdict.domain} learned so far, after each task"
+        title = _over_base(verdict)
         by_concept = [
-            {"name": name, "svg": draw(charts.concept(verdict, j), f"{name}: {words(verdict.metric)} over time")}
+            {"name": name, "svg": draw(lines.concept(verdict, j), f"{name}: {words(verdict.metric)} over time")}
             for j, name in enumerate(verdict.labels, 1)
         ]
-        heads = ["after", *verdict.curves, "base model"]
-        lines = [
+        heads = ["after", *(regimes.titled(verdict.regimes, name) for name in verdict.gains), "score of the base model"]
+        values = [
             [
                 str(after),
-                *(statistics.show(line[after - 1]) for line in verdict.curves.values()),
+                *(statistics.show(line[after - 1], signed=True) for line in verdict.gains.values()),
                 headline.number(base, 3),
             ]
             for after, base in enumerate(verdict.base_curve, 1)
         ]
-        return {"svg": draw(charts.curves(verdict), title), "concepts": by_concept, "rows": [heads, *lines]}
+        small = draw(lines.curves(verdict, 225, 230), title)
+        return {
+            "svg": draw(lines.curves(verdict), title),
+            "small": small,
+            "concepts": by_concept,
+            "rows": [heads, *values],
+        }
 
     return _panels(material, panel) if material.several else None
+
+
+def _over_base(verdict: Verdict) -> str:
+    return f"Gain in {words(verdict.metric)} over the base model on the {verdict.domain} learned so far"
 
 
 def heatmaps(material: Material) -> Context:
@@ -135,8 +105,10 @@ def heatmaps(material: Material) -> Context:
         return {
             "charts": [
                 {
-                    "strategy": name,
-                    "svg": draw(charts.heatmap(verdict, name), f"{words(name)}: each concept after each task"),
+                    "strategy": regimes.titled(verdict.regimes, name),
+                    "svg": draw(
+                        charts.heatmap(verdict, name), f"{figures.label(verdict, name)}: each concept after each task"
+                    ),
                     "rows": _matrix(verdict, name),
                 }
                 for name in verdict.matrices
@@ -172,12 +144,18 @@ def filmstrip(material: Material) -> Context:
 def tradeoff(material: Material) -> Context | None:
     def panel(verdict: Verdict) -> Context:
         title = f"{words(verdict.metric)} right after learning, against forgetting"
-        unbiased = any("forgetting_unbiased" in intervals for intervals in verdict.strategies.values())
-        measure = "forgetting_unbiased" if unbiased else "forgetting_usual"
-        rows = wording.overview(verdict, ("plasticity", measure), 2)[: 1 + len(verdict.strategies)]
+        rows = wording.overview(verdict, ("plasticity", wording.forgetting_of(verdict)), 2)[
+            : 1 + len(verdict.strategies)
+        ]
         return {"svg": draw(charts.trade_off(verdict), title), "rows": rows}
 
     return _panels(material, panel) if material.several else None
+
+
+def sweeps(material: Material) -> Context | None:
+    params = material.summary.params
+    level = 1 - params.report.confidence
+    return _panels(material, lambda verdict: swept.panel(params, verdict, level)) if by_key(params) else None
 
 
 def harm(material: Material) -> Context | None:
@@ -185,8 +163,8 @@ def harm(material: Material) -> Context | None:
         return {
             "charts": [
                 {
-                    "strategy": name,
-                    "svg": draw(charts.harm(verdict, name), f"{words(name)}: what each task changed"),
+                    "strategy": regimes.titled(verdict.regimes, name),
+                    "svg": draw(charts.harm(verdict, name), f"{figures.label(verdict, name)}: what each task changed"),
                     "rows": _changes(verdict, name),
                     "worst": headline.harm(verdict, name),
                 }
@@ -214,8 +192,7 @@ def fidelity(material: Material) -> Context | None:
     domains = []
     for domain, verdicts in material.domains():
         for verdict in (v for v in verdicts if v.metric in prompted):
-            title = f"Mean {words(verdict.metric)} of the {domain} learned so far, after each task"
-            svg = draw(charts.curves(verdict), title) if material.several else None
+            svg = draw(lines.curves(verdict, 300, 190), _over_base(verdict)) if material.several else None
             rows = wording.overview(verdict, ("average_score", "gain"), 2)
             domains.append({"name": domain, "metric": verdict.metric, "svg": svg, "rows": rows})
     return {"domains": domains} if domains else None
@@ -224,15 +201,23 @@ def fidelity(material: Material) -> Context | None:
 def numbers(material: Material) -> Context:
     def panel(verdict: Verdict) -> Context:
         compared = wording.differences(verdict, level, mark="{} *") if verdict.differences else None
-        cited = wording.paper_comparison(verdict) if params.report.paper else None
-        return {"rows": wording.everything(verdict), "differences": compared, "paper": cited}
+        measures = [m for m in glossary.GLOSSARY if m == wording.forgetting_of(verdict) or m not in glossary.LOSSES]
+        return {"rows": wording.everything(verdict, measures), "differences": compared}
 
-    params = material.summary.params
-    level = 1 - params.report.confidence
-    more = {"level": f"{level:.2g}", "note": wording.PAPER_NOTE}
-    return (
-        _panels(material, panel) | more | {"glossary": list(glossary.GLOSSARY.values()), "head": glossary.GLOSSARY_HEAD}
-    )
+    level = 1 - material.summary.params.report.confidence
+    more = {"level": f"{level:.2g}", "glossary": list(glossary.GLOSSARY.values()), "head": glossary.GLOSSARY_HEAD}
+    return _panels(material, panel) | more
+
+
+def published(material: Material) -> Context | None:
+    """The section on other definitions of forgetting, among them the paper's, and on the paper's numbers."""
+
+    def panel(verdict: Verdict) -> Context:
+        cited = wording.paper_comparison(verdict) if material.summary.params.report.paper else None
+        measures = [m for m in glossary.LOSSES if m != wording.forgetting_of(verdict)]
+        return {"rows": wording.everything(verdict, measures), "paper": cited}
+
+    return _panels(material, panel) | {"note": wording.PAPER_NOTE} if material.several else None
 
 
 def _panels(material: Material, panel: Callable[[Verdict], Context]) -> Context:
@@ -249,46 +234,38 @@ def damage(material: Material) -> Context:
     return base_damage.damage(material.summary, material.album, material.roll)
 
 
-def geometry(material: Material) -> Context | None:
-    return background.geometry(material.summary)
-
-
-def losses(material: Material) -> Context | None:
-    return background.losses(material.summary)
-
-
 def people(material: Material) -> Context | None:
-    if material.asked is None:
+    asked = material.asked
+    if asked is None:
         return None
-    return {"raters": survey_wording.raters(material.asked), "opinions": survey_wording.opinions(material.asked)}
-
-
-def study(material: Material) -> Context:
-    return background.study(material.summary)
-
-
-def photos(material: Material) -> Context:
-    return background.photos(material.summary)
+    power = survey_wording.power(asked) if asked.opinions else ""
+    opinions = survey_wording.opinions(asked, regimes.of(material.summary.params))
+    return {"raters": survey_wording.raters(asked), "opinions": opinions, "power": power}
 
 
 def citing(material: Material) -> Context:
-    return {}
+    return {"files": FILES, "home": HOME}
 
 
+# Those from "curves" to "published" follow the metric that the page's switch selects.
 SECTIONS: Sequence[tuple[str, str, Callable[[Material], Context | None]]] = (
     ("overview", "Result", overview),
     ("curves", "Score over time", curves),
     ("heatmaps", "Forgetting, concept by concept", heatmaps),
     ("filmstrip", "Filmstrip", filmstrip),
     ("tradeoff", "Learning vs. forgetting", tradeoff),
+    ("swept", "Variants and fronts", sweeps),
     ("harm", "Effect of each task on earlier concepts", harm),
+    ("numbers", "All measures", numbers),
+    ("published", "As published, and the paper", published),
     ("people", "Human preference", people),
     ("fidelity", "Does it still follow the prompt?", fidelity),
     ("damage", "Damage to the base model", damage),
-    ("geometry", "Geometry of the learned deltas", geometry),
-    ("losses", "Training losses", losses),
-    ("numbers", "All measures", numbers),
-    ("study", "Study and settings", study),
-    ("photos", "Photos, models and licences", photos),
-    ("citing", "How to cite", citing),
+    ("geometry", "Geometry of the learned deltas", lambda material: background.geometry(material.summary)),
+    ("alignment", TITLE, lambda material: aligned.alignment(material.summary)),
+    ("losses", "Training losses", lambda material: background.losses(material.summary)),
+    ("study", "Study and settings", lambda material: background.study(material.summary)),
+    ("photos", "Photos, models and licences", lambda material: background.photos(material.summary)),
+    ("citing", "Data, code and citation", citing),
 )
+BY_METRIC = {"curves", "heatmaps", "filmstrip", "tradeoff", "swept", "harm", "numbers", "published"}

@@ -1,7 +1,8 @@
 """The pictures of a page: one sheet per concept and strategy, each embedded once, within a budget of bytes.
 
 Small pictures are stored losslessly at full size. Large ones become thumbnails; if these are still too many, fewer
-noises of every prompt are shown, then fewer prompts. The page says what was omitted.
+noises of every prompt are shown, then fewer prompts. The page says what was omitted. Pictures below 64 pixels are
+never compressed with loss, which would blur their colours.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from stages.files import artifact
 from stages.files.pictures import open_png
 from stages.runtime.faults import InputFault
 
-BUDGET = 8_000_000  # bytes of all pictures before base64: about 10.7 MB of the page
-LOSSLESS = 64  # pixels: pictures up to this size are stored as they are
+BUDGET = 4_500_000  # bytes of all pictures before base64: with the charts the page stays below 8 MB
+LOSSLESS = 64  # pixels: pictures up to this size are stored as they are, if they fit
 SIDES = (256, 192, 160, 128, 96, 64)  # of thumbnails, the best first
 MEDIUM = 128  # pixels
 QUALITY = 78
@@ -65,18 +66,18 @@ def plan(samples: Sequence[Image.Image], cells: int, noises: int, prompts: int) 
         prompts: prompts of each concept.
     """
     own = max(samples[0].size)
-    sides = [own] if own <= LOSSLESS else [side for side in SIDES if side <= own]
+    forms = [(own, True)] if own <= LOSSLESS else []
+    forms += [(side, False) for side in SIDES if side <= own]
     choices = [(prompts, noises), (prompts, max(1, noises // 2)), (prompts, 1), (max(1, prompts // 2), 1), (1, 1)]
-    lossless = own <= LOSSLESS
-    sizes = {side: len(encode(samples, len(samples), side, lossless)) / len(samples) for side in sides}
+    sizes = {form: len(encode(samples, len(samples), *form)) / len(samples) for form in forms}
     for shown, each in dict.fromkeys(choices):
-        for side in sides:
+        for side, lossless in forms:
             # All pictures at medium size are better than a few at full size, unless they are too small to see anything.
             if side < MEDIUM <= own and (shown, each) != (1, 1):
                 continue
-            if shown * each * side <= LONGEST and sizes[side] * cells * shown * each <= BUDGET:
+            if shown * each * side <= LONGEST and sizes[side, lossless] * cells * shown * each <= BUDGET:
                 return Plan(side, lossless, shown, each, (shown, each) != (prompts, noises))
-    return Plan(sides[-1], lossless, 1, 1, prompts * noises > 1)
+    return Plan(*forms[-1], 1, 1, prompts * noises > 1)
 
 
 def sheet(pictures: Sequence[Image.Image], columns: int, shown: Plan) -> Sheet:

@@ -44,6 +44,14 @@ CONFIG: Spec = {
 }
 
 
+PLACES = re.compile(r' (?:d|transform|x|y|x1|x2|y1|y2|width|height|font-size)="[^"]*"')
+
+
+def _shorter(attribute: re.Match[str]) -> str:
+    """An attribute with its coordinates to a hundredth of a pixel."""
+    return re.sub(r"-?\d+\.\d{3,}", lambda x: f"{round(float(x[0]), 2) + 0.0:g}", attribute[0])
+
+
 @cache
 def _fonts() -> None:
     vl_convert.register_font_directory(str(FONTS))
@@ -64,7 +72,9 @@ def draw(spec: Spec, title: str) -> Markup:
     text: str = vl_convert.vegalite_to_svg(complete, vl_version="6.4")
     text = re.sub(r' (?:xmlns:xlink|version|class)="[^"]*"', "", text)
     text = re.sub(r' (?:role|aria-roledescription|aria-hidden)="[^"]*"', "", text)
-    text = text.replace(' aria-label="', ' data-tip="').replace(TYPEFACE, "inherit")
+    text = re.sub(r' (?:pointer-events|font-family)="[^"]*"', "", text)  # the style sheet has them
+    text = PLACES.sub(_shorter, text)
+    text = text.replace(' aria-label="', ' data-tip="')
     if " id=" in text:
         raise ValueError("the chart has ids, which would clash with those of the page's other charts")
     width, height = re.findall(r'width="(\d+)" height="(\d+)"', text)[0]

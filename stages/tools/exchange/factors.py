@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from stages.adapters.algebra import Delta
-from stages.runtime.device import device
+from stages.runtime.device import algebra_device
 
 Pair = tuple[Tensor, Tensor]  # A [rank, in] and B [out, rank]
 
@@ -74,7 +74,7 @@ def truncate(delta: Delta, name: str, rank: int) -> Pair:
 
 def _core(delta: Delta, name: str) -> tuple[Tensor | None, Tensor, Tensor | None]:
     """Q, M, P in float64 with delta = Q M P^T; Q and P have orthonormal columns, or are None for the identity."""
-    where = device()
+    where = algebra_device()
     if name not in delta.dense:
         a, b = (factor.to(where, torch.float64) for factor in _stacked(delta, name))
         if a.shape[0] < min(a.shape[1], b.shape[0]):
@@ -88,7 +88,7 @@ def _core(delta: Delta, name: str) -> tuple[Tensor | None, Tensor, Tensor | None
 
 def relative_error(delta: Delta, name: str, written: Tensor | Pair) -> float:
     """|written - delta| / |delta| of one module in the Frobenius norm; `written` is a matrix or a pair of factors."""
-    where = device()
+    where = algebra_device()
     exact = _exact(delta, name, where)
     if isinstance(written, tuple):
         a, b = (factor.to(where, torch.float64) for factor in written)

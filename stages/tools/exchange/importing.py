@@ -6,29 +6,27 @@ another model.
 
 from __future__ import annotations
 
-import json
+import fnmatch
 import math
-import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from stages.adapters.algebra import Adapter
-from stages.core.family import Family, KnownAs, ModuleName
+from stages.core.family import Family, KnownAs
 from stages.files import artifact
 from stages.files.tensors import Header, read_header
 from stages.files.tensors import read as read_tensors
 from stages.runtime.faults import ConfigFault, InputFault
-from stages.tools.exchange.formats import Names, pattern
+from stages.tools.exchange.formats import Names
+from stages.tools.exchange.settings import CONFIG, read_settings
 
 DOWN = (".lora_A", ".lora_A.default", ".lora.down", ".lora_down", ".lora_linear_layer.down")
 UP = (".lora_B", ".lora_B.default", ".lora.up", ".lora_up", ".lora_linear_layer.up")
-CONFIG = "adapter_config.json"  # where peft stores the scale, beside the weights
 Shapes = Mapping[str, tuple[int, int]]
 Roles = dict[str, str]  # of one module: "a", "b" and optionally "alpha" -> the name of its tensor
 
@@ -49,10 +47,10 @@ def read_lora(path: Path, family: Family, alpha: float | None = None) -> Importe
     Args:
         path: a safetensors file.
         family: the base that it must fit.
-        alpha: for a peft file without its adapter_config.json, where alpha is stored.
+        alpha: for a file without alphas, such as a peft file without its adapter_config.json.
 
     Raises:
-        ConfigFault: alpha is not finite.
+        ConfigFault: alpha is not finite, or the file has its own.
         InputFault: the file is unsafe or damaged, made for another base, or not a complete plain LoRA.
         MachineFault: not enough memory.
     """
@@ -60,20 +58,20 @@ def read_lora(path: Path, family: Family, alpha: float | None = None) -> Importe
         raise ConfigFault(f"--alpha {alpha:g}: must be a finite number.")
     header, metadata = read_header(path)
     shapes, names = family.shapes(), family.module_names()
-    _check_base(path, metadata, family.known_as)
     pairs, unknown, kind = _sort(header, names)
     _check_keys(path, pairs, unknown, family, len(header))
     _check_shapes(path, pairs, header, shapes)
     tensors, _ = read_tensors(path)
     ranks = {module: len(tensors[roles["a"]]) for module, roles in pairs.items()}
-    scales = _scales(path, kind, ranks, names, metadata, alpha)
-    scales |= {m: float(tensors[roles["alpha"]]) / ranks[m] for m, roles in pairs.items() if "alpha" in roles}
+    alphas = {m: float(tensors[roles["alpha"]]) for m, roles in pairs.items() if "alpha" in roles}
+    scales = _scales(path, kind, ranks, names, metadata, alphas, alpha)
     factors = {m: _drop_zero_ranks(path, m, tensors[r["a"]], tensors[r["b"]], min(shapes[m])) for m, r in pairs.items()}
     adapter = _unite(factors, scales)
     for module in adapter.a:
         if not bool(adapter.module(module).isfinite().all()):
             raise InputFault(f"{path}: {module}: the scaled product of its factors is not finite in float32.")
-    return ImportedLora(adapter, kind, metadata, tuple(_warnings(factors, scales)))
+    warnings = (*_other_base(metadata, family.known_as), *_warnings(factors, scales))
+    return ImportedLora(adapter, kind, metadata, warnings)
 
 
 def check_target(folder: Path) -> None:
@@ -89,11 +87,15 @@ def check_target(folder: Path) -> None:
     raise ConfigFault(f"{folder}: already exists and is not an import. Give another --to.")
 
 
-def _check_base(path: Path, metadata: Mapping[str, str], base: KnownAs) -> None:
+def _other_base(metadata: Mapping[str, str], base: KnownAs) -> Iterator[str]:
+    """A warning for each name of the base that is none of ours. Which base it is, all shapes have shown already."""
     for key, expected in (("modelspec.architecture", base.architecture), ("ss_base_model_version", base.version)):
-        value = metadata.get(key, expected).removesuffix("/lora")
-        if value != expected:
-            raise InputFault(f"{path}: made for {value[:80]!r} ({key}), this study's base is '{expected}'.")
+        name = metadata.get(key, expected).removesuffix("/lora")
+        if name != expected and not any(fnmatch.fnmatchcase(name.lower(), known) for known in base.synonyms):
+            yield (
+                f"made for {name[:80]!r} ({key}), this study's base is '{expected}'. All shapes fit; whether the "
+                "weights do, only pictures show"
+            )
 
 
 def _aliases(names: Names) -> Iterator[tuple[str, str, str]]:
@@ -185,38 +187,49 @@ def _warnings(factors: Mapping[str, tuple[Tensor, Tensor]], scales: Mapping[str,
 
 
 def _scales(
-    path: Path, kind: str, ranks: Mapping[str, int], names: Names, metadata: Mapping[str, str], alpha: float | None
+    path: Path,
+    kind: str,
+    ranks: Mapping[str, int],
+    names: Names,
+    metadata: Mapping[str, str],
+    alphas: Mapping[str, float],
+    given: float | None,
 ) -> dict[str, float]:
-    """The scale by module where the file has no alpha tensors, as the format's own readers compute it."""
-    if alpha is not None:
-        return {module: alpha / rank for module, rank in ranks.items()}
-    try:
-        if kind == "diffusers":
-            config = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-        elif kind == "peft":
-            config = json.loads((path.parent / CONFIG).read_text("utf-8"))
-        else:
-            config = {}
-        return {module: _scale_of(names[module], config, kind, rank) for module, rank in ranks.items()}
-    except OSError:
+    """The scale by module, as the format's own readers compute it.
+
+    Args:
+        ranks: of the factors, by module.
+        alphas: those among the tensors, by module.
+        given: --alpha.
+    """
+    settings = read_settings(path, kind, metadata)
+    if given is not None and (alphas or settings):
+        raise ConfigFault(f"--alpha: {path} has its own alpha{'s' * bool(alphas)}. Omit it.")
+    if kind == "peft" and given is None and not (settings or alphas.keys() == ranks.keys()):
         raise InputFault(
             f"{path}: peft's {CONFIG}, which has alpha, is missing beside it. Put it there, or give --alpha."
-        ) from None
-    except (ValueError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputFault(f"{path}: its adapter settings are invalid: {reason}.") from None
-
-
-def _scale_of(name: ModuleName, config: Mapping[str, Any], kind: str, rank: int) -> float:
-    prefix = f"{name.part}."
-    settings = {k.removeprefix(prefix): v for k, v in config.items() if kind == "peft" or k.startswith(prefix)}
-    if settings.get("use_dora"):
-        raise ValueError("DoRA is not supported, only plain LoRA")
-    alphas = settings.get("alpha_pattern") or {}
-    alpha = alphas.get(pattern(name), alphas.get(name.module, settings.get("lora_alpha", rank)))
-    if type(alpha) not in (int, float) or not math.isfinite(alpha):
-        raise ValueError(f"alpha is {reprlib.repr(alpha)}, not a finite number")
-    return float(alpha) / (math.sqrt(rank) if settings.get("use_rslora") else rank)
+        )
+    stated = metadata.get("ss_network_alpha"), metadata.get("ss_network_dim")
+    if kind == "kohya" and given is None and alphas.keys() != ranks.keys() and not settings and stated[0] != stated[1]:
+        raise InputFault(
+            f"{path}: its metadata has ss_network_alpha {stated[0]} and ss_network_dim {stated[1]}, but tensors with "
+            "the alphas are missing. Give --alpha."
+        )
+    scales = {}
+    for module, rank in ranks.items():
+        part = settings.get(names[module].part, settings.get(""))
+        try:
+            scale = part.scale(names[module], rank) if part else (1.0 if given is None else given / rank)
+        except (ValueError, ArithmeticError) as error:
+            raise InputFault(f"{path}: its adapter settings are invalid: {error}.") from None
+        own = alphas[module] / rank if module in alphas else scale
+        if part and not math.isclose(own, scale, rel_tol=1e-6):
+            raise InputFault(
+                f"{path}: {module} has scale {own:g} by its alpha and {scale:g} by the adapter settings. "
+                "Remove one of the two."
+            )
+        scales[module] = own
+    return scales
 
 
 def _unite(factors: Mapping[str, tuple[Tensor, Tensor]], scales: Mapping[str, float]) -> Adapter:

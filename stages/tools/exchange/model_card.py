@@ -9,6 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from stages.core.params import Params
+from stages.core.strategy import chosen
 from stages.files import model_lock
 from stages.files.artifact import to_json
 from stages.runtime.formatting import in_markdown
@@ -57,6 +58,7 @@ def metadata(params: Params, origin: Origin, form: Format, rank: str, sha256: st
         "modelspec.hash_sha256": f"0x{sha256}",
         "modelspec.trigger_phrase": ", ".join(origin.triggers),
         "modelspec.license": licence(params, origin),
+        "modelspec.author": origin.terms("author"),
         "modelspec.merged_from": ", ".join(d["concept"]["name"] for d in origin.data) if len(origin.data) > 1 else None,
         RUN_KEY: origin.name,
         "palimpsest.what": origin.what,
@@ -83,8 +85,9 @@ def licence(params: Params, origin: Origin) -> str:
     """The licences that apply to the weights: of the base weights themselves, an imported adapter, and the pictures."""
     terms = model_lock.origin_and_licence(_base_path(params), model_lock.project_lock())
     parts = [f"base model: {terms[1] if terms else 'unknown'}"]
-    if "adopted" in origin.facts:
-        parts += [f"adapter: {origin.facts['adopted']['metadata'].get('modelspec.license', 'unknown')}"]
+    if origin.adopted:
+        author = f" by {name}" if (name := origin.terms("author")) else ""
+        parts += [f"imported adapter{author}: {origin.terms('license', 'licence') or 'unknown'}"]
     return "; ".join(parts + ([f"pictures: {', '.join(origin.licences)}"] if origin.licences else []))
 
 
@@ -108,6 +111,8 @@ def model_card(params: Params, origin: Origin, file: str, form: Format, contents
     parts = [_front(params, origin), f"# {escape(origin.title)}"]
     parts += [f"![Every concept after each task](<{picture}>)"] if picture else []
     parts += [_about(origin), f"## File\n\n{escape(file)}: {escape(contents)}", _usage(params, origin, file, form)]
+    if origin.adopted and origin.terms("trigger_phrase", "trigger_words"):
+        parts += [f"Trigger words of the imported adapter: {escape(origin.triggers[0])}."]
     if origin.data:
         parts += ["## Trigger words", in_markdown(_words(origin)), "Prompts used for sampling:"]
         parts += ["\n".join(f"- {escape(p)}" for d in origin.data for p in d["concept"]["prompts"])]
@@ -144,7 +149,12 @@ def _description(origin: Origin) -> str:
             "The adapter of a single task. It was trained on top of the state after the previous tasks, so it alone is "
             "not the model after its task; export the state for that."
         )
-    return "One adapter, trained on the base model." if origin.data else "An adapter trained elsewhere."
+    if not origin.data:
+        return "An adapter trained elsewhere."
+    if len(origin.data) > 1 or origin.adopted:
+        before = " It began as an adapter trained elsewhere." if origin.adopted else ""
+        return f"One adapter of the base model that holds {_count(len(origin.data), 'concept')}.{before}"
+    return "One adapter, trained on the base model."
 
 
 def _count(number: int, noun: str) -> str:
@@ -166,7 +176,7 @@ def _usage(params: Params, origin: Origin, file: str, form: Format) -> str:
 
 def _words(origin: Origin) -> Sequence[Sequence[str]]:
     rows = [["concept", "trigger", "training prompt", "pictures"]]
-    for data, trigger in zip(origin.data, origin.triggers, strict=True):
+    for data, trigger in zip(origin.data, origin.words, strict=True):
         name, prompt = data["concept"]["name"], data["concept"]["training_prompt"]
         rows.append([escape(name), escape(trigger), escape(prompt), str(len(data["pictures"]["training"]))])
     return rows
@@ -180,13 +190,21 @@ def _settings(params: Params, origin: Origin) -> Sequence[Sequence[str]]:
         "revision": params.base.options.get("revision", ""),
         "starting adapter": PurePath(params.family.adapter).name if origin.data else "",
         "strategy": strategy.get("name", ""),
+        "regime": _regime(strategy),
         **{f"strategy: {key}": value for key, value in strategy.get("options", {}).items()},
         **{key: facts[key] for key in ("domain", "order", "seed") if key in facts},
         **{key: value for key, value in origin.training.items() if key != "checkpoint_every"},
         "resolution": f"{params.prepare.resolution} pixels" if origin.data else "",
-        "imported from": to_json(facts["adopted"]["file"]).strip() if "adopted" in facts else "",
+        "imported from": to_json(origin.adopted["file"]).strip() if origin.adopted else "",
     }
     return [["setting", "value"], *([escape(key), escape(value)] for key, value in rows.items() if value != "")]
+
+
+def _regime(named: Mapping[str, Any]) -> str:
+    """What the strategy may know of earlier tasks, under the options that it ran with."""
+    if "options" not in named:
+        return ""
+    return chosen(named["name"], named["options"] | {"is": named.get("is", named["name"])})[1].knows
 
 
 def _credits(origin: Origin) -> list[str]:

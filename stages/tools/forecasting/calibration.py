@@ -29,30 +29,15 @@ from stages.core.runs import runs
 from stages.evaluation.scorer import score_pictures
 from stages.files.pictures import open_png
 from stages.runtime import progress
-from stages.runtime.device import device
+from stages.runtime.device import device, free_memory
 from stages.runtime.seeds import generator
 from stages.sampling import sampler
-from stages.training.task import train
+from stages.tools.forecasting.costs import Cost
+from stages.training.task import Inputs, train
 
 log = logging.getLogger("palimpsest")
 WARM_UP, REPEATS = 3, 3
 FEW, MORE = 2, 6  # denoising steps of the two measurements for the linear extrapolation
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Seconds per unit of work: the median of the measurements and an interval."""
-
-    each: float
-    low: float
-    high: float
-
-    @staticmethod
-    def of(seconds: list[float]) -> Cost:
-        """The median with the 10th and 90th percentiles; for few measurements, with the minimum and maximum."""
-        ranked = sorted(seconds)
-        cut = len(ranked) // 10
-        return Cost(statistics.median(ranked), ranked[cut], ranked[-1 - cut])
 
 
 @dataclass(frozen=True)
@@ -97,7 +82,7 @@ def calibrate(params: Params, measured: int = 12) -> Calibration:
 def _measure(name: str, memory: dict[str, int], work: Callable[[], object]) -> Any:
     log.info("measuring: %s", name)
     if device().type == "cuda":
-        torch.cuda.empty_cache()
+        free_memory()
         torch.cuda.reset_peak_memory_stats()
     result = work()
     if device().type == "cuda":
@@ -125,7 +110,9 @@ def _clock() -> float:
 
 def _adapter(params: Params, word: object) -> Adapter:
     """A small adapter that is not zero, so that it costs as much as a trained one."""
-    fresh = fresh_adapter(params.family.shapes(), params.train.rank, params.train.alpha, generator("forecast", word))
+    fresh = fresh_adapter(
+        params.family.shapes(), params.train.rank, params.train.alpha_number, generator("forecast", word)
+    )
     b = {name: 1e-3 * torch.randn(v.shape, generator=generator(word, name)) for name, v in fresh.b.items()}
     return Adapter(fresh.a, b, fresh.scale)
 
@@ -148,7 +135,8 @@ def _train(params: Params, measured: int) -> tuple[float, Cost]:
     try:
         plain = {n: {**params.strategy.get(n, {}), "rehearse": None, "train": {}} for n in params.strategies}
         study = params.model_copy(update={"train": short, "strategy": plain})
-        train(study, runs(params)[0], params.tasks[0].index, state, data, [Image.new("RGB", (side, side), "grey")])
+        inputs = Inputs(data, [Image.new("RGB", (side, side), "grey")], state)
+        train(study, runs(params)[0], params.tasks[0].index, inputs)
     finally:
         progress.listeners.remove(listen)
     return ticks[WARM_UP - 1] - began, Cost.of([b - a for a, b in pairwise(ticks[WARM_UP - 1 :])])

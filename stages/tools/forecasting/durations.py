@@ -1,53 +1,101 @@
-"""Durations of stages: measured where a stage has run here, otherwise from a calibration, otherwise a guess."""
+"""Durations of stages: measured in this run, else in an earlier one, else by a calibration, else a guess.
+
+What is measured is the time per unit of work (a step, a picture, a merge), so that what a few stages took says how long
+larger ones take.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from stages.core.params import Params
 from stages.files.artifact import digest
 from stages.files.writing import write_file
+from stages.tools.forecasting.costs import NOTHING, Cost, total
 from stages.tools.forecasting.workload import PART, PARTS, Stage, WorkCounter
 
 TIMES, CALIBRATION = Path(".cache", "flow", "times.json"), Path(".cache", "flow", "calibration.json")
-NEWEST_WEIGHT = 0.3  # of the newest time in the running mean
-GUESSES = {"train": 15.0, "sample": 3.0, "score": 1.0, "report": 30.0}  # seconds of a stage
-OTHER_GUESS = 0.5
+FEW = 3  # with so many measurements in this run, earlier ones no longer count
+SETTINGS_SAVED = 8  # how many sets of parameters the measurements are saved for
+# Seconds per unit of work; the others count one unit per stage.
+GUESSES = {"train": 0.02, "sample": 0.04, "score": 0.01, "merge": 0.5, "report": 30.0, "prepare": 1.0, "start": 0.5}
+LEAST = 0.1  # of a stage's time is its own part, however much the other parts in it seem to take
+# By what factor an estimate may be wrong: the load of the machine changes; other parameters; nothing is known.
+LOAD, OTHER_SETTINGS, UNKNOWN = 1.33, 2.0, 3.0
+Ran = tuple[Mapping[str, int], float]  # a stage's units of work by part, and its seconds
 
 
 class Times:
-    """Measured seconds of stages that have run here, by verb and task (some stages grow along the sequence)."""
+    """Seconds per unit of work by part of a study: train, sample, score, merge, prepare, start, report."""
 
-    def __init__(self, root: Path) -> None:
-        self.path = root / TIMES
+    def __init__(self, root: Path, params: Params) -> None:
+        self.path, self.settings = root / TIMES, _cost_digest(params)
+        self.now: dict[str, list[Ran]] = {}  # measured in this run
+        self.cold: dict[str, list[Ran]] = {}  # by stages that also loaded the model, which those to come do not
+        self._costs: dict[str, Cost] = {}  # until the next measurement
+        self.calibrated = saved_costs(params)
         try:
-            self.measured: dict[str, float] = json.loads(self.path.read_text("utf-8"))
-        except (OSError, ValueError):
-            self.measured = {}
+            self.saved: dict[str, dict[str, float]] = json.loads(self.path.read_text("utf-8"))
+            self.before = {part: float(each) for part, each in self.saved.get(self.settings, {}).items()}
+            newest: Mapping[str, float] = next(reversed(self.saved.values()), {})
+            self.elsewhere = {part: float(each) for part, each in newest.items()}
+        except (OSError, ValueError, TypeError, AttributeError):
+            self.saved, self.before, self.elsewhere = {}, {}, {}
 
-    def of(self, verb: str, task: int | None) -> float:
-        """Seconds of a stage, measured or guessed."""
-        return self.measured.get(_key(verb, task), GUESSES.get(verb, OTHER_GUESS))
+    def known(self, part: str) -> bool:
+        """Whether a stage of this part has run here with these parameters, or was calibrated."""
+        return part in self.now or part in self.cold or part in self.before or part in self.calibrated
 
-    def has(self, verb: str, task: int | None) -> bool:
-        """Whether such a stage has been measured."""
-        return _key(verb, task) in self.measured
+    def measured(self) -> dict[str, Cost]:
+        """The parts that have run here with these parameters."""
+        return {part: self.cost(part) for part in {*self.now, *self.cold, *self.before}}
 
-    def note(self, verb: str, task: int | None, seconds: float) -> None:
-        """Adds a measurement to the running mean."""
-        key = _key(verb, task)
-        self.measured[key] = (1 - NEWEST_WEIGHT) * self.measured.get(key, seconds) + NEWEST_WEIGHT * seconds
+    def cost(self, part: str) -> Cost:
+        """Seconds per unit of work."""
+        if part not in self._costs:
+            self._costs[part] = self._cost(part)
+        return self._costs[part]
+
+    def _cost(self, part: str) -> Cost:
+        if ran := self.now.get(part) or self.cold.get(part):
+            rates = [self._rate(part, counts, seconds) for counts, seconds in ran]
+            earlier = [self.before[part]] if part in self.before and len(rates) < FEW else []
+            return Cost.measured(rates + earlier)
+        for known, factor in ((self.before, LOAD), (self.calibrated, LOAD), (self.elsewhere, OTHER_SETTINGS)):
+            if part in known:
+                return Cost.about(known[part], factor)
+        return Cost.about(GUESSES[part], UNKNOWN)
+
+    def _rate(self, part: str, counts: Mapping[str, int], seconds: float) -> float:
+        """Seconds per unit of one stage, without its work of other parts."""
+        others = sum((self.cost(other) * count).each for other, count in counts.items() if other != part)
+        return max(seconds - others, LEAST * seconds) / counts[part]
+
+    def seconds(self, counts: Mapping[str, int]) -> Cost:
+        """Seconds of a stage with these units of work by part."""
+        return total(self.cost(part) * count for part, count in counts.items())
+
+    def note(self, part: str, counts: Mapping[str, int], seconds: float, cold: bool = False) -> None:
+        """Adds what a stage of a part took in this run; work of other parts in it is subtracted.
+
+        Args:
+            part: of the study.
+            counts: the stage's units of work by part.
+            seconds: how long it took.
+            cold: whether a worker ran its first stage of this part.
+        """
+        if counts.get(part):  # otherwise everything in it was shared with another stage
+            (self.cold if cold else self.now).setdefault(part, []).append((counts, seconds))
+            self._costs.clear()
 
     def save(self) -> None:
-        """Writes the measurements to disk."""
-        write_file(self.path, json.dumps(self.measured, sort_keys=True, indent=1), durable=False)
-
-
-def _key(verb: str, task: int | None) -> str:
-    return verb if task is None else f"{verb} {task + 1:02d}"
+        """Writes the measurements to disk, for later plans."""
+        rates = self.before | {part: self.cost(part).each for part in {**self.cold, **self.now}}
+        others = {settings: parts for settings, parts in self.saved.items() if settings != self.settings}
+        kept = dict([*others.items(), (self.settings, rates)][-SETTINGS_SAVED:])
+        write_file(self.path, json.dumps(kept, indent=1), durable=False)
 
 
 def save_costs(params: Params, costs: Mapping[str, float]) -> None:
@@ -69,25 +117,24 @@ def _cost_digest(params: Params) -> str:
     return digest(params.model_dump(mode="json", include={"base", "prepare", "train", "sample", "score", "strategy"}))
 
 
-def seconds_by_part(
-    work: WorkCounter, todo: Iterable[Stage], done: Iterable[Stage], times: Times | None, costs: Mapping[str, float]
-) -> dict[str, float]:
+def by_part(
+    work: WorkCounter, todo: Iterable[Stage], done: Iterable[Stage], costs: Mapping[str, Cost]
+) -> dict[str, Cost]:
     """Total seconds of stages run one after another, by part: train, sample, score and merge.
 
     Args:
         work: counts the study's work.
         todo: the stages to run.
         done: finished stages, whose shared work is not repeated.
-        times: measured times of stages that have run here; None to ignore them.
-        costs: seconds per unit of work by part, for stages without a measured time; where missing, a guess is used.
+        costs: seconds per unit of work by part.
     """
-    guesses = times or Times(Path(os.devnull))
-    total = dict.fromkeys(PARTS, 0.0)
-    for stage, counts in work.units(todo, done):
-        own = PART[stage.verb]
-        if own in costs and not (times and times.has(stage.verb, stage.task)):
-            for part, count in counts.items():
-                total[part] += count * costs[part]
-        else:
-            total[own] += guesses.of(stage.verb, stage.task)
-    return total
+    sums = dict.fromkeys(PARTS, NOTHING)
+    for _, counts in work.units(todo, done):
+        for part, count in counts.items():
+            sums[part] += costs[part] * count
+    return sums
+
+
+def part_of(verb: str) -> str:
+    """The part of a study that a stage of this verb belongs to."""
+    return PART.get(verb, verb)

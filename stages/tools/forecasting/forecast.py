@@ -8,9 +8,9 @@ from typing import Any
 from stages.core.params import Params
 from stages.runtime.formatting import duration, in_columns, short_duration, size
 from stages.tools.forecasting.calibration import Calibration
-from stages.tools.forecasting.durations import Times, seconds_by_part
+from stages.tools.forecasting.durations import Times, by_part
 from stages.tools.forecasting.workload import WorkCounter, Workload, stages_of
-from stages.training.loop import CHECKPOINTS_STORED
+from stages.training import checkpoints
 
 NOT_COUNTED = "Not counted: preparing photos, reading and writing states, the report, and other load on this machine."
 
@@ -28,10 +28,9 @@ def hours(params: Params, work: Workload, calibration: Calibration, times: Times
     counts["merge"] = work.adapters
     everything, counted = stages_of(params), WorkCounter(params)
     table: dict[str, dict[str, float]] = {part: {"count": count} for part, count in counts.items()}
-    for key in ("each", "low", "high"):
-        costs = {part: getattr(cost, key) for part, cost in calibration.costs.items()}
-        for part, seconds in seconds_by_part(counted, everything, (), times, costs).items():
-            table[part][key] = seconds / 3600
+    costs = calibration.costs | (times.measured() if times else {})
+    for part, seconds in by_part(counted, everything, (), costs).items():
+        table[part] |= {key: value / 3600 for key, value in asdict(seconds).items()}
     start = calibration.start / 3600
     together = {key: sum(part[key] for part in table.values()) + start for key in ("each", "low", "high")}
     return {**table, "together": {"count": 1, **together}}
@@ -45,7 +44,7 @@ def disk(work: Workload, picture_bytes: float = 0.0, vector_bytes: int = 0) -> d
         "cache": int(work.kept_bytes + dense + (work.sampled - work.for_rehearsal) * picture_bytes + tables),
         "workspace": int(work.placed_bytes + dense + work.images * picture_bytes + tables),
         # Pictures by model; the checkpoints of first tasks, for other strategies, and of one other task.
-        "scratch": int(work.sampled * picture_bytes + (work.first + 1) * CHECKPOINTS_STORED * 3 * one),
+        "scratch": int(work.sampled * picture_bytes + (work.first + 1) * checkpoints.STORED * 3 * one),
     }
 
 

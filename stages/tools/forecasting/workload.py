@@ -19,7 +19,8 @@ from stages.tools.forecasting.traces import trace
 from stages.training.rehearsal import prompts
 
 FLOAT = 4  # bytes of a number
-ROW = 4 / 3  # of a picture's share of a step: what a rehearsed row takes, with the answer of the frozen model
+# A rehearsed row with its target, in pictures of a step, where arithmetic is what takes the time; less on a small base.
+ROW = 4 / 3
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,7 @@ class WorkCounter:
         if rehearse is None or rehearse.pictures == "task":
             return
         earlier = [{"training_prompt": c.training_prompt} for c in self.concepts[stage.domain, stage.order][:at]]
-        texts, scheduler = tuple(prompts(rehearse, earlier)), self.params.sampling(name).scheduler
+        texts, scheduler = tuple(prompts(self.params.family, rehearse, earlier)), self.params.sampling(name).scheduler
         model = self._model(replace(stage, task=at - 1)) if at else "base"
         yield ("rehearsal", model, rehearse.images, texts, scheduler), "sample", rehearse.images * len(texts)
 

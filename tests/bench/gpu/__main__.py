@@ -1,6 +1,8 @@
-"""SDXL at full size on one GPU: python -m tests.bench.gpu [--out FILE] [--seconds 500] [--size full] [--blocks 5]
+"""SDXL at full size on one GPU: python -m tests.bench.gpu [--only PART] [--out FILE] [--json FILE] [--seconds 500]
 
-It has only run on a CPU at a hundredth of the size so far (--size hundredth --blocks 1, a minute), never on a GPU.
+On a CPU it runs at a hundredth of the size (--size hundredth --blocks 1, a minute). Parts, in this order unless --only
+names one: training, swap (with the merge), sampling, chains (several trainings in one batch); profile is the kernels of
+a training step and a picture by kind, and nothing else. Each part ends with such a table.
 
 Seconds per training step and per picture, against two peers with the same weights: the paper's published loop (float32,
 checkpointing, the picture encoded and the loss read at every step; five pictures at a time, prompts encoded each time),
@@ -28,6 +30,7 @@ tqdm.
 """
 
 import argparse
+import json
 import os
 import shutil
 import statistics
@@ -37,7 +40,9 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.utils import logging as diffusers_logging
@@ -45,9 +50,12 @@ from diffusers.utils import logging as diffusers_logging
 from stages.adapters.algebra import Delta, select
 from tests.bench.blocks import short
 from tests.bench.gpu.bench import Bench, free_memory, synced
+from tests.bench.gpu.chains import Chains
+from tests.bench.gpu.kernels import table
 from tests.bench.gpu.notes import Notes, OutOfTime, until
 from tests.bench.gpu.sampling import Sampling
-from tests.bench.gpu.training import LIMITS, Training
+from tests.bench.gpu.training import CHECKED, LIMITS, STEP, Training
+from tests.bench.gpu.training import Ours as Trainer
 
 TASK, PICTURES, CHECKPOINTS = 850, 40, 17  # of one task of the paper: steps, pictures, checkpoints (every 50 steps)
 
@@ -75,22 +83,35 @@ def states(bench: Bench) -> None:
     unet = bench.family.pipeline.unet
     bench.family.shift(Delta())
     before = {name: value.data_ptr() for name, value in unet.state_dict().items()}
-    swaps = [synced(lambda: bench.family.shift(sums)) for _ in range(3)]
+    parts = Delta(sums.terms[:-1])
+    swaps, whole = [], []
+    for _ in range(3):
+        whole.append(synced(lambda: bench.family.shift(sums)))
+        bench.family.shift(Delta())
+        bench.family.shift(parts)
+        swaps.append(synced(lambda: bench.family.shift(sums)))
+        bench.family.shift(Delta())
+    bench.family.shift(sums)
     if before == {name: value.data_ptr() for name, value in unet.state_dict().items()}:
         place = "in place"
     else:
         place = "not in place"
         bench.notes.fail("a state was not swapped in place")
     bench.notes.print(
-        f"swap to a sum of {len(sums.terms)} adapters, {place}: {short(statistics.median(swaps))}"
-        f"{bench.target('swap')}. Included: copying from host memory, products and sum. "
-        "Not included: reading and hashing their files"
+        f"swap to one adapter more, the {len(sums.terms)}th, {place}: {short(statistics.median(swaps))}"
+        f"{bench.target('swap')}; to all {len(sums.terms)} anew: {short(statistics.median(whole))}. "
+        "Included: copying from host memory, products and sum. Not included: reading and hashing their files"
     )
+    bench.record("swap: one adapter more", swaps)
+    bench.record("swap: all adapters anew", whole)
+    table(bench.notes, "swap", lambda: bench.family.shift(sums), 1)
     stored = {name: value.cpu() for name, value in unet.state_dict().items()}
     loads = [synced(lambda: unet.load_state_dict(stored)) for _ in range(3)]
     bench.notes.print(f"  the whole UNet copied from host memory: {short(statistics.median(loads))}")
     old, new = select(Delta(), bench.adapter("old").delta), bench.adapter("new").delta
     merges = [synced(lambda: select(old, new)) for _ in range(2)]
+    bench.record("merge: by magnitude", merges)
+    table(bench.notes, "merge", lambda: select(old, new), 1)
     bench.notes.print(
         f"merge by magnitude: {short(statistics.median(merges))}{bench.target('merge')}. Included: copying between "
         "host memory and the device. Not included: reading, hashing and writing files"
@@ -129,20 +150,40 @@ def attempted(bench: Bench, what: str, part: Callable[[], object]) -> None:
         free_memory()
 
 
+def kernels(bench: Bench, training: Training, sampling: Sampling) -> None:
+    """The kernels of training steps and of pictures."""
+    trainer = Trainer(bench)
+    trainer.train(CHECKED)
+    steps = 12 if bench.full else CHECKED
+    table(bench.notes, "training step", lambda: trainer.train(steps), steps, STEP / bench.speed if bench.full else 0.0)
+    sampling.prepare()
+    sampling.ours(1)
+    table(bench.notes, "two steps of eight pictures", lambda: sampling.ours(2), 1)
+
+
 def measure(bench: Bench) -> None:
-    """Runs all parts within the time limit."""
-    training, sampling = Training(bench), Sampling(bench)
+    """Runs all parts, or the one that was asked for, within the time limit."""
+    training, sampling, chains = Training(bench), Sampling(bench), Chains(bench)
+    parts: dict[str, tuple[float, Callable[[float], object]]] = {
+        "training": (0.3, training.run),
+        "swap": (0.35, lambda _: states(bench)),
+        "sampling": (0.65, sampling.run),
+        "chains": (0.75, chains.run),
+        "profile": (0.85, lambda _: kernels(bench, training, sampling)),
+    }
+    only = bench.args.only
     try:
         attempted(bench, "building the model", lambda: machine(bench))
-        attempted(bench, "training", lambda: training.run(bench.deadline(0.35)))
-        attempted(bench, "swap and merge", lambda: states(bench))
-        attempted(bench, "sampling", lambda: sampling.run(bench.deadline(0.75)))
+        for name, (share, part) in parts.items():
+            if only in (None, name):
+                end = bench.deadline(1.0 if only else share)
+                attempted(bench, name, lambda part=part, end=end: part(end))  # type: ignore[misc]
         if training.steps and sampling.pictures:
             task(bench, training, sampling)
     except OutOfTime:
         bench.notes.fail("out of time", f"not everything was measured in {bench.args.seconds:g} s")
         return
-    if bench.on_gpu and bench.args.compile:
+    if bench.on_gpu and bench.args.compile and only is None:
         try:
             bench.notes.print("against diffusers through torch.compile")
             attempted(bench, "sampling against torch.compile", lambda: sampling.extra(bench.deadline(1)))
@@ -151,12 +192,23 @@ def measure(bench: Bench) -> None:
             bench.notes.print("  skipped: out of time")
 
 
+def results(notes: Notes) -> dict[str, Any]:
+    """What --json writes: the card, the date, the versions, the command and every number."""
+    versions = {name: version(name) for name in ("torch", "diffusers", "peft")}
+    card = torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU"
+    command = " ".join(["python -m tests.bench.gpu", *sys.argv[1:]])
+    facts = {"card": card, "date": time.strftime("%Y-%m-%d"), "versions": versions, "command": command}
+    return {**facts, "seconds": {}, **notes.facts}
+
+
 def main(words: Sequence[str] | None = None) -> int:
     ends = time.perf_counter()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=["full", "hundredth"], default="full")
     parser.add_argument("--seconds", type=float, default=500, help="time limit")
     parser.add_argument("--blocks", type=int, default=5, help="of each comparison, at most; always at least one")
+    parser.add_argument("--only", choices=["training", "swap", "sampling", "chains", "profile"], help="this part alone")
+    parser.add_argument("--json", type=Path, help="a file for the results; docs/performance.md is made from such")
     parser.add_argument("--out", type=Path, help="a file for the output")
     parser.add_argument("--dtype", choices=list(LIMITS), help="of ours; default: float16 on a GPU, float32 on a CPU")
     parser.add_argument("--no-compile", dest="compile", action="store_false", help="ours without torch.compile")
@@ -176,6 +228,8 @@ def main(words: Sequence[str] | None = None) -> int:
             notes.fail("out of time", f"nothing was measured in {args.seconds:g} s")
         finally:
             os.chdir(root)
+    if args.json:
+        args.json.write_text(json.dumps(results(notes), indent=1, sort_keys=True) + "\n", "utf-8")
     return 1 if notes.errors else 0
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 UNWANTED = ("cannot be recorded", "out of memory")  # warnings after which the timings are invalid
 
@@ -29,6 +30,7 @@ class Notes(logging.Handler):
         super().__init__(logging.WARNING)
         self.file = path.open("w", encoding="utf-8") if path else None
         self.errors = 0
+        self.facts: dict[str, Any] = {}  # the results, for --json
 
     def print(self, text: str) -> None:
         builtins.print(text, flush=True)

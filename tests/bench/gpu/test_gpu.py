@@ -1,6 +1,7 @@
 """The full-size benchmark at a hundredth of the size: it runs if parts of the model move, reports errors and ends in
 time."""
 
+import json
 import logging
 
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 
 from stages.runtime.device import device
 from stages.training.cuda_graph import Recorder, Replay
-from tests.bench.gpu import __main__, notes, peers, sampling, training
+from tests.bench.gpu import __main__, kernels, notes, page, peers, sampling, training
 from tests.bench.gpu import bench as full
 from tests.bench.gpu.random_sdxl import Standin
 
@@ -123,3 +124,47 @@ def test_compiling_during_timing_is_an_error(output):
     assert not output.errors
     bench.blocks({"ours": measure}, 0)
     assert output.errors == 1
+
+
+def test_performance_page_is_made_of_the_results():
+    results = [json.loads(file.read_text("utf-8")) for file in sorted(page.RESULTS.glob("*.json"))]
+    assert results
+    assert page.PAGE.read_text("utf-8") == page.page(results)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("cudnn_generated_fort_native_sdpa_sm90_flash_bprop_wgmma_f16_knob_27", "attention"),
+        ("sm90_xmma_fprop_implicit_gemm_f16f16_f16f32_f32_nhwckrsc_nhwc", "convolution"),
+        ("nvjet_sm90_hsh_128x256_64x4_1x2_h_bz_coopA_TNT", "product"),
+        ("sm90_xmma_gemm_f16f16_f16f32_f32_tn_n_tilesize128x128x64", "product"),
+        ("void at::native::(anonymous namespace)::CatArrayBatchedCopy<unsigned short, 64, 64>", "copy"),
+        ("Memcpy DtoD (Device -> Device)", "copy"),
+        ("void at::native::(anonymous namespace)::vectorized_layer_norm_kernel<c10::Half, float>", "norm"),
+        ("void at::native::reduce_kernel<512, 1, at::native::ReduceOp<float>>", "reduction"),
+        ("void at::native::vectorized_elementwise_kernel<4, at::native::GeluBackwardCUDAKernelImpl>", "elementwise"),
+        ("aten::mkldnn_convolution", "convolution"),
+        ("aten::addmm", "product"),
+    ],
+)
+def test_kernels_by_kind(name, kind):
+    assert kernels.category(name) == kind
+
+
+def test_kinds_are_added_up():
+    events = {"aten::mm": (1.0, 2), "aten::bmm": (2.0, 1), "aten::copy_": (4.0, 3)}
+    assert kernels.by_category(events) == {"copy": (4.0, 3), "product": (3.0, 3)}
+
+
+@pytest.mark.slow
+def test_one_part_alone_and_its_results_as_json(tmp_path, capsys):
+    out = tmp_path / "results.json"
+    words = ["--size", "hundredth", "--blocks", "1", "--only", "swap", "--json", str(out)]
+    assert __main__.main(words) == 0, capsys.readouterr().out
+    facts = json.loads(out.read_text("utf-8"))
+    assert {"card", "date", "versions", "command"} < facts.keys()
+    assert {"swap: one adapter more", "merge: by magnitude"} <= facts["seconds"].keys()
+    assert {"swap", "merge"} <= facts["kernels"].keys()
+    assert "training" not in capsys.readouterr().out
+    assert page.page([facts])

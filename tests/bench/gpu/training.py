@@ -89,7 +89,9 @@ class Ours:
         run = Run(TaskSequence("bench", self.params.domains[0], "0"), self.strategy, self.calls)
         began = time.perf_counter()
         with families.substitute(params.base.name, self.bench.family):
-            _, losses = task.train(params, run, "01", self.before, data, [self.picture], lambda *_: observe)
+            _, losses = task.train(
+                params, run, "01", task.Inputs(data, [self.picture], self.before), lambda *_: observe
+            )
         wait()
         return Trained(losses, self.calls, began, time.perf_counter(), after)
 

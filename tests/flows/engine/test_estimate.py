@@ -1,15 +1,20 @@
-"""`palimpsest plan` and `palimpsest forecast` count the same work and estimate the same time for it."""
+"""What a run will take: `plan`, `run` and `forecast` say the same, and while it runs the estimate becomes right."""
 
+import heapq
 import random
+from collections import Counter
 from itertools import product
 from pathlib import Path
 
 import pytest
 
-from flows.engine.estimate import plan_seconds, workload_stage
+from flows.engine import estimate
+from flows.engine.estimate import CHECK, Clock, span, units, workload_stage
+from flows.engine.order.ready import Ready, makespan
 from flows.graph.stage_names import StageName
 from stages.core.params import load
-from stages.tools.forecasting.calibration import Calibration, Cost
+from stages.tools.forecasting.calibration import Calibration
+from stages.tools.forecasting.costs import Cost, total
 from stages.tools.forecasting.durations import Times, save_costs
 from stages.tools.forecasting.forecast import hours
 from stages.tools.forecasting.workload import WorkCounter, count, stages_of
@@ -45,7 +50,11 @@ def times(tmp_path, monkeypatch, params):
     (tmp_path / "data").symlink_to(Path("data").resolve())
     monkeypatch.chdir(tmp_path)
     save_costs(params, COSTS)
-    return Times(tmp_path)
+    return Times(tmp_path, params)
+
+
+def plan_seconds(params, to_run, names, times):
+    return total(map(times.seconds, units(params, to_run, names).values())).each
 
 
 def test_plan_and_forecast_agree(params, names, times):
@@ -78,7 +87,7 @@ def test_finished_and_remaining_work_add_up(params, names, times, share):
 def test_the_pictures_for_rehearsal_are_counted_where_they_are_made(params):
     """Each earlier concept's prompt at every later task, and the generic captions at all: six pictures of each."""
     work, tasks = count(params), len(params.tasks)
-    captions = len(params.make_strategy("rehearse_generic").rehearse.captions)
+    captions = len(params.family.captions)
     assert work.for_rehearsal == 6 * (tasks * (tasks - 1) // 2 + tasks * captions)
     plain = count(params.model_copy(update={"strategies": params.strategies[:-3]}))  # with words alone
     assert plain.for_rehearsal == 0
@@ -94,15 +103,161 @@ def test_a_ceiling_takes_more_steps_with_every_task(params):
 
 
 def test_measured_durations_take_precedence_over_a_calibration_in_both(params, names, times):
-    for task in range(len(params.tasks)):
-        times.note("train", task, 100.0)
-    by_part = hours(params, count(params), CALIBRATION, times)
-    runs = len(params.strategies) * len(params.seeds) * len(params.orders) * len(params.domains)
-    assert 3600 * by_part["train"]["each"] == pytest.approx(100.0 * runs * len(params.tasks))
+    for _ in range(5):
+        times.note("train", {"train": 300}, 100.0)
+    work = count(params)
+    by_part = hours(params, work, CALIBRATION, times)
+    assert 3600 * by_part["train"]["each"] == pytest.approx(100.0 / 300 * by_part["train"]["count"], rel=0.5)
     assert plan_seconds(params, names, names, times) == pytest.approx(3600 * by_part["together"]["each"])
 
 
-def test_a_calibration_with_other_parameters_is_ignored(params, names, times):
+def test_a_calibration_with_other_parameters_is_ignored(params, times):
     other = params.model_copy(update={"train": params.train.model_copy(update={"batch": params.train.batch + 1})})
-    assert plan_seconds(other, names[:1], names, times) == times.of("sample_base", None)
-    assert plan_seconds(params, names[:1], names, times) != times.of("sample_base", None)
+    assert times.cost("train").each == COSTS["train"]
+    assert Times(Path.cwd(), other).cost("train").each != COSTS["train"]
+
+
+def test_durations_are_saved_for_their_parameters(tmp_path, params):
+    times = Times(tmp_path, params)
+    guess = times.cost("train")
+    for _ in range(9):
+        times.note("train", {"train": 100}, 40.0)
+    times.save()
+    again = Times(tmp_path, params)
+    assert again.cost("train").each == pytest.approx(0.4)
+    assert again.known("train")
+    assert not again.known("sample")
+    other = params.model_copy(update={"train": params.train.model_copy(update={"rank": 3})})
+    elsewhere = Times(tmp_path, other)
+    assert not elsewhere.known("train")
+    assert elsewhere.cost("train").each == pytest.approx(0.4)  # better than a guess, and in a wider range
+    assert elsewhere.cost("train").high / 0.4 > again.cost("train").high / 0.4
+    assert guess.high / guess.each > elsewhere.cost("train").high / 0.4
+    elsewhere.note("sample", {"sample": 10}, 5.0)
+    elsewhere.save()
+    assert Times(tmp_path, params).cost("train").each == pytest.approx(0.4)
+
+
+def test_work_of_another_part_in_a_stage_is_subtracted(times):
+    times.note("sample", {"sample": 10}, 10.0)
+    times.note("train", {"train": 100, "sample": 20}, 60.0)
+    assert times.cost("train").each == pytest.approx((60 - 20 * 1.0) / 100)
+    times.note("train", {"train": 0}, 0.3)  # it resumed from what another run had trained
+    assert times.cost("train").each == pytest.approx(0.4)
+
+
+def test_the_makespan_is_that_of_the_scheduler():
+    needs = {"a": [], "b": ["a"], "c": ["b"], "x": [], "y": [], "end": ["c", "x", "y"]}
+    seconds = dict.fromkeys(needs, 1.0)
+    assert makespan(list(needs), needs, seconds, 1) == 6
+    assert makespan(list(needs), needs, seconds, 2) == 4  # the chain a b c end; x and y run beside it
+    assert makespan(list(needs), needs, seconds | {"x": 9.0}, 2) == 10
+    assert makespan(["c", "end"], needs, seconds, 2) == 2  # what has ended is not waited for
+    assert makespan([], needs, {}, 2) == 0
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (100, 290, "2 to 5 minutes"),
+        (61, 62, "about 1 minute"),
+        (60, 240, "1 to 4 minutes"),
+        (50, 130, "50 seconds to 2 minutes"),
+        (12, 27, "10 to 25 seconds"),
+        (3500, 9000, "1 hour to 2 hours and 30 minutes"),
+        (3, 3, "about 3 seconds"),
+    ],
+)
+def test_a_range_in_words(low, high, words):
+    assert span(Cost((low + high) / 2, low, high)) == words
+
+
+class Graph:
+    """The stages of a study, as dvc.yaml connects them."""
+
+    def __init__(self, names):
+        self.stages = dict.fromkeys(names)
+
+    def upstream(self, name):
+        stage = StageName.parse(name)
+        run, at = (stage.domain, stage.order, stage.strategy, stage.seed), stage.task
+
+        def of(verb, task):
+            return [str(StageName(verb, *run, task=task))]
+
+        if at is None:
+            return [f"sample_base@{stage.domain}-{stage.order}"] if stage.verb == "score_base" else []
+        before = {"merge": of("train", at), "sample": of("merge", at), "score": of("sample", at)}
+        return before.get(stage.verb, of("merge", at - 1) if at else [])
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("jobs", "slower"), [(1, 4.0), (2, 0.4), (4, 2.5)])
+def test_after_the_first_stages_of_a_kind_the_estimate_is_within_a_factor_of_one_and_a_half(
+    params, names, times, monkeypatch, jobs, slower, seed
+):
+    """On a machine that is faster or slower than the calibration, with noise, and with models to load at first."""
+    dice, now = random.Random(seed), 0.0
+    monkeypatch.setattr(estimate.time, "monotonic", lambda: now)
+    clock = Clock(Graph(names), params, times, names, names, jobs)
+    work = {name: sum(COSTS[part] * count for part, count in clock.counts[name].items()) for name in names}
+    true = {name: (slower * work[name] + 0.2) * dice.lognormvariate(0, 0.15) for name in names}
+    waiting = {name: set(clock.needs[name]) for name in names}
+    ready, running, ended, loaded = Ready(names, clock.needs, work, jobs), [], [], 0
+    for name in names:
+        if not waiting[name]:
+            ready.add(name)
+    moments = []  # when, the estimate then
+    while ready or running:
+        while ready and len(running) < jobs:
+            name = ready.pop()
+            true[name] += 4.0 * (loaded < jobs)
+            loaded += 1
+            clock.start(name)
+            heapq.heappush(running, (now + true[name], name))
+        now, name = heapq.heappop(running)
+        clock.end(name, True, true[name])
+        ended.append(name)
+        for other in names:
+            if name in waiting[other]:
+                waiting[other].remove(name)
+                if not waiting[other]:
+                    ready.add(other)
+        ran = Counter(part for n in ended for part, count in clock.counts[n].items() if count)
+        if all(ran[part] > jobs for part in COSTS) and len(ended) % 7 == 0:  # each has run once without loading a model
+            moments.append((now, clock.remaining()))
+    ratios = [left.each / (now - at) for at, left in moments if now - at > 0.05 * now]
+    assert len(ratios) > 20
+    assert sum(1 / 1.5 < ratio < 1.5 for ratio in ratios) > 0.9 * len(ratios)
+    assert 1 / 1.7 < min(ratios) < max(ratios) < 1.7
+    inside = [left.low <= now - at <= left.high for at, left in moments if now - at > 0.05 * now]
+    assert sum(inside) > 0.8 * len(inside)
+
+
+def test_results_of_early_tasks_come_first_while_there_is_enough_to_do(params, names, times):
+    """All strategies reach the scores of task 02 before any of them is at task 05; the longest chains come in time."""
+    graph = Graph(names)
+    needs = {name: graph.upstream(name) for name in names}
+    seconds = {name: times.seconds(counts).each + 0.1 for name, counts in units(params, names, names).items()}
+    short = [name for name in names if "-joint-" not in name]  # which takes longer than all others together
+    ready, waiting, order = Ready(short, needs, seconds, 2), {name: set(needs[name]) for name in short}, []
+    for name in (name for name in short if not waiting[name]):
+        ready.add(name)
+    while ready:
+        order.append(ready.pop())
+        for name in short:
+            if order[-1] in waiting[name]:
+                waiting[name].remove(order[-1])
+                if not waiting[name]:
+                    ready.add(name)
+    assert sorted(order) == sorted(short)
+    scored = [at for at, name in enumerate(order) if name.startswith("score@") and name.endswith("-task1")]
+    assert max(scored) < min(at for at, name in enumerate(order) if name.endswith("-task4"))
+    lower = max(sum(seconds[name] for name in names) / 2, *(Ready(names, needs, seconds, 2).longest.values()))
+    assert makespan(names, needs, seconds, 2) < 1.1 * lower
+
+
+def test_a_stage_that_is_only_checked_costs_next_to_nothing(params, names, times):
+    clock = Clock(Graph(names), params, times, names, [], 1)
+    assert clock.remaining().each == pytest.approx(len(names) * CHECK.each)
+    assert clock.is_measured

@@ -1,5 +1,6 @@
 """A study finishes with a warning, whenever Prefect's server is lost. Takes a few minutes."""
 
+import json
 import os
 import signal
 import socket
@@ -11,8 +12,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from flows.engine.prefect_view import SETTINGS
-from tests.support.workspace import change, dvc, environment
+from flows.engine.prefect_view import SETTINGS, set_environment
+from tests.support.workspace import PROJECT, change, dvc, environment
 
 pytestmark = pytest.mark.slow
 USER = ("user", "of studies")
@@ -102,12 +103,36 @@ def test_a_server_with_a_password_shows_the_study_only_to_clients_that_have_it(r
     assert requests.post(f"{running.address}/flow_runs/filter", json={}, timeout=60).status_code == 401
     (run,) = running.read("flow_runs")
     assert (run["name"], run["state"]["type"]) == ("small", "COMPLETED")
-    stages = {task["name"]: task["state"]["type"] for task in running.read("task_runs")}
+    tasks = {task["name"]: task for task in running.read("task_runs")}
+    sampled = tasks["objects / merge_init / order 0 / seed 0 / task 02 / sample"]
+    assert {"small", "merge_init", "sample"} <= set(sampled["tags"])
+    assert run["tags"] == ["small"]
+    edges = [
+        item["id"] for items in sampled["task_inputs"].values() for item in items if item["input_type"] == "task_run"
+    ]
+    assert edges == [] or set(edges) <= {task["id"] for task in tasks.values()}
+    reported = [item["id"] for item in tasks["report"]["task_inputs"]["wait_for"]]
+    assert len(reported) > 1
+    assert set(reported) <= {task["id"] for task in tasks.values()}
+    stages = {name: task["state"]["type"] for name, task in tasks.items()}
     assert stages["objects / merge_init / order 0 / seed 0 / task 02 / sample"] == "COMPLETED"
     assert len(stages) == 7
     shown = {artifact["key"]: artifact["data"] for artifact in running.read("artifacts")}
     assert float(shown["progress"]) == 100
-    assert "Forgetting" in shown["small-results"] or "forgetting" in shown["small-results"]
+    assert "forgetting" in shown["small-results"].lower()
+    assert "](figures/" not in shown["small-results"]
+    assert "](grids/" not in shown["small-results"]
+    described = {artifact["key"]: artifact["description"] for artifact in running.read("artifacts")}
+    assert described["small-results"].startswith("After 2 objects")
+
+
+def test_the_reason_of_a_failure_is_an_error_in_the_run_s_log(running, study):
+    change(study, train={"learning_rate": 1e30})
+    code, out, err = flow(study, running)
+    assert code == 3, out + err
+    assert err.count("training diverged at step") == 2  # when it fails, and in the summary
+    reasons = [line["message"] for line in running.read("logs") if line["level"] >= 40]
+    assert any("task 01 / train: training diverged at step" in reason for reason in reasons)
 
 
 @pytest.mark.parametrize(
@@ -143,3 +168,54 @@ def test_the_temporary_server_has_two_minutes_to_start(tmp_path):
     env = {name: value for name, value in environment().items() if not name.startswith("PREFECT")}
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)
     assert done.stdout == "120\n"
+
+
+ASK = """
+import json, os
+from pathlib import Path
+from flows.engine.prefect_view import set_environment
+set_environment(Path("."))
+import httpx
+from prefect.client.orchestration import get_client
+facts = {}
+with get_client(sync_client=True) as client:
+    client.hello()
+    url, password = str(client.api_url), tuple(os.environ["PREFECT_API_AUTH_STRING"].split(":"))
+    ask = lambda **more: httpx.get(f"{url}admin/version", **more)
+    facts["without a password"] = ask().status_code
+    facts["with another"] = ask(auth=("palimpsest", "guess")).status_code
+    page = {"Origin": "http://page.example"}
+    facts["a page's script"] = ask(auth=password, headers=page).headers.get("access-control-allow-origin")
+    facts["without a token"] = httpx.post(f"{url}flows/", json={"name": "x"}, auth=password).status_code
+    facts["ours"] = client.create_flow_from_name("x").version
+for path in sorted(Path(".cache/prefect").rglob("*")):
+    if path.is_file() and path.suffix.startswith(".db"):
+        facts[path.name] = oct(path.stat().st_mode & 0o077)
+facts["folder"] = oct(Path(".cache/prefect").stat().st_mode & 0o777)
+print(json.dumps(facts))
+"""
+
+
+def test_the_temporary_server_answers_nobody_else(tmp_path):
+    env = {name: value for name, value in environment().items() if not name.startswith("PREFECT")}
+    env |= {"PYTHONPATH": str(PROJECT), "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "500"}
+    done = subprocess.run([sys.executable, "-c", ASK], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert (facts["without a password"], facts["with another"], facts["without a token"]) == (401, 401, 403)
+    assert facts["a page's script"] is None
+    assert facts["folder"] == "0o700"
+    assert {name: mode for name, mode in facts.items() if ".db" in name and mode != "0o0"} == {}
+    assert "prefect.db" in facts
+
+
+def test_the_server_of_a_profile_keeps_its_own_password(tmp_path, monkeypatch):
+    for name in [name for name in os.environ if name.startswith("PREFECT")]:
+        monkeypatch.delenv(name)
+    (tmp_path / "profiles.toml").write_text('active = "mine"\n[profiles.mine]\nPREFECT_API_URL = "http://host/api"\n')
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    with monkeypatch.context() as context:
+        context.setattr(os, "environ", dict(os.environ))
+        set_environment(tmp_path)
+        assert "PREFECT_API_AUTH_STRING" not in os.environ
+    assert not (tmp_path / "prefect.db").exists()

@@ -3,7 +3,6 @@
 import errno
 import threading
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from dvc.dependency.base import DependencyDoesNotExistError
@@ -13,7 +12,7 @@ from dvc.lock import LockError
 from flows.engine import scheduler
 from flows.engine.pool import Slots, WorkerLost
 from flows.engine.scheduler import RETRIES, Engine
-from stages.tools.forecasting.durations import Times
+from stages.tools.forecasting.costs import Cost
 
 NEEDS = {"a": [], "b": ["a"], "c": ["b"], "x": [], "y": ["x"], "report": ["c", "y"]}
 NAMES = list(NEEDS)
@@ -77,6 +76,25 @@ class Pool:
         self.replaced += 1
 
 
+class Clock:
+    """A clock that knows the seconds of some stages: 1 for all others."""
+
+    def __init__(self, **seconds):
+        self.known, self.ended = seconds, []
+
+    def seconds(self, name):
+        return Cost.about(self.known.get(name, 1.0), 1.0)
+
+    def start(self, name):
+        pass
+
+    def skip(self, name):
+        pass
+
+    def end(self, name, ran, seconds):
+        self.ended.append(name)
+
+
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch, tmp_path):
     monkeypatch.setattr(scheduler, "FIRST_PAUSE", 0.001)
@@ -85,7 +103,7 @@ def _short_pauses(monkeypatch, tmp_path):
 
 def run(graph, pool, plan=None):
     results = []
-    engine = Engine(graph, pool, Times(Path.cwd()))
+    engine = Engine(graph, pool, Clock())
 
     def submit(work, name):
         threading.Thread(target=work, args=(name,)).start()
@@ -116,7 +134,7 @@ def test_retries_end_after_a_few_attempts_with_growing_pauses(monkeypatch):
     pauses = []
     monkeypatch.setattr(threading.Event, "wait", lambda self, seconds=None: pauses.append(seconds) or False)
     graph = Graph({"b": [LockError("busy")] * 9})
-    engine = Engine(graph, Pool(), Times(Path.cwd()))
+    engine = Engine(graph, Pool(), Clock())
     result = engine._update_stage("b")
     assert (result.how, result.code, graph.updated) == ("failed", 4, ["b"] * (RETRIES + 1))
     assert pauses == [0.001, 0.002, 0.004]
@@ -155,7 +173,7 @@ def test_errors_of_dvc_have_the_exit_code_of_their_kind_and_are_not_retried(erro
 @pytest.mark.parametrize("at", ["before a worker is free", "during the command"])
 def test_after_a_stop_no_stage_starts_and_a_lost_worker_counts_as_preempted(at):
     graph, pool = Graph(), Pool(jobs=1)
-    engine = Engine(graph, pool, Times(Path.cwd()))
+    engine = Engine(graph, pool, Clock())
 
     def ends(words, log, listen):
         engine.stopping.set()
@@ -172,12 +190,19 @@ def test_after_a_stop_no_stage_starts_and_a_lost_worker_counts_as_preempted(at):
     assert graph.written
 
 
-def test_the_longest_chain_starts_first():
-    times = Times(Path.cwd())
-    times.measured = {"a": 1.0, "b": 1.0, "c": 1.0, "x": 9.0, "y": 9.0, "report": 1.0}
+def test_the_longest_chain_starts_first_if_it_decides_when_the_run_ends():
     pool = Pool(jobs=1)
-    Engine(Graph(), pool, times).run(NAMES, lambda work, name: work(name), lambda result: None)
-    assert pool.ran[:2] == ["x", "y"]
+    Engine(Graph(), pool, Clock(b=30.0)).run(NAMES, lambda work, name: work(name), lambda result: None)
+    assert pool.ran[:2] == ["a", "b"]
+
+
+def test_a_running_stage_is_known_from_its_start_until_its_end():
+    pool, seen = Pool(jobs=1), []
+    engine = Engine(Graph(), pool, Clock())
+    run, pool.run = pool.run, lambda words, log, listen: seen.append(dict(engine.progress)) or run(words, log, listen)
+    engine.run(["a", "b"], lambda work, name: work(name), lambda result: None)
+    assert seen == [{"a": (0, 0)}, {"b": (0, 0)}]
+    assert engine.progress == {}
 
 
 def test_a_stage_waits_only_for_dependencies_in_the_plan():

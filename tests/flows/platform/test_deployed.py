@@ -21,16 +21,21 @@ SETTINGS = {"jobs": 1, "devices": None, "share": False}
         (0, "COMPLETED", "Everything is up to date."),
     ],
 )
-def test_errors_of_the_study_end_as_failed_and_errors_of_the_machine_as_crashed(monkeypatch, what, type_, message):
+def test_errors_of_the_study_end_as_failed_and_errors_of_the_machine_as_crashed(
+    monkeypatch, caplog, what, type_, message
+):
     def perform(args, select, prepare):
         if isinstance(what, Exception):
             raise what
         return what
 
     monkeypatch.setattr("flows.platform.deployed.perform", perform)
+    monkeypatch.setattr("flows.platform.deployed.get_run_logger", lambda: logging.getLogger("run"))
     state = run_flow(lambda _: None, **SETTINGS)
     assert state.type.value == type_
     assert state.message.startswith(message)
+    logged = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert logged == ([] if type_ == "COMPLETED" else [state.message])
 
 
 def test_a_failed_run_is_logged_without_a_traceback():

@@ -13,6 +13,7 @@ from PIL import Image
 
 from flows.platform.inbox import INBOX, NOTE, import_folders
 from stages.core.params import load
+from stages.datasets.shared.names import identify
 from stages.runtime.faults import ConfigFault
 from tests.support.workspace import ONE_METRIC, workspace
 
@@ -163,3 +164,23 @@ def test_killed_between_any_two_steps_a_concept_is_added_once(here, monkeypatch,
         Path("params.yaml").write_bytes(before)
         step += 1
     assert step >= (3 if disks == "one disk" else 8)
+
+
+def test_names_that_only_a_disk_allows_never_stop_the_others(here, monkeypatch, capsys):
+    odd = [INBOX / os.fsdecode(b"bad\xff"), INBOX / "two\nlines", INBOX / ("long" * 62), INBOX / "readonly"]
+    for number, folder in enumerate(odd):
+        photos(folder, 10 + number)
+    photos(INBOX / "zebra", 20)
+    rename = Path.rename
+
+    def refuse(self, target):
+        if self.name == "readonly":
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    added, skipped = import_folders(0)
+    assert {"zebra", identify(odd[2].name)} <= {*added}
+    assert {odd[0].name, odd[1].name, "readonly"} <= {*skipped}
+    assert names()[-1] == "zebra"
+    assert all(folder.exists() for folder in odd if folder.name in skipped)

@@ -4,7 +4,7 @@ const storageKey = "palimpsest-people-" + facts.page;
 const byId = (id) => document.getElementById(id);
 let session = restore() || { rater: hex(16), agreed: false, answers: [] };
 const questions = drawQuestions(session.rater);
-let shownAt = 0;
+let shownAt = 0, waiting = 0;
 
 function hex(count) {
   return Array.from(crypto.getRandomValues(new Uint8Array(count)), (b) => b.toString(16).padStart(2, "0")).join("");
@@ -38,13 +38,18 @@ function randomNumbers(text) {
   };
 }
 
+function shuffled(things, random) {
+  return things.map((thing) => ({ thing, key: random() })).sort((a, b) => a.key - b.key).map(({ thing }) => thing);
+}
+
+// All trials with a known answer, on the left in half of them, among this rater's comparisons.
 function drawQuestions(rater) {
   const random = randomNumbers(rater);
-  const order = facts.trials.map((trial) => ({ trial, key: random() })).sort((a, b) => a.key - b.key).slice(0, facts.each);
-  return order.flatMap(({ trial }) => {
-    const left = random() < 0.5 ? 0 : 1;
-    return Object.keys(trial.asked).map((question) => ({ trial, question, left }));
-  });
+  const known = shuffled(facts.trials.filter((trial) => trial.known), random).map((trial, k) => ({ trial, left: k % 2 }));
+  const compared = shuffled(facts.trials.filter((trial) => !trial.known), random).slice(0, facts.each);
+  const sides = compared.map((trial) => ({ trial, left: random() < 0.5 ? 0 : 1 }));
+  return shuffled([...known, ...sides], random).flatMap(({ trial, left }) =>
+    Object.keys(trial.asked).map((question) => ({ trial, question, left })));
 }
 
 function show(name) {
@@ -84,13 +89,17 @@ function next() {
   byId("back").disabled = done === 0;
   show("trial");
   shownAt = performance.now();
+  byId("trial").classList.add("wait");
+  clearTimeout(waiting);
+  waiting = setTimeout(() => byId("trial").classList.remove("wait"), 1000 * facts.minimum);
 }
 
+// An answer within the first moments is not one: the second click of a double click, or a held key.
 function choose(side) {
-  if (byId("trial").hidden) return;
+  const seconds = Math.floor((performance.now() - shownAt) / 100) / 10;
+  if (byId("trial").hidden || seconds < facts.minimum) return;
   const { trial, question, left } = questions[session.answers.length];
-  const seconds = Math.round((performance.now() - shownAt) / 100) / 10;
-  const chosen = side === "left" ? left : 1 - left;
+  const chosen = side === "neither" ? null : side === "left" ? left : 1 - left;
   session.answers.push({ comparison: trial.id, question, left, chosen, seconds });
   store();
   next();
@@ -105,7 +114,7 @@ function back() {
 
 function answers() {
   const { rater, answers } = session;
-  return JSON.stringify({ kind: "palimpsest-answers", schema: 1, page: facts.page, rater, answers }, null, 1);
+  return JSON.stringify({ kind: "palimpsest-answers", schema: 2, page: facts.page, rater, answers }, null, 1);
 }
 
 function save() {
@@ -116,7 +125,7 @@ function save() {
   URL.revokeObjectURL(link.href);
 }
 
-for (const span of document.querySelectorAll(".number")) span.textContent = facts.each;
+for (const span of document.querySelectorAll(".number")) span.textContent = questions.length;
 for (const span of document.querySelectorAll(".minutes")) span.textContent = Math.ceil((questions.length * 5) / 60);
 byId("begin").onclick = () => {
   session.agreed = true;
@@ -125,10 +134,11 @@ byId("begin").onclick = () => {
 };
 byId("left").onclick = () => choose("left");
 byId("right").onclick = () => choose("right");
+byId("neither").onclick = () => choose("neither");
 byId("back").onclick = back;
 byId("save").onclick = save;
 document.addEventListener("keydown", (event) => {
-  const act = { ArrowLeft: () => choose("left"), ArrowRight: () => choose("right"), Backspace: back }[event.key];
+  const act = { ArrowLeft: () => choose("left"), ArrowRight: () => choose("right"), ArrowDown: () => choose("neither"), Backspace: back }[event.key];
   if (!act || event.repeat || event.ctrlKey || event.metaKey || event.altKey || byId("trial").hidden) return;
   event.preventDefault();
   act();

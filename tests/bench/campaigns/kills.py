@@ -1,4 +1,4 @@
-"""Kills at random moments: nice python -m tests.bench.flows.kills [--kills 200] [--first 0] [--tasks 2] [--steps 12]
+"""Kills at random moments: nice python -m tests.bench.campaigns.kills [--count 200] [--tasks 2] [--steps 12]
 
 A small study is run once without a kill. Then, for each kill, a new workspace is started with the flow or `dvc repro`,
 killed at a random moment in one of the ways of tests/support/crash.py, and run to its end with either command. For each
@@ -10,11 +10,10 @@ import argparse
 import random
 import re
 import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
+from tests.bench.campaigns.campaign import Trial, parser, run
 from tests.support.crash import DVC, FLOW, KILLS, kill_at_random, ran, stage_processes
 from tests.support.workspace import environment, hashes, with_dvc, workspace
 
@@ -40,12 +39,8 @@ def checkpoints(folder: Path) -> set[int]:
     return set(newest.values())
 
 
-def one(number: int, wanted: dict[str, str], stages: int, args: argparse.Namespace) -> tuple[str, bool, list[str]]:
-    """Kills a study once and finishes it.
-
-    Returns:
-        The kind of kill, whether all bytes are right, and the work that was lost unnecessarily.
-    """
+def one(number: int, wanted: dict[str, str], stages: int, args: argparse.Namespace) -> Trial:
+    """Kills a study once and finishes it."""
     dice = random.Random(number)
     what, again = list(KILLS)[number % len(KILLS)], dice.choice([FLOW, DVC])
     with tempfile.TemporaryDirectory() as place:
@@ -58,31 +53,22 @@ def one(number: int, wanted: dict[str, str], stages: int, args: argparse.Namespa
         logs = "".join(path.read_text("utf-8") for path in folder.glob(".cache/flow/logs/train*.log"))
         resumed = set(map(int, RESUMED.findall(after + logs)))
         lost += [f"step {step} of a training" for step in saved - resumed - {args.steps}]
-        return what, hashes(folder) == wanted, lost
+        same = hashes(folder) == wanted
+    result = ("the same bytes" if same else "OTHER BYTES") + (", work lost" if lost else "")
+    return Trial(what, result, same and not lost, ", ".join(lost))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("kills", 200), ("first", 0), ("tasks", 2), ("steps", 12)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    args = parser.parse_args()
+    arguments = parser(__doc__, 200)
+    for name, default in (("tasks", 2), ("steps", 12)):
+        arguments.add_argument(f"--{name}", type=int, default=default)
+    args = arguments.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder = study(Path(place).resolve() / "work", args)
         stages = len(ran(finish(folder, FLOW)))
         wanted = hashes(folder)
-    print(f"{stages} stages, {len(wanted)} files; {args.kills} kills", flush=True)
-    good, losses = 0, 0
-    for number in range(args.first, args.first + args.kills):
-        began = time.monotonic()
-        what, same, lost = one(number, wanted, stages, args)
-        good, losses = good + same, losses + bool(lost)
-        verdict = "the same bytes" if same else "NOT THE SAME BYTES"
-        print(
-            f"{number}: {what}: {verdict}, lost: {', '.join(lost) or 'nothing'}; {time.monotonic() - began:.0f} s",
-            flush=True,
-        )
-    print(f"{good} of {args.kills} ended with the same bytes; {losses} lost more than they had to", flush=True)
-    sys.exit(0 if good == args.kills and not losses else 1)
+    print(f"{stages} stages, {len(wanted)} files", flush=True)
+    run(args, lambda number: one(number, wanted, stages, args))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,157 @@
+"""What a run would do: which stages have changed and why, which of them come from the run-cache, and which only look
+changed because other photos were added beside theirs."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from flows.engine.estimate import Clock, Sizes, span
+from flows.engine.photo_check import already_prepared, check_photos
+from flows.graph.graph import Graph
+from flows.graph.stage_names import StageName
+from stages.tools.forecasting.durations import Times
+from stages.training.texts import check_texts
+
+if TYPE_CHECKING:
+    from flows.graph.dvc_internals import PipelineStage
+    from stages.core.params import Params
+    from stages.tools.forecasting.costs import Cost
+
+log = logging.getLogger("palimpsest")
+COPIES = 2  # one in the workspace and one in DVC's cache, if the file system cannot share them
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The plan of one run. Stages are in topological order."""
+
+    stages: list[str]  # all that have to be checked; the run prints a line for each
+    changed: list[str]  # of these, those whose results are new
+    cached: set[str]  # of the changed ones, those in the run-cache
+    causes: dict[str, list[str]]  # changed stage -> what has changed; stages downstream of it have no entry
+    total: int  # stages that were considered
+    clock: Clock
+    bytes: float  # of disk, in the workspace and in DVC's cache
+    jobs: int
+
+    @property
+    def to_run(self) -> list[str]:
+        return [name for name in self.changed if name not in self.cached]
+
+    @property
+    def verbs(self) -> dict[str, int]:
+        return dict(Counter(StageName.parse(name).action for name in self.changed))
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Number of changed stages by cause, most first."""
+        return dict(Counter(cause for causes in self.causes.values() for cause in causes).most_common())
+
+    @property
+    def seconds(self) -> Cost:
+        """How long it takes, with a range."""
+        return self.clock.remaining()
+
+    def sentence(self) -> str:
+        """What would run and for how long, in the words of every command that says it."""
+        if not self.changed:
+            return f"Nothing new to compute: {len(self.stages)} of {self.total} stages are only checked."
+        parts = f"{len(self.to_run)} to run, {len(self.cached)} cached"
+        guess = "" if self.clock.is_measured else " (a guess: no stage of this study has run here yet)"
+        time = f"{span(self.seconds)}, {self.jobs} at a time{guess}"
+        return f"{len(self.changed)} of {self.total} stages to update ({parts}): {time}."
+
+    def effect(self, params: Params) -> list[tuple[str, str, str, str]]:
+        """Domain, position, concept and what would happen to it, over all orders."""
+        touched: dict[tuple[str, str], set[str]] = {}
+        for stage in map(StageName.parse, self.changed):
+            if stage.task is not None and stage.domain and stage.order:
+                index = params.tasks[stage.task].index
+                concept = params.sequence(stage.domain, stage.order)[index]
+                touched.setdefault((stage.domain, concept), set()).add(stage.verb)
+        rows = []
+        for domain in params.domains:
+            for index, concept in params.sequence(domain, params.orders[0]).items():
+                rows.append((domain, index, concept, _effect(touched.get((domain, concept), set()))))
+        return rows
+
+
+def _effect(verbs: set[str]) -> str:
+    if "train" in verbs:
+        return "learned"
+    if "merge" in verbs:
+        return "merged again"
+    if "sample" in verbs:
+        return "sampled and scored again"
+    return "scored again" if "score" in verbs else "stays as it is"
+
+
+def make_plan(graph: Graph, params: Params, times: Times, jobs: int, among: set[str] | None = None) -> Plan:
+    """Plans a run.
+
+    Args:
+        graph: DVC's graph.
+        params: the study's parameters.
+        times: measured durations.
+        jobs: stages at a time.
+        among: the stages to consider; None: all.
+
+    Raises:
+        ConfigFault: two prompts of a concept are read alike.
+        InputFault: photos that would be prepared cannot be used; all of them are listed.
+    """
+    stages = graph.plan(among)
+    changes = _Changes(graph, params)
+    with graph.repo.lock:
+        for name in stages:
+            changes.look_at(name)
+    cached = graph.cached(changes.changed)
+    check_photos(params, set(changes.changed) - cached)
+    for line in check_texts(params) if changes.changed else ():
+        log.warning(line)
+    to_run = [name for name in changes.changed if name not in cached]
+    sizes = Sizes({name: size for name in graph.stages if (size := graph.size(name)) is not None}, params)
+    new = COPIES * sum(map(sizes.of, to_run)) + sum(map(sizes.of, cached))
+    again = [name for name in stages if name in changes.again]
+    clock = Clock(graph, params, times, stages, [*to_run, *again], jobs)
+    total = len(graph.stages if among is None else among)
+    return Plan(stages, changes.changed, cached, changes.causes, total, clock, new, jobs)
+
+
+@dataclass
+class _Changes:
+    """Which stages of a plan have really changed. A stage is looked at after those that it depends on."""
+
+    graph: Graph
+    params: Params
+    changed: list[str] = field(default_factory=list)
+    again: set[str] = field(default_factory=set)  # prepare stages that run again and write the same
+    causes: dict[str, list[str]] = field(default_factory=dict)
+
+    def look_at(self, name: str) -> None:
+        if set(self.changed).intersection(self.graph.upstream(name)):
+            self.changed.append(name)
+            return
+        changes = changes_of(self.graph.stages[name])
+        if changes == [self.params.source] and already_prepared(self.params, StageName.parse(name)):
+            self.again.add(name)
+        elif changes:
+            self.causes[name] = changes
+            self.changed.append(name)
+
+
+def changes_of(stage: PipelineStage) -> list[str]:
+    """What has changed for a stage: files and keys of params.yaml, or only "not run yet"."""
+    causes: list[str] = []
+    # Not stage.status(), which locks every path: that fails while another process runs, or after a kill.
+    for dep in () if stage.frozen else stage.deps:
+        for path, how in dep.status().items():
+            causes += [f"{path}: {key}" for key in how] if isinstance(how, dict) else [path]
+    for out in stage.outs:
+        causes += ["not run yet" if how == "deleted" else f"{path} ({how})" for path, how in out.status().items()]
+    if stage.is_callback or stage.always_changed or stage.changed_stage():
+        causes.append("its command in dvc.yaml")
+    return ["not run yet"] if "not run yet" in causes else causes

@@ -1,0 +1,29 @@
+"""Adds to a finished page when, where and by which code its study ran last.
+
+The page that the stage makes depends on none of these, so that equal inputs give equal bytes. `palimpsest report`
+writes this copy beside it.
+"""
+
+from __future__ import annotations
+
+from markupsafe import Markup
+
+SLOT = "<!-- run -->"  # in the template of the last section
+HOME = "https://github.com/palimpsest/palimpsest"
+
+
+def stamped(page: str, began: str, machine: str, commit: str) -> str:
+    """The page with the facts of a run.
+
+    Args:
+        page: the text of report.html.
+        began: the local time when the last run of the study that computed anything began.
+        machine: its GPUs or its processor; empty if unknown.
+        commit: of the project; a "+" at its end: with changes that are in no commit. Empty if unknown.
+    """
+    facts = [Markup("<dt>Last run</dt><dd>{}</dd>").format(f"began {began}" + (f", on {machine}" if machine else ""))]
+    if commit:
+        changed = ", with changes that are in no commit" if commit.endswith("+") else ""
+        link = Markup('<a href="{}/commit/{}">{}</a>{}').format(HOME, commit.rstrip("+"), commit[:10], changed)
+        facts.append(Markup("<dt>Commit</dt><dd>{}</dd>").format(link))
+    return page.replace(SLOT, "\n".join(facts), 1)

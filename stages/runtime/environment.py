@@ -1,0 +1,76 @@
+"""The environment of a process: values that are checked, and what other programs set for themselves and ours ignore."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+
+from stages.runtime.faults import ConfigFault
+
+# Switches of Python that change which code runs, or how: with PYTHONSAFEPATH, `python -m` in a project would run other
+# code than the project's; with PYTHONWARNINGS=error, a library's warning would end a training.
+SWITCHES = ("PYTHONSAFEPATH", "PYTHONOPTIMIZE", "PYTHONWARNINGS", "PYTHONINSPECT")
+# `git rev-parse --local-env-vars`: git sets them for its hooks. A project's repository is the one in its folder.
+GIT = (
+    *("GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_CONFIG", "GIT_CONFIG_PARAMETERS", "GIT_CONFIG_COUNT"),
+    *("GIT_OBJECT_DIRECTORY", "GIT_DIR", "GIT_WORK_TREE", "GIT_IMPLICIT_WORK_TREE", "GIT_GRAFT_FILE"),
+    *("GIT_INDEX_FILE", "GIT_NO_REPLACE_OBJECTS", "GIT_REPLACE_REF_BASE", "GIT_PREFIX", "GIT_SHALLOW_FILE"),
+    "GIT_COMMON_DIR",
+)
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def prepare() -> None:
+    """Prepares this process and its children; call it first in every command."""
+    _open_streams()
+    for name in (*SWITCHES, *GIT):
+        os.environ.pop(name, None)
+    if sys.warnoptions:
+        warnings.resetwarnings()
+        warnings.simplefilter("ignore")
+    if any(name.lower().endswith("_proxy") for name in os.environ):
+        hosts = os.environ.get("no_proxy", os.environ.get("NO_PROXY", ""))
+        missing = [host for host in LOOPBACK if host not in hosts.split(",")]
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join([*filter(None, [hosts]), *missing])
+
+
+def check_code() -> None:
+    """Checks that a project's command runs the project's own code.
+
+    Raises:
+        ConfigFault: it does not, because Python does not look into the current folder.
+    """
+    own = "stages/runtime/environment.py"
+    if sys.flags.safe_path and os.path.isfile(own) and not os.path.samefile(own, __file__):
+        raise ConfigFault("PYTHONSAFEPATH: Python runs other code than this project's own. Unset it.")
+
+
+def _open_streams() -> None:
+    """Opens standard streams that are closed, since the next file would get their number and be written to by others;
+    characters that the terminal cannot show are written as escapes."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # the lowest number that is free is the missing one
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def integer(name: str, default: int, least: int) -> int:
+    """Returns the value of an environment variable.
+
+    Args:
+        name: of the variable.
+        default: the value if it is empty or not set.
+        least: the smallest value.
+
+    Raises:
+        ConfigFault: it is not a whole number, or too small.
+    """
+    text = os.environ.get(name, "").strip()
+    if not text:
+        return default
+    if not text.isascii() or not text.isdigit() or int(text) < least:
+        raise ConfigFault(f"{name}: '{text}' is not a whole number from {least} on. Correct it, or unset it.")
+    return int(text)

@@ -1,0 +1,237 @@
+"""Trains the adapters of several tasks in one batch, up to a checkpoint of the last step; their stages publish them.
+
+It saves time and changes nothing: `python -m stages.train` trains each alone to the same bytes. `palimpsest run` calls
+it for stages that are ready at the same time.
+
+Only the gradients are computed together. Rows, clipping, AdamW, losses and checkpoints are those of each training by
+itself, and so are its failures. That a training's numbers do not depend on the others is a property of the kernels, so
+it is checked: the first pass of each number of trainings and shape is compared with the trainings one by one, bit for
+bit. Where they differ, as matrix products of different heights do on most GPUs, nothing is trained together.
+"""
+
+import argparse
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from stages.core.command import main
+from stages.core.family import Encodings, Family
+from stages.core.params import Params
+from stages.core.runs import Run, find_run
+from stages.runtime.device import device, free_memory
+from stages.runtime.faults import ConfigFault, Fault, InputFault, MachineFault, Preempted
+from stages.runtime.process import StopRequest
+from stages.runtime.progress import track
+from stages.training.cuda_graph import Recorder, Replay, recordable
+from stages.training.step import add_gradients
+from stages.training.task import Prepared, prepare, read_inputs
+
+log = logging.getLogger("palimpsest")
+Shapes = tuple[object, ...]
+
+
+class NotTogether(Exception):
+    """These trainings cannot share a pass, with the reason."""
+
+
+def train_together(family: Family, prepared: Sequence[Prepared]) -> None:
+    """Trains each adapter to its last step and leaves a checkpoint there; skips those that another process trains.
+
+    Raises:
+        NotTogether: they cannot share a pass; what has been trained so far is saved.
+        Preempted: SIGTERM was received; checkpoints were saved.
+    """
+    with ExitStack() as held, StopRequest() as stop:
+        active = list(_opened(prepared, held))
+        if len(active) < 2:
+            raise NotTogether("fewer than two are left to train")
+        total = active[0].training.options.steps
+        group, checked = Group(family, active), set[Shapes]()
+        for _ in track(_until_done(active), total, "train", min(one.training.step for one in active)):
+            try:
+                group.add_gradients(checked)
+            except (NotTogether, torch.OutOfMemoryError) as error:
+                _save(active)
+                free_memory()
+                reason = "out of memory" if isinstance(error, torch.OutOfMemoryError) else str(error)
+                raise NotTogether(reason) from None
+            remaining = [one for one in active if _finished_step(one)]
+            if stop.received:
+                _save(remaining)
+                raise Preempted("stopped and saved. Run it again to continue.")
+            if len(remaining) < len(active):
+                active[:] = remaining
+                group = Group(family, active) if len(active) > 1 else group
+
+
+def _opened(prepared: Sequence[Prepared], held: ExitStack) -> Iterator[Prepared]:
+    """Those with steps left, each at its newest checkpoint and with its data; one for each folder of checkpoints."""
+    for one in {one.training.folder: one for one in prepared}.values():
+        try:
+            held.enter_context(one.training.opened())
+        except MachineFault:
+            continue  # it is trained elsewhere
+        be_at(one)
+        one.training.begin(one.material)
+        if one.training.step < one.training.options.steps:
+            yield one
+
+
+def _until_done(active: list[Prepared]) -> Iterator[int]:
+    while len(active) > 1:
+        yield min(one.training.step for one in active)
+    _save(active)  # one is left over: its own command ends it
+
+
+def _finished_step(one: Prepared) -> bool:
+    """Ends the step of a training; returns whether more are to come together with others."""
+    try:
+        one.training.finish_step(keep=True)
+    except InputFault as fault:
+        log.warning("%s", fault)
+        return False
+    return one.training.step < one.training.options.steps
+
+
+def _save(active: Sequence[Prepared]) -> None:
+    for one in active:
+        one.training.descent.drop()
+        try:
+            if one.training.step:
+                one.training.save()
+        except Fault as fault:
+            log.warning("%s", fault)
+
+
+def be_at(one: Prepared) -> None:
+    """Sets the family to this training's model."""
+    with one.training.learner.paused():
+        pass
+
+
+class Group:
+    """Trainings that share passes.
+
+    Raises:
+        NotTogether: their family cannot, or they differ in options that it needs to be equal.
+    """
+
+    def __init__(self, family: Family, members: Sequence[Prepared]) -> None:
+        self.members = list(members)
+        self.trainings = [one.training for one in members]
+        self.descents = [training.descent for training in self.trainings]
+        try:
+            self.joined = family.joined([training.learner for training in self.trainings])
+        except ValueError as error:
+            raise NotTogether(str(error)) from None
+        recorder = Recorder(self._without_effect) if recordable(device(), self.trainings[0].options) else None
+        self._pass = Replay(self._add, recorder)
+
+    def add_gradients(self, checked: set[Shapes]) -> None:
+        """Adds the gradients of the next step of each training; the first of new shapes are compared.
+
+        Args:
+            checked: the shapes whose passes are known to equal those one by one; new ones are added.
+
+        Raises:
+            NotTogether: the steps differ in shape, or computing them together changes numbers; nothing was added.
+        """
+        parts = [self._parts(one) for one in self.members]
+        inputs = [one[0] for one in parts]
+        if any(len(one) > 1 for one in parts) or len({_shapes(one) for one in inputs}) > 1:
+            raise NotTogether("their steps have different shapes")
+        key: Shapes = (len(inputs), _shapes(inputs[0]))
+        if key in checked:
+            self._pass({f"{n}.{name}": value for n, one in enumerate(inputs) for name, value in one.items()})
+            return
+        alone = [self.alone(number, one) for number, one in enumerate(inputs)]
+        self._add_all(inputs)
+        for descent, wanted in zip(self.descents, alone, strict=True):
+            if not all(torch.equal(a, b) for a, b in zip(descent.sums, wanted, strict=True)):
+                for other in self.descents:
+                    other.drop()
+                raise NotTogether("on this device sums depend on how many pictures are computed at a time")
+        checked.add(key)
+
+    def _parts(self, one: Prepared) -> list[Encodings]:
+        if one.training.needs_model:
+            be_at(one)
+        return list(one.training.parts(one.material))
+
+    def alone(self, number: int, inputs: Encodings) -> list[Tensor]:
+        """The gradients and the loss that a training adds by itself."""
+        descent = self.descents[number]
+        be_at(self.members[number])
+        descent.add_gradient(inputs)
+        sums = [value.clone() for value in descent.sums]
+        descent.drop()
+        return sums
+
+    def _add(self, inputs: Encodings) -> None:
+        parts: list[dict[str, Tensor]] = [{} for _ in self.members]
+        for key, value in inputs.items():
+            number, _, name = key.partition(".")
+            parts[int(number)][name] = value
+        self._add_all(parts)
+
+    def _add_all(self, inputs: Sequence[Encodings]) -> None:
+        add_gradients(self.descents, self.joined.losses(inputs))
+
+    def _without_effect(self, function: Callable[[], None]) -> None:
+        for descent in self.descents:
+            function = partial(descent.without_effect, function)
+        function()
+
+
+def _shapes(inputs: Encodings) -> Shapes:
+    return tuple((name, value.shape, value.dtype) for name, value in sorted(inputs.items()))
+
+
+def together(params: Params, _: None, args: argparse.Namespace) -> None:
+    """Trains the listed tasks together, as far as that is possible."""
+    prepared = [one for run, index in _tasks(params, args.tasks) if (one := _prepared(params, run, index))]
+    try:
+        train_together(params.family, prepared)
+    except NotTogether as reason:
+        log.info("trained one after another: %s", reason)
+
+
+def _tasks(params: Params, words: list[str]) -> list[tuple[Run, str]]:
+    """Runs and positions, from words such as objects/0/naive/0/03.
+
+    Raises:
+        ConfigFault: there is no such run or position.
+    """
+    positions = [task.index for task in params.tasks]
+    tasks = []
+    for word in words:
+        run, _, index = word.rpartition("/")
+        if index not in positions:
+            raise ConfigFault(
+                f"{word}: no position '{index}'. Give one of {positions[0]} to {positions[-1]} after RUN/."
+            )
+        tasks.append((find_run(params, run), index))
+    return tasks
+
+
+def _prepared(params: Params, run: Run, index: str) -> Prepared | None:
+    """A training that is ready to begin; None if it fails, which its own stage will report."""
+    try:
+        return prepare(params, run, index, read_inputs(params, run, index))[0]
+    except Preempted:
+        raise
+    except Fault as fault:
+        log.warning("%s/%s: %s", run, index, fault)
+        return None
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("tasks", nargs="+", metavar="RUN/NN", help="DOMAIN/ORDER/STRATEGY/SEED/NN")
+
+
+if __name__ == "__main__":
+    main(__doc__, together, None, more=_options)

@@ -1,0 +1,48 @@
+"""Campaigns of a few trials, and what they do if a trial goes wrong."""
+
+import argparse
+import random
+import subprocess
+import sys
+
+import pytest
+
+from tests.bench.campaigns import campaign, corruption, fuzz
+from tests.bench.campaigns.campaign import Trial
+from tests.support.workspace import environment
+
+
+def test_a_campaign_reports_wrong_trials_and_how_to_repeat_them(capsys):
+    with pytest.raises(SystemExit) as end:
+        campaign.run(argparse.Namespace(first=5, count=3), lambda n: Trial("kind", f"r{n % 2}", n != 6, "why"))
+    printed = capsys.readouterr().out
+    assert end.value.code == 1
+    assert "WRONG, trial 6: kind: r0: why" in printed
+    assert "| kind | r1 | 2 |" in printed
+    assert "3 trials from 5 on: 1 wrong" in printed
+
+
+@pytest.mark.parametrize("number", range(0, 60, 3))
+def test_hostile_input_is_read_or_refused(number):
+    trial = fuzz.one(number, list(fuzz.SHARES))
+    assert trial.good, trial.detail
+    assert trial == fuzz.one(number, list(fuzz.SHARES))  # follows from the number alone
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_damage_keeps_what_a_cache_of_hashes_looks_at(tmp_path, seed):
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(256)) * 40)
+    path.chmod(0o444)
+    before, content = path.stat(), path.read_bytes()
+    how = corruption.damage(path, random.Random(seed))
+    assert bool(how) == (path.read_bytes() != content)
+    assert (path.stat().st_mtime_ns, path.stat().st_mode) == (before.st_mtime_ns, before.st_mode)
+
+
+@pytest.mark.parametrize("name", ["kills", "fuzz", "corruption", "disk", "races"])
+@pytest.mark.slow
+def test_every_campaign_has_a_size_and_a_first_trial(name):
+    command = [sys.executable, "-m", f"tests.bench.campaigns.{name}", "--help"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
+    assert {"--count", "--first"} <= set(done.stdout.split())

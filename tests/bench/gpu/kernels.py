@@ -1,0 +1,83 @@
+"""Where the time on the device goes, by kind of kernel."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from stages.runtime.device import device
+from tests.bench.gpu.notes import Notes
+
+# The first pattern that a kernel's name matches; on a CPU the names of torch's operations. The rest is elementwise.
+CATEGORIES = {
+    "attention": r"flash|fmha|sdpa|sdp_|attention|mem_efficient|softmax",
+    "convolution": r"conv|implicit_gemm|wgrad|dgrad|fprop|winograd|cudnn_.*nhwc",
+    "product": r"gemm|gemv|matmul|cutlass|cublas|nvjet|::mm$|::addmm|::bmm|::baddbmm|::linear|splitk",
+    "norm": r"norm|rowwisemoments|layer_?norm|welford",
+    "copy": r"memcpy|memset|copy|cat(array|$|_)|::cat|::clone|::contiguous|transpose",
+    "reduction": r"reduce|sum|::mean",
+    "optimiser": r"adam|multi_tensor|foreach|fused_",
+}
+ELEMENTWISE = "elementwise"
+
+
+def category(name: str) -> str:
+    """The kind of a kernel, by its name."""
+    return next((kind for kind, pattern in CATEGORIES.items() if re.search(pattern, name, re.IGNORECASE)), ELEMENTWISE)
+
+
+def by_category(events: Mapping[str, tuple[float, int]]) -> dict[str, tuple[float, int]]:
+    """Seconds and number of kernels by kind, the longest first.
+
+    Args:
+        events: name -> seconds and number of launches.
+    """
+    kinds = defaultdict[str, list[float]](lambda: [0.0, 0])
+    for name, (seconds, count) in events.items():
+        total = kinds[category(name)]
+        total[0] += seconds
+        total[1] += count
+    ranked = sorted(kinds.items(), key=lambda item: -item[1][0])
+    return {kind: (seconds, int(count)) for kind, (seconds, count) in ranked}
+
+
+def profiled(work: Callable[[], object]) -> dict[str, tuple[float, int]]:
+    """Seconds and launches of each kernel that some work runs; on a CPU, of each operation by itself."""
+    from torch.profiler import ProfilerActivity, profile
+
+    on_gpu = device().type == "cuda"
+    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as recorded:
+        work()
+    events: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
+    for event in recorded.events():
+        of_device = str(event.device_type).endswith("CUDA")
+        if of_device if on_gpu else event.name.startswith("aten::"):
+            events[event.name][0] += (event.device_time_total if on_gpu else event.self_cpu_time_total) / 1e6
+            events[event.name][1] += 1
+    return {name: (seconds, int(count)) for name, (seconds, count) in events.items()}
+
+
+def table(notes: Notes, what: str, work: Callable[[], object], count: int, floor: float = 0.0) -> dict[str, Any]:
+    """Prints and returns the kernels of some work by kind.
+
+    Args:
+        notes: the output.
+        what: the work's name, as `training`.
+        work: what is profiled.
+        count: units of work in it, as steps; times are per unit.
+        floor: seconds that a unit's arithmetic takes at the measured peak; its share is printed, unless 0.
+    """
+    kinds = by_category(profiled(work))
+    total = sum(seconds for seconds, _ in kinds.values()) or 1e-9
+    share = f", the floor is {floor * count / total:.0%} of it" if floor else ""
+    launches = sum(number for _, number in kinds.values())
+    notes.print(f"  {what}: {1e3 * total / count:.2f} ms of kernels each in {launches / count:.0f} launches{share}")
+    for kind, (seconds, number) in kinds.items():
+        notes.print(
+            f"    {kind:12} {seconds / total:6.1%} {1e3 * seconds / count:9.3f} ms {number / count:8.0f} launches"
+        )
+    rows = {kind: {"ms": 1e3 * s / count, "launches": n / count, "share": s / total} for kind, (s, n) in kinds.items()}
+    notes.facts.setdefault("kernels", {})[what] = rows
+    return rows

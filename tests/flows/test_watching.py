@@ -1,0 +1,164 @@
+"""The live page: what it shows of an unfinished study, whom it answers, and that it writes nothing."""
+
+import asyncio
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+from starlette.testclient import TestClient
+
+from flows.engine.journal import Journal
+from flows.watching import server
+from flows.watching.page import LivePage
+from flows.watching.progress import Reader
+from stages.core.runs import runs
+from stages.monitoring.live_losses import LiveLosses
+from stages.runtime.process import lock
+from stages.training.loop import Losses
+from tests.support.synthetic_study import parameters, write
+from tests.support.workspace import hashes
+
+TOKEN, PORT = "the-token", 4242
+LOCK = Path(".cache/flow/lock")
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """A study of three tasks and two strategies, whose stages can be deleted."""
+    monkeypatch.chdir(tmp_path)
+    params = parameters()
+    write(params)
+    tree = {"study": params.study, "domains": ["objects"], "orders": ["0"], "seeds": [0]}
+    tree |= {"strategies": list(params.strategies), "tasks": [task.model_dump() for task in params.tasks]}
+    with Path("params.yaml").open("w", encoding="utf-8") as file:
+        YAML().dump(tree | {"sequences": params.sequences}, file)
+    return params
+
+
+def cells(html: str) -> int:
+    """The cells of a matrix that have a number, from the table beside the chart."""
+    return len(re.findall(r"<td>[\d.−-]+</td>", html))
+
+
+def test_the_matrix_and_the_filmstrip_fill_up(study):
+    run = next(run for run in runs(study) if run.strategy == "naive")
+    finished = LivePage(lambda: study).parts()
+    assert cells(finished["matrix-objects-naive"]) == 3 + 1 + 2 + 3  # the base on all tasks, then those learned
+    assert finished["film-objects"].count("<img") == 2 * (2 * 3 + 3 + 2 + 1)  # photo and base in each row
+    shutil.rmtree(run.at("03") / "scores")
+    shutil.rmtree(run.at("03") / "images")
+    page = LivePage(lambda: study)
+    before = page.parts()
+    assert cells(before["matrix-objects-naive"]) == 3 + 1 + 2
+    assert cells(before["matrix-objects-merge_init"]) == 9
+    assert before["film-objects"].count("<img") == finished["film-objects"].count("<img") - 3
+    write(study)
+    after = page.parts()
+    changed = {name for name in after if after[name] != before[name]}
+    assert {"matrix-objects-naive", "film-objects", "cost-objects"} <= changed
+    assert after == finished
+
+
+def test_before_anything_is_scored_the_page_says_so(study):
+    for scores in Path("runs").rglob("scores"):
+        shutil.rmtree(scores)
+    parts = LivePage(lambda: study).parts()
+    assert "Nothing has been scored" in parts["matrix-objects-naive"]
+    assert parts["cost-objects"] == ""
+    assert "No training of this study has begun" in parts["training"]
+
+
+def test_what_the_last_concept_cost_is_the_difference_of_two_rows(study):
+    reader, html = Reader(study), LivePage(lambda: study).parts()["cost-objects"]
+    partial = reader.partial("objects")
+    matrix = partial.matrices["naive"]
+    was, now = float(matrix.at(2, 1)), float(matrix.at(3, 1))
+    assert f"{was:.2f} → {now:.2f} ({now - was:+.2f})".replace("-", "−") in html
+    assert partial.labels[2] in html
+    assert partial.after("naive") == 3
+
+
+def test_the_training_shows_its_losses(study):
+    run = runs(study)[0]
+    live = LiveLosses(study.study, run, "02", 40)
+    live(25, Losses([1 / (1 + k) for k in range(25)], []))
+    live(26, Losses([1 / (1 + k) for k in range(26)], []))  # within a second
+    html = LivePage(lambda: study).parts()["training"]
+    assert "step 25 of 40" in html
+    assert "<svg" in html
+    live(40, Losses([1.0] * 40, []))
+    assert "step 40 of 40" in LivePage(lambda: study).parts()["training"]
+
+
+def test_the_progress_is_that_of_the_run(study):
+    page = LivePage(lambda: study)
+
+    def lead() -> str:
+        return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page.parts()["progress"])).strip()
+
+    journal = Journal.begin(40)
+    journal.note(10, "task 01 / train", "2 to 4 minutes")
+    journal._written = 0.0
+    with lock(LOCK):
+        journal.tick({"objects / naive / task 02 / train": [120, 300, 9], "report": [0, 0, 3]})
+        assert lead().startswith("10 of 40 stages, 2 to 4 minutes left")
+        assert "task 02 / train: 120 of 300" in lead()
+        assert "report: 3 s" in lead()
+    assert lead().startswith("Stopped after 10 of 40 stages")  # killed
+    journal.end(3, [{"stage": "objects / task 02 / train", "what": "training diverged"}])
+    assert "training diverged" not in lead() or "exit code 3" in lead()
+
+
+def test_only_the_printed_address_is_answered(study):
+    client = TestClient(server.application(LivePage(lambda: study), TOKEN, PORT), base_url=f"http://127.0.0.1:{PORT}")
+    page = client.get("/", params={"token": TOKEN})
+    assert page.status_code == 200
+    assert page.headers["cache-control"] == "no-store"
+    assert "connect-src 'self'" in page.headers["content-security-policy"]
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert not re.findall(r"""(?:src|href)=["']https?:""", page.text)
+    for path in ("/", "/events"):
+        for query, headers in (
+            ({}, {}),
+            ({"token": "other"}, {}),
+            ({"token": TOKEN}, {"origin": "http://elsewhere.example"}),
+            ({"token": TOKEN}, {"host": f"rebound.example:{PORT}"}),
+            ({"token": TOKEN}, {"sec-fetch-site": "cross-site"}),
+        ):
+            assert client.get(path, params=query, headers=headers).status_code == 403, (path, query, headers)
+        assert client.post(path, params={"token": TOKEN}).status_code == 405
+    assert client.get("/runs", params={"token": TOKEN}).status_code == 404
+
+
+def test_events_send_each_part_once_and_again_when_it_changes(study, monkeypatch):
+    monkeypatch.setattr(server, "EVERY_SECONDS", 0.01)
+
+    class Request:
+        looks = 0
+
+        async def is_disconnected(self) -> bool:
+            self.looks += 1
+            if self.looks == 3:
+                write(parameters())
+                Path("params.yaml").touch()
+            return self.looks > 6
+
+    async def read() -> list[str]:
+        return [event async for event in server._events(server.Feed(LivePage(lambda: study)), Request())]
+
+    events = asyncio.run(read())
+    parts = [json.loads(event.split("data: ", 1)[1])["id"] for event in events if event.startswith("event: part")]
+    assert sorted(parts) == sorted(LivePage(lambda: study).parts())
+    assert sum(event.startswith("event: outline") for event in events) == 1
+
+
+def test_the_page_writes_nothing(study):
+    before = hashes(Path(), ".")
+    page = LivePage(lambda: study)
+    client = TestClient(server.application(page, TOKEN, PORT), base_url=f"http://127.0.0.1:{PORT}")
+    assert client.get("/", params={"token": TOKEN}).status_code == 200
+    page.parts()
+    assert hashes(Path(), ".") == before
