@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.engine import prefect_view
-from flows.graph.remote import open_graph
 from flows.graph.stage_names import StageName, last_stages
 from stages.runtime.arguments import Parser
 from stages.runtime.environment import check_code
@@ -99,6 +98,7 @@ class Study:
 
     def __init__(self, args: argparse.Namespace) -> None:
         from flows.engine.pool import slots
+        from flows.graph.remote import open_graph
         from stages.core.params import load
         from stages.tools.forecasting.durations import Times
 
@@ -147,11 +147,10 @@ class Study:
         from flows.engine.order.groups import Groups, alike_in, limit
         from flows.engine.pool import Pool
         from flows.engine.scheduler import Engine
-        from stages.core.params import load
 
         pool = Pool(self.slots)
         at_most = limit(getattr(self.args, "together", None), self.slots)
-        engine = Engine(self.graph, pool, plan.clock, Groups(alike_in(load()), at_most))
+        engine = Engine(self.graph, pool, plan.clock, Groups(alike_in(self.params), at_most))
         with engine.interrupts.handled():
             try:
                 return self._run_watched(engine, plan)

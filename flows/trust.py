@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from stages.files.writing import write_file
 from stages.runtime.faults import ConfigFault, MachineFault
 
 COPY = Path("flows", "cli.py")  # of the code, in a project
@@ -47,6 +46,8 @@ def trust(project: Path) -> Path:
         ConfigFault: the folder is no project, or its path contains a line break.
         MachineFault: the list cannot be written.
     """
+    from stages.files.writing import write_file
+
     resolved, path = project.resolve(), list_path()
     if not (resolved / COPY).is_file():
         raise ConfigFault(f"{project}: has no {COPY}, so there is nothing to trust. Give the folder of a project.")

@@ -29,11 +29,12 @@ def train(params: Params, run: Run, args: argparse.Namespace) -> None:
     sources = task.earlier_photos(run, index, params.make_strategy(run.strategy))
     learned_from = [inputs.data, *(facts for facts, _ in inputs.photos)]
     unread = texts.unread_texts(params, run.strategy, learned_from, inputs.earlier)
+    steps = task.options_of(params, run, inputs).steps
     with tracking(params, run, index) as track:
 
         def observe(learner: Learner, frozen: Delta) -> Observer:
             previews = Previews(params, run, index, learner, frozen, inputs.data["concept"])
-            live = LiveLosses(params.study, run, index, options.steps)
+            live = LiveLosses(params.study, run, index, steps)
             return safe_observer([previews, live, *([track] if track else [])])
 
         adapter, losses = task.train(params, run, index, inputs, observe)
@@ -49,8 +50,8 @@ def train(params: Params, run: Run, args: argparse.Namespace) -> None:
     parents = {"data": source, "state": previous, **sources}
     with artifact.publish(run.at(index) / "adapter", "adapter", facts, parents) as draft:
         save_adapter(draft / "adapter.safetensors", adapter)
-        steps: list[Any] = list(range(1, len(losses.loss) + 1))
-        columns = {"step": steps, "loss": losses.loss, "gradient_norm": losses.gradient_norm}
+        numbers: list[Any] = list(range(1, len(losses.loss) + 1))
+        columns = {"step": numbers, "loss": losses.loss, "gradient_norm": losses.gradient_norm}
         tables.write(draft / "losses.parquet", tables.LOSSES, columns)
 
 

@@ -42,11 +42,7 @@ def run_names() -> list[str]:
     tree = _tree()
     parts = [tree.get(key, ()) for key in ("domains", "orders", "strategies", "seeds")]
     keys = ["/".join(map(str, key)) for key in product(*parts)]
-    return keys + (strategy_names() if len(keys) == len(parts[2]) else [])
-
-
-def strategy_names() -> list[str]:
-    return list(map(str, _tree().get("strategies", ())))
+    return keys + (list(map(str, parts[2])) if len(keys) == len(parts[2]) else [])
 
 
 def task_positions() -> list[str]:

@@ -19,7 +19,7 @@ from flows.commands.status import LOCK, RUNS
 from stages.files.untrusted import copy_folder
 from stages.files.writing import new_folder, write_file
 from stages.files.yaml import PARAMS
-from stages.runtime.faults import ConfigFault, InputFault, MachineFault
+from stages.runtime.faults import ConfigFault, MachineFault
 from stages.runtime.formatting import number
 from stages.tools import edit_params
 
@@ -72,8 +72,9 @@ class Change:
             self._check_before()
             try:
                 with self._changed():
-                    before = concept_scores(load().study, load().report.identity)
-                    if not self._wanted(load(), before, yes):
+                    params = load()
+                    before = concept_scores(params.study, params.report.identity)
+                    if not self._wanted(params, before, yes):
                         raise Declined
             except Declined:
                 print("Nothing was changed.")
@@ -84,7 +85,6 @@ class Change:
             return 0
         if code := _run(run):
             return code
-        params = load()
         _show_after(params, before, concept_scores(params.study, params.report.identity))
         console.next_steps("palimpsest report   the whole study", "palimpsest export --help   use it in other programs")
         return 0
@@ -224,12 +224,11 @@ def _copy_photos(source: Path, concept: str, fresh: bool) -> _Undo:
     try:
         with new_folder(folder) as draft:
             copy_folder(source, draft)
-    except InputFault:
+    except BaseException as error:
         _Undo(folder, old)()
+        if isinstance(error, MachineFault):
+            raise ConfigFault(f"{source}: cannot be copied to {folder}: {error.__cause__}.") from None
         raise
-    except MachineFault as fault:
-        _Undo(folder, old)()
-        raise ConfigFault(f"{source}: cannot be copied to {folder}: {fault.__cause__}.") from None
     return _Undo(folder, old)
 
 

@@ -6,8 +6,10 @@ import os
 import sys
 import textwrap
 import webbrowser
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from flows.commands import console
 from flows.commands.status import REPORT
@@ -32,7 +34,8 @@ def show(as_json: bool, browser: bool) -> None:
     Raises:
         InputFault: there is no report yet.
     """
-    folder = REPORT / str(edit_params.tree()["study"])
+    params = edit_params.tree()
+    folder = REPORT / str(params["study"])
     if not (folder / METRICS).exists():
         raise InputFault(f"{folder}: there is no report yet. Run the study to the end: palimpsest run")
     page = _stamped(folder)
@@ -42,7 +45,7 @@ def show(as_json: bool, browser: bool) -> None:
         return
     with as_written(folder, REMAKE):
         _print_sentences(folder)
-        _print_table(folder)
+        _print_table(folder, params)
     if browser and page.suffix == ".html" and _has_display():
         webbrowser.open(page.resolve().as_uri())
     console.next_steps(
@@ -113,9 +116,9 @@ def _print_sentences(folder: Path) -> None:
             print(f"{textwrap.fill(printable(text), console.width())}\n")
 
 
-def _print_table(folder: Path) -> None:
+def _print_table(folder: Path, params: Mapping[str, Any]) -> None:
     """Prints the main measures, under the identity metric."""
-    tree, identity = read_json(folder / METRICS), edit_params.tree()["report"]["identity"]
+    tree, identity = read_json(folder / METRICS), params["report"]["identity"]
     regimes = tree.get("regimes", {})
     for domain, by_strategy in read_json(folder / HEADLINE).items():
         rows = []

@@ -25,10 +25,11 @@ def read_status() -> dict[str, Any]:
     """
     tree = edit_params.tree()
     with edit_params.unchecked():
-        return _facts(tree)
+        return status_of(tree)
 
 
-def _facts(tree: dict[str, Any]) -> dict[str, Any]:
+def status_of(tree: dict[str, Any]) -> dict[str, Any]:
+    """The status of the study whose params.yaml has been read already."""
     positions = [str(task["index"]) for task in tree["tasks"]]
     runs = []
     for domain, order, strategy, seed in product(tree["domains"], tree["orders"], tree["strategies"], tree["seeds"]):

@@ -58,9 +58,9 @@ class Clock:
             jobs: stages at a time.
         """
         self.times, self.jobs, self.stages = times, jobs, stages
-        self.needs = {name: set(graph.upstream(name)).intersection(stages) for name in stages}
-        self.counts = units(params, to_run, graph.stages)
         self.waiting, self.ran = set(stages), Counter[str]()
+        self.needs = {name: self.waiting.intersection(graph.upstream(name)) for name in stages}
+        self.counts = units(params, to_run, graph.stages)
         self.began: dict[str, float] = {}  # running stage -> when it began, by time.monotonic
 
     @property

@@ -52,18 +52,20 @@ class Journal:
     def tick(self, running: dict[str, list[int]]) -> None:
         """Records what runs; writes the file at most once a second."""
         self.running = running
-        if time.monotonic() - self._written > EVERY_SECONDS:
-            self._write()
+        self._write_if_due()
 
     def note(self, done: int, last: str, left: str) -> None:
         """Records that a stage has ended; writes the file at most once a second."""
         self.done, self.last, self.left = done, last, left
-        if time.monotonic() - self._written > EVERY_SECONDS:
-            self._write()
+        self._write_if_due()
 
     def end(self, code: int, failures: list[dict[str, str]]) -> None:
         self.code, self.failures, self.running = code, failures, {}
         self._write()
+
+    def _write_if_due(self) -> None:
+        if time.monotonic() - self._written > EVERY_SECONDS:
+            self._write()
 
     def _write(self) -> None:
         """Writes the file; a full disk is reported elsewhere."""

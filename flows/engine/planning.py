@@ -5,18 +5,17 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flows.engine.estimate import Clock, Sizes, span
 from flows.engine.photo_check import already_prepared, check_photos
-from flows.graph.graph import Graph
+from flows.graph.graph import NOT_RUN, Graph, changes_in
 from flows.graph.stage_names import StageName
 from stages.tools.forecasting.durations import Times
 from stages.training.texts import check_texts
 
 if TYPE_CHECKING:
-    from flows.graph.dvc_internals import PipelineStage
     from stages.core.params import Params
     from stages.tools.forecasting.costs import Cost
 
@@ -104,54 +103,43 @@ def make_plan(graph: Graph, params: Params, times: Times, jobs: int, among: set[
         InputFault: photos that would be prepared cannot be used; all of them are listed.
     """
     stages = graph.plan(among)
-    changes = _Changes(graph, params)
-    with graph.repo.lock:
-        for name in stages:
-            changes.look_at(name)
-    cached = graph.cached(changes.changed)
-    check_photos(params, set(changes.changed) - cached)
-    for line in check_texts(params) if changes.changed else ():
+    causes, again = _changes(graph, params, stages)
+    changed = list(causes)
+    cached = graph.cached(changed)
+    to_run = [name for name in changed if name not in cached]
+    check_photos(params, to_run)
+    for line in check_texts(params) if changed else ():
         log.warning(line)
-    to_run = [name for name in changes.changed if name not in cached]
     sizes = Sizes({name: size for name in graph.stages if (size := graph.size(name)) is not None}, params)
     new = COPIES * sum(map(sizes.of, to_run)) + sum(map(sizes.of, cached))
-    again = [name for name in stages if name in changes.again]
     clock = Clock(graph, params, times, stages, [*to_run, *again], jobs)
     total = len(graph.stages if among is None else among)
-    return Plan(stages, changes.changed, cached, changes.causes, total, clock, new, jobs)
+    first = {name: listed for name, listed in causes.items() if listed}
+    return Plan(stages, changed, cached, first, total, clock, new, jobs)
 
 
-@dataclass
-class _Changes:
-    """Which stages of a plan have really changed. A stage is looked at after those that it depends on."""
+def _changes(graph: Graph, params: Params, stages: list[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """Finds out which stages of a plan have really changed.
 
-    graph: Graph
-    params: Params
-    changed: list[str] = field(default_factory=list)
-    again: set[str] = field(default_factory=set)  # prepare stages that run again and write the same
-    causes: dict[str, list[str]] = field(default_factory=dict)
+    Args:
+        graph: DVC's graph.
+        params: the study's parameters.
+        stages: of the plan, in topological order.
 
-    def look_at(self, name: str) -> None:
-        if set(self.changed).intersection(self.graph.upstream(name)):
-            self.changed.append(name)
-            return
-        changes = changes_of(self.graph.stages[name])
-        if changes == [self.params.source] and already_prepared(self.params, StageName.parse(name)):
-            self.again.add(name)
-        elif changes:
-            self.causes[name] = changes
-            self.changed.append(name)
-
-
-def changes_of(stage: PipelineStage) -> list[str]:
-    """What has changed for a stage: files and keys of params.yaml, or only "not run yet"."""
-    causes: list[str] = []
-    # Not stage.status(), which locks every path: that fails while another process runs, or after a kill.
-    for dep in () if stage.frozen else stage.deps:
-        for path, how in dep.status().items():
-            causes += [f"{path}: {key}" for key in how] if isinstance(how, dict) else [path]
-    for out in stage.outs:
-        causes += ["not run yet" if how == "deleted" else f"{path} ({how})" for path, how in out.status().items()]
-    if stage.is_callback or stage.always_changed or stage.changed_stage():
-        causes.append("its command in dvc.yaml")
-    return ["not run yet"] if "not run yet" in causes else causes
+    Returns:
+        By changed stage, what has changed; nothing for the stages downstream of those. And the prepare stages that run
+        again and write the same.
+    """
+    changed: dict[str, list[str]] = {}
+    again: list[str] = []
+    with graph.repo.lock:
+        for name in stages:
+            if not changed.keys().isdisjoint(graph.upstream(name)):
+                changed[name] = []
+                continue
+            causes = list(changes_in(graph.stages[name]))
+            if causes == [params.source] and already_prepared(params, StageName.parse(name)):
+                again.append(name)
+            elif causes:
+                changed[name] = [NOT_RUN] if NOT_RUN in causes else causes
+    return changed, again

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +13,6 @@ from flows.engine.prefect_internals import in_flow_run
 from flows.engine.scheduler import Engine, Outcome, StageFailed, StageResult
 from flows.engine.stage_log import StageLog
 from flows.graph.stage_names import StageName
-
-log = logging.getLogger("palimpsest")
 
 
 class Once:
@@ -73,7 +70,7 @@ class TaskRuns:
             )
             future.add_done_callback(once.in_a_thread)
         except Exception as error:
-            log.warning("Prefect does not show %s: %s.", name, error)
+            prefect_view.log.warning("Prefect does not show %s: %s.", name, error)
             once.in_a_thread()
 
 
@@ -86,40 +83,48 @@ def run_with_prefect(root: Path, study: str, engine: Engine, plan: list[str], st
 
         runner = cast(Any, ThreadPoolTaskRunner(max_workers=engine.pool.slots.jobs + 2))
     except Exception as error:  # it refuses its settings: those of the environment or of a profile
-        log.warning("Prefect does not show this run, because it cannot start: %s", " ".join(str(error).split())[:300])
+        reason = " ".join(str(error).split())[:300]
+        prefect_view.log.warning("Prefect does not show this run, because it cannot start: %s", reason)
         return _without_prefect(engine, plan, stage_log)
     began, outcomes = False, list[Outcome]()
 
     def run() -> None:
         nonlocal began
         began = True
-        shown = prefect_view.Progress(len(plan))
-
-        def on_end(result: StageResult) -> None:
-            stage_log(result)
-            shown(stage_log.done)
-            if result.error:
-                prefect_view.log_failure(StageName.parse(result.name).title, result.error)
-
-        outcome = engine.run(plan, TaskRuns(study, engine.graph.upstream).submit, on_end, stage_log.tick)
-        outcomes.append(outcome)
-        if outcome.failures:
-            prefect_view.show_failures(stage_log.rows(outcome))
-        elif "report" in plan:
-            prefect_view.show_results(study, root / "report" / study)
+        with engine.interrupts.handled():  # Prefect's own handler would raise an exception
+            outcomes.append(_run_shown(root, study, engine, plan, stage_log))
 
     if not in_flow_run():
         run = flow(name="study", flow_run_name=study, validate_parameters=False, task_runner=runner)(run)
     from prefect import tags
 
-    try:
-        with tags(study):
-            run()
-    except Exception as error:
-        if began and not outcomes:
-            raise
-        prefect_view.note_server_lost(error)
+    with prefect_view.quiet_after(engine.stopping):
+        try:
+            with tags(study):
+                run()
+        except Exception as error:
+            if began and not outcomes:
+                raise
+            prefect_view.note_server_lost(error)
     return outcomes[0] if outcomes else _without_prefect(engine, plan, stage_log)
+
+
+def _run_shown(root: Path, study: str, engine: Engine, plan: list[str], stage_log: StageLog) -> Outcome:
+    """Runs the plan within a flow, which shows its progress and its result."""
+    shown = prefect_view.Progress(len(plan))
+
+    def on_end(result: StageResult) -> None:
+        stage_log(result)
+        shown(stage_log.done)
+        if result.error:
+            prefect_view.log_failure(StageName.parse(result.name).title, result.error)
+
+    outcome = engine.run(plan, TaskRuns(study, engine.graph.upstream).submit, on_end, stage_log.tick)
+    if outcome.failures:
+        prefect_view.show_failures(stage_log.rows(outcome))
+    elif "report" in outcome.results:
+        prefect_view.show_results(study, root / "report" / study)
+    return outcome
 
 
 def _without_prefect(engine: Engine, plan: list[str], stage_log: StageLog) -> Outcome:

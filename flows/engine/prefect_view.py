@@ -8,12 +8,13 @@ import os
 import re
 import secrets
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-log = logging.getLogger("palimpsest")
+log = logging.getLogger("palimpsest.view")  # what Prefect does not show
 reasons = logging.getLogger("palimpsest.prefect")  # for the run's page alone: the terminal has them already
 reasons.propagate = False
 reasons.setLevel(logging.INFO)
@@ -87,6 +88,23 @@ def warn_only(what: str) -> Iterator[None]:
         yield
     except Exception as error:
         log.warning("Prefect does not show %s: %s.", what, str(error).splitlines()[0] if str(error) else repr(error))
+
+
+@contextlib.contextmanager
+def quiet_after(stopping: threading.Event) -> Iterator[None]:
+    """Logs no warning about Prefect once the run is being stopped.
+
+    Ctrl-C in a terminal, as any signal to a process group, ends Prefect's temporary server as well.
+    """
+
+    def is_wanted(_: logging.LogRecord) -> bool:
+        return not stopping.is_set()
+
+    log.addFilter(is_wanted)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_wanted)
 
 
 class Progress:

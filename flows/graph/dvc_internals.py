@@ -9,7 +9,7 @@ It uses
   `Lockfile._load_yaml`, `FileSystem._strip_protocol`, which hash_cache.py wraps;
 - attributes of public objects: `Repo.index.graph`, `config`, `lock`, `stage_cache`, `cache.legacy`, `cloud.push` and
   `cloud.get_remote_odb`; of a cache `hash_name` and `oid_to_path`; of a stage `addressing`, `cmd`, `deps`, `outs`,
-  `dvcfile.dump_stages`, `frozen`, `is_callback`, `always_changed`, `changed_stage`, `status`, `save`, `get_used_objs`,
+  `dvcfile.dump_stages`, `frozen`, `is_callback`, `always_changed`, `changed_stage`, `save`, `get_used_objs`,
   `outs_cached`; of its deps and outs `def_path`, `fs_path`, `exists`, `cache`, `hash_info`, `meta`, `use_cache`,
   `status`, `get_hash`, `remove`, `commit`;
 - the loggers `dvc.progress` and `dvc_data.callbacks`, whose level decides whether DVC draws progress bars;

@@ -42,6 +42,7 @@ from stages.runtime.faults import MachineFault
 # Writing dvc.lock takes longer the larger it is: spend at most this share of the time on it.
 SHARE_OF_WRITING = 0.05
 TEMPORARY = Path(".dvc", "tmp")
+NOT_RUN = "not run yet"
 
 
 class Graph:
@@ -221,12 +222,24 @@ class Graph:
         self.repo.close()
 
 
-def _changed(stage: PipelineStage) -> bool:
-    """Like Stage.changed, but relies on the lock on the whole workspace instead of creating one per step."""
+def changes_in(stage: PipelineStage) -> Iterator[str]:
+    """What has changed for a stage since it ran: files, keys of params.yaml, its command; or that it has not run yet.
+
+    Not `Stage.changed` or `Stage.status`, which lock every path: that fails while another process runs, or after a
+    kill. One lock on the whole workspace covers it.
+    """
+    for dep in () if stage.frozen else stage.deps:
+        for path, how in dep.status().items():
+            yield from [f"{path}: {key}" for key in how] if isinstance(how, dict) else [path]
+    for out in stage.outs:
+        for path, how in out.status().items():
+            yield NOT_RUN if how == "deleted" else f"{path} ({how})"
     if stage.is_callback or stage.always_changed or stage.changed_stage():
-        return True
-    deps = () if stage.frozen else stage.deps
-    return any(item.status() for item in (*deps, *stage.outs))
+        yield "its command in dvc.yaml"
+
+
+def _changed(stage: PipelineStage) -> bool:
+    return any(changes_in(stage))
 
 
 def _remove_dead_links(outputs: Iterable[Path]) -> None:

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-from jinja2 import Environment
 from markupsafe import Markup
 from PIL import Image
 
-from flows.commands.status import read_status
+from flows.commands.status import status_of
 from flows.watching.progress import Partial, Reader, Training, newest_training
 from stages.core.params import Params
 from stages.files.artifact import digest
@@ -22,6 +21,7 @@ from stages.reporting.page.overview import minus
 from stages.reporting.page.render import BEGIN, environment, source, strategy_keys
 from stages.reporting.page.sprites import LOSSLESS, Plan, sheet
 from stages.reporting.page.svg import draw
+from stages.tools import edit_params
 
 TEMPLATES = Path(__file__).parent / "templates"
 SIDE, POINTS = 64, 150  # pixels of a thumbnail; of a loss curve, points shown
@@ -34,10 +34,11 @@ class LivePage:
     def __init__(self, load: Callable[[], Params]) -> None:
         self._load, self._drawn = load, dict[str, tuple[Any, str]]()
         self._pictures: dict[tuple[str, int], str] = {}
+        self._templates = environment(TEMPLATES)
         self._read_params()
 
     def _read_params(self) -> None:
-        self.params, self.edited = self._load(), PARAMS.stat().st_mtime_ns
+        self.edited, self.params, self.tree = PARAMS.stat().st_mtime_ns, self._load(), edit_params.tree()
         self.reader = Reader(self.params)
 
     @property
@@ -50,7 +51,7 @@ class LivePage:
         """The page, with all parts as they are now."""
         parts = self.parts()
         return str(
-            self._environment().get_template("watch.html.j2").render(
+            self._templates.get_template("watch.html.j2").render(
                 study=self.params.study,
                 domains=self.params.domains,
                 shown=self._keys(),
@@ -68,9 +69,8 @@ class LivePage:
         """All parts as they are now."""
         if PARAMS.stat().st_mtime_ns != self.edited:
             self._read_params()
-        status = read_status()
-        training = newest_training(self.params)
-        parts = {"progress": self._render("progress", **_progress(status)), "training": self._training(training)}
+        progress = self._render("progress", **_progress(status_of(self.tree)))
+        parts = {"progress": progress, "training": self._training(newest_training(self.params))}
         for domain in self.params.domains:
             partial = self.reader.partial(domain)
             state = [[run, *matrix.scores.flat] for run, matrix in partial.matrices.items()]
@@ -90,11 +90,8 @@ class LivePage:
     def _keys(self) -> list[dict[str, Any]]:
         return strategy_keys(self.params)
 
-    def _environment(self) -> Environment:
-        return environment(TEMPLATES)
-
     def _render(self, part: str, **context: Any) -> str:
-        text = self._environment().get_template(f"{part}.html.j2").render(strategies=self._keys(), **context)
+        text = self._templates.get_template(f"{part}.html.j2").render(strategies=self._keys(), **context)
         return str(text).strip()
 
     def _matrix(self, partial: Partial, strategy: str) -> str:

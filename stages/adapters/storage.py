@@ -19,7 +19,7 @@ from stages.files.tensors import load_tensors, save
 from stages.runtime.faults import InputFault
 
 _fingerprints: WeakKeyDictionary[Adapter, str] = WeakKeyDictionary()
-_loaded: WeakValueDictionary[tuple[str, float], Adapter] = WeakValueDictionary()  # by sha256 of the file, and scale
+_loaded: WeakValueDictionary[tuple[object, ...], Adapter] = WeakValueDictionary()
 SUFFIXES = {"a": ".lora_A.weight", "b": ".lora_B.weight"}
 
 
@@ -64,14 +64,11 @@ def load_adapter(path: Path, scale: float, shapes: Mapping[str, tuple[int, int]]
     Raises:
         InputFault: it is missing or damaged, a module lacks A or B, or it does not fit the base.
     """
-    key = (sha256(path), scale) if path.is_file() else None
-    adapter = _loaded.get(key) if key else None
-    if adapter is None:
-        adapter = _read(path, scale, shapes)
-        if key:
-            _loaded[key] = adapter
-    elif {name: (len(adapter.b[name]), a.shape[1]) for name, a in adapter.a.items()} != dict(shapes):
-        return _read(path, scale, shapes)  # reports what does not fit
+    if not path.is_file():
+        return _read(path, scale, shapes)  # reports that it is missing
+    key = (sha256(path), scale, *shapes.items())
+    if (adapter := _loaded.get(key)) is None:
+        adapter = _loaded[key] = _read(path, scale, shapes)
     return adapter
 
 
@@ -148,6 +145,6 @@ def load_state(folder: Path, facts: Mapping[str, Any], shapes: Mapping[str, tupl
 
 def state_fingerprint(state: State) -> str:
     """A name for all that a state holds."""
-    carried = f"{state.adapter.scale!r}{fingerprint(flat(state.adapter))}" if state.adapter else ""
+    carried = f"{state.adapter.scale!r}{adapter_fingerprint(state.adapter)}" if state.adapter else ""
     parts = [delta_fingerprint(state.delta), carried, fingerprint(state.memory), str(state.tasks)]
     return hashlib.sha256("".join(parts).encode()).hexdigest()

@@ -133,6 +133,16 @@ def facts_of(concept: Concept) -> dict[str, object]:
     }
 
 
+def words_for(concept: Mapping[str, Any]) -> str:
+    """Returns the words for a concept in a prompt, token and noun; `concept`: its facts, as `facts_of` returns them."""
+    return " ".join(filter(None, (concept["token"], concept["noun"])))
+
+
+def training_captions(data: Mapping[str, Any]) -> list[str]:
+    """Returns the caption of each training picture in a data manifest: its own, or else the training prompt."""
+    return [entry["caption"] or data["concept"]["training_prompt"] for entry in data["pictures"]["training"]]
+
+
 def class_prompt(template: str | None, concept: Mapping[str, Any]) -> str:
     """Returns the prompt for pictures of the concept's class (prior preservation).
 

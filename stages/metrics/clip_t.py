@@ -14,6 +14,7 @@ from stages.core.metric import metrics
 from stages.metrics.clip_i import ClipI, load, model_name
 from stages.metrics.weights.loading import BATCH
 from stages.runtime.device import device
+from stages.runtime.inference import inference
 
 if TYPE_CHECKING:
     import open_clip
@@ -33,7 +34,7 @@ class ClipT(ClipI):
 
     compares_with: ClassVar = "prompt"
 
-    @torch.inference_mode()
+    @inference()
     def embed_text(self, prompts: Sequence[str]) -> Tensor:
         model, _ = load(self.path, self.architecture)
         ids = tokenizer(self.path, self.architecture)(list(prompts))

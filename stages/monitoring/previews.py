@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.adapters.algebra import Delta
-from stages.core.dataset import fill
+from stages.core.dataset import fill, words_for
 from stages.core.family import Learner
 from stages.core.params import Params
 from stages.core.runs import Run
@@ -41,8 +41,7 @@ class Previews:
         self, params: Params, run: Run, index: str, learner: Learner, frozen: Delta, concept: Mapping[str, Any]
     ) -> None:
         self.params, self.family, self.learner, self.frozen = params, params.family, learner, frozen
-        words = " ".join(filter(None, (concept["token"], concept["noun"])))
-        own = [fill(prompt, words) for prompt in params.watch.prompts]
+        own = [fill(prompt, words_for(concept)) for prompt in params.watch.prompts]
         self.prompts = own or list(concept["prompts"])[: params.watch.previews]
         self.options = params.sampling(run.strategy)
         self.folder = PREVIEWS / params.study / str(run) / index

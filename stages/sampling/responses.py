@@ -62,9 +62,9 @@ def predictions(
     def size(row: Row) -> list[tuple[int, ...]]:
         return [tuple(value.shape) for _, value in sorted(images[row.image].items())]
 
-    found = {}
+    predicted = {}
     for key, some in rows.items():
         parts = [learner.predict(learner.inputs(list(alike))).flatten(1) for _, alike in groupby(some, size)]
         width = max(part.shape[1] for part in parts)  # smaller pictures have fewer values: the others stay zero
-        found[key] = torch.cat([torch.nn.functional.pad(part, (0, width - part.shape[1])) for part in parts]).cpu()
-    return found
+        predicted[key] = torch.cat([torch.nn.functional.pad(part, (0, width - part.shape[1])) for part in parts]).cpu()
+    return predicted

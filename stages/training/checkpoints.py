@@ -33,7 +33,7 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._writer = ThreadPoolExecutor(1, "checkpoint")
-        self._pending: Future[float] | None = None
+        self._pending: Future[None] | None = None
         self._next = 0.0  # by time.monotonic
         self._buffers: dict[str, Tensor] = {}
 
@@ -63,7 +63,7 @@ class Checkpoints:
         copied = self._copied(tensors)
         blocked = time.monotonic() - began
 
-        def write() -> float:
+        def write() -> None:
             start = time.monotonic()
             ready = copied()
             with artifact.publish(self.folder / f"{step:08d}", "checkpoint", {"step": step, **facts}) as draft:
@@ -71,7 +71,6 @@ class Checkpoints:
             for old in sorted(self.folder.glob("[0-9]*"))[:-STORED]:
                 shutil.rmtree(old)
             self._next = time.monotonic() + (blocked + time.monotonic() - start) / SHARE
-            return time.monotonic() - start
 
         self._pending = self._writer.submit(write)
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from stages.core.dataset import training_captions
 from stages.core.family import Encodings, Family, Row
 from stages.core.params import Params
 from stages.sampling.encodings import encode_images, encode_prompts
@@ -32,13 +33,10 @@ def concept_examples(params: Params, data: Mapping[str, Any], pictures: Sequence
         pictures: one per entry of `data["pictures"]["training"]`.
     """
     framed = params.prepare.buckets or params.train.conditioning == "source"
+    entries = data["pictures"]["training"]
     return [
-        Example(
-            picture,
-            entry["caption"] or data["concept"]["training_prompt"],
-            tuple(entry["frame"]) if framed else None,
-        )
-        for entry, picture in zip(data["pictures"]["training"], pictures, strict=True)
+        Example(picture, caption, tuple(entry["frame"]) if framed else None)
+        for entry, caption, picture in zip(entries, training_captions(data), pictures, strict=True)
     ]
 
 

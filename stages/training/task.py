@@ -13,7 +13,7 @@ from PIL import Image
 
 from stages.adapters.algebra import Adapter, Delta, fresh_adapter
 from stages.adapters.state import State
-from stages.adapters.storage import delta_fingerprint, fingerprint, flat, load_state
+from stages.adapters.storage import adapter_fingerprint, delta_fingerprint, load_state
 from stages.core.dataset import class_prompt
 from stages.core.family import Learner
 from stages.core.params import Params, Prior, Train
@@ -109,7 +109,7 @@ def prepare(params: Params, run: Run, index: str, inputs: Inputs) -> tuple[Prepa
         The training, and the frozen delta.
     """
     family, strategy, state = params.family, params.make_strategy(run.strategy), inputs.state
-    options = _options(params, run, strategy, 1 + len(inputs.photos))
+    options = options_of(params, run, inputs)
     params = params.model_copy(update={"train": options})
     words, first = drawn_from(options, run, index), not state.delta.modules
     shared = options.reinit == "shared" and (first or not strategy.own_draws)
@@ -117,15 +117,15 @@ def prepare(params: Params, run: Run, index: str, inputs: Inputs) -> tuple[Prepa
     start, frozen = strategy.start(state, fresh), strategy.frozen(state)
     with process_group().leader_first():
         examples, count = _examples(params, [*inputs.photos, (inputs.data, inputs.pictures)])
-        taught = encode_examples(family, examples, count)
-        material, more = rehearsal.added(params, run, state, inputs.earlier, taught)
+        material = encode_examples(family, examples, count)
+        material, more = rehearsal.added(params, run, state, inputs.earlier, material)
     facts = [
         family.fingerprint,
         options.model_dump(mode="json"),
         words,
         [[example.caption, example.frame] for example in examples],
         [hashlib.sha256(example.image.tobytes()).hexdigest() for example in examples],
-        [start.scale, fingerprint(flat(start)), delta_fingerprint(frozen) if frozen and frozen.modules else None],
+        [start.scale, adapter_fingerprint(start), delta_fingerprint(frozen) if frozen and frozen.modules else None],
         *more,
     ]
     learner = family.learner(frozen, start, options)
@@ -150,8 +150,10 @@ def earlier_photos(run: Run, index: str, strategy: Strategy) -> dict[str, Path]:
     return {f"data/{at:02d}": run.sequence.data(f"{at:02d}") for at in range(1, int(index))}
 
 
-def _options(params: Params, run: Run, strategy: Strategy, concepts: int) -> Train:
-    options = params.training(run.strategy)
+def options_of(params: Params, run: Run, inputs: Inputs) -> Train:
+    """The training options of one task: those of its strategy in params.yaml, and what the strategy itself sets."""
+    options, strategy = params.training(run.strategy), params.make_strategy(run.strategy)
+    concepts = 1 + len(inputs.photos)
     if isinstance(strategy, PhotoStrategy):
         return options.model_copy(update={"steps": strategy.steps(options.steps, concepts)})
     if concepts > 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stages.core.dataset import class_prompt, facts_of, fill
+from stages.core.dataset import class_prompt, facts_of, fill, training_captions, words_for
 from stages.core.params import Params
 from stages.sampling.reading import check_prompts, noted, sampled_texts, unread, warning
 from stages.training.rehearsal import prompts as rehearsed
@@ -24,7 +24,7 @@ def trained_texts(
     """
     texts = []
     for data in learned:
-        texts += [entry["caption"] or data["concept"]["training_prompt"] for entry in data["pictures"]["training"]]
+        texts += training_captions(data)
         if prior := params.training(strategy).prior:
             texts.append(class_prompt(prior.prompt, data["concept"]))
     if rehearse := params.make_strategy(strategy).rehearse:
@@ -60,7 +60,6 @@ def check_texts(params: Params) -> list[str]:
                 for strategy in params.strategies:
                     texts += trained_texts(params, strategy, [data], [facts])
                 if params.watch.previews_every:
-                    words = " ".join(filter(None, (concept.token, concept.noun)))
-                    texts += [fill(prompt, words) for prompt in params.watch.prompts]
+                    texts += [fill(prompt, words_for(facts)) for prompt in params.watch.prompts]
                 where |= {text: name for text in texts if text not in where}
     return [f"{where[text]}: {warning(text, lost)}" for text, lost in unread(params.family, where).items()]

@@ -93,6 +93,18 @@ def test_a_failed_redo_leaves_no_folder(project, tmp_path, monkeypatch):
     assert everything(project) == before
 
 
+def test_ctrl_c_while_photos_are_copied_restores_the_earlier_ones(project, tmp_path, monkeypatch):
+    before = everything(project)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(concepts, "copy_folder", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        concepts._copy_photos(tmp_path / "more", "objects/mug", fresh=False)
+    assert everything(project) == before
+
+
 def test_a_copy_of_a_read_only_folder_can_be_changed(tmp_path):
     (tmp_path / "a/b").mkdir(parents=True)
     (tmp_path / "a/b/x").write_text("x")

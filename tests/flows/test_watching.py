@@ -17,6 +17,7 @@ from flows.watching.progress import Reader
 from stages.core.runs import runs
 from stages.monitoring.live_losses import LiveLosses
 from stages.runtime.process import lock
+from stages.tools import edit_params
 from stages.training.loop import Losses
 from tests.support.synthetic_study import parameters, write
 from tests.support.workspace import hashes
@@ -110,6 +111,19 @@ def test_the_progress_is_that_of_the_run(study):
     assert lead().startswith("Stopped after 10 of 40 stages")  # killed
     journal.end(3, [{"stage": "objects / task 02 / train", "what": "training diverged"}])
     assert "training diverged" not in lead() or "exit code 3" in lead()
+
+
+def test_params_yaml_is_read_again_only_when_it_has_changed(study, monkeypatch):
+    reads = []
+    page = LivePage(lambda: reads.append(1) or study)
+    tree = edit_params.tree
+    monkeypatch.setattr(edit_params, "tree", lambda: reads.append(2) or tree())
+    page.parts()
+    page.whole(TOKEN)
+    assert reads == [1]
+    Path("params.yaml").touch()
+    page.parts()
+    assert reads == [1, 1, 2]
 
 
 def test_only_the_printed_address_is_answered(study):

@@ -163,9 +163,9 @@ class FlowLearner(Learner):
         }
 
     def loss(self, inputs: Encodings) -> Tensor:
-        return ((self._found(inputs) - inputs["wanted"]).square().mean((1, 2, 3)) * inputs["weight"]).sum()
+        return ((self._predicted(inputs) - inputs["wanted"]).square().mean((1, 2, 3)) * inputs["weight"]).sum()
 
-    def _found(self, inputs: Encodings) -> Tensor:
+    def _predicted(self, inputs: Encodings) -> Tensor:
         model = self.family.model
         shifted = {
             f"{name}.weight": model.get_submodule(name).weight + self.scale * b @ a
@@ -175,7 +175,7 @@ class FlowLearner(Learner):
 
     @torch.no_grad()
     def predict(self, inputs: Encodings) -> Tensor:
-        return self._found(inputs)
+        return self._predicted(inputs)
 
     def adapter(self) -> Adapter:
         a, b = ({n: p.detach().clone() for n, p in zip(self.names, half, strict=True)} for half in (self.a, self.b))

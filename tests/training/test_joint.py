@@ -14,6 +14,7 @@ from stages.core.strategy import PhotoStrategy, strategies
 from stages.families.unet.learner import UNetLearner
 from stages.files import artifact, tables
 from stages.merge import merge
+from stages.monitoring.live_losses import path_of
 from stages.prepare import prepare
 from stages.start import start
 from stages.tools.forecasting.workload import count
@@ -149,6 +150,7 @@ def test_its_adapter_names_the_data_it_was_trained_on_and_its_state_changes_with
     state, adapter = chain(["01", "02"])
     assert set(adapter["parents"]) == {"data", "state", "data/01"}
     assert adapter["train"]["steps"] == 2 * study.train.steps
+    assert json.loads(path_of(study.study, run, "02").read_text("utf-8"))["steps"] == 2 * study.train.steps
     losses = tables.read(run.at("02") / "adapter/losses.parquet", tables.LOSSES)
     assert len(losses) == 2 * study.train.steps == count(study).steps - study.train.steps
     path = run.sequence.data("01")

@@ -36,6 +36,7 @@ from stages.families.unet.text_encoders import (
 from stages.files.artifact import digest
 from stages.runtime import instruction_set
 from stages.runtime.device import allow_tf32, device, free_memory
+from stages.runtime.inference import inference
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")  # the attention projections, as the paper trains them
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -253,7 +254,6 @@ class UNetFamily(Family):
         decoding = DTYPES[self.decoder_dtype]
         return Denoiser(unet, pipeline.vae, pipeline.scheduler.config, self.compile, decoding)
 
-    @torch.inference_mode()
     def sample(
         self,
         prompts: Encodings,
@@ -263,7 +263,8 @@ class UNetFamily(Family):
         scheduler: str,
         batch: int | None = None,
     ) -> list[Image.Image]:
-        self.to_device("vae")
-        unet_prompts, settings = self.unet_prompts(self.embedded(prompts)), Settings(steps, guidance, scheduler)
-        self.only_on_device(*self.adapted_parts, "vae")
-        return self.denoiser.pictures(unet_prompts, noise, settings, batch or len(noise))
+        with inference(self.compile):
+            self.to_device("vae")
+            unet_prompts, settings = self.unet_prompts(self.embedded(prompts)), Settings(steps, guidance, scheduler)
+            self.only_on_device(*self.adapted_parts, "vae")
+            return self.denoiser.pictures(unet_prompts, noise, settings, batch or len(noise))

@@ -1,4 +1,4 @@
-"""The delta in a model's weights, kept as a float32 sum, so that one more adapter costs the same after any number."""
+"""The delta in a model's weights, stored as a float32 sum, so that one more adapter costs the same after any number."""
 
 from __future__ import annotations
 

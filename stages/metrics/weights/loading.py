@@ -15,6 +15,7 @@ from stages.files import artifact
 from stages.files.pins import check_weights
 from stages.runtime.device import device, parallel_map
 from stages.runtime.faults import InputFault
+from stages.runtime.inference import inference
 
 BATCH = 256  # pictures
 
@@ -77,7 +78,7 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], file: Path) -> nn
     return model.float().eval().requires_grad_(False).to(device())
 
 
-@torch.inference_mode()
+@inference()
 def unit_vectors(
     encode: Callable[[Tensor], Tensor], preprocess: Callable[[Image.Image], Tensor], images: Sequence[Image.Image]
 ) -> Tensor:

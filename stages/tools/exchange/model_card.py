@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from stages.core.dataset import training_captions
 from stages.core.params import Params
 from stages.core.strategy import chosen
 from stages.files import model_lock
@@ -69,7 +70,7 @@ def metadata(params: Params, origin: Origin, form: Format, rank: str, sha256: st
 
 
 def _captions(data: Mapping[str, Any]) -> dict[str, int]:
-    captions = [entry["caption"] or data["concept"]["training_prompt"] for entry in data["pictures"]["training"]]
+    captions = training_captions(data)
     return {caption: captions.count(caption) for caption in captions}
 
 

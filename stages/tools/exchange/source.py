@@ -14,6 +14,7 @@ import torch
 from stages.adapters.algebra import Adapter, Delta
 from stages.adapters.state import State
 from stages.adapters.storage import load_adapter
+from stages.core.dataset import words_for
 from stages.core.params import Params
 from stages.core.runs import Run, find_run, runs
 from stages.core.states import load_imported, state_after
@@ -45,7 +46,7 @@ class Origin:
     @property
     def words(self) -> list[str]:
         """The words for each concept of `data` in a prompt."""
-        return [" ".join(filter(None, (d["concept"]["token"], d["concept"]["noun"]))) for d in self.data]
+        return [words_for(d["concept"]) for d in self.data]
 
     @property
     def triggers(self) -> list[str]:

@@ -48,7 +48,7 @@ def train_together(family: Family, prepared: Sequence[Prepared]) -> None:
     with ExitStack() as held, StopRequest() as stop:
         active = list(_opened(prepared, held))
         if len(active) < 2:
-            raise NotTogether("fewer than two are left to train")
+            raise NotTogether("fewer than two remain to be trained")
         total = active[0].training.options.steps
         group, checked = Group(family, active), set[Shapes]()
         for _ in track(_until_done(active), total, "train", min(one.training.step for one in active)):
@@ -84,7 +84,7 @@ def _opened(prepared: Sequence[Prepared], held: ExitStack) -> Iterator[Prepared]
 def _until_done(active: list[Prepared]) -> Iterator[int]:
     while len(active) > 1:
         yield min(one.training.step for one in active)
-    _save(active)  # one is left over: its own command ends it
+    _save(active)  # its own command ends the one that remains
 
 
 def _finished_step(one: Prepared) -> bool:

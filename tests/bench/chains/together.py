@@ -24,7 +24,7 @@ from stages.core.family import Family
 from stages.core.params import Params, load
 from stages.runtime.device import device
 from stages.runtime.seeds import generator
-from stages.tools.together.train import Group
+from stages.tools.together.train import Group, be_at
 from stages.training.examples import Example, encode_examples
 from stages.training.loop import Training
 from stages.training.task import Prepared
@@ -61,8 +61,7 @@ def trainings(params: Params, count: int, folder: Path) -> list[Prepared]:
 
 def alone(one: Prepared, steps: int) -> None:
     """Some steps of one training, which the family is at."""
-    with one.training.learner.paused():
-        pass
+    be_at(one)
     for _ in range(steps):
         for inputs in one.training.parts(one.material):
             one.training.descent.gradient(inputs)
