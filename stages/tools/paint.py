@@ -1,4 +1,4 @@
-"""Samples any prompt: `python -m stages.tools.paint objects/0/naive/0 --task 03 --prompt "a sks star" --to pictures`.
+"""Samples any prompt: `python -m stages.tools.paint objects/0/naive/0 --task 03 --prompt "a sks owl" --to pictures`.
 
 Samples from the model after a task, from one task's adapter alone (--what adapter), or from an adapter in a folder
 written by stages.tools.import_lora. Settings and noise come from params.yaml, so that the pictures are comparable with

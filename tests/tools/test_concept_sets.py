@@ -74,14 +74,14 @@ def test_what_does_not_fit_is_refused_before_anything_is_embedded(here, given, s
 )
 def test_a_subset_that_cannot_be_is_refused_by_name(here, subsets, domain, said):
     change(here, dataset={"options": {"subsets": subsets}}, domains=[domain])
-    change(here, sequences={domain: {"0": {"t01": "sks_star", "t02": "zwz_heart"}}})
+    change(here, sequences={domain: {"0": {"t01": "sks_owl", "t02": "zwz_robot"}}})
     with pytest.raises(ConfigFault, match=said):
         params.load()
 
 
 def test_a_subset_is_the_same_pictures_and_words(here):
     change(here, dataset={"options": {"subsets": {"few": "objects"}}}, domains=["few"])
-    change(here, sequences={"few": {"0": {"t01": "sks_star", "t02": "zwz_heart"}}})
+    change(here, sequences={"few": {"0": {"t01": "sks_owl", "t02": "zwz_robot"}}})
     study = params.load()
-    assert Counter(c.name for c in study.concepts("few", "0").values()) == Counter(["sks_star", "zwz_heart"])
+    assert Counter(c.name for c in study.concepts("few", "0").values()) == Counter(["sks_owl", "zwz_robot"])
     assert study.data.names("few") == study.data.domains()["objects"]

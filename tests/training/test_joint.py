@@ -25,7 +25,7 @@ from tests.support.workspace import workspace
 from tests.training.test_options import CONCEPT, RUN, changed, params, project  # noqa: F401
 from tests.training.test_rehearsal import photos, shaped
 
-HEART = {**CONCEPT, "training_prompt": "a photo of a zwz heart", "token": "zwz", "noun": "heart"}
+HEART = {**CONCEPT, "training_prompt": "a photo of a zwz robot", "token": "zwz", "noun": "heart"}
 PHOTO_STRATEGIES = [name for name, cls in strategies.classes.items() if issubclass(cls, PhotoStrategy)]
 
 
@@ -73,7 +73,7 @@ def test_it_learns_every_photo_so_far_from_the_base(params, monkeypatch):  # noq
     ((frozen, first, _),), ((_, examples, concept),) = seen, encode
     assert frozen is None
     assert not any(bool(b.any()) for b in first.b.values())
-    assert [example.caption for example in examples] == ["a photo of a sks star"] * 3 + ["a photo of a zwz heart"] * 2
+    assert [example.caption for example in examples] == ["a photo of a sks owl"] * 3 + ["a photo of a zwz robot"] * 2
     assert concept == 5
     assert len(losses.loss) == 2 * study.train.steps  # as many for each as alone
     study, run = study_of(params, "joint", {"budget": "per_task"})

@@ -139,7 +139,7 @@ def test_rows_go_through_all_pairs_before_any_comes_again():
 def test_the_rows_of_a_block_are_answered_together_as_each_would_be_alone(params, monkeypatch):  # noqa: F811
     learner = params.family.learner(shaped(params, 1).delta, shaped(params, 2), params.train)
     images = encode_images(params.family, photos(2))
-    learner.prepare(images, encode_prompts(params.family, ["a", "a sks star"]))
+    learner.prepare(images, encode_prompts(params.family, ["a", "a sks owl"]))
     descent, sizes = Descent(learner, params.train, 25), []
     answer = descent.answer
     monkeypatch.setattr(descent, "answer", lambda inputs: sizes.append(len(inputs["times"])) or answer(inputs))

@@ -189,7 +189,7 @@ class _FilmBuilder:
 
 
 def readable(name: str, token: str) -> str:
-    """The concept's name and the word that stands for it: "triangle, called ofl" for ofl_triangle."""
+    """The concept's name and the word that stands for it: "triangle, called ofl" for ofl_fish."""
     plain = words(name.removeprefix(token)).strip()
     return f"{plain}, called {token}" if plain and token not in (name, plain) else words(name)
 

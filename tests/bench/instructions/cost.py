@@ -21,7 +21,7 @@ from collections.abc import Callable
 from stages.runtime.instruction_set import ANY, NATIVE, VARIABLE
 
 KINDS = ("train", "sample", "score")
-PROMPT = "a photo of a sks star"
+PROMPT = "a photo of a sks owl"
 
 
 def work(kind: str) -> tuple[Callable[[], object], int]:
