@@ -26,7 +26,7 @@ from torch import Tensor
 
 from stages.files.strict_json import parse_json
 from stages.files.writing import write_file
-from stages.runtime.faults import InputFault, MachineFault
+from stages.runtime.faults import InputFault, MachineFault, first_line
 from stages.runtime.formatting import size
 
 NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -157,7 +157,7 @@ def read_header(path: Path) -> tuple[Header, dict[str, str]]:
             raise ValueError("names with control characters")
         _check_extents(tree, status.st_size - 8 - length)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error)[:200]
         raise InputFault(f"{path}: its safetensors header is wrong: {reason}. Copy it again.") from None
     return tree, metadata
 

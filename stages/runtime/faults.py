@@ -18,6 +18,11 @@ def printable(text: str) -> str:
     )
 
 
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error's text, or the name of its type if it has none."""
+    return (str(error).splitlines() or [""])[0] or type(error).__name__
+
+
 class Fault(Exception):
     """Base of all errors that a user can fix. `code` is the command's exit status."""
 
