@@ -26,6 +26,7 @@ FOREIGN = (
 FOREIGN_NAME = re.compile("|".join(map(fnmatch.translate, FOREIGN)))  # one match per name: plans look at every file
 MOST_FILES, DEEPEST = 20_000, 8  # in a folder of photos
 COPY_IT = "Replace it with a copy, or remove it."
+PICKLES = (b"\x80", b"PK\x03\x04")  # first bytes of a pickle, and of the zip file that torch.save writes
 UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # Unicode categories: control characters, invalid UTF-8, line breaks
 
 
@@ -139,6 +140,17 @@ def _stays_within(folder: Path, path: Path) -> bool:
             return False
         target = os.path.realpath(path)  # missing or unreadable: whoever opens it says so
     return Path(target).is_relative_to(folder)
+
+
+def is_pickle(head: bytes, safetensors: bool) -> bool:
+    """Whether a file with this head is a pickle, whatever its name says.
+
+    Args:
+        head: nine bytes or more.
+        safetensors: whether it should be safetensors. Those begin with the length of their header, which may look like
+            a pickle, and then a brace.
+    """
+    return head.startswith(PICKLES) and not (safetensors and head[8:9] == b"{")
 
 
 def read_file(path: Path, max_megabytes: float, key: str = "") -> bytes:
