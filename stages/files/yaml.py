@@ -19,7 +19,7 @@ from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEv
 from ruamel.yaml.reader import ReaderError
 
 from stages.files.untrusted import read_file
-from stages.runtime.faults import ConfigFault, InputFault
+from stages.runtime.faults import UNPRINTABLE, ConfigFault, InputFault
 
 PARAMS = Path("params.yaml")
 JUDGES = frozenset({"path", "detector"})  # options of a metric that name weights, relative to score.judges
@@ -82,7 +82,7 @@ def read_yaml(path: Path) -> Document:
         raise ConfigFault(f"{path}: not UTF-8 at byte {error.start}. Save it as UTF-8.") from None
     try:
         _check_events(text, path)
-        marked, theirs = _reader("rt").load(text), YAML(typ="safe").load(text)
+        marked, theirs = _reader().load(text), YAML(typ="safe").load(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         reason = (error.problem or error.context or "cannot be read").splitlines()[0]
@@ -99,8 +99,8 @@ def read_yaml(path: Path) -> Document:
     return Document(path, tree, marked)
 
 
-def _reader(kind: str) -> YAML:
-    yaml = YAML(typ=kind)
+def _reader() -> YAML:
+    yaml = YAML(typ="rt")
     yaml.version = (1, 2)
     return yaml
 
@@ -111,7 +111,7 @@ def _check_events(text: str, path: Path) -> None:
     A directive, such as %YAML 1.1, and a merge key, <<, would make two readers see different values.
     """
     depth = 0
-    for number, event in enumerate(_reader("rt").parse(text)):
+    for number, event in enumerate(_reader().parse(text)):
         where = f"{path}:{event.start_mark.line + 1}:"
         if isinstance(event, DocumentStartEvent) and (event.version or event.tags):
             raise ConfigFault(f"{where} directives such as %YAML are not allowed here. Remove the line.")
@@ -155,7 +155,7 @@ def _printable(text: str, path: Path, line: int) -> str:
     """Returns text that is printed and becomes part of prompts and paths: of control characters it may have line ends
     and tabs."""
     for letter in text:
-        if unicodedata.category(letter) in ("Cc", "Cs") and letter not in "\t\n":
+        if unicodedata.category(letter) in UNPRINTABLE and letter not in "\t\n":
             raise ConfigFault(f"{path}:{line}: control character U+{ord(letter):04X}. Remove it.")
     return text
 

@@ -50,9 +50,9 @@ def trace(params: Params, name: str, starts_from_adapter: bool = False) -> Trace
         starts.append(adapter_fingerprint(strategy.start(state, _probe("fresh", width))) + held)
         trained = _probe(f"{task} {starts[-1]}", width)
         state = strategy.merge(state, trained, generator("probe", task, "merge"))
-        kept = _files([*state.delta.terms, *([state.adapter] if state.adapter else [])])
-        files |= kept | _files([trained])
-        placed += [1, *kept.values()]
+        written = _files([*state.delta.terms, *([state.adapter] if state.adapter else [])])
+        files |= written | _files([trained])
+        placed += [1, *written.values()]
         dense += bool(state.delta.dense)
         firsts.append(delta_fingerprint(state.delta))
     ranks = {file: times * training.rank for file, times in files.items()}
