@@ -140,7 +140,7 @@ def params(name: str) -> Params:
             return load(path)
         except ConfigFault as fault:
             message = re.sub(rf"^{re.escape(str(path))}:\d+: ", "", str(fault))
-            raise ConfigFault(f"{read_yaml(FOLDER / path.name).place(message)}: {message}") from None
+            raise ConfigFault(f"{read_yaml(files()[name]).place(message)}: {message}") from None
 
 
 def use(name: str, force: bool = False, memory: str | None = None) -> bool:
