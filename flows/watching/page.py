@@ -15,12 +15,12 @@ from stages.core.params import Params
 from stages.files.artifact import digest
 from stages.files.pictures import open_png
 from stages.files.yaml import PARAMS
-from stages.reporting.headline import number
 from stages.reporting.page import charts, lines
 from stages.reporting.page.overview import minus
 from stages.reporting.page.render import BEGIN, environment, source, strategy_keys
 from stages.reporting.page.sprites import LOSSLESS, Plan, sheet
 from stages.reporting.page.svg import draw
+from stages.runtime.formatting import number
 from stages.tools import edit_params
 
 TEMPLATES = Path(__file__).parent / "templates"
