@@ -50,7 +50,7 @@ def summary(name: str) -> str:
     """One line that describes a profile: its first comment."""
     first = files()[name].read_text("utf-8").splitlines()[0]
     return (
-        first.lstrip("# ") if name != COMPLETE else "The default: ten objects, four strategies, a few minutes on a CPU."
+        first.lstrip("# ") if name != COMPLETE else "The default: ten objects, six strategies, some minutes on a CPU."
     )
 
 
@@ -86,6 +86,7 @@ def text(name: str, memory: str | None = None) -> str:
             if section == FROM:
                 continue
             params[section] = _merged(params.get(section), value, section)
+    _drop_variants_of_others(params)
     out = io.StringIO()
     yaml.dump(params, out)
     return out.getvalue()
@@ -123,6 +124,13 @@ def _merged(old: Any, new: Any, section: str) -> Any:
         else:
             old[key] = value
     return old
+
+
+def _drop_variants_of_others(params: Any) -> None:
+    """Leaves out variants that the strategies do not list: their rates were chosen for another study."""
+    for name, entry in list(params["strategy"].items()):
+        if name not in params["strategies"] and {"is", "train"} & entry.keys():
+            del params["strategy"][name]
 
 
 def params(name: str) -> Params:

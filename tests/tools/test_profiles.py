@@ -92,3 +92,10 @@ def test_a_fault_in_a_profile_of_a_group_names_its_file_and_line(tmp_path, monke
     (profiles.FOLDER / "questions/wrong.yaml").write_text("# A wrong one.\ntrain: {rank: 0}\n")
     with pytest.raises(ConfigFault, match=r"^data/profiles/questions/wrong\.yaml:2: train\.rank: "):
         profiles.params("wrong")
+
+
+@pytest.mark.parametrize("name", profiles.names())
+def test_only_the_variants_of_a_study_of_its_own_are_in_it(name):
+    tree = profiles.tree(name)
+    for entry in tree["strategy"].keys() - set(tree["strategies"]):
+        assert not {"is", "train"} & tree["strategy"][entry].keys()
