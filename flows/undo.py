@@ -17,8 +17,10 @@ from pathlib import Path
 from stages.files.strict_json import read_json
 from stages.files.writing import write_file
 from stages.files.yaml import PARAMS
+from stages.runtime.faults import ConfigFault
 
 RECORD = Path(".cache", "flow", "change.json")  # it exists while a change is being made, and after a kill
+STAYS = f"{PARAMS}: was edited while concepts were being changed, so this change stays. Check tasks and sequences."
 
 
 @dataclass
@@ -55,9 +57,9 @@ class Reversible:
             for folder in map(Path, self.made):
                 for path in (folder, *folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp")):  # and its draft
                     shutil.rmtree(path, ignore_errors=True)
-            for folder, place in self.moved.items():
+            for original, place in self.moved.items():
                 if Path(place).exists():
-                    Path(place).rename(folder)
+                    Path(place).rename(original)
                 with suppress(OSError):
                     Path(place).parent.rmdir()
         RECORD.unlink(missing_ok=True)
@@ -78,13 +80,17 @@ def reversible(before: str, after: str) -> Iterator[Reversible]:
     """Yields a change of params.yaml from one text to another, which the block makes: it is undone if the block raises.
 
     The caller holds the project's lock.
+
+    Raises:
+        ConfigFault: the block raises, but somebody has edited params.yaml.
     """
     change = Reversible(before, after)
     change._record()
     try:
         yield change
-    except BaseException:
-        change.undo()
+    except BaseException as error:
+        if not change.undo():
+            raise ConfigFault(STAYS) from error
         raise
     change.complete()
 
@@ -97,5 +103,4 @@ def undo_unfinished() -> None:
     """
     if RECORD.exists():
         undone = Reversible(**read_json(RECORD)).undo()
-        what = "was undone" if undone else f"stays, because {PARAMS} was edited since: check its sequences"
-        print(f"A change of concepts that was killed {what}.")
+        print("A change of concepts that was killed was undone." if undone else STAYS)

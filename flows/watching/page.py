@@ -221,10 +221,10 @@ def _change(partial: Partial, strategy: str, after: int, task: int) -> str:
 
 def _progress(status: dict[str, Any]) -> dict[str, Any]:
     """The facts of the progress line."""
-    running, last = status["running"], status["last_flow"]
+    running, last = bool(status["running"]) and not RECORD.exists(), status["last_flow"]  # a change holds the lock too
     killed = bool(not running and last and last["code"] is None)
     return {
-        "running": bool(running),
+        "running": running,
         "killed": killed,
         "last": last,
         "finished": not running and status["tasks_done"] == status["tasks_of_all_runs"],
