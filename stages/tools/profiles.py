@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedSeq
 
 from stages.files.writing import write_file
 from stages.files.yaml import PARAMS, read_yaml
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path("data/profiles")
 COMPLETE = "toy-objects"
+LINE = 120  # characters in a line of params.yaml
 PRESETS = FOLDER / "memory"
 FROM = "from"  # the key of a profile that names the one it changes
 
@@ -78,7 +80,7 @@ def text(name: str, memory: str | None = None) -> str:
     if not changes:
         return complete
     yaml = YAML(typ="rt")
-    yaml.width = 120
+    yaml.width = LINE
     yaml.indent(mapping=2, sequence=2, offset=0)
     params = yaml.load(complete)
     for path in changes:
@@ -116,6 +118,9 @@ def _merged(old: Any, new: Any, section: str) -> Any:
 
     `sequences` and `dataset` are replaced as a whole, since they name the concepts of a domain.
     """
+    if isinstance(old, CommentedSeq) and old.fa.flow_style() and len(str(new)) < LINE:
+        new = CommentedSeq(new)
+        new.fa.set_flow_style()  # on one line, as it was
     if not isinstance(old, dict) or not isinstance(new, dict) or section in ("sequences", "dataset"):
         return new
     for key, value in new.items():
