@@ -174,7 +174,7 @@ def watch(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one")] = 0,
     browser: Annotated[bool, typer.Option("--open/--no-open")] = True,
 ) -> None:
-    """Shows a study in the browser while it runs; it only reads."""
+    """Shows a study in the browser while it runs. Its page exports what is finished, and adds concepts."""
     set_environment()
     from flows.watching.server import serve
 

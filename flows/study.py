@@ -83,9 +83,11 @@ def perform(args: argparse.Namespace, select: Select, prepare: Preparation = not
         Fault: the run cannot start.
     """
     from flows.graph.up_to_date import untouched
+    from flows.undo import undo_unfinished
     from stages.runtime.process import lock
 
     with lock(LOCK):
+        undo_unfinished()
         prepare(args)
         if not args.share and untouched(ROOT.absolute()):
             print("Nothing to do: everything is up to date.")

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import vl_convert
+from ruamel.yaml import YAML
 
 from stages.evaluation.measures import MEASURES
 from stages.files import artifact, tables
 from stages.report import report
 from stages.runtime.faults import InputFault
 from tests.support import synthetic_study
+from tests.support.workspace import PROJECT
 
 FOLDER = Path("report/small")
 
@@ -45,6 +47,20 @@ def test_the_report_is_complete(params) -> None:
     texts = {"metrics.json", "matrix.csv", "curve.csv", "differences.csv", "checks.csv", "results.md", "summary.txt"}
     texts |= {"report.html", "headline.json", "settings.json", "scores.parquet", "conclusion.json"}
     assert {p.relative_to(FOLDER).as_posix() for p in artifact.files_of(FOLDER)} == charts | sheets | texts
+
+
+def test_every_file_is_an_output_of_the_stage(params) -> None:
+    """One that dvc.yaml does not list is missing, or that of another report, once DVC has restored this one."""
+    stage = YAML(typ="safe").load(PROJECT / "dvc.yaml")["stages"]["report"]
+    outputs = {
+        str(path).replace("${study}", "small") for kind in ("outs", "metrics", "plots") for path in _paths(stage[kind])
+    }
+    for path in artifact.files_of(FOLDER):
+        assert {path.as_posix(), path.parent.as_posix()} & outputs, path
+
+
+def _paths(entries: list[str | dict]) -> list[str]:
+    return [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
 
 
 def test_the_report_is_the_same_bytes_again(params, capsys: pytest.CaptureFixture[str]) -> None:

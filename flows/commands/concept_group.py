@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows.commands.completion import concept_names
 from flows.commands.options import Jobs, Json, NoView, help_if_bare, run_options, set_environment
+
+if TYPE_CHECKING:
+    from flows.commands.concepts import Change
 
 concept = typer.Typer(help="The concepts: list, add, redo, remove.", invoke_without_command=True, callback=help_if_bare)
 
@@ -17,6 +20,7 @@ Names = Annotated[list[str], typer.Argument(metavar="NAME", help=NAMES)]
 Known = Annotated[list[str], typer.Argument(metavar="NAME", help=NAMES, autocompletion=concept_names)]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="don't ask for confirmation")]
 Run = Annotated[bool, typer.Option(help="run the study afterwards")]
+Plan = Annotated[bool, typer.Option("--plan", help="print what would happen, and change nothing")]
 
 
 @concept.command("list")
@@ -33,7 +37,13 @@ Photos = Annotated[Path | None, typer.Option(help="a folder with its photos, whi
 
 @concept.command("add")
 def concept_add(
-    names: Names, photos: Photos = None, yes: Yes = False, run: Run = True, jobs: Jobs = 0, no_view: NoView = False
+    names: Names,
+    photos: Photos = None,
+    yes: Yes = False,
+    run: Run = True,
+    plan: Plan = False,
+    jobs: Jobs = 0,
+    no_view: NoView = False,
 ) -> None:
     """Learns one more concept, after all others."""
     from flows.commands import concepts
@@ -44,7 +54,7 @@ def concept_add(
     added = edit_params.by_domain(names, tree["domains"])
     text_after = f"Added {', '.join(added.values())}"
     change = concepts.Change(lambda text: with_task(text, added), text_after, added, _photos(photos, added))
-    _change(change, yes, run, run_options(jobs, no_view))
+    _change(change, yes, run_options(jobs, no_view) if run else None, plan)
 
 
 @concept.command("redo")
@@ -53,6 +63,7 @@ def concept_redo(
     photos: Photos = None,
     yes: Yes = False,
     run: Run = True,
+    plan: Plan = False,
     jobs: Jobs = 0,
     no_view: NoView = False,
 ) -> None:
@@ -63,11 +74,13 @@ def concept_redo(
     domain, known = edit_params.domain_of(name)
     source = _photos(photos, {domain: known})
     change = concepts.Change(lambda text: text, f"Changed the photos of {known}", photos=source, fresh=False)
-    _change(change, yes, run, run_options(jobs, no_view))
+    _change(change, yes, run_options(jobs, no_view) if run else None, plan)
 
 
 @concept.command("remove")
-def concept_remove(names: Known, yes: Yes = False, run: Run = True, jobs: Jobs = 0, no_view: NoView = False) -> None:
+def concept_remove(
+    names: Known, yes: Yes = False, run: Run = True, plan: Plan = False, jobs: Jobs = 0, no_view: NoView = False
+) -> None:
     """Removes a concept. Later ones move up and are learned again; its photos stay."""
     from flows.commands import concepts
     from stages.tools import edit_params
@@ -75,7 +88,7 @@ def concept_remove(names: Known, yes: Yes = False, run: Run = True, jobs: Jobs =
     removed = edit_params.by_domain(names, edit_params.tree()["domains"])
     text_after = f"Removed {', '.join(removed.values())}"
     change = concepts.Change(lambda text: edit_params.without_concept(text, removed), text_after)
-    _change(change, yes, run, run_options(jobs, no_view))
+    _change(change, yes, run_options(jobs, no_view) if run else None, plan)
 
 
 def _photos(folder: Path | None, concepts: dict[str, str]) -> tuple[Path, str] | None:
@@ -84,9 +97,6 @@ def _photos(folder: Path | None, concepts: dict[str, str]) -> tuple[Path, str] |
     return None if folder is None else (folder, f"{domain}/{name}")
 
 
-def _change(change: object, yes: bool, run: bool, how: list[str]) -> None:
-    from flows.commands.concepts import Change
-
-    assert isinstance(change, Change)
+def _change(change: Change, yes: bool, run: list[str] | None, plan: bool) -> None:
     set_environment()
-    raise typer.Exit(change.apply(yes, how if run else None))
+    raise typer.Exit(change.apply(yes, run, plan))

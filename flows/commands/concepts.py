@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING
 from flows.commands import console
 from flows.commands.concept_scores import ConceptScore, Key, concept_scores, titles
 from flows.commands.status import LOCK, RUNS
+from flows.undo import Reversible, reversible, undo_unfinished
 from stages.files.untrusted import copy_folder
 from stages.files.writing import new_folder, write_file
 from stages.files.yaml import PARAMS
@@ -51,12 +50,13 @@ class Change:
         """
         self.edit, self.done, self.names, self.photos, self.fresh = edit, done, names, photos, fresh
 
-    def apply(self, yes: bool, run: Sequence[str] | None) -> int:
+    def apply(self, yes: bool, run: Sequence[str] | None, plan: bool = False) -> int:
         """Shows the effect, asks, applies the change, runs the study, and shows every concept's score.
 
         Args:
             yes: don't ask for confirmation.
             run: the options of the run; None: run nothing.
+            plan: only show the effect.
 
         Returns:
             The exit code.
@@ -69,12 +69,13 @@ class Change:
 
         edit_params.tree()
         with lock(LOCK):
+            undo_unfinished()
             self._check_before()
             try:
                 with self._changed():
                     params = load()
                     before = concept_scores(params.study, params.report.identity)
-                    if not self._wanted(params, before, yes):
+                    if not self._wanted(params, before) or plan or not console.confirm("Continue?", yes):
                         raise Declined
             except Declined:
                 print("Nothing was changed.")
@@ -91,7 +92,7 @@ class Change:
 
     def _check_before(self) -> None:
         """Checks what the user gave, where the user has it: an error must not name a copy that is deleted again."""
-        from flows.engine.photo_check import check_new, own_photos
+        from flows.engine.photo_check import check_new, contents, own_photos
         from stages.core.params import load
 
         if self.photos:
@@ -100,13 +101,15 @@ class Change:
             if not folder.is_dir():
                 raise ConfigFault(f"{folder}: is not a folder. Give the folder that contains the photos of {name}.")
             params = load()
-            check_new(folder, name, own_photos(params), params.prepare)
+            for line in contents(folder, check_new(folder, name, own_photos(params), params.prepare)):
+                print(line)
         elif self.names:
             data = load().data
             for domain, name in self.names.items():
                 data.check(domain, name, f"{name}: ")
 
-    def _wanted(self, params: Params, before: Mapping[Key, ConceptScore], yes: bool) -> bool:
+    def _wanted(self, params: Params, before: Mapping[Key, ConceptScore]) -> bool:
+        """Shows the effect; returns whether there is any."""
         from flows.commands.plan import current_plan
 
         plan = current_plan(params)
@@ -120,32 +123,21 @@ class Change:
             rows.append((index, f"{domain}/{concept}" if len(params.domains) > 1 else concept, effect))
         console.table(("", "concept", "what happens"), rows)
         print(plan.sentence() if plan.changed else "No stage has to run.")
-        return console.confirm("Continue?", yes)
+        return True
 
     @contextmanager
     def _changed(self) -> Iterator[None]:
-        """Makes the change; undoes it if an exception is raised."""
-        text = edit_params.params_text()
-        undo = _copy_photos(*self.photos, fresh=self.fresh) if self.photos else None
-        old: dict[Path, Path] = {}  # folder -> where it has been moved
+        """Makes the change; undoes it if an exception is raised, or in the next command after a kill."""
         try:
-            write_file(PARAMS, self.edit(text))
-            old = _move_old_photos()
-            yield
-        except BaseException as error:
-            write_file(PARAMS, text)
-            for folder, place in old.items():
-                place.rename(folder)
-                place.parent.rmdir()
-            if undo:
-                undo()
-            if isinstance(error, ConfigFault):
-                raise _without_line(error) from None
-            raise
-        for place in old.values():
-            shutil.rmtree(place.parent)
-        if undo and undo.old:
-            shutil.rmtree(undo.old.parent, ignore_errors=True)
+            before = edit_params.params_text()
+            with reversible(before, after := self.edit(before)) as change:
+                if self.photos:
+                    _copy_photos(change, *self.photos, fresh=self.fresh)
+                write_file(PARAMS, after)
+                _move_old_photos(change)
+                yield
+        except ConfigFault as fault:
+            raise _without_line(fault) from None
 
 
 def _without_line(fault: ConfigFault) -> ConfigFault:
@@ -160,45 +152,27 @@ def _without_line(fault: ConfigFault) -> ConfigFault:
     return ConfigFault(re.sub(rf"^{re.escape(str(PARAMS))}:\d+: ", "", str(fault)))
 
 
-def _move_old_photos() -> dict[Path, Path]:
+def _move_old_photos(change: Reversible) -> None:
     """Moves the prepared photos of deleted positions out of the study, where the base model would still sample them.
 
     DVC's cache still has them.
-
-    Returns:
-        Folder -> where it is now.
     """
     tree = edit_params.tree()
     known = {str(task["index"]) for task in tree["tasks"]}
-    moved = {}
     for folder in (RUNS / str(tree["study"])).glob("*/*/data/*"):
         if folder.name not in known:
-            place = Path(tempfile.mkdtemp(dir=LOCK.parent)) / folder.name
-            moved[folder] = folder.rename(place)
-    return moved
+            change.move_away(folder, LOCK.parent)
 
 
 class Declined(Exception):
     """The user answered no."""
 
 
-class _Undo:
-    """Deletes copied photos and restores the earlier ones."""
-
-    def __init__(self, folder: Path, old: Path | None) -> None:
-        self.folder, self.old = folder, old
-
-    def __call__(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-        if self.old:
-            self.old.rename(self.folder)
-            self.old.parent.rmdir()
-
-
-def _copy_photos(source: Path, concept: str, fresh: bool) -> _Undo:
+def _copy_photos(change: Reversible, source: Path, concept: str, fresh: bool) -> None:
     """Copies a folder of photos to the study's folder for this concept.
 
     Args:
+        change: what it is part of.
         source: the folder.
         concept: DOMAIN/NAME.
         fresh: whether the concept is new.
@@ -213,23 +187,14 @@ def _copy_photos(source: Path, concept: str, fresh: bool) -> _Undo:
         raise ConfigFault(f"{source}: contains the photos of {name} already. Omit --photos.")
     if fresh and folder.exists():
         raise ConfigFault(f"{folder}: exists already. Omit --photos {source}, or delete one of the two folders.")
-    old = None
     if folder.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=root.parent)) / name
-        try:
-            folder.rename(old)
-        except OSError:
-            old.parent.rmdir()
-            raise
+        change.move_away(folder, root.parent)
+    change.make(folder)
     try:
         with new_folder(folder) as draft:
             copy_folder(source, draft)
-    except BaseException as error:
-        _Undo(folder, old)()
-        if isinstance(error, MachineFault):
-            raise ConfigFault(f"{source}: cannot be copied to {folder}: {error.__cause__}.") from None
-        raise
-    return _Undo(folder, old)
+    except MachineFault as error:
+        raise ConfigFault(f"{source}: cannot be copied to {folder}: {error.__cause__}.") from None
 
 
 def _run(how: Sequence[str]) -> int:

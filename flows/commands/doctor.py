@@ -67,8 +67,15 @@ def _processor() -> Iterator[str]:
     from stages.runtime import instruction_set
 
     instruction_set.check()  # for the value of PALIMPSEST_INSTRUCTIONS
-    if not instruction_set.native():
+    if instruction_set.chosen() == instruction_set.ANY:
         yield "AVX2: results have the same bytes on any such x86-64"
+    elif not instruction_set.provenance():
+        yield "AVX2: results have the same bytes on any such processor of Intel"
+    elif not instruction_set.native():
+        yield (
+            f"note: AVX2, but not Intel's: results are those of {instruction_set.vendor()}, and manifests say so; "
+            f"{instruction_set.VARIABLE}=any has the same bytes everywhere, and is slower"
+        )
     elif instruction_set.supported():
         yield f"note: {instruction_set.VARIABLE} is native: faster, but results are those of this kind of processor"
     else:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from flows.graph.stage_names import StageName
@@ -11,12 +12,14 @@ from stages.core.dataset import Concept, Picture, facts_of
 from stages.core.params import Params, Prepare
 from stages.core.runs import TaskSequence
 from stages.datasets.folder import Folder
+from stages.datasets.shared.names import ABOUT
 from stages.files import artifact
 from stages.files.untrusted import read_file
 from stages.photos.develop import ROLES, KnownPhotos, load_picture
-from stages.runtime.faults import ConfigFault, Fault, InputFault, for_all
+from stages.runtime.faults import ConfigFault, Fault, InputFault, for_all, printable
 
 OF_A_PICTURE = ("name", "caption", "source", "licence")
+MOST_NAMED = 10  # skipped files in a line
 
 
 def check_photos(params: Params, stages: Iterable[str]) -> None:
@@ -89,6 +92,36 @@ def check_new(folder: Path, name: str, dataset: Folder, limits: Prepare) -> Conc
     concept = here.read(folder, name)
     check_concept(concept, limits)
     return concept
+
+
+def contents(folder: Path, concept: Concept) -> Iterator[str]:
+    """What was read of a concept in a folder, and what is there besides, in one line each."""
+    pictures = {p.origin: p for p in (*concept.training, *concept.references) if isinstance(p.origin, Path)}
+    captioned = {(path.parent, _stem(path)) for path, picture in pictures.items() if picture.caption is not None}
+    parts = [_count(len(concept.training), "photo")]
+    if concept.references != concept.training:
+        parts.append(f"{_count(len(concept.references), 'photo')} to compare with")
+    parts += [_count(len(captioned), "caption")] * bool(captioned)
+    yield f"{concept.name}: {', '.join(parts)}; in prompts: {concept.token} {concept.noun}".rstrip() + "."
+    skipped = [
+        str(path.relative_to(folder))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path not in {*pictures, folder / ABOUT}
+        if path.suffix.lower() != ".txt" or (path.parent, _stem(path)) not in captioned
+    ]
+    if skipped:
+        more = f" and {len(skipped) - MOST_NAMED} more" * (len(skipped) > MOST_NAMED)
+        names = printable(", ".join(skipped[:MOST_NAMED]))
+        yield f"{concept.name}: skipped, as no photos, captions or {ABOUT}: {names}{more}."
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _stem(path: Path) -> str:
+    """A caption belongs to its picture however a file system writes umlauts."""
+    return unicodedata.normalize("NFC", path.stem)
 
 
 def already_prepared(params: Params, stage: StageName) -> bool:

@@ -27,6 +27,7 @@ from flows.graph.dvc_internals import (
     DvcException,
     HashInfo,
     LockError,
+    Meta,
     PipelineStage,
     RunCacheNotFoundError,
     cache_key,
@@ -123,6 +124,7 @@ class Graph:
                     dep.hash_info = HashInfo("md5", output["md5"])
                 else:
                     dep.hash_info = dep.get_hash()
+                dep.meta = Meta()  # that of dvc.lock has the hash of the last run, and DVC writes it over the other
                 deps.append(dep)
         except (OSError, DvcException):
             return None

@@ -205,9 +205,11 @@ def complete(args: argparse.Namespace) -> int:
 def _find_missing() -> tuple[list[str], set[str], list[str], dict[str, str]]:
     """Restores what the remote has; returns the first missing stages, all of them, their runs, and `hash_inputs`."""
     from flows.graph.remote import hash_inputs
+    from flows.undo import undo_unfinished
     from stages.runtime.process import lock
 
     with lock(LOCK):
+        undo_unfinished()
         graph = open_graph(Path.cwd(), share=True)
         try:
             first, missing = gather(graph)

@@ -9,23 +9,25 @@ from typing import Any, cast
 from markupsafe import Markup
 from PIL import Image
 
-from flows.commands.status import status_of
+from flows.commands.status import OUTPUTS, status_of
+from flows.undo import RECORD
 from flows.watching.progress import Partial, Reader, Training, newest_training
 from stages.core.params import Params
 from stages.files.artifact import digest
 from stages.files.pictures import open_png
 from stages.files.yaml import PARAMS
-from stages.reporting.headline import number
 from stages.reporting.page import charts, lines
 from stages.reporting.page.overview import minus
 from stages.reporting.page.render import BEGIN, environment, source, strategy_keys
 from stages.reporting.page.sprites import LOSSLESS, Plan, sheet
 from stages.reporting.page.svg import draw
+from stages.runtime.formatting import number
 from stages.tools import edit_params
 
 TEMPLATES = Path(__file__).parent / "templates"
 SIDE, POINTS = 64, 150  # pixels of a thumbnail; of a loss curve, points shown
 Parts = dict[str, str]  # id of an element -> its content
+Finished = dict[str, list[tuple[str, str]]]  # run -> positions and concepts of its finished tasks
 
 
 class LivePage:
@@ -34,6 +36,7 @@ class LivePage:
     def __init__(self, load: Callable[[], Params]) -> None:
         self._load, self._drawn = load, dict[str, tuple[Any, str]]()
         self._pictures: dict[tuple[str, int], str] = {}
+        self.finished: Finished = {}
         self._templates = environment(TEMPLATES)
         self._read_params()
 
@@ -45,10 +48,15 @@ class LivePage:
     def outline(self) -> str:
         """Changes when the page needs other elements: another study, other concepts or strategies."""
         sequences = {d: self.params.sequence(d, self.params.orders[0]) for d in self.params.domains}
-        return digest([self.params.study, self.params.strategies, sequences])[:16]
+        return digest([self.params.study, self.params.strategies, self.params.dataset.name, sequences])[:16]
 
-    def whole(self, token: str) -> str:
-        """The page, with all parts as they are now."""
+    def whole(self, token: str, refusal: str) -> str:
+        """The page, with all parts as they are now.
+
+        Args:
+            token: that the server answers to.
+            refusal: why no concept can be added; empty if one can.
+        """
         parts = self.parts()
         return str(
             self._templates.get_template("watch.html.j2").render(
@@ -58,6 +66,7 @@ class LivePage:
                 parts={name: Markup(text) for name, text in parts.items()},
                 outline=self.outline,
                 token=token,
+                refusal=refusal,
                 styles=Markup(source("report.css")),
                 more=Markup((TEMPLATES / "watch.css").read_text("utf-8").strip()),
                 begin=Markup(BEGIN),
@@ -67,19 +76,33 @@ class LivePage:
 
     def parts(self) -> Parts:
         """All parts as they are now."""
-        if PARAMS.stat().st_mtime_ns != self.edited:
+        if PARAMS.stat().st_mtime_ns != self.edited and not RECORD.exists():  # what is being changed may be undone
             self._read_params()
-        progress = self._render("progress", **_progress(status_of(self.tree)))
-        parts = {"progress": progress, "training": self._training(newest_training(self.params))}
+        status = status_of(self.tree)
+        self.finished = self._finished(status)
+        parts = {"progress": self._render("progress", **_progress(status))}
+        parts["training"] = self._training(newest_training(self.params))
         for domain in self.params.domains:
             partial = self.reader.partial(domain)
             state = [[run, *matrix.scores.flat] for run, matrix in partial.matrices.items()]
             for key in self._keys():
                 name = key["name"]
                 parts[f"matrix-{domain}-{name}"] = self._once(f"m {domain} {name}", state, self._matrix, partial, name)
+            for run in self.reader.first_runs(domain):
+                facts = {"run": str(run), "name": run.strategy, "tasks": self.finished[str(run)]}
+                parts[f"export-{domain}-{run.strategy}"] = self._render("export", **facts)
             parts[f"film-{domain}"] = self._film(domain)
             parts[f"cost-{domain}"] = self._once(f"c {domain}", state, self._cost, partial)
         return parts
+
+    def _finished(self, status: dict[str, Any]) -> Finished:
+        finished = {}
+        for run in status["runs"]:
+            domain, order, _, _ = run["run"].split("/")
+            concepts = self.params.sequence(domain, order).items()
+            done = zip(concepts, run["stages_done"], strict=True)
+            finished[run["run"]] = [task for task, stages in done if stages == len(OUTPUTS)]
+        return finished
 
     def _once(self, name: str, state: Any, make: Callable[..., str], *arguments: Any) -> str:
         key = digest([self.outline, str(state)])
@@ -198,10 +221,10 @@ def _change(partial: Partial, strategy: str, after: int, task: int) -> str:
 
 def _progress(status: dict[str, Any]) -> dict[str, Any]:
     """The facts of the progress line."""
-    running, last = status["running"], status["last_flow"]
+    running, last = bool(status["running"]) and not RECORD.exists(), status["last_flow"]  # a change holds the lock too
     killed = bool(not running and last and last["code"] is None)
     return {
-        "running": bool(running),
+        "running": running,
         "killed": killed,
         "last": last,
         "finished": not running and status["tasks_done"] == status["tasks_of_all_runs"],

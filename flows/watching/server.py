@@ -1,64 +1,33 @@
-"""Serves the live page on this computer: loopback only, with a token in the address, and it writes nothing."""
+"""Serves the live page on this computer: loopback only, with a token in the address. Only what is asked for writes."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import hmac
 import json
 import secrets
 import socket
 import sys
 import webbrowser
 from collections.abc import AsyncIterator
+from contextlib import closing, suppress
 from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from flows.watching.page import SCRIPT, LivePage
+from flows.watching.adding import Adding, clear, refusal
+from flows.watching.exports import Exports
+from flows.watching.guard import HEADERS, HOST, Guard
+from flows.watching.page import LivePage
 from stages.core.params import load
 from stages.files.artifact import digest
-from stages.reporting.page.render import BEGIN, policy
 from stages.runtime.faults import Fault, MachineFault
 
-HOST, EVERY_SECONDS, HEARTBEAT = "127.0.0.1", 1.0, 15.0
-HEADERS = {
-    # As the report's, with requests to this server for its events.
-    "Content-Security-Policy": f"{policy(BEGIN, SCRIPT)}; connect-src 'self'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-    "X-Content-Type-Options": "nosniff",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
-
-
-class Guard:
-    """Refuses requests without the token, from another origin, or by another name of this computer.
-
-    The last is for pages that make their own domain point to 127.0.0.1.
-    """
-
-    def __init__(self, token: str, port: int) -> None:
-        self.token, self.hosts = token, {f"{HOST}:{port}", f"localhost:{port}"}
-
-    def refuses(self, request: Request) -> bool:
-        """Whether a request is not from the page that `serve` printed the address of."""
-        origin = request.headers.get("origin")
-        return (
-            request.headers.get("host") not in self.hosts
-            or (origin is not None and origin.removeprefix("http://") not in self.hosts)
-            or request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
-            or not hmac.compare_digest(request.query_params.get("token", "").encode(), self.token.encode())
-        )
-
-
-def _refusal() -> Response:
-    return PlainTextResponse("Open the address that palimpsest watch printed.\n", 403, headers=HEADERS)
+EVERY_SECONDS, HEARTBEAT = 1.0, 15.0
 
 
 class Feed:
@@ -81,23 +50,20 @@ class Feed:
         return self.parts
 
 
-def application(page: LivePage, token: str, port: int) -> Starlette:
-    """The server's two addresses: the page and its events."""
+def application(page: LivePage, adding: Adding, token: str, port: int) -> Starlette:
+    """The server's addresses: the page, its events, and what can be asked for on it."""
     feed, guard = Feed(page), Guard(token, port)
 
-    async def index(request: Request) -> Response:
-        if guard.refuses(request):
-            return _refusal()
+    async def index(_: Request) -> Response:
         async with feed.lock:
-            return HTMLResponse(await run_in_threadpool(page.whole, token), headers=HEADERS)
+            return HTMLResponse(await run_in_threadpool(page.whole, token, refusal(page.params)), headers=HEADERS)
 
     async def events(request: Request) -> Response:
-        if guard.refuses(request):
-            return _refusal()
         stream = _events(feed, request)
         return StreamingResponse(stream, media_type="text/event-stream", headers=HEADERS)
 
-    return Starlette(routes=[Route("/", index), Route("/events", events)])
+    reading = [Route("/", guard.guarded(index)), Route("/events", guard.guarded(events))]
+    return Starlette(routes=[*reading, *Exports(page).routes(guard), *adding.routes(guard)])
 
 
 async def _events(feed: Feed, request: Request) -> AsyncIterator[str]:
@@ -135,8 +101,9 @@ def serve(port: int, browser: bool) -> None:
         ConfigFault: params.yaml is missing or invalid.
         MachineFault: the port is in use.
     """
+    clear()
     page = LivePage(load)
-    with socket.socket() as listener:
+    with closing(Adding(page)) as adding, socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((HOST, port))
@@ -148,5 +115,5 @@ def serve(port: int, browser: bool) -> None:
         if browser and sys.stdout.isatty():
             webbrowser.open(address)
         config: dict[str, Any] = {"log_level": "error", "access_log": False, "timeout_graceful_shutdown": 1}
-        with contextlib.suppress(KeyboardInterrupt):  # the way to end it
-            uvicorn.Server(uvicorn.Config(application(page, token, port), **config)).run(sockets=[listener])
+        with suppress(KeyboardInterrupt):  # the way to end it
+            uvicorn.Server(uvicorn.Config(application(page, adding, token, port), **config)).run(sockets=[listener])

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from stages.files.artifact import REMEDY, Damaged
+from stages.files.artifact import Damaged
 from stages.files.sealed import move_away
 from stages.runtime.arguments import Parser
 from stages.runtime.environment import check_code
@@ -113,5 +113,5 @@ def _begin(work: Callable[[Params, Any, argparse.Namespace], None], key: str | N
 
         if not fault.folder.is_relative_to(ROOT):  # somebody else's
             raise
-        reason, place = str(fault).removesuffix(f" {REMEDY}"), move_away(fault.folder)
-        raise InputFault(f"{reason} It was moved to {place}. {AGAIN}") from fault
+        place = move_away(fault.folder)
+        raise InputFault(f"{fault.reason} It was moved to {place}. {AGAIN}") from fault

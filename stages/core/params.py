@@ -247,8 +247,7 @@ def _cross_check(params: Params) -> None:
                 data.check(domain, name, f"sequences.{domain}.{order}.t{index}: ")
             if repeated := ", ".join(sorted({name for name in names if names.count(name) > 1})):
                 raise ConfigFault(f"sequences.{domain}.{order}: {repeated} is at two positions. Remove one.")
-            for_all(partial(data.concept, domain), names)  # reports all concepts at once
-            concepts = [data.concept(domain, name) for name in names]
+            concepts = for_all(partial(data.concept, domain), names)  # reports all concepts at once
             _check_tokens(concepts, f"sequences.{domain}.{order}")
             if params.train.prior:
                 for concept in concepts:

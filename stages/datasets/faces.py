@@ -71,7 +71,9 @@ class Faces(PhotoFolders):
         try:
             lines = [line.strip("# \t") for line in read_file(path, 1).decode("utf-8-sig").splitlines()]
             terms = legible(next((line for line in lines if line), ""))
-        except (UnicodeDecodeError, ValueError) as error:
+        except InputFault as fault:
+            raise InputFault(f"{path}: {fault}") from None
+        except ValueError as error:
             raise InputFault(f"{path}: cannot be read as text ({error}).") from None
         if not terms:
             raise InputFault(f"{path}: is empty. Write down who agreed to what, or where the face comes from.")

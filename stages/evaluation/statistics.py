@@ -25,6 +25,7 @@ from stages.evaluation.order_effects import Effects, separate
 from stages.evaluation.results import OWN, Results, load, merge_checks
 from stages.evaluation.score_table import unread_texts
 from stages.evaluation.transfer import Array, PictureTransfer, Transfer, known_mean
+from stages.runtime.formatting import number
 
 FACTORS = 5  # order, seed, concept, prompt, noise: the axes of a table, last
 
@@ -194,7 +195,7 @@ def _measured(results: Results, metric: str, confidence: float) -> Iterator[tupl
         if kind not in results.measured[metric]:
             continue
         estimates = estimate(_with_differences(table_of(results, metric, name)), FACTORS, confidence)
-        intervals = _intervals(estimates)
+        intervals = intervals_of(estimates)
         if name in SHARES:
             intervals[: len(results.strategies)] = map(_share, intervals[: len(results.strategies)])
         yield name, (intervals, estimates.p)
@@ -206,14 +207,14 @@ def _base(results: Results, metric: str, confidence: float) -> Intervals:
     for name, (kind, formula) in BASE_MEASURES.items():
         if kind in results.measured[metric]:
             table = _table(results, formula(_pictures(results, metric, kind)))[:1]
-            interval = _intervals(estimate(table, FACTORS, confidence))[0]
+            interval = intervals_of(estimate(table, FACTORS, confidence))[0]
             base[name] = _share(interval) if name in SHARES else interval
     return _defined(base)
 
 
 def _ceiling(values: Mapping[str, Array], confidence: float) -> Intervals:
     """Of one value per concept, by measure."""
-    intervals = {name: _intervals(estimate(x[None], 1, confidence))[0] for name, x in values.items()}
+    intervals = {name: intervals_of(estimate(x[None], 1, confidence))[0] for name, x in values.items()}
     return _defined({name: _share(x) if name in SHARES else x for name, x in intervals.items()})
 
 
@@ -224,7 +225,7 @@ def _curves(
     scores = _pictures(results, metric, OWN)
     points = []
     for after in range(1, results.tasks + 1):
-        point = _intervals(estimate(_table(results, formula(scores, after, by_task=True)), FACTORS, confidence))
+        point = intervals_of(estimate(_table(results, formula(scores, after, by_task=True)), FACTORS, confidence))
         if results.tasks > len(set(results.concepts[:, :after].flat)) == 1:
             point = [Interval(mean.value, np.nan, np.nan) for mean in point]
         points.append(point)
@@ -236,7 +237,7 @@ def _word(results: Results, plain: Results, metric: str, confidence: float) -> I
     tables = [table_of(part, metric, "average_score") for part in (results, plain)]
     prompts, noises = (min(table.shape[axis] for table in tables) for axis in (-2, -1))
     with_word, without = (table[..., :prompts, :noises] for table in tables)
-    added = _intervals(estimate(with_word - without, FACTORS, confidence))
+    added = intervals_of(estimate(with_word - without, FACTORS, confidence))
     return _defined(dict(zip(results.strategies, added, strict=True)))
 
 
@@ -264,7 +265,7 @@ def _with_differences(table: Array) -> Array:
     return np.stack([*table, *(table[b] - table[a] for a, b in pairs)])
 
 
-def _intervals(means: Estimate) -> list[Interval]:
+def intervals_of(means: Estimate) -> list[Interval]:
     return [Interval(float(x), float(a), float(b)) for x, a, b in zip(means.value, means.low, means.high, strict=True)]
 
 
@@ -286,8 +287,5 @@ def show(interval: Interval | None, digits: int = 3, signed: bool = False) -> st
     """0.531 [0.412, 0.620], without brackets if the bounds are unknown; a dash for None."""
     if interval is None:
         return "-"
-    value, low, high = (
-        f"{round(x, digits) + 0.0:{'+' if signed else ''}.{digits}f}"
-        for x in (interval.value, interval.low, interval.high)
-    )
+    value, low, high = (number(x, digits, signed) for x in (interval.value, interval.low, interval.high))
     return value if np.isnan(interval.low) else f"{value} [{low}, {high}]"

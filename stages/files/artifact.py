@@ -166,7 +166,7 @@ class Damaged(InputFault):
 
     def __init__(self, folder: Path, message: str) -> None:
         super().__init__(f"{message}. {REMEDY}")
-        self.folder = folder
+        self.folder, self.reason = folder, f"{message}."
 
 
 def read(folder: Path, kind: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from safetensors import SafetensorError, safe_open
 
 from stages.files.artifact import digest, sha256
+from stages.files.untrusted import is_pickle
 from stages.files.writing import new_file
 from stages.files.yaml import JUDGES, read_yaml
 from stages.runtime import formatting
@@ -25,7 +26,6 @@ LOCK, FOLDER = Path("data/models.yaml"), Path("data/models")
 EMBEDDED = Path("data/world")  # the weights that ship with this project, under its licence:
 OWN_LICENCE = "Apache-2.0"
 SUFFIXES = (".safetensors", ".onnx", ".json", ".txt")  # formats that cannot contain code
-PICKLES = (b"\x80", b"PK\x03\x04")  # first bytes of a pickle, and of the zip file that torch.save writes
 
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -166,8 +166,8 @@ def inspect(path: Path, name: str, pin: File) -> File:
         InputFault: it could run code, is truncated, or is not the pinned file.
     """
     with path.open("rb") as file:
-        start = file.read(4)
-    if start.startswith(PICKLES):
+        head = file.read(9)
+    if is_pickle(head, path.suffix == ".safetensors"):
         raise InputFault(f"{name}: is a pickle, which could run code, whatever its name says. It was deleted.")
     actual = compare(path, name, pin)
     try:
@@ -196,12 +196,13 @@ def compare(path: Path, name: str, pin: File | Pickle) -> File:
 
 
 def _parse(path: Path) -> None:
+    """Raises SafetensorError or ValueError for a file that is truncated; ONNX has no reader here, only its pin."""
     if path.suffix == ".safetensors":
         with safe_open(path, "np"):  # checks the header against the file's length
             pass
     elif path.suffix == ".json":
         json.loads(path.read_text("utf-8"))
-    else:
+    elif path.suffix == ".txt":
         path.read_text("utf-8")
 
 

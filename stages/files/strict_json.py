@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.files.untrusted import read_file
-from stages.runtime.faults import InputFault
+from stages.runtime.faults import InputFault, first_line
 
 LARGEST = 64.0  # megabytes; the largest of ours, the metrics of a study with thousands of runs, has a few
 
@@ -36,7 +36,7 @@ def read_json(path: Path, max_megabytes: float = LARGEST) -> Any:
     except InputFault as fault:
         raise InputFault(f"{path}: {fault}") from None
     except ValueError as error:
-        reason = (str(error).splitlines() or ["cannot be parsed"])[0][:200]
+        reason = first_line(error)[:200]
         raise InputFault(f"{path}: not JSON: {reason}. Restore the file.") from None
 
 
@@ -50,7 +50,7 @@ def as_written(path: Path, remedy: str) -> Iterator[None]:
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, csv.Error) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error)[:200]
         raise InputFault(f"{path}: is not as it was written ({type(error).__name__}: {reason}). {remedy}") from error
 
 

@@ -25,15 +25,15 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from stages.files.strict_json import parse_json
+from stages.files.untrusted import is_pickle
 from stages.files.writing import write_file
-from stages.runtime.faults import InputFault, MachineFault
+from stages.runtime.faults import InputFault, MachineFault, first_line
 from stages.runtime.formatting import size
 
 NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 SCALARS = ("F64", "I64", "I32", "I16", "I8", "U8")  # number formats of single numbers, besides those
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-MAGIC = (b"PK\x03\x04", *(b"\x80" + bytes([protocol]) for protocol in range(6)))  # of zip files and pickles
 MAX_HEADER, MAX_TENSORS = 16 << 20, 50_000  # an adapter of SDXL's whole UNet has some 5,000 tensors
 MAX_SIDES, MAX_SIDE = 8, 1 << 40  # of a tensor
 Header = dict[str, dict[str, Any]]
@@ -137,7 +137,7 @@ def read_header(path: Path) -> tuple[Header, dict[str, str]]:
             raise InputFault(f"{path}: not a regular file. Give a safetensors file.")
         with path.open("rb") as file:
             head = file.read(9)
-            if head[8:9] != b"{" and head.startswith(MAGIC):
+            if is_pickle(head, safetensors=True):
                 raise InputFault(
                     f"{path}: is a pickle, whatever its name says; it could run code. Only safetensors are read."
                 )
@@ -157,7 +157,7 @@ def read_header(path: Path) -> tuple[Header, dict[str, str]]:
             raise ValueError("names with control characters")
         _check_extents(tree, status.st_size - 8 - length)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error)[:200]
         raise InputFault(f"{path}: its safetensors header is wrong: {reason}. Copy it again.") from None
     return tree, metadata
 

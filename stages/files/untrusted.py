@@ -11,7 +11,7 @@ import stat
 import unicodedata
 from pathlib import Path
 
-from stages.runtime.faults import InputFault
+from stages.runtime.faults import UNPRINTABLE, InputFault
 
 # Files and folders that operating systems, file managers, sync clients and editors leave anywhere. They are no content:
 # manifests ignore them, and so does DVC, with the same patterns in .dvcignore.
@@ -26,7 +26,8 @@ FOREIGN = (
 FOREIGN_NAME = re.compile("|".join(map(fnmatch.translate, FOREIGN)))  # one match per name: plans look at every file
 MOST_FILES, DEEPEST = 20_000, 8  # in a folder of photos
 COPY_IT = "Replace it with a copy, or remove it."
-UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # Unicode categories: control characters, invalid UTF-8, line breaks
+PICKLES = (b"\x80", b"PK\x03\x04")  # first bytes of a pickle, and of the zip file that torch.save writes
+NOT_ON_ONE_LINE = (*UNPRINTABLE, "Zl", "Zp")  # Unicode categories: also those that break lines
 
 
 def is_foreign(name: str) -> bool:
@@ -45,7 +46,7 @@ def content_of(folder: Path) -> list[Path]:
 
 def is_printable(name: str) -> bool:
     """Whether a file's name is text on one line; names that a file system allows need not be."""
-    return not any(unicodedata.category(letter) in UNPRINTABLE for letter in name)
+    return not any(unicodedata.category(letter) in NOT_ON_ONE_LINE for letter in name)
 
 
 def list_folder(folder: Path, root: Path) -> list[Path]:
@@ -139,6 +140,17 @@ def _stays_within(folder: Path, path: Path) -> bool:
             return False
         target = os.path.realpath(path)  # missing or unreadable: whoever opens it says so
     return Path(target).is_relative_to(folder)
+
+
+def is_pickle(head: bytes, safetensors: bool) -> bool:
+    """Whether a file with this head is a pickle, whatever its name says.
+
+    Args:
+        head: nine bytes or more.
+        safetensors: whether it should be safetensors. Those begin with the length of their header, which may look like
+            a pickle, and then a brace.
+    """
+    return head.startswith(PICKLES) and not (safetensors and head[8:9] == b"{")
 
 
 def read_file(path: Path, max_megabytes: float, key: str = "") -> bytes:

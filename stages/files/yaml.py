@@ -16,10 +16,11 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, DocumentStartEvent, ScalarEvent
+from ruamel.yaml.parser import RoundTripParser
 from ruamel.yaml.reader import ReaderError
 
 from stages.files.untrusted import read_file
-from stages.runtime.faults import ConfigFault, InputFault
+from stages.runtime.faults import UNPRINTABLE, ConfigFault, InputFault
 
 PARAMS = Path("params.yaml")
 JUDGES = frozenset({"path", "detector"})  # options of a metric that name weights, relative to score.judges
@@ -81,8 +82,7 @@ def read_yaml(path: Path) -> Document:
     except UnicodeDecodeError as error:
         raise ConfigFault(f"{path}: not UTF-8 at byte {error.start}. Save it as UTF-8.") from None
     try:
-        _check_events(text, path)
-        marked, theirs = _reader("rt").load(text), YAML(typ="safe").load(text)
+        marked, theirs = _reader().load(text), YAML(typ="safe").load(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         reason = (error.problem or error.context or "cannot be read").splitlines()[0]
@@ -99,36 +99,44 @@ def read_yaml(path: Path) -> Document:
     return Document(path, tree, marked)
 
 
-def _reader(kind: str) -> YAML:
-    yaml = YAML(typ=kind)
-    yaml.version = (1, 2)
-    return yaml
-
-
-def _check_events(text: str, path: Path) -> None:
-    """Refuses, before anything is built from the text, whatever is not plain YAML or takes long to build.
+class _Parser(RoundTripParser):
+    """Refuses, event by event, whatever is not plain YAML or takes long to build, before anything is built from it.
 
     A directive, such as %YAML 1.1, and a merge key, <<, would make two readers see different values.
     """
-    depth = 0
-    for number, event in enumerate(_reader("rt").parse(text)):
-        where = f"{path}:{event.start_mark.line + 1}:"
+
+    _events = _depth = 0
+
+    def get_event(self) -> Any:
+        event = super().get_event()
+        if problem := self._problem(event):
+            raise MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+        self._events += 1
+        return event
+
+    def _problem(self, event: Any) -> str:
+        """Why an event is refused; empty if it is not."""
         if isinstance(event, DocumentStartEvent) and (event.version or event.tags):
-            raise ConfigFault(f"{where} directives such as %YAML are not allowed here. Remove the line.")
+            return "directives such as %YAML are not allowed here. Remove the line"
         if isinstance(event, AliasEvent) or getattr(event, "anchor", None):
-            raise ConfigFault(f"{where} anchors and aliases are not allowed here. Write the value out.")
+            return "anchors and aliases are not allowed here. Write the value out"
         if isinstance(event, (CollectionStartEvent, ScalarEvent)) and event.tag not in (None, "!"):
-            raise ConfigFault(f"{where} tags such as {event.tag} are not allowed here. Remove it.")
+            return f"tags such as {event.tag} are not allowed here. Remove it"
         if isinstance(event, ScalarEvent) and event.style is None:
             if event.value == "<<":
-                raise ConfigFault(f"{where} merge keys are not allowed here. Write the values out.")
+                return "merge keys are not allowed here. Write the values out"
             if len(event.value) > LONGEST_NUMBER and NUMBER.fullmatch(event.value):
-                raise ConfigFault(f"{where} a number of {len(event.value)} digits. Write a shorter one.")
-        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
-        if depth > MAX_DEPTH:
-            raise ConfigFault(f"{where} more than {MAX_DEPTH} nested levels. Use fewer.")
-        if number > MAX_EVENTS:
-            raise ConfigFault(f"{where} more than {MAX_EVENTS} values. Make it shorter.")
+                return f"a number of {len(event.value)} digits. Write a shorter one"
+        self._depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if self._depth > MAX_DEPTH:
+            return f"more than {MAX_DEPTH} nested levels. Use fewer"
+        return f"more than {MAX_EVENTS} values. Make it shorter" if self._events > MAX_EVENTS else ""
+
+
+def _reader() -> YAML:
+    yaml = YAML(typ="rt")
+    yaml.version, yaml.Parser = (1, 2), _Parser
+    return yaml
 
 
 def _plain(node: Any, path: Path, line: int = 1) -> Any:
@@ -155,7 +163,7 @@ def _printable(text: str, path: Path, line: int) -> str:
     """Returns text that is printed and becomes part of prompts and paths: of control characters it may have line ends
     and tabs."""
     for letter in text:
-        if unicodedata.category(letter) in ("Cc", "Cs") and letter not in "\t\n":
+        if unicodedata.category(letter) in UNPRINTABLE and letter not in "\t\n":
             raise ConfigFault(f"{path}:{line}: control character U+{ord(letter):04X}. Remove it.")
     return text
 

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from stages.core.metric import EmbeddingMetric, metrics
-from stages.metrics.weights.loading import sha256
+from stages.metrics.weights.loading import check_pins, sha256
 from stages.runtime.faults import InputFault, MachineFault
 
 WIDTH = 128  # of an embedding
@@ -37,13 +37,14 @@ def onnx_file(path: str) -> Path:
     """The file of a network, which `make weights` downloads.
 
     Raises:
-        InputFault: it does not exist, or is not ONNX.
+        InputFault: it does not exist, is not ONNX, or is not the pinned one.
     """
     file = Path(path)
     if file.suffix != ".onnx":
         raise InputFault(f"{file}: is not an .onnx file. Correct 'path' or 'detector' in score.metrics.")
     if not file.is_file():
         raise InputFault(f"{file}: no such file of weights. Put it there, or correct the metric faces in params.yaml.")
+    check_pins(file.parent)
     return file
 
 

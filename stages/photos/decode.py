@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 
-from stages.runtime.faults import InputFault
+from stages.runtime.faults import InputFault, first_line
 
 if TYPE_CHECKING:
     from stages.core.params import Prepare
@@ -71,8 +71,7 @@ def decode(data: bytes, limits: Prepare) -> tuple[Image.Image, list[str]]:
         limit = f"prepare.max_megapixels: {limits.max_megapixels:g}"
         raise InputFault(f"too many pixels, over {limit}. Save it smaller, or raise the limit.") from None
     except Exception as error:  # for damaged files, Pillow's parsers raise almost anything
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise InputFault(f"damaged: {reason.rstrip('.')}. Copy it again, or remove it.") from None
+        raise InputFault(f"damaged: {first_line(error).rstrip('.')}. Copy it again, or remove it.") from None
 
 
 def _with_heif() -> tuple[str, ...]:

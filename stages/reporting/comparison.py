@@ -20,12 +20,12 @@ from stages.core.runs import BASE
 from stages.evaluation.correction import holm
 from stages.evaluation.crossed import estimate
 from stages.evaluation.results import OWN, Results
-from stages.evaluation.statistics import FACTORS, Interval, show, table_of
+from stages.evaluation.statistics import FACTORS, Interval, intervals_of, show, table_of
 from stages.files import tables
+from stages.reporting.data_files import flat
 from stages.reporting.glossary import GLOSSARY
-from stages.reporting.headline import number
 from stages.runtime.faults import InputFault
-from stages.runtime.formatting import Rows
+from stages.runtime.formatting import Rows, number
 
 SCORES, SETTINGS = "scores.parquet", "settings.json"
 MEASURES = ("average_score", "forgetting_unbiased", "plasticity")
@@ -138,8 +138,7 @@ def _compare(one: Results, other: Results, shared: tuple[str, ...], metric: str,
         both += [] if reason else [both[1] - both[0]]
         for part, table in zip(values, both, strict=False):
             estimates = estimate(table, FACTORS, confidence)
-            bounds = zip(shared, estimates.value, estimates.low, estimates.high, strict=True)
-            part[measure] = {name: Interval(float(x), float(low), float(high)) for name, x, low, high in bounds}
+            part[measure] = dict(zip(shared, intervals_of(estimates), strict=True))
         if not reason:
             raw |= {(measure, name): float(p) for name, p in zip(shared, estimates.p, strict=True)}
     return Comparison(one.domain, metric, values[0], values[1], values[2], holm(raw), reason, shared)
@@ -161,19 +160,10 @@ def _different(one: Results, other: Results) -> str:
 
 def settings_that_differ(first: Study, second: Study) -> Rows:
     """A table of the settings in which two studies differ, by their keys in params.yaml."""
-    both = [_flat(study.settings) for study in (first, second)]
+    both = [flat(study.settings) for study in (first, second)]
     keys = [key for key in dict.fromkeys([*both[0], *both[1]]) if both[0].get(key) != both[1].get(key)]
     rows = [[key, *(part.get(key, "-") for part in both)] for key in keys if key != "study"]
     return [["setting", first.name, second.name], *rows]
-
-
-def _flat(tree: Mapping[str, Any], head: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for key, value in tree.items():
-        nested = isinstance(value, Mapping) and value
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        flat |= _flat(value, f"{head}{key}.") if nested else {f"{head}{key}": text}
-    return flat
 
 
 def sentence(comparison: Comparison, names: tuple[str, str], level: float) -> str:

@@ -9,10 +9,9 @@ from stages.evaluation.measures import RANKED
 from stages.evaluation.statistics import Summary, Verdict
 from stages.reporting import regimes
 from stages.reporting.glossary import GLOSSARY
-from stages.reporting.headline import number
 from stages.reporting.sweeps import fronts
 from stages.reporting.sweeps.variants import series
-from stages.runtime.formatting import counted
+from stages.runtime.formatting import counted, number
 
 MOST_TEXTS = 5  # that are quoted
 
@@ -35,8 +34,8 @@ def conclusions(summary: Summary) -> list[str]:
             lines.append(f"{head} forgetting {_rankings(verdict, 'forgetting_unbiased', False, level)}.")
         if verdict.differences:
             lines.append(f"{head} {_significant(verdict, level)}")
-        if found := fronts.fronts(verdict, series(summary.params)):
-            lines += [f"{head} {line}." for line in fronts.statements(verdict, found, level)]
+        if all_fronts := fronts.fronts(verdict, series(summary.params)):
+            lines += [f"{head} {line}." for line in fronts.statements(verdict, all_fronts, level)]
         lines.append(f"{head} {_over_base(verdict)}")
         if "top1_earlier" in verdict.base:
             lines.append(f"{head} {_recognised(verdict)}")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from stages.core.params import Params
@@ -84,6 +85,17 @@ def metrics(summary: Summary, asked: People | None = None) -> dict[str, Any]:
 def settings(params: Params) -> dict[str, Any]:
     """The parameters of a study, without its positions and concepts."""
     return params.model_dump(mode="json", warnings=False, exclude={"tasks", "sequences"})
+
+
+def flat(tree: Mapping[str, Any], head: str = "") -> dict[str, str]:
+    """Settings as text, by their keys in params.yaml: train.rank."""
+    texts: dict[str, str] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            texts |= flat(value, f"{head}{key}.")
+        else:
+            texts[f"{head}{key}"] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return texts
 
 
 def damage(before: Interval, intervals: Intervals) -> dict[str, dict[str, float | None]]:

@@ -1,4 +1,4 @@
-"""Draws the charts of a report as PNG files: the only module that uses matplotlib. Equal numbers give equal bytes."""
+"""Draws the charts of a report as PNG files, with matplotlib. Equal numbers give equal bytes."""
 
 from __future__ import annotations
 
@@ -63,10 +63,15 @@ def draw_all(verdict: Verdict, folder: Path) -> list[Path]:
     paths = []
     for name, chart in zip(CHARTS, charts if len(verdict.labels) > 1 else charts[:2], strict=False):
         with style.context(["default", STYLE]):
-            figure = chart(verdict)
-            paths.append(folder / f"{verdict.domain}-{verdict.metric}-{name}.png")
-            figure.savefig(paths[-1], dpi=DPI, metadata={"Software": None})
+            paths.append(save(chart(verdict), verdict, name, folder))
     return paths
+
+
+def save(figure: Figure, verdict: Verdict, name: str, folder: Path) -> Path:
+    """Writes a chart of one domain and metric, and returns its path."""
+    path = folder / f"{verdict.domain}-{verdict.metric}-{name}.png"
+    figure.savefig(path, dpi=DPI, metadata={"Software": None})
+    return path
 
 
 def heatmaps(verdict: Verdict) -> Figure:
@@ -140,7 +145,7 @@ def curves(verdict: Verdict) -> Figure:
     bottom, top = curve_range(verdict)
     margin = 0.04 * (top - bottom) or 0.05
     axis.set_ylim(bottom - margin, top + margin)
-    _label_ends(axis, after[-1], ends)
+    label_ends(axis, (after[-1], 10), ends, 0.055)
     axis.set(xlabel="tasks learned", ylabel=f"{words(verdict.metric)}, gain over the base model", xticks=list(after))
     axis.set_title(f"{words(verdict.domain)}: gain over the base model on the tasks learned so far", pad=12)
     axis.grid(axis="x", visible=False)
@@ -157,22 +162,24 @@ def curve_range(verdict: Verdict) -> tuple[float, float]:
     return min(shown), max(shown)
 
 
-def _label_ends(axis: Axes, x: float, ends: list[tuple[float, str, str]]) -> None:
-    """Writes names next to the ends of lines, moved apart where they would overlap."""
+def label_ends(
+    axis: Axes, right_of: tuple[float, float], ends: list[tuple[float, str, str]], step: float, **more: Any
+) -> None:
+    """Writes names next to the ends of lines, moved apart where they would overlap.
+
+    Args:
+        right_of: x, and the distance from it in points.
+        ends: of each line the last value, the name and the colour.
+        step: the distance between names, as a share of the axis.
+        more: further options of `Axes.annotate`.
+    """
     low, high = axis.get_ylim()
     upwards = sorted(ends)
-    heights = spread([y for y, _, _ in upwards], 0.055 * (high - low))
+    heights = spread([y for y, _, _ in upwards], step * (high - low))
+    x, distance = right_of
+    options = {"textcoords": "offset points", "va": "center", "fontweight": "bold", "annotation_clip": False, **more}
     for height, (_, name, colour) in zip(heights, upwards, strict=True):
-        axis.annotate(
-            name,
-            (x, height),
-            (10, 0),
-            textcoords="offset points",
-            color=colour,
-            va="center",
-            fontweight="bold",
-            annotation_clip=False,
-        )
+        axis.annotate(name, (x, height), (distance, 0), color=colour, **options)
     axis.set_ylim(low, high)
 
 
@@ -277,5 +284,10 @@ def label(verdict: Verdict, name: str) -> str:
 def _with_style(by_strategy: Mapping[str, T]) -> Iterator[tuple[str, T, str, str]]:
     """Each strategy with its colour and marker, the same in every chart."""
     for place, (name, value) in enumerate(by_strategy.items()):
-        again, colour = divmod(place, len(COLOURS))  # every pair of colour and marker once before any comes again
-        yield name, value, COLOURS[colour], MARKERS[(colour + again) % len(MARKERS)]
+        yield name, value, *look(place)
+
+
+def look(place: int) -> tuple[str, str]:
+    """The colour and marker of a line; every pair is used once before any comes again."""
+    again, colour = divmod(place, len(COLOURS))
+    return COLOURS[colour], MARKERS[(colour + again) % len(MARKERS)]

@@ -20,9 +20,9 @@ from typing import Literal
 import numpy as np
 
 from stages.core.params import Params
-from stages.evaluation.statistics import Interval, Summary, Verdict
+from stages.evaluation.statistics import Summary, Verdict, show
 from stages.reporting import regimes
-from stages.runtime.formatting import number as number
+from stages.runtime.formatting import number
 
 Branch = Literal["no spread", "not learned", "lost", "not the concepts", "alone", "tie", "best"]
 SCORE = "average_score"
@@ -98,7 +98,7 @@ def _gate(verdict: Verdict, others: Sequence[Verdict], level: float) -> tuple[Br
     base = f"base model {number(verdict.base[SCORE].value)}"
     if not any(intervals["gain_when_learned"].low > 0 for intervals in strategies.values()):
         most = max(strategies.values(), key=lambda intervals: intervals["gain_when_learned"].value)["gain_when_learned"]
-        text = f"nothing is shown to have been learned: the best gain over the base model is {spread(most)}"
+        text = f"nothing is shown to have been learned: the best gain over the base model is {show(most, 2)}"
         return "not learned", None, text
     ahead = [name for name, intervals in strategies.items() if intervals["gain"].low > 0]
     if not ahead:
@@ -173,14 +173,14 @@ def objection(verdict: Verdict, name: str) -> str:
             )
             return f"{clause} ({rates})"
         if not intervals["own_minus_others_earlier"].low > 0:
-            margin = spread(intervals["own_minus_others_earlier"])
+            margin = show(intervals["own_minus_others_earlier"], 2)
             clause = "its pictures are not shown to be closer to their own concept than to the others"
             return f"{clause} (own - others {margin})"
         if not (intervals["top1_gain"].low > 0 or intervals["own_minus_others_gain"].low > 0):
             rates = f"top-1 {number(top1.value)}, base model {number(verdict.base['top1_earlier'].value)}"
             return f"its pictures are not shown to be recognised better than the base model's ({rates})"
     if name in verdict.word and not verdict.word[name].low > 0:
-        added = spread(verdict.word[name])
+        added = show(verdict.word[name], 2)
         return f"the concepts' words are not shown to add anything ({added}): whole classes may have changed instead"
     return ""
 
@@ -206,10 +206,6 @@ def _difference(other: Verdict, level: float) -> str:
     if len(ranked) < 2 or not _above(other, ranked[0], ranked[-1], level):
         return ""
     return f"; by {other.metric}, {_values(other, ranked[:1])} is above {_values(other, ranked[-1:])}"
-
-
-def spread(interval: Interval) -> str:
-    return f"{number(interval.value)} [{number(interval.low)}, {number(interval.high)}]"
 
 
 def _values(verdict: Verdict, names: Sequence[str]) -> str:

@@ -42,9 +42,9 @@ def mixed(regimes: Regimes) -> bool:
     return len(set(regimes.values())) > 1
 
 
-def titled(regimes: Regimes, name: str) -> str:
-    """The name of a strategy with its regime, if the study mixes regimes."""
-    return f"{name} ({regimes[name]})" if mixed(regimes) and name in regimes else name
+def titled(regimes: Regimes, name: str, title: str = "") -> str:
+    """The name of a strategy, or another title for it, with its regime if the study mixes regimes."""
+    return f"{title or name} ({regimes[name]})" if mixed(regimes) and name in regimes else title or name
 
 
 def pair(regimes: Regimes, first: str, second: str) -> str:

@@ -193,10 +193,10 @@ def markdown(summary: Summary, files: Sequence[str], more: Sequence[str] = ()) -
         if verdict.differences:
             rows = in_markdown(differences(verdict, level))
             parts += [f"Paired differences, bold where the corrected p is at most {level:.2g}:", rows]
-        if found := fronts.fronts(verdict, series(summary.params)):
-            said = [f"- {line}." for line in fronts.statements(verdict, found, level)]
-            rows = in_markdown(fronts.table(verdict, found, variants(summary.params), level))
-            parts += [FRONTS_NOTE.format(level=level), *said, rows]
+        if all_fronts := fronts.fronts(verdict, series(summary.params)):
+            lines = [f"- {line}." for line in fronts.statements(verdict, all_fronts, level)]
+            rows = in_markdown(fronts.table(verdict, all_fronts, variants(summary.params), level))
+            parts += [FRONTS_NOTE.format(level=level), *lines, rows]
         if summary.params.report.paper and (cited := paper_comparison(verdict)):
             parts += ["Compared with the paper:", in_markdown(cited), PAPER_NOTE]
         parts += _pictures(files, f"figures/{domain}-{verdict.metric}-")

@@ -70,7 +70,7 @@ def algebra_device() -> torch.device:
 
 
 def free_memory() -> None:
-    """Returns memory of the device that is no longer used to the system."""
+    """Gives memory of the device that is no longer used back to the system."""
     if device().type in ("cuda", "mps"):
         getattr(torch, device().type).empty_cache()
 

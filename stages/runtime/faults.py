@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 T = TypeVar("T")
+R = TypeVar("R")
 UNPRINTABLE = ("Cc", "Cs")  # Unicode categories: control characters, and invalid UTF-8 as Python stores it
 
 
@@ -16,6 +17,11 @@ def printable(text: str) -> str:
         letter if letter in "\n\t" or unicodedata.category(letter) not in UNPRINTABLE else ascii(letter)[1:-1]
         for letter in text
     )
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error's text, or the name of its type if it has none."""
+    return (str(error).splitlines() or [""])[0] or type(error).__name__
 
 
 class Fault(Exception):
@@ -51,20 +57,22 @@ class Preempted(Fault):
     code = 75
 
 
-def for_all(work: Callable[[T], object], items: Iterable[T]) -> None:
-    """Calls `work` for every item, also after a fault.
+def for_all(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """Calls `work` for every item, also after a fault, and returns the results.
 
     Raises:
         Fault: of the kind of the first one, with the lines of all of them.
     """
+    results: list[R] = []
     faults: list[Fault] = []
     for item in items:
         try:
-            work(item)
+            results.append(work(item))
         except Fault as fault:
             faults.append(fault)
     if faults:
         raise type(faults[0])("\n".join(map(str, faults))) from None
+    return results
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import humanize
-from tabulate import tabulate
 
 
 def counted(number: int, noun: str) -> str:
@@ -32,6 +31,8 @@ def in_markdown(rows: Rows) -> str:
 
 def in_columns(rows: Rows) -> str:
     """Returns the same table aligned with spaces, with a rule below the header."""
+    from tabulate import tabulate  # here: it would be a sixth of the plain command's imports
+
     sides = ("left", *["right"] * (len(rows[0]) - 1))
     lines = tabulate(rows, tablefmt="plain", colalign=sides, disable_numparse=True).splitlines()
     lines.insert(1, "-" * max(map(len, lines)))

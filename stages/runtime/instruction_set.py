@@ -1,4 +1,4 @@
-"""One instruction set for every numeric library, so that equal inputs give equal bytes on any x86-64 with AVX2.
+"""One instruction set for every numeric library, so that equal inputs give equal bytes on other x86-64 with AVX2.
 
 By themselves the libraries choose their kernels by the processor. These add numbers in different orders, and results
 differ from the fourth digit on. Each library reads its settings once, when it is loaded or first used. So `pin` runs
@@ -14,16 +14,18 @@ from pathlib import Path
 
 from stages.runtime.faults import ConfigFault
 
-VARIABLE, ANY, NATIVE = "PALIMPSEST_INSTRUCTIONS", "any", "native"
-CPUINFO = Path("/proc/cpuinfo")
+VARIABLE = "PALIMPSEST_INSTRUCTIONS"
+AVX2, ANY, NATIVE = VALUES = ("avx2", "any", "native")  # equal on Intel's; on every vendor's; on this kind of processor
+# Matrix products and LAPACK of torch: MKL's conditional numerical reproducibility. COMPATIBLE (SSE2) is the only branch
+# that it has for processors of every vendor. On AMD it ignores the branch AVX2 without saying so. STRICT: a row of a
+# product does not depend on how many there are, so trainings can share a batch.
+BRANCHES = {AVX2: "AVX2,STRICT", ANY: "COMPATIBLE"}
+CPUINFO, INTEL = Path("/proc/cpuinfo"), "GenuineIntel"
 REQUIRED = {"avx2", "fma"}
 SETTINGS = {
     "ATEN_CPU_CAPABILITY": "avx2",  # torch's own kernels, its normal random numbers among them
     "ONEDNN_MAX_CPU_ISA": "AVX2",  # convolutions
     "ONEDNN_DEFAULT_FPMATH_MODE": "STRICT",
-    # Matrix products and LAPACK of torch: MKL's conditional numerical reproducibility. COMPATIBLE (SSE2) is the only
-    # branch that it has for processors of every vendor. On AMD it ignores the branch AVX2 without saying so.
-    "MKL_CBWR": "COMPATIBLE",
     "OPENBLAS_CORETYPE": "Haswell",  # matrix products and LAPACK of numpy: AVX2 and FMA
     "OPENBLAS_NUM_THREADS": "1",  # sums depend on how they are split
     "NPY_ENABLE_CPU_FEATURES": "X86_V3",  # numpy's own loops: AVX2 and FMA, and nothing later
@@ -32,45 +34,66 @@ CLEARED = ("NPY_DISABLE_CPU_FEATURES",)  # numpy accepts only one of the two
 loaded_before: list[str] = []  # libraries that may have read other settings already
 
 
+def settings(value: str) -> dict[str, str]:
+    """The variables of the libraries for `avx2` or `any`."""
+    return {**SETTINGS, "MKL_CBWR": BRANCHES[value]}
+
+
 def pin() -> None:
-    """Writes SETTINGS to the environment of this process and so of its children, in place of other values there.
+    """Writes the settings to the environment of this process and so of its children, in place of other values there.
 
     If PALIMPSEST_INSTRUCTIONS is `native`, removes them: they can only come from a parent process. Does nothing if the
     processor lacks AVX2 or FMA.
     """
-    pinned = all(os.environ.get(name) == value for name, value in SETTINGS.items())
-    if pinned != native():
+    pinned = next((value for value in BRANCHES if settings(value).items() <= os.environ.items()), NATIVE)
+    if pinned == chosen():
         return
-    if pinned:
-        for name in SETTINGS:
+    if native():
+        for name in settings(pinned):
             del os.environ[name]
         return
     loaded_before.extend(name for name in ("numpy", "torch") if name in sys.modules)
-    os.environ.update(SETTINGS)
+    os.environ.update(settings(chosen()))
     for name in CLEARED:
         os.environ.pop(name, None)
 
 
+def chosen() -> str:
+    """What PALIMPSEST_INSTRUCTIONS says; `native` if the processor can do nothing else."""
+    value = os.environ.get(VARIABLE, AVX2)
+    return (value if value in VALUES else AVX2) if supported() else NATIVE  # `check` refuses other values
+
+
 def native() -> bool:
     """Whether the libraries choose their instructions themselves: results are then those of this kind of processor."""
-    return os.environ.get(VARIABLE) == NATIVE or not supported()
+    return chosen() == NATIVE
 
 
 def supported() -> bool:
     """Whether this is an x86-64 processor with AVX2 and FMA, under Linux."""
-    if platform.machine() != "x86_64" or sys.platform != "linux":
-        return False
+    return platform.machine() == "x86_64" and set(_processor("flags").split()) >= REQUIRED
+
+
+def vendor() -> str:
+    """GenuineIntel, AuthenticAMD or another one; empty if the system does not say."""
+    return _processor("vendor_id")
+
+
+def _processor(fact: str) -> str:
+    """What Linux says of the first processor."""
     try:
         with CPUINFO.open(encoding="utf-8", errors="replace") as file:
-            flags = next((line for line in file if line.startswith("flags")), "")
+            lines = (line.partition(":") for line in file)
+            return next((value.strip() for name, _, value in lines if name.strip() == fact), "")
     except OSError:
-        return False
-    return set(flags.split()) >= REQUIRED
+        return ""
 
 
 def provenance() -> dict[str, str]:
-    """Returns what manifests record: nothing if the instruction set is fixed."""
-    return {"instructions": NATIVE} if native() else {}
+    """Returns what manifests record: nothing if the results are those that Intel's processors have by default."""
+    if chosen() != AVX2:
+        return {"instructions": chosen()}
+    return {} if vendor() == INTEL else {"instructions": f"{AVX2} of {vendor() or 'an unknown vendor'}"}
 
 
 def check() -> str:
@@ -79,8 +102,8 @@ def check() -> str:
     Raises:
         ConfigFault: PALIMPSEST_INSTRUCTIONS has an unknown value.
     """
-    if (value := os.environ.get(VARIABLE, ANY)) not in (ANY, NATIVE):
-        raise ConfigFault(f"{VARIABLE}: is '{value}', but can only be {ANY} or {NATIVE}. Correct it or unset it.")
+    if (value := os.environ.get(VARIABLE, AVX2)) not in VALUES:
+        raise ConfigFault(f"{VARIABLE}: is '{value}', but can only be {', '.join(VALUES)}. Correct it or unset it.")
     if not loaded_before:
         return ""
     return f"{' and '.join(loaded_before)} loaded too early for equal results on other machines: import stages first."

@@ -24,7 +24,7 @@ from stages.photos.develop import KnownPhotos, develop
 from stages.runtime.faults import ConfigFault, nearest
 from stages.runtime.formatting import in_columns
 from stages.runtime.progress import track
-from stages.tools.edit_params import with_sets
+from stages.tools.edit_params import params_text, with_sets
 
 SETS = {"similar": True, "diverse": False}  # name -> whether its concepts are the most alike
 
@@ -51,13 +51,13 @@ def concept_sets(params: Params, key: None, args: argparse.Namespace) -> None:
     if args.write and count != len(params.tasks):
         raise ConfigFault(f"--count {count}: with --write it must be the number of tasks, {len(params.tasks)}.")
     vectors = [_vectors(params, params.data.concept(domain, name), judge) for name in track(names, len(names), "embed")]
-    sets = chosen_sets(names, likeness(vectors), count)
-    every = mean_likeness(likeness(vectors), range(len(names)))
-    rows = [[name, f"{alike:.3f}", ", ".join(concepts)] for name, (concepts, alike) in sets.items()]
+    alike = likeness(vectors)
+    sets, every = chosen_sets(names, alike, count), mean_likeness(alike, range(len(names)))
+    rows = [[name, f"{mean:.3f}", ", ".join(concepts)] for name, (concepts, mean) in sets.items()]
     print(in_columns([["set", "likeness", "concepts"], *rows, [f"all {len(names)}", f"{every:.3f}", ""]]))
     if args.write:
         listed = {name: concepts for name, (concepts, _) in sets.items()}
-        write_file(PARAMS, with_sets(PARAMS.read_text("utf-8"), listed, domain))
+        write_file(PARAMS, with_sets(params_text(), listed, domain))
 
 
 def chosen_sets(names: list[str], alike: Array, count: int) -> dict[str, tuple[list[str], float]]:

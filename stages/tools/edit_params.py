@@ -212,7 +212,7 @@ def sequence_of(names: list[str], domain: str) -> tuple[list[CommentedMap], dict
         task = CommentedMap(index=f"{i:02d}", previous=f"{i - 1:02d}", sees=f"data/{i:02d}")
         task.fa.set_flow_style()
         tasks.append(task)
-    return tasks, {domain: {"0": {f"t{i:02d}": name for i, name in enumerate(names, 1)}}}
+    return tasks, {domain: {"0": _turned(names, 0)}}
 
 
 def with_photos(text: str, names: list[str], domain: str, source: Path) -> str:

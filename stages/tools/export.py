@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.core.command import main
+from stages.tools.exchange.arguments import add_origin
 
 if TYPE_CHECKING:
     from stages.core.params import Params
@@ -27,15 +28,7 @@ EXPORTS = Path("exports")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "key",
-        nargs="?",
-        metavar="RUN",
-        help="DOMAIN/ORDER/STRATEGY/SEED, a strategy with a single run, or a folder of stages.tools.import_lora; "
-        "default: the strategy that the report prefers",
-    )
-    parser.add_argument("--task", metavar="NN", help="position in the sequence, 01 for the first; default: the last")
-    parser.add_argument("--what", choices=("state", "adapter"), default="state", help="all tasks so far, or one task")
+    add_origin(parser)
     parser.add_argument("--format", choices=("kohya", "diffusers"), default="kohya")
     parser.add_argument("--dtype", choices=("fp16", "bf16", "fp32"), default="fp16")
     parser.add_argument("--rank", type=int, metavar="N", help="truncate to the closest adapter of this rank")

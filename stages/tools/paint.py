@@ -16,21 +16,14 @@ from stages.core.command import log, main
 from stages.files.artifact import check_folder
 from stages.files.writing import write_file
 from stages.runtime.faults import ConfigFault
+from stages.tools.exchange.arguments import add_origin
 
 if TYPE_CHECKING:
     from stages.core.params import Params
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "key",
-        nargs="?",
-        metavar="RUN",
-        help="DOMAIN/ORDER/STRATEGY/SEED, a strategy with a single run, or a folder of stages.tools.import_lora; "
-        "default: the strategy that the report prefers",
-    )
-    parser.add_argument("--task", metavar="NN", help="position in the sequence, 01 for the first; default: the last")
-    parser.add_argument("--what", choices=("state", "adapter"), default="state", help="all tasks so far, or one task")
+    add_origin(parser)
     parser.add_argument("--prompt", required=True, action="append", metavar="WORDS", help="may be repeated")
     parser.add_argument("--to", required=True, type=Path, metavar="FOLDER", help="for PROMPT-NOISE.png, from 00-00")
 

@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedSeq
 
 from stages.files.writing import write_file
 from stages.files.yaml import PARAMS, read_yaml
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path("data/profiles")
 COMPLETE = "toy-objects"
+LINE = 120  # characters in a line of params.yaml
 PRESETS = FOLDER / "memory"
 FROM = "from"  # the key of a profile that names the one it changes
 
@@ -50,7 +52,7 @@ def summary(name: str) -> str:
     """One line that describes a profile: its first comment."""
     first = files()[name].read_text("utf-8").splitlines()[0]
     return (
-        first.lstrip("# ") if name != COMPLETE else "The default: ten objects, four strategies, a few minutes on a CPU."
+        first.lstrip("# ") if name != COMPLETE else "The default: ten objects, six strategies, some minutes on a CPU."
     )
 
 
@@ -78,7 +80,7 @@ def text(name: str, memory: str | None = None) -> str:
     if not changes:
         return complete
     yaml = YAML(typ="rt")
-    yaml.width = 120
+    yaml.width = LINE
     yaml.indent(mapping=2, sequence=2, offset=0)
     params = yaml.load(complete)
     for path in changes:
@@ -86,6 +88,7 @@ def text(name: str, memory: str | None = None) -> str:
             if section == FROM:
                 continue
             params[section] = _merged(params.get(section), value, section)
+    _drop_variants_of_others(params)
     out = io.StringIO()
     yaml.dump(params, out)
     return out.getvalue()
@@ -115,6 +118,9 @@ def _merged(old: Any, new: Any, section: str) -> Any:
 
     `sequences` and `dataset` are replaced as a whole, since they name the concepts of a domain.
     """
+    if isinstance(old, CommentedSeq) and old.fa.flow_style() and len(str(new)) < LINE:
+        new = CommentedSeq(new)
+        new.fa.set_flow_style()  # on one line, as it was
     if not isinstance(old, dict) or not isinstance(new, dict) or section in ("sequences", "dataset"):
         return new
     for key, value in new.items():
@@ -123,6 +129,13 @@ def _merged(old: Any, new: Any, section: str) -> Any:
         else:
             old[key] = value
     return old
+
+
+def _drop_variants_of_others(params: Any) -> None:
+    """Leaves out variants that the strategies do not list: their rates were chosen for another study."""
+    for name, entry in list(params["strategy"].items()):
+        if name not in params["strategies"] and {"is", "train"} & entry.keys():
+            del params["strategy"][name]
 
 
 def params(name: str) -> Params:
@@ -140,7 +153,7 @@ def params(name: str) -> Params:
             return load(path)
         except ConfigFault as fault:
             message = re.sub(rf"^{re.escape(str(path))}:\d+: ", "", str(fault))
-            raise ConfigFault(f"{read_yaml(FOLDER / path.name).place(message)}: {message}") from None
+            raise ConfigFault(f"{read_yaml(files()[name]).place(message)}: {message}") from None
 
 
 def use(name: str, force: bool = False, memory: str | None = None) -> bool:

@@ -54,8 +54,8 @@ class Answers:
         return step // BLOCK == self._block
 
     def forget(self) -> None:
-        """Answers the rest of the block again, for instance fewer rows at a time."""
-        self._block = -1
+        """Discards the answers of the block, so that it is answered again, for instance fewer rows at a time."""
+        self._block, self._known = -1, {}
 
     def _at_once(self, rows: Sequence[Row], most: int | None) -> int:
         size = max(value.numel() for row in rows for value in self.images[row.image].values())

@@ -24,7 +24,6 @@ from stages.training.cuda_graph import Recorder, Replay, recordable
 from stages.training.optimisers import OPTIMISERS
 
 log = logging.getLogger("palimpsest")
-ANSWER = "answer"  # the place of an answer among the inputs
 PIECE = 1 << 18  # elements: on a CPU the norm of many more in one float32 sum is off by a hundredth
 
 
@@ -76,7 +75,7 @@ class Descent:
 
     def answer(self, inputs: Encodings) -> Tensor:
         """What the model without its adapter predicts in these rows: [rows, ...], as the targets of `inputs`."""
-        return self._answer({**inputs, ANSWER: torch.empty_like(inputs["wanted"])})[ANSWER].clone()
+        return self._answer(inputs)["wanted"].clone()
 
     def update(self, rate: float) -> None:
         """Ends the step: clips, updates the parameters at this learning rate, and stores loss and norm for `read`."""
@@ -141,7 +140,7 @@ class Descent:
 
     @torch.no_grad()
     def _write_answer(self, inputs: Encodings) -> None:
-        inputs[ANSWER].copy_(self.learner.answer({name: x for name, x in inputs.items() if name != ANSWER}))
+        inputs["wanted"].copy_(self.learner.answer(inputs))
 
     @torch.no_grad()
     def _apply(self, _: Encodings) -> None:

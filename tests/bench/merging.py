@@ -94,7 +94,7 @@ def whole(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def ours(folder: Path) -> dict[str, torch.Tensor]:
-    shapes = json.loads((folder / "shapes.json").read_text())
+    shapes = {name: tuple(shape) for name, shape in json.loads((folder / "shapes.json").read_text()).items()}
     old = Delta(dense=load_file(folder / "dense.safetensors"))
     return dict(select(old, load_adapter(folder / "adapter.safetensors", 1.0, shapes).delta).dense)
 

@@ -77,17 +77,17 @@ def peers(params: Params) -> dict[str, Peer]:
     batch, options = params.train.batch, Rehearsal(prompts="earlier")
     pairs = Repertoire([(i, 1 + j) for i in range(6) for j in range(2)], options.rows, options.weight)
 
-    def taught(step: int) -> list[Row]:
+    def plain(step: int) -> list[Row]:
         return [Row((step + i) % 6, 0, seed("step", step, i), 1 / batch) for i in range(batch)]
 
     def more(step: int) -> list[Row]:
         return rehearsed_rows(("bench",), pairs, step)
 
     return {
-        "plain": Peer(params, lambda step: [taught(step)]),
-        "rehearsal": Peer(params, lambda step: [taught(step) + more(step)], ahead=True),
-        "each": Peer(params, lambda step: [taught(step) + more(step)]),
-        "apart": Peer(params, lambda step: [taught(step), more(step)]),
+        "plain": Peer(params, lambda step: [plain(step)]),
+        "rehearsal": Peer(params, lambda step: [plain(step) + more(step)], ahead=True),
+        "each": Peer(params, lambda step: [plain(step) + more(step)]),
+        "apart": Peer(params, lambda step: [plain(step), more(step)]),
     }
 
 
@@ -129,20 +129,20 @@ def compare(params: Params, rounds: int, steps: int) -> dict[str, float]:
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in everyone}
     for number in range(rounds + 1):
         for name, peer in everyone.items():
-            found = timed(peer, BLOCK + number * steps, steps)
+            seconds = timed(peer, BLOCK + number * steps, steps)
             if number:  # the first round warms up
-                times[name].append(found)
+                times[name].append(seconds)
     ratios = {}
     for name, measured in times.items():
         line = f"{name:10}"
         for place, kind in enumerate(("CPU", "wall")):
-            found = [mine[place] / plain[place] for mine, plain in zip(measured, times["plain"], strict=True)]
+            slower = [mine[place] / plain[place] for mine, plain in zip(measured, times["plain"], strict=True)]
             middle = statistics.median(one[place] for one in measured)
             line += (
-                f"   {kind} {middle:6.1f} ms {statistics.median(found):5.2f}x ({min(found):.2f} to {max(found):.2f})"
+                f"   {kind} {middle:6.1f} ms {statistics.median(slower):5.2f}x ({min(slower):.2f} to {max(slower):.2f})"
             )
             if kind == ("wall" if device().type == "cuda" else "CPU"):
-                ratios[name] = statistics.median(found)
+                ratios[name] = statistics.median(slower)
         print(line)
     return ratios
 

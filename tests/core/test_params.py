@@ -115,7 +115,7 @@ def test_the_message_names_the_line_of_the_error(tmp_path):
 
 def test_scientific_notation_is_a_number(tmp_path):
     path = tmp_path / "params.yaml"
-    path.write_text(re.sub(r"learning_rate: \S+", "learning_rate: 1e-4", PARAMS), "utf-8")
+    path.write_text(re.sub(r"learning_rate: \S+", "learning_rate: 1e-4", PARAMS, count=1), "utf-8")
     assert load(path).train.learning_rate == 1e-4
 
 

@@ -43,6 +43,7 @@ def test_one_consent_may_hold_for_all_folders(root):
     [
         (None, r"anna: has neither a consent\.txt of the person nor, for a synthetic face, a licence\.txt"),
         (" \n#\n", r"consent\.txt: is empty\. Write down who agreed"),
+        (b"", r"consent\.txt: the file is empty"),
         (b"\xff\xfe", r"consent\.txt: cannot be read as text"),
         ("agreed\u202e", r"consent\.txt: cannot be read as text \(contains the invisible character"),
     ],

@@ -256,6 +256,7 @@ def test_wrong_options_are_refused(root, options, message):
     ("text", "message"),
     [
         ("tokn: sks", r"concept.yaml:1: unknown key 'tokn'. Did you mean 'token'"),
+        ("token: 3\ntokn: sks", r"concept.yaml:2: unknown key 'tokn'"),
         ("source: me\ntoken: 3", r"concept.yaml:2: token: .* found 3"),
         ("token: sks\ntoken: zwz", "duplicate key"),
         ("prompts: [a cat]", "no {} where the concept goes"),

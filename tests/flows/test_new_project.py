@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from flows.commands import concepts, new_project
+from flows.undo import RECORD, Reversible, reversible
 from stages.files.untrusted import copy_folder
 from stages.runtime.faults import ConfigFault, Fault, MachineFault
 from stages.tools import edit_params
@@ -59,13 +60,17 @@ def test_an_error_of_git_is_quoted_by_its_cause(tmp_path, monkeypatch):
         new_project.make(Path("new"), "toy-objects", None)
 
 
+TEXT = "source: data/photos\n"
+
+
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """A project with photos of a mug."""
     place = tmp_path / "project"
     (place / "data/photos/mug").mkdir(parents=True)
     (place / "data/photos/mug/1.png").write_text("old")
-    (place / "params.yaml").write_text("source: data/photos\n")
+    (place / "params.yaml").write_text(TEXT)
+    (place / RECORD).parent.mkdir(parents=True)
     (tmp_path / "more").mkdir()
     (tmp_path / "more/2.png").write_text("new")
     monkeypatch.chdir(place)
@@ -75,9 +80,10 @@ def project(tmp_path, monkeypatch):
 
 def test_an_undone_redo_leaves_no_folder(project, tmp_path):
     before = everything(project)
-    undo = concepts._copy_photos(tmp_path / "more", "objects/mug", fresh=False)
+    change = Reversible(TEXT, TEXT)
+    concepts._copy_photos(change, tmp_path / "more", "objects/mug", fresh=False)
     assert Path("data/photos/mug/2.png").exists()
-    undo()
+    change.undo()
     assert everything(project) == before
 
 
@@ -88,8 +94,8 @@ def test_a_failed_redo_leaves_no_folder(project, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device", "x")
 
     monkeypatch.setattr(concepts, "copy_folder", fail)
-    with pytest.raises(ConfigFault, match="cannot be copied"):
-        concepts._copy_photos(tmp_path / "more", "objects/mug", fresh=False)
+    with pytest.raises(ConfigFault, match="cannot be copied"), reversible(TEXT, TEXT) as change:
+        concepts._copy_photos(change, tmp_path / "more", "objects/mug", fresh=False)
     assert everything(project) == before
 
 
@@ -100,8 +106,8 @@ def test_ctrl_c_while_photos_are_copied_restores_the_earlier_ones(project, tmp_p
         raise KeyboardInterrupt
 
     monkeypatch.setattr(concepts, "copy_folder", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        concepts._copy_photos(tmp_path / "more", "objects/mug", fresh=False)
+    with pytest.raises(KeyboardInterrupt), reversible(TEXT, TEXT) as change:
+        concepts._copy_photos(change, tmp_path / "more", "objects/mug", fresh=False)
     assert everything(project) == before
 
 

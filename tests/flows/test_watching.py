@@ -1,9 +1,11 @@
-"""The live page: what it shows of an unfinished study, whom it answers, and that it writes nothing."""
+"""The live page: what it shows of an unfinished study, whom it answers, and that it writes only when asked to."""
 
 import asyncio
 import json
+import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,11 +13,13 @@ from ruamel.yaml import YAML
 from starlette.testclient import TestClient
 
 from flows.engine.journal import Journal
-from flows.watching import server
+from flows.watching import command, server
+from flows.watching.adding import Adding
 from flows.watching.page import LivePage
 from flows.watching.progress import Reader
 from stages.core.runs import runs
 from stages.monitoring.live_losses import LiveLosses
+from stages.runtime.faults import ConfigFault
 from stages.runtime.process import lock
 from stages.tools import edit_params
 from stages.training.loop import Losses
@@ -119,7 +123,7 @@ def test_params_yaml_is_read_again_only_when_it_has_changed(study, monkeypatch):
     tree = edit_params.tree
     monkeypatch.setattr(edit_params, "tree", lambda: reads.append(2) or tree())
     page.parts()
-    page.whole(TOKEN)
+    page.whole(TOKEN, "")
     assert reads == [1]
     Path("params.yaml").touch()
     page.parts()
@@ -127,7 +131,8 @@ def test_params_yaml_is_read_again_only_when_it_has_changed(study, monkeypatch):
 
 
 def test_only_the_printed_address_is_answered(study):
-    client = TestClient(server.application(LivePage(lambda: study), TOKEN, PORT), base_url=f"http://127.0.0.1:{PORT}")
+    page = LivePage(lambda: study)
+    client = TestClient(server.application(page, Adding(page), TOKEN, PORT), base_url=f"http://127.0.0.1:{PORT}")
     page = client.get("/", params={"token": TOKEN})
     assert page.status_code == 200
     assert page.headers["cache-control"] == "no-store"
@@ -171,8 +176,121 @@ def test_events_send_each_part_once_and_again_when_it_changes(study, monkeypatch
 
 def test_the_page_writes_nothing(study):
     before = hashes(Path(), ".")
-    page = LivePage(lambda: study)
-    client = TestClient(server.application(page, TOKEN, PORT), base_url=f"http://127.0.0.1:{PORT}")
+    page, client = LivePage(lambda: study), visitor(study)
     assert client.get("/", params={"token": TOKEN}).status_code == 200
     page.parts()
     assert hashes(Path(), ".") == before
+
+
+def visitor(study) -> TestClient:
+    """The page, as its own script asks it: with the token and the origin."""
+    address = f"http://127.0.0.1:{PORT}"
+    page = LivePage(lambda: study)
+    page.parts()
+    client = TestClient(
+        server.application(page, Adding(page), TOKEN, PORT), base_url=address, headers={"origin": address}
+    )
+    client.params = {"token": TOKEN}
+    return client
+
+
+def test_what_is_asked_for_must_come_from_the_page_itself(study, monkeypatch):
+    asked = []
+    monkeypatch.setattr(command, "_run", lambda words: asked.append(words) or "")
+    client, content = visitor(study), {"run": "objects/0/naive/0", "task": "02"}
+    assert client.get("/export").status_code == 405
+    for query, headers in (
+        ({"token": ""}, {}),
+        ({"token": "other"}, {}),
+        ({}, {"origin": ""}),
+        ({}, {"origin": "null"}),  # of a form, a sandboxed frame or a redirect
+        ({}, {"origin": "http://elsewhere.example"}),
+        ({}, {"origin": f"https://127.0.0.1:{PORT}"}),
+        ({}, {"origin": f"http://127.0.0.1:{PORT + 1}"}),
+        ({}, {"origin": f"http://localhost:{PORT}"}),  # another origin than the host asked
+        ({}, {"host": f"rebound.example:{PORT}", "origin": f"http://rebound.example:{PORT}"}),
+        ({}, {"sec-fetch-site": "same-site"}),
+    ):
+        answer = client.post("/export", json=content, params=query, headers=headers)
+        assert answer.status_code == 403, (query, headers)
+    del client.headers["origin"]
+    assert client.post("/export", json=content).status_code == 403
+    assert not asked
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "not JSON"),
+        (b"[1]", "valid dictionary"),
+        (b'{"run": "objects/0/naive/0"}', "'task' is missing"),
+        (b'{"run": "objects/0/naive/0", "task": 2}', "task: Input should be a valid string"),
+        (b'{"run": "objects/0/naive/0", "task": "02", "to": "/etc/x"}', "unknown key 'to'"),
+        (b'{"run": "objects/0/naive/0", "task": "\\ud800"}', "is not finished"),
+        (b'{"run": "objects/0/naive/0", "run": "", "task": "02"}', "occurs twice"),
+        (b'{"run": "objects/0/naive/0", "task": "04"}', "is not finished"),
+        (b'{"run": "--help", "task": "02"}', "is not finished"),
+        (b'{"run": "../../etc", "task": "02"}', "is not finished"),
+        (b"[" * 60_000, "too many nested levels"),
+        (b" " * 70_000, "more than 65536 bytes"),
+    ],
+    ids=range(12),
+)  # fmt: skip
+def test_only_finished_tasks_of_the_study_are_exported(study, monkeypatch, content, complaint):
+    monkeypatch.setattr(command, "_run", lambda words: pytest.fail(f"ran {words}"))
+    answer = visitor(study).post("/export", content=content)
+    assert answer.status_code == 400
+    assert complaint in answer.json()["error"]
+    assert "\n" not in answer.json()["error"]
+
+
+def test_a_body_without_its_length_is_read_up_to_the_limit_only(study):
+    sent = []
+
+    def endless():
+        while len(sent) < 100:
+            sent.append(1)
+            yield b" " * (1 << 15)
+
+    assert "more than" in visitor(study).post("/export", content=endless()).json()["error"]
+    answer = visitor(study).post("/export", content=b"{}", headers={"content-length": "9" * 20})
+    assert "more than" in answer.json()["error"]
+
+
+def test_an_export_is_the_commands_and_its_file_a_download(study, monkeypatch):
+    def export(words):
+        assert words[:4] == ("export", "objects/0/naive/0", "--task", "02")
+        Path(words[-1]).parent.mkdir()
+        Path(words[-1]).write_bytes(b"weights")
+        return "the line of the command"
+
+    client = visitor(study)
+    monkeypatch.setattr(command, "_run", export)
+    name = "small-objects-0-naive-0-02.safetensors"
+    assert client.get("/exported", params={"name": name}).status_code == 400  # not exported here
+    answer = client.post("/export", json={"run": "objects/0/naive/0", "task": "02"}).json()
+    assert answer == {"line": "the line of the command", "file": name}
+    file = client.get("/exported", params={"name": name})
+    assert (file.content, file.headers["content-disposition"]) == (b"weights", f'attachment; filename="{name}"')
+    for other in ("../params.yaml", "params.yaml", "", f"../exports/{name}"):
+        assert "has exported no such file" in client.get("/exported", params={"name": other}).json()["error"]
+    (Path("exports") / name).unlink()
+    assert "was deleted" in client.get("/exported", params={"name": name}).json()["error"]
+
+
+def test_the_panel_offers_the_finished_tasks(study):
+    run = next(run for run in runs(study) if run.strategy == "naive")
+    (run.at("03") / "scores" / "manifest.json").unlink()
+    parts = LivePage(lambda: study).parts()
+    assert re.findall(r'<option value="(\d+)"', parts["export-objects-naive"]) == ["01", "02"]
+    assert re.findall(r'<option value="(\d+)" selected', parts["export-objects-merge_init"]) == ["03"]
+    shutil.rmtree("runs/small/objects/0/naive")
+    assert "<form" not in LivePage(lambda: study).parts()["export-objects-naive"]
+
+
+def test_a_command_reports_its_own_error(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    with pytest.raises(ConfigFault, match=r"^params\.yaml: missing, so this folder is no project"):
+        command._run(("concept", "list"))
+    assert command._run(("--version",)).startswith("palimpsest")

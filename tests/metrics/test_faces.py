@@ -10,6 +10,7 @@ from PIL import Image
 
 from stages.core.metric import metric_of
 from stages.files import model_lock
+from stages.files.pins import write_sums
 from stages.metrics import faces as module
 from stages.runtime.faults import ConfigFault, InputFault, MachineFault
 
@@ -97,6 +98,16 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch):
         _ = metric_of("faces", {**ENTRY, "path": "sface.pt"}, str(tmp_path)).encoder
     with pytest.raises(ConfigFault, match=r"detector: leads out of score.judges"):
         metric_of("faces", {**ENTRY, "detector": "../yunet.onnx"}, str(tmp_path))
+
+
+def test_a_network_that_is_not_the_pinned_one_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", SimpleNamespace())
+    for name in ENTRY.values():
+        (tmp_path / name).write_bytes(name.encode())
+    write_sums(tmp_path)
+    (tmp_path / "yunet.onnx").write_bytes(b"other")
+    with pytest.raises(InputFault, match=r"yunet\.onnx: damaged or another file"):
+        metric_of("faces", ENTRY, str(tmp_path)).embed([picture()])
 
 
 def test_both_networks_are_pinned():

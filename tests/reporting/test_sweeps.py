@@ -166,6 +166,17 @@ def test_the_table_names_every_point_and_what_is_ahead_of_it(clear) -> None:
     assert by_name["merge_init_0"]["on its front"] == "yes"
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_table_names_an_option_that_others_omit_at_its_default(order: int) -> None:
+    varied = {"magmax": "sum first 1", "late": "sum first 3", "one": "sum first 1, once 5"}
+    options = {"magmax": {}, "late": {"is": "magmax", "sum_first": 3}, "one": {"is": "magmax", "once": 5}}
+    strategy = {name: options[name] for name in list(options)[::order]}
+    summary = synthetic_sweep.summary(strategy=strategy, truth=CLEAR_TRUTH[:3])
+    (verdict,) = summary.verdicts
+    head, *rows = fronts.table(verdict, fronts.fronts(verdict, series(summary.params)), variants(summary.params), 0.05)
+    assert {row[0]: row[head.index("varied")] for row in rows} == varied
+
+
 def test_the_report_has_the_fronts_in_its_text(clear) -> None:
     line = "objects by looks: the front of scaled sum is ahead of that of merge init at every point"
     assert line in " ".join(conclusions.conclusions(clear))

@@ -11,7 +11,22 @@ import pytest
 from stages.files import artifact
 from stages.runtime import instruction_set
 from stages.runtime.faults import ConfigFault
-from stages.runtime.instruction_set import ANY, CLEARED, NATIVE, SETTINGS, VARIABLE, check, native, pin, supported
+from stages.runtime.instruction_set import (
+    ANY,
+    AVX2,
+    BRANCHES,
+    CLEARED,
+    INTEL,
+    NATIVE,
+    VARIABLE,
+    check,
+    native,
+    pin,
+    provenance,
+    settings,
+    supported,
+    vendor,
+)
 from tests.support.workspace import ONE_METRIC, environment, hashes, workspace
 
 needs_avx2 = pytest.mark.skipif(not supported(), reason="not an x86-64 processor with AVX2")
@@ -32,7 +47,7 @@ SHORT = {
 OLD = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "OPENBLAS_CORETYPE": "Nehalem"}
 OLD |= {"NPY_DISABLE_CPU_FEATURES": "X86_V3", "MKL_CBWR": "SSE4_2"}
 TRAINED = "runs/small/objects/0/merge_init/0/01/adapter"
-NEW = dict.fromkeys((*SETTINGS, *CLEARED))
+NEW = dict.fromkeys((*settings(AVX2), *CLEARED))
 
 
 def run(code, given, **options):
@@ -43,10 +58,11 @@ def run(code, given, **options):
 
 
 @needs_avx2
+@pytest.mark.parametrize("value", BRANCHES)
 @pytest.mark.parametrize("given", [OLD, NEW], ids=["old", "new"])
-def test_every_library_takes_the_setting(given):
-    verbose, _, found = run(LIBRARIES, given).partition("[")
-    assert "CNR:COMPATIBLE" in verbose
+def test_every_library_takes_the_setting(given, value):
+    verbose, _, found = run(LIBRARIES, given | {VARIABLE: value}).partition("[")
+    assert f"CNR:{BRANCHES[value]}" in verbose or (value == AVX2 and vendor() != INTEL)
     assert json.loads("[" + found) == ["AVX2", ["X86_V3"]]
 
 
@@ -67,11 +83,13 @@ def chain(tmp_path_factory):
 
 @pytest.mark.slow
 @needs_avx2
-def test_a_chain_gives_the_same_bytes_whatever_the_environment_says(chain):
-    (folder, old), (_, new) = chain("old", OLD), chain("new", NEW)
+@pytest.mark.parametrize("value", BRANCHES)
+def test_a_chain_gives_the_same_bytes_whatever_the_environment_says(chain, value):
+    (folder, old), (_, new) = (chain(f"{value} {len(given)}", given | {VARIABLE: value}) for given in (OLD, NEW))
     assert len(new) > 20
     assert old == new
-    assert "instructions" not in artifact.read(folder / TRAINED, "adapter")
+    facts = artifact.read(folder / TRAINED, "adapter")
+    assert facts.get("instructions", AVX2).startswith(value)
 
 
 @pytest.mark.slow
@@ -86,14 +104,23 @@ def test_without_the_settings_the_bytes_differ_and_the_manifests_say_so(chain):
         assert artifact.read(folder / TRAINED, "adapter")["instructions"] == "native"
 
 
-def test_native_results_are_recorded_and_others_are_not(monkeypatch):
+@pytest.mark.parametrize(
+    ("value", "made_by", "recorded"),
+    [
+        (AVX2, INTEL, {}),
+        (AVX2, "AuthenticAMD", {"instructions": "avx2 of AuthenticAMD"}),
+        (AVX2, "", {"instructions": "avx2 of an unknown vendor"}),
+        (ANY, INTEL, {"instructions": "any"}),
+        (ANY, "AuthenticAMD", {"instructions": "any"}),
+        (NATIVE, INTEL, {"instructions": "native"}),
+    ],
+)
+def test_manifests_say_whose_results_they_are(monkeypatch, value, made_by, recorded):
     monkeypatch.setattr(instruction_set, "supported", lambda: True)
-    monkeypatch.setenv(VARIABLE, ANY)
-    assert not native()
-    assert instruction_set.provenance() == {}
-    monkeypatch.setenv(VARIABLE, NATIVE)
-    assert native()
-    assert instruction_set.provenance() == {"instructions": "native"}
+    monkeypatch.setattr(instruction_set, "vendor", lambda: made_by)
+    monkeypatch.setenv(VARIABLE, value)
+    assert native() is (value == NATIVE)
+    assert provenance() == recorded
 
 
 @pytest.mark.parametrize(
@@ -101,41 +128,48 @@ def test_native_results_are_recorded_and_others_are_not(monkeypatch):
     [("x86_64", "fpu avx2 fma", True), ("x86_64", "fpu avx avx2", False), ("aarch64", "avx2 fma", False)],
 )
 def test_a_processor_needs_avx2_and_fma(monkeypatch, tmp_path, machine, flags, expected):
-    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n\nprocessor\t: 1\nflags\t\t: avx2 fma\n")
+    text = f"processor\t: 0\nvendor_id\t: {INTEL}\nflags\t\t: {flags}\n\nprocessor\t: 1\nflags\t\t: avx2 fma\n"
+    (tmp_path / "cpuinfo").write_text(text)
     monkeypatch.setattr(instruction_set, "CPUINFO", tmp_path / "cpuinfo")
     monkeypatch.setattr(instruction_set.platform, "machine", lambda: machine)
-    assert supported() is (expected and sys.platform == "linux")
+    assert supported() is expected
+    assert vendor() == INTEL
     monkeypatch.setattr(instruction_set, "CPUINFO", tmp_path / "missing")
     assert not supported()
+    assert not vendor()
 
 
+@pytest.mark.parametrize("value", BRANCHES)
 @pytest.mark.parametrize("capable", [True, False])
-def test_only_a_capable_processor_is_pinned(monkeypatch, capable):
+def test_only_a_capable_processor_is_pinned(monkeypatch, capable, value):
     monkeypatch.setattr(instruction_set, "supported", lambda: capable)
     monkeypatch.setattr(instruction_set, "loaded_before", [])
     monkeypatch.setattr(instruction_set.sys, "modules", {})
-    monkeypatch.delenv(VARIABLE, raising=False)
-    for name in (*SETTINGS, *CLEARED):
+    monkeypatch.setenv(VARIABLE, value)
+    for name in (*settings(value), *CLEARED):
         monkeypatch.setenv(name, "other")
     pin()
-    values = {name: os.environ.get(name) for name in (*SETTINGS, *CLEARED)}
-    assert values == (SETTINGS | dict.fromkeys(CLEARED) if capable else dict.fromkeys(values, "other"))
+    values = {name: os.environ.get(name) for name in (*settings(value), *CLEARED)}
+    assert values == (settings(value) | dict.fromkeys(CLEARED) if capable else dict.fromkeys(values, "other"))
 
 
-def test_a_native_process_drops_what_its_parent_set(monkeypatch):
+@pytest.mark.parametrize("parent", BRANCHES)
+@pytest.mark.parametrize("child", [*BRANCHES, NATIVE])
+def test_a_process_replaces_or_drops_what_its_parent_set(monkeypatch, parent, child):
     monkeypatch.setattr(instruction_set, "supported", lambda: True)
-    for name, value in SETTINGS.items():
+    for name, value in settings(parent).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv(VARIABLE, NATIVE)
+    monkeypatch.setenv(VARIABLE, child)
     pin()
-    assert not SETTINGS.keys() & os.environ.keys()
+    left = {name: os.environ[name] for name in settings(parent) if name in os.environ}
+    assert left == ({} if child == NATIVE else settings(child))
 
 
 def test_libraries_that_were_loaded_too_early_are_named(monkeypatch):
     monkeypatch.setattr(instruction_set, "supported", lambda: True)
     monkeypatch.setattr(instruction_set, "loaded_before", [])
     monkeypatch.delenv(VARIABLE, raising=False)
-    monkeypatch.setenv("MKL_CBWR", "AVX2")
+    monkeypatch.setenv("MKL_CBWR", "SSE4_2")
     assert check() == ""
     pin()
     assert check().startswith("numpy and torch loaded too early")
@@ -143,5 +177,5 @@ def test_libraries_that_were_loaded_too_early_are_named(monkeypatch):
 
 def test_an_unknown_value_is_refused(monkeypatch):
     monkeypatch.setenv(VARIABLE, "avx512")
-    with pytest.raises(ConfigFault, match="PALIMPSEST_INSTRUCTIONS: is 'avx512', but can only be any or native"):
+    with pytest.raises(ConfigFault, match="PALIMPSEST_INSTRUCTIONS: is 'avx512', but can only be avx2, any, native"):
         check()

@@ -34,8 +34,10 @@ def test_the_profile_has_the_sets_that_the_tool_measures_and_writes(here, capsys
     wanted = profiles.params("orthogonality")
     change(here, tasks=[task.model_dump() for task in wanted.tasks], orders=["0", "1"])
     change(here, sequences={"objects": {order: dict(wanted.sequences["diverse"]["0"]) for order in "01"}})
+    Path("params.yaml").write_bytes(Path("params.yaml").read_bytes().replace(b"\n", b"\r\n"))
     concept_sets(params.load(), None, arguments(write=True))
-    written = params.load()
+    text, written = Path("params.yaml").read_bytes(), params.load()
+    assert text.count(b"\r\n") == text.count(b"\n")  # the file keeps its line ends
     assert written.domains == wanted.domains == ("similar", "diverse")
     assert written.dataset.options["subsets"] == wanted.dataset.options["subsets"]
     assert listed(written) == listed(wanted)

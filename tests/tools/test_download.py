@@ -175,6 +175,23 @@ def test_pickles_and_truncated_files_are_refused_even_without_a_pin(hub, content
         download.fetch_files("tiny", model, download.from_hub(model, hub.url))
 
 
+def test_a_header_whose_length_looks_like_a_pickle_is_none(hub):
+    """One safetensors file in 32 begins with the byte 0x80."""
+    contents = (save({"weight": torch.zeros(3)}, {"note": "a" * length}) for length in range(300))
+    hub.files["unet/model.safetensors"] = next(content for content in contents if content[:1] == b"\x80")
+    lock(None, weights="{}")
+    assert fetch("tiny", "--hub", hub.url, "--pin") == 0
+
+
+@pytest.mark.parametrize(("content", "code"), [(b"\x08\x08\x12\x07\xff\xfe\x80", 0), (pickle.dumps({"weight": 1}), 3)])
+def test_onnx_is_accepted_and_a_pickle_of_that_name_is_not(hub, content, code):
+    lock(config=f"{{size: {len(content)}, sha256: {hashlib.sha256(content).hexdigest()}}}")
+    path = Path("data/models.yaml")
+    path.write_text(path.read_text().replace("config.json", "net.onnx"))
+    hub.files["net.onnx"] = content
+    assert fetch("tiny", "--hub", hub.url) == code
+
+
 def test_a_broken_connection_is_a_machine_fault(hub):
     lock()
     hub.cut = 1000

@@ -267,6 +267,14 @@ def test_without_a_run_the_one_that_the_report_prefers_is_exported(study, tmp_pa
     assert preferred_run(study).strategy == "magmax"
     conclude(None)  # the highest score among those that know the least; the base is no strategy
     assert preferred_run(study).strategy == "naive"
+    for wrong in ("no_such_strategy", 3, ["naive"]):
+        conclude(wrong)
+        with pytest.raises(ConfigFault, match="no report"):
+            preferred_run(study)
+    (folder / "conclusion.json").write_text("[]")
+    with pytest.raises(ConfigFault, match="no report"):
+        preferred_run(study)
+    conclude(None)
     assert find_origin(study, None, None, "state").name == "-".join([study.study, "objects-0-naive-0", "02"])
     assert str(run_named(study, "naive")) == "objects/0/naive/0"
     with pytest.raises(ConfigFault, match=r"has 2 runs\. Give one: objects/0/naive/0, objects/0/naive/1"):

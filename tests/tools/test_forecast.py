@@ -18,11 +18,11 @@ from tests.support.workspace import workspace
 
 def test_the_counts_of_the_default_study_follow_from_its_parameters():
     work = count(params.load())
-    assert (work.runs, work.tasks, work.adapters) == (4, 10, 40)
-    assert work.steps == 300 * (1 + 4 * 9)  # the first task is the same for all four
-    assert work.images == 4 * sum((20 + 5) * task for task in range(1, 11)) + 250
-    assert work.sampled == work.images - 3 * (20 + 5)
-    assert (work.dense_states, work.first) == (9, 1)
+    assert (work.runs, work.tasks, work.adapters) == (6, 10, 60)
+    assert work.steps == 200 * (2 + 6 * 9)  # the first task is the same for all with the same rate: there are two
+    assert work.images == 6 * sum((10 + 5) * task for task in range(1, 11)) + 150
+    assert work.sampled == work.images - 4 * (10 + 5)
+    assert (work.dense_states, work.first) == (9, 2)
     shapes = params.load().family.shapes().values()
     assert work.adapter_bytes == 4 * 16 * sum(rows + columns for rows, columns in shapes)
 

@@ -1,6 +1,7 @@
 """Profiles and memory presets: valid, and changing only what they should."""
 
 import json
+import shutil
 
 import pytest
 
@@ -83,3 +84,18 @@ def test_a_preset_in_use_is_not_a_change_by_the_user(tmp_path, monkeypatch):
     (tmp_path / "params.yaml").write_text("study: mine\n")
     with pytest.raises(ConfigFault, match="changes that are in no profile"):
         profiles.use("sdxl-quick", memory="24")
+
+
+def test_a_fault_in_a_profile_of_a_group_names_its_file_and_line(tmp_path, monkeypatch):
+    shutil.copytree(profiles.FOLDER, tmp_path / profiles.FOLDER)
+    monkeypatch.chdir(tmp_path)
+    (profiles.FOLDER / "questions/wrong.yaml").write_text("# A wrong one.\ntrain: {rank: 0}\n")
+    with pytest.raises(ConfigFault, match=r"^data/profiles/questions/wrong\.yaml:2: train\.rank: "):
+        profiles.params("wrong")
+
+
+@pytest.mark.parametrize("name", profiles.names())
+def test_only_the_variants_of_a_study_of_its_own_are_in_it(name):
+    tree = profiles.tree(name)
+    for entry in tree["strategy"].keys() - set(tree["strategies"]):
+        assert not {"is", "train"} & tree["strategy"][entry].keys()

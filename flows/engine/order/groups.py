@@ -8,13 +8,13 @@ its own log and its own failure.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING
 
 from flows.graph.stage_names import StageName
+from stages.runtime.environment import integer
 from stages.runtime.faults import ConfigFault
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ def limit(wanted: int | None, slots: Slots) -> int:
     On a GPU one, because there a sum of floats depends on how many pictures are computed at a time.
 
     Raises:
-        ConfigFault: it is negative.
+        ConfigFault: it is negative, or the variable is no number.
     """
-    number = int(os.environ.get("PALIMPSEST_TOGETHER", "0")) if wanted is None else wanted
+    number = integer("PALIMPSEST_TOGETHER", default=0, least=0) if wanted is None else wanted
     if number < 0:
         raise ConfigFault(f"--together: is {number}. Give the number of trainings in a batch; 1: none together.")
     return number or (1 if slots.devices else AT_MOST)

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from stages.runtime.faults import ConfigFault
+from stages.runtime.faults import UNPRINTABLE, ConfigFault
 
 TEXTS = (".txt", ".md")  # files that are not pictures
 ABOUT = "concept.yaml"
@@ -29,7 +29,7 @@ def legible(text: str) -> str:
     if len(text) > LONGEST:
         raise ValueError(f"has {len(text)} characters, at most {LONGEST} are allowed")
     for letter in text:
-        if unicodedata.category(letter) in ("Cc", "Cs") or letter in BIDI_MARKS:
+        if unicodedata.category(letter) in UNPRINTABLE or letter in BIDI_MARKS:
             raise ValueError(f"contains the invisible character U+{ord(letter):04X}. Remove it")
     return text
 

@@ -24,7 +24,7 @@ from stages.datasets.shared.names import ABOUT, TEXTS, Line, Template, Word, by_
 from stages.files.untrusted import list_folder, read_file
 from stages.files.yaml import read_yaml
 from stages.runtime.faults import ConfigFault, InputFault, nearest
-from stages.runtime.strict import Strict, explain
+from stages.runtime.strict import Strict, explain, first_error
 
 REFERENCES = "references"
 ABOUT_THE_FOLDER = ("readme", "license", "licence", "credits", "consent")  # texts that are not captions
@@ -183,7 +183,7 @@ def read_about(path: Path) -> About:
     try:
         return About.model_validate_json(json.dumps(document.tree))
     except ValidationError as error:
-        raise ConfigFault(f"{document.where(error.errors()[0]['loc'])}: {explain(error, About)}") from None
+        raise ConfigFault(f"{document.where(first_error(error)['loc'])}: {explain(error, About)}") from None
 
 
 def read_caption(path: Path, words: str) -> str:

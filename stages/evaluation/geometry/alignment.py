@@ -141,11 +141,16 @@ def in_functions(base: Array, before: Array, after: Array) -> dict[str, float]:
     }
 
 
+def measured(points: Sequence[Point], measure: str) -> list[Point]:
+    """The points of which this measure is known."""
+    return [point for point in points if not np.isnan(point.measures.get(measure, np.nan))]
+
+
 def correlations(points: Sequence[Point], confidence: float) -> list[Correlation]:
     """Correlates each measure with the harm, over all points and within strategies; groups are the learned concepts."""
     rows = []
     for measure in MEASURES:
-        known = [p for p in points if not np.isnan(p.measures.get(measure, float("nan")))]
+        known = measured(points, measure)
         x = np.array([p.measures[measure] for p in known])
         y = np.array([p.harm for p in known])
         concepts, names = [p.concept for p in known], [p.strategy for p in known]

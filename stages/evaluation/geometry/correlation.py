@@ -25,7 +25,7 @@ def correlation(x: Array, y: Array) -> float:
 def correlate(x: Array, y: Array, groups: Sequence[str], confidence: float) -> tuple[float, float, float]:
     """Returns Pearson's correlation and the bounds of its interval, which holds for other groups.
 
-    Each group is left out in turn (the jackknife; Efron and Tibshirani 1993, "An Introduction to the Bootstrap",
+    Each group is omitted in turn (the jackknife; Efron and Tibshirani 1993, "An Introduction to the Bootstrap",
     chapter 11), so points of one group may depend on one another. The pseudo-values of Fisher's atanh(r) are averaged,
     and their Student's t interval is transformed back.
 

@@ -160,16 +160,17 @@ class UNetLearner(Learner):
             inputs: of this learner's rows, or of those of several chains.
             layers: the installed layers of the UNet: this learner's, or those of all chains.
         """
-        found = self._predicted(inputs, layers)
+        predicted = self._predicted(inputs, layers)
         if not self.options.checkpointing:
             layers.end()
-        return nn.functional.mse_loss(found, inputs["wanted"], reduction="none").mean((1, 2, 3)) * inputs["weight"]
+        errors = nn.functional.mse_loss(predicted, inputs["wanted"], reduction="none").mean((1, 2, 3))
+        return errors * inputs["weight"]
 
     @torch.no_grad()
     def predict(self, inputs: Encodings) -> Tensor:
-        found = self._predicted(inputs, self.layers["unet"])
+        predicted = self._predicted(inputs, self.layers["unet"])
         self.layers["unet"].end()
-        return found
+        return predicted
 
     def _predicted(self, inputs: Encodings, layers: Layers) -> Tensor:
         """What the UNet answers, [rows, channels, height, width] in float32."""
@@ -185,14 +186,11 @@ class UNetLearner(Learner):
         )[0]
         return predicted.float()
 
-    @torch.no_grad()
     def answer(self, inputs: Encodings) -> Tensor:
         with ExitStack() as stack:
             for layers in self.layers.values():
                 stack.enter_context(layers.off())
-            found = self._predicted(inputs, self.layers["unet"])
-            self.layers["unet"].end()
-        return found
+            return self.predict(inputs)
 
     def adapter(self) -> Adapter:
         a: dict[str, Tensor] = {}

@@ -33,11 +33,11 @@ def weights_file(path: str, default: str) -> Path:
         )
     if file.suffix != ".safetensors":
         raise InputFault(f"{file}: is not a .safetensors file. Convert it, or set the metric's 'path' to one.")
-    _check(file.parent)
+    check_pins(file.parent)
     return file
 
 
-sha256, _check = lru_cache(artifact.sha256), lru_cache(check_weights)
+sha256, check_pins = lru_cache(artifact.sha256), lru_cache(check_weights)
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:

@@ -2,42 +2,39 @@
 
 from __future__ import annotations
 
-from math import isnan
 from typing import Any
 
-from stages.evaluation.geometry.alignment import MEASURES, Alignment
+from stages.evaluation.geometry.alignment import MEASURES, Alignment, measured
 from stages.evaluation.statistics import Summary
 from stages.reporting.aligned.wording import MEANING, TITLES, rows
 from stages.reporting.data_files import rounded
-from stages.reporting.headline import number
 from stages.reporting.page import charts
 from stages.reporting.page.svg import Spec, draw
-from stages.runtime.formatting import words
+from stages.runtime.formatting import number, words
 
 
 def alignment(summary: Summary) -> dict[str, Any] | None:
     """One panel per domain; None if no predictions were recorded."""
     domains = []
-    for found in summary.alignments:
+    for aligned in summary.alignments:
         panels = []
         for measure in MEASURES:
-            if chart := _scatter(found, measure, summary.params.strategies):
-                title = f"{TITLES[measure]}, and the harm to earlier {found.domain}"
-                panels.append({"title": title, "svg": draw(chart, title), "rows": _table(found, measure)})
-        domains.append({"name": found.domain, "panels": panels, "rows": rows(found)})
+            if chart := _scatter(aligned, measure, summary.params.strategies):
+                title = f"{TITLES[measure]}, and the harm to earlier {aligned.domain}"
+                panels.append({"title": title, "svg": draw(chart, title), "rows": _table(aligned, measure)})
+        domains.append({"name": aligned.domain, "panels": panels, "rows": rows(aligned)})
     return {"domains": domains, "meaning": MEANING} if domains else None
 
 
-def _scatter(found: Alignment, measure: str, strategies: tuple[str, ...]) -> Spec | None:
+def _scatter(aligned: Alignment, measure: str, strategies: tuple[str, ...]) -> Spec | None:
     values = [
         {
             "strategy": point.strategy,
-            "x": rounded(x),
+            "x": rounded(point.measures[measure]),
             "y": rounded(point.harm),
-            "tip": f"{words(point.label)}: {x:.3g}, harm {number(point.harm, 3)}",
+            "tip": f"{words(point.label)}: {point.measures[measure]:.3g}, harm {number(point.harm, 3)}",
         }
-        for point in found.points
-        if not isnan(x := point.measures.get(measure, float("nan")))
+        for point in measured(aligned.points, measure)
     ]
     if not values:
         return None
@@ -55,10 +52,9 @@ def _scatter(found: Alignment, measure: str, strategies: tuple[str, ...]) -> Spe
     }
 
 
-def _table(found: Alignment, measure: str) -> list[list[str]]:
+def _table(aligned: Alignment, measure: str) -> list[list[str]]:
     body = [
-        [point.label, f"{x:.3g}", number(point.harm, 3)]
-        for point in found.points
-        if not isnan(x := point.measures.get(measure, float("nan")))
+        [point.label, f"{point.measures[measure]:.3g}", number(point.harm, 3)]
+        for point in measured(aligned.points, measure)
     ]
     return [["task", TITLES[measure], "harm"], *body]

@@ -20,10 +20,10 @@ MEANING = (
 )
 
 
-def rows(found: Alignment) -> Rows:
+def rows(aligned: Alignment) -> Rows:
     """A table of measures by their correlation with the harm, over all tasks and within strategies."""
-    shown = {(one.measure, one.within): show(Interval(one.value, one.low, one.high), 2) for one in found.correlations}
-    points = {one.measure: one.points for one in found.correlations}
+    shown = {(one.measure, one.within): show(Interval(one.value, one.low, one.high), 2) for one in aligned.correlations}
+    points = {one.measure: one.points for one in aligned.correlations}
     head = ["correlation with the harm to earlier concepts", "all tasks", "within strategies", "tasks"]
     table = [[TITLES[m], shown[m, False], shown[m, True], str(points[m])] for m in MEASURES if points[m]]
     return [head, *table]
@@ -34,6 +34,6 @@ def markdown(summary: Summary) -> list[str]:
     if not summary.alignments:
         return []
     parts = [f"## {TITLE}", MEANING]
-    for found in summary.alignments:
-        parts += [f"### {found.domain}, by {found.metric}", in_markdown(rows(found))]
+    for aligned in summary.alignments:
+        parts += [f"### {aligned.domain}, by {aligned.metric}", in_markdown(rows(aligned))]
     return parts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -15,7 +14,7 @@ from stages.evaluation.statistics import Summary
 from stages.files import artifact, model_lock, tables
 from stages.files.yaml import JUDGES
 from stages.reporting import regimes
-from stages.reporting.data_files import rounded, settings
+from stages.reporting.data_files import flat, rounded, settings
 from stages.reporting.page import lines
 from stages.reporting.page.svg import draw
 from stages.reporting.wording import PLACE
@@ -61,7 +60,8 @@ def _fact(params: Params, rows: list[dict[str, str | float]], fact: str) -> dict
             of_task = [float(r[fact]) for r in rows if (r["strategy"], r["task"]) == (strategy, task) and fact in r]
             if of_task:
                 means[strategy, task] = sum(of_task) / len(of_task) + 0.0  # zero has no sign
-    titled = {s: regimes.titled(regimes.of(params), s) for s in params.strategies}
+    known = regimes.of(params)
+    titled = {s: regimes.titled(known, s) for s in params.strategies}
     points = [
         {"strategy": s, "after": t, "value": rounded(x), "tip": f"{words(titled[s])}, task {t}: {x:.4g}"}
         for (s, t), x in means.items()
@@ -123,13 +123,12 @@ def _binned(curves: list[list[np.ndarray[Any, Any]]]) -> Iterator[list[Any]]:
 def study(summary: Summary) -> dict[str, Any]:
     """The section on runs, settings, models and software; nothing in it depends on when or where the study ran."""
     params = summary.params
-    chosen = settings(params)
     first, sequence = runs(params)[0], sequences(params)[0]
     scores = artifact.read(sequence.base / "scores", "scores")
     images = artifact.read(sequence.base / "images", "images")
     models = [["base model", str(images.get("family", "")), str(images.get("base", ""))]]
     models += [["judge", words(name), encoder] for name, encoder in sorted(scores["encoders"].items())]
-    rows = [["setting", "value"], *([key, value] for key, value in _flat(chosen))]
+    rows = [["setting", "value"], *([key, value] for key, value in flat(settings(params)).items())]
     strategies, known = [["strategy", "regime", "options"]], regimes.of(params)
     for name in params.strategies:
         state = Run(first.sequence, name, first.seed).at(params.tasks[-1].index) / "state"
@@ -163,14 +162,6 @@ def _version(name: str) -> str:
         return version(name).split("+")[0]  # the rest is the build for a machine
     except PackageNotFoundError:
         return ""
-
-
-def _flat(tree: Mapping[str, Any], head: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{head}{key}.")
-        else:
-            yield f"{head}{key}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def photos(summary: Summary) -> dict[str, Any]:

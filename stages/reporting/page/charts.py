@@ -9,8 +9,8 @@ from typing import Any
 from stages.evaluation.statistics import Verdict, show, shown_forgetting
 from stages.reporting.data_files import rounded
 from stages.reporting.figures import HEAT, label, number
-from stages.reporting.headline import number as decimal
 from stages.reporting.page.svg import Spec
+from stages.runtime.formatting import number as decimal
 from stages.runtime.formatting import words
 
 SHAPES = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "triangle-right")

@@ -11,12 +11,11 @@ from stages.evaluation import statistics
 from stages.evaluation.results import Results
 from stages.evaluation.statistics import Summary, Verdict
 from stages.reporting import regimes
-from stages.reporting.headline import number
 from stages.reporting.page import lines
 from stages.reporting.page.filmstrip import Roll
 from stages.reporting.page.sprites import Album, Cell, plan, sheet
 from stages.reporting.page.svg import draw
-from stages.runtime.formatting import words
+from stages.runtime.formatting import number, words
 
 
 def damage(summary: Summary, album: Album, roll: Roll) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from typing import Any
 from stages.evaluation.statistics import Interval, Verdict, show
 from stages.reporting.data_files import rounded
 from stages.reporting.figures import curve_range, label, spread
-from stages.reporting.headline import number as decimal
 from stages.reporting.page.charts import DASH, POINT, axis, by_strategy, colour, steps, with_tip
 from stages.reporting.page.svg import LINE, QUIET, Spec
+from stages.runtime.formatting import number as decimal
 from stages.runtime.formatting import words
 
 LETTER, LINE_HEIGHT = 6.4, 13  # pixels, of a name at the end of a line

@@ -10,9 +10,10 @@ from typing import Any
 from stages.evaluation import statistics
 from stages.evaluation.statistics import Interval, Intervals, Summary, Verdict
 from stages.reporting import conclusions, headline, wording
+from stages.reporting.contact_sheets import milestones
 from stages.reporting.data_files import rounded
 from stages.reporting.page.filmstrip import Film, Strip
-from stages.runtime.formatting import words
+from stages.runtime.formatting import number, words
 
 Context = dict[str, Any]
 MOST = 3  # concepts with pictures
@@ -82,9 +83,7 @@ def shown_concepts(tasks: int) -> list[int]:
 
     The last one is followed by no task, so that its pictures cannot change; with one task it is shown all the same.
     """
-    last = max(1, tasks - 1)
-    count = min(MOST, last)
-    return [math.floor(1 + (last - 1) * k / max(1, count - 1) + 0.5) for k in range(count)]
+    return milestones(1, max(1, tasks - 1), MOST)
 
 
 def _forgetting(intervals: Intervals) -> Interval | None:
@@ -106,4 +105,4 @@ def interval(shown: Interval | None) -> Context | None:
     if shown is None:
         return None
     exact = {key: rounded(x) for key in ("value", "low", "high") if not math.isnan(x := getattr(shown, key))}
-    return exact | {f"{key}_text": minus(headline.number(x)) for key, x in exact.items()}
+    return exact | {f"{key}_text": minus(number(x)) for key, x in exact.items()}

@@ -12,12 +12,12 @@ from markupsafe import Markup
 from stages.core.params import Params
 from stages.evaluation.preference import People
 from stages.evaluation.statistics import Summary
-from stages.reporting import headline, regimes
+from stages.reporting import regimes
 from stages.reporting.page.charts import COLOURS, shape
 from stages.reporting.page.filmstrip import films
 from stages.reporting.page.overview import minus, shown_concepts
 from stages.reporting.page.sections import BY_METRIC, SECTIONS, Context, Material
-from stages.runtime.formatting import words
+from stages.runtime.formatting import number, words
 
 # Runs before anything is shown, so that the parts that need a script are visible from the start.
 BEGIN = 'document.documentElement.className = "js"'
@@ -47,7 +47,7 @@ def page(summary: Summary, asked: People | None = None) -> str:
             strategies=strategy_keys(summary.params),
             metrics=_metrics(summary),
             films=[film.data() for film in material.films],
-            sheets=[(f"p{number}", sheet) for number, sheet in enumerate(material.roll.sheets)],
+            sheets=[(f"p{k}", sheet) for k, sheet in enumerate(material.roll.sheets)],
             by_metric=[name for name, _, _ in sections if name in BY_METRIC],
             early={
                 sheet
@@ -85,7 +85,7 @@ def source(name: str) -> str:
 
 def _score(value: float) -> str:
     """A score with two digits and a minus sign; zero has no sign."""
-    return minus(headline.number(value))
+    return minus(number(value))
 
 
 def policy(*scripts: str) -> str:

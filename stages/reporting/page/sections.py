@@ -24,7 +24,7 @@ from stages.reporting.page.sprites import Album
 from stages.reporting.page.svg import draw
 from stages.reporting.stamp import HOME
 from stages.reporting.sweeps.variants import by_key
-from stages.runtime.formatting import words
+from stages.runtime.formatting import number, words
 
 Context = dict[str, Any]
 FILES = {  # beside the page: stages/report.py
@@ -81,7 +81,7 @@ def curves(material: Material) -> Context | None:
             [
                 str(after),
                 *(statistics.show(line[after - 1], signed=True) for line in verdict.gains.values()),
-                headline.number(base, 3),
+                number(base, 3),
             ]
             for after, base in enumerate(verdict.base_curve, 1)
         ]
@@ -125,10 +125,7 @@ def _matrix(verdict: Verdict, strategy: str) -> list[list[str]]:
     rows = [
         [
             label,
-            *(
-                headline.number(float(matrix.at(i, j)), 4) if (i, j) in known else ""
-                for j in range(1, matrix.tasks + 1)
-            ),
+            *(number(float(matrix.at(i, j)), 4) if (i, j) in known else "" for j in range(1, matrix.tasks + 1)),
         ]
         for i, label in enumerate(("base model", *verdict.labels))
     ]
@@ -179,7 +176,7 @@ def _changes(verdict: Verdict, strategy: str) -> list[list[str]]:
     change = verdict.matrices[strategy].change()
     labels = verdict.labels
     rows = [
-        [labels[i], *(headline.number(change[i, j], 4, signed=True) if j < i else "" for j in range(len(labels) - 1))]
+        [labels[i], *(number(change[i, j], 4, signed=True) if j < i else "" for j in range(len(labels) - 1))]
         for i in range(1, len(labels))
     ]
     return [["learning", *labels[:-1]], *rows]

@@ -10,15 +10,15 @@ from stages.evaluation.statistics import Verdict, show
 from stages.reporting.data_files import rounded
 from stages.reporting.figures import spread
 from stages.reporting.page import charts
+from stages.reporting.page.lines import BASE
 from stages.reporting.page.svg import QUIET, Spec, draw
-from stages.reporting.sweeps.figures import front_range, lines_of, logarithmic, measured, named, staircase
+from stages.reporting.sweeps.figures import front_range, lines_of, logarithmic, measured, staircase, titled
 from stages.reporting.sweeps.fronts import Front, Point, fronts, statements, table
 from stages.reporting.sweeps.labels import place
 from stages.reporting.sweeps.variants import Sweep, by_key, series, shown, title_of, variants
 from stages.runtime.formatting import words
 
 WIDTH, HEIGHT, NAME = 560, 400, 10  # pixels: the chart of fronts, and the type of its names
-BASE = "base model"
 INK = {"field": "ink", "type": "nominal", "scale": None, "legend": None}  # colours as they stand in the rows
 Range = tuple[float, float]
 Row = dict[str, Any]
@@ -31,11 +31,11 @@ def panel(params: Params, verdict: Verdict, level: float) -> dict[str, Any]:
         {"title": title_of(key), "svg": draw(_over_number(params, verdict, some), f"Effect of the {title_of(key)}")}
         for key, some in by_key(params).items()
     ]
-    found = fronts(verdict, series(params))
-    chart = draw(_fronts(verdict, found), "Average score against forgetting, by variant") if found else None
-    said = statements(verdict, found, level) if found else []
-    rows = table(verdict, found, variants(params), level, 2) if found else []
-    return {"sweeps": sweeps, "fronts": chart, "said": said, "rows": rows}
+    all_fronts = fronts(verdict, series(params))
+    chart = draw(_fronts(verdict, all_fronts), "Average score against forgetting, by variant") if all_fronts else None
+    lines = statements(verdict, all_fronts, level) if all_fronts else []
+    rows = table(verdict, all_fronts, variants(params), level, 2) if all_fronts else []
+    return {"sweeps": sweeps, "fronts": chart, "statements": lines, "rows": rows}
 
 
 def _over_number(params: Params, verdict: Verdict, some: Sequence[Sweep]) -> Spec:
@@ -50,12 +50,12 @@ def _over_number(params: Params, verdict: Verdict, some: Sequence[Sweep]) -> Spe
         for colour, sweep in zip(lines_of(params, some), some, strict=True):
             ink = charts.colour(colour)
             for value, name in sweep.points:
-                found = measured(verdict, name, number)
-                low, high = found.drawn
-                row = {"line": sweep.title, "ink": ink, "at": value, "value": rounded(found.value)}
+                interval = measured(verdict, name, number)
+                low, high = interval.drawn
+                row = {"line": sweep.title, "ink": ink, "at": value, "value": rounded(interval.value)}
                 row |= {"low": rounded(low), "high": rounded(high)}
-                rows.append(row | {"tip": f"{words(name)}, {key} {shown(value)}: {show(found)}"})
-            ends.append((rows[-1]["value"], named(verdict, sweep.title, sweep.points[0][1]), ink))
+                rows.append(row | {"tip": f"{words(name)}, {key} {shown(value)}: {show(interval)}"})
+            ends.append((rows[-1]["value"], titled(verdict, sweep), ink))
         if number == 0:
             ends.append((rounded(verdict.base["average_score"].value), BASE, QUIET))
         x = {"field": "at", "type": "quantitative", "title": key if number else None, "scale": scale, "axis": ticks}
@@ -90,20 +90,20 @@ def _panel(rows: list[Row], ends: list[tuple[float, str, str]], x: Spec, title: 
     return {"width": 400, "height": 170, "data": {"values": rows}, "layer": layers if base else layers[1:]}
 
 
-def _fronts(verdict: Verdict, found: Sequence[Front]) -> Spec:
+def _fronts(verdict: Verdict, all_fronts: Sequence[Front]) -> Spec:
     """Average score against forgetting, up and to the right is better; every point has its name."""
-    across, down = front_range(found)
+    across, down = front_range(all_fronts)
     x = charts.axis("x", "average score →", scale={"domain": across, "zero": False, "nice": False})
     y = charts.axis("y", "less forgetting →", scale={"domain": down, "zero": False, "nice": False, "reverse": True})
     points, stairs = [], []
-    for number, front in enumerate(found):
+    for number, front in enumerate(all_fronts):
         ink, best = charts.colour(number), {point.name for point in front.best}
         for point in front.points:
             look = {"ink": ink, "fill": ink if point.name in best else "var(--paper)", "shape": charts.shape(number)}
             points.append(_point(point, across, down) | look | {"tip": _tip(verdict, front, point)})
         steps = enumerate(zip(*staircase(front), strict=True))
         stairs += [{"line": number, "step": k, "x": a, "y": b, "ink": ink} for k, (a, b) in steps]
-    names = [{**at, "ink": point["ink"]} for at, point in zip(_names(found, across, down), points, strict=True)]
+    names = [{**at, "ink": point["ink"]} for at, point in zip(_names(all_fronts, across, down), points, strict=True)]
     faint = {**RULE, "strokeWidth": 1, "opacity": 0.25}
     fill, shape = {**INK, "field": "fill"}, {**INK, "field": "shape"}
     wide = {"x": {**x, "field": "x_low"}, "x2": {"field": "x_high"}, "y": y, "color": INK}
@@ -125,15 +125,15 @@ def _fronts(verdict: Verdict, found: Sequence[Front]) -> Spec:
     return {"width": WIDTH, "height": HEIGHT, "data": {"values": points}, "layer": layers}
 
 
-def _names(found: Sequence[Front], across: Range, down: Range) -> list[Row]:
+def _names(all_fronts: Sequence[Front], across: Range, down: Range) -> list[Row]:
     """The place of every point's name, in the units of the chart."""
     (left, right), (low, high) = across, down
 
     def at(score: float, lost: float) -> tuple[float, float]:
         return (score - left) / (right - left) * WIDTH, (high - lost) / (high - low) * HEIGHT
 
-    points = [point for front in found for point in front.points]
-    edges = [[at(a, b) for a, b in zip(*staircase(front), strict=True)] for front in found]
+    points = [point for front in all_fronts for point in front.points]
+    edges = [[at(a, b) for a, b in zip(*staircase(front), strict=True)] for front in all_fronts]
     places = [at(point.score.value, point.lost.value) for point in points]
     labels = place([words(point.name) for point in points], places, (WIDTH, HEIGHT), NAME, edges)
     return [
@@ -143,8 +143,8 @@ def _names(found: Sequence[Front], across: Range, down: Range) -> list[Row]:
 
 
 def _tip(verdict: Verdict, front: Front, point: Point) -> str:
-    title = named(verdict, front.title, point.name)
-    return f"{words(point.name)}, {title}: average score {show(point.score)}, forgetting {show(point.lost)}"
+    values = f"average score {show(point.score)}, forgetting {show(point.lost)}"
+    return f"{words(point.name)}, {front.titled(verdict)}: {values}"
 
 
 def _point(point: Point, across: Range, down: Range) -> Row:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from stages.core.params import Params
 from stages.evaluation.statistics import Interval, Verdict, shown_forgetting
 from stages.reporting import regimes
-from stages.reporting.figures import COLOURS, DPI, MARKERS, QUIET, STYLE, spread
+from stages.reporting.figures import QUIET, STYLE, label_ends, look, save
 from stages.reporting.sweeps.fronts import Front, fronts
 from stages.reporting.sweeps.labels import place, width
 from stages.reporting.sweeps.variants import Sweep, by_key, series, shown, title_of
@@ -30,31 +30,21 @@ def draw_all(params: Params, verdict: Verdict, folder: Path) -> list[Path]:
     with style.context(["default", STYLE]):
         for key, some in by_key(params).items():
             charts[f"sweep-{key.removeprefix('train.').replace('.', '-')}"] = over_number(params, verdict, some)
-        if found := fronts(verdict, series(params)):
-            charts["fronts"] = front_chart(verdict, found)
-        paths = [folder / f"{verdict.domain}-{verdict.metric}-{name}.png" for name in charts]
-        for path, figure in zip(paths, charts.values(), strict=True):
-            figure.savefig(path, dpi=DPI, metadata={"Software": None})
-    return paths
+        if all_fronts := fronts(verdict, series(params)):
+            charts["fronts"] = front_chart(verdict, all_fronts)
+        return [save(figure, verdict, name, folder) for name, figure in charts.items()]
 
 
 def lines_of(params: Params, some: Sequence[Sweep]) -> list[int]:
     """What `look` takes for each line: that of its series, or different ones for several of one series."""
     order = list(series(params).values())
-    found = [next(k for k, names in enumerate(order) if sweep.points[0][1] in names) for sweep in some]
-    return found if len(set(found)) == len(found) else list(range(len(some)))
+    places = [next(k for k, names in enumerate(order) if sweep.points[0][1] in names) for sweep in some]
+    return places if len(set(places)) == len(places) else list(range(len(some)))
 
 
-def look(place_of: int) -> tuple[str, str]:
-    """Colour and marker of a line."""
-    again, colour = divmod(place_of, len(COLOURS))
-    return COLOURS[colour], MARKERS[(colour + again) % len(MARKERS)]
-
-
-def named(verdict: Verdict, title: str, strategy: str) -> str:
+def titled(verdict: Verdict, sweep: Sweep) -> str:
     """The title of a line, with the regime if the study mixes regimes."""
-    regime = regimes.regime(verdict.regimes, strategy)
-    return f"{title} ({regime})" if regimes.mixed(verdict.regimes) else title
+    return regimes.titled(verdict.regimes, sweep.points[0][1], sweep.title)
 
 
 def logarithmic(values: Sequence[float]) -> bool:
@@ -64,7 +54,7 @@ def logarithmic(values: Sequence[float]) -> bool:
 def over_number(params: Params, verdict: Verdict, some: Sequence[Sweep]) -> Figure:
     """Average score and forgetting against what is varied, with intervals; a line for each set of variants."""
     values = sorted({value for sweep in some for value, _ in sweep.points})
-    titles = [named(verdict, sweep.title, sweep.points[0][1]) for sweep in some]
+    titles = [titled(verdict, sweep) for sweep in some]
     room = 0.2 + max(width(title, TITLE, bold=True) for title in (*titles, "base model")) / 72  # inches
     panels = 2 if len(verdict.labels) > 1 else 1
     figure = Figure(figsize=(5.4 + room, 0.5 + 2.3 * panels))
@@ -85,7 +75,7 @@ def over_number(params: Params, verdict: Verdict, some: Sequence[Sweep]) -> Figu
             _line(axis, at, shown_values, colour, marker)
             ends[panel].append((shown_values[-1].value, title, colour))
     for axis, of_panel in zip(axes, ends, strict=True):
-        _name_ends(axis, of_panel)
+        label_ends(axis, (1.0, 9), of_panel, 0.085, xycoords=("axes fraction", "data"), fontsize=TITLE)
     _ticks(axes[-1], values)
     also = dict.fromkeys(title_of(key) for sweep in some for key in sweep.also)
     axes[-1].set_xlabel(title_of(some[0].key) + (f" (and with it {', '.join(also)})" if also else ""))
@@ -112,32 +102,11 @@ def _beside(value: float, aside: float, values: Sequence[float], log: bool) -> f
     return value + aside * (values[-1] - values[0])
 
 
-def _line(axis: Axes, at: Sequence[float], found: Sequence[Interval], colour: str, marker: str) -> None:
-    for x, interval in zip(at, found, strict=True):
+def _line(axis: Axes, at: Sequence[float], intervals: Sequence[Interval], colour: str, marker: str) -> None:
+    for x, interval in zip(at, intervals, strict=True):
         axis.plot([x, x], interval.drawn, color=colour, linewidth=1.3, alpha=0.45, solid_capstyle="butt")
-    ys = [interval.value for interval in found]
+    ys = [interval.value for interval in intervals]
     axis.plot(at, ys, color=colour, marker=marker, markersize=6, markeredgecolor="white", linewidth=1.8)
-
-
-def _name_ends(axis: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Names the lines at the right edge, moved apart where they would overlap."""
-    low, high = sorted(axis.get_ylim())
-    upwards = sorted(ends)
-    heights = spread([y for y, _, _ in upwards], 0.085 * (high - low))
-    for height, (_, name, colour) in zip(heights, upwards, strict=True):
-        axis.annotate(
-            name,
-            (1.0, height),
-            (9, 0),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            color=colour,
-            va="center",
-            fontsize=TITLE,
-            fontweight="bold",
-            annotation_clip=False,
-        )
-    axis.set_ylim(low, high)
 
 
 def _ticks(axis: Axes, values: Sequence[float]) -> None:
@@ -147,29 +116,32 @@ def _ticks(axis: Axes, values: Sequence[float]) -> None:
     axis.set_xticks([], minor=True)
 
 
-def front_chart(verdict: Verdict, found: Sequence[Front]) -> Figure:
+def front_chart(verdict: Verdict, all_fronts: Sequence[Front]) -> Figure:
     """Average score against forgetting: the upper right corner is best. Points on a front are filled and joined."""
-    titles = [named(verdict, front.title, front.points[0].name) for front in found]
+    titles = [front.titled(verdict) for front in all_fronts]
     room = 0.55 + max(width(title, TITLE) for title in titles) / 72
     figure = Figure(figsize=(6.4 + room, 5.2))
     axis = figure.subplots()
-    for number, (front, title) in enumerate(zip(found, titles, strict=True)):
+    for number, (front, title) in enumerate(zip(all_fronts, titles, strict=True)):
         _front(axis, front, *look(number), title)
-    (left, right), (low, high) = front_range(found)
+    (left, right), (low, high) = front_range(all_fronts)
     axis.set(xlim=(left, right), ylim=(high, low))  # less forgetting is up
     axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=TITLE)
     axis.set(xlabel=f"average score by {words(verdict.metric)}  →", ylabel="less forgetting  →")
     axis.set_title(f"{words(verdict.domain)} · {words(verdict.metric)}: average score against forgetting", pad=10)
     figure.tight_layout()
     figure.subplots_adjust(right=1 - room / figure.get_figwidth())
-    _name_points(figure, axis, found)
+    _name_points(figure, axis, all_fronts)
     return figure
 
 
-def front_range(found: Sequence[Front]) -> tuple[tuple[float, float], tuple[float, float]]:
+def front_range(all_fronts: Sequence[Front]) -> tuple[tuple[float, float], tuple[float, float]]:
     """What the chart of fronts shows of score and forgetting: all points, with room for names; intervals may be cut."""
     ranges = []
-    for values in ([p.score.value for f in found for p in f.points], [p.lost.value for f in found for p in f.points]):
+    for values in (
+        [p.score.value for f in all_fronts for p in f.points],
+        [p.lost.value for f in all_fronts for p in f.points],
+    ):
         low, high = min(values), max(values)
         margin = max(0.14 * (high - low), 0.03)
         ranges.append((low - margin, high + margin))
@@ -202,9 +174,9 @@ def staircase(front: Front) -> tuple[list[float], list[float]]:
     return xs, ys
 
 
-def _name_points(figure: Figure, axis: Axes, found: Sequence[Front]) -> None:
+def _name_points(figure: Figure, axis: Axes, all_fronts: Sequence[Front]) -> None:
     """The name of every point, in its colour, beside it."""
-    points = [(point, look(number)[0]) for number, front in enumerate(found) for point in front.points]
+    points = [(point, look(number)[0]) for number, front in enumerate(all_fronts) for point in front.points]
     box, scale = axis.get_window_extent(), 72 / figure.dpi  # pixels to points
     room = (box.width * scale, box.height * scale)
 
@@ -213,7 +185,7 @@ def _name_points(figure: Figure, axis: Axes, found: Sequence[Front]) -> None:
         return (x - box.x0) * scale, (y - box.y0) * scale
 
     places = [at(point.score.value, point.lost.value) for point, _ in points]
-    lines = [[at(x, y) for x, y in zip(*staircase(front), strict=True)] for front in found]
+    lines = [[at(x, y) for x, y in zip(*staircase(front), strict=True)] for front in all_fronts]
     labels = place([words(point.name) for point, _ in points], places, room, NAME, lines)
     halo = [patheffects.withStroke(linewidth=2.2, foreground="white")]
     for label, (_, colour), (x, y) in zip(labels, points, places, strict=True):

@@ -13,7 +13,7 @@ from itertools import permutations
 
 from stages.evaluation.statistics import Interval, Verdict, show, shown_forgetting
 from stages.reporting import regimes
-from stages.reporting.sweeps.variants import Variant, shown, title_of
+from stages.reporting.sweeps.variants import Variant, shown, title_of, varied
 from stages.runtime.formatting import Rows, counted
 
 NONE_AHEAD = "no front is shown to be ahead of another: nowhere are score and forgetting both better by the test"
@@ -39,11 +39,15 @@ class Front:
     title: str
     points: tuple[Point, ...]
 
+    def titled(self, verdict: Verdict) -> str:
+        """Its title, with the regime if the study mixes regimes."""
+        return regimes.titled(verdict.regimes, self.points[0].name, self.title)
+
     @property
     def best(self) -> list[Point]:
         """Those that no other of them is better than, from the lowest score to the highest."""
-        found = [p for p in self.points if not any(other.better(p) for other in self.points)]
-        return sorted(found, key=lambda point: (point.score.value, point.lost.value))
+        best = [p for p in self.points if not any(other.better(p) for other in self.points)]
+        return sorted(best, key=lambda point: (point.score.value, point.lost.value))
 
 
 def fronts(verdict: Verdict, series: Mapping[str, Sequence[str]]) -> list[Front]:
@@ -67,38 +71,35 @@ def ahead(verdict: Verdict, one: str, other: str, level: float) -> bool:
     return higher and verdict.difference(other, one, LOST).value < 0 and verdict.p_value(other, one, LOST) <= level
 
 
-def statements(verdict: Verdict, found: Sequence[Front], level: float) -> list[str]:
+def statements(verdict: Verdict, all_fronts: Sequence[Front], level: float) -> list[str]:
     """Where the front of one strategy is ahead of another's, one line for each pair of which that is shown."""
     lines = []
-    for one, other in permutations(found, 2):
+    for one, other in permutations(all_fronts, 2):
         leaders = {p.name: [q.name for q in one.best if ahead(verdict, q.name, p.name, level)] for p in other.best}
         pairs = [f"{' and '.join(names)} of {name}" for name, names in leaders.items() if names]
         if pairs:
             count = len(other.best)
             where = "at every point" if len(pairs) == count else f"at {len(pairs)} of {counted(count, 'point')}"
-            fronts_of = f"the front of {_named(verdict, one)} is ahead of that of {_named(verdict, other)}"
-            lines.append(f"{fronts_of} {where}: {', '.join(pairs)}")
+            ahead_of = " is ahead of that of ".join(front.titled(verdict) for front in (one, other))
+            lines.append(f"the front of {ahead_of} {where}: {', '.join(pairs)}")
     return lines or [NONE_AHEAD]
 
 
-def _named(verdict: Verdict, front: Front) -> str:
-    """The title of a front, with its regime if the study mixes regimes."""
-    known = regimes.regime(verdict.regimes, front.points[0].name)
-    return front.title + (f" ({known})" if regimes.mixed(verdict.regimes) else "")
-
-
-def table(verdict: Verdict, found: Sequence[Front], listed: Sequence[Variant], level: float, digits: int = 3) -> Rows:
+def table(
+    verdict: Verdict, all_fronts: Sequence[Front], listed: Sequence[Variant], level: float, digits: int = 3
+) -> Rows:
     """Every point: what was varied, its score and forgetting, whether it is on its front, and what is ahead of it."""
-    everyone = [point.name for front in found for point in front.points]
+    everyone = [point.name for front in all_fronts for point in front.points]
     values = {variant.name: variant for variant in listed}
     rows = [
         ["strategy", "regime", "variant of", "varied", "average score", "forgetting", "on its front", "ahead of it"]
     ]
-    for front in found:
-        varied = _varied([values[point.name] for point in front.points])
+    for front in all_fronts:
+        keys = varied([values[point.name] for point in front.points])
         best = {point.name for point in front.best}
         for point in front.points:
-            changed = ", ".join(f"{title_of(key)} {shown(values[point.name].values[key])}" for key in varied)
+            own = values[point.name].values  # without the options that are omitted at their default
+            changed = ", ".join(f"{title_of(key)} {shown(own[key])}" for key in keys if key in own)
             leaders = [name for name in everyone if ahead(verdict, name, point.name, level)]
             titled = ", ".join(_leader(verdict, name, point.name) for name in leaders)
             scores = (show(point.score, digits), show(point.lost, digits))
@@ -111,7 +112,3 @@ def table(verdict: Verdict, found: Sequence[Front], listed: Sequence[Variant], l
 def _leader(verdict: Verdict, name: str, other: str) -> str:
     same = regimes.regime(verdict.regimes, name) == regimes.regime(verdict.regimes, other)
     return name if same else regimes.titled(verdict.regimes, name)
-
-
-def _varied(some: Sequence[Variant]) -> list[str]:
-    return [key for key in some[0].values if len({variant.values.get(key) for variant in some}) > 1]

@@ -49,17 +49,15 @@ def place(
     """
     taken = [_around(point, MARKER) for point in points]
     taken += [_around(point, 1.5) for line in lines for point in _along(line)]
-    found: dict[int, Label] = {}
+    labels: dict[int, Label] = {}
     crowded = sorted(range(len(points)), key=lambda k: -_neighbours(points, k))
     for k in crowded:
         long = width(names[k], size)
         options = list(_options(points[k], long, size))
         box, label = min(options, key=lambda option: _cost(option[0], taken, room) + _reach(option[0], points[k]))
         taken.append(box)
-        x, y = points[k]
-        away = math.hypot(max(box[0] - x, 0, x - box[2]), max(box[1] - y, 0, y - box[3]))
-        found[k] = Label(names[k], *label, long, away > LED)
-    return [found[k] for k in range(len(points))]
+        labels[k] = Label(names[k], *label, long, _reach(box, points[k]) > LED)
+    return [labels[k] for k in range(len(points))]
 
 
 def _around(point: tuple[float, float], half: float) -> Box:
@@ -96,6 +94,7 @@ def _cost(box: Box, taken: Sequence[Box], room: tuple[float, float]) -> float:
 
 
 def _reach(box: Box, point: tuple[float, float]) -> float:
+    """The distance from a point to a box."""
     x, y = point
     return math.hypot(max(box[0] - x, 0, x - box[2]), max(box[1] - y, 0, y - box[3]))
 

@@ -72,34 +72,34 @@ def sweeps(params: Params) -> list[Sweep]:
     everyone, made = variants(params), list[tuple[str, tuple[str, ...], list[Variant]]]()
     for kind in dict.fromkeys(variant.kind for variant in everyone):
         of_kind = [variant for variant in everyone if variant.kind == kind]
-        varied = _varied(of_kind)
-        numbers = [key for key in varied if all(variant.number(key) is not None for variant in of_kind)]
+        keys = varied(of_kind)
+        numbers = [key for key in keys if all(variant.number(key) is not None for variant in of_kind)]
         tied: set[str] = set()
         for key in (key for key in numbers if key not in tied):
-            also = tuple(other for other in varied if other != key and _changes_with(of_kind, key, other))
+            also = tuple(other for other in keys if other != key and _changes_with(of_kind, key, other))
             tied |= {key, *also}
-            rest = [other for other in varied if other != key and other not in also]
+            rest = [other for other in keys if other != key and other not in also]
             groups: dict[str, list[Variant]] = {}
             for variant in of_kind:
                 groups.setdefault(json.dumps([variant.values.get(other) for other in rest]), []).append(variant)
             made += [(key, also, group) for group in groups.values() if len({v.values[key] for v in group}) > 1]
     titles = _titled([group for _, _, group in made])
-    found = []
+    listed = []
     for (key, also, group), title in zip(made, titles, strict=True):
         points = sorted((float(variant.values[key]), variant.name) for variant in group)
-        found.append(Sweep(key, also, title, tuple(points)))
-    return found
+        listed.append(Sweep(key, also, title, tuple(points)))
+    return listed
 
 
 def by_key(params: Params) -> dict[str, list[Sweep]]:
     """The sweeps by what is varied."""
-    found: dict[str, list[Sweep]] = {}
+    groups: dict[str, list[Sweep]] = {}
     for sweep in sweeps(params):
-        found.setdefault(sweep.key, []).append(sweep)
-    return found
+        groups.setdefault(sweep.key, []).append(sweep)
+    return groups
 
 
-def _varied(some: Sequence[Variant]) -> list[str]:
+def varied(some: Sequence[Variant]) -> list[str]:
     """The keys whose values are not the same for all."""
     keys = dict.fromkeys(key for variant in some for key in variant.values)
     return [key for key in keys if len({variant.values.get(key) for variant in some}) > 1]
@@ -116,7 +116,7 @@ def _titled(groups: Sequence[Sequence[Variant]]) -> dict[str, list[str]]:
     titles: dict[str, list[str]] = {}
     for group in groups:
         alike = [variant for other in groups if other[0].kind == group[0].kind for variant in other]
-        shared = [key for key in _varied(alike) if len({variant.values.get(key) for variant in group}) == 1]
+        shared = [key for key in varied(alike) if len({variant.values.get(key) for variant in group}) == 1]
         parts = [f"{title_of(key)} {shown(group[0].values[key])}" for key in shared if _says_much(key, group[0], alike)]
         title = ", ".join([words(group[0].kind), *parts])
         titles[title + "'" * sum(other.rstrip("'") == title for other in titles)] = [variant.name for variant in group]

@@ -11,7 +11,7 @@ from typing import Any
 from stages.files import model_lock
 from stages.files.model_lock import File, Model
 from stages.files.writing import put_in_place
-from stages.runtime.faults import ConfigFault, InputFault, MachineFault
+from stages.runtime.faults import ConfigFault, InputFault, MachineFault, first_line
 from stages.runtime.formatting import size
 
 log = logging.getLogger("palimpsest")
@@ -211,5 +211,5 @@ def _ask(source: str, call: Callable[..., Any], *args: Any, **options: Any) -> A
             raise InputFault(f"{source}: the hub has no such file at that revision. Fix {model_lock.LOCK}.") from None
         raise MachineFault(f"{source}: the hub answered with status {code}. Try again later, {otherwise}.") from None
     except (HTTPError, OSError) as error:
-        reason = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
-        raise MachineFault(f"{source}: download failed: {reason.rstrip('.')}. Try again, {otherwise}.") from None
+        reason = first_line(error.__cause__ or error).rstrip(".")
+        raise MachineFault(f"{source}: download failed: {reason}. Try again, {otherwise}.") from None

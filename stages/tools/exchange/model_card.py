@@ -13,7 +13,7 @@ from stages.core.params import Params
 from stages.core.strategy import chosen
 from stages.files import model_lock
 from stages.files.artifact import to_json
-from stages.runtime.formatting import in_markdown
+from stages.runtime.formatting import counted, in_markdown
 from stages.tools.exchange.formats import Format
 from stages.tools.exchange.source import Origin
 
@@ -144,7 +144,7 @@ def _about(origin: Origin) -> str:
 
 def _description(origin: Origin) -> str:
     if origin.what == "state":
-        return f"The change of the base model after {_count(len(origin.data), 'concept')}, learned one after another."
+        return f"The change of the base model after {counted(len(origin.data), 'concept')}, learned one after another."
     if origin.partial:
         return (
             "The adapter of a single task. It was trained on top of the state after the previous tasks, so it alone is "
@@ -154,12 +154,8 @@ def _description(origin: Origin) -> str:
         return "An adapter trained elsewhere."
     if len(origin.data) > 1 or origin.adopted:
         before = " It began as an adapter trained elsewhere." if origin.adopted else ""
-        return f"One adapter of the base model that holds {_count(len(origin.data), 'concept')}.{before}"
+        return f"One adapter of the base model that holds {counted(len(origin.data), 'concept')}.{before}"
     return "One adapter, trained on the base model."
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def _usage(params: Params, origin: Origin, file: str, form: Format) -> str:

@@ -18,7 +18,7 @@ import regex
 from stages.core.family import ModuleName
 from stages.files.strict_json import parse_json
 from stages.files.untrusted import read_file
-from stages.runtime.faults import InputFault
+from stages.runtime.faults import InputFault, first_line
 
 CONFIG = "adapter_config.json"  # where peft stores them, beside the weights
 IN_FILE = "lora_adapter_metadata"  # where diffusers stores them, in the metadata; each key begins with the part
@@ -87,7 +87,7 @@ def read_settings(path: Path, kind: str, metadata: Mapping[str, str]) -> dict[st
                 trees.setdefault(part, {})[setting] = value
         return {part: _checked(tree) for part, tree in trees.items()}
     except (InputFault, ValueError, TypeError, OverflowError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        reason = first_line(error)[:300]
         raise InputFault(f"{where}: its adapter settings are invalid: {reason}.") from None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from stages.core.runs import Run, find_run, runs
 from stages.core.states import load_imported, state_after
 from stages.core.strategy import PhotoStrategy, Regime, Strategy
 from stages.files import artifact
+from stages.files.strict_json import read_json
 from stages.runtime.faults import ConfigFault, InputFault
 
 log = logging.getLogger("palimpsest")
@@ -106,18 +106,24 @@ def preferred_run(params: Params) -> Run:
     earlier tasks.
 
     Raises:
-        ConfigFault: there is no report to choose by, and there are several runs.
+        ConfigFault: there are several runs, and no report to choose by, or one of other runs.
     """
-    known, domain = runs(params), params.domains[0]
+    known = runs(params)
     if len(known) == 1:
         return known[0]
     folder = REPORTS / params.study
     try:
-        chosen = json.loads((folder / "conclusion.json").read_text("utf-8"))[domain]["preferred"]
-        scores = json.loads((folder / "headline.json").read_text("utf-8"))[domain]
-    except (OSError, ValueError, KeyError):
+        return _preferred(params, known, folder)
+    except (InputFault, LookupError, StopIteration, TypeError, ValueError):
         names = ", ".join(str(run) for run in known)
         raise ConfigFault(f"no run given, and no report in {folder} to choose one by. Give one: {names}.") from None
+
+
+def _preferred(params: Params, known: list[Run], folder: Path) -> Run:
+    """Raises InputFault, LookupError, StopIteration, TypeError or ValueError without a report of these runs."""
+    domain = params.domains[0]
+    chosen = read_json(folder / "conclusion.json")[domain]["preferred"]
+    scores = read_json(folder / "headline.json")[domain]
     candidates = [run for run in known if run.sequence.domain == domain and run.strategy in scores]
     if chosen is None:
         least = min(_knows(params, run) for run in candidates)

@@ -63,5 +63,5 @@ def _result(name: str) -> dict[str, Any]:
     matching = [result for card, result in cards.items() if name.lower() in card.lower() and STEP in result["seconds"]]
     if len(matching) != 1:
         raise ConfigFault(f"--card: '{name}' is not one card that was measured. {nearest(name, cards)}")
-    found: dict[str, Any] = matching[0]
-    return found
+    result: dict[str, Any] = matching[0]
+    return result

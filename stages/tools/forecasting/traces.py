@@ -9,8 +9,9 @@ import torch
 
 from stages.adapters.algebra import Adapter
 from stages.adapters.state import State
-from stages.adapters.storage import delta_fingerprint, fingerprint, flat
+from stages.adapters.storage import adapter_fingerprint, delta_fingerprint
 from stages.core.params import Params
+from stages.core.strategy import PhotoStrategy
 from stages.runtime.seeds import generator
 
 
@@ -29,8 +30,8 @@ def trace(params: Params, name: str, starts_from_adapter: bool = False) -> Trace
     """Traces a strategy by running it on tiny adapters of rank 1; tasks that start alike end alike.
 
     Args:
-        strategy: the strategy.
-        tasks: the number of tasks.
+        params: of the study.
+        name: of the strategy, in params.yaml.
         starts_from_adapter: whether the first task starts from an imported adapter.
     """
     strategy, training, tasks = params.make_strategy(name), params.training(name), len(params.tasks)
@@ -44,12 +45,14 @@ def trace(params: Params, name: str, starts_from_adapter: bool = False) -> Trace
         frozen, rehearse = strategy.frozen(state), strategy.rehearse
         held = trains + (delta_fingerprint(frozen) if frozen and frozen.modules else "")
         held += rehearse.model_dump_json() if rehearse and (task > 1 or rehearse.prompts == "generic") else ""
-        starts.append(fingerprint(flat(strategy.start(state, _probe("fresh", width)))) + held)
+        if isinstance(strategy, PhotoStrategy) and task > 1:  # on other pictures than any other strategy's task
+            held += f"{strategy.steps(training.steps, task)} steps on {task} concepts"
+        starts.append(adapter_fingerprint(strategy.start(state, _probe("fresh", width))) + held)
         trained = _probe(f"{task} {starts[-1]}", width)
         state = strategy.merge(state, trained, generator("probe", task, "merge"))
-        kept = _files([*state.delta.terms, *([state.adapter] if state.adapter else [])])
-        files |= kept | _files([trained])
-        placed += [1, *kept.values()]
+        written = _files([*state.delta.terms, *([state.adapter] if state.adapter else [])])
+        files |= written | _files([trained])
+        placed += [1, *written.values()]
         dense += bool(state.delta.dense)
         firsts.append(delta_fingerprint(state.delta))
     ranks = {file: times * training.rank for file, times in files.items()}
@@ -57,7 +60,7 @@ def trace(params: Params, name: str, starts_from_adapter: bool = False) -> Trace
 
 
 def _files(adapters: Iterable[Adapter]) -> dict[str, int]:
-    return {fingerprint(flat(adapter)): len(adapter.a["m"]) for adapter in adapters}
+    return {adapter_fingerprint(adapter): len(adapter.a["m"]) for adapter in adapters}
 
 
 def _probe(word: str, width: int) -> Adapter:

@@ -62,9 +62,9 @@ def count(params: Params) -> Workload:
     total = {part: sum(counts.get(part, 0) for _, counts in units) for part in PARTS}
     traces, rules = work.traces.values(), list(map(params.make_strategy, params.strategies))
     kept: dict[str, int] = {}
-    for found in traces:
-        kept |= found.files
-    placed = [rank for found in traces for rank in found.placed]
+    for one in traces:
+        kept |= one.files
+    placed = [rank for one in traces for rank in one.placed]
     trained = work.trained(everything)
     images = sum(work.images(stage) for stage in everything if PART[stage.verb] == "sample")
     return Workload(

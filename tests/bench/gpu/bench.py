@@ -12,6 +12,7 @@ import torch
 
 from stages.adapters.algebra import Adapter, fresh_adapter
 from stages.runtime.device import device
+from stages.runtime.device import free_memory as free_device_memory
 from stages.runtime.seeds import generator
 from tests.bench.blocks import ratio, short
 from tests.bench.gpu.notes import Notes
@@ -38,8 +39,7 @@ def synced(work: Callable[[], object]) -> float:
 def free_memory() -> None:
     """Frees unused memory, also on the device."""
     gc.collect()
-    if device().type == "cuda":
-        torch.cuda.empty_cache()
+    free_device_memory()
 
 
 def compilations() -> int:

@@ -1,4 +1,4 @@
-"""What the fixed instruction set costs on this CPU: python -m tests.bench.instructions.cost [--blocks 9]
+"""What a fixed instruction set costs on this CPU: python -m tests.bench.instructions.cost [--blocks 9]
 
 On the embedded base, each in a process per setting of PALIMPSEST_INSTRUCTIONS, on one thread, in turn:
 
@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from stages.runtime.instruction_set import ANY, NATIVE, VARIABLE
+from stages.runtime.instruction_set import NATIVE, VALUES, VARIABLE
 
 KINDS = ("train", "sample", "score")
 PROMPT = "a photo of a sks owl"
@@ -79,7 +79,7 @@ def measure(kind: str, blocks: int) -> None:
         setting: subprocess.Popen(
             command, env=os.environ | {VARIABLE: setting}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        for setting in (ANY, NATIVE)
+        for setting in VALUES
     }
     times: dict[str, list[float]] = {setting: [] for setting in peers}
     for peer in peers.values():
@@ -91,10 +91,12 @@ def measure(kind: str, blocks: int) -> None:
             times[setting].append(float(peer.stdout.readline()))
     for peer in peers.values():
         peer.communicate()
-    ratios = [fixed / native for fixed, native in zip(times[ANY], times[NATIVE], strict=True)]
-    fixed, native = (1000 * statistics.median(times[setting]) for setting in (ANY, NATIVE))
-    spread = f"{statistics.median(ratios):.2f}x ({min(ratios):.2f} to {max(ratios):.2f})"
-    print(f"{kind:8} fixed {fixed:8.1f} ms   native {native:8.1f} ms   {spread}", flush=True)
+    print(f"{kind:8} {NATIVE} {1000 * statistics.median(times[NATIVE]):8.1f} ms", end="")
+    for setting in VALUES[:-1]:
+        ratios = [fixed / free for fixed, free in zip(times[setting], times[NATIVE], strict=True)]
+        spread = f"{statistics.median(ratios):.2f}x ({min(ratios):.2f} to {max(ratios):.2f})"
+        print(f"   {setting} {1000 * statistics.median(times[setting]):8.1f} ms {spread}", end="")
+    print(flush=True)
 
 
 def main() -> None:

@@ -184,3 +184,6 @@ def test_the_limit(monkeypatch):
     assert (limit(None, Slots(2)), limit(1, Slots(2))) == (2, 1)
     with pytest.raises(ConfigFault, match="--together"):
         limit(-1, Slots(2))
+    monkeypatch.setenv("PALIMPSEST_TOGETHER", "all")
+    with pytest.raises(ConfigFault, match="PALIMPSEST_TOGETHER: 'all' is not a whole number"):
+        limit(None, Slots(2))

@@ -55,3 +55,11 @@ def test_an_older_intact_entry_is_used_and_a_newer_truncated_one_is_not(folder):
         (entry.parent / name).write_text(text)
         os.utime(entry.parent / name, (2e9, 2e9))
     assert update(folder, "a") == "cached"
+
+
+@pytest.mark.parametrize(("text", "known"), [("a", True), ("b", True), ("c", False)])
+def test_what_would_run_depends_on_the_inputs_of_today_and_not_of_the_last_run(folder, text, known):
+    (folder / "source").write_text(text)
+    with contextlib.closing(Graph(folder)) as graph:
+        assert graph.would_run("copy") is not known
+        assert graph.cached(graph.plan()) == ({"copy"} if text == "a" else set())  # "b" is what has run

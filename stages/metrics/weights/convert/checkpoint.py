@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stages.files.tensors import save
 from stages.files.writing import new_file
-from stages.runtime.faults import InputFault
+from stages.runtime.faults import InputFault, first_line
 
 SCALAR = import_module("numpy._core.multiarray").scalar
 # What the pickle of a training run may hold besides tensors: its arguments and the state of its optimisers.
@@ -39,7 +39,7 @@ def read(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals(ALLOWED):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise InputFault(f"{path}: cannot be read without running code in it, or is damaged: {reason}") from None
     if not isinstance(checkpoint, dict):
         raise InputFault(f"{path}: has no named weights.")
