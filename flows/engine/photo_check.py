@@ -17,6 +17,7 @@ from stages.files import artifact
 from stages.files.untrusted import read_file
 from stages.photos.develop import ROLES, KnownPhotos, load_picture
 from stages.runtime.faults import ConfigFault, Fault, InputFault, for_all, printable
+from stages.runtime.formatting import counted
 
 OF_A_PICTURE = ("name", "caption", "source", "licence")
 MOST_NAMED = 10  # skipped files in a line
@@ -98,10 +99,10 @@ def contents(folder: Path, concept: Concept) -> Iterator[str]:
     """What was read of a concept in a folder, and what is there besides, in one line each."""
     pictures = {p.origin: p for p in (*concept.training, *concept.references) if isinstance(p.origin, Path)}
     captioned = {(path.parent, _stem(path)) for path, picture in pictures.items() if picture.caption is not None}
-    parts = [_count(len(concept.training), "photo")]
+    parts = [counted(len(concept.training), "photo")]
     if concept.references != concept.training:
-        parts.append(f"{_count(len(concept.references), 'photo')} to compare with")
-    parts += [_count(len(captioned), "caption")] * bool(captioned)
+        parts.append(f"{counted(len(concept.references), 'photo')} to compare with")
+    parts += [counted(len(captioned), "caption")] * bool(captioned)
     yield f"{concept.name}: {', '.join(parts)}; in prompts: {concept.token} {concept.noun}".rstrip() + "."
     skipped = [
         str(path.relative_to(folder))
@@ -113,10 +114,6 @@ def contents(folder: Path, concept: Concept) -> Iterator[str]:
         more = f" and {len(skipped) - MOST_NAMED} more" * (len(skipped) > MOST_NAMED)
         names = printable(", ".join(skipped[:MOST_NAMED]))
         yield f"{concept.name}: skipped, as no photos, captions or {ABOUT}: {names}{more}."
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _stem(path: Path) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from functools import cache
 from pathlib import Path
 
 from stages.runtime.faults import ConfigFault
@@ -71,19 +72,20 @@ def native() -> bool:
 
 def supported() -> bool:
     """Whether this is an x86-64 processor with AVX2 and FMA, under Linux."""
-    return platform.machine() == "x86_64" and set(_processor("flags").split()) >= REQUIRED
+    return platform.machine() == "x86_64" and set(_processor(CPUINFO, "flags").split()) >= REQUIRED
 
 
 def vendor() -> str:
     """GenuineIntel, AuthenticAMD or another one; empty if the system does not say."""
-    return _processor("vendor_id")
+    return _processor(CPUINFO, "vendor_id")
 
 
-def _processor(fact: str) -> str:
-    """What Linux says of the first processor."""
+@cache
+def _processor(file: Path, fact: str) -> str:
+    """What Linux says of the first processor, read once: every batch of inference asks for it."""
     try:
-        with CPUINFO.open(encoding="utf-8", errors="replace") as file:
-            lines = (line.partition(":") for line in file)
+        with file.open(encoding="utf-8", errors="replace") as text:
+            lines = (line.partition(":") for line in text)
             return next((value.strip() for name, _, value in lines if name.strip() == fact), "")
     except OSError:
         return ""
