@@ -51,12 +51,12 @@ def headline(summary: Summary, domain: str) -> Headline:
     if len(groups) > 1:
         base = f" (base model {number(verdict.base[SCORE].value)})"
         parts = [text, *(more.replace(base, "") for _, _, more in found[1:])]
-        text = "; ".join(f"{regimes.AMONG[regime]}, {part}" for regime, part in zip(groups, parts, strict=True))
+        text = "; ".join(f"{regimes.AMONG[regime]}: {part}" for regime, part in zip(groups, parts, strict=True))
         text += "".join(_across(verdict, list(groups.values()), level))
     count = len(verdict.labels)
     start = f"After {count} {domain if count > 1 else domain.removesuffix('s')}"
     if len(verdict.runs) == len(verdict.strategies):
-        text += " (one run each: the effect of another order or another training is unknown)"
+        text += " (one run each: the effect of other orders and trainings is unknown)"
     return Headline(branch, best, f"{start}, {text}.")
 
 
@@ -72,7 +72,7 @@ def _across(verdict: Verdict, groups: Sequence[Sequence[str]], level: float) -> 
         above, below = _above(verdict, name, first, level), _above(verdict, first, name, level)
         relation = "above" if above else "below" if below else "not shown to differ from"
         one, other = (regimes.titled(verdict.regimes, strategy) for strategy in (name, first))
-        yield f"{', ' if number_of else '; across regimes, '}{one} is {relation} {other}"
+        yield f"{', ' if number_of else '; '}{one} is {relation} {other}"
 
 
 def practice(params: Params) -> str | None:
@@ -98,7 +98,7 @@ def _gate(verdict: Verdict, others: Sequence[Verdict], level: float) -> tuple[Br
     base = f"base model {number(verdict.base[SCORE].value)}"
     if not any(intervals["gain_when_learned"].low > 0 for intervals in strategies.values()):
         most = max(strategies.values(), key=lambda intervals: intervals["gain_when_learned"].value)["gain_when_learned"]
-        text = f"nothing is shown to have been learned: the best gain over the base model is {show(most, 2)}"
+        text = f"nothing is shown to have been learned (best gain over the base model {show(most, 2)})"
         return "not learned", None, text
     ahead = [name for name, intervals in strategies.items() if intervals["gain"].low > 0]
     if not ahead:
@@ -167,21 +167,17 @@ def objection(verdict: Verdict, name: str) -> str:
     if "top1_earlier" in intervals:
         top1, chance = intervals["top1_earlier"], 1 / len(verdict.labels)
         if not top1.low > chance:
-            rates = f"top-1 {number(top1.value)}, by chance {number(chance)}"
-            clause = (
-                "its pictures of earlier concepts are not shown to be recognised as theirs more often than by chance"
-            )
-            return f"{clause} ({rates})"
+            rates = f"top-1 {number(top1.value)}, chance {number(chance)}"
+            return f"its earlier concepts are not shown to be recognised more often than by chance ({rates})"
         if not intervals["own_minus_others_earlier"].low > 0:
             margin = show(intervals["own_minus_others_earlier"], 2)
-            clause = "its pictures are not shown to be closer to their own concept than to the others"
-            return f"{clause} (own - others {margin})"
+            return f"its pictures are not shown to be closer to their own concept than to others (own - others {margin})"
         if not (intervals["top1_gain"].low > 0 or intervals["own_minus_others_gain"].low > 0):
             rates = f"top-1 {number(top1.value)}, base model {number(verdict.base['top1_earlier'].value)}"
             return f"its pictures are not shown to be recognised better than the base model's ({rates})"
     if name in verdict.word and not verdict.word[name].low > 0:
         added = show(verdict.word[name], 2)
-        return f"the concepts' words are not shown to add anything ({added}): whole classes may have changed instead"
+        return f"the concepts' words are not shown to add anything ({added}): whole classes may have changed"
     return ""
 
 

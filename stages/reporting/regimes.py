@@ -15,9 +15,9 @@ MEANINGS: dict[Regime, str] = {  # what a strategy knows, from the least to the 
 }
 
 AMONG: dict[Regime, str] = {
-    "strict": "among strict strategies",
-    "words": "among those that also know the prompts of earlier concepts (words)",
-    "photos": "among those that also have their photos (photos, a ceiling)",
+    "strict": "strict strategies",
+    "words": "with earlier prompts (words)",
+    "photos": "with earlier photos (photos, a ceiling)",
 }
 
 
