@@ -39,7 +39,7 @@ def run_flow(select: Select, prepare: Preparation = nothing, **settings: Any) ->
     """
     from stages.runtime.faults import Fault, MachineFault, Preempted
 
-    args = argparse.Namespace(plan=False, no_view=False, **settings)
+    args = argparse.Namespace(plan=False, no_view=False, no_notes=False, **settings)
     message = ""
     try:
         code = perform(args, select, prepare)
