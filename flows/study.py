@@ -58,6 +58,7 @@ def command(
     parser.add_argument("--plan", action="store_true", help="print what would run, and run nothing")
     parser.add_argument("--share", action="store_true", help="exchange results with DVC's remote")
     parser.add_argument("--no-view", action="store_true", help="don't report to Prefect")
+    parser.add_argument("--no-notes", action="store_true", help="don't print the notes on photos and texts")
     args = parser.parse_args()
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
 
@@ -136,6 +137,9 @@ class Study:
         from stages.runtime.formatting import size
 
         free = shutil.disk_usage(self.root).free
+        if not self.args.no_notes:
+            for note in plan.notes:
+                print(note)
         print(plan.sentence())
         where = f"On {', '.join(self.slots.devices)}. " if self.slots.devices else ""
         print(f"{where}About {size(plan.bytes)} of disk; {size(free)} are free.", flush=True)

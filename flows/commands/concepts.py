@@ -49,6 +49,7 @@ class Change:
             fresh: whether the concept is new: its folder must not exist yet.
         """
         self.edit, self.done, self.names, self.photos, self.fresh = edit, done, names, photos, fresh
+        self._printed = set[str]()  # notes on photos, of which the plan has the same and more
 
     def apply(self, yes: bool, run: Sequence[str] | None, plan: bool = False) -> int:
         """Shows the effect, asks, applies the change, runs the study, and shows every concept's score.
@@ -84,7 +85,7 @@ class Change:
         if run is None:
             console.next_steps("palimpsest run")
             return 0
-        if code := _run(run):
+        if code := _run([*run, "--no-notes"]):  # the plan that was shown has them
             return code
         _show_after(params, before, concept_scores(params.study, params.report.identity))
         console.next_steps("palimpsest report   the whole study", "palimpsest export --help   use it in other programs")
@@ -101,7 +102,9 @@ class Change:
             if not folder.is_dir():
                 raise ConfigFault(f"{folder}: is not a folder. Give the folder that contains the photos of {name}.")
             params = load()
-            for line in contents(folder, check_new(folder, name, own_photos(params), params.prepare)):
+            read, notes = check_new(folder, name, own_photos(params), params.prepare)
+            self._print_notes(notes)
+            for line in contents(folder, read):
                 print(line)
         elif self.names:
             data = load().data
@@ -113,6 +116,7 @@ class Change:
         from flows.commands.plan import current_plan
 
         plan = current_plan(params)
+        self._print_notes(plan.notes)
         if not plan.changed and not self.fresh:
             print("Nothing to do: the same photos, parameters and seeds give the same results.")
             return False
@@ -124,6 +128,13 @@ class Change:
         console.table(("", "concept", "what happens"), rows)
         print(plan.sentence() if plan.changed else "No stage has to run.")
         return True
+
+    def _print_notes(self, notes: list[str]) -> None:
+        """Prints each note once."""
+        for note in notes:
+            if note not in self._printed:
+                print(note)
+        self._printed.update(notes)
 
     @contextmanager
     def _changed(self) -> Iterator[None]:

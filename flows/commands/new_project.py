@@ -137,7 +137,7 @@ def _params(profile: str, names: list[str]) -> str:
 
 
 def _check(photos: Path, names: list[str], text: str) -> None:
-    """Checks the photos where they are, before anything is copied."""
+    """Checks the photos where they are, before anything is copied; prints what is noted on them."""
     from ruamel.yaml import YAML
 
     from flows.engine.photo_check import check_new
@@ -146,7 +146,9 @@ def _check(photos: Path, names: list[str], text: str) -> None:
 
     limits = Prepare(**YAML(typ="safe").load(text)["prepare"])
     dataset = Folder(root=str(photos))
-    for_all(lambda name: check_new(photos / name, name, dataset, limits), names)
+    for _, notes in for_all(lambda name: check_new(photos / name, name, dataset, limits), names):
+        for note in notes:
+            print(note)
 
 
 def _concepts(photos: Path) -> list[str]:

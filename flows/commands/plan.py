@@ -42,13 +42,13 @@ def show(json: bool) -> None:
         seconds = plan.seconds
         facts = {"stages": plan.changed, "cached": sorted(plan.cached), "total": plan.total, "reasons": plan.reasons}
         time = {"seconds": seconds.each, "seconds_low": seconds.low, "seconds_high": seconds.high}
-        console.as_json({**facts, "jobs": plan.jobs, **time, "bytes": round(plan.bytes)})
+        console.as_json({**facts, "jobs": plan.jobs, **time, "bytes": round(plan.bytes), "notes": plan.notes})
         return
     if not plan.stages:
         print("Nothing to do: everything is up to date.")
         console.next_steps("palimpsest report")
         return
-    print(f"{plan.sentence()}\n")
+    print(*plan.notes, f"{plan.sentence()}\n", sep="\n")
     console.table(("stages", "of"), [(count, verb) for verb, count in plan.verbs.items()])
     reasons: list[tuple[int, str]] = [(count, cause) for cause, count in list(plan.reasons.items())[:MOST_REASONS]]
     if follow := len(plan.changed) - len(plan.causes):

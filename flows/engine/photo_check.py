@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 from flows.graph.stage_names import StageName
@@ -23,12 +24,15 @@ OF_A_PICTURE = ("name", "caption", "source", "licence")
 MOST_NAMED = 10  # skipped files in a line
 
 
-def check_photos(params: Params, stages: Iterable[str]) -> None:
-    """Opens the photos that these stages would prepare; prints a warning for each pair that looks the same.
+def check_photos(params: Params, stages: Iterable[str]) -> list[str]:
+    """Opens the photos that these stages would prepare.
 
     Args:
         params: the study's parameters.
         stages: names of stages; only those of the verb `prepare` matter.
+
+    Returns:
+        A line for each pair of a concept's photos that looks the same.
 
     Raises:
         InputFault: some photos cannot be used; those of all concepts are listed, one per line.
@@ -38,28 +42,31 @@ def check_photos(params: Params, stages: Iterable[str]) -> None:
         if name.verb == "prepare" and name.domain and name.order and name.task is not None:
             concept = params.concepts(name.domain, name.order)[params.tasks[name.task].index]
             concepts[name.domain, concept.name] = concept
-    for_all(lambda concept: check_concept(concept, params.prepare), concepts.values())
+    return list(chain(*for_all(lambda concept: check_concept(concept, params.prepare), concepts.values())))
 
 
-def check_concept(concept: Concept, limits: Prepare) -> None:
-    """Opens all photos of a concept; prints a warning for each pair that looks the same. Drawn pictures are skipped.
+def check_concept(concept: Concept, limits: Prepare) -> list[str]:
+    """Opens all photos of a concept; drawn pictures are skipped.
+
+    Returns:
+        A line for each pair that looks the same.
 
     Raises:
         InputFault: some photos cannot be used; all of them are listed, one per line.
     """
-    known = KnownPhotos()
+    known, notes = KnownPhotos(), list[str]()
 
     def check(picture: Picture) -> None:
         try:
             photo = load_picture(picture, limits)
         except InputFault as fault:
             raise InputFault(f"{picture.origin}: {fault}") from None
-        for note in known.duplicates(photo):
-            print(f"{concept.name}: {picture.name}: {note}")
+        notes.extend(f"{concept.name}: {picture.name}: {note}" for note in known.duplicates(photo))
         known.add(picture.name, photo.sha256, photo.dhash)
 
     pictures = dict.fromkeys((*concept.training, *concept.references))
     for_all(check, (picture for picture in pictures if isinstance(picture.origin, Path)))
+    return notes
 
 
 def own_photos(params: Params) -> Folder:
@@ -76,7 +83,7 @@ def own_photos(params: Params) -> Folder:
     return params.data
 
 
-def check_new(folder: Path, name: str, dataset: Folder, limits: Prepare) -> Concept:
+def check_new(folder: Path, name: str, dataset: Folder, limits: Prepare) -> tuple[Concept, list[str]]:
     """Reads and checks a folder of photos where the user has it, before it is copied.
 
     Args:
@@ -85,14 +92,16 @@ def check_new(folder: Path, name: str, dataset: Folder, limits: Prepare) -> Conc
         dataset: the dataset that it will belong to.
         limits: the section `prepare` of params.yaml.
 
+    Returns:
+        The concept, and the lines of `check_concept`.
+
     Raises:
         ConfigFault: concept.yaml breaks a rule.
         InputFault: some photos cannot be used; all of them are listed, one per line.
     """
     here = dataset.model_copy(update={"root": str(folder)})  # links must not lead out of it
     concept = here.read(folder, name)
-    check_concept(concept, limits)
-    return concept
+    return concept, check_concept(concept, limits)
 
 
 def contents(folder: Path, concept: Concept) -> Iterator[str]:

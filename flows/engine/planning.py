@@ -3,7 +3,6 @@ changed because other photos were added beside theirs."""
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from stages.core.params import Params
     from stages.tools.forecasting.costs import Cost
 
-log = logging.getLogger("palimpsest")
 COPIES = 2  # one in the workspace and one in DVC's cache, if the file system cannot share them
 
 
@@ -35,6 +33,7 @@ class Plan:
     clock: Clock
     bytes: float  # of disk, in the workspace and in DVC's cache
     jobs: int
+    notes: list[str]  # on photos that look the same, and on texts that are not read in full
 
     @property
     def to_run(self) -> list[str]:
@@ -107,15 +106,13 @@ def make_plan(graph: Graph, params: Params, times: Times, jobs: int, among: set[
     changed = list(causes)
     cached = graph.cached(changed)
     to_run = [name for name in changed if name not in cached]
-    check_photos(params, to_run)
-    for line in check_texts(params) if changed else ():
-        log.warning(line)
+    notes = check_photos(params, to_run) + (check_texts(params) if changed else [])
     sizes = Sizes({name: size for name in graph.stages if (size := graph.size(name)) is not None}, params)
     new = COPIES * sum(map(sizes.of, to_run)) + sum(map(sizes.of, cached))
     clock = Clock(graph, params, times, stages, [*to_run, *again], jobs)
     total = len(graph.stages if among is None else among)
     first = {name: listed for name, listed in causes.items() if listed}
-    return Plan(stages, changed, cached, first, total, clock, new, jobs)
+    return Plan(stages, changed, cached, first, total, clock, new, jobs, notes)
 
 
 def _changes(graph: Graph, params: Params, stages: list[str]) -> tuple[dict[str, list[str]], list[str]]:

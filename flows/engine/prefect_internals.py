@@ -3,8 +3,8 @@
 Written for prefect 3.9. Before upgrading Prefect, review this file and run tests/flows/platform. It uses
 
 - `prefect.context.FlowRunContext`, to check whether a flow is running;
-- the logger `prefect.flow_runs`, whose records have CrashedRun or FailedRun in `exc_info` when a run returns such a
-  state;
+- the loggers `prefect.flow_runs` and `prefect.task_runs`, whose records have CrashedRun, FailedRun or no exception in
+  `exc_info` when a run returns such a state;
 - `ProcessWorker.get_default_base_job_template`, which `prefect work-pool create` uses;
 - the names of flow-run events, such as `prefect.flow-run.heartbeat`, which the documentation only shows in examples.
 """
@@ -32,11 +32,21 @@ def process_job_template() -> dict[str, Any]:
     return ProcessWorker.get_default_base_job_template()
 
 
-def hide_tracebacks_of_returned_states() -> None:
-    """Drops the log record with Prefect's own traceback that every flow with a failed state as its result causes."""
+def is_returned_state(error: object) -> bool:
+    """Whether Prefect raises this because a flow has returned the state of a failure."""
     from prefect.exceptions import CrashedRun, FailedRun
 
-    def is_relevant(record: logging.LogRecord) -> bool:
-        return not (record.exc_info and isinstance(record.exc_info[1], (CrashedRun, FailedRun)))
+    return isinstance(error, (CrashedRun, FailedRun))
 
-    logging.getLogger("prefect.flow_runs").addFilter(is_relevant)
+
+def hide_tracebacks_of_returned_states() -> None:
+    """Drops the log record with a traceback, or an empty one, that each failed state returned by a run causes.
+
+    Another record has the state with its message.
+    """
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).addFilter(_is_relevant)
+
+
+def _is_relevant(record: logging.LogRecord) -> bool:
+    return not record.exc_info or not (record.exc_info[1] is None or is_returned_state(record.exc_info[1]))

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 from flows.engine import prefect_view
-from flows.engine.prefect_internals import in_flow_run
-from flows.engine.scheduler import Engine, Outcome, StageFailed, StageResult
+from flows.engine.prefect_internals import hide_tracebacks_of_returned_states, in_flow_run, is_returned_state
+from flows.engine.scheduler import Engine, Outcome, StageResult
 from flows.engine.stage_log import StageLog
 from flows.graph.stage_names import StageName
+from stages.runtime.formatting import counted
 
 
 class Once:
@@ -21,25 +21,14 @@ class Once:
     def __init__(self, work: Callable[[str], StageResult], name: str) -> None:
         self.work, self.name, self._started = work, name, threading.Lock()
 
-    def __call__(self) -> None:
-        """Runs the stage, unless it has been started before.
-
-        Raises:
-            StageFailed: the stage failed; the exception marks the task run as failed.
-        """
-        if self._started.acquire(blocking=False):
-            result = self.work(self.name)
-            if result.code:
-                raise StageFailed(result.code, result.error)
+    def __call__(self) -> StageResult | None:
+        """Runs the stage and returns its result; None if it has been started before."""
+        return self.work(self.name) if self._started.acquire(blocking=False) else None
 
     def in_a_thread(self, *_: object) -> None:
         """Runs the stage in a thread, unless it has been started before."""
         if not self._started.locked():
-            threading.Thread(target=self._run_in_thread, name=self.name, daemon=True).start()
-
-    def _run_in_thread(self) -> None:
-        with contextlib.suppress(StageFailed):  # the engine has the result already
-            self()
+            threading.Thread(target=self, name=self.name, daemon=True).start()
 
 
 class TaskRuns:
@@ -55,8 +44,10 @@ class TaskRuns:
         self.futures: dict[str, Any] = {}
         self.task = Task(self._run, name="stage", cache_policy=NO_CACHE, task_run_name="{title}")
 
-    def _run(self, title: str, number: int) -> None:
-        self.submitted[number]()
+    def _run(self, title: str, number: int) -> Any:
+        """Runs a stage; returns the state of a failure, since an exception would show a traceback through Prefect."""
+        result = self.submitted[number]()
+        return prefect_view.final_state(result.code, result.error) if result and result.code else None
 
     def submit(self, work: Callable[[str], StageResult], name: str) -> None:
         """Starts `work(name)` in a task run, or in a thread if Prefect does not take it."""
@@ -88,13 +79,15 @@ def run_with_prefect(root: Path, study: str, engine: Engine, plan: list[str], st
         return _without_prefect(engine, plan, stage_log)
     began, outcomes = False, list[Outcome]()
 
-    def run() -> None:
+    def run() -> Any:
         nonlocal began
         began = True
         with engine.interrupts.handled():  # Prefect's own handler would raise an exception
             outcomes.append(_run_shown(root, study, engine, plan, stage_log))
+        return _state_of(outcomes[0], len(plan))
 
     if not in_flow_run():
+        hide_tracebacks_of_returned_states()
         run = flow(name="study", flow_run_name=study, validate_parameters=False, task_runner=runner)(run)
     from prefect import tags
 
@@ -105,7 +98,8 @@ def run_with_prefect(root: Path, study: str, engine: Engine, plan: list[str], st
         except Exception as error:
             if began and not outcomes:
                 raise
-            prefect_view.note_server_lost(error)
+            if not is_returned_state(error):
+                prefect_view.note_server_lost(error)
     return outcomes[0] if outcomes else _without_prefect(engine, plan, stage_log)
 
 
@@ -125,6 +119,15 @@ def _run_shown(root: Path, study: str, engine: Engine, plan: list[str], stage_lo
     elif "report" in outcome.results:
         prefect_view.show_results(study, root / "report" / study)
     return outcome
+
+
+def _state_of(outcome: Outcome, total: int) -> Any:
+    """The final state of the flow run of a plan of `total` stages; its message names a failure."""
+    first = sorted(outcome.failures, key=lambda result: result.how != "failed")  # those that decide the exit code
+    failures = [f"{StageName.parse(result.name).title}: {result.error}" for result in first]
+    more = f" And {counted(len(failures) - 1, 'more failure')}." if failures[1:] else ""
+    message = f"{failures[0]}{more}" if failures else ""
+    return prefect_view.final_state(outcome.code(total), message)
 
 
 def _without_prefect(engine: Engine, plan: list[str], stage_log: StageLog) -> Outcome:

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+from stages.runtime.faults import MachineFault, Preempted
+
 log = logging.getLogger("palimpsest.view")  # what Prefect does not show
 reasons = logging.getLogger("palimpsest.prefect")  # for the run's page alone: the terminal has them already
 reasons.propagate = False
@@ -162,6 +164,20 @@ def show_failures(rows: list[dict[str, str]]) -> None:
         from prefect.artifacts import create_table_artifact
 
         create_table_artifact(rows, key="failures", description="stages that failed, and those that need them")
+
+
+def final_state(code: int, message: str) -> Any:
+    """The state of a run that ends with this exit code.
+
+    Failed is an error of the study, Crashed one of the machine or a requested stop, after which it can be run again.
+    """
+    from prefect.states import Completed, Crashed, Failed
+
+    if code == 0:
+        return Completed(message=message or "Everything is up to date.")
+    kind = Crashed if code in (MachineFault.code, Preempted.code) else Failed
+    stopped = "Stopped on request: run it again to continue." if code == Preempted.code else ""
+    return kind(message=message or stopped or f"Ended with exit code {code}: see the logs.")
 
 
 def note_server_lost(error: Exception) -> None:

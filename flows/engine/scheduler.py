@@ -64,6 +64,12 @@ class Outcome:
     def count(self, how: str) -> int:
         return sum(result.how == how for result in self.results.values())
 
+    def code(self, total: int) -> int:
+        """The exit code of a plan of `total` stages: 0, that of the first failure, or 75 if it was stopped before."""
+        if self.failures:
+            return max(self.failures, key=lambda result: result.how == "failed").code
+        return Preempted.code if len(self.results) < total else 0
+
 
 class Engine:
     """Runs one plan once."""

@@ -57,11 +57,12 @@ class StageLog:
 
     def end(self, outcome: Outcome) -> int:
         """Prints a summary, completes the journal, and returns the exit code: that of the first failure, or 0."""
-        code = self._print_summary(outcome)
+        self._print_summary(outcome)
+        code = outcome.code(self.total)
         self.journal.end(code, self.rows(outcome))
         return code
 
-    def _print_summary(self, outcome: Outcome) -> int:
+    def _print_summary(self, outcome: Outcome) -> None:
         if self.unchanged:
             print(f"{counted(self.unchanged, 'stage')} checked: the same inputs, so nothing to compute.", flush=True)
         ends = ("ran", "cached", "unchanged", "preempted", "failed")
@@ -72,12 +73,10 @@ class StageLog:
         if not outcome.failures:
             if len(outcome.results) < self.total:
                 print("Stopped on request. Run the same command again to continue.", file=sys.stderr)
-                return 75
-            return 0
+            return
         for row in self.rows(outcome):
             print(f"  {row['stage']}: {row['what']}", file=sys.stderr)
         print("Finished stages are saved. Run the same command again to continue.", file=sys.stderr)
-        return max(outcome.failures, key=lambda result: result.how == "failed").code
 
 
 def _title(name: str) -> str:

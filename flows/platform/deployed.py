@@ -11,8 +11,8 @@ from typing import Any
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
-from prefect.states import Completed, Crashed, Failed
 
+from flows.engine import prefect_view
 from flows.engine.prefect_internals import hide_tracebacks_of_returned_states
 from flows.study import Preparation, Select, nothing, perform
 
@@ -37,20 +37,18 @@ def run_flow(select: Select, prepare: Preparation = nothing, **settings: Any) ->
         prepare: as in `perform`.
         settings: jobs, devices and share, as on the command line.
     """
-    from stages.runtime.faults import Fault, MachineFault, Preempted
+    from stages.runtime.faults import Fault
 
-    args = argparse.Namespace(plan=False, no_view=False, **settings)
+    args = argparse.Namespace(plan=False, no_view=False, no_notes=False, **settings)
     message = ""
     try:
         code = perform(args, select, prepare)
     except Fault as fault:
         code, message = fault.code, str(fault)
-    if code == 0:
-        return Completed(message="Everything is up to date.")
-    kind = Crashed if code in (MachineFault.code, Preempted.code) else Failed
-    message = message or _failures() or f"Ended with exit code {code}: see the logs."
-    get_run_logger().error(message)
-    return kind(message=message)
+    state: State[Any] = prefect_view.final_state(code, message or (_failures() if code else ""))
+    if code:
+        get_run_logger().error(state.message)
+    return state
 
 
 def _failures() -> str:

@@ -55,10 +55,14 @@ def import_folders(quiet: float = QUIET, dry_run: bool = False) -> tuple[list[st
             if _is_being_filled(entry, quiet):
                 print(f"{_shown(entry)}: changed within the last {quiet:.0f} s, skipped until the next run.")
                 skipped.append(entry.name)
-            elif error := _find_error(params, entry):
+                continue
+            error, notes = _find_error(params, entry)
+            if error:
                 _reject(entry, error, dry_run)
                 skipped.append(entry.name)
             else:
+                for note in notes if dry_run else ():  # a run prints them when it plans the new task
+                    print(note)
                 added.append(_add(params, entry, dry_run))
                 params = load()
         except OSError as error:  # this one stays; the others go on
@@ -122,8 +126,8 @@ def _is_being_filled(entry: Path, quiet: float) -> bool:
     return abs(time.time() - max(path.lstat().st_ctime for path in paths)) < quiet
 
 
-def _find_error(params: Params, entry: Path) -> str:
-    """The errors in a folder, one per line; empty if it can be added."""
+def _find_error(params: Params, entry: Path) -> tuple[str, list[str]]:
+    """The errors in a folder, one per line, which are empty if it can be added; and the notes on its photos."""
     from flows.engine.photo_check import check_new, own_photos
     from stages.datasets.shared.names import identify
     from stages.files.untrusted import is_printable
@@ -138,13 +142,13 @@ def _find_error(params: Params, entry: Path) -> str:
         name = identify(entry.name)
         if name in params.data.names(domain):
             raise InputFault(f"{entry}: the study has a concept {name} already. Rename the folder.")
-        concept = check_new(entry, name, own_photos(params), params.prepare)
+        concept, notes = check_new(entry, name, own_photos(params), params.prepare)
         for other in params.concepts(domain, params.orders[0]).values():
             if other.token == concept.token:
                 raise InputFault(f"{entry}: has the same token '{concept.token}' as {other.name}. Choose another one.")
     except Fault as fault:
-        return str(fault)
-    return ""
+        return str(fault), []
+    return "", notes
 
 
 def _shown(text: Path | str) -> str:

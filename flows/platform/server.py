@@ -115,6 +115,7 @@ def server_settings(root: Path, to: Access) -> dict[str, str]:
         "PREFECT_API_URL": to.url,
         "PREFECT_SERVER_UI_API_URL": to.url,
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT_SERVER_UI_V2_ENABLED": "false",  # its pages load settings from amplitude.com, whatever ours are
         "PREFECT_LOGGING_LEVEL": "WARNING",
     }
 

@@ -171,7 +171,7 @@ def objection(verdict: Verdict, name: str) -> str:
             return f"its earlier concepts are not shown to be recognised more often than by chance ({rates})"
         if not intervals["own_minus_others_earlier"].low > 0:
             margin = show(intervals["own_minus_others_earlier"], 2)
-            return f"its pictures are not shown to be closer to their own concept than to others (own - others {margin})"
+            return f"its pictures are not shown to be closer to their concept than to others (own - others {margin})"
         if not (intervals["top1_gain"].low > 0 or intervals["own_minus_others_gain"].low > 0):
             rates = f"top-1 {number(top1.value)}, base model {number(verdict.base['top1_earlier'].value)}"
             return f"its pictures are not shown to be recognised better than the base model's ({rates})"

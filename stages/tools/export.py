@@ -7,7 +7,8 @@ writes  the weights as safetensors, a model card, and the contact sheet
 
 --format kohya is for ComfyUI, A1111, Forge and kohya's scripts; diffusers reads it too, except full matrices.
 The export is exact up to rounding, unless --rank truncates it: then the error of every layer is logged. A missing
-state is rebuilt from the adapters. A folder written by stages.tools.import_lora can be given instead of a run.
+state is rebuilt from the adapters. A folder written by stages.tools.import_lora can be given instead of a run. What an
+earlier export wrote is replaced; any other file in its place is an error.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def export(params: Params, key: None, args: argparse.Namespace) -> None:
     from stages.tools.exchange.source import find_origin
 
     origin = find_origin(params, args.key, args.task, args.what)
-    check_target(args.to, origin.name, args.format)
+    check_target(args.to, origin, args.format)
     packed = pack(origin.delta, args.format, DTYPES[args.dtype], args.rank, params.family.module_names())
     for name, error in packed.layers() if packed.truncated or args.verbose else ():
         log.info("%-90s %.3g", name, error)

@@ -311,14 +311,19 @@ def test_a_new_project_with_photos_can_be_planned(tmp_path, monkeypatch, palimps
     for name in ("toy", "mug"):
         (photos / name).mkdir(parents=True)
         Image.radial_gradient("L").convert("RGB").save(photos / name / "1.jpg")
+    shutil.copy(photos / "toy/1.jpg", photos / "toy/2.jpg")
+    note = "toy: 2.jpg: the same file as 1.jpg"
     monkeypatch.chdir(tmp_path)
     code, out, _ = palimpsest("init", "mine", "--photos", str(photos))
     assert code == 0
     assert "mug, toy" in out
+    assert out.splitlines().count(note) == 1
     monkeypatch.chdir(tmp_path / "mine")
     code, out, err = palimpsest("plan", "--json")
     assert code == 0, err
     plan = json.loads(out)
+    assert plan["notes"] == [note]
+    assert palimpsest("plan")[1].splitlines().count(note) == 1
     assert plan["total"] == len(plan["stages"])
     assert "prepare@objects-0-task1" in plan["stages"]
     assert plan["reasons"] == {

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from flows import cli
-from flows.commands import new_project
+from flows.commands import concepts, new_project
 from stages.core.params import load
 from stages.runtime.exits import attempt
 from stages.tools import edit_params
@@ -108,3 +108,28 @@ def test_a_run_checks_all_photos_before_the_first_stage(palimpsest, mine):
         "data/photos/mug/2.jpg", "data/photos/toy/2.jpg",
     ]  # fmt: skip
     assert not (mine / "runs").exists()
+
+
+def twice(folder: Path) -> str:
+    """Adds a copy of a concept's photo; returns the note on it."""
+    (folder / "2.jpg").write_bytes((folder / "1.jpg").read_bytes())
+    return f"{folder.name}: 2.jpg: the same file as 1.jpg"
+
+
+@pytest.mark.slow
+def test_each_note_is_printed_once_by_a_change_and_its_run(palimpsest, mine, tmp_path, monkeypatch):
+    """On photos of the concept that changes, on those of another that has not run, and on a text that is too long."""
+    new = photos(tmp_path / "later", "cup") / "cup"
+    notes = [twice(new), twice(mine / "data/photos/toy")]
+    (new / "1.txt").write_text("a {} " + "very " * 20 + "old")
+    run = concepts._run
+    monkeypatch.setattr(concepts, "_run", lambda options: run([*options, "--plan"]))
+    for words in (["add", "cup", "--plan"], ["add", "cup", "--yes"], ["redo", "cup", "--yes", "--no-run"]):
+        code, out, err = palimpsest("concept", *words, "--photos", new, "--no-view")
+        lines = out.splitlines()
+        assert (code, "longer" in err) == (0, False), err
+        assert out.count("stages to update (") == (2 if words[-1] == "--yes" else 1)  # before and in the run
+        assert [lines.count(note) for note in notes] == [1, 1], out
+        assert len([line for line in lines if "is longer than the text encoder reads" in line]) == 1, out
+    code, out, err = palimpsest("concept", "remove", "cup", "--yes", "--no-run")
+    assert (code, [out.splitlines().count(note) for note in notes]) == (0, [0, 1]), err

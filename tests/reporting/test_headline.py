@@ -132,7 +132,7 @@ def test_grey_mush_below_chance_is_no_winner() -> None:
 def test_what_the_base_recognises_as_well_is_no_winner() -> None:
     found = sentence(study(GOOD, recognised=0.5, base_recognised=0.6, margin=-0.1))
     assert found.branch == "not the concepts"
-    assert "not shown to be closer to their own concept than to others (own - others -0.1" in found.text
+    assert "not shown to be closer to their concept than to others (own - others -0.1" in found.text
     summary = study(GOOD, recognised=0.5, base_recognised=0.6, margin=0.3)
     between = summary.results[0].measured["looks"][MARGIN]
     between[:, :, 0] += 0.4

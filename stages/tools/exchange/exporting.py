@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,16 +13,18 @@ from torch import Tensor
 from stages.adapters.algebra import Adapter, Delta
 from stages.core.params import Params
 from stages.files import artifact
-from stages.files.tensors import content_hash, read_header
+from stages.files.tensors import content_hash
 from stages.files.tensors import write as write_tensors
 from stages.files.writing import write_file
 from stages.runtime.faults import ConfigFault, InputFault
 from stages.runtime.progress import track
 from stages.tools.exchange.factors import Pair, full_rank, join, relative_error, truncate
 from stages.tools.exchange.formats import Format, Names, as_diffusers, as_kohya, of_one_rank, ranks
-from stages.tools.exchange.model_card import FULL, RUN_KEY, metadata, model_card
+from stages.tools.exchange.model_card import FULL, metadata, model_card
+from stages.tools.exchange.own_files import is_own, run_of, sealed_picture, sealed_text
 from stages.tools.exchange.source import Origin
 
+log = logging.getLogger("palimpsest")
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 ROUNDING_LIMIT = 2e-3  # relative error above which to warn: half of it is usual, more means that numbers underflow
 TRUNCATION_LIMIT = 0.1  # relative error of the worst layer above which a truncation needs --accept-error
@@ -130,23 +133,31 @@ def check_truncation(packed: Packed, accepted: bool) -> None:
 
 
 def output_paths(target: Path, name: str, form: Format) -> tuple[Path, Path, Path]:
-    """The paths of weights, model card and contact sheet: in the folder `target`, or beside the file `target`."""
+    """The paths of weights, model card and contact sheet: beside the file `target`, or in the folder `target`.
+
+    In a folder, the files of each export in kohya's format have its name, so that a folder can hold many. One in the
+    format of diffusers has a folder to itself, with the file names that diffusers and model hubs expect.
+    """
     if target.suffix == ".safetensors":
         return target, target.with_suffix(".md"), target.with_suffix(".png")
-    file = "pytorch_lora_weights.safetensors" if form == "diffusers" else f"{name}.safetensors"
-    return target / file, target / "README.md", target / "grid.png"
+    if form == "diffusers":
+        return target / "pytorch_lora_weights.safetensors", target / "README.md", target / "grid.png"
+    return output_paths(target / f"{name}.safetensors", name, form)
 
 
-def check_target(target: Path, name: str, form: Format) -> None:
-    """Requires a free target, or one that holds an earlier export.
+def check_target(target: Path, origin: Origin, form: Format) -> None:
+    """Requires that each file to be written is free, or was written by an earlier export.
 
     Raises:
-        ConfigFault: a file that is not an export would be overwritten, or the folder cannot be one.
+        ConfigFault: another file would be overwritten, or the folder cannot be one.
     """
-    weights, readme, picture = output_paths(target, name, form)
+    weights, card, picture = output_paths(target, origin.name, form)
     artifact.check_folder(weights.parent)
-    for path in _other_files(weights, readme, picture):
-        raise ConfigFault(f"{path}: already exists and is not an export. Give another --to.")
+    for path in (weights, card, *([picture] if origin.picture else [])):
+        if os.path.lexists(path) and not is_own(path):
+            raise ConfigFault(
+                f"{path}: already exists and is not an export, or was edited since. Move it away, or give another --to."
+            )
 
 
 def write(params: Params, origin: Origin, packed: Packed, form: Format, dtype: str, target: Path) -> Path:
@@ -158,29 +169,17 @@ def write(params: Params, origin: Origin, packed: Packed, form: Format, dtype: s
     Raises:
         MachineFault: the disk is full or the folder is not writable.
     """
-    weights, readme, picture = output_paths(target, origin.name, form)
+    weights, card, picture = output_paths(target, origin.name, form)
+    if (earlier := run_of(weights)) not in ("", origin.name):
+        log.info("%s: replaces the export of %s", weights, earlier)
     sha256 = content_hash(packed.tensors)
     notes = metadata(params, origin, form, packed.rank, sha256) | packed.metadata
     write_tensors(weights, packed.tensors, notes)
     if origin.picture:
-        write_file(picture, origin.picture.read_bytes())
+        write_file(picture, sealed_picture(origin.picture))
+    elif is_own(picture):  # it shows what the replaced weights drew
+        picture.unlink()
     contents = f"{form}, {dtype}, rank {packed.rank}; {packed.summary()}; content sha256 {sha256}."
     text = model_card(params, origin, weights.name, form, contents, picture.name if origin.picture else None)
-    write_file(readme, text)
+    write_file(card, sealed_text(text))
     return weights
-
-
-def _other_files(weights: Path, readme: Path, picture: Path) -> Iterator[Path]:
-    if weights.exists() and RUN_KEY not in _metadata(weights):
-        yield weights
-    if picture.exists() and not weights.exists():
-        yield picture
-    if readme.exists() and "- palimpsest\n" not in readme.read_text("utf-8", errors="replace"):
-        yield readme
-
-
-def _metadata(path: Path) -> dict[str, str]:
-    try:
-        return read_header(path)[1]
-    except InputFault:
-        return {}

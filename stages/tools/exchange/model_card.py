@@ -15,10 +15,10 @@ from stages.files import model_lock
 from stages.files.artifact import to_json
 from stages.runtime.formatting import counted, in_markdown
 from stages.tools.exchange.formats import Format
+from stages.tools.exchange.own_files import RUN_KEY
 from stages.tools.exchange.source import Origin
 
 FULL = "full"  # stands for the rank of full matrices
-RUN_KEY = "palimpsest.run"  # the metadata key that identifies our own exports
 
 
 def metadata(params: Params, origin: Origin, form: Format, rank: str, sha256: str) -> dict[str, str]:

@@ -92,6 +92,28 @@ def test_results_are_shown_once_the_report_has_been_made(start, monkeypatch):
     assert shown == ["small"]
 
 
+@pytest.mark.parametrize(
+    ("results", "kind", "message"),
+    [
+        ([], "CRASHED", "Stopped on request: run it again to continue."),
+        ([("ran", 0), ("ran", 0)], "COMPLETED", "Everything is up to date."),
+        ([("ran", 0), ("failed", 3)], "FAILED", "report: failed."),
+        (
+            [("failed", 4), ("failed", 3)],
+            "CRASHED",
+            "objects / order 0 / task 01 / prepare: failed. And 1 more",
+        ),
+        ([("preempted", 75), ("failed", 2)], "FAILED", "report: failed. And 1 more failure."),
+    ],
+)
+def test_the_state_of_a_run_is_that_of_its_failures(results, kind, message):
+    """Prefect itself calls every flow completed that returns nothing."""
+    parts = [StageResult(n, how, 0.1, f"{how}.", code) for n, (how, code) in zip(PLAN, results, strict=False)]
+    state = prefect_run._state_of(Outcome({part.name: part for part in parts}), len(PLAN))
+    assert state.type.value == kind
+    assert state.message.startswith(message)
+
+
 def test_a_stop_before_the_first_stage_is_one_of_ours(start, monkeypatch, caplog):
     """Prefect's own handler of SIGTERM raises an exception, as here."""
 

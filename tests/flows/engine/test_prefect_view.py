@@ -133,6 +133,12 @@ def test_the_reason_of_a_failure_is_an_error_in_the_run_s_log(running, study):
     assert err.count("training diverged at step") == 2  # when it fails, and in the summary
     reasons = [line["message"] for line in running.read("logs") if line["level"] >= 40]
     assert any("task 01 / train: training diverged at step" in reason for reason in reasons)
+    assert not any("Traceback" in reason for reason in reasons)
+    run = max(running.read("flow_runs"), key=lambda run: run["start_time"])
+    assert run["state"]["type"] == "FAILED"
+    assert "task 01 / train: training diverged at step" in run["state"]["message"]
+    (failed,) = [task for task in running.read("task_runs") if task["state"]["type"] == "FAILED"]
+    assert failed["state"]["message"].startswith("training diverged at step")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ SETTINGS = {"jobs": 1, "devices": None, "share": False}
         (ConfigFault("train.rank: is wrong."), "FAILED", "train.rank: is wrong."),
         (MachineFault("lock: held by pid 1."), "CRASHED", "lock: held by pid 1."),
         (3, "FAILED", "Ended with exit code 3"),
-        (75, "CRASHED", "Ended with exit code 75"),
+        (75, "CRASHED", "Stopped on request: run it again to continue."),
         (0, "COMPLETED", "Everything is up to date."),
     ],
 )
@@ -38,8 +38,15 @@ def test_errors_of_the_study_end_as_failed_and_errors_of_the_machine_as_crashed(
     assert logged == ([] if type_ == "COMPLETED" else [state.message])
 
 
-def test_a_failed_run_is_logged_without_a_traceback():
-    log = logging.getLogger("prefect.flow_runs")
-    for error, logged in ((FailedRun("failed"), False), (ValueError("a bug"), True)):
-        record = log.makeRecord(log.name, logging.ERROR, "", 0, "it ended", (), (type(error), error, None))
+@pytest.mark.parametrize("name", ["prefect.flow_runs", "prefect.task_runs"])
+def test_a_failed_run_is_logged_without_a_traceback(name):
+    log = logging.getLogger(name)
+    bug = ValueError("a bug")
+    for info, logged in (
+        ((FailedRun, FailedRun("failed"), None), False),
+        ((None, None, None), False),  # which would be printed as "NoneType: None"
+        ((ValueError, bug, None), True),
+        (None, True),
+    ):
+        record = log.makeRecord(log.name, logging.ERROR, "", 0, "it ended", (), info)
         assert bool(log.filter(record)) is logged

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flows.engine.photo_check import check_photos
 from flows.platform.inbox import INBOX, NOTE, import_folders
 from stages.core.params import load
 from stages.datasets.shared.names import identify
@@ -103,6 +104,16 @@ def test_a_folder_that_is_being_filled_is_skipped_and_a_dry_run_changes_nothing(
     assert import_folders(0, dry_run=True) == (["cup"], [])
     assert names() == ["mug"]
     assert (INBOX / "cup").is_dir()
+
+
+def test_notes_on_photos_are_printed_by_a_dry_run_or_else_by_the_run(here, capsys):
+    shutil.copy(photos(INBOX / "cup", 1) / "0.png", INBOX / "cup/2.png")
+    note = ": 2.png: the same file as 0.png"
+    import_folders(0, dry_run=True)
+    assert capsys.readouterr().out.count(note) == 1
+    (name,), _ = import_folders(0)
+    assert note not in capsys.readouterr().out
+    assert check_photos(load(), ["prepare@objects-0-task1"]) == [name + note]
 
 
 def test_a_study_with_another_dataset_takes_no_photos(here):
