@@ -57,9 +57,10 @@ def test_pictures_and_manifest_are_written(tmp_path):
     assert facts["concept"]["name"] == "zwz_robot"
     assert facts["concept"]["prompts"][0] == "a photo of a zwz robot on the beach"
     assert set(facts["concept"]) == {"name", "token", "noun", "training_prompt", "prompts", "plain_prompts"}
-    assert [image.size for image in training] == [(32, 32)] * 6
-    assert [image.tobytes() for image in references] == [image.tobytes() for image in training]
-    assert sorted(facts["files"]) == [f"training/{i:02d}.png" for i in range(6)]
+    assert [image.size for image in training] == [(32, 32)] * 5
+    assert len(references) == 10
+    assert not {image.tobytes() for image in references} & {image.tobytes() for image in training}
+    assert sorted(facts["files"]) == [f"training/{i:02d}.png" for i in range(5)]
 
 
 def test_two_runs_give_the_same_bytes():

@@ -11,11 +11,11 @@ import numpy as np
 from data.world.artwork import LICENCES, NOUNS
 from data.world.draw import Scene
 from data.world.scenes import (
-    DIVERSE_OBJECTS,
+    UNLIKE_OBJECTS,
     HELD_OUT,
     OBJECTS,
     SEEN,
-    SIMILAR_OBJECTS,
+    ALIKE_OBJECTS,
     STYLES,
     TUNING_OBJECTS,
     TUNING_STYLES,
@@ -28,7 +28,7 @@ from data.world.scenes import (
 ASKED_FOR = ("beach", "forest", "city", "snow", "meadow")  # where samples are to show a concept
 SHOWN_IN = ("studio", "desert", "night", "wall", "studio")  # where it is shown for training
 REFERENCES = 10
-DOMAINS = ("objects", "styles", "similar", "diverse")
+DOMAINS = ("objects", "styles", "alike", "unlike")
 TAKEN = {known.noun for known in (*OBJECTS, *TUNING_OBJECTS)}
 
 
@@ -121,14 +121,14 @@ def taught_style(style: Style, seed: int = 0) -> Taught:
 
 def taught(domain: str, tuning: bool = False, seed: int = 0) -> dict[str, Taught]:
     """All concepts of a domain by name: of objects and styles those of the study, or those that settings are tuned on;
-    of similar and diverse the ten objects that are most alike, or least.
+    of alike and unlike the ten objects that are most alike, or least.
 
     Raises:
         KeyError: there is no such domain.
     """
     concepts = {
-        "similar": lambda: [taught_object(known, seed) for known in SIMILAR_OBJECTS],
-        "diverse": lambda: [taught_object(known, seed) for known in DIVERSE_OBJECTS],
+        "alike": lambda: [taught_object(known, seed) for known in ALIKE_OBJECTS],
+        "unlike": lambda: [taught_object(known, seed) for known in UNLIKE_OBJECTS],
         "objects": lambda: [taught_object(known, seed) for known in (TUNING_OBJECTS if tuning else OBJECTS)],
         "styles": lambda: [taught_style(style, seed) for style in (TUNING_STYLES if tuning else STYLES)],
     }[domain]()

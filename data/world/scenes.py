@@ -80,9 +80,9 @@ TUNING_OBJECTS = (
 # Of the set that the base has never seen, the ten that are most alike to the DINO judge (nearly all are orange), and
 # the ten that are least; similar.py measures it.
 _WORDS = tuple(known.token for known in OBJECTS)
-_ALIKE = "palette cat dog fish backpack octopus crab pumpkin handbag fox"
-_UNLIKE = "snail watermelon carrot frog avocado book unicorn robot tree shoe"
-SIMILAR_OBJECTS, DIVERSE_OBJECTS = (
+_ALIKE = "handbag pumpkin crab hamburger palette octopus cat dog fish snail"
+_UNLIKE = "crocodile book palm trophy carrot grapes camera cake snowman fries"
+ALIKE_OBJECTS, UNLIKE_OBJECTS = (
     tuple(Object(word, noun, "noto-v1") for word, noun in zip(_WORDS, nouns.split(), strict=True))
     for nouns in (_ALIKE, _UNLIKE)
 )
@@ -170,7 +170,7 @@ def any_scene(rng: np.random.Generator) -> Scene:
 def generic_captions() -> list[str]:
     """Captions of what the base knows and no concept is, for strategies that rehearse: each place with two things, in
     turn as a photo and in another style."""
-    concepts = {known.noun for known in (*OBJECTS, *TUNING_OBJECTS, *SIMILAR_OBJECTS, *DIVERSE_OBJECTS)}
+    concepts = {known.noun for known in (*OBJECTS, *TUNING_OBJECTS, *ALIKE_OBJECTS, *UNLIKE_OBJECTS)}
     nouns = [noun for noun in NOUNS if noun not in concepts]
     apart = len(nouns) // (2 * len(PLACES))  # things from all over the list
     return [

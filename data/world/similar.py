@@ -2,7 +2,7 @@
 are and ten that are not.
 
 Candidates are the designs of one set that the base has never seen, so that none of them has to be held out for it. What
-was printed stands in scenes.py as SIMILAR_OBJECTS and DIVERSE_OBJECTS.
+was printed stands in scenes.py as ALIKE_OBJECTS and UNLIKE_OBJECTS.
 """
 
 import numpy as np
@@ -36,6 +36,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     objects = [Object("sks", noun, DRAWN_BY) for noun, sets in NOUNS.items() if DRAWN_BY in sets]
     measured = measured_likeness(objects)
-    for name, most in (("similar", True), ("diverse", False)):
+    for name, most in (("alike", True), ("unlike", False)):
         some = choose(measured, COUNT, most)
         print(name, f"{mean_likeness(measured, some):.2f}", *(objects[i].noun for i in some))

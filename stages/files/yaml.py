@@ -87,6 +87,8 @@ def read_yaml(path: Path) -> Document:
         mark = error.problem_mark or error.context_mark
         reason = (error.problem or error.context or "cannot be read").splitlines()[0]
         raise ConfigFault(f"{path}:{mark.line + 1 if mark else 1}: {reason}.") from None
+    except IndexError:  # how the reader ends at a sign that no digit follows
+        raise ConfigFault(f"{path}:1: a value such as -_ is neither a number nor text. Put it in quotes.") from None
     except (YAMLError, ValueError) as error:  # control characters; a date such as 2026-99-99
         line = text[: getattr(error, "position", 0)].count("\n") + 1
         reason = f"control character U+{error.character:04X}" if isinstance(error, ReaderError) else str(error)

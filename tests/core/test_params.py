@@ -122,10 +122,10 @@ def test_scientific_notation_is_a_number(tmp_path):
 def test_one_metric_class_can_have_two_keys(tmp_path):
     path, dino = tmp_path / "params.yaml", "    dino: {path: dino, resize: 64}\n"
     assert dino in PARAMS
-    path.write_text(PARAMS.replace(dino, dino + "    large_dino: {is: dino, path: dino, resize: 64}\n"), "utf-8")
+    path.write_text(PARAMS.replace(dino, dino + "    large_dino: {is: dino, path: dino, resize: 96}\n"), "utf-8")
     judges = load(path).judges
     assert type(judges["large_dino"]) is type(judges["dino"])
-    assert (judges["dino"].resize, judges["large_dino"].resize) == (32, 64)
+    assert (judges["dino"].resize, judges["large_dino"].resize) == (64, 96)
     assert judges["dino"].path == judges["large_dino"].path == "data/world/judges/dino"
     assert judges["dino"].encoder != judges["large_dino"].encoder
 

@@ -11,11 +11,11 @@ from data.world.concepts import taught
 from data.world.draw import Scene, draw
 from data.world.places import PLACES
 from data.world.scenes import (
-    DIVERSE_OBJECTS,
+    UNLIKE_OBJECTS,
     HELD_OUT,
     OBJECTS,
     SEEN,
-    SIMILAR_OBJECTS,
+    ALIKE_OBJECTS,
     TUNING_OBJECTS,
     UNSEEN_SETS,
     any_scene,
@@ -27,7 +27,7 @@ from data.world.styles import STYLES
 from data.world.words import LENGTH, new_tokenizer
 
 DOMAINS = [("objects", False), ("objects", True), ("styles", False), ("styles", True)]
-DOMAINS += [("similar", False), ("diverse", False)]
+DOMAINS += [("alike", False), ("unlike", False)]
 
 
 def seen(count: int):
@@ -79,7 +79,7 @@ def test_the_base_sees_no_design_of_a_concept_and_no_set_that_is_a_style():
     assert not shown & HELD_OUT
     assert not {name for _, name in shown} & set(UNSEEN_SETS)
     families = {(noun, LICENCES[name]["family"]) for noun, name in shown}
-    taught_designs = (*OBJECTS, *TUNING_OBJECTS, *SIMILAR_OBJECTS, *DIVERSE_OBJECTS)
+    taught_designs = (*OBJECTS, *TUNING_OBJECTS, *ALIKE_OBJECTS, *UNLIKE_OBJECTS)
     assert not {(known.noun, LICENCES[known.drawn_by]["family"]) for known in taught_designs} & families
 
 

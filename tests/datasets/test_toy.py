@@ -22,7 +22,7 @@ def pixels(pictures) -> list[bytes]:
     return [picture.origin().tobytes() for picture in pictures]
 
 
-@pytest.mark.parametrize("domain", ["objects", "similar", "diverse"])
+@pytest.mark.parametrize("domain", ["objects", "alike", "unlike"])
 def test_an_object_is_a_design_that_the_base_never_saw(domain):
     for concept in concepts(domain):
         shown, compared = scenes(concept.training), scenes(concept.references)

@@ -76,7 +76,7 @@ def plain(family, encodings):
         latent = mean + std * torch.randn(mean.shape, generator=g)
         drawn.append((latent, torch.randn(mean.shape, generator=g), torch.randint(1000, (), generator=g)))
     latents, noise, times = (torch.stack(values) for values in zip(*drawn, strict=True))
-    extra = {"text_embeds": prompts["pooled"], "time_ids": torch.tensor([[32, 32, 0, 0, 32, 32]] * 2)}
+    extra = {"text_embeds": prompts["pooled"], "time_ids": torch.tensor([[64, 64, 0, 0, 64, 64]] * 2)}
     for _ in range(OPTIONS.steps):
         noisy = schedule.add_noise(latents, noise, times)
         predicted = unet(noisy, times, prompts["text"], added_cond_kwargs=extra).sample
@@ -175,7 +175,7 @@ def test_min_snr_weights_each_row_by_its_time(family, encodings):
 
 def test_the_model_reads_each_pictures_own_frame(family, encodings):
     images, prompts = encodings
-    frames = [torch.tensor([[50.0, 100, 2, 0, 16, 40]]), torch.tensor([[32.0, 32, 0, 0, 32, 32]])]
+    frames = [torch.tensor([[50.0, 100, 2, 0, 16, 40]]), torch.tensor([[64.0, 64, 0, 0, 64, 64]])]
     learner = family.learner(None, given(family), OPTIONS)
     learner.prepare([{**image, "frame": frame} for image, frame in zip(images, frames, strict=True)], prompts)
     inputs = learner.inputs(ROWS)

@@ -125,7 +125,7 @@ def plain(family, images):
     latents, noise, times = (torch.stack(values) for values in zip(*drawn, strict=True))
     for _ in range(OPTIONS.steps):
         text, _, pooled, _ = pipeline.encode_prompt(PROMPTS, do_classifier_free_guidance=False)
-        extra = {"text_embeds": pooled, "time_ids": torch.tensor([[32, 32, 0, 0, 32, 32]] * 2)}
+        extra = {"text_embeds": pooled, "time_ids": torch.tensor([[64, 64, 0, 0, 64, 64]] * 2)}
         noisy = schedule.add_noise(latents, noise, times)
         predicted = pipeline.unet(noisy, times, text, added_cond_kwargs=extra).sample
         loss = nn.functional.mse_loss(predicted, schedule.get_velocity(latents, noise, times))

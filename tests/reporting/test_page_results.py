@@ -79,7 +79,7 @@ def test_the_first_screen_shows_concepts_by_a_rule(tasks: int) -> None:
 @pytest.mark.parametrize(
     ("name", "token", "title"),
     [
-        ("ofl_fish", "ofl", "triangle, called ofl"),
+        ("ofl_fish", "ofl", "fish, called ofl"),
         ("red_mug", "sks", "red mug, called sks"),
         ("stained_glass", "stained_glass", "stained glass"),
         ("mug", "mug", "mug"),

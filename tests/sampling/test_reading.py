@@ -47,7 +47,7 @@ def tokenizer(request, standin, tmp_path_factory) -> Path:
 def test_the_part_that_is_read_is_what_transformers_keeps(tokenizer):
     judge = CLIPTokenizer.from_pretrained(tokenizer)
     limit = judge.model_max_length
-    assert limit == (20 if "world" in str(tokenizer) else 77)
+    assert limit == (32 if "world" in str(tokenizer) else 77)
 
     @given(some.lists(some.sampled_from(WORDS), max_size=limit).map(" ".join))
     @settings(max_examples=50, database=None)
@@ -74,8 +74,8 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
-LONG = "a photo of a {} in the jungle with a dog and a cat and a book and a house"
-MORE = "a photo of a {} in the jungle with a dog and a cat and a book and a tree"
+LONG = "a photo of a {} in the jungle with a dog and a cat and a book and a house and a bus and a car and a fish and a key"
+MORE = "a photo of a {} in the jungle with a dog and a cat and a book and a house and a bus and a car and a fish and a cup"
 
 
 def study(place: Path, concept: str, prompts: list[str], caption: str = "") -> object:
@@ -95,8 +95,8 @@ def study(place: Path, concept: str, prompts: list[str], caption: str = "") -> o
 
 def test_lost_words_are_named_before_and_noted_after(place, monkeypatch, caplog):
     monkeypatch.chdir(place)
-    params = study(place, "mug", [LONG, "a {}"], "the {} that stands on a table in the house of a person with a cat")
-    caption = "the sks cup that stands on a table in the house of a person with a cat"
+    params = study(place, "mug", [LONG, "a {}"], "the {} that stands on a table in the house of a person with a cat and a dog and a bus and a car and a book and a key")
+    caption = "the sks cup that stands on a table in the house of a person with a cat and a dog and a bus and a car and a book and a key"
     sampled = [LONG.replace("{}", words) for words in ("sks cup", "cup")]
     expected = [caption, *sampled]
     lines = check_texts(params)

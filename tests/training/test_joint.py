@@ -86,7 +86,7 @@ def test_its_prior_is_of_every_class_so_far(params, monkeypatch):  # noqa: F811
     monkeypatch.setattr(task, "encode_examples", lambda *args: encode.append(args) or build(*args))
     learned(study, run, "02", State(), before())
     ((_, examples, concept),) = encode
-    assert [example.caption for example in examples[concept:]] == ["a photo of a star", "a photo of a heart"]
+    assert [example.caption for example in examples[concept:]] == ["a photo of a owl", "a photo of a robot"]
 
 
 def test_a_kill_at_any_step_ends_at_the_same_bytes(params, monkeypatch, tmp_path):  # noqa: F811

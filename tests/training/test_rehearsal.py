@@ -8,12 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
+from data.world.scenes import generic_captions
 from stages.adapters.algebra import Adapter
 from stages.adapters.state import State
 from stages.adapters.storage import fingerprint, flat
 from stages.core.family import Row, TrainingOptions
 from stages.core.params import Watch
-from stages.core.rehearsal import CAPTIONS, Rehearsal
+from stages.core.rehearsal import Rehearsal
 from stages.core.strategy import strategies
 from stages.families.unet.learner import UNetLearner
 from stages.monitoring import previews
@@ -192,7 +193,7 @@ def test_without_earlier_concepts_there_are_no_words_to_rehearse(params):  # noq
 
 def test_generic_captions_are_those_of_the_options_or_of_the_base(params, tmp_path):  # noqa: F811
     generic = Rehearsal(prompts="generic")
-    assert rehearsal.prompts(params.family, generic, EARLIER) == list(CAPTIONS)
+    assert rehearsal.prompts(params.family, generic, EARLIER) == generic_captions()
     own = Rehearsal(prompts="generic", captions=("a beach", "a tree", "a beach"))
     assert rehearsal.prompts(params.family, own, []) == ["a beach", "a tree"]
     (tmp_path / "base").mkdir()

@@ -55,7 +55,7 @@ class Strip:
     task: int
     name: str
     key: str  # the concept's name in params.yaml
-    title: str  # the name for a reader: triangle, called ofl
+    title: str  # the name for a reader: fish, called ofl
     prompts: list[str]
     noises: int
     references: str
@@ -189,7 +189,7 @@ class _FilmBuilder:
 
 
 def readable(name: str, token: str) -> str:
-    """The concept's name and the word that stands for it: "triangle, called ofl" for ofl_fish."""
+    """The concept's name and the word that stands for it: "fish, called ofl" for ofl_fish."""
     plain = words(name.removeprefix(token)).strip()
     return f"{plain}, called {token}" if plain and token not in (name, plain) else words(name)
 
