@@ -11,14 +11,14 @@ import numpy as np
 from data.world.artwork import LICENCES, NOUNS
 from data.world.draw import Scene
 from data.world.scenes import (
-    UNLIKE_OBJECTS,
+    ALIKE_OBJECTS,
     HELD_OUT,
     OBJECTS,
     SEEN,
-    ALIKE_OBJECTS,
     STYLES,
     TUNING_OBJECTS,
     TUNING_STYLES,
+    UNLIKE_OBJECTS,
     Object,
     Style,
     caption,

@@ -11,12 +11,12 @@ from data.world.concepts import taught
 from data.world.draw import Scene, draw
 from data.world.places import PLACES
 from data.world.scenes import (
-    UNLIKE_OBJECTS,
+    ALIKE_OBJECTS,
     HELD_OUT,
     OBJECTS,
     SEEN,
-    ALIKE_OBJECTS,
     TUNING_OBJECTS,
+    UNLIKE_OBJECTS,
     UNSEEN_SETS,
     any_scene,
     article,

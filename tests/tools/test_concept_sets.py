@@ -13,7 +13,6 @@ from stages.tools import profiles
 from stages.tools.concept_sets import concept_sets
 from tests.support.workspace import change, workspace
 
-
 FOUR = ("sks_owl", "zwz_robot", "sbu_backpack", "uwu_snail")
 
 
