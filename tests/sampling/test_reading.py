@@ -74,8 +74,8 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
-LONG = "a photo of a {} in the jungle with a dog and a cat and a book and a house and a bus and a car and a fish and a key"
-MORE = "a photo of a {} in the jungle with a dog and a cat and a book and a house and a bus and a car and a fish and a cup"
+REST = "in the jungle with a dog and a cat and a book and a house and a bus and a car and a fish and"
+LONG, MORE = f"a photo of a {{}} {REST} a key", f"a photo of a {{}} {REST} a cup"
 
 
 def study(place: Path, concept: str, prompts: list[str], caption: str = "") -> object:
@@ -95,8 +95,9 @@ def study(place: Path, concept: str, prompts: list[str], caption: str = "") -> o
 
 def test_lost_words_are_named_before_and_noted_after(place, monkeypatch, caplog):
     monkeypatch.chdir(place)
-    params = study(place, "mug", [LONG, "a {}"], "the {} that stands on a table in the house of a person with a cat and a dog and a bus and a car and a book and a key")
-    caption = "the sks cup that stands on a table in the house of a person with a cat and a dog and a bus and a car and a book and a key"
+    caption = f"the {{}} that stands on a table in the house of a person {REST} a key"
+    params = study(place, "mug", [LONG, "a {}"], caption)
+    caption = caption.replace("{}", "sks cup")
     sampled = [LONG.replace("{}", words) for words in ("sks cup", "cup")]
     expected = [caption, *sampled]
     lines = check_texts(params)
