@@ -1,8 +1,6 @@
 """Is the embedded base good enough to forget anything? It must draw what its captions say, and its autoencoder must be
 able to show the concepts that are taught to it."""
 
-from itertools import islice
-
 import numpy as np
 import pytest
 import torch
@@ -10,17 +8,13 @@ from diffusers import StableDiffusionXLPipeline
 
 from data.world import recogniser
 from data.world.concepts import taught
-from data.world.draw import Scene, draw
+from data.world.draw import draw
 from data.world.recipes.pool import pixels
-from data.world.scenes import PLACE_WORDS, base_world
+from data.world.scenes import PLACE_WORDS
+from data.world.sheet import BASE, sampled, scenes
 
 pytestmark = pytest.mark.slow
-COUNT, SEED, BASE = 200, [20, 26], "data/world/base"  # pictures; the recipes draw from other seeds
-
-
-def scenes(count: int) -> list[tuple[Scene, str]]:
-    world = base_world(np.random.default_rng(SEED))
-    return list(islice(((s, c) for s, c in world if s.style == "photo"), count))
+COUNT = 200  # pictures
 
 
 def right(read: list[str], wanted: list[str | None]) -> float:
@@ -33,19 +27,6 @@ def test_the_recogniser_reads_drawings() -> None:
     read = recogniser.read(np.stack([draw(scene) for scene, _ in pairs]))
     assert right(read["place"], [scene.place for scene, _ in pairs]) >= 0.98
     assert right(read["noun"], [scene.noun for scene, _ in pairs]) >= 0.95
-
-
-def sampled(captions: list[str]) -> np.ndarray:
-    """Pictures [n, 64, 64, 3] uint8 by the base, 12 steps of Euler with guidance 5."""
-    pipeline = StableDiffusionXLPipeline.from_pretrained(BASE, torch_dtype=torch.float32)
-    pipeline.set_progress_bar_config(disable=True)
-    shape = (len(captions), pipeline.unet.config.in_channels, 8, 8)
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(3))
-    made = []
-    for at in range(0, len(captions), 20):
-        some = {"prompt": captions[at : at + 20], "latents": noise[at : at + 20]}
-        made.append(pipeline(**some, num_inference_steps=12, guidance_scale=5.0, output_type="np").images)
-    return np.rint(np.concatenate(made) * 255).astype(np.uint8)
 
 
 def test_the_base_draws_what_its_captions_say() -> None:
