@@ -1,4 +1,4 @@
-"""What the base draws of its captions: `python -m data.world.sheet FILE.png` shows 24, each above a drawing of the same."""
+"""What the base draws: `python -m data.world.sheet FILE.png` shows 24 captions, each above a drawing of the same."""
 
 import sys
 from itertools import islice
