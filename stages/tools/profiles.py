@@ -84,7 +84,10 @@ def text(name: str, memory: str | None = None) -> str:
     yaml.indent(mapping=2, sequence=2, offset=0)
     params = yaml.load(complete)
     for path in changes:
-        for section, value in read_yaml(path).tree.items():
+        given = read_yaml(path).tree
+        if "learning_rate" in given.get("train", {}):
+            _drop_rates(params)
+        for section, value in given.items():
             if section == FROM:
                 continue
             params[section] = _merged(params.get(section), value, section)
@@ -129,6 +132,15 @@ def _merged(old: Any, new: Any, section: str) -> Any:
         else:
             old[key] = value
     return old
+
+
+def _drop_rates(params: Any) -> None:
+    """Leaves out the strategies' own learning rates: they were chosen beside another rate of the study."""
+    for entry in params["strategy"].values():
+        if "train" in entry:
+            entry["train"].pop("learning_rate", None)
+            if not entry["train"]:
+                del entry["train"]
 
 
 def _drop_variants_of_others(params: Any) -> None:

@@ -27,7 +27,7 @@ REAL = [name for name in QUESTIONS if name not in EMBEDDED]
 PAGE = PROJECT / "docs/questions.md"
 ROW = re.compile(r"^\| `(?P<name>[a-z-]+)` \| (?P<counts>[\d, |]+) \|", re.M)
 STYLES = PHOTOS.parents[1] / "styles"
-MOST = {"steps": 25_000, "sampled": 7_000}  # not much more than twice the default study: 11,200 and 5,040
+MOST = {"steps": 14_000, "sampled": 10_000}  # twice the default study: 6,840 and 5,055
 
 
 def numbers(study: Params) -> list[int]:

@@ -99,3 +99,11 @@ def test_only_the_variants_of_a_study_of_its_own_are_in_it(name):
     tree = profiles.tree(name)
     for entry in tree["strategy"].keys() - set(tree["strategies"]):
         assert not {"is", "train"} & tree["strategy"][entry].keys()
+
+
+def test_a_profile_with_a_learning_rate_of_its_own_drops_those_of_the_strategies():
+    study = profiles.params("confirm")
+    assert study.training("magmax").learning_rate != study.train.learning_rate
+    for name in ("photos", "sdxl-objects", "sdxl-selection"):
+        study = profiles.params(name)
+        assert {study.training(one).learning_rate for one in study.strategies} == {study.train.learning_rate}
