@@ -50,13 +50,13 @@ def headline(summary: Summary, domain: str) -> Headline:
     branch, best, text = found[0]
     if len(groups) > 1:
         base = f" (base model {number(verdict.base[SCORE].value)})"
-        parts = [text, *(more.replace(base, "") for _, _, more in found[1:])]
+        parts = [text, *(more.replace(base, "").replace(f" by {verdict.metric}", "", 1) for _, _, more in found[1:])]
         text = "; ".join(f"{regimes.AMONG[regime]}: {part}" for regime, part in zip(groups, parts, strict=True))
         text += "".join(_across(verdict, list(groups.values()), level))
     count = len(verdict.labels)
     start = f"After {count} {domain if count > 1 else domain.removesuffix('s')}"
     if len(verdict.runs) == len(verdict.strategies):
-        text += " (one run each: the effect of other orders and trainings is unknown)"
+        text += " (one run each)"
     return Headline(branch, best, f"{start}, {text}.")
 
 
