@@ -121,7 +121,7 @@ def test_each_note_is_printed_once_by_a_change_and_its_run(palimpsest, mine, tmp
     """On photos of the concept that changes, on those of another that has not run, and on a text that is too long."""
     new = photos(tmp_path / "later", "cup") / "cup"
     notes = [twice(new), twice(mine / "data/photos/toy")]
-    (new / "1.txt").write_text("a {} " + "very " * 20 + "old")
+    (new / "1.txt").write_text("a {} " + "very " * 40 + "old")
     run = concepts._run
     monkeypatch.setattr(concepts, "_run", lambda options: run([*options, "--plan"]))
     for words in (["add", "cup", "--plan"], ["add", "cup", "--yes"], ["redo", "cup", "--yes", "--no-run"]):

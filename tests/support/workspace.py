@@ -27,6 +27,7 @@ PLACES = ["zwz_robot", "sks_owl", "pdw_rocket", "uwu_snail"]
 def change(folder: Path, **sections: Any) -> None:
     """Changes sections of a workspace's parameters."""
     yaml = YAML()
+    yaml.width = 120  # as the tools that edit it
     params = yaml.load((folder / "params.yaml").read_text("utf-8"))
     for section, value in sections.items():
         if isinstance(value, dict) and section != "sequences":
