@@ -72,7 +72,7 @@ def test_a_trained_adapter_has_the_same_loss_as_its_delta(family):
     trained = adapter(family)
     zero = Adapter(trained.a, {n: torch.zeros_like(b) for n, b in trained.b.items()}, trained.scale)
     assert loss(family, None, trained) == pytest.approx(loss(family, trained.delta, zero), rel=1e-4)
-    assert loss(family, None, trained) != pytest.approx(loss(family, None, zero), rel=1e-3)
+    assert loss(family, None, trained) != pytest.approx(loss(family, None, zero), rel=5e-4)
 
 
 def test_each_row_of_a_batch_has_its_own_noise_and_time(family):

@@ -7,11 +7,10 @@ from tests.support.workspace import ONE_METRIC, hashes, with_dvc, workspace
 
 pytestmark = pytest.mark.slow
 STRATEGIES = ["merge_init", "naive", "magmax"]
-ONE_RATE = {"magmax": {}}  # instead of a rate of its own
 
 
 def test_batches_change_no_byte(tmp_path):
-    folder = with_dvc(workspace(tmp_path / "one", score=ONE_METRIC, strategies=STRATEGIES, strategy=ONE_RATE))
+    folder = with_dvc(workspace(tmp_path / "one", score=ONE_METRIC, strategies=STRATEGIES))
     output = run_flow(folder, "--jobs=1")
     assert output.count(" / task 02 / train: ") == 3
     (log,) = (folder / ".cache/flow/logs").glob("together-*task1.log")
@@ -19,7 +18,7 @@ def test_batches_change_no_byte(tmp_path):
     together = hashes(folder, "runs")
     adapters = [name for name in together if name.endswith("02/adapter/adapter.safetensors")]
     assert len({together[name] for name in adapters}) == 2  # after one task the sum and the larger one are the same
-    other = with_dvc(workspace(tmp_path / "other", score=ONE_METRIC, strategies=STRATEGIES, strategy=ONE_RATE))
+    other = with_dvc(workspace(tmp_path / "other", score=ONE_METRIC, strategies=STRATEGIES))
     run_flow(other, "--jobs=1", "--together=1")
     assert not list((other / ".cache/flow/logs").glob("together-*"))
     assert hashes(other, "runs") == together
