@@ -13,6 +13,7 @@ alone, and within their regime; a comparison of the best of two regimes is named
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -49,15 +50,23 @@ def headline(summary: Summary, domain: str) -> Headline:
     ]
     branch, best, text = found[0]
     if len(groups) > 1:
-        base = f" (base model {number(verdict.base[SCORE].value)})"
-        parts = [text, *(more.replace(base, "").replace(f" by {verdict.metric}", "", 1) for _, _, more in found[1:])]
-        text = "; ".join(f"{regimes.AMONG[regime]}: {part}" for regime, part in zip(groups, parts, strict=True))
+        parts = zip(groups, (part for _, _, part in found), strict=True)
+        text = "; ".join(f"{regimes.AMONG[regime]}: {part}" for regime, part in parts)
+        for phrase in (f" by {verdict.metric}", f" (base model {number(verdict.base[SCORE].value)})"):
+            text = _once(text, phrase)
         text += "".join(_across(verdict, list(groups.values()), level))
     count = len(verdict.labels)
     start = f"After {count} {domain if count > 1 else domain.removesuffix('s')}"
     if len(verdict.runs) == len(verdict.strategies):
         text += " (one run each)"
     return Headline(branch, best, f"{start}, {text}.")
+
+
+def _once(text: str, phrase: str) -> str:
+    """The text with the phrase only where it stands first."""
+    pattern = re.compile(rf"{re.escape(phrase)}(?!\w)")  # " by clip" is not in " by clip_t"
+    first = pattern.search(text)
+    return text[: first.end()] + pattern.sub("", text[first.end() :]) if first else text
 
 
 def _within(verdict: Verdict, names: Sequence[str]) -> Verdict:

@@ -43,6 +43,14 @@ def test_a_difference_across_regimes_that_is_not_significant_is_not_claimed() ->
     assert "; rehearse_words (words) is not shown to differ from magmax (strict)" in text
 
 
+@pytest.mark.parametrize("naive", [0.0, 0.1])
+def test_metric_and_base_are_named_once_whatever_the_first_part_says(naive) -> None:
+    """Where nothing was learned in the first regime, its part names neither."""
+    text = headline.headline(mixed({"naive": naive, "rehearse_words": 0.5, "joint": 0.6}), "objects").text
+    assert ("nothing is shown to have been learned" in text) == (not naive)
+    assert text.count(" by looks") == text.count(" (base model 0.") == 1
+
+
 def test_rankings_are_within_a_regime(summary) -> None:
     lines = conclusions.conclusions(summary)
     line = next(line for line in lines if "average score strict" in line)
