@@ -58,7 +58,7 @@ def headline(summary: Summary, domain: str) -> Headline:
     count = len(verdict.labels)
     start = f"After {count} {domain if count > 1 else domain.removesuffix('s')}"
     if len(verdict.runs) == len(verdict.strategies):
-        text += " (one run each)"
+        text += "; one run each"
     return Headline(branch, best, f"{start}, {text}.")
 
 
@@ -176,7 +176,7 @@ def objection(verdict: Verdict, name: str) -> str:
     if "top1_earlier" in intervals:
         top1, chance = intervals["top1_earlier"], 1 / len(verdict.labels)
         if not top1.low > chance:
-            rates = f"top-1 {number(top1.value)}, chance {number(chance)}"
+            rates = f"top-1 {show(top1, 2)}, chance {number(chance)}"  # far above it, it may be uncertain
             return f"its earlier concepts are not shown to be recognised more often than by chance ({rates})"
         if not intervals["own_minus_others_earlier"].low > 0:
             margin = show(intervals["own_minus_others_earlier"], 2)

@@ -15,7 +15,7 @@ MEANINGS: dict[Regime, str] = {  # what a strategy knows, from the least to the 
 }
 
 AMONG: dict[Regime, str] = {
-    "strict": "strict strategies",
+    "strict": "without earlier data (strict)",
     "words": "with earlier prompts (words)",
     "photos": "with earlier photos (photos, a ceiling)",
 }

@@ -215,6 +215,22 @@ def test_nothing_is_wider_than_a_phone(opened) -> None:
     assert last["x"] + last["width"] <= PHONE["width"]
 
 
+def test_on_a_phone_pictures_say_what_they_are(opened) -> None:
+    page = opened(viewport=PHONE)
+    shots = page.locator(".result td.shot")
+    said = shots.evaluate_all("all => all.map(one => getComputedStyle(one, '::after').content.replaceAll('\"', ''))")
+    assert said == shots.evaluate_all("all => all.map(one => one.dataset.short)")
+    assert {"learned", "after 3", "before any task"} < set(said)
+
+
+def test_ten_tasks_fit_the_filmstrip_of_a_desktop(opened) -> None:
+    page = opened(viewport={"width": 1440, "height": 900})
+    region = page.locator(".reel:visible .scroll")
+    row = region.locator("tbody tr", has_text="merge init")
+    head, cell = (row.locator(part).first.bounding_box()["width"] for part in ("th", "td"))
+    assert head + 10 * cell <= region.bounding_box()["width"] - 40, "and a longer name still fits"
+
+
 def test_a_wide_table_scrolls_under_its_first_column(opened) -> None:
     page = opened(viewport=PHONE)
     region = page.locator("#numbers .panel:visible .scroll").first

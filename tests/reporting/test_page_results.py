@@ -49,7 +49,7 @@ def test_damage_is_the_same_in_the_table_and_in_the_metrics(made) -> None:
 def test_the_first_table_has_the_numbers_of_the_metrics(made) -> None:
     tree = data_files.metrics(made[1])["objects"]["looks"]
     expected = []
-    for name in (*STRATEGIES, "base"):
+    for name in ("base", *STRATEGIES):  # what the strategies are compared with comes first
         for measure in ("average_score", "forgetting_unbiased"):
             bounds = tree[name].get(measure)
             expected += [bounds[key] for key in ("value", "low", "high")] if bounds else []
@@ -113,9 +113,27 @@ def test_the_papers_numbers_are_shown_for_their_metric_only(made, monkeypatch) -
 def test_the_headline_comes_first(made) -> None:
     lead = re.findall(r'<p class="lead">(.*?)</p>', made[2])
     text = headline.headline(made[1], "objects").text
-    assert lead == [text.replace("_", " ")]
+    assert [re.sub("</?b>", "", one) for one in lead] == [text.replace("_", " ")]
     assert text.startswith("After 3 objects, ")
     assert text.count(".") == text.count("0.") + text.count("1.0") + 1, "one sentence"
+
+
+def test_strategies_are_set_apart_in_the_sentence() -> None:
+    names = ("naive", "merge_init", "merge_init_fast")
+    text = "merge_init_fast and naive score 0.5, naively above merge_init -0.1 <b>"
+    shown = overview.emphasised(text, names)
+    assert shown == (
+        "<b>merge init fast</b> and <b>naive</b> score 0.5, naively above <b>merge init</b> \u22120.1 &lt;b&gt;"
+    )
+
+
+def test_the_first_table_goes_from_what_is_wanted_to_what_is_left_of_it(made) -> None:
+    rows = re.findall(r'<tr data-strategy="([^"]*)"', made[2].split('<section id="curves"')[0])
+    assert rows == ["photos", "base model", *STRATEGIES]
+    shown = re.findall(r'data-short="([^"]*)"', made[2])
+    assert shown[:2] == ["red mug, called sks", "blue boot, called sks"], "on a phone, where columns have no heads"
+    assert shown[2:4] == ["before any task"] * 2
+    assert shown[4:8] == ["learned", "after 3"] * 2
 
 
 def test_names_and_zeros_have_one_spelling(made) -> None:

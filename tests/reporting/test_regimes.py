@@ -29,7 +29,7 @@ def test_the_headline_has_a_part_for_each_regime_and_names_what_is_compared_acro
     found = headline.headline(summary, "objects")
     strict, words, photos = found.text.split("; with earlier ")
     assert found.best == "magmax", "the best of those that know the least"
-    assert "strict strategies: magmax scores highest" in strict
+    assert "without earlier data (strict): magmax scores highest" in strict
     assert "above naive" in strict
     assert words.startswith("prompts (words): rehearse_words scores 0.")
     assert photos.startswith("photos (photos, a ceiling): joint scores 0.")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+from markupsafe import Markup
 
 from stages.evaluation import statistics
 from stages.evaluation.statistics import Interval, Intervals, Summary, Verdict
@@ -30,28 +32,29 @@ def overview(summary: Summary, films: Sequence[Film]) -> Context:
         "domains": [_domain(summary, verdicts[film.domain], film) for film in films],
         "conclusions": [formatted(line) for line in conclusions.conclusions(summary)],
         "practice": headline.practice(summary.params),
-        "confidence": f"{100 * summary.params.report.confidence:g} %",
+        "confidence": f"{100 * summary.params.report.confidence:g}%",
     }
 
 
 def _domain(summary: Summary, verdict: Verdict, film: Film) -> Context:
     result = headline.headline(summary, verdict.domain)
     strips = [film.strips[task - 1] for task in shown_concepts(len(film.strips))]
+    places = {name: place for place, name in enumerate(verdict.strategies)}
     rows = [
         {
             "strategy": name,
             "regime": wording.regime_of(verdict, name),
-            "key": k if k < len(verdict.strategies) else None,
+            "key": places.get(name),
             "average": interval(intervals.get("average_score")),
             "forgetting": interval(_forgetting(intervals)),
             "best": name == result.best,
             "pictures": [_pictures(strip, name) for strip in strips],
         }
-        for k, (name, intervals) in enumerate(_rows(verdict).items())
+        for name, intervals in _rows(verdict).items()
     ]
     return {
         "name": verdict.domain,
-        "lead": formatted(result.text),
+        "lead": emphasised(result.text, verdict.strategies),
         "best": result.best,
         "metric": verdict.metric,
         "rows": rows,
@@ -62,20 +65,25 @@ def _domain(summary: Summary, verdict: Verdict, film: Film) -> Context:
 
 
 def _rows(verdict: Verdict) -> dict[str, Intervals]:
-    """The rows of the table; the photos have one even if they cannot be compared with each other."""
-    return wording.rows_of(verdict) | ({} if verdict.ceiling else {wording.PHOTOS: {}})
+    """The rows of the table: what a concept looks like, what the base draws, and what each strategy has made of it.
+
+    The photos have a row even if they cannot be compared with each other.
+    """
+    rows = wording.rows_of(verdict)
+    photos = wording.CEILING if wording.CEILING in rows else wording.PHOTOS
+    return {photos: {}, wording.BASE: {}} | rows
 
 
-def _pictures(strip: Strip, row: str) -> list[tuple[str, str, int]]:
-    """What a row shows of a concept: a caption, the class of the sheet, and the row in it, for each picture."""
+def _pictures(strip: Strip, row: str) -> list[tuple[str, str, str, int]]:
+    """For each picture that a row shows of a concept: a caption, a short one, the class of its sheet, the row in it."""
     if row in (wording.CEILING, wording.PHOTOS):
-        return [("a reference photo", strip.references, 0)]
+        return [("reference photo", strip.title, strip.references, 0)]
     if row == wording.BASE:
-        return [("before any task", strip.base.sheet, strip.base.row)]
+        return [("before any task", "before any task", strip.base.sheet, strip.base.row)]
     frames = {frame.after: frame for frame in strip.rows[row]}
     last = max(frames)
-    shown = {strip.task: "when learned", last: f"after task {last}"}
-    return [(caption, frames[after].sheet, frames[after].row) for after, caption in shown.items()]
+    shown = {strip.task: ("when learned", "learned"), last: (f"after task {last}", f"after {last}")}
+    return [(*captions, frames[after].sheet, frames[after].row) for after, captions in shown.items()]
 
 
 def shown_concepts(tasks: int) -> list[int]:
@@ -93,6 +101,13 @@ def _forgetting(intervals: Intervals) -> Interval | None:
 def formatted(text: str) -> str:
     """A sentence with names and numbers in the page's spelling."""
     return words(minus(text))
+
+
+def emphasised(text: str, names: Iterable[str]) -> Markup:
+    """The sentence with the names of strategies in bold: spelled without underscores, they look like its own words."""
+    parts = re.split(rf"(?<!\w)({'|'.join(map(re.escape, names))})(?!\w)", text)
+    shown = (Markup("<b>{}</b>").format(words(part)) if at % 2 else formatted(part) for at, part in enumerate(parts))
+    return Markup("").join(shown)
 
 
 def minus(text: str) -> str:
