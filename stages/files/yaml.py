@@ -14,6 +14,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.constructor import RoundTripConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, DocumentStartEvent, ScalarEvent
 from ruamel.yaml.parser import RoundTripParser
@@ -27,6 +28,7 @@ JUDGES = frozenset({"path", "detector"})  # options of a metric that name weight
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 20
 MAX_EVENTS = 100_000  # a study of 99 tasks in 100 orders has a fifth of that
+LONGEST_SHOWN = 40  # characters of a value in a message
 LONGEST_NUMBER = 400  # characters; Python refuses to read numbers of 4,300 digits
 NUMBER = re.compile(r"[-+]?[0-9][0-9_]*")
 
@@ -87,9 +89,7 @@ def read_yaml(path: Path) -> Document:
         mark = error.problem_mark or error.context_mark
         reason = (error.problem or error.context or "cannot be read").splitlines()[0]
         raise ConfigFault(f"{path}:{mark.line + 1 if mark else 1}: {reason}.") from None
-    except IndexError:  # how the reader ends at a sign that no digit follows
-        raise ConfigFault(f"{path}:1: a value such as -_ is neither a number nor text. Put it in quotes.") from None
-    except (YAMLError, ValueError) as error:  # control characters; a date such as 2026-99-99
+    except YAMLError as error:  # control characters
         line = text[: getattr(error, "position", 0)].count("\n") + 1
         reason = f"control character U+{error.character:04X}" if isinstance(error, ReaderError) else str(error)
         raise ConfigFault(f"{path}:{line}: {reason.splitlines()[0][:200]}. Remove it.") from None
@@ -135,9 +135,22 @@ class _Parser(RoundTripParser):
         return f"more than {MAX_EVENTS} values. Make it shorter" if self._events > MAX_EVENTS else ""
 
 
+class _Constructor(RoundTripConstructor):
+    """Names the place of a value that looks like a number or a date and is none, such as -_ or 2026-99-99."""
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, IndexError) as error:  # the latter where no digit follows a sign
+            is_date = isinstance(error, ValueError) and not str(error).startswith(("could not", "invalid literal"))
+            reason = str(error) if is_date else "neither a number nor text"
+            problem = f"{str(node.value)[:LONGEST_SHOWN]} cannot be read: {reason}. Put it in quotes"
+            raise MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
+
+
 def _reader() -> YAML:
     yaml = YAML(typ="rt")
-    yaml.version, yaml.Parser = (1, 2), _Parser
+    yaml.version, yaml.Parser, yaml.Constructor = (1, 2), _Parser, _Constructor
     return yaml
 
 

@@ -40,7 +40,11 @@ def refusal(tmp_path, content):
         (f"a: 0x{'f' * 5000}\n", "1: a number with more than 63 bits"),
         ("a: 1e999\n", "1: inf is not a finite number"),
         ("a: .nan\n", "1: nan is not a finite number"),
-        ("a: 1\nb: 2026-99-99\n", "month must be in"),
+        ("a: 1\nb: 2026-99-99\n", "2: 2026-99-99 cannot be read: month must be in 1..12. Put it in quotes"),
+        ("a: 1\nb: -_\n", "2: -_ cannot be read: neither a number nor text. Put it in quotes"),
+        ("a: 1\nb:\n- x\n- {c: +__}\n", "4: \\+__ cannot be read"),
+        ("a: 1\n0x_: 2\n", "2: 0x_ cannot be read: neither"),
+        ("a: 1\n\nb: ._\n", "3: ._ cannot be read: neither"),
         ("a: " + "[" * 30_000, "1: more than 20 nested levels"),
         ("".join(f"{'  ' * i}a:\n" for i in range(700)), "more than 20 nested levels"),
         ("{" * 30_000, "nested levels|expected"),
@@ -51,7 +55,7 @@ def refusal(tmp_path, content):
         ("- a\n", "expected sections"),
         ("? [a, b]\n: 1\n", "is not a string"),
     ],
-    ids=range(23),
+    ids=range(27),
 )
 def test_one_line_with_the_place_and_the_reason(tmp_path, content, expected):
     began = time.process_time()
