@@ -58,7 +58,9 @@ def command(
     parser.add_argument("--plan", action="store_true", help="print what would run, and run nothing")
     parser.add_argument("--share", action="store_true", help="exchange results with DVC's remote")
     parser.add_argument("--no-view", action="store_true", help="don't report to Prefect")
-    parser.add_argument("--no-notes", action="store_true", help="don't print the notes on photos and texts")
+    parser.add_argument(
+        "--no-notes", action="store_true", help="print neither notes on photos and texts nor the next command"
+    )
     args = parser.parse_args()
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
 
@@ -134,12 +136,12 @@ class Study:
         return code
 
     def _announce(self, plan: Plan) -> None:
+        from flows.engine.photo_check import print_notes
         from stages.runtime.formatting import size
 
         free = shutil.disk_usage(self.root).free
         if not self.args.no_notes:
-            for note in plan.notes:
-                print(note)
+            print_notes(plan.notes)
         print(plan.sentence())
         where = f"On {', '.join(self.slots.devices)}. " if self.slots.devices else ""
         print(f"{where}About {size(plan.bytes)} of disk; {size(free)} are free.", flush=True)
@@ -186,6 +188,8 @@ class Study:
             raise MachineFault(
                 f"dvc status still lists {', '.join(stages[:3])}: files were changed during the run. Run it again."
             )
+        if not self.args.no_notes:
+            print("Next: palimpsest report   the result")
 
 
 def in_a_thread(work: Callable[[str], object], name: str) -> None:

@@ -131,9 +131,9 @@ class Change:
 
     def _print_notes(self, notes: list[str]) -> None:
         """Prints each note once."""
-        for note in notes:
-            if note not in self._printed:
-                print(note)
+        from flows.engine.photo_check import print_notes
+
+        print_notes(note for note in notes if note not in self._printed)
         self._printed.update(notes)
 
     @contextmanager

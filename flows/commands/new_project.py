@@ -140,15 +140,14 @@ def _check(photos: Path, names: list[str], text: str) -> None:
     """Checks the photos where they are, before anything is copied; prints what is noted on them."""
     from ruamel.yaml import YAML
 
-    from flows.engine.photo_check import check_new
+    from flows.engine.photo_check import check_new, print_notes
     from stages.core.params import Prepare
     from stages.datasets.folder import Folder
 
     limits = Prepare(**YAML(typ="safe").load(text)["prepare"])
     dataset = Folder(root=str(photos))
     for _, notes in for_all(lambda name: check_new(photos / name, name, dataset, limits), names):
-        for note in notes:
-            print(note)
+        print_notes(notes)
 
 
 def _concepts(photos: Path) -> list[str]:

@@ -34,6 +34,7 @@ def current_plan(params: Params) -> Plan:
 
 def show(json: bool) -> None:
     """The command `plan`."""
+    from flows.engine.photo_check import print_notes
     from stages.core.params import load
 
     params = load()
@@ -48,7 +49,8 @@ def show(json: bool) -> None:
         print("Nothing to do: everything is up to date.")
         console.next_steps("palimpsest report")
         return
-    print(*plan.notes, f"{plan.sentence()}\n", sep="\n")
+    print_notes(plan.notes)
+    print(f"{plan.sentence()}\n")
     console.table(("stages", "of"), [(count, verb) for verb, count in plan.verbs.items()])
     reasons: list[tuple[int, str]] = [(count, cause) for cause, count in list(plan.reasons.items())[:MOST_REASONS]]
     if follow := len(plan.changed) - len(plan.causes):

@@ -22,7 +22,8 @@ from stages.tools import edit_params
 PAGE, STAMPED = "report.html", "index.html"  # as the stage makes it; with when and where the study ran
 METRICS, HEADLINE, CONCLUSION = "metrics.json", "headline.json", "conclusion.json"
 REMAKE = "Delete the report's folder and make it again: palimpsest run"
-BASE = "base"  # among the strategies: the base model
+BASE, CEILING = "base", "ceiling"  # among the strategies: the base model, and photos against photos
+TITLES = {BASE: "base model", CEILING: "photos (ceiling)"}  # as in the report
 SHOWN = {"average_score": "average score", "forgetting_unbiased": "forgetting"}  # measure -> its title
 SCORE = "average_score"
 KNOW = {"strict": 0, "words": 1, "photos": 2}  # strategies are ranked within their regime
@@ -124,17 +125,18 @@ def _print_table(folder: Path, params: Mapping[str, Any]) -> None:
         rows = []
         places = {name: (name == BASE, KNOW.get(regimes.get(name, "-"), 0)) for name in by_strategy}
         ranked = sorted(by_strategy, key=lambda name: (*places[name], -by_strategy[name][SCORE]))
-        for strategy, measures in ((name, by_strategy[name]) for name in ranked):
-            values = [tree[domain][identity][strategy].get(measure) for measure in SHOWN if measure in measures]
+        for name in (*ranked, *([CEILING] if CEILING in tree[domain][identity] else [])):
+            measures = by_strategy.get(name, (SCORE,))  # photos forget nothing
+            values = [tree[domain][identity][name].get(measure) for measure in SHOWN if measure in measures]
             cells = [_interval(**value) for value in values]
-            rows.append((strategy, regimes.get(strategy, "-"), *cells, *["-"] * (len(SHOWN) - len(cells))))
+            rows.append((TITLES.get(name, name), regimes.get(name, "-"), *cells, *["-"] * (len(SHOWN) - len(cells))))
         console.table(
             ("strategy", "regime", *SHOWN.values()),
             rows,
             f"{domain} by {identity}, with intervals",
         )
     print("Higher scores and lower forgetting are better.")
-    print(f"All measures: {folder}/summary.txt, and the report.")
+    print(f"All measures: {folder}/results.md, and the report.")
 
 
 def _interval(value: float, low: float | None, high: float | None) -> str:

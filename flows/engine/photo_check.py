@@ -69,6 +69,12 @@ def check_concept(concept: Concept, limits: Prepare) -> list[str]:
     return notes
 
 
+def print_notes(notes: Iterable[str]) -> None:
+    """Prints what was noted on photos and texts, a line each."""
+    for note in notes:
+        print(note)
+
+
 def own_photos(params: Params) -> Folder:
     """The dataset of a study of the user's own photos.
 

@@ -39,6 +39,7 @@ def import_folders(quiet: float = QUIET, dry_run: bool = False) -> tuple[list[st
     Raises:
         ConfigFault: concepts cannot be added to the current study.
     """
+    from flows.engine.photo_check import print_notes
     from stages.core.params import load
 
     entries = _entries()
@@ -61,8 +62,7 @@ def import_folders(quiet: float = QUIET, dry_run: bool = False) -> tuple[list[st
                 _reject(entry, error, dry_run)
                 skipped.append(entry.name)
             else:
-                for note in notes if dry_run else ():  # a run prints them when it plans the new task
-                    print(note)
+                print_notes(notes if dry_run else ())  # a run prints them when it plans the new task
                 added.append(_add(params, entry, dry_run))
                 params = load()
         except OSError as error:  # this one stays; the others go on

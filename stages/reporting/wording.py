@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from stages.evaluation.measures import RANKED
 from stages.evaluation.statistics import Interval, Summary, Verdict, show
 from stages.evaluation.transfer import Transfer
 from stages.reporting import headline, regimes
@@ -19,7 +20,8 @@ from stages.reporting.sweeps import fronts
 from stages.reporting.sweeps.variants import series, variants
 from stages.runtime.formatting import Rows, in_columns, in_markdown, words
 
-ON_SCREEN = ("average_score", "forgetting_unbiased", "plasticity", "own_minus_others_earlier", "top1_earlier")
+ON_SCREEN = ("average_score", "forgetting_unbiased", "plasticity", "top1_earlier")  # as many as a terminal is wide
+WIDTH = 110  # characters of a line of the printed report
 PLACE = ("domain", "strategy", "order", "seed", "task")  # of a merge check; the other columns are facts
 HEADLINE = (
     "average_score",
@@ -149,14 +151,17 @@ def checks(summary: Summary, domain: str) -> Rows | None:
 
 
 def terminal(summary: Summary) -> str:
-    """The printed report: the headline, a table per domain and metric, the differences, and the conclusions."""
+    """The printed report: the headline, a table per domain and metric, the differences that are tested, the conclusions.
+
+    With names as long as those of the default study, no line is longer than WIDTH.
+    """
     level = 1 - summary.params.report.confidence
     warning = headline.practice(summary.params)
     parts = [_wrapped(line) for line in (warning, *sentences(summary)) if line]
     for verdict in ordered(summary):
         parts.append(f"{verdict.domain}, {verdict.metric}\n{in_columns(overview(verdict, ON_SCREEN, 2))}")
         if verdict.metric == summary.params.report.identity and verdict.differences:
-            rows = differences(verdict, level, ON_SCREEN, 2, "{} *")
+            rows = differences(verdict, level, RANKED, 2, "{} *")
             parts.append(f"{in_columns(rows)}\n* corrected p <= {level:.2g}")
     return "\n\n".join([*parts, "\n".join(_wrapped(line) for line in (IN_WORDS, *conclusions(summary)))])
 
@@ -167,7 +172,7 @@ def sentences(summary: Summary) -> list[str]:
 
 
 def _wrapped(line: str) -> str:
-    return textwrap.fill(line, 110, subsequent_indent="  ")
+    return textwrap.fill(line, WIDTH, subsequent_indent="  ")
 
 
 def markdown(summary: Summary, files: Sequence[str], more: Sequence[str] = ()) -> str:

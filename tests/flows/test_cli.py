@@ -408,6 +408,7 @@ def test_the_report_is_a_sentence_a_small_table_and_a_path(here, palimpsest, mon
         for strategy, values in measures.items()
     }
     (folder / "headline.json").write_text(json.dumps({"objects": measures}))
+    bounds["ceiling"] = {"average_score": {"value": 0.83, "low": 0.78, "high": 0.88}}
     tree = {"objects": {"dino": bounds}, "regimes": {"naive": "strict", "magmax": "words"}}
     (folder / "metrics.json").write_text(json.dumps(tree))
     sentence = "After 10 objects, no difference between strategies is significant by dino: " + "and so on " * 10
@@ -427,9 +428,12 @@ def test_the_report_is_a_sentence_a_small_table_and_a_path(here, palimpsest, mon
     _, out, _ = palimpsest("report", "--no-open")
     lines = re.sub(r"\x1b\[[\d;]*m", "", out).splitlines()
     assert max(map(len, lines)) <= 62
-    assert [line.split()[0] for line in lines if "[" in line and "]" in line] == ["naive", "magmax", "base"]
-    assert [line.split()[1] for line in lines if "[" in line and "]" in line] == ["strict", "words", "-"]
+    rows = [re.split(" {2,}", line.strip()) for line in lines if "[" in line and "]" in line]
+    assert [row[0] for row in rows] == ["naive", "magmax", "base model", "photos (ceiling)"]
+    assert [row[1] for row in rows] == ["strict", "words", "-", "-"]
+    assert rows[-1][2:] == ["0.83 [0.78, 0.88]", "-"], "photos forget nothing"
     assert "0.37 [0.27, 0.47]" in out
+    assert f"{folder.relative_to(here)}/results.md" in out
     assert "-0.00" not in out
     shutil.rmtree(folder)
 

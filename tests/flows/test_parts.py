@@ -1,10 +1,14 @@
 """Stage names, slots and workers, without a study."""
 
+from argparse import Namespace
+from pathlib import Path
+
 import pytest
 
 from flows.engine.pool import Pool, Slots, WorkerLost, slots
 from flows.graph import stage_names
 from flows.graph.stage_names import StageName
+from flows.study import Study
 
 
 @pytest.mark.parametrize(
@@ -34,6 +38,16 @@ def test_slots_come_from_the_command_line_then_from_the_environment(monkeypatch)
     monkeypatch.setenv("PALIMPSEST_JOBS", "5")
     assert slots(None, "").jobs == 5
     assert slots(2, "").environment(0) == {}
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_finished_study_says_how_to_see_its_result(monkeypatch, capsys, quiet):
+    """Unless the command that ran it goes on itself."""
+    monkeypatch.setattr("flows.graph.graph.outdated", lambda root: [])
+    study = Study.__new__(Study)
+    study.args, study.root = Namespace(no_notes=quiet), Path()
+    study._finish()
+    assert capsys.readouterr().out == ("" if quiet else "Next: palimpsest report   the result\n")
 
 
 @pytest.mark.slow

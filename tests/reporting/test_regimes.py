@@ -102,6 +102,12 @@ def test_no_text_of_the_report_compares_strategies_of_different_regimes_without_
         assert KNOWN[one] == KNOWN[other] or f"{one} - {other} ({KNOWN[one]} - {KNOWN[other]})" in text, (one, other)
 
 
+def test_the_printed_report_fits_its_width(summary) -> None:
+    lines = wording.terminal(summary).splitlines()
+    assert "joint - rehearse_words (photos - words)" in "\n".join(lines)
+    assert max(map(len, lines)) <= wording.WIDTH
+
+
 def test_legends_have_the_regime(summary) -> None:
     (verdict,) = summary.verdicts
     legend = figures.trade_off(verdict).axes[0].get_legend()
