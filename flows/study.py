@@ -58,9 +58,7 @@ def command(
     parser.add_argument("--plan", action="store_true", help="print what would run, and run nothing")
     parser.add_argument("--share", action="store_true", help="exchange results with DVC's remote")
     parser.add_argument("--no-view", action="store_true", help="don't report to Prefect")
-    parser.add_argument(
-        "--no-notes", action="store_true", help="print neither notes on photos and texts nor the next command"
-    )
+    parser.add_argument("--no-notes", action="store_true", help="print neither notes nor the next command")
     args = parser.parse_args()
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
 

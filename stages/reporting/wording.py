@@ -151,7 +151,7 @@ def checks(summary: Summary, domain: str) -> Rows | None:
 
 
 def terminal(summary: Summary) -> str:
-    """The printed report: the headline, a table per domain and metric, the differences that are tested, the conclusions.
+    """The printed report: the headline, a table per domain and metric, the tested differences, and the conclusions.
 
     With names as long as those of the default study, no line is longer than WIDTH.
     """

@@ -424,10 +424,10 @@ def test_the_report_is_a_sentence_a_small_table_and_a_path(here, palimpsest, mon
     facts = json.loads(palimpsest("report", "--json")[1])
     assert facts["conclusion"]["objects"]["branch"] == "tie"
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    monkeypatch.setenv("COLUMNS", "62")
+    monkeypatch.setenv("COLUMNS", "72")
     _, out, _ = palimpsest("report", "--no-open")
     lines = re.sub(r"\x1b\[[\d;]*m", "", out).splitlines()
-    assert max(map(len, lines)) <= 62
+    assert max(map(len, lines)) <= 72
     rows = [re.split(" {2,}", line.strip()) for line in lines if "[" in line and "]" in line]
     assert [row[0] for row in rows] == ["naive", "magmax", "base model", "photos (ceiling)"]
     assert [row[1] for row in rows] == ["strict", "words", "-", "-"]

@@ -256,6 +256,16 @@ def test_colours_of_loss_and_gain_meet_at_zero() -> None:
     assert dark == charts.LIGHT_TEXT
 
 
+@pytest.mark.parametrize(("other", "drawn"), [(0.9999995, False), (0.99, True)])
+def test_a_fact_that_prints_alike_everywhere_is_not_drawn(other: float, drawn: bool) -> None:
+    """Its lines would lie on each other, and so would their names."""
+    params = synthetic_study.parameters(strategies=STRATEGIES)
+    values = [1.0, other, 1.0]
+    rows = [{"strategy": s, "task": t, "survival": values[t - 1]} for s in STRATEGIES for t in (1, 2, 3)]
+    fact = background._fact(params, rows, "survival")
+    assert (fact["svg"] is not None, fact["value"]) == (drawn, f"{min(values):.4g}")
+
+
 def test_losses_are_means_over_short_intervals(made) -> None:
     rows, starts = background._binned([[np.arange(50.0), np.arange(10.0)]])
     assert starts == [0, 50]

@@ -66,13 +66,13 @@ def _fact(params: Params, rows: list[dict[str, str | float]], fact: str) -> dict
         {"strategy": s, "after": t, "value": rounded(x), "tip": f"{words(titled[s])}, task {t}: {x:.4g}"}
         for (s, t), x in means.items()
     ]
-    values = set(means.values())
+    values = {f"{x:.4g}" for x in means.values()}
     chart = lines.line_per_strategy(points, params.strategies, len(params.tasks))
     svg = draw(chart, f"{title} after each task") if len(values) > 1 else None  # a constant is printed, not drawn
     table = [["task", *titled.values()]]
     for task in (int(t.index) for t in params.tasks):
         table.append([str(task), *(f"{means[s, task]:.4g}" if (s, task) in means else "" for s in params.strategies)])
-    return {"title": title, "meaning": meaning, "svg": svg, "value": f"{min(values):.4g}", "rows": table}
+    return {"title": title, "meaning": meaning, "svg": svg, "value": min(values), "rows": table}
 
 
 def losses(summary: Summary) -> dict[str, Any] | None:
