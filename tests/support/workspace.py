@@ -19,7 +19,7 @@ SMALL = {
     "strategies": ["merge_init"],
     "train": {"steps": 6, "batch": 2, "learning_rate": 0.0005, "checkpoint_every": 2},
     "sample": {"steps": 2, "images": 1, "guidance": 3.0},
-    "strategy": {"magmax": {}},  # at the rate of the other published ones
+    "strategy": {"magmax": {}, "ortho_init": {}},  # at the rate of the other published ones
 }
 ONE_METRIC = {"metrics": {"dino": {"path": "dino", "resize": 64}}}  # for `score`, in tests that ignore the scores
 PLACES = ["zwz_robot", "sks_owl", "pdw_rocket", "uwu_snail"]
