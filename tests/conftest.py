@@ -5,8 +5,9 @@ import os
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -41,25 +42,48 @@ def pytest_xdist_auto_num_workers(config) -> int:
 
 
 def pytest_collection_modifyitems(items) -> None:
-    """Runs files with many slow tests first, so that none of them runs alone at the end."""
-    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])
+    """Runs the files that take longest first, so that none of them runs alone at the end."""
+    seconds: Counter[Path] = Counter()
+    for item in items:
+        seconds[item.path] += bool(item.get_closest_marker("slow"))
+    for item in items:
+        if known := item.get_closest_marker("takes"):
+            seconds[item.path] = known.args[0]
+    items.sort(key=lambda item: -seconds[item.path])
 
 
 @pytest.fixture(scope="session")
-def graph_done(tmp_path_factory, request):
-    """A study that the flow has run: its folder (copy it, do not change it), the stages that ran, the outputs' hashes.
+def made_once(tmp_path_factory, request):
+    """A function that makes a folder which all test processes share: the first one makes it. Nobody may change it.
 
-    Test processes share it: the first one runs it.
+    Args:
+        name: of the folder.
+        make: fills the folder at a path, and returns facts about it that JSON can hold.
+
+    Returns:
+        The folder and the facts.
     """
     base = tmp_path_factory.getbasetemp()
     place = base.parent if hasattr(request.config, "workerinput") else base
-    folder, notes = place / "graph-done", place / "graph-done.json"
-    with lock(place / "graph-done.lock", wait=True):
-        if not notes.exists():
-            names = ran(run_flow(small(folder)))
-            notes.write_text(json.dumps([sorted(names), hashes(folder)]))
-    names, made = json.loads(notes.read_text())
+
+    def made_once(name: str, make: Callable[[Path], Any]) -> tuple[Path, Any]:
+        folder, notes = place / name, place / f"{name}.json"
+        with lock(place / f"{name}.lock", wait=True):
+            if not notes.exists():
+                notes.write_text(json.dumps(make(folder)))
+        return folder, json.loads(notes.read_text())
+
+    return made_once
+
+
+@pytest.fixture(scope="session")
+def graph_done(made_once):
+    """A study that the flow has run: its folder (copy it), the stages that ran, the outputs' hashes."""
+
+    def make(folder: Path) -> tuple[list[str], dict[str, str]]:
+        return sorted(ran(run_flow(small(folder)))), hashes(folder)
+
+    folder, (names, made) = made_once("graph-done", make)
     return folder, set(names), made
 
 
@@ -75,7 +99,6 @@ class Standin(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def standin(tmp_path_factory) -> Standin:
-    """An SDXL with random weights, a hundredth of the real size; tests must not write into it."""
-    path = tmp_path_factory.mktemp("standin") / "sdxl"
-    return Standin(path, write(path))
+def standin(made_once) -> Standin:
+    """An SDXL with random weights, a hundredth of the real size."""
+    return Standin(*made_once("standin", write))

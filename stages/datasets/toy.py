@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 
 from PIL import Image
 from pydantic import Field
@@ -10,6 +10,8 @@ from pydantic import Field
 from data.world.concepts import DOMAINS, Shown, Taught, taught
 from data.world.draw import PIXELS, Scene, draw
 from stages.core.dataset import Concept, Dataset, Picture, datasets
+
+_taught = cache(taught)  # a check of params.yaml asks for every concept many times
 
 
 @datasets.register("toy")
@@ -39,7 +41,7 @@ class Toy(Dataset):
         )
 
     def _concepts(self, domain: str) -> dict[str, Taught]:
-        return taught(domain, self.tuning, self.seed)
+        return _taught(domain, self.tuning, self.seed)
 
     def _pictures(self, shown: tuple[Shown, ...]) -> tuple[Picture, ...]:
         return tuple(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -71,20 +70,19 @@ def text(name: str, memory: str | None = None) -> str:
     Raises:
         ConfigFault: the profile or preset does not exist, or is not plain YAML; or `from` names none.
     """
-    chain = _chain(name)
+    changes = _changes(name)
     if memory not in (None, *presets()):
         raise ConfigFault(f"unknown memory preset '{memory}'. There is: {', '.join(presets())}.")
     complete = (FOLDER / f"{COMPLETE}.yaml").read_text("utf-8")
-    changes = [files()[one] for one in chain[1:]]
-    changes += [PRESETS / f"{memory}.yaml"] if memory else []
+    if memory:
+        changes.append(read_yaml(PRESETS / f"{memory}.yaml").tree)
     if not changes:
         return complete
     yaml = YAML(typ="rt")
     yaml.width = LINE
     yaml.indent(mapping=2, sequence=2, offset=0)
     params = yaml.load(complete)
-    for path in changes:
-        given = read_yaml(path).tree
+    for given in changes:
         if "learning_rate" in given.get("train", {}):
             _drop_rates(params)
         for section, value in given.items():
@@ -97,18 +95,19 @@ def text(name: str, memory: str | None = None) -> str:
     return out.getvalue()
 
 
-def _chain(name: str) -> list[str]:
-    """The profiles that this one consists of: the complete one, those that it changes, and itself."""
-    known, chain = files(), [name]
+def _changes(name: str) -> list[Any]:
+    """The changes to the complete profile, in order: those of the profiles that this one is made from, and its own."""
+    known, chain, changes = files(), [name], list[Any]()
     while chain[0] != COMPLETE:
         if chain[0] not in known:
             where = f"{known[chain[1]]}: {FROM}: " if len(chain) > 1 else ""
             raise ConfigFault(f"{where}unknown profile '{chain[0]}'. {nearest(chain[0], known)}")
-        base = read_yaml(known[chain[0]]).tree.get(FROM, COMPLETE)
+        changes.insert(0, read_yaml(known[chain[0]]).tree)
+        base = changes[0].get(FROM, COMPLETE)
         if base in chain:
             raise ConfigFault(f"{known[chain[0]]}: {FROM}: '{base}' is made from this one. Name another.")
         chain.insert(0, base)
-    return chain
+    return changes
 
 
 def tree(name: str, memory: str | None = None) -> Any:
@@ -186,7 +185,7 @@ def use(name: str, force: bool = False, memory: str | None = None) -> bool:
     current = PARAMS.read_text("utf-8") if PARAMS.exists() else ""
     if current == new:
         return False
-    if current and not force and current not in _all_texts():
+    if current and not force and not _is_a_profile(current):
         profile = FOLDER / "NAME.yaml"
         raise ConfigFault(
             f"{PARAMS}: has changes that are in no profile. Save them as {profile}, or give --force to drop them."
@@ -195,5 +194,8 @@ def use(name: str, force: bool = False, memory: str | None = None) -> bool:
     return True
 
 
-def _all_texts() -> Iterator[str]:
-    return (text(name, memory) for memory in (None, *presets()) for name in names())
+def _is_a_profile(current: str) -> bool:
+    """Whether this is the text of a profile, with or without a preset; only those of the same study are built."""
+    study = re.search(r"^study: (\S+)", current, re.M)
+    same = [name for name, path in files().items() if study and read_yaml(path).tree.get("study") in (None, study[1])]
+    return any(current == text(name, memory) for name in same for memory in (None, *presets()))

@@ -8,6 +8,8 @@ import pytest
 from tests.bench import first_hour, rehearsal, training
 from tests.support.workspace import environment
 
+pytestmark = pytest.mark.takes(50)
+
 
 def printed(*words: str) -> str:
     done = subprocess.run([sys.executable, "-m", *words], env=environment(), capture_output=True, text=True)
@@ -23,7 +25,7 @@ def test_merging_against_the_published_implementation():
 
 @pytest.mark.slow
 def test_scoring_and_sampling_against_the_reference():
-    sizes = ("--images", "4", "--references", "2", "--concepts", "3", "--sizes", "tiny")
+    sizes = ("--images", "2", "--references", "2", "--concepts", "2", "--sizes", "tiny")
     output = printed("tests.bench.scoring", "--blocks", "1", *sizes)
     assert output.count("scores differ by") == 2
     assert "of 255" in printed("tests.bench.sampling", "--blocks", "1", "--images", "1", "--steps", "2")

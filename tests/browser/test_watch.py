@@ -13,7 +13,7 @@ from PIL import Image
 from flows.commands import new_project
 from tests.support.workspace import ONE_METRIC, environment, hashes, with_dvc, workspace
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.takes(70)]
 PATIENCE = 600_000  # milliseconds: the study, the server and the browser may share one core with other tests
 
 

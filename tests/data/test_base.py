@@ -13,7 +13,7 @@ from data.world.recipes.pool import pixels
 from data.world.scenes import PLACE_WORDS
 from data.world.sheet import BASE, sampled, scenes
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.takes(45)]
 COUNT = 200  # pictures
 
 

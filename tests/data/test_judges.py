@@ -33,7 +33,7 @@ from data.world.scenes import (
 )
 from stages.core.metric import Metric, metrics, pairwise
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.takes(70)]
 JUDGES = {
     name: f"data/world/judges/{folder}"
     for name, folder in (("clip_i", "clip"), ("clip_t", "clip"), ("dino", "dino"), ("csd", "csd"))
@@ -134,14 +134,25 @@ def style_pictures() -> list[dict[str, list[np.ndarray]]]:
     return out
 
 
+def concept_pictures(name: str) -> list[dict[str, list[np.ndarray]]]:
+    return style_pictures() if name == "csd" else object_pictures()
+
+
+@cache
+def references(name: str) -> list[Tensor]:
+    """The embeddings of each concept's references."""
+    metric = judge(name)
+    return [metric.embed(images(kinds["references"])) for kinds in concept_pictures(name)]
+
+
 @cache
 def scores(name: str) -> list[dict[str, Tensor]]:
     """For each concept and kind of picture its scores against the concept's references."""
-    metric, out = judge(name), []
-    for kinds in style_pictures() if name == "csd" else object_pictures():
-        references = metric.embed(images(kinds["references"]))
-        out.append({k: pairwise(metric.embed(images(v)), references) for k, v in kinds.items() if k != "references"})
-    return out
+    metric = judge(name)
+    return [
+        {k: pairwise(metric.embed(images(v)), shown) for k, v in kinds.items() if k != "references"}
+        for kinds, shown in zip(concept_pictures(name), references(name), strict=True)
+    ]
 
 
 def told_apart(name: str, kind: str) -> float:
@@ -167,9 +178,9 @@ def test_the_right_picture_scores_above(name: str, kind: str) -> None:
 @pytest.mark.parametrize("name", ["clip_i", "dino", "csd"])
 def test_a_soft_picture_of_the_right_concept_still_scores_above_all_wrong_ones(name: str) -> None:
     metric, held = judge(name), []
-    for kinds, score in zip(style_pictures() if name == "csd" else object_pictures(), scores(name), strict=True):
+    for kinds, shown, score in zip(concept_pictures(name), references(name), scores(name), strict=True):
         soft = [i.filter(ImageFilter.GaussianBlur(0.8)) for i in images(kinds["right"])]
-        found = pairwise(metric.embed(soft), metric.embed(images(kinds["references"])))
+        found = pairwise(metric.embed(soft), shown)
         held.append((found[:, None] > score["wrong concept"][None]).flatten())
     assert float(torch.cat(held).double().mean()) >= BAR
 
@@ -177,14 +188,12 @@ def test_a_soft_picture_of_the_right_concept_still_scores_above_all_wrong_ones(n
 @pytest.mark.parametrize("name", ["clip_i", "dino", "csd"])
 def test_the_more_of_the_right_picture_the_higher_the_score(name: str) -> None:
     metric, means = judge(name), []
-    for kinds in style_pictures() if name == "csd" else object_pictures():
-        wrong = kinds["right content in a wrong style" if name == "csd" else "wrong concept"]
-        references = metric.embed(images(kinds["references"]))
-        steps = [
-            [((1 - w) * b + w * a).astype(np.uint8) for a, b in zip(kinds["right"], wrong, strict=False)]
-            for w in (0.0, 0.25, 0.5, 0.75, 1.0)
-        ]
-        means.append(torch.stack([pairwise(metric.embed(images(s)), references).mean() for s in steps]))
+    other = "right content in a wrong style" if name == "csd" else "wrong concept"
+    for kinds, shown, score in zip(concept_pictures(name), references(name), scores(name), strict=True):
+        pairs = list(zip(kinds["right"], kinds[other], strict=False))
+        steps = [[((1 - w) * b + w * a).astype(np.uint8) for a, b in pairs] for w in (0.25, 0.5, 0.75)]
+        mixed = [pairwise(metric.embed(images(s)), shown).mean() for s in steps]
+        means.append(torch.stack([score[other][: len(pairs)].mean(), *mixed, score["right"][: len(pairs)].mean()]))
     assert (torch.stack(means).mean(0).diff() > 0).all()
 
 

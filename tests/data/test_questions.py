@@ -21,6 +21,8 @@ from tests.support.run_study import report, run_all
 from tests.support.workspace import ONE_METRIC, PROJECT, change, with_dvc, workspace
 from tests.test_pipeline import PHOTOS
 
+pytestmark = pytest.mark.takes(70)
+
 QUESTIONS = profiles.groups()["questions"]
 EMBEDDED = [name for name in QUESTIONS if profiles.tree(name)["base"]["name"] == "toy"]
 REAL = [name for name in QUESTIONS if name not in EMBEDDED]
@@ -147,7 +149,7 @@ def test_a_question_runs_from_photos_to_its_page(tmp_path, monkeypatch):
     folder, tree = workspace(tmp_path / "work"), profiles.tree("alignment")
     (folder / "params.yaml").write_text(profiles.text("alignment"), "utf-8")
     few = {"steps": 3, "batch": 2}
-    change(folder, tasks=tree["tasks"][:4], domains=["objects"], strategies=["merge_init", "inverse_sqrt"], train=few)
+    change(folder, tasks=tree["tasks"][:3], domains=["objects"], strategies=["merge_init", "inverse_sqrt"], train=few)
     change(folder, strategy={"inverse_sqrt": {"is": "scaled_sum", "train": {"steps": 2}}})
     change(folder, sample={"steps": 2, "images": 1, "responses": 2}, score=ONE_METRIC)
     monkeypatch.chdir(folder)

@@ -18,6 +18,8 @@ from stages.runtime.faults import MachineFault
 from stages.runtime.seeds import generator
 from stages.training.step import Descent
 
+pytestmark = pytest.mark.takes(40)
+
 PROMPTS = ["a photo of a sks owl at night", "a photo of a heart"]
 
 

@@ -6,6 +6,7 @@ that the options take. The other tests check that each option does what the tabl
 
 import re
 from argparse import Namespace
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor
 from stages.adapters.algebra import Adapter, Delta, fresh_adapter
 from stages.adapters.state import State
 from stages.core.family import families
-from stages.core.params import Sample, Train, load
+from stages.core.params import Params, Sample, Train, load
 from stages.core.runs import Run, TaskSequence, runs
 from stages.core.states import state_after
 from stages.core.strategy import strategies
@@ -176,10 +177,14 @@ class Beginning:
         return self.learner_of, Losses()  # type: ignore[return-value]
 
 
+@cache
+def default() -> Params:
+    return load()
+
+
 def first_a(monkeypatch, reinit: str, strategy: str, order: str, index: str, seed: int = 0) -> Tensor:
     """The A at step 0 of a task, with nothing learned before."""
-    study = load()
-    study = study.model_copy(update={"train": study.train.model_copy(update={"reinit": reinit})})
+    study = default().model_copy(update={"train": default().train.model_copy(update={"reinit": reinit})})
     monkeypatch.setattr(training_task, "Training", Beginning)
     monkeypatch.setattr(training_task, "concept_examples", lambda *args: [])
     monkeypatch.setattr(training_task, "encode_examples", lambda *args: None)

@@ -174,6 +174,8 @@ def test_quick_commands_import_nothing_slow(here):
     code = """
 import sys
 from flows import cli
+
+pytestmark = pytest.mark.takes(90)
 for words in (["profile", "list"], ["profile", "show", "quick"], ["status"], ["concept", "list"]):
     sys.argv = ["palimpsest", *words]
     try:

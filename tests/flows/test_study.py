@@ -23,11 +23,12 @@ from tests.support.crash import (
     run_flow,
     send_kill,
     start_command,
+    start_training,
 )
-from tests.support.workspace import change, dvc, environment, hashes, small
+from tests.support.workspace import COARSER, ONE_METRIC, change, dvc, environment, hashes, small
 
-pytestmark = pytest.mark.slow
-COUNT, LONGEST = 20, 6.0  # number of kills, and at most so many seconds between two
+pytestmark = [pytest.mark.slow, pytest.mark.takes(150)]
+LONGEST = 6.0  # seconds between two kills
 OURS = [(target, number) for command, target, number in KILLS.values() if command == SEVERAL]
 
 
@@ -39,7 +40,7 @@ def test_it_prints_up_to_date_with_and_without_a_valid_stamp(study):
 
 
 def test_a_terminal_shows_our_lines_and_none_of_dvcs_progress_bars(study):
-    change(study, report={"confidence": 0.8}, sample={"guidance": 2.0})
+    change(study, score=COARSER)
     terminal, other_end = pty.openpty()
     command = [sys.executable, "-m", "flows.study", "--no-view"]
     process = subprocess.Popen(
@@ -53,8 +54,8 @@ def test_a_terminal_shows_our_lines_and_none_of_dvcs_progress_bars(study):
     os.close(terminal)
     assert process.wait() == 0
     text = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", output.decode())
-    assert "[1/7] " in text
-    assert "merge_init / task 02 / sample: " in text
+    assert "[1/4] " in text
+    assert "merge_init / task 02 / score: " in text
     assert not re.search(r"Collecting files|Committing|Checking out|!\s", text)
 
 
@@ -66,31 +67,31 @@ def test_a_single_run_does_not_run_the_others(study):
 
 
 def test_after_a_failure_only_dependent_stages_are_skipped(study, graph_done):
-    change(study, train={"learning_rate": 1e30}, sample={"guidance": 2.0})
+    change(study, train={"learning_rate": 1e30}, score=COARSER)
     failed = flow(study)
     assert failed.returncode == 3
     assert "training diverged at step" in failed.stderr
     assert "skipped, because of objects / merge_init / order 0 / seed 0 / task 01 / train" in failed.stderr
     assert "Traceback" not in failed.stderr
     assert "objects / order 0 / score of the base" in ran(failed.stdout)
-    change(study, train={"learning_rate": 0.0005}, sample={"guidance": 3.0})
+    change(study, train={"learning_rate": 0.0005}, score=ONE_METRIC)
     assert ran(run_flow(study)) <= {"report"}
     assert hashes(study) == graph_done[2]
 
 
-def test_killed_twenty_times_and_run_again_it_ends_with_the_same_bytes(graph_done, tmp_path):
-    dice, kills = random.Random(0), 0
-    while kills < COUNT:
-        folder, code = small(tmp_path / f"after-{kills}-kills"), None
+def test_killed_once_in_every_way_and_run_again_it_ends_with_the_same_bytes(graph_done, tmp_path):
+    dice = random.Random(0)
+    ways = dice.sample(OURS, len(OURS))
+    while ways:
+        folder, code = small(tmp_path / f"{len(ways)}-to-come"), None
         while code != 0:
             process = start_command(folder, *dice.choice((FLOW, SEVERAL)))
             any("of disk" in line for line in process.stdout)  # waits until it has made the plan
             while process.poll() is None:
                 try:
-                    output, _ = process.communicate(timeout=dice.uniform(0, LONGEST) if kills < COUNT else None)
+                    output, _ = process.communicate(timeout=dice.uniform(0, LONGEST) if ways else None)
                 except subprocess.TimeoutExpired:
-                    kills += 1
-                    send_kill(process, folder, *dice.choice(OURS), dice)
+                    send_kill(process, folder, *ways.pop(), dice)
             assert_no_processes(folder)
             code = process.returncode
             assert code in (0, 75, 130, -signal.SIGTERM, -signal.SIGKILL, -signal.SIGINT), output
@@ -110,16 +111,12 @@ def test_a_truncated_lock_file_is_repaired_and_nothing_is_recomputed(study, grap
 
 
 def test_a_second_flow_and_dvc_are_refused_with_the_id_of_the_running_process(study):
-    change(study, train={"steps": 200})
-    process = start_command(study, *FLOW)
+    change(study, train={"steps": 100_000})
+    process = start_training(study)
     try:
-        for line in process.stdout:
-            if "of disk" in line:
-                break
         second = flow(study)
         assert second.returncode == 4
         assert f"held by pid {process.pid} on " in second.stderr
-        process.stdout.readline()
         theirs = subprocess.run(["dvc", "repro"], cwd=study, env=environment(), capture_output=True, text=True)
         assert theirs.returncode != 0
         assert f"(PID {process.pid})" in theirs.stderr

@@ -5,12 +5,12 @@ import pytest
 from tests.support.crash import run_flow
 from tests.support.workspace import ONE_METRIC, hashes, with_dvc, workspace
 
-pytestmark = pytest.mark.slow
-STRATEGIES = ["merge_init", "naive", "magmax"]
+pytestmark = [pytest.mark.slow, pytest.mark.takes(40)]
+OPTIONS = {"strategies": ["merge_init", "naive", "magmax"], "sample": {"steps": 1}, "score": ONE_METRIC}
 
 
 def test_batches_change_no_byte(tmp_path):
-    folder = with_dvc(workspace(tmp_path / "one", score=ONE_METRIC, strategies=STRATEGIES))
+    folder = with_dvc(workspace(tmp_path / "one", **OPTIONS))
     output = run_flow(folder, "--jobs=1")
     assert output.count(" / task 02 / train: ") == 3
     (log,) = (folder / ".cache/flow/logs").glob("together-*task1.log")
@@ -18,7 +18,7 @@ def test_batches_change_no_byte(tmp_path):
     together = hashes(folder, "runs")
     adapters = [name for name in together if name.endswith("02/adapter/adapter.safetensors")]
     assert len({together[name] for name in adapters}) == 2  # after one task the sum and the larger one are the same
-    other = with_dvc(workspace(tmp_path / "other", score=ONE_METRIC, strategies=STRATEGIES))
+    other = with_dvc(workspace(tmp_path / "other", **OPTIONS))
     run_flow(other, "--jobs=1", "--together=1")
     assert not list((other / ".cache/flow/logs").glob("together-*"))
     assert hashes(other, "runs") == together

@@ -56,7 +56,7 @@ def test_clip_i_equals_the_embedding_of_transformers(tmp_path: Path, photos: lis
     preprocess = CLIPImageProcessorPil(size={"shortest_edge": PIXELS}, crop_size={"height": PIXELS, "width": PIXELS})
     with torch.no_grad():
         expected = reference.get_image_features(**preprocess(photos, return_tensors="pt")).pooler_output
-    assert torch.allclose(vectors, F.normalize(expected, dim=1), atol=2e-6)
+    assert torch.allclose(vectors, F.normalize(expected, dim=1), atol=1e-5)
 
 
 # timm's, the published one, and one so large that a mix-up would be visible.
@@ -73,7 +73,7 @@ def test_converted_dino_equals_the_class_token_of_transformers(
     pixels = torch.stack([dino.preprocessing(37, PIXELS)(photo) for photo in photos])
     with torch.no_grad():
         expected = F.normalize(reference(pixels).last_hidden_state[:, 0], dim=1)
-    assert torch.allclose(vectors, expected, atol=2e-6)
+    assert torch.allclose(vectors, expected, atol=1e-5)
     assert f"{norm_eps:g}" in metric.encoder or norm_eps == 1e-6  # so that stored embeddings are not mixed up
 
 
@@ -148,7 +148,7 @@ def test_converted_csd_equals_its_own_model(tmp_path: Path, photos: list[Image.I
     vectors = metrics.make("csd", {"path": str(tmp_path / "csd.safetensors"), "architecture": SMALL}).embed(photos)
     _, preprocess = clip_i.build_model("", SMALL)
     pixels = torch.stack([preprocess(photo) for photo in photos])
-    assert torch.allclose(vectors, style_vector(weights, pixels), atol=2e-6)
+    assert torch.allclose(vectors, style_vector(weights, pixels), atol=1e-5)
 
 
 def test_a_checkpoint_with_missing_or_unexpected_weights_is_refused(tmp_path: Path) -> None:

@@ -79,6 +79,17 @@ def stage_processes(folder: Path) -> list[int]:
     return numbers
 
 
+def start_training(folder: Path) -> subprocess.Popen:
+    """Starts the flow and waits until a worker trains, which holds the lock of its checkpoints."""
+    process = start_command(folder, *FLOW)
+    while True:
+        holders = [path.read_text().split()[:2] for path in (folder / ".checkpoints").glob("*.lock")]
+        if any(["pid", str(worker)] in holders for worker in stage_processes(folder)):
+            return process
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.2)
+
+
 def kill_at_random(folder: Path, what: str, dice: random.Random, stages: int) -> tuple[int | None, str]:
     """Starts a study, kills it at a random moment, and waits until none of its processes remains.
 

@@ -9,22 +9,22 @@ from stages.core import params
 from stages.core.runs import runs, sequences
 from stages.core.states import rebuilt_state, state_after
 
+VERBS = ("prepare", "start", "train", "merge", "sample", "score")
 
-def run_all(study: params.Params) -> None:
-    """Runs every stage except the report."""
-    stage = {
-        name: getattr(importlib.import_module(f"stages.{name}"), name)
-        for name in ("prepare", "start", "train", "merge", "sample", "score")
-    }
+
+def run_all(study: params.Params, until: str = VERBS[-1]) -> None:
+    """Runs every stage except the report, or those up to a verb."""
+    verbs = VERBS[: VERBS.index(until) + 1]
+    stage = {name: getattr(importlib.import_module(f"stages.{name}"), name) for name in verbs}
     for sequence in sequences(study):
         for task in study.tasks:
             stage["prepare"](study, sequence, Namespace(task=task.index))
-        for verb in ("sample", "score"):
+        for verb in verbs[4:]:
             stage[verb](study, sequence, Namespace(task=None))
     for run in runs(study):
         stage["start"](study, run, Namespace())
         for task in study.tasks:
-            for verb in ("train", "merge", "sample", "score"):
+            for verb in verbs[2:]:
                 stage[verb](study, run, Namespace(task=task.index))
 
 

@@ -18,10 +18,11 @@ SMALL = {
     "study": "small",
     "strategies": ["merge_init"],
     "train": {"steps": 6, "batch": 2, "learning_rate": 0.0005, "checkpoint_every": 2},
-    "sample": {"steps": 2, "images": 1, "guidance": 3.0},
+    "sample": {"steps": 2, "images": 1, "plain": 0, "guidance": 3.0},
     "strategy": {"magmax": {}, "ortho_init": {}},  # at the rate of the other published ones
 }
 ONE_METRIC = {"metrics": {"dino": {"path": "dino", "resize": 64}}}  # for `score`, in tests that ignore the scores
+COARSER = {"metrics": {"dino": {"path": "dino", "resize": 48}}}  # instead: the scores and the report change, no picture
 PLACES = ["zwz_robot", "sks_owl", "pdw_rocket", "uwu_snail"]
 
 
@@ -50,7 +51,7 @@ def workspace(folder: Path, count: int = 2, **sections: Any) -> Path:
 
     Args:
         count: number of tasks.
-        sections: changes to params.yaml.
+        sections: further changes to params.yaml; what they do not name stays small.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name in NEEDED:
@@ -60,7 +61,12 @@ def workspace(folder: Path, count: int = 2, **sections: Any) -> Path:
         elif source.exists():
             shutil.copy2(source, folder / name)
     shutil.copy2(PROJECT / "data/profiles/toy-objects.yaml", folder / "params.yaml")
-    change(folder, **SMALL | tasks(count) | sections)
+    wanted = SMALL | tasks(count)
+    for section, value in sections.items():
+        known = wanted.get(section)
+        both = isinstance(value, dict) and isinstance(known, dict) and section != "sequences"
+        wanted[section] = known | value if both else value
+    change(folder, **wanted)
     return folder
 
 

@@ -96,7 +96,7 @@ def test_the_loss_is_that_of_the_task_and_of_the_answers_before_it(params, optio
     wanted = (parts[0] + parts[1]).detach()
     torch.testing.assert_close(together.detach(), wanted, rtol=1e-4, atol=1e-6)
     for one, parameter in zip(gradients, learner.parameters(), strict=True):
-        torch.testing.assert_close(one, parameter.grad, rtol=1e-2, atol=2e-6)
+        assert float((one - parameter.grad).norm()) <= 1e-3 * float(parameter.grad.norm())  # two orders of a sum
     assert float(parts[0].detach()) > 1e-4
 
 
@@ -155,7 +155,7 @@ def test_the_rows_of_a_block_are_answered_together_as_each_would_be_alone(params
     assert set(known) == {row for step in range(BLOCK) for row in rows_of(step) if row.rehearsed}
     for row in rows_of(3)[1:]:
         alone = answer(learner.inputs([row]))[0]
-        torch.testing.assert_close(known[row], alone, rtol=1e-4, atol=1e-5)
+        assert float((known[row] - alone).norm()) <= 1e-4 * float(alone.norm())
     answers.at(BLOCK, 24)
     answers.forget()
     answers.at(BLOCK, None)

@@ -154,7 +154,7 @@ def kernels(bench: Bench, training: Training, sampling: Sampling) -> None:
     """The kernels of training steps and of pictures."""
     trainer = Trainer(bench)
     trainer.train(CHECKED)
-    steps = 12 if bench.full else CHECKED
+    steps = 12 if bench.full else 1
     table(bench.notes, "training step", lambda: trainer.train(steps), steps, STEP / bench.speed if bench.full else 0.0)
     sampling.prepare()
     sampling.ours(1)

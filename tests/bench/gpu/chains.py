@@ -42,18 +42,18 @@ class Chains:
         bench = self.bench
         bench.notes.print(f"trainings in one batch, one picture of {bench.family.pixels} pixels each")
         with tempfile.TemporaryDirectory() as folder:
-            made = [self.prepared(number, Path(folder)) for number in range(max(COUNTS))]
+            counts, steps, profiled = (COUNTS, STEPS, 3) if bench.full else (COUNTS[:2], 1, 1)
+            made = [self.prepared(number, Path(folder)) for number in range(max(counts))]
             self.check(made[:2])
-            groups = {count: Group(bench.family, made[:count]) for count in COUNTS}
-            steps = STEPS if bench.full else 1
+            groups = {count: Group(bench.family, made[:count]) for count in counts}
             peers = {str(count): lambda group=group: timed(group, steps) for count, group in groups.items()}
             times = bench.blocks(peers, end)
             medians = bench.medians("chains", times)
             for count, each in medians.items():
                 ratio = medians["1"] / each
                 bench.notes.print(f"  {count} in a batch: {short(each)} a step and training, {ratio:.2f}x of one")
-            largest = groups[max(COUNTS)]
-            table(bench.notes, f"{max(COUNTS)} chains", lambda: timed(largest, 3), 3 * max(COUNTS))
+            most = max(counts)
+            table(bench.notes, f"{most} chains", lambda: timed(groups[most], profiled), profiled * most)
             for one in made:
                 one.training.checkpoints.close()
         free_memory()

@@ -100,7 +100,7 @@ class Sampling:
 
     def measured(self, draw: Draw, count: int, marks: tuple[int, int]) -> Callable[[], float]:
         """Measures the seconds per picture of all steps, from a short and a long run, which both include decoding."""
-        low, high = marks if self.bench.full else (1, 3)
+        low, high = marks if self.bench.full else (1, 2)
 
         def measure() -> float:
             first, second = (synced(partial(draw, steps)) for steps in (low, high))

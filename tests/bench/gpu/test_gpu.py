@@ -14,6 +14,8 @@ from tests.bench.gpu import __main__, kernels, notes, page, peers, sampling, tra
 from tests.bench.gpu import bench as full
 from tests.bench.gpu.random_sdxl import Standin
 
+pytestmark = pytest.mark.takes(80)
+
 
 @pytest.fixture
 def output(tmp_path):

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from flows.engine.pool import Interrupts, Pool, Slots
-from tests.support.crash import FLOW, assert_no_processes, stage_processes, start_command
+from tests.support.crash import assert_no_processes, stage_processes, start_training
 from tests.support.workspace import PROJECT, change, environment, small
 
 # A flow that starts one worker, prints its id and ends.
@@ -73,17 +73,6 @@ def test_a_worker_dies_with_its_flow_while_it_is_still_importing(moment):
     assert select.select([worker], [], [], 60)[0], "the worker still runs"
     os.close(worker)
     flow.stdout.close()
-
-
-def start_training(folder):
-    """Starts the flow and waits until a worker trains, which holds the lock of its checkpoints."""
-    process = start_command(folder, *FLOW)
-    while True:
-        holders = [path.read_text().split()[:2] for path in (folder / ".checkpoints").glob("*.lock")]
-        if any(["pid", str(worker)] in holders for worker in stage_processes(folder)):
-            return process
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.2)
 
 
 @pytest.mark.slow

@@ -13,9 +13,9 @@ import pytest
 import requests
 
 from flows.engine.prefect_view import SETTINGS, set_environment
-from tests.support.workspace import PROJECT, change, dvc, environment
+from tests.support.workspace import COARSER, PROJECT, change, dvc, environment
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.takes(160)]
 USER = ("user", "of studies")
 
 
@@ -97,26 +97,26 @@ def flow(study: Path, server: Server, kill_at: str = "") -> tuple[int, str, str]
 
 
 def test_a_server_with_a_password_shows_the_study_only_to_clients_that_have_it(running, study):
-    change(study, sample={"guidance": 2.0})
+    change(study, score=COARSER)
     code, out, err = flow(study, running)
     assert (code, err) == (0, ""), out
     assert requests.post(f"{running.address}/flow_runs/filter", json={}, timeout=60).status_code == 401
     (run,) = running.read("flow_runs")
     assert (run["name"], run["state"]["type"]) == ("small", "COMPLETED")
     tasks = {task["name"]: task for task in running.read("task_runs")}
-    sampled = tasks["objects / merge_init / order 0 / seed 0 / task 02 / sample"]
-    assert {"small", "merge_init", "sample"} <= set(sampled["tags"])
+    scored = tasks["objects / merge_init / order 0 / seed 0 / task 02 / score"]
+    assert {"small", "merge_init", "score"} <= set(scored["tags"])
     assert run["tags"] == ["small"]
     edges = [
-        item["id"] for items in sampled["task_inputs"].values() for item in items if item["input_type"] == "task_run"
+        item["id"] for items in scored["task_inputs"].values() for item in items if item["input_type"] == "task_run"
     ]
     assert edges == [] or set(edges) <= {task["id"] for task in tasks.values()}
     reported = [item["id"] for item in tasks["report"]["task_inputs"]["wait_for"]]
     assert len(reported) > 1
     assert set(reported) <= {task["id"] for task in tasks.values()}
     stages = {name: task["state"]["type"] for name, task in tasks.items()}
-    assert stages["objects / merge_init / order 0 / seed 0 / task 02 / sample"] == "COMPLETED"
-    assert len(stages) == 7
+    assert stages["objects / merge_init / order 0 / seed 0 / task 02 / score"] == "COMPLETED"
+    assert len(stages) == 4
     shown = {artifact["key"]: artifact["data"] for artifact in running.read("artifacts")}
     assert float(shown["progress"]) == 100
     assert "forgetting" in shown["small-results"].lower()
@@ -144,7 +144,7 @@ def test_the_reason_of_a_failure_is_an_error_in_the_run_s_log(running, study):
 @pytest.mark.parametrize(
     ("moment", "changed", "ran"),
     [
-        ("/ sample: ", {"sample": {"guidance": 2.0}}, "7 ran"),  # during the study
+        ("/ score: ", {"score": COARSER}, "4 ran"),  # during the study
         ("report: ", {"report": {"confidence": 0.9}}, "1 ran"),  # before its results are shown
     ],
 )

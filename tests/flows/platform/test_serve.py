@@ -29,7 +29,7 @@ from tests.support.platform import (
 )
 from tests.support.workspace import ONE_METRIC, PROJECT, change, dvc, environment, hashes, with_dvc, workspace
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.slow, pytest.mark.takes(200), pytest.mark.timeout(3600)]
 
 
 @pytest.fixture(scope="module")
