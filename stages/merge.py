@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 from stages.adapters.merge_check import check, facts, precision_warning
 from stages.adapters.storage import load_adapter, load_state, save_state
@@ -27,14 +28,18 @@ def merge(params: Params, run: Run, args: argparse.Namespace) -> None:
     old = load_state(previous, earlier, shapes)
     adapter = load_adapter(trained / "adapter.safetensors", manifest["scale"], shapes)
     new = strategy.merge(old, adapter, merge_generator(run, index))
-    result = check(old, strategy.frozen(old), adapter, new, params.family.weight)
-    if warning := precision_warning(result, params.family.number_format):
-        log.warning("%s, task %s: %s", run, index, warning)
     tasks = [*earlier["tasks"], manifest["concept"]]
     common = provenance(params, run) | {"position": int(index), "tasks": tasks}
     parents = {"state": previous, "adapter": trained}
-    with artifact.publish(run.at(index) / "state", "state", common, parents) as draft:
-        draft.note(save_state(draft.path, new))
+    with (
+        artifact.publish(run.at(index) / "state", "state", common, parents) as draft,
+        ThreadPoolExecutor(1, "state") as writer,
+    ):
+        written = writer.submit(save_state, draft.path, new)  # while it is checked
+        result = check(old, strategy.frozen(old), adapter, new, params.family.weight)
+        if warning := precision_warning(result, params.family.number_format):
+            log.warning("%s, task %s: %s", run, index, warning)
+        draft.note(written.result())
         (draft / "check.json").write_text(artifact.to_json(facts(result)), "utf-8")
 
 

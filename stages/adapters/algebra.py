@@ -7,12 +7,13 @@ rank. All sums are done in float32.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from stages.adapters.transfer import to_device, to_host
 from stages.runtime.device import algebra_device
 
 Matrices = Mapping[str, Tensor]
@@ -150,33 +151,61 @@ def larger(old: Tensor, new: Tensor, threshold: float = 1.0, into: Tensor | None
 def select(old: Delta, new: Delta, threshold: float = 1.0) -> Delta:
     """`larger` over all modules of two deltas, dense; a module that only one of them changes is compared with zero.
 
-    Some rows at a time, so that beside what comes out there are never more than a few megabytes in memory.
+    On a CPU some rows at a time, so that beside what comes out there are never more than a few megabytes in memory.
     """
+    if algebra_device().type != "cpu":
+        return Delta(dense=_by_module(old, new, lambda a, b: _larger_of_any(a, b, threshold)))
     dense = {}
     for name in sorted({*old.modules, *new.modules}):
         height, width = _shape(new if name in new.modules else old, name)
         chosen = torch.empty((height, width))
         for at in range(0, height, step := max(1, BLOCK // width)):
             rows = slice(at, at + step)
-            a, b = (delta.module(name, algebra_device(), rows) for delta in (old, new))
-            both = [shift for shift in (a, b) if shift is not None]  # against a delta of zero any other is the larger
-            if len(both) == 2:
-                larger(both[0], both[1], threshold, chosen[rows])
-            else:
-                chosen[rows] = both[0]
+            a, b = (delta.module(name, rows=rows) for delta in (old, new))
+            _larger_of_any(a, b, threshold, chosen[rows])
         dense[name] = chosen
     return Delta(dense=dense)
 
 
+def _larger_of_any(old: Tensor | None, new: Tensor | None, threshold: float, into: Tensor | None = None) -> Tensor:
+    """`larger` of two, of which one may be None for zero: against zero any other is the larger."""
+    if old is not None and new is not None:
+        return larger(old, new, threshold, into)
+    only = new if old is None else old
+    assert only is not None
+    return only if into is None else into.copy_(only)
+
+
 def combine(old: Delta, new: Delta, rule: Callable[[Tensor, Tensor], Tensor]) -> Delta:
     """rule(old, new) [out, in] of each module, dense, on the CPU; where one of them changes nothing it is 0."""
-    made = {}
-    for name in sorted({*old.modules, *new.modules}):
-        found = [delta.module(name, algebra_device()) for delta in (old, new)]
-        like = next(shift for shift in found if shift is not None)
-        a, b = (torch.zeros_like(like) if shift is None else shift for shift in found)
-        made[name] = rule(a, b).cpu()
-    return Delta(dense=made)
+
+    def filled(a: Tensor | None, b: Tensor | None) -> Tensor:
+        like = next(shift for shift in (a, b) if shift is not None)
+        return rule(*(torch.zeros_like(like) if shift is None else shift for shift in (a, b)))
+
+    return Delta(dense=_by_module(old, new, filled))
+
+
+def _by_module(old: Delta, new: Delta, rule: Callable[[Tensor | None, Tensor | None], Tensor]) -> dict[str, Tensor]:
+    """rule(old, new) of each module, computed on the device; None where one of them changes nothing."""
+    names, on = sorted({*old.modules, *new.modules}), algebra_device()
+    pairs = zip(names, resident(old, names, on), resident(new, names, on), strict=True)
+    return to_host(((name, rule(a.module(name), b.module(name))) for name, a, b in pairs), on)
+
+
+def resident(delta: Delta, names: Sequence[str], on: torch.device) -> Iterator[Delta]:
+    """What a delta consists of in each module, on a device; the modules to come are on their way."""
+
+    def stored() -> Iterator[Tensor]:
+        for name in names:
+            yield from (delta.dense[name],) if name in delta.dense else ()
+            yield from (half[name] for term in delta.terms if name in term.a for half in (term.a, term.b))
+
+    tensors = to_device(stored(), on)
+    for name in names:
+        dense = {name: next(tensors)} if name in delta.dense else {}
+        terms = [term for term in delta.terms if name in term.a]
+        yield Delta(tuple(replace(term, a={name: next(tensors)}, b={name: next(tensors)}) for term in terms), dense)
 
 
 def smallest(matrix: Tensor, share: float) -> Tensor:

@@ -2,8 +2,9 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from typing import TypeVar
 
@@ -11,7 +12,7 @@ import torch
 
 from stages.runtime import instruction_set
 from stages.runtime.environment import integer
-from stages.runtime.faults import ConfigFault
+from stages.runtime.faults import ConfigFault, MachineFault
 
 log = logging.getLogger("palimpsest")
 Item = TypeVar("Item")
@@ -29,8 +30,9 @@ def device() -> torch.device:
     instruction set is fixed already: see `instruction_set`.
 
     Raises:
-        ConfigFault: one of these variables, or PALIMPSEST_INSTRUCTIONS, has an impossible value.
+        ConfigFault: one of these variables, PALIMPSEST_EXACT or PALIMPSEST_INSTRUCTIONS has an impossible value.
     """
+    _exact()
     if warning := instruction_set.check():
         log.warning("%s", warning)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -53,9 +55,46 @@ def device() -> torch.device:
         raise ConfigFault(f"PALIMPSEST_DEVICE: torch has no device '{name}'. Set cpu, cuda, cuda:1 or mps.") from None
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ConfigFault(f"PALIMPSEST_DEVICE: {name}, but torch sees {torch.cuda.device_count()} GPUs. Unset it.")
+    if chosen.index is not None and chosen.type == "cuda":  # streams, events and graphs are those of the current one
+        torch.cuda.set_device(chosen)
     if chosen.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigFault(f"PALIMPSEST_DEVICE: {name}, but torch sees no GPU of Apple's. Unset it.")
     return chosen
+
+
+def _exact() -> bool:
+    value = integer("PALIMPSEST_EXACT", default=0, least=0)
+    if value > 1:
+        raise ConfigFault(f"PALIMPSEST_EXACT: {value} is neither 0 nor 1. Correct it, or unset it.")
+    return value == 1
+
+
+@contextmanager
+def exact_kernels() -> Iterator[None]:
+    """Within the block, if PALIMPSEST_EXACT is 1, torch uses only kernels that add in the same order every time.
+
+    By default it prefers them, but on a GPU the backward pass of attention is faster without a fixed order: cuDNN's,
+    which has none, and flash's, which has it only if kernels without are refused.
+
+    Raises:
+        MachineFault: an operation has no such kernel on this device.
+    """
+    if not _exact():
+        yield
+        return
+    before = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode("error")
+    try:
+        yield
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        operation = str(error).split(" does not have", 1)[0].splitlines()[0]
+        raise MachineFault(
+            f"PALIMPSEST_EXACT: on this device {operation} has no kernel that adds in a fixed order. Unset it."
+        ) from None
+    finally:
+        torch.set_deterministic_debug_mode(before)
 
 
 def allow_tf32(allowed: bool) -> None:

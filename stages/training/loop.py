@@ -21,7 +21,7 @@ import torch
 from stages.adapters.algebra import Adapter
 from stages.core.family import Encodings, Learner, Row
 from stages.core.params import Train
-from stages.runtime.device import free_memory
+from stages.runtime.device import exact_kernels, free_memory
 from stages.runtime.faults import InputFault, MachineFault, Preempted
 from stages.runtime.process import StopRequest, lock
 from stages.runtime.progress import track
@@ -133,9 +133,9 @@ class Training:
         """Holds the lock of the checkpoints; afterwards they are written, and CUDA graphs and buffers are freed.
 
         Raises:
-            MachineFault: another process holds the lock and `wait` is False.
+            MachineFault: another process holds the lock and `wait` is False, or see `exact_kernels`.
         """
-        with closing(self.descent), self._locked(wait), closing(self.checkpoints):
+        with exact_kernels(), closing(self.descent), self._locked(wait), closing(self.checkpoints):
             yield
 
     def begin(self, material: Material) -> None:

@@ -1,18 +1,23 @@
 """Training steps compared with a plain loop of diffusers and peft, and the effect of training options."""
 
+import os
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from diffusers.models.attention import BasicTransformerBlock
 from peft import LoraConfig
 from torch import nn
+from torch._dynamo.utils import counters
 
 from stages.adapters.algebra import Adapter, Delta, fresh_adapter
+from stages.adapters.storage import fingerprint, flat
 from stages.core.family import Row, TrainingOptions
 from stages.core.params import Train, load
 from stages.families.toy import Toy
+from stages.families.unet import compiled
 from stages.families.unet.learner import min_snr
 from stages.runtime.seeds import generator
 from stages.training.step import Descent
@@ -150,6 +155,51 @@ def test_training_continues_unchanged_after_the_family_was_used_otherwise(family
         family.shift(Delta())
         assert not [m for m in family.pipeline.unet.modules() if "forward" in m.__dict__]
     assert float(learner.loss(learner.inputs(ROWS)).detach()) == before
+
+
+@pytest.mark.slow
+def test_compiled_blocks_agree_and_are_compiled_once_for_each_shape(family, encodings, monkeypatch):
+    """Two widths, and the first block, whose input needs no gradient; without torch's code generator bits are equal."""
+    monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
+    adapter, stats = trained(family, encodings)
+    fast = family.model_copy(update={"compile": True})
+    counters.clear()
+    again, others = trained(fast, encodings)
+    assert fingerprint(flat(again)) == fingerprint(flat(adapter))
+    assert others == stats
+    assert counters["stats"]["unique_graphs"] == 3
+    assert not counters["graph_break"]
+    trained(fast, encodings, frozen=given(family).delta)
+    assert counters["stats"]["unique_graphs"] == 3
+    family.shift(Delta())
+    assert not any("forward" in module.__dict__ for module in family.pipeline.unet.modules())
+
+
+def test_compiled_code_is_cached_in_the_home_unless_another_folder_is_set(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    compiled.use_cache()
+    folder = tmp_path / "palimpsest" / "compiled"
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(folder)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/elsewhere")
+    compiled.use_cache()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/elsewhere"
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/none")
+    compiled.use_cache()
+    assert not os.environ["TORCHINDUCTOR_CACHE_DIR"]
+
+
+@pytest.mark.parametrize("option", [{"layers": "peft"}, {"checkpointing": True}])
+def test_only_grouped_layers_without_checkpointing_are_compiled(family, option):
+    fast = family.model_copy(update={"compile": True})
+    fast.learner(None, given(family), OPTIONS.model_copy(update=option))
+    blocks = [one for one in family.pipeline.unet.modules() if isinstance(one, BasicTransformerBlock)]
+    assert not any("forward" in block.__dict__ for block in blocks)
+    fast.learner(None, given(family), OPTIONS)
+    assert all("forward" in block.__dict__ for block in blocks)
+    family.shift(Delta())
 
 
 @pytest.mark.parametrize("epsilon", [True, False])

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stages.adapters import algebra
 from stages.adapters.algebra import Adapter, Delta
 from stages.adapters.state import State
 from stages.adapters.storage import adapter_fingerprint, fingerprint, flat, load_state, save_state
@@ -46,15 +47,24 @@ def test_the_way_to_a_state_does_not_change_its_bits(deltas):
 
 
 @pytest.mark.parametrize("count", [1, 4, 30])
-def test_one_more_adapter_is_one_product_for_each_module_however_many_there_are(count, monkeypatch):
+def test_one_more_adapter_costs_the_same_after_any_number(count, monkeypatch):
+    """One product for each module, and its factors are all that goes to the device."""
     terms = tuple(adapter(seed) for seed in range(count + 1))
     sums = RunningSum(SHAPES, CPU)
     list(sums.changes(Delta(terms[:count])))
-    products = []
-    plain = Adapter.module
-    monkeypatch.setattr(Adapter, "module", lambda self, *args: products.append(self) or plain(self, *args))
+    products, copied = [], []
+    plain, upload = Adapter.module, algebra.to_device
+    monkeypatch.setattr(Adapter, "module", lambda self, *args: products.append([*self.a]) or plain(self, *args))
+
+    def counted(values, on):
+        for value in upload(values, on):
+            copied.append(value.numel())
+            yield value
+
+    monkeypatch.setattr(algebra, "to_device", counted)
     last = dict(sums.changes(Delta(terms)))
-    assert products == [terms[-1]] * 2
+    assert products == [["m"], ["n"]]
+    assert sum(copied) == 2 * (6 + 8) + 2 * (4 + 4)
     monkeypatch.undo()
     assert torch.equal(last["m"], Delta(terms).module("m"))
 

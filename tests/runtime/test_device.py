@@ -31,3 +31,12 @@ def test_matrices_and_convolutions_are_not_rounded_to_tf32():
     device.device.__wrapped__()
     assert not torch.backends.cuda.matmul.allow_tf32
     assert not torch.backends.cudnn.allow_tf32
+
+
+def test_a_gpu_that_is_named_is_the_current_one(monkeypatch):
+    """Streams, events and graphs belong to the current GPU, and would not wait for the work of another one."""
+    current = []
+    monkeypatch.setenv("PALIMPSEST_DEVICE", "cuda:1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    assert device.device.__wrapped__() == torch.device("cuda:1") == current[0]

@@ -112,6 +112,7 @@ def test_numbers_of_the_environment_are_checked(monkeypatch, text):
     for name, read in (
         ("PALIMPSEST_JOBS", lambda: slots(None, "")),
         ("PALIMPSEST_THREADS", device.device.__wrapped__),
+        ("PALIMPSEST_EXACT", device.device.__wrapped__),
     ):
         with monkeypatch.context() as patch:
             patch.setenv(name, text)

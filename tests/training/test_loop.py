@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import weakref
 from contextlib import nullcontext
@@ -19,9 +20,9 @@ from stages.adapters.storage import fingerprint, flat
 from stages.core.family import Learner, Row
 from stages.core.params import Train
 from stages.files import artifact
-from stages.runtime.faults import InputFault, MachineFault, Preempted
+from stages.runtime.faults import ConfigFault, InputFault, MachineFault, Preempted
 from stages.runtime.seeds import generator
-from stages.training import cuda_graph
+from stages.training import checkpoints, cuda_graph
 from stages.training import step as descent
 from stages.training.checkpoints import Checkpoints
 from stages.training.examples import Material
@@ -123,6 +124,61 @@ def test_finished_training_is_not_repeated(tmp_path, whole):
     assert again.calls == 0
 
 
+def test_steps_go_on_while_a_checkpoint_is_written(tmp_path, whole, monkeypatch):
+    """A step that follows a checkpoint waits for a copy of its tensors and for nothing else."""
+    written, done, copied = threading.Event(), [], []
+    save, copying = checkpoints.save, Checkpoints._copied
+
+    def slow(tensors, path):
+        assert written.wait(60)
+        save(tensors, path)
+
+    def counted(self, tensors):
+        copied.append(sum(value.numel() for name, value in tensors.items() if name != "losses"))
+        return copying(self, tensors)
+
+    def observe(step, losses):
+        done.append(step)
+        if step == 2 * OPTIONS.checkpoint_every - 1:
+            written.set()
+
+    monkeypatch.setattr(checkpoints, "save", slow)
+    monkeypatch.setattr(Checkpoints, "_copied", counted)
+    training = Training(Small(), OPTIONS, (0, "0", "01"), tmp_path / "run")
+    adapter, losses = training.run(MATERIAL, True, observe)
+    assert (fingerprint(flat(adapter)), losses) == whole
+    assert done == list(range(OPTIONS.steps + 1))
+    assert set(copied) == {3 * (2 * 4 + 3 * 2)}  # parameters, and AdamW's two moments
+
+
+@pytest.mark.parametrize("value", ["2", "yes", "-1"])
+def test_an_impossible_wish_for_exact_kernels_is_refused(tmp_path, monkeypatch, value):
+    monkeypatch.setenv("PALIMPSEST_EXACT", value)
+    with pytest.raises(ConfigFault, match="PALIMPSEST_EXACT"):
+        train(tmp_path / "run")
+
+
+def test_exact_kernels_are_used_in_training_alone_and_what_has_none_is_named(tmp_path, whole, monkeypatch):
+    modes = []
+
+    class Watched(Small):
+        def loss(self, inputs):
+            modes.append(torch.get_deterministic_debug_mode())
+            return super().loss(inputs)
+
+    class Without(Small):
+        def loss(self, inputs):
+            raise RuntimeError("bend_backward does not have a deterministic implementation, but you set ...")
+
+    before = torch.get_deterministic_debug_mode()
+    monkeypatch.setenv("PALIMPSEST_EXACT", "1")
+    assert train(tmp_path / "run", Watched()) == whole
+    assert set(modes) == {2}
+    with pytest.raises(MachineFault, match=r"PALIMPSEST_EXACT: on this device bend_backward has no kernel"):
+        train(tmp_path / "other", Without())
+    assert torch.get_deterministic_debug_mode() == before
+
+
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, whole):
     train(tmp_path / "run")
     newest = max((tmp_path / "run").glob("[0-9]*")) / "training.safetensors"
@@ -141,6 +197,7 @@ def test_nan_stops_training_before_that_step_is_applied(tmp_path, whole, at):
 
 KILLED = """
 import sys
+import threading
 from pathlib import Path
 from tests.training.test_loop import Small, train
 try:
@@ -331,6 +388,7 @@ def test_the_learning_rate_follows_its_schedule(schedule, at_quarters):
 
 TWO = """
 import sys
+import threading
 from pathlib import Path
 from tests.training.test_loop import *
 training = Training(Small(slow=0.01), OPTIONS, (0, "0", "01"), Path(sys.argv[1]))

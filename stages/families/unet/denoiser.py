@@ -22,8 +22,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from stages.families.unet.compiled import compile_once
 from stages.families.unet.prompts import PromptAttention, Prompts, is_plain
-from stages.runtime.faults import InputFault, MachineFault
+from stages.runtime.faults import InputFault
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -213,28 +214,6 @@ class Denoiser:
                 "Set dtype to bfloat16 or float32, and decoder_dtype to float32."
             )
         return [Image.fromarray(picture) for picture in pixels.numpy()]
-
-
-def compile_once(unet: UNet2DConditionModel) -> Callable[..., Any]:
-    """The UNet through torch.compile, which needs Triton on a GPU and a C++ compiler on a CPU.
-
-    Returns:
-        A function that takes the UNet's arguments. It raises MachineFault if the UNet cannot be compiled.
-    """
-    from torch._dynamo.exc import BackendCompilerFailed
-
-    compiled = torch.compile(unet, dynamic=False)
-
-    def call(*args: Any, **options: Any) -> Any:
-        try:
-            return compiled(*args, **options)  # type: ignore[no-untyped-call]
-        except BackendCompilerFailed as error:
-            reason = str(error.inner_exception).splitlines()[0]
-            raise MachineFault(
-                f"base.options.compile: torch.compile fails on this machine: {reason}. Set it to false."
-            ) from None
-
-    return call
 
 
 def _attentions(unet: nn.Module) -> Iterator[tuple[str, Any]]:

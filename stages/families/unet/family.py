@@ -64,7 +64,7 @@ class UNetFamily(Family):
     pixels: int = Field(ge=8)  # the size that prompts are conditioned on and pictures are sampled at
     # Faster sampling that rounds differently. SDXL's own decoder overflows in float16, the repaired one does not.
     decoder_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    compile: bool = False  # torch.compile, and channels_last on a GPU: takes minutes once per shape, then faster
+    compile: bool = False  # torch.compile, also in training: takes minutes once per shape; channels_last on a GPU
     feed_forward_dtype: Literal["", "float8_e4m3fn"] = ""  # of these layers in sampling; empty: `dtype`
     tf32: bool = False  # convolutions on a GPU in TF32, torch's default, as published; no effect on a CPU
     vae: str = ""  # a folder with another autoencoder than the base's own; `vae_revision` pins it

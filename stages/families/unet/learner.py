@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from stages.adapters.algebra import Adapter, Delta
 from stages.core.family import Encodings, Learner, Row, TrainingOptions
+from stages.families.unet.compiled import compile_blocks
 from stages.families.unet.lora.grouped import Grouped
 from stages.families.unet.lora.layers import Layers, PerMatrix
 from stages.families.unet.names import part_of
@@ -40,6 +41,9 @@ class TrainableFamily(Protocol):
 
     @property
     def text_encoders(self) -> bool: ...
+
+    @property
+    def compile(self) -> bool: ...
 
     def shift(self, delta: Delta) -> None: ...
 
@@ -85,6 +89,8 @@ class UNetLearner(Learner):
             self.unet.enable_gradient_checkpointing()
         else:
             self.unet.disable_gradient_checkpointing()
+            if self.family.compile and isinstance(self.layers["unet"], Grouped):
+                compile_blocks(self.unet)
         self.unet.train()
 
     def parameters(self) -> list[nn.Parameter]:

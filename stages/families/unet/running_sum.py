@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from stages.adapters.algebra import Adapter, Delta
+from stages.adapters.algebra import Adapter, Delta, resident
 
 SHARE = 0.05  # of the device's memory, at most, for the sums
 
@@ -35,8 +35,9 @@ class RunningSum:
     def changes(self, delta: Delta) -> Iterator[tuple[str, Tensor | None]]:
         """The delta of each module, float32 on the device, to be read only; None where it is zero."""
         added, self._delta = self._added(delta), None
-        for name in self.names:
-            change = delta.module(name, self.on) if added is None else self._more(name, added)
+        needed = delta if added is None else Delta(tuple(added))
+        for name, here in zip(self.names, resident(needed, self.names, self.on), strict=True):
+            change = here.module(name) if added is None else self._more(name, here.terms)
             if self._kept:
                 if change is not None and added is None and name in delta.dense:
                     change = change.clone()  # it may be the delta's own matrix
@@ -56,9 +57,8 @@ class RunningSum:
     def _more(self, name: str, terms: Sequence[Adapter]) -> Tensor | None:
         total = self._sums[name]
         for term in terms:
-            if name in term.a:
-                change = term.module(name, self.on)
-                total = change if total is None else total.add_(change)
+            change = term.module(name)
+            total = change if total is None else total.add_(change)
         return total
 
 

@@ -1,8 +1,13 @@
-"""What the parts of a study cost on a GPU that was measured elsewhere: the results in data/performance."""
+"""What the parts of a study cost on a GPU that was measured elsewhere: the results in data/performance.
+
+A card may have been measured part by part, on several days: of each figure the newest counts.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +15,44 @@ from stages.core.params import Params
 from stages.runtime.faults import ConfigFault, nearest
 from stages.tools.forecasting.calibration import Calibration
 from stages.tools.forecasting.costs import NOTHING, Cost
+from stages.training import checkpoints
 
 RESULTS = Path("data/performance")
 STEP, PICTURE = "step: ours, float16", "picture: ours, float16, eight at a time"
 MERGE, CHECKPOINT, ONCE, COMPILE = "merge: by magnitude", "checkpoint", "once per task", "first compile in a process"
-PIXELS, PICTURE_STEPS, CHECKPOINT_EVERY = 1024, 50, 50
+PARTS = {STEP: "training", CHECKPOINT: "training", ONCE: "training", PICTURE: "sampling", COMPILE: "sampling"}
+PARTS |= {MERGE: "swap"}  # the parts of tests/bench/gpu that measure them
+PIXELS, PICTURE_STEPS = 1024, 50
 # What tests/bench/gpu measures, with one picture a step.
 MEASURED: dict[str, object] = {"base": "sdxl", "pixels": PIXELS, "rank": 64}
 SPREAD = 1.1  # between two runs on the same card
+
+
+@dataclass(frozen=True)
+class Card:
+    """The newest figures of one card."""
+
+    name: str
+    seconds: Mapping[str, float]
+    sources: Mapping[str, str]  # figure -> when and by which command
+
+    def __getitem__(self, figure: str) -> float:
+        """Seconds.
+
+        Raises:
+            ConfigFault: it has not been measured on this card.
+        """
+        if figure not in self.seconds:
+            raise ConfigFault(
+                f"--card {self.name}: '{figure}' has not been measured. On that card, run python -m tests.bench.gpu "
+                f"--only {PARTS[figure]} --json data/performance/NAME.json."
+            )
+        return self.seconds[figure]
+
+    @property
+    def described(self) -> str:
+        sources = ", and ".join(sorted({self.sources[figure] for figure in PARTS}))
+        return f"{self.name}, measured on {sources}; scores are not counted"
 
 
 def of_card(params: Params, name: str) -> Calibration:
@@ -26,7 +61,7 @@ def of_card(params: Params, name: str) -> Calibration:
     Raises:
         ConfigFault: no such card has been measured, or the study's base or sizes are not those that were.
     """
-    result = _result(name)
+    card = _card(name)
     study: dict[str, object] = {
         "base": params.base.name,
         "pixels": params.prepare.resolution,
@@ -37,31 +72,43 @@ def of_card(params: Params, name: str) -> Calibration:
             raise ConfigFault(
                 f"--card {name}: was measured with {key} {value}, and this study has {study[key]}. Omit it."
             )
-    seconds = {key: value["median"] for key, value in result["seconds"].items()}
-    once = seconds[ONCE] / params.train.steps + seconds[CHECKPOINT] / CHECKPOINT_EVERY
+    step = card[STEP] * params.train.batch
+    saving = min(card[CHECKPOINT] / params.train.checkpoint_every, checkpoints.SHARE * step)
     return Calibration(
-        device=f"{result['card']}, measured on {result['date']} by {result['command']}; scores are not counted",
-        start=seconds[COMPILE],
-        train=Cost.about(seconds[STEP] * params.train.batch + once, SPREAD),
-        sample=Cost.about(seconds[PICTURE] * params.sample.steps / PICTURE_STEPS, SPREAD),
+        start=card[COMPILE],
+        train=Cost.about(step + saving + card[ONCE] / params.train.steps, SPREAD),
+        sample=Cost.about(card[PICTURE] * params.sample.steps / PICTURE_STEPS, SPREAD),
         score=NOTHING,
-        merge=Cost.about(seconds[MERGE], SPREAD),
+        merge=Cost.about(card[MERGE], SPREAD),
         picture_bytes=1.5 * PIXELS**2,
         vector_bytes=0,
         memory={},
+        device=card.described,
     )
 
 
-def _result(name: str) -> dict[str, Any]:
-    """The newest results of a card.
+def _card(name: str) -> Card:
+    """The figures of the one card with this in its name.
 
     Raises:
-        ConfigFault: there are none.
+        ConfigFault: there are none, or more than one.
     """
-    results = [json.loads(file.read_text("utf-8")) for file in sorted(RESULTS.glob("*.json"))]
-    cards = {result["card"]: result for result in sorted(results, key=lambda result: str(result["date"]))}
-    matching = [result for card, result in cards.items() if name.lower() in card.lower() and STEP in result["seconds"]]
+    cards: dict[str, list[dict[str, Any]]] = {}
+    for result in _results():
+        cards.setdefault(result["card"], []).append(result)
+    matching = [card for card in cards if name.lower() in card.lower()]
     if len(matching) != 1:
         raise ConfigFault(f"--card: '{name}' is not one card that was measured. {nearest(name, cards)}")
-    result: dict[str, Any] = matching[0]
-    return result
+    seconds, sources = dict[str, float](), dict[str, str]()
+    for result in sorted(cards[matching[0]], key=lambda one: str(one["date"])):
+        seconds |= {figure: value["median"] for figure, value in result["seconds"].items()}
+        sources |= dict.fromkeys(result["seconds"], f"{result['date']} by {result['command']}")
+    return Card(matching[0], seconds, sources)
+
+
+def _results() -> Iterator[dict[str, Any]]:
+    """What was measured at full size."""
+    for file in sorted(RESULTS.glob("*.json")):
+        result = json.loads(file.read_text("utf-8"))
+        if result.get("seconds") and result.get("size", "full") == "full":
+            yield result

@@ -1,8 +1,9 @@
 """SDXL at full size on one GPU: python -m tests.bench.gpu [--only PART] [--out FILE] [--json FILE] [--seconds 500]
 
 On a CPU it runs at a hundredth of the size (--size hundredth --blocks 1, a minute). Parts, in this order unless --only
-names one: training, swap (with the merge), sampling, chains (several trainings in one batch); profile is the kernels of
-a training step and a picture by kind, and nothing else. Each part ends with such a table.
+names one: training, swap (with the merge), sampling, chains (several trainings in one batch), exact (whether two
+trainings, and one that is stopped and resumed, have equal bytes); profile is the kernels of a training step and a
+picture by kind.
 
 Seconds per training step and per picture, against two peers with the same weights: the paper's published loop (float32,
 checkpointing, the picture encoded and the loss read at every step; five pictures at a time, prompts encoded each time),
@@ -48,16 +49,20 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 
 from stages.adapters.algebra import Delta, select
+from stages.tools.forecasting.cards import MERGE
+from stages.training.checkpoints import SHARE
 from tests.bench.blocks import short
 from tests.bench.gpu.bench import Bench, free_memory, synced
 from tests.bench.gpu.chains import Chains
+from tests.bench.gpu.exact import Exact
 from tests.bench.gpu.kernels import table
 from tests.bench.gpu.notes import Notes, OutOfTime, until
 from tests.bench.gpu.sampling import Sampling
 from tests.bench.gpu.training import CHECKED, LIMITS, STEP, Training
 from tests.bench.gpu.training import Ours as Trainer
 
-TASK, PICTURES, CHECKPOINTS = 850, 40, 17  # of one task of the paper: steps, pictures, checkpoints (every 50 steps)
+PARTS = ("training", "swap", "sampling", "chains", "exact", "profile")
+TASK, PICTURES, CHECKPOINTS = 850, 40, 17  # of one task of the paper: steps, pictures, checkpoints at most
 
 
 def machine(bench: Bench) -> None:
@@ -102,15 +107,16 @@ def states(bench: Bench) -> None:
         f"{bench.target('swap')}; to all {len(sums.terms)} anew: {short(statistics.median(whole))}. "
         "Included: copying from host memory, products and sum. Not included: reading and hashing their files"
     )
-    bench.record("swap: one adapter more", swaps)
+    bench.record("swap: one adapter more", swaps, "swap")
     bench.record("swap: all adapters anew", whole)
     table(bench.notes, "swap", lambda: bench.family.shift(sums), 1)
     stored = {name: value.cpu() for name, value in unet.state_dict().items()}
     loads = [synced(lambda: unet.load_state_dict(stored)) for _ in range(3)]
+    bench.record("swap: the whole UNet from host memory", loads)
     bench.notes.print(f"  the whole UNet copied from host memory: {short(statistics.median(loads))}")
     old, new = select(Delta(), bench.adapter("old").delta), bench.adapter("new").delta
     merges = [synced(lambda: select(old, new)) for _ in range(2)]
-    bench.record("merge: by magnitude", merges)
+    bench.record(MERGE, merges, "merge")
     table(bench.notes, "merge", lambda: select(old, new), 1)
     bench.notes.print(
         f"merge by magnitude: {short(statistics.median(merges))}{bench.target('merge')}. Included: copying between "
@@ -120,16 +126,17 @@ def states(bench: Bench) -> None:
 
 def task(bench: Bench, training: Training, sampling: Sampling) -> None:
     """Estimates one task of the paper from end to end: ours with everything done once, the peers without."""
-    ours, *loops = training.steps.values()
+    ours, *loops = (seconds for name, seconds in training.steps.items() if "not compiled" not in name)
     picture, reference, _, best = sampling.pictures.values()
     parts = {
         f"{TASK} steps": TASK * ours,
         "overhead": training.overhead,
-        f"{CHECKPOINTS} checkpoints": CHECKPOINTS * training.checkpoint,
+        "checkpoints": min(CHECKPOINTS * training.checkpoint, SHARE * TASK * ours),
         f"{PICTURES} pictures": PICTURES * picture,
     }
     warm = sum(parts.values())
     cold = warm + sampling.once
+    bench.record(f"one task of {TASK} steps and {PICTURES} pictures", [warm])
     shares = ", ".join(f"{name} {short(seconds)}" for name, seconds in parts.items())
     bench.notes.print(f"one task: ours {short(warm)} ({shares}); the first in a process, with compiling: {short(cold)}")
     for name, loop, each in (("the reference", loops[0], reference), ("diffusers' best", min(loops[1:]), best)):
@@ -169,6 +176,7 @@ def measure(bench: Bench) -> None:
         "swap": (0.35, lambda _: states(bench)),
         "sampling": (0.65, sampling.run),
         "chains": (0.75, chains.run),
+        "exact": (0.8, Exact(bench).run),
         "profile": (0.85, lambda _: kernels(bench, training, sampling)),
     }
     only = bench.args.only
@@ -192,12 +200,12 @@ def measure(bench: Bench) -> None:
             bench.notes.print("  skipped: out of time")
 
 
-def results(notes: Notes) -> dict[str, Any]:
+def results(notes: Notes, size: str) -> dict[str, Any]:
     """What --json writes: the card, the date, the versions, the command and every number."""
     versions = {name: version(name) for name in ("torch", "diffusers", "peft")}
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU"
     command = " ".join(["python -m tests.bench.gpu", *sys.argv[1:]])
-    facts = {"card": card, "date": time.strftime("%Y-%m-%d"), "versions": versions, "command": command}
+    facts = {"card": card, "date": time.strftime("%Y-%m-%d"), "versions": versions, "command": command, "size": size}
     return {**facts, "seconds": {}, **notes.facts}
 
 
@@ -207,7 +215,9 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", choices=["full", "hundredth"], default="full")
     parser.add_argument("--seconds", type=float, default=500, help="time limit")
     parser.add_argument("--blocks", type=int, default=5, help="of each comparison, at most; always at least one")
-    parser.add_argument("--only", choices=["training", "swap", "sampling", "chains", "profile"], help="this part alone")
+    parser.add_argument(
+        "--only", choices=["training", "swap", "sampling", "chains", "exact", "profile"], help="this part alone"
+    )
     parser.add_argument("--json", type=Path, help="a file for the results; docs/performance.md is made from such")
     parser.add_argument("--out", type=Path, help="a file for the output")
     parser.add_argument("--dtype", choices=list(LIMITS), help="of ours; default: float16 on a GPU, float32 on a CPU")
@@ -229,7 +239,7 @@ def main(words: Sequence[str] | None = None) -> int:
         finally:
             os.chdir(root)
     if args.json:
-        args.json.write_text(json.dumps(results(notes), indent=1, sort_keys=True) + "\n", "utf-8")
+        args.json.write_text(json.dumps(results(notes, args.size), indent=1, sort_keys=True) + "\n", "utf-8")
     return 1 if notes.errors else 0
 
 

@@ -139,12 +139,20 @@ class Bench:
         return self.medians(target, times)
 
     def medians(self, what: str, times: Mapping[str, list[float]]) -> dict[str, float]:
-        """The median of each peer, which is also noted for --json."""
-        for name, seconds in times.items():
-            self.record(f"{what}: {name}", seconds)
+        """The median of each peer, which is also noted for --json; the target is that of the first."""
+        for place, (name, seconds) in enumerate(times.items()):
+            self.record(f"{what}: {name}", seconds, "" if place else what)
         return {name: statistics.median(seconds) for name, seconds in times.items()}
 
-    def record(self, what: str, seconds: Sequence[float]) -> None:
-        """Notes measured seconds for --json."""
+    def record(self, what: str, seconds: Sequence[float], target: str = "") -> None:
+        """Notes measured seconds for --json.
+
+        Args:
+            what: is measured.
+            seconds: of each block.
+            target: a key of TARGETS; empty: there is none.
+        """
         median = statistics.median(seconds)
         self.notes.facts.setdefault("seconds", {})[what] = {"median": median, "blocks": len(seconds)}
+        if target and self.full:
+            self.notes.facts.setdefault("targets", {})[what] = TARGETS[target]

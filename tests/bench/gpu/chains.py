@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,9 @@ class Chains:
             groups = {count: Group(bench.family, made[:count]) for count in counts}
             peers = {str(count): lambda group=group: timed(group, steps) for count, group in groups.items()}
             times = bench.blocks(peers, end)
-            medians = bench.medians("chains", times)
+            for count, seconds in times.items():
+                bench.record(f"chains: {count}", seconds, "chains" if count == str(max(COUNTS)) else "")
+            medians = {count: statistics.median(seconds) for count, seconds in times.items()}
             for count, each in medians.items():
                 ratio = medians["1"] / each
                 bench.notes.print(f"  {count} in a batch: {short(each)} a step and training, {ratio:.2f}x of one")

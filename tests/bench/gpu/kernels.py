@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
+
+import torch
 
 from stages.runtime.device import device
 from tests.bench.gpu.notes import Notes
 
 # The first pattern that a kernel's name matches; on a CPU the names of torch's operations. The rest is elementwise.
 CATEGORIES = {
+    "fused": r"^triton_(poi|per|red)_|cpp_fused",  # by torch.compile: elementwise operations, norms, copies
     "attention": r"flash|fmha|sdpa|sdp_|attention|mem_efficient|softmax",
     "convolution": r"conv|implicit_gemm|wgrad|dgrad|fprop|winograd|cudnn_.*nhwc",
     "product": r"gemm|gemv|matmul|cutlass|cublas|nvjet|::mm$|::addmm|::bmm|::baddbmm|::linear|splitk",
@@ -21,6 +25,10 @@ CATEGORIES = {
     "optimiser": r"adam|multi_tensor|foreach|fused_",
 }
 ELEMENTWISE = "elementwise"
+# Operations of torch without a kernel that are no views.
+WITHOUT_KERNEL = (
+    r"aten::(new_)?empty|aten::(resize_|set_|result_type|_unsafe_view|item|_local_scalar_dense|is_nonzero)$"
+)
 
 
 def category(name: str) -> str:
@@ -44,7 +52,7 @@ def by_category(events: Mapping[str, tuple[float, int]]) -> dict[str, tuple[floa
 
 
 def profiled(work: Callable[[], object]) -> dict[str, tuple[float, int]]:
-    """Seconds and launches of each kernel that some work runs; on a CPU, of each operation by itself."""
+    """Seconds and launches of each kernel that some work runs; on a CPU, of each operation that stands for one."""
     from torch.profiler import ProfilerActivity, profile
 
     on_gpu = device().type == "cuda"
@@ -52,11 +60,37 @@ def profiled(work: Callable[[], object]) -> dict[str, tuple[float, int]]:
         work()
     events: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
     for event in recorded.events():
-        of_device = str(event.device_type).endswith("CUDA")
-        if of_device if on_gpu else event.name.startswith("aten::"):
-            events[event.name][0] += (event.device_time_total if on_gpu else event.self_cpu_time_total) / 1e6
+        if str(event.device_type).endswith("CUDA") if on_gpu else _is_outermost(event):
+            events[event.name][0] += (event.device_time_total if on_gpu else event.cpu_time_total) / 1e6
             events[event.name][1] += 1
     return {name: (seconds, int(count)) for name, (seconds, count) in events.items()}
+
+
+def _is_outermost(event: Any) -> bool:
+    """Whether an operation runs a kernel, and not as a part of another one that does."""
+    parent = event.cpu_parent
+    while parent is not None and not runs_kernel(parent.name):
+        parent = parent.cpu_parent
+    return parent is None and runs_kernel(event.name)
+
+
+@cache
+def runs_kernel(name: str) -> bool:
+    """Whether an event of a CPU's profile is a compiled kernel, or an operation with a kernel of its own: neither a
+    view nor one that only calls others, as aten::linear."""
+    if not name.startswith("aten::"):
+        return category(name) == "fused"
+    inner = name.removeprefix("aten::")
+    operation = getattr(torch.ops.aten, inner, None)
+    if operation is None or re.match(WITHOUT_KERNEL, inner):
+        return False
+    overloads = [getattr(operation, overload) for overload in operation.overloads() if "out" not in overload]
+    return not any(one.is_view for one in overloads) and not all(map(_only_calls_others, overloads))
+
+
+def _only_calls_others(operation: Any) -> bool:
+    name, composite = operation.name(), "CompositeImplicitAutograd"
+    return not torch._C._dispatch_has_kernel(name) or torch._C._dispatch_has_kernel_for_dispatch_key(name, composite)
 
 
 def table(notes: Notes, what: str, work: Callable[[], object], count: int, floor: float = 0.0) -> dict[str, Any]:

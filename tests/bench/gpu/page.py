@@ -16,8 +16,8 @@ from tests.bench.blocks import short
 RESULTS, PAGE = Path("data/performance"), Path("docs/performance.md")
 HEAD = """# Performance
 
-What the benchmarks have measured, by machine. `python -m tests.bench.gpu.page` makes this page from the files in
-`data/performance`, which the commands below have written. A figure that is not here has not been measured.
+What the benchmarks have measured or counted, by machine. `python -m tests.bench.gpu.page` makes this page from the
+files in `data/performance`, which the commands below have written. A figure that is not here has not been measured.
 """
 
 
@@ -30,17 +30,24 @@ def section(result: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     lines = [f"## {result['card']}, {result['date']}", "", f"`{result['command']}`, {versions}."]
     lines += [note for note in (result.get("note"),) if note]
-    lines += ["", "| | seconds | blocks | target |", "|---|---|---|---|"]
     targets = result.get("targets", {})
-    for name, value in result["seconds"].items():
-        target = short(targets[name]) if name in targets else ""
-        lines.append(f"| {name} | {short(value['median'])} | {value['blocks']} | {target} |")
+    times = [
+        [name, short(value["median"]), str(value["blocks"]), short(targets[name]) if name in targets else ""]
+        for name, value in result.get("seconds", {}).items()
+    ]
+    lines += table(["", "seconds", "blocks", "target"], times) if times else []
     for what, kinds in result.get("kernels", {}).items():
-        lines += ["", f"Kernels of {what}, each:", "", "| kind | share | ms | launches |", "|---|---|---|---|"]
-        lines += [
-            f"| {kind} | {row['share']:.0%} | {row['ms']:.2f} | {row['launches']:.0f} |" for kind, row in kinds.items()
-        ]
+        rows = [[k, f"{row['share']:.0%}", f"{row['ms']:.2f}", f"{row['launches']:.0f}"] for k, row in kinds.items()]
+        lines += ["", f"Kernels of {what}, each:", *table(["kind", "share", "ms", "launches"], rows)]
+    for counts in result.get("tables", []):
+        lines += ["", f"{counts['caption']}:", *table(counts["columns"], counts["rows"])]
     return "\n".join(lines) + "\n"
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table in Markdown, after an empty one."""
+    head = f"| {' | '.join(columns)} |".replace("|  |", "| |")
+    return ["", head, "|---" * len(columns) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 def main() -> None:

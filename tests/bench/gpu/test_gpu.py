@@ -8,9 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
+from stages.adapters.algebra import Adapter
 from stages.runtime.device import device
+from stages.tools.forecasting import cards
 from stages.training.cuda_graph import Recorder, Replay
-from tests.bench.gpu import __main__, kernels, notes, page, peers, sampling, training
+from tests.bench.gpu import __main__, exact, kernels, notes, page, peers, sampling, training
 from tests.bench.gpu import bench as full
 from tests.bench.gpu.random_sdxl import Standin
 
@@ -43,10 +45,12 @@ def test_it_runs_if_training_moves_the_autoencoder_off_the_device(tmp_path, monk
 
     monkeypatch.setattr(Standin, "only_on_device", only_on_device)
     monkeypatch.setattr(Standin, "to_device", to_device)
-    code = __main__.main(["--size", "hundredth", "--blocks", "1", "--out", str(tmp_path / "output.txt")])
+    output, results = tmp_path / "output.txt", tmp_path / "results.json"
+    words = ["--size", "hundredth", "--blocks", "1", "--out", str(output), "--json", str(results)]
+    code = __main__.main(words)
     printed = capsys.readouterr().out
     assert code == 0, printed
-    assert (tmp_path / "output.txt").read_text("utf-8") == printed
+    assert output.read_text("utf-8") == printed
     assert len(moves) > 3
     assert "WRONG" not in printed
     assert printed.count("differ from ours") == 6
@@ -54,6 +58,9 @@ def test_it_runs_if_training_moves_the_autoencoder_off_the_device(tmp_path, monk
         assert line in printed
     for peer in (*training.LOOPS, *sampling.WAYS):
         assert f"  {peer} " in printed
+    facts = json.loads(results.read_text("utf-8"))
+    assert {name.replace("float16", "float32") for name in cards.PARTS} <= facts["seconds"].keys()
+    assert page.page([facts]).count("Kernels of") == len(facts["kernels"]) >= 5
 
 
 def test_it_ends_at_its_time_limit(capsys):
@@ -148,10 +155,19 @@ def test_performance_page_is_made_of_the_results():
         ("void at::native::vectorized_elementwise_kernel<4, at::native::GeluBackwardCUDAKernelImpl>", "elementwise"),
         ("aten::mkldnn_convolution", "convolution"),
         ("aten::addmm", "product"),
+        ("triton_per_fused_add_native_layer_norm_3", "fused"),
+        ("graph_0_cpp_fused_add_native_layer_norm_1", "fused"),
     ],
 )
 def test_kernels_by_kind(name, kind):
     assert kernels.category(name) == kind
+
+
+def test_adapters_are_compared_bit_for_bit():
+    one = Adapter({"m": torch.ones(1, 2)}, {"m": torch.ones(2, 1)})
+    other = Adapter({"m": torch.ones(1, 2)}, {"m": torch.tensor([[1.0], [1.0 + 2**-23]])})
+    assert exact.difference(one, one) == ""
+    assert exact.difference(one, other).startswith("25.0% of the numbers differ, by 6.0e-08")
 
 
 def test_kinds_are_added_up():
@@ -159,14 +175,44 @@ def test_kinds_are_added_up():
     assert kernels.by_category(events) == {"copy": (4.0, 3), "product": (3.0, 3)}
 
 
+def test_on_a_cpu_what_runs_a_kernel_is_counted_once():
+    """Neither views, nor operations that only call another one, nor what an operation calls itself."""
+    layer, x = torch.nn.Linear(4, 4), torch.ones(2, 4)
+    with torch.no_grad():
+        events = kernels.profiled(lambda: torch.relu(layer(x).view(4, 2)).t().contiguous())
+    counts = {name: count for name, (_, count) in events.items()}
+    assert counts == {"aten::addmm": 1, "aten::relu": 1, "aten::clone": 1}
+    names = (
+        "linear",
+        "to",
+        "reshape",
+        "scaled_dot_product_attention",
+        "upsample_nearest2d",
+        "sum",
+        "where",
+        "_to_copy",
+    )
+    assert [kernels.runs_kernel(f"aten::{name}") for name in names] == [False] * 4 + [True] * 4
+
+
 @pytest.mark.slow
-def test_one_part_alone_and_its_results_as_json(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("part", "figures", "tables"),
+    [
+        ("training", {"step: ours, float32", cards.CHECKPOINT, cards.ONCE}, set()),
+        ("swap", {"swap: one adapter more", cards.MERGE}, {"swap", "merge"}),
+        ("sampling", {"picture: ours, float32, eight at a time", cards.COMPILE}, set()),
+        ("chains", {"chains: 4"}, {"4 chains"}),
+        ("exact", {"step: ours, with exact kernels", "step: ours, with the fastest kernels"}, set()),
+        ("profile", set(), {"training step", "two steps of eight pictures"}),
+    ],
+)
+def test_one_part_alone_and_its_results_as_json(tmp_path, capsys, part, figures, tables):
     out = tmp_path / "results.json"
-    words = ["--size", "hundredth", "--blocks", "1", "--only", "swap", "--json", str(out)]
+    words = ["--size", "hundredth", "--blocks", "1", "--only", part, "--json", str(out)]
     assert __main__.main(words) == 0, capsys.readouterr().out
     facts = json.loads(out.read_text("utf-8"))
-    assert {"card", "date", "versions", "command"} < facts.keys()
-    assert {"swap: one adapter more", "merge: by magnitude"} <= facts["seconds"].keys()
-    assert {"swap", "merge"} <= facts["kernels"].keys()
-    assert "training" not in capsys.readouterr().out
+    assert {"card", "date", "versions", "command", "size"} < facts.keys()
+    assert figures <= facts["seconds"].keys()
+    assert tables <= facts.get("kernels", {}).keys()
     assert page.page([facts])

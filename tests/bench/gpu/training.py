@@ -9,12 +9,13 @@ from functools import partial
 import torch
 from PIL import Image
 
-from stages.adapters.algebra import Delta
+from stages.adapters.algebra import Adapter, Delta
 from stages.adapters.state import State
 from stages.core.family import families
 from stages.core.params import load
 from stages.core.runs import Run, TaskSequence
 from stages.runtime.seeds import generator, seed
+from stages.tools.forecasting.cards import CHECKPOINT, ONCE
 from stages.training import task
 from stages.training.loop import Losses
 from tests.bench.blocks import short
@@ -36,10 +37,15 @@ LOOPS = {  # settings, and steps per block
 EXTRA = {"the same, transformer blocks compiled": (COMPILED, 20)}
 
 
+class Stopped(Exception):
+    """A training was stopped as asked."""
+
+
 @dataclass
 class Trained:
     """One training and its times, in seconds of time.perf_counter()."""
 
+    adapter: Adapter
     losses: Losses
     seed: int
     began: float
@@ -50,8 +56,9 @@ class Trained:
 class Ours:
     """The function that the stage calls, on one task that continues from an adapter."""
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: Bench, compiled: bool = True) -> None:
         self.bench, self.params = bench, load()
+        self.family = bench.family if compiled else bench.family.model_copy(update={"compile": False})
         self.adapter = bench.adapter("before", 0.05)
         self.before = State(self.adapter.delta, self.adapter)  # not the base, whose checkpoint stays for other runs
         rules = ((name, self.params.make_strategy(name)) for name in self.params.strategies)
@@ -61,7 +68,23 @@ class Ours:
         self.calls, self.overheads = 0, list[float]()
         self.marks = (25, 125) if bench.full else (1, 3)  # losses are read every 25 steps, which is part of the time
 
-    def train(self, steps: int, marks: Sequence[int] = (), checkpoint_every: int = NEVER) -> Trained:
+    def train(
+        self,
+        steps: int,
+        marks: Sequence[int] = (),
+        checkpoint_every: int = NEVER,
+        number: int | None = None,
+        stop: int | None = None,
+    ) -> Trained:
+        """Trains one task.
+
+        Args:
+            steps: of the training.
+            marks: numbers of steps at which the time is taken.
+            checkpoint_every: steps.
+            number: the seed; None: a new one, for which there is no checkpoint.
+            stop: raises Stopped after so many steps.
+        """
         sizes = {"rank": self.bench.rank, "alpha": self.bench.rank, "batch": 1, "steps": steps}
         schedule = {"schedule": "constant", "learning_rate": LEARNING_RATE, "checkpoint_every": checkpoint_every}
         params = self.params.model_copy(
@@ -83,17 +106,20 @@ class Ours:
             if step in marks:
                 wait()
                 after[step] = time.perf_counter()
+            if step == stop:
+                raise Stopped
 
-        self.calls += 1  # another seed, so that there is no checkpoint
+        self.calls += 1
+        chosen = self.calls if number is None else NEVER + number
         free_memory()
-        run = Run(TaskSequence("bench", self.params.domains[0], "0"), self.strategy, self.calls)
+        run = Run(TaskSequence("bench", self.params.domains[0], "0"), self.strategy, chosen)
         began = time.perf_counter()
-        with families.substitute(params.base.name, self.bench.family):
-            _, losses = task.train(
+        with families.substitute(params.base.name, self.family):
+            adapter, losses = task.train(
                 params, run, "01", task.Inputs(data, [self.picture], self.before), lambda *_: observe
             )
         wait()
-        return Trained(losses, self.calls, began, time.perf_counter(), after)
+        return Trained(adapter, losses, chosen, began, time.perf_counter(), after)
 
     def measure(self) -> float:
         """Seconds per step within one training; the time before and after the steps is appended to `overheads`."""
@@ -125,24 +151,29 @@ class Training:
         bench.notes.print(
             f"  ours, first call: {short(first)} for {CHECKED} steps, including everything done only once"
         )
-        self.memory(ours)
+        again = self.again(ours)
+        bench.record("first training in a process", [max(first - again, 0.0)])
         self.checkpoint = ours.checkpoint()
+        bench.record(CHECKPOINT, [self.checkpoint])
         bench.notes.print(f"  ours, a checkpoint: {short(self.checkpoint)}, not included in the step times")
         self.steps = self.compare(ours, LOOPS, end)
         self.overhead = statistics.median(ours.overheads)
+        bench.record(ONCE, ours.overheads)
         bench.notes.print(f"  ours, once per task: {short(self.overhead)} (adapter, hashes, recording the step)")
 
-    def memory(self, ours: Ours) -> None:
-        """Measures the peak memory of a training, without the other parts of this benchmark."""
+    def again(self, ours: Ours) -> float:
+        """Seconds of a later short training; on a GPU also its peak memory, without the other parts of this
+        benchmark."""
         if not self.bench.on_gpu:
-            return
+            return synced(lambda: ours.train(CHECKED))
         free_memory()
         torch.cuda.reset_peak_memory_stats()
-        ours.train(CHECKED)
+        seconds = synced(lambda: ours.train(CHECKED))
         allocated, reserved = torch.cuda.max_memory_allocated() / 2**30, torch.cuda.max_memory_reserved() / 2**30
         self.bench.notes.print(
             f"  peak memory: {allocated:.1f} GiB allocated{self.bench.target('memory')}, {reserved:.1f} GiB reserved"
         )
+        return seconds
 
     def extra(self, end: float) -> None:
         self.compare(Ours(self.bench), EXTRA, end)
@@ -156,6 +187,8 @@ class Training:
         loops = {name: Loop(own, pixels, prompt, ours.adapter, way) for name, (way, _) in ways.items()}
         self.check(ours, loops)
         peers = {f"ours, {bench.dtype}": ours.measure}
+        if bench.family.compile:
+            peers["ours, blocks not compiled"] = Ours(bench, compiled=False).measure
         for name, (_, steps) in ways.items():
             count = steps if bench.full else 1
             peers[name] = partial(per_step, loops[name], count)

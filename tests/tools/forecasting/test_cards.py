@@ -6,7 +6,9 @@ import pytest
 
 from stages.core.params import load
 from stages.runtime.faults import ConfigFault
-from stages.tools.forecasting.cards import RESULTS, of_card
+from stages.tools.forecasting import cards
+from stages.tools.forecasting.cards import CHECKPOINT, COMPILE, MERGE, ONCE, PICTURE, RESULTS, STEP, of_card
+from stages.training.checkpoints import SHARE
 
 
 def sdxl(**train):
@@ -25,12 +27,57 @@ def sdxl(**train):
 
 
 def test_the_benchmarks_own_task_is_predicted_within_15_percent():
+    """Its checkpoints stood in the way of its steps; those of today take at most a fiftieth of the time."""
     (measured,) = (json.loads(file.read_text("utf-8")) for file in RESULTS.glob("h200*.json"))
+    seconds = {name: value["median"] for name, value in measured["seconds"].items()}
     calibration = of_card(sdxl(), "h200")
     predicted = 850 * calibration.train.each + 40 * calibration.sample.each
-    assert predicted == pytest.approx(measured["seconds"]["one task of 850 steps and 40 pictures"]["median"], rel=0.15)
+    task = seconds["one task of 850 steps and 40 pictures"] - 850 / 50 * seconds["checkpoint"]
+    assert predicted == pytest.approx(task + SHARE * 850 * seconds[STEP], rel=0.15)
     assert measured["date"] in calibration.device
     assert of_card(sdxl(batch=2), "h200").train.each > 1.5 * of_card(sdxl(), "h200").train.each
+
+
+def results(folder, monkeypatch, *runs):
+    """Files of one card's results: date, part and seconds by figure."""
+    for number, (date, part, seconds) in enumerate(runs):
+        facts = {"card": "NVIDIA H900", "date": date, "command": f"--only {part}", "size": "full"}
+        facts["seconds"] = {name: {"median": value, "blocks": 1} for name, value in seconds.items()}
+        (folder / f"{number}.json").write_text(json.dumps(facts), "utf-8")
+    monkeypatch.setattr(cards, "RESULTS", folder)
+
+
+TRAINING = {STEP: 0.04, CHECKPOINT: 5.0, ONCE: 1.0}
+OTHERS = {PICTURE: 1.3, COMPILE: 20.0, MERGE: 0.5}
+
+
+def test_of_a_card_measured_part_by_part_the_newest_figures_count(tmp_path, monkeypatch):
+    newer = ("2030-01-02", "training", TRAINING)
+    results(tmp_path, monkeypatch, newer, ("2030-01-01", "sampling", OTHERS | {STEP: 0.07}))
+    calibration = of_card(sdxl(), "h900")
+    assert calibration.train.each == pytest.approx(0.04 * (1 + SHARE) + 1 / 850)
+    assert calibration.sample.each == pytest.approx(1.3)
+    assert "2030-01-01 by --only sampling, and 2030-01-02 by --only training" in calibration.device
+
+
+def test_a_cheap_checkpoint_costs_what_it_costs(tmp_path, monkeypatch):
+    results(tmp_path, monkeypatch, ("2030-01-01", "training", TRAINING | OTHERS | {CHECKPOINT: 0.01}))
+    each = sdxl().train.checkpoint_every
+    assert of_card(sdxl(), "H900").train.each == pytest.approx(0.04 + 0.01 / each + 1 / 850)
+
+
+def test_a_figure_that_is_missing_is_named_with_the_part_that_measures_it(tmp_path, monkeypatch):
+    results(tmp_path, monkeypatch, ("2030-01-01", "training", TRAINING))
+    with pytest.raises(ConfigFault, match=r"'first compile.*--only sampling"):
+        of_card(sdxl(), "H900")
+
+
+def test_a_small_model_is_no_measurement_of_a_card(tmp_path, monkeypatch):
+    results(tmp_path, monkeypatch, ("2030-01-01", "all", TRAINING | OTHERS))
+    file = tmp_path / "0.json"
+    file.write_text(file.read_text("utf-8").replace('"full"', '"hundredth"'), "utf-8")
+    with pytest.raises(ConfigFault, match="not one card"):
+        of_card(sdxl(), "H900")
 
 
 def test_what_was_not_measured_is_refused_by_name():

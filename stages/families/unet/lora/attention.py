@@ -39,7 +39,7 @@ class GroupedAttention:
         joined.frozen = {role: torch.cat([one.frozen[role] for one in (self, *others)]) for role in self.frozen}
         return joined
 
-    def __call__(
+    def forward(
         self, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, attention_mask: None = None
     ) -> Tensor:
         rows, length, channels = hidden_states.shape

@@ -108,7 +108,8 @@ class Grouped(Layers):
 
     def install(self) -> None:
         for name, grouped in self.grouped.items():
-            self.attentions[name].forward = grouped
+            # Compiled code would depend on an object's identity; with a method, one code serves all blocks.
+            self.attentions[name].forward = grouped.forward
 
     def constants(self, text: Tensor) -> dict[str, Tensor]:
         """W x for each group of keys and values, [prompts, matrices, length, out]."""

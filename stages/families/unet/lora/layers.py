@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from stages.adapters.algebra import Adapter
 from stages.core.family import Encodings
+from stages.families.unet.compiled import restore_blocks
 from stages.families.unet.lora.groups import attentions_of
 
 
@@ -56,7 +57,7 @@ class Layers(ABC):
 
 
 def remove(model: Any) -> None:
-    """Removes all adapter layers from a model."""
+    """Removes all adapter layers from a model, and the compiled code that runs them."""
     from diffusers.utils import recurse_remove_peft_layers
 
     if getattr(model, "peft_config", None):
@@ -65,6 +66,7 @@ def remove(model: Any) -> None:
         model._hf_peft_config_loaded = False  # the flag of both diffusers and transformers
     for attention in attentions_of(model).values():
         attention.__dict__.pop("forward", None)
+    restore_blocks(model)
 
 
 class PerMatrix(Layers):
