@@ -248,6 +248,16 @@ def test_a_printed_page_has_no_controls(opened) -> None:
     assert page.locator(".strip .pic:visible").count() > 5
 
 
+def test_no_table_is_wider_than_a_printed_page(opened) -> None:
+    page = opened(viewport={"width": 794, "height": 1123})  # A4 at 96 pixels per inch
+    page.emulate_media(media="print")
+    page.add_style_tag(content=":root body{width:688px}")  # without its margins
+    regions = page.locator(".scroll:visible")
+    wide = regions.evaluate_all("all => all.filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.ariaLabel)")
+    assert regions.count() > 5
+    assert wide == [], "a page cannot be scrolled"
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
 def test_axe_finds_nothing_serious(opened, scheme, size) -> None:

@@ -5,6 +5,7 @@ import hashlib
 import html
 import io
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -293,3 +294,11 @@ def test_answers_of_people_have_a_section_of_their_own(made) -> None:
     assert "enough to see a preference of 75% or more" in section
     assert section.index("+0.50 [+0.20, +0.80]") < section.index("0.50 [-0.80, -0.20]".replace("-", "\u2212"))
     assert 'id="people"' not in made[2]
+
+
+def test_a_band_that_fills_the_chart_is_omitted() -> None:
+    """Several of them would be a grey wall; the others end at the edges of the chart."""
+    cut = lines._cut
+    assert cut(Interval(0.2, -3.0, 4.0), -0.2, 0.7) == [None, None]
+    assert cut(Interval(0.2, -3.0, 0.5), -0.2, 0.7) == [-0.2, 0.5]
+    assert cut(Interval(0.2, math.nan, math.nan), -0.2, 0.7) == [None, None]

@@ -22,7 +22,7 @@ def curves(verdict: Verdict, width: int = 800, height: int = 320) -> Spec:
     """The gain over the base model on the tasks learned so far, with its interval; the base model is the dashed 0.
 
     With two concepts the interval is many times as wide as with ten: bands are cut off at the range of the lines and
-    of the intervals at the end.
+    of the intervals at the end, and omitted where they fill it.
     """
     lowest, highest = (rounded(bound) for bound in curve_range(verdict))
     rows = [
@@ -65,6 +65,9 @@ def curves(verdict: Verdict, width: int = 800, height: int = 320) -> Spec:
 
 
 def _cut(interval: Interval, lowest: float, highest: float) -> list[float | None]:
+    """The ends of a band within the chart; none if it fills the chart, where several would be a grey wall."""
+    if interval.low <= lowest and interval.high >= highest:
+        return [None, None]
     return [None if isnan(x) else min(max(rounded(x), lowest), highest) for x in (interval.low, interval.high)]
 
 
@@ -130,7 +133,7 @@ def concept(verdict: Verdict, task: int) -> Spec:
         "layer": [
             _dashed([{"after": 1, "value": base}, {"after": max(2, tasks), "value": base}], x, None),
             {"mark": "line", "encoding": {"x": x, "y": y, "color": channels["color"]}},
-            {"mark": {**POINT, "size": 30}, "encoding": {"x": x, "y": y, **channels, **with_tip()}},
+            {"mark": {**POINT, "size": 20, "strokeWidth": 0.5}, "encoding": {"x": x, "y": y, **channels, **with_tip()}},
         ],
     }
 
