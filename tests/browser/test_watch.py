@@ -77,6 +77,10 @@ def test_a_study_is_followed_through_a_kill_and_a_resume(page, study):
     assert page.locator("#matrix-objects-magmax svg").count() == 1
     page.locator("#cost-objects table").wait_for()
     assert axe.run(page).violations_count == 0
+    heads = page.locator("#film-objects thead th:last-child")
+    ends = heads.evaluate_all("all => all.map(head => head.getBoundingClientRect().right)")
+    assert len(ends) == 2
+    assert ends[0] == ends[1], "a task is the same column for every concept"
     form = page.locator("#export-objects-magmax form")
     form.get_by_label("after task").select_option("01")
     form.get_by_role("button", name="Export magmax").click()
