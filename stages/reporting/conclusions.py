@@ -29,9 +29,9 @@ def conclusions(summary: Summary) -> list[str]:
     lines = [_spread(summary), regimes.note(regimes.of(summary.params)), _signs(level)]
     for verdict in (v for v in ordered(summary) if v.metric == summary.params.report.identity):
         head = f"{verdict.domain} by {verdict.metric}:"
-        lines.append(f"{head} average score {_rankings(verdict, 'average_score', True, level)}.")
+        lines.append(f"{head} average score{_rankings(verdict, 'average_score', True, level)}.")
         if any("forgetting_unbiased" in intervals for intervals in verdict.strategies.values()):
-            lines.append(f"{head} forgetting {_rankings(verdict, 'forgetting_unbiased', False, level)}.")
+            lines.append(f"{head} forgetting{_rankings(verdict, 'forgetting_unbiased', False, level)}.")
         if verdict.differences:
             lines.append(f"{head} {_significant(verdict, level)}")
         if all_fronts := fronts.fronts(verdict, series(summary.params)):
@@ -77,10 +77,11 @@ def _signs(level: float) -> str:
 
 
 def _rankings(verdict: Verdict, measure: str, high_is_best: bool, level: float) -> str:
-    """The ranking of each regime, which is named if there are several."""
+    """The ranking of each regime, which is named if there are several, as it follows the name of the measure."""
     groups = regimes.groups(verdict.regimes, verdict.strategies)
     texts = {regime: _ranking(verdict, names, measure, high_is_best, level) for regime, names in groups.items()}
-    return "; ".join(f"{regime}: {text}" if len(texts) > 1 else text for regime, text in texts.items())
+    named = "; ".join(f"{regime}: {text}" if len(texts) > 1 else text for regime, text in texts.items())
+    return f", {named}" if len(texts) > 1 else f" {named}"
 
 
 def _ranking(verdict: Verdict, names: Sequence[str], measure: str, high_is_best: bool, level: float) -> str:

@@ -58,8 +58,8 @@ def note(regimes: Regimes) -> str:
     kinds = list(groups(regimes, regimes)) or ["strict"]
     known = "; ".join(f"{kind} ({MEANINGS[kind]})" for kind in kinds)
     if len(kinds) == 1:
-        return f"what strategies know of earlier tasks: {known}, for all alike."
+        return f"What strategies know of earlier tasks: {known}, for all alike."
     return (
-        f"what strategies know of earlier tasks: {known}. Strategies are ranked within a regime; a difference between "
+        f"What strategies know of earlier tasks: {known}. Strategies are ranked within a regime; a difference between "
         "regimes is named as one, since it may come from what is known."
     )

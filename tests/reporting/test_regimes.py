@@ -53,11 +53,11 @@ def test_metric_and_base_are_named_once_whatever_the_first_part_says(naive) -> N
 
 def test_rankings_are_within_a_regime(summary) -> None:
     lines = conclusions.conclusions(summary)
-    line = next(line for line in lines if "average score strict" in line)
+    line = next(line for line in lines if "average score, strict" in line)
     assert line.count(";") == 2
     assert len(signs(line)) == 1, "the only two strategies of one regime"
     assert re.search(r"strict: magmax 0\.\d+ > naive 0\.\d+; words: rehearse_words 0\.\d+; photos: joint 0\.\d+", line)
-    (told,) = [line for line in lines if "what strategies know" in line]
+    (told,) = [line for line in lines if "What strategies know" in line]
     assert all(meaning in told for meaning in regimes.MEANINGS.values())
     assert "ranked within a regime" in told
 
