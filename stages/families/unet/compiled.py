@@ -88,4 +88,5 @@ def _blocks(model: nn.Module) -> Iterator[nn.Module]:
 def _block_kind() -> type[nn.Module]:
     from diffusers.models.attention import BasicTransformerBlock
 
-    return BasicTransformerBlock
+    kind: type[nn.Module] = BasicTransformerBlock
+    return kind

@@ -109,6 +109,7 @@ def states(bench: Bench) -> None:
     )
     bench.record("swap: one adapter more", swaps, "swap")
     bench.record("swap: all adapters anew", whole)
+    bench.family.shift(parts)
     table(bench.notes, "swap", lambda: bench.family.shift(sums), 1)
     stored = {name: value.cpu() for name, value in unet.state_dict().items()}
     loads = [synced(lambda: unet.load_state_dict(stored)) for _ in range(3)]
