@@ -20,7 +20,7 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[2]
 COMMANDS = ("init my-study --profile quick", "run --no-view", "report --no-open")
 SECONDS, PAUSE = 15.0, 2.5  # of the animation; at its end
-ROWS, COLUMNS, LINE, WIDTH = 24, 100, 18.0, 8.4  # of the window; pixels of a line and of a character
+ROWS, COLUMNS, LINE, WIDTH = 24, 110, 18.0, 8.4  # of the window; pixels of a line and of a character
 Row = tuple[float, str]  # when it is printed, in seconds; its text
 STYLE = """\
 text{font:14px ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;fill:#e9e6df;white-space:pre}
