@@ -58,9 +58,9 @@ lock: .venv/ready ## resolve requirements.lock anew, once for all supported Pyth
 weights: .venv/ready ## download the weights of a profile: make weights PROFILE=sdxl-quick
 	HF_HUB_OFFLINE=0 python -m stages.tools.fetch --for $(PROFILE) $(if $(PIN),--pin) $(if $(FROM),--from $(FROM))
 
-images: ## copy the figures in README.md from the report of the demo to docs/images
-	cd studies/toy-objects/report/toy-objects && \
-		cp grids/objects-side-by-side.png figures/objects-dino-matrix.png $(CURDIR)/docs/images
+images: .venv/ready ## make the pictures in README.md from the report of the demo; needs Chromium
+	cp studies/toy-objects/report/toy-objects/grids/objects-side-by-side.png docs/images
+	python docs/images/filmstrip.py studies/toy-objects/report/toy-objects/report.html docs/images/filmstrip.png
 
 terminal: .venv/ready ## record the animated terminal of README.md: runs the profile quick, some minutes on an idle machine
 	python docs/images/terminal.py docs/images/terminal.svg

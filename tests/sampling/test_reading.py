@@ -70,7 +70,7 @@ def place(tmp_path_factory) -> Path:
     folder = workspace(tmp_path_factory.mktemp("long"), 1, train={"steps": 1, "batch": 1})
     for name in ("mug", "my_big_apple"):
         (folder / "photos" / name).mkdir(parents=True)
-        shutil.copy(PROJECT / "docs/images/objects-dino-matrix.png", folder / "photos" / name / "1.png")
+        shutil.copy(PROJECT / "docs/images/base-sheet.png", folder / "photos" / name / "1.png")
     return folder
 
 
