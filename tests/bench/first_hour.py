@@ -32,7 +32,7 @@ from diffusers import StableDiffusionXLPipeline
 pipeline = StableDiffusionXLPipeline.from_pretrained("data/world/base", torch_dtype=torch.float32)
 pipeline.set_progress_bar_config(disable=True)
 pipeline.load_lora_weights(sys.argv[1])
-picture = pipeline(sys.argv[2], num_inference_steps=12, height=32, width=32).images[0]
+picture = pipeline(sys.argv[2], num_inference_steps=12, height=64, width=64).images[0]
 picture.save(sys.argv[3])
 print(f"diffusers sampled {sys.argv[2]!r}: {picture.size[0]} pixels")
 """
