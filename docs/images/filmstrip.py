@@ -1,4 +1,4 @@
-"""Takes the picture of a report's filmstrip: `python docs/images/filmstrip.py REPORT.html docs/images/filmstrip.png`."""
+"""Takes the picture of a filmstrip: `python docs/images/filmstrip.py report.html docs/images/filmstrip.png`."""
 
 from __future__ import annotations
 
