@@ -15,5 +15,5 @@ def test_lines_appear_in_order_within_the_time_and_are_escaped():
     assert [text for _, text in moved] == [text for _, text in ROWS]
     picture = ElementTree.fromstring(SCRIPT["drawn"](SCRIPT["folded"](moved)))
     shown = [text.text for text in picture.iter("{http://www.w3.org/2000/svg}text")]
-    assert shown == [*(text for _, text in ROWS[:3]), "x" * 100, "x" * 30]
+    assert shown == [*(text for _, text in ROWS[:3]), "x" * 110, "x" * 20]
     assert not list(picture.iter("{http://www.w3.org/2000/svg}script"))

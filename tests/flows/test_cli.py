@@ -22,6 +22,8 @@ from stages.tools import edit_params, profiles
 from stages.tools.edit_params import with_task
 from tests.support.workspace import change, dvc, environment, hashes, with_dvc, workspace
 
+pytestmark = pytest.mark.takes(90)
+
 SLOW_TO_IMPORT = {"torch", "prefect", "dvc", "rich", "pyarrow", "numpy"}
 
 
@@ -174,8 +176,6 @@ def test_quick_commands_import_nothing_slow(here):
     code = """
 import sys
 from flows import cli
-
-pytestmark = pytest.mark.takes(90)
 for words in (["profile", "list"], ["profile", "show", "quick"], ["status"], ["concept", "list"]):
     sys.argv = ["palimpsest", *words]
     try:

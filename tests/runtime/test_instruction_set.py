@@ -29,11 +29,11 @@ from stages.runtime.instruction_set import (
 )
 from tests.support.workspace import ONE_METRIC, environment, hashes, workspace
 
+pytestmark = pytest.mark.takes(80)
+
 needs_avx2 = pytest.mark.skipif(not supported(), reason="not an x86-64 processor with AVX2")
 LIBRARIES = """
 import stages, json, numpy, torch
-
-pytestmark = pytest.mark.takes(80)
 with torch.backends.mkl.verbose(torch.backends.mkl.VERBOSE_ON):
     torch.ones(2, 2) @ torch.ones(2, 2)
 found = numpy.__config__.show(mode="dicts")["SIMD Extensions"]["found"]

@@ -67,7 +67,7 @@ def test_the_part_that_is_read_is_what_transformers_keeps(tokenizer):
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
     """A study of photos in the folders `mug` and `big red apple`, whose captions and prompts the toy reads in part."""
-    folder = workspace(tmp_path_factory.mktemp("long"), 1, train={"steps": 1, "batch": 1})
+    folder = workspace(tmp_path_factory.mktemp("long"), 1, train={"steps": 1, "batch": 1}, sample={"plain": 1})
     for name in ("mug", "my_big_apple"):
         (folder / "photos" / name).mkdir(parents=True)
         shutil.copy(PROJECT / "docs/images/base-sheet.png", folder / "photos" / name / "1.png")
