@@ -42,7 +42,8 @@ from pathlib import Path
 text = Path(sys.argv[1]).read_text("utf-8")
 assert len(text) < 8e6, len(text)
 assert not re.search(r'src="(?!data:)|url\((?!data:)|<link', text)
-print(re.search(r'class="lead">([^<]+)', text)[1], f"({len(text) / 1e6:.1f} MB)")
+lead = re.sub(r"<[^>]+>", "", re.search(r'class="lead">(.+?)</p>', text, re.S)[1])
+print(lead, f"({len(text) / 1e6:.1f} MB)")
 """
 
 
