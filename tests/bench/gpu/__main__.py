@@ -216,9 +216,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", choices=["full", "hundredth"], default="full")
     parser.add_argument("--seconds", type=float, default=500, help="time limit")
     parser.add_argument("--blocks", type=int, default=5, help="of each comparison, at most; always at least one")
-    parser.add_argument(
-        "--only", choices=["training", "swap", "sampling", "chains", "exact", "profile"], help="this part alone"
-    )
+    parser.add_argument("--only", choices=PARTS, help="this part alone")
     parser.add_argument("--json", type=Path, help="a file for the results; docs/performance.md is made from such")
     parser.add_argument("--out", type=Path, help="a file for the output")
     parser.add_argument("--dtype", choices=list(LIMITS), help="of ours; default: float16 on a GPU, float32 on a CPU")
