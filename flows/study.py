@@ -151,18 +151,23 @@ class Study:
     def _perform(self, plan: Plan) -> int:
         """Runs the plan in workers; returns the exit code."""
         from flows.engine.order.groups import Groups, alike_in, limit
+        from flows.engine.order.room import Room, save_peaks, saved_peaks
         from flows.engine.pool import Pool
         from flows.engine.scheduler import Engine
 
         pool = Pool(self.slots)
         at_most = limit(getattr(self.args, "together", None), self.slots)
-        engine = Engine(self.graph, pool, plan.clock, Groups(alike_in(self.params), at_most))
+        room = Room(self.slots, plan.to_run, saved_peaks(self.times.settings))
+        if at_most > 1 or any(self.params.training(name).processes > 1 for name in self.params.strategies):
+            room.close()  # what a batch or another process needs is not measured
+        engine = Engine(self.graph, pool, plan.clock, Groups(alike_in(self.params), at_most), room)
         with engine.interrupts.handled():
             try:
                 return self._run_watched(engine, plan)
             finally:
                 pool.stop()
                 self.times.save()
+                save_peaks(self.times.settings, room.peaks)
 
     def _run_watched(self, engine: Engine, plan: Plan) -> int:
         from flows.engine.prefect_run import run_with_prefect

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import queue
 import signal
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from stages.runtime.faults import ConfigFault
 from stages.runtime.process import children
 
 LOGS = Path(".cache", "flow", "logs")
+SHARING = 2  # workers on a GPU that is shared
 Listener = Callable[[str, int, int], None]
 
 
@@ -30,16 +30,27 @@ class WorkerLost(Exception):
 
 @dataclass(frozen=True)
 class Slots:
-    """`jobs` slots, spread over these GPUs or, without any, over the cores."""
+    """`jobs` slots, spread over these GPUs or, without any, over the cores.
+
+    free: bytes of memory free on each GPU, if a second stage may run on it (see `Room`); empty if not.
+    """
 
     jobs: int
     devices: tuple[str, ...] = ()
+    free: tuple[int, ...] = ()
+
+    @property
+    def workers(self) -> int:
+        """Workers at most."""
+        return self.jobs * SHARING if self.free else self.jobs
+
+    def device(self, slot: int) -> str:
+        """The GPU that the worker in a slot uses; without any, its own slot."""
+        return self.devices[slot % len(self.devices)] if self.devices else f"slot {slot}"
 
     def environment(self, slot: int) -> dict[str, str]:
-        """Environment variables of the worker in a slot: the GPU that it uses."""
-        if not self.devices:
-            return {}
-        return {"CUDA_VISIBLE_DEVICES": self.devices[slot % len(self.devices)]}
+        """Environment variables of the worker in a slot."""
+        return {"CUDA_VISIBLE_DEVICES": self.device(slot)} if self.devices else {}
 
 
 def slots(jobs: int | None, devices: str | None) -> Slots:
@@ -53,28 +64,40 @@ def slots(jobs: int | None, devices: str | None) -> Slots:
         ConfigFault: the number of jobs is not one.
     """
     listed = devices if devices is not None else os.environ.get("CUDA_VISIBLE_DEVICES")
-    known = tuple(filter(None, listed.split(","))) if listed is not None else _gpus()
+    free = {} if listed == "" else _free_memory()
+    known = tuple(filter(None, listed.split(","))) if listed is not None else tuple(i for i in free if i.isdigit())
     if jobs is not None and jobs < 0:
         raise ConfigFault(f"--jobs {jobs}: must be at least 1.")
-    wanted = jobs or integer("PALIMPSEST_JOBS", default=0, least=0)
-    return Slots(wanted or len(known) or len(os.sched_getaffinity(0)), known)
+    if wanted := jobs or integer("PALIMPSEST_JOBS", default=0, least=0):
+        return Slots(wanted, known)
+    shared = [free.get(name) for name in known]
+    return Slots(len(known) or len(os.sched_getaffinity(0)), known, tuple(filter(None, shared)) if all(shared) else ())
 
 
-def _gpus() -> tuple[str, ...]:
+def _free_memory() -> dict[str, int]:
+    """Bytes of free memory by GPU, by its index and again by its UUID; 0 if the GPU takes only one process."""
     try:
         process = subprocess.run(
-            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, timeout=30
+            ["nvidia-smi", "--query-gpu=index,uuid,memory.free,compute_mode", "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=30,
         )
     except (OSError, subprocess.TimeoutExpired):
-        return ()
-    return tuple(process.stdout.split()) if process.returncode == 0 else ()
+        return {}
+    if process.returncode:
+        return {}
+    free = {}
+    for index, uuid, mib, mode in (map(str.strip, line.split(",")) for line in process.stdout.splitlines()):
+        free[index] = free[uuid] = (int(mib) << 20) if mib.isdigit() and mode == "Default" else 0
+    return free
 
 
 class Worker:
     """A worker process; it ends when this process ends."""
 
     def __init__(self, slot: int, environment: dict[str, str]) -> None:
-        self.slot = slot
+        self.slot, self.peak = slot, 0  # bytes that it has held on its GPU, at most
         self.process = subprocess.Popen(
             [sys.executable, "-m", "flows.engine.worker", str(os.getpid())],
             stdin=subprocess.PIPE,
@@ -109,6 +132,7 @@ class Worker:
                 if "progress" in answer:
                     listen(*answer["progress"])
                 elif "code" in answer:
+                    self.peak = max(self.peak, answer.get("memory", 0))
                     return int(answer["code"])
         except (BrokenPipeError, ValueError):
             pass
@@ -136,12 +160,13 @@ class Pool:
     def __init__(self, slots: Slots) -> None:
         self.slots = slots
         self.workers: list[Worker] = []
-        self._free: queue.SimpleQueue[Worker] = queue.SimpleQueue()
-        self._owner, self._count_lock, self._waiting = threading.get_ident(), threading.Lock(), 0
+        self._free: list[Worker] = []  # the one that has been free for the longest first
+        self._owner, self._waiting = threading.get_ident(), 0
+        self._changed = threading.Condition(threading.RLock())
 
     @contextmanager
     def worker(self) -> Iterator[Worker]:
-        """Lends a worker; waits until one is free."""
+        """Lends a worker, on the GPU with the fewest busy ones; waits until one is free."""
         worker = self._take()
         while worker.process.poll() is not None:  # killed while idle
             worker = self._take()
@@ -149,31 +174,44 @@ class Pool:
             yield worker
         finally:
             if worker.process.poll() is None:
-                self._free.put(worker)
+                self._return(worker)
 
     def _take(self) -> Worker:
-        with self._count_lock:
+        with self._changed:
             self._waiting += 1
-        try:
-            if threading.get_ident() == self._owner:
-                self.replace_lost()
-            return self._free.get()
-        finally:
-            with self._count_lock:
+            try:
+                if threading.get_ident() == self._owner:
+                    self.replace_lost()
+                self._changed.wait_for(lambda: self._free)
+                worker = min(self._free, key=self._busy_beside)
+                self._free.remove(worker)
+                return worker
+            finally:
                 self._waiting -= 1
+
+    def _busy_beside(self, worker: Worker) -> int:
+        """How many workers on its GPU run a stage."""
+        device = self.slots.device(worker.slot)
+        return sum(other not in self._free and self.slots.device(other.slot) == device for other in self.workers)
+
+    def _return(self, worker: Worker) -> None:
+        with self._changed:
+            self._free.append(worker)
+            self._changed.notify()
 
     def replace_lost(self) -> None:
         """Restarts lost workers, and starts new ones while a thread waits for one and a slot is unused."""
-        for i, worker in enumerate(self.workers):
-            if worker.process.poll() is not None:
-                self._start(i)
-        while self._free.qsize() < self._waiting and len(self.workers) < self.slots.jobs:
-            self._start(len(self.workers))
+        with self._changed:
+            for i, worker in enumerate(self.workers):
+                if worker.process.poll() is not None:
+                    self._start(i)
+            while len(self._free) < self._waiting and len(self.workers) < self.slots.workers:
+                self._start(len(self.workers))
 
     def _start(self, slot: int) -> None:
         worker = Worker(slot, self.slots.environment(slot))
         self.workers[slot : slot + 1] = [worker]
-        self._free.put(worker)
+        self._return(worker)
 
     def stop(self) -> None:
         """Asks all workers to end and waits for them; a training saves a checkpoint first."""

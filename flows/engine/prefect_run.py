@@ -72,7 +72,7 @@ def run_with_prefect(root: Path, study: str, engine: Engine, plan: list[str], st
         from prefect import flow
         from prefect.task_runners import ThreadPoolTaskRunner
 
-        runner = cast(Any, ThreadPoolTaskRunner(max_workers=engine.pool.slots.jobs + 2))
+        runner = cast(Any, ThreadPoolTaskRunner(max_workers=engine.pool.slots.workers + 2))
     except Exception as error:  # it refuses its settings: those of the environment or of a profile
         reason = " ".join(str(error).split())[:300]
         prefect_view.log.warning("Prefect does not show this run, because it cannot start: %s", reason)

@@ -17,6 +17,7 @@ from pathlib import Path
 from flows.engine.estimate import Clock
 from flows.engine.order.groups import Groups, command
 from flows.engine.order.ready import Ready
+from flows.engine.order.room import Room
 from flows.engine.pool import LOGS, Interrupts, Pool, WorkerLost
 from flows.graph.dvc_internals import DependencyDoesNotExistError, DvcException, LockError
 from flows.graph.graph import Graph
@@ -74,9 +75,11 @@ class Outcome:
 class Engine:
     """Runs one plan once."""
 
-    def __init__(self, graph: Graph, pool: Pool, clock: Clock, groups: Groups | None = None) -> None:
+    def __init__(
+        self, graph: Graph, pool: Pool, clock: Clock, groups: Groups | None = None, room: Room | None = None
+    ) -> None:
         self.graph, self.pool, self.clock = graph, pool, clock
-        self.groups = groups or Groups(lambda _: None, 1)
+        self.groups, self.room = groups or Groups(lambda _: None, 1), room or Room(pool.slots)
         self.interrupts = Interrupts(pool)
         self.stopping = self.interrupts.stopping
         self.progress: dict[str, tuple[int, int]] = {}  # running stage -> done, total; 0 until it has counted
@@ -108,8 +111,9 @@ class Engine:
 
         def work(name: str) -> StageResult:
             self.clock.start(name)
+            lost = self.room.lost(+1)
             result = self._update_stage(name)
-            self.clock.end(name, result.how == "ran", result.seconds)
+            self.clock.end(name, result.how == "ran", result.seconds - (self.room.lost(-1) - lost))
             queued.put(result)
             return result
 
@@ -142,7 +146,7 @@ class Engine:
 
     def _pick(self, ready: Ready, waiting: Mapping[str, set[str]], running: set[str]) -> list[str]:
         """The stages to start now: one, or several trainings for one batch."""
-        free = self.pool.slots.jobs - len(running)
+        free = self.room.stages - len(running)
         if not ready or free < 1 or self.stopping.is_set():
             return []
         return self.groups.pick(ready, waiting, running, free)
@@ -243,6 +247,7 @@ class Engine:
             self._note_progress(name, 0, 0)
             try:
                 code = worker.run(words[2:], log, lambda _, done, total: self._note_progress(name, done, total))
+                self.room.note(name, worker.peak)
             finally:
                 self.progress.pop(name, None)
         if code:

@@ -36,7 +36,13 @@ def main() -> None:
         job = json.loads(line)
         began = time.process_time()
         code = _run(job["words"], Path(job["log"]))
-        answer(code=code, cpu=time.process_time() - began)
+        answer(code=code, cpu=time.process_time() - began, memory=_memory())
+
+
+def _memory() -> int:
+    """Bytes that torch has held on the GPU so far, at most."""
+    torch = sys.modules.get("torch")
+    return int(torch.cuda.max_memory_reserved()) if torch and torch.cuda.is_initialized() else 0
 
 
 def _set_up(answer: Any) -> None:
