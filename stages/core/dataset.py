@@ -143,12 +143,13 @@ def training_captions(data: Mapping[str, Any]) -> list[str]:
     return [entry["caption"] or data["concept"]["training_prompt"] for entry in data["pictures"]["training"]]
 
 
-def class_prompt(template: str | None, concept: Mapping[str, Any]) -> str:
+def class_prompt(template: str | None, concept: Mapping[str, Any], key: str = "train.prior") -> str:
     """Returns the prompt for pictures of the concept's class (prior preservation).
 
     Args:
         template: train.prior.prompt, where {} stands for the noun; None uses the training prompt without the token.
         concept: its facts, as `facts_of` returns them.
+        key: of params.yaml, which asks for it.
 
     Raises:
         ConfigFault: the prompt has no words, or still contains the token.
@@ -156,13 +157,12 @@ def class_prompt(template: str | None, concept: Mapping[str, Any]) -> str:
     token, words = concept["token"], r"\s+".join(re.escape(word) for word in concept["token"].split())
     alone = re.compile(rf"(?<!\w){words}(?!\w)", re.IGNORECASE)  # the text encoders ignore case
     if template is None:
-        key, prompt = "train.prior", " ".join(alone.sub(" ", concept["training_prompt"]).split())
+        prompt = " ".join(alone.sub(" ", concept["training_prompt"]).split())
     else:
-        key, prompt = "train.prior.prompt", fill(template, concept["noun"]).strip()
+        key, prompt = f"{key}.prompt", fill(template, concept["noun"]).strip()
     if not any(letter.isalnum() for letter in prompt):
-        raise ConfigFault(
-            f"{key}: without its token, concept '{token}' has no word for its class. Set train.prior.prompt."
-        )
+        remedy = "Set train.prior.prompt." if key.startswith("train.prior") else "Rehearse other prompts."
+        raise ConfigFault(f"{key}: without its token, concept '{token}' has no word for its class. {remedy}")
     if alone.search(prompt):
         raise ConfigFault(f"{key}: the class prompt '{prompt}' contains the token '{token}'. Set one without it.")
     return prompt

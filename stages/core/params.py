@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -249,9 +250,11 @@ def _cross_check(params: Params) -> None:
                 raise ConfigFault(f"sequences.{domain}.{order}: {repeated} is at two positions. Remove one.")
             concepts = for_all(partial(data.concept, domain), names)  # reports all concepts at once
             _check_tokens(concepts, f"sequences.{domain}.{order}")
-            if params.train.prior:
-                for concept in concepts:
-                    class_prompt(params.train.prior.prompt, facts_of(concept))
+            for name, facts in product(params.strategies, map(facts_of, concepts)):
+                if prior := params.training(name).prior:
+                    class_prompt(prior.prompt, facts)
+                if (rehearse := params.make_strategy(name).rehearse) and rehearse.needs_classes:
+                    class_prompt(None, facts, f"strategy.{name}.rehearse")
     _check_family(params)
 
 
@@ -280,9 +283,7 @@ def _check_tokens(concepts: list[Concept], where: str) -> None:
     for concept in concepts:
         other = tokens.setdefault(concept.token, concept.name)
         if other != concept.name:
-            raise ConfigFault(
-                f"{where}: {other} and {concept.name} share the token '{concept.token}'. Change one of them."
-            )
+            raise ConfigFault(f"{where}: {other} and {concept.name} share the token '{concept.token}'. Change one.")
 
 
 def _check_family(params: Params) -> None:

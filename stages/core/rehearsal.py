@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stages.runtime.strict import Strict
 
@@ -37,10 +37,29 @@ class Rehearsal(Strict):
     nearest in research is function distillation (arXiv 2410.00700).
     """
 
-    prompts: Literal["earlier", "generic"]  # c': the training prompts of the concepts before, or captions of anything
+    # c': the training prompts of the concepts before, captions of anything, or the plain words of this concept's class
+    prompts: Literal["earlier", "generic", "class"]
     pictures: Literal["task", "state"] = "task"  # x: this task's, or those that the model before it makes of c'
+    # With the earlier ones also the plain words of all classes so far, this concept's among them: prior preservation
+    # without pictures, so that the class stays what it was and it is the concept's own word that brings the concept.
+    classes: bool = Field(False, exclude_if=lambda value: not value)
     weight: float = Field(3.0, gt=0)
     rows: int = Field(2, ge=1)  # in each step
     images: int = Field(6, ge=1)  # per prompt, where the model before the task makes them: once per task
     # The generic ones; without any, those of the base: `Family.captions`.
     captions: tuple[str, ...] = Field((), strict=False, exclude_if=lambda value: not value)
+
+    @model_validator(mode="after")
+    def _classes_of_the_earlier(self) -> Rehearsal:
+        if self.classes and self.prompts != "earlier":
+            raise ValueError("classes goes with prompts: earlier")
+        return self
+
+    @property
+    def needs_classes(self) -> bool:
+        """Whether concepts must have words for their class."""
+        return self.classes or self.prompts == "class"
+
+    def rows_at(self, task: int) -> int:
+        """Rows in each step of a task, counted from 0: before the first no concept has been learned."""
+        return self.rows if task or self.needs_classes or self.prompts == "generic" else 0

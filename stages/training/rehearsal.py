@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from stages.adapters.state import State
+from stages.core.dataset import class_prompt
 from stages.core.family import Family
 from stages.core.params import Params
 from stages.core.rehearsal import Rehearsal
@@ -23,10 +24,14 @@ from stages.sampling.sampler import sample
 from stages.training.examples import Material, Repertoire
 
 
-def prompts(family: Family, options: Rehearsal, earlier: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What is rehearsed while a task is learned after these concepts; nothing before the first has been learned."""
+def prompts(family: Family, options: Rehearsal, concepts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What is rehearsed while the last of these concepts is learned after the others."""
+    if options.prompts == "class":
+        return [class_prompt(None, concepts[-1], "rehearse")]
     if options.prompts == "earlier":
-        return list(dict.fromkeys(concept["training_prompt"] for concept in earlier))
+        spoken = [concept["training_prompt"] for concept in concepts[:-1]]
+        classes = [class_prompt(None, concept, "rehearse") for concept in concepts if options.classes]
+        return list(dict.fromkeys([*spoken, *classes]))
     return list(dict.fromkeys(options.captions or family.captions))
 
 
@@ -46,15 +51,15 @@ def pictures(
 
 
 def added(
-    params: Params, run: Run, state: State, earlier: Sequence[Mapping[str, Any]], material: Material
+    params: Params, run: Run, state: State, concepts: Sequence[Mapping[str, Any]], material: Material
 ) -> tuple[Material, list[Any]]:
     """What is learned from with what is rehearsed beside it, and what of the latter makes another training.
 
     Args:
-        earlier: the concepts before, of which only their training prompts are read.
+        concepts: those so far, this task's last; only their training prompts, tokens and nouns are read.
     """
     options = params.make_strategy(run.strategy).rehearse
-    if options is None or not (spoken := prompts(params.family, options, earlier)):
+    if options is None or not (spoken := prompts(params.family, options, concepts)):
         return material, []
     made = pictures(params, run, options, state, spoken)
     shown = [hashlib.sha256(picture.tobytes()).hexdigest() for picture in made or ()]

@@ -118,7 +118,7 @@ def prepare(params: Params, run: Run, index: str, inputs: Inputs) -> tuple[Prepa
     with process_group().leader_first():
         examples, count = _examples(params, [*inputs.photos, (inputs.data, inputs.pictures)])
         material = encode_examples(family, examples, count)
-        material, more = rehearsal.added(params, run, state, inputs.earlier, material)
+        material, more = rehearsal.added(params, run, state, [*inputs.earlier, inputs.data["concept"]], material)
     facts = [
         family.fingerprint,
         options.model_dump(mode="json"),

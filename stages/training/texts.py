@@ -28,7 +28,7 @@ def trained_texts(
         if prior := params.training(strategy).prior:
             texts.append(class_prompt(prior.prompt, data["concept"]))
     if rehearse := params.make_strategy(strategy).rehearse:
-        texts += rehearsed(params.family, rehearse, earlier)
+        texts += rehearsed(params.family, rehearse, [*earlier, learned[-1]["concept"]])
     return list(dict.fromkeys(texts))
 
 

@@ -43,19 +43,24 @@ def limit(wanted: int | None, slots: Slots) -> int:
 
 def alike_in(params: Params) -> Callable[[str], Hashable | None]:
     """A function of a stage's name: equal values for trainings that can share a batch, None for all other stages."""
+    firsts = dict[str, str]()  # of those that train the same first adapter
+    for name in params.strategies:
+        rehearse = params.make_strategy(name).rehearse
+        rehearsed = rehearse.model_dump_json() if rehearse and rehearse.rows_at(0) else ""
+        firsts.setdefault(params.training(name).model_dump_json() + rehearsed, name)
 
     @cache
     def alike(name: str) -> Hashable | None:
         stage = StageName.parse(name)
         if stage.verb != "train" or params.watch.previews_every or params.watch.tracker:
             return None
-        if not stage.task and stage.strategy != params.strategies[0]:
-            return None  # most strategies train the same first adapter, once
         strategy, options = params.make_strategy(stage.strategy or ""), params.training(stage.strategy or "")
+        if not stage.task and stage.strategy not in firsts.values():
+            return None  # most strategies train the same first adapter, once
         if options.processes > 1 or options.checkpointing or options.layers == "peft":
             return None
         sizes = (options.rank, options.alpha, options.batch, options.fixed_a or not strategy.trains_a)
-        rehearsal = strategy.rehearse.rows if strategy.rehearse and stage.task else 0
+        rehearsal = strategy.rehearse.rows_at(stage.task or 0) if strategy.rehearse else 0
         return (*sizes, options.prior, rehearsal)
 
     return alike

@@ -226,6 +226,6 @@ def _scheduler(name: str, config: Mapping[str, Any]) -> Any:
     import diffusers
 
     scheduler = getattr(diffusers, SCHEDULERS[name]).from_config(config)
-    if name == "euler":  # its square roots of this: in float32 they depend on the processor's vendor
-        scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
+    # Its square roots of this: in float32 they depend on the processor's vendor.
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
     return scheduler

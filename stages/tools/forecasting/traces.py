@@ -44,7 +44,7 @@ def trace(params: Params, name: str, starts_from_adapter: bool = False) -> Trace
     for task in range(1, tasks + 1):
         frozen, rehearse = strategy.frozen(state), strategy.rehearse
         held = trains + (delta_fingerprint(frozen) if frozen and frozen.modules else "")
-        held += rehearse.model_dump_json() if rehearse and (task > 1 or rehearse.prompts == "generic") else ""
+        held += rehearse.model_dump_json() if rehearse and rehearse.rows_at(task - 1) else ""
         if isinstance(strategy, PhotoStrategy) and task > 1:  # on other pictures than any other strategy's task
             held += f"{strategy.steps(training.steps, task)} steps on {task} concepts"
         starts.append(adapter_fingerprint(strategy.start(state, _probe("fresh", width))) + held)

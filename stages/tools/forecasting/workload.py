@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 
-from stages.core.dataset import Concept
+from stages.core.dataset import Concept, facts_of
 from stages.core.params import Params
 from stages.core.runs import TaskSequence, sequences
 from stages.core.strategy import PhotoStrategy, Strategy
@@ -80,7 +80,7 @@ def count(params: Params) -> Workload:
         references=total["score"] - images,
         rehearsed=chains
         * sum(
-            steps_of(params, name, task) * rehearsed_rows(params.make_strategy(name), 1, after=task)
+            steps_of(params, name, task) * rehearsed_rows(params.make_strategy(name), task)
             for name, task in product(params.strategies, range(tasks))
         ),
         kept_adapters=chains * len(kept),
@@ -111,10 +111,9 @@ def steps_of(params: Params, name: str, task: int) -> int:
     return strategy.steps(each, task + 1) if isinstance(strategy, PhotoStrategy) else each
 
 
-def rehearsed_rows(strategy: Strategy, tasks: int, after: int = 0) -> int:
-    """Rows of rehearsal in one step of each of `tasks` tasks that follow `after` others."""
-    rehearse = strategy.rehearse
-    return rehearse.rows * (tasks - (rehearse.prompts == "earlier" and not after)) if rehearse else 0
+def rehearsed_rows(strategy: Strategy, task: int) -> int:
+    """Rows of rehearsal in each step of a task, counted from 0."""
+    return strategy.rehearse.rows_at(task) if strategy.rehearse else 0
 
 
 PARTS = ("train", "sample", "score", "merge")
@@ -200,8 +199,8 @@ class WorkCounter:
         rehearse = self.params.make_strategy(name).rehearse
         if rehearse is None or rehearse.pictures == "task":
             return
-        earlier = [{"training_prompt": c.training_prompt} for c in self.concepts[stage.domain, stage.order][:at]]
-        texts, scheduler = tuple(prompts(self.params.family, rehearse, earlier)), self.params.sampling(name).scheduler
+        known = [facts_of(c) for c in self.concepts[stage.domain, stage.order][: at + 1]]
+        texts, scheduler = tuple(prompts(self.params.family, rehearse, known)), self.params.sampling(name).scheduler
         model = self._model(replace(stage, task=at - 1)) if at else "base"
         yield ("rehearsal", model, rehearse.images, texts, scheduler), "sample", rehearse.images * len(texts)
 
@@ -215,7 +214,7 @@ class WorkCounter:
     def _steps(self, strategy: str, task: int) -> int:
         """Of one training, in steps without rehearsal."""
         train, rule = self.params.training(strategy), self.params.make_strategy(strategy)
-        more = ROW * rehearsed_rows(rule, 1, after=task) / train.batch
+        more = ROW * rehearsed_rows(rule, task) / train.batch
         steps = steps_of(self.params, strategy, task)
         return steps + round(more * steps)
 

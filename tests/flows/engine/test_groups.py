@@ -172,7 +172,7 @@ def test_what_is_alike():
     assert second[0] is not None
     assert len(set(second)) == 1
     assert alike("sample@objects-0-naive-0-task1") is None
-    assert alike("train@objects-0-magmax-0-task0") is None  # the same training as that of the first strategy
+    assert alike("train@objects-0-merge_init-0-task0") is None  # the same training as that of the first strategy
     for section in ({"watch": params.watch.model_copy(update={"previews_every": 5})},
                     {"train": params.train.model_copy(update={"processes": 2})}):  # fmt: skip
         assert alike_in(params.model_copy(update=section))("train@objects-0-naive-0-task1") is None
