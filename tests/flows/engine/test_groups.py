@@ -173,6 +173,9 @@ def test_what_is_alike():
     assert len(set(second)) == 1
     assert alike("sample@objects-0-naive-0-task1") is None
     assert alike("train@objects-0-merge_init-0-task0") is None  # the same training as that of the first strategy
+    first = {name: alike(f"train@objects-0-{name}-0-task0") for name in params.strategies}
+    assert first["naive"] == first["magmax"] is not None  # at another rate it is another training
+    assert first["rehearse_words"] not in (None, first["naive"])  # with more rows in each step
     for section in ({"watch": params.watch.model_copy(update={"previews_every": 5})},
                     {"train": params.train.model_copy(update={"processes": 2})}):  # fmt: skip
         assert alike_in(params.model_copy(update=section))("train@objects-0-naive-0-task1") is None
