@@ -120,6 +120,7 @@ class Denoiser:
         place, dtype = self.unet.device, self.unet.dtype
         scheduler = _scheduler(settings.scheduler, self.schedule)
         scheduler.set_timesteps(settings.steps, device=place)
+        scheduler.sigmas = scheduler.sigmas.double()  # as in `_scheduler`
         scheduler.set_begin_index(0)  # otherwise it searches for the first step on the device, which synchronises
         return Batch(
             noise.to(place, torch.float32),
