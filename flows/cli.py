@@ -88,7 +88,7 @@ def init(
         target = folder / new_project.PHOTOS
         print(f"Put one folder of photos per concept into {target}, and list them in {folder}/params.yaml: sequences.")
     if not profile:
-        print("Its base model is the embedded one, which draws 32 pixels. For SDXL on a GPU: --profile sdxl-quick.")
+        print("Its base model is the embedded one, which draws 64 pixels. For SDXL on a GPU: --profile sdxl-quick.")
     console.next_steps(f"cd {folder}", "palimpsest plan   what would run, and for how long", "palimpsest run")
 
 

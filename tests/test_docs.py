@@ -116,3 +116,13 @@ def test_every_link_has_a_target(page):
         if anchor and file.suffix == ".md":
             titles = re.findall(r"^#+ (.+)$", file.read_text("utf-8"), re.M)
             assert anchor in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}, target
+
+
+def test_every_test_that_a_page_names_exists():
+    file, names = "", []
+    for page in PAGES:
+        for path, name in re.findall(r"`((?:\w+/)*test_\w+\.py)?::(test_\w+)`", page.read_text("utf-8")):
+            file = path or file
+            assert re.search(rf"^def {name}\(", (PROJECT / "tests" / file).read_text("utf-8"), re.M), (file, name)
+            names.append(name)
+    assert len(names) > 30

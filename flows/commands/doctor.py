@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 
 from stages.runtime.faults import ConfigFault, Fault, InputFault, MachineFault
 from stages.runtime.formatting import size
+from stages.runtime.process import cause_of
 
 MIN_DISK = 5e9  # bytes
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "dvc", "prefect")
@@ -143,7 +144,7 @@ def _remote() -> Iterator[str]:
     process = subprocess.run([sys.executable, "-m", "dvc", "remote", "list"], capture_output=True, text=True)
     remote = process.stdout.split("\n")[0].split()
     if process.returncode:
-        raise MachineFault(f"dvc remote list: {process.stderr.strip().splitlines()[-1]}")
+        raise MachineFault(f"dvc remote list: {cause_of(process.stderr)}")
     yield f"{' '.join(remote)}" if remote else "note: no DVC remote: results stay on this machine (dvc remote add)"
 
 

@@ -67,13 +67,13 @@ class TaskRuns:
 
 def run_with_prefect(root: Path, study: str, engine: Engine, plan: list[str], stage_log: StageLog) -> Outcome:
     """Runs the plan as a Prefect flow, or within the current one; it is completed even if the server is lost."""
-    prefect_view.set_environment(root)
     try:
+        prefect_view.set_environment(root)
         from prefect import flow
         from prefect.task_runners import ThreadPoolTaskRunner
 
         runner = cast(Any, ThreadPoolTaskRunner(max_workers=engine.pool.slots.workers + 2))
-    except Exception as error:  # it refuses its settings: those of the environment or of a profile
+    except Exception as error:  # of its settings, in the environment or a profile, or its folder cannot be written
         reason = " ".join(str(error).split())[:300]
         prefect_view.log.warning("Prefect does not show this run, because it cannot start: %s", reason)
         return _without_prefect(engine, plan, stage_log)

@@ -10,6 +10,7 @@ import secrets
 import sys
 import threading
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -41,11 +42,13 @@ def set_environment(root: Path) -> None:
     """Sets the variables that Prefect reads when it is imported; does not override what the user has set.
 
     Without a server of the user's, Prefect starts a temporary one, which other users of this machine and pages in its
-    browsers could reach: it gets a password of its own.
+    browsers could reach: it gets a password of its own. A variable without a value counts as not set.
     """
-    if "PREFECT_API_URL" not in os.environ:
-        home = Path(os.environ.setdefault("PREFECT_HOME", str(root / HOME)))
-        if not _names_a_server(home / "profiles.toml"):
+    for name in [name for name, value in os.environ.items() if name.startswith("PREFECT_") and not value]:
+        del os.environ[name]
+    if "PREFECT_API_URL" not in os.environ and not _profile_of_the_user():
+        home = Path(os.path.expanduser(os.environ.setdefault("PREFECT_HOME", str(root / HOME))))
+        if not _names_a_server(home):
             make_private(home)
             password = new_password()
             for name, value in (protection(password, NO_PAGE) | {"PREFECT_API_AUTH_STRING": password}).items():
@@ -76,10 +79,19 @@ def make_private(home: Path) -> None:
         (home / DATABASE).chmod(0o600)
 
 
-def _names_a_server(profiles: Path) -> bool:
+def _profile_of_the_user() -> bool:
+    """Whether PREFECT_PROFILE names a server in Prefect's own folder, which is then used."""
+    chosen = "PREFECT_PROFILE" in os.environ and "PREFECT_HOME" not in os.environ
+    return chosen and _names_a_server(Path(os.path.expanduser("~/.prefect")))
+
+
+def _names_a_server(home: Path) -> bool:
+    """Whether the profile in use, in this folder of Prefect's, has the address of a server."""
     try:
-        return "PREFECT_API_URL" in profiles.read_text("utf-8", "replace")
-    except OSError:
+        listed = tomllib.loads((home / "profiles.toml").read_text("utf-8"))
+        profile = listed["profiles"][os.environ.get("PREFECT_PROFILE") or listed["active"]]
+        return bool(profile.get("PREFECT_API_URL"))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # none, or Prefect will refuse it
         return False
 
 

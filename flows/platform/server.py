@@ -81,7 +81,7 @@ def connect(root: Path) -> str:
     """
     from stages.runtime.faults import MachineFault
 
-    if "PREFECT_API_URL" not in os.environ:
+    if not os.environ.get("PREFECT_API_URL"):
         own = saved_access(root)
         if own is None:
             raise MachineFault("no Prefect server: start one with `make serve`, or set PREFECT_API_URL.")

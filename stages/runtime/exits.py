@@ -49,11 +49,22 @@ def attempt(work: Callable[[], int | None], debug: bool = False) -> int:
         print("error: interrupted. Run the same command again to continue.", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
-            print(f"error: {machine_fault(error)}", file=sys.stderr)
+        if lacking := _of_the_machine(error):
+            print(f"error: {lacking}", file=sys.stderr)
             return MachineFault.code
         _report_bug(error, debug)
         return Fault.code
+
+
+def _of_the_machine(error: Exception) -> MachineFault | None:
+    """What the machine lacks, if the error says so."""
+    if isinstance(error, MemoryError):
+        return MachineFault("this machine: not enough memory. End other programs, or use fewer workers: --jobs 1.")
+    if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
+        return machine_fault(error)
+    if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):  # of `tempfile`
+        return MachineFault(f"TMPDIR: {error.strerror}. Set it to a folder that can be written.")
+    return None
 
 
 def machine_fault(error: OSError) -> MachineFault:

@@ -27,6 +27,20 @@ def test_what_the_machine_lacks_is_exit_4_with_its_path(number, capsys):
     assert line.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (MemoryError(), "error: this machine: not enough memory. "),
+        (FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/x']"), "error: TMPDIR: No usable "),
+    ],
+)
+def test_no_memory_and_no_temporary_folder_are_the_machines_faults(error, line, capsys):
+    assert attempt(fails(error)) == 4
+    printed = capsys.readouterr().err
+    assert printed.startswith(line)
+    assert printed.count("\n") == 1
+
+
 def test_a_bug_on_a_full_disk_is_still_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".cache").write_text("a file where the folder should be")

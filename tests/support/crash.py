@@ -43,7 +43,7 @@ def ran(output: str) -> set[str]:
 def flow(folder: Path, *words: str, module: str = "flows.study") -> subprocess.CompletedProcess[str]:
     """Runs a flow to its end."""
     command = [sys.executable, "-m", module, "--no-view", *words]
-    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=3000)
 
 
 def run_flow(folder: Path, *words: str, module: str = "flows.study") -> str:
@@ -114,11 +114,11 @@ def kill_at_random(folder: Path, what: str, dice: random.Random, stages: int) ->
     return process.returncode, "".join(lines) + rest
 
 
-def send_kill(process: subprocess.Popen, folder: Path, target: str, number: int, dice: random.Random) -> None:
-    """Sends the signal to the target, unless the command has ended."""
+def send_kill(process: subprocess.Popen, folder: Path, target: str, number: int, dice: random.Random) -> bool:
+    """Sends the signal to the target; False if there is none: the command has ended, or has no worker yet."""
     workers = stage_processes(folder)
     if process.poll() is not None:
-        return
+        return False
     if target == "all":
         os.killpg(process.pid, number)
     elif target == "parent":
@@ -126,6 +126,7 @@ def send_kill(process: subprocess.Popen, folder: Path, target: str, number: int,
     elif workers:
         with contextlib.suppress(ProcessLookupError):
             os.kill(dice.choice(workers), number)
+    return target != "stage" or bool(workers)
 
 
 def assert_no_processes(folder: Path) -> None:

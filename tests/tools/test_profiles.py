@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tempfile
 
 import pytest
 
@@ -92,6 +93,16 @@ def test_a_fault_in_a_profile_of_a_group_names_its_file_and_line(tmp_path, monke
     (profiles.FOLDER / "questions/wrong.yaml").write_text("# A wrong one.\ntrain: {rank: 0}\n")
     with pytest.raises(ConfigFault, match=r"^data/profiles/questions/wrong\.yaml:2: train\.rank: "):
         profiles.params("wrong")
+
+
+@pytest.mark.parametrize("place", ["/proc", "/".join(["x" * 200] * 5), "missing"])
+def test_a_temporary_folder_may_be_read_only_or_long(tmp_path, monkeypatch, place):
+    folder = tmp_path / place
+    if place.startswith("x"):
+        folder.mkdir(parents=True)
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)  # is looked for again
+    assert profiles.params("toy-objects").study == "toy-objects"
 
 
 @pytest.mark.parametrize("name", profiles.names())

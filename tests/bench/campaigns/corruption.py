@@ -1,8 +1,8 @@
-"""Damages files that are read to compute: python -m tests.bench.campaigns.corruption [--count 1000] [--whole 20]
+"""Damages files that are read to compute: python -m tests.bench.campaigns.corruption [--count 1000] [--whole]
 
-A small study is run. Each of --count trials damages one of its files (a flipped bit, zeros, cut off, emptied), with its
-times kept, and calls the function with which stages and the flow read such a file: it must refuse the file, or treat it
-as missing, or return what was written. Then the file is restored. Each of --whole trials damages a file in a copy of
+Each trial damages one file of a small study (a flipped bit, zeros, cut off, emptied), with its times kept, and calls
+the function with which stages and the flow read such a file: it must refuse the file, or treat it as missing, or return
+what was written. Then the file is restored. With --whole (in full: --count 20) each trial damages a file in a copy of
 the study, deletes a few outputs, and runs the flow: it must end with the same bytes, at the latest the third time;
 damaged weights must first be named and are then restored.
 """
@@ -13,7 +13,6 @@ import logging
 import os
 import random
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,9 +23,9 @@ from stages.files import artifact
 from stages.files.pins import check_weights
 from stages.files.sealed import read_sealed
 from stages.runtime.faults import InputFault
-from tests.bench.campaigns.campaign import Trial, parser, run
-from tests.support.crash import flow, run_flow
-from tests.support.workspace import hashes, small
+from tests.bench.campaigns.campaign import Trial, copied, finished_study, parser, run
+from tests.support.crash import flow
+from tests.support.workspace import hashes
 
 PLACES = {
     "output of a stage": "runs/**/*",
@@ -123,8 +122,7 @@ def one(number: int, reader: Reader) -> Trial:
 def whole(number: int, finished: Path, wanted: dict[str, str]) -> Trial:
     dice = random.Random(f"whole {number}")
     kind = list(PLACES)[number % len(PLACES)]
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(shutil.copytree(finished, Path(place).resolve() / "work", symlinks=True))
+    with copied(finished) as folder:
         path = dice.choice(files(folder, kind))
         content, how = path.read_bytes(), damage(path, dice)
         outputs = sorted({p.parent for p in (folder / "runs").rglob("manifest.json")} - set(path.parents))
@@ -144,23 +142,16 @@ def whole(number: int, finished: Path, wanted: dict[str, str]) -> Trial:
 
 def main() -> None:
     arguments = parser(__doc__, 1000)
-    arguments.add_argument("--whole", type=int, default=20, help="trials with the whole flow; in full: 20")
+    arguments.add_argument("--whole", action="store_true", help="run the whole flow in each trial; in full: --count 20")
     args: argparse.Namespace = arguments.parse_args()
     logging.getLogger("palimpsest").setLevel(logging.ERROR)
-    with tempfile.TemporaryDirectory() as place:
-        folder = small(Path(place).resolve() / "work")
-        run_flow(folder)
-        wanted, finished = hashes(folder), Path(place).resolve() / "finished"
-        shutil.copytree(folder, finished, symlinks=True)
+    with finished_study(args.study) as finished, copied(finished) as folder:
+        if args.whole:
+            wanted = hashes(finished)
+            run(args, lambda number: whole(number, finished, wanted))
         os.chdir(folder)
         reader = Reader(folder)
-        trials = args.first + args.count
-
-        def trial(number: int) -> Trial:
-            return one(number, reader) if number < trials else whole(number - trials, finished, wanted)
-
-        args.count += args.whole
-        run(args, trial)
+        run(args, lambda number: one(number, reader))
 
 
 if __name__ == "__main__":

@@ -1,19 +1,20 @@
-"""A disk that becomes full: python -m tests.bench.campaigns.disk [--count 50] (needs root, for a tmpfs of each size)
+"""A disk that becomes full: python -m tests.bench.campaigns.disk [--count 5] (needs root, for a tmpfs)
 
-A small study runs on disks from one that holds little more than the workspace to one that is just too small. Each run
-must end with exit code 4 and name a path; nothing that had been finished is lost, and after the disk has grown the same
-command ends with the bytes of an undisturbed run.
+In each trial a small study runs on a disk of ten sizes, one after another: from little more than the workspace to just
+too small. On each, the run must end with exit code 4 and name a path, and nothing that had been finished before is lost
+or computed again. When the disk has room for all, the same command ends with the bytes of an undisturbed run.
 """
 
 import argparse
 import contextlib
+import random
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.bench.campaigns.campaign import Trial, parser, run
-from tests.support.crash import flow, ran, run_flow
+from tests.bench.campaigns.campaign import Trial, finished_study, parser, run
+from tests.support.crash import flow, ran
 from tests.support.workspace import hashes, small
 
 PAGE = 4096
@@ -34,35 +35,47 @@ def disk(size: int) -> Iterator[Path]:
             subprocess.run(["umount", "--lazy", place], check=True)
 
 
-def one(share: float, empty: int, full: int, wanted: dict[str, str]) -> Trial:
-    """Runs the study on a disk with room for this share of what it writes, then on a larger one."""
-    with disk(int(empty + share * (full - empty))) as place:
+def names_a_path(output: str) -> bool:
+    return any(line.strip().startswith(("error: ", "    ")) and "/" in line for line in output.splitlines())
+
+
+def on_a_full_disk(folder: Path, before: set[str]) -> tuple[str, set[str], str]:
+    """What a run on a disk that is too small came to, the stages that it ended, and what was wrong with that."""
+    kept = {path: path.read_bytes() for path in folder.rglob("manifest.json") if ".tmp" not in str(path)}
+    done = flow(folder)
+    lost = [str(path) for path, content in kept.items() if not path.exists() or path.read_bytes() != content]
+    wrong = [f"{len(lost)} LOST"] if lost else []
+    wrong += ["RAN AGAIN"] if before & ran(done.stdout) else []
+    wrong += ["TRACEBACK"] if "Traceback" in done.stderr else []
+    wrong += ["NO PATH"] if done.returncode and not names_a_path(done.stderr) else []
+    wrong += ["OTHER EXIT"] if done.returncode not in (0, 4) else []
+    result = ", ".join([f"exit {done.returncode}", *wrong])
+    return result, before | ran(done.stdout), f"{lost}\n{done.stdout}\n{done.stderr}" if wrong else ""
+
+
+def one(number: int, empty: int, full: int, wanted: dict[str, str]) -> list[Trial]:
+    """Runs a study on a disk with room for growing shares of what it writes, then for all: a result for each size."""
+    dice, made, before = random.Random(number), list[Trial](), set[str]()
+    with disk(4 * full) as place:
         folder = small(place / "work")
-        first = flow(folder)
-        kept = {path: path.read_bytes() for path in folder.rglob("manifest.json") if ".tmp" not in str(path)}
+        for tenth in range(10):
+            share = (tenth + dice.random()) / 10
+            size = int(empty + share * (full - empty))
+            subprocess.run(["mount", "-o", f"remount,size={size}", "tmpfs", place], check=True)
+            result, before, wrong = on_a_full_disk(folder, before)
+            made.append(Trial(f"room for {tenth * 10} to {tenth * 10 + 10} %", result, not wrong, wrong))
         subprocess.run(["mount", "-o", f"remount,size={4 * full}", "tmpfs", place], check=True)
-        second = flow(folder)
-        lost = [str(path) for path, content in kept.items() if not path.exists() or path.read_bytes() != content]
-        again = ran(first.stdout) & ran(second.stdout)
-        same = second.returncode == 0 and hashes(folder) == wanted
-    named = any(line.strip().startswith(("error: ", "    ")) and "/" in line for line in first.stderr.splitlines())
-    quiet = "Traceback" not in first.stderr + second.stderr
-    good = ((first.returncode == 4 and named) or first.returncode == 0) and quiet and same and not lost and not again
-    result = f"exit {first.returncode}" + (", then the same bytes" if same else ", THEN OTHER BYTES")
-    detail = f"lost {lost}, ran again {again}\n{first.stderr}\n{second.stderr}"
-    return Trial(f"{int(share * 10) * 10} to {int(share * 10) * 10 + 10} % of the space", result, good, detail)
+        result, _, wrong = on_a_full_disk(folder, before)
+        same = result == "exit 0" and hashes(folder) == wanted
+    return [*made, Trial("room for all", result + (", the same bytes" if same else ", OTHER BYTES"), same, wrong)]
 
 
 def main() -> None:
-    args: argparse.Namespace = parser(__doc__, 50).parse_args()
-    with tempfile.TemporaryDirectory() as place:
-        folder = small(Path(place).resolve() / "work")
-        empty = used(folder)
-        run_flow(folder)
-        full, wanted = used(folder), hashes(folder)
-    print(f"The study writes {(full - empty) >> 20} MiB into a workspace of {empty >> 20} MiB.", flush=True)
-    # Spread over all sizes, whatever --count is: 0.02, 0.52, 0.27, 0.77, ...
-    run(args, lambda number: one(0.02 + 0.96 * int(f"{number % 64:06b}"[::-1], 2) / 64, empty, full, wanted))
+    args: argparse.Namespace = parser(__doc__, 5).parse_args()
+    with finished_study(args.study) as finished, tempfile.TemporaryDirectory() as place:
+        empty, full, wanted = used(small(Path(place) / "work")), used(finished), hashes(finished)
+        print(f"The study writes {(full - empty) >> 20} MiB into a workspace of {empty >> 20} MiB.", flush=True)
+        run(args, lambda number: one(number, empty, full, wanted))
 
 
 if __name__ == "__main__":

@@ -8,14 +8,12 @@ do because it came late. Afterwards everything is up to date and all bytes are t
 import argparse
 import random
 import re
-import shutil
-import tempfile
 import time
 from pathlib import Path
 
-from tests.bench.campaigns.campaign import Trial, parser, run
+from tests.bench.campaigns.campaign import Trial, copied, finished_study, parser, run
 from tests.support.crash import DVC, FLOW, UP_TO_DATE, ran, run_flow, start_command
-from tests.support.workspace import change, dvc, hashes, small
+from tests.support.workspace import change, dvc, hashes
 from tests.support.workspace import ran as dvc_ran
 
 BUSY = re.compile(r"held by pid \d+ on|DVC is already running here: \(PID \d+|\(PID \d+\)|Unable to acquire lock")
@@ -25,8 +23,7 @@ def one(number: int, finished: Path, wanted: dict[str, str]) -> Trial:
     """Starts the commands and checks what each did."""
     dice = random.Random(number)
     commands = [dice.choice([FLOW, FLOW, DVC]) for _ in range(dice.randint(2, 4))]
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(shutil.copytree(finished, Path(place).resolve() / "work", symlinks=True))
+    with copied(finished) as folder:
         change(folder, report={"confidence": 0.9})
         processes = []
         for command in commands:
@@ -48,13 +45,11 @@ def one(number: int, finished: Path, wanted: dict[str, str]) -> Trial:
 
 def main() -> None:
     args: argparse.Namespace = parser(__doc__, 20).parse_args()
-    with tempfile.TemporaryDirectory() as place:
-        finished = small(Path(place).resolve() / "finished")
-        run_flow(finished)
-        other = Path(shutil.copytree(finished, Path(place).resolve() / "other", symlinks=True))
+    with finished_study(args.study) as finished, copied(finished) as other:
         change(other, report={"confidence": 0.9})
         run_flow(other)
-        run(args, lambda number: one(number, finished, hashes(other)))
+        wanted = hashes(other)
+        run(args, lambda number: one(number, finished, wanted))
 
 
 if __name__ == "__main__":

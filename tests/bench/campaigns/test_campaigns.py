@@ -22,6 +22,15 @@ def test_a_campaign_reports_wrong_trials_and_how_to_repeat_them(capsys):
     assert "3 trials from 5 on: 1 wrong" in printed
 
 
+def test_a_trial_may_have_several_results(capsys):
+    with pytest.raises(SystemExit) as end:
+        campaign.run(argparse.Namespace(first=0, count=2), lambda n: [Trial("a", "x"), Trial("b", "y", n == 0, "why")])
+    printed = capsys.readouterr().out
+    assert end.value.code == 1
+    assert "| a | x | 2 |" in printed
+    assert printed.count("WRONG") == 1
+
+
 @pytest.mark.parametrize("number", range(0, 60, 3))
 def test_hostile_input_is_read_or_refused(number):
     trial = fuzz.one(number, list(fuzz.SHARES))

@@ -39,7 +39,8 @@ def work(kind: str) -> tuple[Callable[[], object], int]:
 
     device()
     params = load()
-    family, drawn = params.family, torch.randint(0, 256, (40, 32, 32, 3), generator=generator("bench"))
+    size = params.prepare.resolution
+    family, drawn = params.family, torch.randint(0, 256, (40, size, size, 3), generator=generator("bench"))
     pictures = [Image.fromarray(one.to(torch.uint8).numpy()) for one in drawn]
     if kind == "score":
         return lambda: params.judges["dino"].embed(pictures), 1  # type: ignore[attr-defined]
