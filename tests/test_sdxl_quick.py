@@ -18,7 +18,7 @@ from tests.test_pipeline import PHOTOS
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.takes(100),
+    pytest.mark.takes(40),
     pytest.mark.skipif(
         not PHOTOS.is_dir(), reason="no DreamBooth photos: set PALIMPSEST_DREAMBOOTH to its folder `dataset`"
     ),
@@ -30,9 +30,10 @@ SMALL_JUDGES = {
 
 
 @pytest.fixture(scope="module")
-def study(standin, tmp_path_factory):
-    """The profile unchanged, except for sizes, numbers of tasks and steps, the paths of photos and weights, and
+def study(shallow_standin, tmp_path_factory):
+    """The profile unchanged, except for sizes, depth, numbers of tasks and steps, the paths of photos and weights, and
     torch.compile."""
+    standin = shallow_standin
     folder = workspace(tmp_path_factory.mktemp("quick") / "work")
     (folder / "params.yaml").write_text(profiles.text("sdxl-quick"), "utf-8")
     tree = profiles.tree("sdxl-quick")
@@ -79,7 +80,7 @@ def test_prompts_and_options_are_those_of_the_paper(study):
     assert (data["training_prompt"], data["prompts"][3]) == ("a photo of ofl bowl", "a ofl bowl in a jail")
     adapter = artifact.read(run.at("01") / "adapter", "adapter")
     assert (adapter["train"]["rank"], adapter["scale"], adapter["train"]["learning_rate"]) == (64, 1.0, 1e-5)
-    assert len(study.family.shapes()) == 560
+    assert len(study.family.shapes()) == 11 * 8  # of SDXL itself: tests/families/test_random_sdxl.py
 
 
 def test_the_report_is_written(study):

@@ -18,8 +18,6 @@ from stages.runtime.faults import MachineFault
 from stages.runtime.seeds import generator
 from stages.training.step import Descent
 
-pytestmark = pytest.mark.takes(40)
-
 PROMPTS = ["a photo of a sks owl at night", "a photo of a heart"]
 
 
@@ -44,9 +42,10 @@ def a_step_of_training(family: Sdxl) -> None:
 
 
 @pytest.mark.slow
-def test_a_state_is_swapped_without_recompiling_or_reading_files(standin, tmp_path, monkeypatch):
+def test_a_state_is_swapped_without_recompiling_or_reading_files(shallow_standin, tmp_path, monkeypatch):
     """As in a worker that runs all stages of a run: the files are deleted after the first picture, and a task is
     trained before the next state is set."""
+    standin = shallow_standin
     path = shutil.copytree(standin.path, tmp_path / "sdxl", copy_function=os.link)
     counter, noise = CompileCounter(), torch.randn((2, 4, 8, 8), generator=generator("noise"))
     monkeypatch.setattr(compiled, "BACKEND", counter)

@@ -1,7 +1,7 @@
-"""A fast study of two tasks merged by every strategy: its adapters are random instead of trained."""
+"""A fast study of two tasks merged by many strategies: its adapters are random instead of trained."""
 
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from unittest.mock import patch
 
@@ -23,9 +23,9 @@ from tests.support.workspace import workspace
 SUM, DENSE = "objects/0/merge_init/0", "objects/0/magmax/0"
 
 
-def drawn_study(parent: Path) -> Iterator[params.Params]:
+def drawn_study(parent: Path, merged_by: Iterable[str] = strategies.classes) -> Iterator[params.Params]:
     """Yields the study's parameters; until the iterator resumes, its workspace is the current directory."""
-    folder = workspace(parent / "work", strategies=sorted(strategies.classes))
+    folder = workspace(parent / "work", strategies=sorted(merged_by))
     with pytest.MonkeyPatch.context() as monkey, patch.object(writing, "sync"):
         monkey.chdir(folder)
         loaded = params.load()

@@ -83,8 +83,7 @@ def test_comfyui_and_import_read_every_module(family, delta, tmp_path, dtype):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["kohya", "diffusers"])
-@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(("form", "dtype"), [("kohya", "fp16"), ("diffusers", "fp32")])  # each of both once
 def test_diffusers_reads_every_module(family, delta, tmp_path, form, dtype):
     path, pipeline = written(tmp_path, delta, form, dtype, family), family.pipeline
     pipeline.load_lora_weights(str(path.parent), weight_name=path.name)

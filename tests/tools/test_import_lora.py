@@ -42,7 +42,9 @@ def relative_error(delta: Delta, exact: Delta) -> float:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A study of one task and all strategies, and an adapter imported from a file in diffusers format."""
-    folder = workspace(tmp_path_factory.mktemp("start") / "work", 1, strategies=sorted(strategies.classes))
+    folder = workspace(
+        tmp_path_factory.mktemp("start") / "work", 1, strategies=sorted(strategies.classes), train={"steps": 2}
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         plain = params.load()
@@ -81,7 +83,7 @@ def test_every_strategy_starts_from_it(place):
         adapter = load_adapter(run.at("01") / "adapter/adapter.safetensors", manifest["scale"], study.family.shapes())
         trained = (study.make_strategy(run.strategy).frozen(before) or Delta()) + adapter.delta
         if "start" in study.make_strategy(run.strategy).laws:
-            assert 0 < relative_error(trained, elsewhere) < 0.5  # six steps away from the start
+            assert 0 < relative_error(trained, elsewhere) < 0.5  # two steps away from the start
         after = state_after(study, run, "01")
         assert delta_fingerprint(after.delta) == delta_fingerprint(rebuilt_state(study, run, "01").delta)
     placed = [path for run in runs(study) for path in run.at("00").parent.rglob("adapter*.safetensors")]

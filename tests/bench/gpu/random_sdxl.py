@@ -16,10 +16,12 @@ from stages.runtime.device import device
 from stages.runtime.seeds import generator
 
 Size = Literal["full", "hundredth"]
+DEPTHS = (1, 2, 10)  # transformer blocks of an attention at each level
 CROSS = ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D")
 UNETS: dict[str, dict[str, Any]] = {
     "full": {
         "sample_size": 128,
+        "transformer_layers_per_block": DEPTHS,
         "block_out_channels": (320, 640, 1280),
         "attention_head_dim": (5, 10, 20),
         "cross_attention_dim": 2048,
@@ -28,6 +30,7 @@ UNETS: dict[str, dict[str, Any]] = {
     },
     "hundredth": {
         "sample_size": 16,
+        "transformer_layers_per_block": DEPTHS,
         "block_out_channels": (32, 64, 128),
         "attention_head_dim": (1, 2, 4),
         "cross_attention_dim": 192,
@@ -50,7 +53,6 @@ def unet(size: Size) -> Any:
     return UNet2DConditionModel(
         down_block_types=CROSS,
         up_block_types=tuple(name.replace("Down", "Up") for name in reversed(CROSS)),
-        transformer_layers_per_block=(1, 2, 10),
         use_linear_projection=True,
         addition_embed_type="text_time",
         **UNETS[size],
