@@ -63,7 +63,9 @@ def _paths(entries: list[str | dict]) -> list[str]:
     return [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
 
 
-def test_the_report_is_the_same_bytes_again(params, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_report_is_the_same_bytes_again_also_with_a_second_process(params, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("stages.report.MANY", 0)
+    monkeypatch.setattr("stages.report.cores", lambda: 2)
     before = {path: path.read_bytes() for path in FOLDER.rglob("*") if path.is_file()}
     report(params, None, Namespace())
     assert {path: path.read_bytes() for path in FOLDER.rglob("*") if path.is_file()} == before

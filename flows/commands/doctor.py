@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 
 from stages.runtime.faults import ConfigFault, Fault, InputFault, MachineFault
 from stages.runtime.formatting import size
-from stages.runtime.process import cause_of
+from stages.runtime.process import cause_of, cores
 
 MIN_DISK = 5e9  # bytes
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "dvc", "prefect")
@@ -102,7 +102,7 @@ def _gpu() -> Iterator[str]:
 
 def _memory() -> Iterator[str]:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    yield f"{size(total)}, {len(os.sched_getaffinity(0))} cores"
+    yield f"{size(total)}, {cores()} cores"
 
 
 def _disk() -> Iterator[str]:

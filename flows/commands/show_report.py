@@ -26,6 +26,10 @@ BASE, CEILING = "base", "ceiling"  # among the strategies: the base model, and p
 TITLES = {BASE: "base model", CEILING: "photos (ceiling)"}  # as in the report
 SHOWN = {"average_score": "average score", "forgetting_unbiased": "forgetting"}  # measure -> its title
 SCORE = "average_score"
+TOO_FEW = "too few"  # the branch of a sentence whose only fault is the number of concepts
+# How a study gets more of them, by dataset.
+MORE, ADD = {"toy": "palimpsest profile use toy-objects"}, "palimpsest concept add NAME --photos FOLDER"
+WHY_MORE = "more concepts, and so narrower intervals"
 KNOW = {"strict": 0, "words": 1, "photos": 2}  # strategies are ranked within their regime
 
 
@@ -45,11 +49,13 @@ def show(as_json: bool, browser: bool) -> None:
         console.as_json({"page": str(page), **facts})
         return
     with as_written(folder, REMAKE):
-        _print_sentences(folder)
+        branches = _print_sentences(folder)
         _print_table(folder, params)
     if browser and page.suffix == ".html" and _has_display():
         webbrowser.open(page.resolve().as_uri())
+    more = f"{MORE.get(params['dataset']['name'], ADD)}   {WHY_MORE}"
     console.next_steps(
+        *([more] if TOO_FEW in branches else []),
         "palimpsest concept list   each concept's score",
         "palimpsest export   a LoRA for other programs",
         f"{page}   open it in a browser",
@@ -109,12 +115,13 @@ def show_against(other: str, as_json: bool, browser: bool) -> None:
     console.next_steps(f"{page}   open it in a browser")
 
 
-def _print_sentences(folder: Path) -> None:
-    """Prints a warning, if there is one, and the result of each domain in a sentence."""
+def _print_sentences(folder: Path) -> set[str]:
+    """Prints a warning, if there is one, and the result of each domain in a sentence; returns their branches."""
     conclusion = read_json(folder / CONCLUSION)
     for text in (conclusion.pop("warning"), *(one["sentence"] for one in conclusion.values())):
         if text:
             print(f"{textwrap.fill(printable(text), console.width())}\n")
+    return {one["branch"] for one in conclusion.values()}
 
 
 def _print_table(folder: Path, params: Mapping[str, Any]) -> None:

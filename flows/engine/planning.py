@@ -58,7 +58,7 @@ class Plan:
         if not self.changed:
             return f"Nothing new to compute: {len(self.stages)} of {self.total} stages are only checked."
         parts = f"{len(self.to_run)} to run, {len(self.cached)} cached"
-        guess = "" if self.clock.is_measured else " (a guess: no stage of this study has run here yet)"
+        guess = f" (a guess: {self.clock.guess})" if self.clock.guess else ""
         time = f"{span(self.seconds)}, {self.jobs} at a time{guess}"
         return f"{len(self.changed)} of {self.total} stages to update ({parts}): {time}."
 

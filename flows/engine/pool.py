@@ -17,7 +17,7 @@ from types import FrameType
 from stages.runtime.environment import integer
 from stages.runtime.exits import INTERRUPTED
 from stages.runtime.faults import ConfigFault
-from stages.runtime.process import children
+from stages.runtime.process import children, cores
 
 LOGS = Path(".cache", "flow", "logs")
 SHARING = 2  # workers on a GPU that is shared
@@ -71,7 +71,7 @@ def slots(jobs: int | None, devices: str | None) -> Slots:
     if wanted := jobs or integer("PALIMPSEST_JOBS", default=0, least=0):
         return Slots(wanted, known)
     shared = [free.get(name) for name in known]
-    return Slots(len(known) or len(os.sched_getaffinity(0)), known, tuple(filter(None, shared)) if all(shared) else ())
+    return Slots(len(known) or cores(), known, tuple(filter(None, shared)) if all(shared) else ())
 
 
 def _free_memory() -> dict[str, int]:

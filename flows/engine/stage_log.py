@@ -24,7 +24,8 @@ class StageLog:
         self.clock, self.total = clock, len(plan)
         self.done, self.began, self.unchanged = 0, time.monotonic(), 0
         self.journal = Journal.begin(self.total)
-        self.names = titles(plan) if sys.stdout.isatty() else {}  # short names; a log file gets the full ones
+        self.short = titles(plan)
+        self.names = self.short if sys.stdout.isatty() else {}  # a log file gets the full ones
 
     def __call__(self, result: StageResult) -> None:
         self.done += 1
@@ -45,7 +46,8 @@ class StageLog:
         """Records what runs now; the engine calls it a few times a second."""
         now = time.monotonic()
         seconds = {name: round(now - self.clock.began.get(name, now)) for name in progress}
-        self.journal.tick({_title(name): [*counts, seconds[name]] for name, counts in progress.items()})
+        running = {self.short.get(name, _title(name)): [*counts, seconds[name]] for name, counts in progress.items()}
+        self.journal.tick(running)
 
     def rows(self, outcome: Outcome) -> list[dict[str, str]]:
         """A row with `stage` and `what` for each stage that failed, and one for all that were skipped because of it."""

@@ -21,6 +21,7 @@ from stages.reporting.page.overview import minus
 from stages.reporting.page.render import BEGIN, environment, source, strategy_keys
 from stages.reporting.page.sprites import LOSSLESS, Plan, sheet
 from stages.reporting.page.svg import draw
+from stages.runtime.faults import Preempted
 from stages.runtime.formatting import number
 from stages.tools import edit_params
 
@@ -121,7 +122,8 @@ class LivePage:
         if not list(partial.matrices[strategy].cells()):
             return '<p class="fine">Nothing has been scored yet.</p>'
         # A chart reads `matrices` and `labels` of a verdict, which stands for a whole study.
-        svg = draw(charts.heatmap(cast(Any, partial), strategy), f"{strategy}: each concept after each task, so far")
+        spec = charts.heatmap(cast(Any, partial), strategy, self._pending(partial, strategy))
+        svg = draw(spec, f"{strategy}: each concept after each task, so far")
         rows = [["after learning", *partial.labels]]
         known = set(partial.matrices[strategy].cells())
         for i, label in enumerate(("base model", *partial.labels)):
@@ -129,6 +131,14 @@ class LivePage:
             matrix = partial.matrices[strategy]
             rows.append([label, *(number(float(matrix.at(*cell))) if cell in known else "" for cell in cells)])
         return self._render("matrix", svg=svg, rows=rows, strategy=strategy)
+
+    def _pending(self, partial: Partial, strategy: str) -> list[tuple[int, int]]:
+        """The cells of a matrix that this study will fill."""
+        planned = {(0, int(task.index)) for task in self.params.tasks}
+        for after in self.params.tasks:
+            seen = self.params.tasks if after.sees == "data" else self.params.tasks[: int(after.index)]
+            planned |= {(int(after.index), int(task.index)) for task in seen}
+        return sorted(planned.difference(partial.matrices[strategy].cells()))
 
     def _film(self, domain: str) -> str:
         """A row per concept and strategy, a column per task."""
@@ -173,7 +183,7 @@ class LivePage:
         last = {name: partial.after(name) for name in partial.matrices}
         shown = max(last.values())
         if shown < 2:
-            return ""
+            return '<p class="fine">Nothing yet: this needs the scores after two tasks.</p>'
         rows = [["concept", *partial.matrices]]
         for task in range(1, shown):
             cells = [_change(partial, name, shown, task) if last[name] == shown else "" for name in partial.matrices]
@@ -201,7 +211,7 @@ class LivePage:
         concept = self.params.sequence(training.run.sequence.domain, training.run.sequence.order)[training.index]
         shown = [self._picture(path) for path in training.previews]
         facts: dict[str, Any] = {"strategy": training.run.strategy, "concept": concept, "index": training.index}
-        facts |= {"done": len(training.loss), "steps": training.steps}
+        facts |= {"done": len(training.loss), "steps": training.steps, "previews": self.params.watch.previews_every}
         return self._render("training", training=facts, svg=svg, previews=shown)
 
 
@@ -222,10 +232,10 @@ def _change(partial: Partial, strategy: str, after: int, task: int) -> str:
 def _progress(status: dict[str, Any]) -> dict[str, Any]:
     """The facts of the progress line."""
     running, last = bool(status["running"]) and not RECORD.exists(), status["last_flow"]  # a change holds the lock too
-    killed = bool(not running and last and last["code"] is None)
+    stopped = bool(not running and last and last["code"] in (None, Preempted.code))  # None: it was killed
     return {
         "running": running,
-        "killed": killed,
+        "stopped": stopped,
         "last": last,
         "finished": not running and status["tasks_done"] == status["tasks_of_all_runs"],
         "report": status["report"],

@@ -105,11 +105,11 @@ def _heatmap(axis: Axes, matrix: Transfer, scale: Normalize, labels: Sequence[st
         value = float(matrix.at(after, task))
         corner = (task - 0.5, after - 0.5 - (gap if after == 0 else 0))
         colour = HEAT(scale(value))
-        axis.add_patch(Rectangle(corner, 1, 1, facecolor=colour, edgecolor="white", linewidth=1.2))
+        axis.add_artist(Rectangle(corner, 1, 1, facecolor=colour, edgecolor="white", linewidth=1.2))
         ink = "white" if np.dot(colour[:3], (0.299, 0.587, 0.114)) < 0.55 else INK
         axis.text(task, corner[1] + 0.5, number(value), ha="center", va="center", fontsize=7, color=ink)
     for task in range(1, tasks + 1):
-        axis.add_patch(Rectangle((task - 0.47, task - 0.47), 0.94, 0.94, fill=False, edgecolor=FRAME, linewidth=1.5))
+        axis.add_artist(Rectangle((task - 0.47, task - 0.47), 0.94, 0.94, fill=False, edgecolor=FRAME, linewidth=1.5))
     axis.set(xlim=(0.45, tasks + 0.55), ylim=(tasks + 0.55, -0.5 - gap - 0.05), aspect="equal")
     axis.set_xticks(range(1, tasks + 1), labels, rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
     axis.set_yticks([-gap, *range(1, tasks + 1)], ["base", *labels], fontsize=8)

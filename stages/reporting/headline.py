@@ -9,6 +9,9 @@
 
 Answers 1 to 3 are intervals of one strategy against the base model, chance or 0. Strategies are ranked by the test
 alone, and within their regime; a comparison of the best of two regimes is named as one.
+
+With a handful of concepts, "no" may only mean that the intervals are wide. The sentence then says so, and gives the
+scores as they are, without a rank.
 """
 
 from __future__ import annotations
@@ -25,8 +28,11 @@ from stages.evaluation.statistics import Summary, Verdict, show
 from stages.reporting import regimes
 from stages.runtime.formatting import number
 
-Branch = Literal["no spread", "not learned", "lost", "not the concepts", "alone", "tie", "best"]
+Branch = Literal["no spread", "too few", "not learned", "lost", "not the concepts", "alone", "tie", "best"]
 SCORE = "average_score"
+# With fewer concepts than these, the 95 % quantile of Student's t is over 1.5 times the normal one: for three, 4.3.
+FEW = 5
+UNDECIDED = ("too few", "lost", "not the concepts", "tie")  # answers that more concepts may change
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,8 @@ def headline(summary: Summary, domain: str) -> Headline:
         text += "".join(_across(verdict, list(groups.values()), level))
     count = len(verdict.labels)
     start = f"After {count} {domain if count > 1 else domain.removesuffix('s')}"
+    if count < FEW and any(answer in UNDECIDED for answer, _, _ in found):
+        text += f"; {count} {'are' if count > 1 else 'is'} too few to generalise to other {domain}"
     if len(verdict.runs) == len(verdict.strategies):
         text += "; one run each"
     return Headline(branch, best, f"{start}, {text}.")
@@ -106,7 +114,10 @@ def _gate(verdict: Verdict, others: Sequence[Verdict], level: float) -> tuple[Br
         )
     base = f"base model {number(verdict.base[SCORE].value)}"
     if not any(intervals["gain_when_learned"].low > 0 for intervals in strategies.values()):
-        most = max(strategies.values(), key=lambda intervals: intervals["gain_when_learned"].value)["gain_when_learned"]
+        most = max((intervals["gain_when_learned"] for intervals in strategies.values()), key=lambda gain: gain.value)
+        if most.value > 0 and len(verdict.labels) < FEW:
+            text = f"{_values(verdict, list(strategies), 'scores')} by {verdict.metric} ({base})"
+            return "too few", None, f"{text}; the best gain over it when learned is {show(most, 2)}"
         text = f"nothing is shown to have been learned (best gain over the base model {show(most, 2)})"
         return "not learned", None, text
     ahead = [name for name, intervals in strategies.items() if intervals["gain"].low > 0]
@@ -213,8 +224,10 @@ def _difference(other: Verdict, level: float) -> str:
     return f"; by {other.metric}, {_values(other, ranked[:1])} is above {_values(other, ranked[-1:])}"
 
 
-def _values(verdict: Verdict, names: Sequence[str]) -> str:
-    return _listed([f"{name} {number(verdict.strategies[name][SCORE].value)}" for name in names])
+def _values(verdict: Verdict, names: Sequence[str], verb: str = "") -> str:
+    """The names with their scores, the first with a verb between them if there is one."""
+    first, *others = (f"{name} {number(verdict.strategies[name][SCORE].value)}" for name in names)
+    return _listed([first.replace(" ", f" {verb} ", 1) if verb else first, *others])
 
 
 def _listed(parts: Sequence[str]) -> str:

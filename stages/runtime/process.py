@@ -1,4 +1,4 @@
-"""Process control of a stage: fast start-up, death with the parent, lock files and stop requests."""
+"""Process control of a stage: fast start-up, death with the parent, lock files, stop requests, a second process."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, TypeVar, cast
 
 from stages.runtime.faults import MachineFault
 
+T = TypeVar("T")
 PR_SET_PDEATHSIG = 1
 OUTLIVE_VARIABLE = "PALIMPSEST_OUTLIVE_PARENT"
 SHELLS = ("sh", "dash", "bash", "ash", "zsh", "ksh", "fish")
@@ -116,6 +117,58 @@ def _acquire(path: Path, wait: bool) -> IO[str]:
             if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
                 return file
         file.close()
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def beside(work: Callable[..., T], *arguments: Any) -> Iterator[Callable[[], T]]:
+    """Runs a function in a second process during the block, at whose end that process has ended or is stopped.
+
+    Args:
+        work: a function of a module, which the second process imports anew.
+        arguments: its arguments, which are pickled, as is what it returns or raises.
+
+    Yields:
+        A function that waits for the result. It raises what `work` raises, or MachineFault if the process was killed.
+    """
+    from multiprocessing import get_context
+
+    context = get_context("spawn")  # a fork would copy threads' locks, and what a GPU's driver holds
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(sender, os.getpid(), work, arguments), daemon=True)
+    process.start()
+    sender.close()
+
+    def result() -> T:
+        try:
+            value, error = receiver.recv()
+        except EOFError:
+            raise MachineFault("a process of this stage was killed. Free some memory and run it again.") from None
+        if error is not None:
+            raise error
+        return cast(T, value)
+
+    try:
+        yield result
+    finally:
+        process.kill()
+        process.join()
+        receiver.close()
+
+
+def _answer(sender: Any, parent: int, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    """The second process: it leaves it to the first one to answer Ctrl-C, and ends with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_parent(parent)
+    try:
+        answer = work(*arguments), None
+    except Exception as error:
+        answer = None, error
+    sender.send(answer)
 
 
 CAUSE = re.compile(r"(error|fatal|abort)\b[^:]*: ", re.IGNORECASE)

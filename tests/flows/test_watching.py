@@ -26,6 +26,7 @@ from stages.training.loop import Losses
 from tests.support.synthetic_study import parameters, write
 from tests.support.workspace import hashes
 
+EMPTY = 'fill="var(--wash)"'  # a cell of a matrix that is still to come
 TOKEN, PORT = "the-token", 4242
 LOCK = Path(".cache/flow/lock")
 
@@ -59,6 +60,8 @@ def test_the_matrix_and_the_filmstrip_fill_up(study):
     before = page.parts()
     assert cells(before["matrix-objects-naive"]) == 3 + 1 + 2
     assert cells(before["matrix-objects-merge_init"]) == 9
+    assert before["matrix-objects-naive"].count(EMPTY) == 3
+    assert EMPTY not in before["matrix-objects-merge_init"]
     assert before["film-objects"].count("<img") == finished["film-objects"].count("<img") - 3
     write(study)
     after = page.parts()
@@ -72,7 +75,7 @@ def test_before_anything_is_scored_the_page_says_so(study):
         shutil.rmtree(scores)
     parts = LivePage(lambda: study).parts()
     assert "Nothing has been scored" in parts["matrix-objects-naive"]
-    assert parts["cost-objects"] == ""
+    assert "Nothing yet: this needs the scores after two tasks." in parts["cost-objects"]
     assert "No training of this study has begun" in parts["training"]
 
 
@@ -94,6 +97,7 @@ def test_the_training_shows_its_losses(study):
     html = LivePage(lambda: study).parts()["training"]
     assert "step 25 of 40" in html
     assert "<svg" in html
+    assert "watch: {previews_every: 40}" in html, "how to see pictures, too"
     live(40, Losses([1.0] * 40, []))
     assert "step 40 of 40" in LivePage(lambda: study).parts()["training"]
 
@@ -114,7 +118,11 @@ def test_the_progress_is_that_of_the_run(study):
         assert "report: 3 s" in lead()
     assert lead().startswith("Stopped after 10 of 40 stages")  # killed
     journal.end(3, [{"stage": "objects / task 02 / train", "what": "training diverged"}])
-    assert "training diverged" not in lead() or "exit code 3" in lead()
+    assert "The last run ended with exit code 3. Continue: palimpsest run" in lead()
+    assert "objects / task 02 / train: training diverged" in lead()
+    journal.end(75, [])
+    assert lead().startswith("Stopped after 10 of 40 stages")  # on request
+    assert "Everything finished is saved. Continue: palimpsest run" in lead()
 
 
 def test_params_yaml_is_read_again_only_when_it_has_changed(study, monkeypatch):

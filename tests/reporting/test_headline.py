@@ -18,13 +18,15 @@ TASKS, PROMPTS, NOISES = 10, 5, 4
 BASE, PICTURE = 0.2, 0.05
 
 
-def scores(gains: Mapping[str, float], run: int = 1, spread: float = 0.05, seed: int = 0) -> np.ndarray:
+def scores(
+    gains: Mapping[str, float], run: int = 1, spread: float = 0.05, seed: int = 0, tasks: int = TASKS
+) -> np.ndarray:
     """Scores [strategy, run, T + 1, T, picture]: a base, and on it a gain that varies with concept and picture."""
     rng = np.random.default_rng(seed)
-    shape = (len(gains), run, TASKS + 1, TASKS, PROMPTS * NOISES)
-    values = BASE + PICTURE * rng.normal(size=shape) + 0.1 * rng.normal(size=(1, 1, 1, TASKS, 1))
+    shape = (len(gains), run, tasks + 1, tasks, PROMPTS * NOISES)
+    values = BASE + PICTURE * rng.normal(size=shape) + 0.1 * rng.normal(size=(1, 1, 1, tasks, 1))
     values[:, :, 0] = values[:1, :1, 0]
-    own = spread * rng.normal(size=(len(gains), 1, 1, TASKS, 1))
+    own = spread * rng.normal(size=(len(gains), 1, 1, tasks, 1))
     values[:, :, 1:] += np.reshape(list(gains.values()), (-1, 1, 1, 1, 1)) + own
     return values
 
@@ -39,6 +41,7 @@ def study(
     plain: Mapping[str, float] | None = None,
     orders: int = 1,
     spread: float = 0.05,
+    tasks: int = TASKS,
 ) -> Summary:
     """A study with these gains of the strategies over the base at all times.
 
@@ -47,18 +50,18 @@ def study(
     others: other metrics -> their gains; plain: the gains without the concepts' words.
     """
     rng = np.random.default_rng(1)
-    looks = scores(gains, orders, spread)
+    looks = scores(gains, orders, spread, tasks=tasks)
     top1 = (rng.uniform(size=looks.shape) < recognised).astype(float)
     top1[:, :, 0] = (rng.uniform(size=looks.shape[3:]) < base_recognised).astype(float)
     between = margin * np.ones_like(looks) + 0.02 * rng.normal(size=looks.shape)
     between[:, :, 0] = 0.02 * rng.normal(size=looks.shape[3:])
     measured = {"looks": {OWN: looks, MARGIN: between, TOP1: top1}}
     for k, (metric, theirs) in enumerate((others or {}).items()):
-        measured[metric] = {OWN: scores(theirs, orders, spread, seed=5 + k)}
+        measured[metric] = {OWN: scores(theirs, orders, spread, 5 + k, tasks)}
     results = named(results_of(looks, orders=orders, noises=NOISES), gains, measured)
     without = None
     if plain is not None:
-        values = scores(plain, orders, spread, seed=9)
+        values = scores(plain, orders, spread, 9, tasks)
         without = named(results_of(values, orders=orders, noises=NOISES), plain, {"looks": {OWN: values}})
     report = Report(identity="looks")
     params = synthetic_study.parameters(
@@ -75,7 +78,7 @@ def named(results: Results, strategies: Mapping[str, float], measured: dict) -> 
 
 def sentence(summary: Summary) -> headline.Headline:
     found = headline.headline(summary, "objects")
-    assert found.text.startswith("After 10 objects, ")
+    assert re.match(r"After \d+ objects, ", found.text)
     assert found.text.endswith(".")
     assert "nan" not in found.text
     assert "-0.00" not in found.text
@@ -109,6 +112,38 @@ def test_nothing_learned_announces_no_winner(gain: float) -> None:
     assert "nothing is shown to have been learned (best gain over the base model " in found.text
     assert "highest" not in found.text
     assert "above" not in found.text
+
+
+@pytest.mark.parametrize("tasks", [2, 3, 4])
+def test_a_handful_of_concepts_is_too_few_for_a_verdict_and_the_scores_are_given_as_they_are(tasks: int) -> None:
+    """The gain is as large as where ten concepts show it: the interval is wide because there are few of them."""
+    summary = study({"naive": 0.3, "magmax": 0.5}, spread=0.6, tasks=tasks)
+    found = sentence(summary)
+    assert (found.branch, found.best) == ("too few", None)
+    first, second = (summary.verdicts[0].strategies[name]["average_score"].value for name in ("naive", "magmax"))
+    assert f"naive scores {first:.2f} and magmax {second:.2f} by looks (base model 0." in found.text
+    assert re.search(r"; the best gain over it when learned is \d\.\d\d \[-?\d\.\d\d, \d+\.\d\d\]; ", found.text)
+    assert f"{tasks} are too few to generalise to other objects" in found.text
+    for word in ("nothing", "highest", "above", "shown", "concepts"):
+        assert word not in found.text
+
+
+def test_a_handful_of_concepts_excuses_no_strategy_that_made_them_worse() -> None:
+    found = sentence(study({"naive": -0.3, "magmax": -0.2}, spread=0.01, tasks=3))
+    assert (found.branch, found.best) == ("not learned", None)
+    assert "too few" not in found.text
+
+
+def test_a_handful_of_concepts_may_show_a_winner() -> None:
+    found = sentence(study(GOOD, spread=0.001, tasks=4))
+    assert (found.branch, found.best) == ("best", "magmax")
+    assert "too few" not in found.text
+
+
+def test_ten_concepts_with_wide_intervals_are_not_excused_by_their_number() -> None:
+    found = sentence(study({"naive": 0.05, "magmax": 0.05}, spread=0.9))
+    assert found.branch == "not learned"
+    assert "too few" not in found.text
 
 
 def test_what_is_gone_at_the_end_announces_no_winner() -> None:

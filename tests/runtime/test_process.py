@@ -6,11 +6,12 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from stages.runtime.faults import MachineFault
-from stages.runtime.process import StopRequest, lock
+from stages.runtime.process import StopRequest, beside, children, lock
 
 GUARDED = (
     "import os, time; from stages.runtime.process import die_with_parent; "
@@ -86,3 +87,23 @@ def test_a_lock_that_cannot_be_written_names_its_path(tmp_path):
     (tmp_path / "full").symlink_to("/dev/full")
     with pytest.raises(MachineFault, match="full: cannot write: "), lock(tmp_path / "full"):
         pass
+
+
+def test_a_second_process_answers_with_a_result_or_an_error_and_ends_with_the_block():
+    with beside(divmod, 7, 2) as result:
+        assert result() == (3, 1)
+    with beside(divmod, 7, 0) as result, pytest.raises(ZeroDivisionError):
+        result()
+    began = time.monotonic()
+    with pytest.raises(KeyError), beside(time.sleep, 60):
+        raise KeyError("the first process fails")
+    assert time.monotonic() - began < 30
+    assert not [pid for pid in children(os.getpid()) if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
+
+
+def test_a_second_process_that_is_killed_is_an_error():
+    with (
+        beside(signal.raise_signal, signal.SIGKILL) as result,
+        pytest.raises(MachineFault, match="was killed"),
+    ):
+        result()

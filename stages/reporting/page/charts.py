@@ -127,6 +127,7 @@ def cells(
     rows: Sequence[str],
     tips: Mapping[tuple[int, int], str],
     framed: bool,
+    pending: Sequence[tuple[int, int]] = (),
 ) -> Spec:
     """A matrix of coloured cells.
 
@@ -136,8 +137,9 @@ def cells(
         rows: the label of each row.
         tips: (row, column) -> the tip of the cell.
         framed: whether the cells right after learning (row = column + 1) have a frame.
+        pending: (row, column) of cells without a value yet, which are drawn empty.
     """
-    side = max(15, min(36, 330 // max(len(columns), 1)))
+    side = max(15, min(56, 330 // max(len(columns), 1)))
     data = [
         {"row": i, "column": j, "fill": fill, "ink": ink, "text": number(value), "tip": tips[i, j]}
         for (i, j), (value, fill, ink) in values.items()
@@ -148,13 +150,17 @@ def cells(
     rect = {"type": "rect", "stroke": "var(--paper)", "strokeWidth": 1.5}
     encoding = {"x": x, "y": y, "fill": {"field": "fill", **plain}, **with_tip()}
     layers: list[Spec] = [{"mark": rect, "encoding": encoding}]
+    if pending:
+        empty = {**rect, "fill": "var(--wash)", "aria": False}
+        places = {"values": [{"row": i, "column": j} for i, j in pending]}
+        layers.append({"data": places, "mark": empty, "encoding": {"x": x, "y": y}})
     if framed:
         frame = {"type": "rect", "fill": None, "stroke": "var(--frame)", "strokeWidth": 2, "aria": False}
         chosen = [{"filter": "datum.row === datum.column + 1"}]
         layers.append({"transform": chosen, "mark": frame, "encoding": {"x": x, "y": y}})
     if side >= 24:
         text = {"x": x, "y": y, "text": {"field": "text"}, "color": {"field": "ink", **plain}}
-        layers.append({"mark": {"type": "text", "fontSize": 10}, "encoding": text})
+        layers.append({"mark": {"type": "text", "fontSize": 10 if side <= 36 else 13}, "encoding": text})
     return {"width": {"step": side}, "height": {"step": side}, "data": {"values": data}, "layer": layers}
 
 
@@ -166,8 +172,12 @@ def _places(field: str, labels: Sequence[str], more: Spec) -> Spec:
     return {"field": field, "type": "ordinal", "title": None, "scale": scale, "axis": look}
 
 
-def heatmap(verdict: Verdict, strategy: str) -> Spec:
-    """R of one strategy, on the colour scale that all strategies share."""
+def heatmap(verdict: Verdict, strategy: str, pending: Sequence[tuple[int, int]] = ()) -> Spec:
+    """R of one strategy, on the colour scale that all strategies share.
+
+    Args:
+        pending: (after, task) of cells that are still to come: of a study that runs.
+    """
     all_values = [float(r.at(*cell)) for r in verdict.matrices.values() for cell in r.cells()]
     low, high = min(all_values), max(all_values)
     matrix = verdict.matrices[strategy]
@@ -178,7 +188,8 @@ def heatmap(verdict: Verdict, strategy: str) -> Spec:
         values[after, task - 1] = (value, *heat((value - low) / (high - low) if high > low else 0.5))
         when = f"after {rows[after]}" if after else "base model"
         tips[after, task - 1] = f"{verdict.labels[task - 1]}, {when}: {decimal(value, 4)}"
-    return cells(values, verdict.labels, rows, tips, framed=True)
+    coming = [(after, task - 1) for after, task in pending]
+    return cells(values, verdict.labels, rows, tips, framed=True, pending=coming)
 
 
 def harm(verdict: Verdict, strategy: str) -> Spec:

@@ -18,7 +18,15 @@ from stages.tools.forecasting.workload import PART, PARTS, Stage, WorkCounter
 
 TIMES, CALIBRATION = Path(".cache", "flow", "times.json"), Path(".cache", "flow", "calibration.json")
 FEW = 3  # with so many measurements in this run, earlier ones no longer count
-SETTINGS_SAVED = 8  # how many sets of parameters the measurements are saved for
+SETTINGS_SAVED = 8  # for how many values of its parameters each part's measurement is saved
+# The sections of params.yaml on which the cost of a unit depends, by part; for the other parts it is all of them.
+SECTIONS = {
+    "train": {"base", "prepare", "train", "strategy"},
+    "sample": {"base", "prepare", "sample"},
+    "score": {"base", "prepare", "score"},
+    "merge": {"base", "train", "strategy"},
+}
+ALL_SECTIONS = set[str]().union(*SECTIONS.values())
 # Seconds per unit of work; the others count one unit per stage.
 GUESSES = {"train": 0.02, "sample": 0.04, "score": 0.01, "merge": 0.5, "report": 30.0, "prepare": 1.0, "start": 0.5}
 LEAST = 0.1  # of a stage's time is its own part, however much the other parts in it seem to take
@@ -31,22 +39,31 @@ class Times:
     """Seconds per unit of work by part of a study: train, sample, score, merge, prepare, start, report."""
 
     def __init__(self, root: Path, params: Params) -> None:
-        self.path, self.settings = root / TIMES, _cost_digest(params)
+        self.path, self.settings = root / TIMES, {part: _cost_digest(params, part) for part in GUESSES}
         self.now: dict[str, list[Ran]] = {}  # measured in this run
         self.cold: dict[str, list[Ran]] = {}  # by stages that also loaded the model, which those to come do not
         self._costs: dict[str, Cost] = {}  # until the next measurement
         self.calibrated = saved_costs(params)
+        self.saved = self._read()  # by part: by its parameters, the newest last
+        self.before = {part: by[self.settings[part]] for part, by in self.saved.items() if self.settings[part] in by}
+        self.elsewhere = {part: next(reversed(by.values())) for part, by in self.saved.items() if by}
+
+    def _read(self) -> dict[str, dict[str, float]]:
+        """The file's content; empty if it does not exist or has another form."""
         try:
-            self.saved: dict[str, dict[str, float]] = json.loads(self.path.read_text("utf-8"))
-            self.before = {part: float(each) for part, each in self.saved.get(self.settings, {}).items()}
-            newest: Mapping[str, float] = next(reversed(self.saved.values()), {})
-            self.elsewhere = {part: float(each) for part, each in newest.items()}
+            saved = json.loads(self.path.read_text("utf-8"))
+            return {part: {str(key): float(each) for key, each in saved.get(part, {}).items()} for part in GUESSES}
         except (OSError, ValueError, TypeError, AttributeError):
-            self.saved, self.before, self.elsewhere = {}, {}, {}
+            return {}
 
     def known(self, part: str) -> bool:
         """Whether a stage of this part has run here with these parameters, or was calibrated."""
         return part in self.now or part in self.cold or part in self.before or part in self.calibrated
+
+    @property
+    def nothing(self) -> bool:
+        """Whether no stage has run in this folder, with any parameters."""
+        return not (self.elsewhere or self.now or self.cold)
 
     def measured(self) -> dict[str, Cost]:
         """The parts that have run here with these parameters."""
@@ -93,9 +110,11 @@ class Times:
     def save(self) -> None:
         """Writes the measurements to disk, for later plans."""
         rates = self.before | {part: self.cost(part).each for part in {**self.cold, **self.now}}
-        others = {settings: parts for settings, parts in self.saved.items() if settings != self.settings}
-        kept = dict([*others.items(), (self.settings, rates)][-SETTINGS_SAVED:])
-        write_file(self.path, json.dumps(kept, indent=1), durable=False)
+        content = dict(self.saved)
+        for part, each in rates.items():
+            others = {key: value for key, value in self.saved.get(part, {}).items() if key != self.settings[part]}
+            content[part] = dict([*others.items(), (self.settings[part], each)][-SETTINGS_SAVED:])
+        write_file(self.path, json.dumps(content, indent=1), durable=False)
 
 
 def save_costs(params: Params, costs: Mapping[str, float]) -> None:
@@ -112,9 +131,9 @@ def saved_costs(params: Params) -> dict[str, float]:
         return {}
 
 
-def _cost_digest(params: Params) -> str:
-    """A digest of the parameters that the cost of a unit depends on."""
-    return digest(params.model_dump(mode="json", include={"base", "prepare", "train", "sample", "score", "strategy"}))
+def _cost_digest(params: Params, part: str = "") -> str:
+    """A digest of the parameters that the cost of a unit of a part, or of any part, depends on."""
+    return digest(params.model_dump(mode="json", include=SECTIONS.get(part, ALL_SECTIONS)))
 
 
 def by_part(

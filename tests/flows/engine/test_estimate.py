@@ -15,7 +15,7 @@ from flows.graph.stage_names import StageName
 from stages.core.params import load
 from stages.tools.forecasting.calibration import Calibration
 from stages.tools.forecasting.costs import Cost, total
-from stages.tools.forecasting.durations import Times, save_costs
+from stages.tools.forecasting.durations import TIMES, Times, save_costs
 from stages.tools.forecasting.forecast import hours
 from stages.tools.forecasting.workload import WorkCounter, count, stages_of
 
@@ -261,4 +261,38 @@ def test_results_of_early_tasks_come_first_while_there_is_enough_to_do(params, n
 def test_a_stage_that_is_only_checked_costs_next_to_nothing(params, names, times):
     clock = Clock(Graph(names), params, times, names, [], 1)
     assert clock.remaining().each == pytest.approx(len(names) * CHECK.each)
-    assert clock.is_measured
+    assert clock.guess == ""
+
+
+def test_an_estimate_says_what_of_it_is_a_guess(tmp_path, params, names):
+    def guess(changed, **sections):
+        study = params.model_copy(update=sections)
+        return Clock(Graph(names), study, Times(tmp_path, study), names, changed, 1).guess
+
+    assert guess(names) == "no stage of this study has run here yet"
+    times = Times(tmp_path, params)
+    for part in COSTS:
+        times.note(part, {part: 10}, 5.0)
+    times.save()
+    assert guess(names) == ""
+    guided = {"sample": params.sample.model_copy(update={"guidance": params.sample.guidance + 1})}
+    sampled = [name for name in names if name.startswith(("sample", "score"))]
+    assert guess(sampled, **guided) == "no sampling with these parameters has run here yet"
+    assert guess([name for name in names if name.startswith("score")], **guided) == ""
+    larger = {"base": params.base.model_copy(update={"options": params.base.options | {"dtype": "bfloat16"}})}
+    assert guess(names, **larger) == "no stage with these parameters has run here yet"
+    (tmp_path / TIMES).write_text('{"train": [1]}')
+    assert guess(names) == "no stage of this study has run here yet"
+
+
+def test_a_part_is_measured_until_its_own_parameters_change(tmp_path, params):
+    times = Times(tmp_path, params)
+    for part in COSTS:
+        times.note(part, {part: 10}, 5.0)
+    times.save()
+    for section, parts in {"sample": {"sample"}, "score": {"score"}, "train": {"train", "merge"}}.items():
+        field = {"sample": "guidance", "score": "judges", "train": "rank"}[section]
+        value = {"sample": 9.0, "score": "elsewhere", "train": 3}[section]
+        changed = getattr(params, section).model_copy(update={field: value})
+        again = Times(tmp_path, params.model_copy(update={section: changed}))
+        assert {part for part in COSTS if not again.known(part)} == parts
