@@ -1,26 +1,20 @@
 """Reports a study's results. Reads all its scores, pictures, losses and merge checks; writes report/<study>."""
 
 import argparse
-from collections.abc import Sequence
-from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 from stages.core.command import main
 from stages.core.params import Params
 from stages.evaluation import preference, score_table
-from stages.evaluation.statistics import Verdict, summarise
+from stages.evaluation.statistics import summarise
 from stages.files import artifact, tables
-from stages.reporting import contact_sheets, data_files, figures, regimes, wording
+from stages.reporting import contact_sheets, data_files, regimes, wording
 from stages.reporting.aligned import wording as aligned
 from stages.reporting.page.render import page
 from stages.reporting.survey_wording import survey_table
-from stages.reporting.sweeps import figures as sweep_figures
-from stages.runtime.process import beside, cores
+from stages.reporting.sweeps.figures import drawn_meanwhile
 
 ROOT = Path("report")
-# Cells of all matrices from which the figures are drawn in a second process, which takes seconds to start.
-MANY = 1000
 
 
 def report(params: Params, key: None, args: argparse.Namespace) -> None:
@@ -34,13 +28,9 @@ def report(params: Params, key: None, args: argparse.Namespace) -> None:
     with artifact.publish(folder, "report", {"study": params.study}) as draft:
         for name in ("figures", "grids"):
             (draft / name).mkdir()
-        work = (params, summary.verdicts, draft / "figures")
-        cells = sum(len(v.strategies) * len(v.labels) ** 2 for v in summary.verdicts)
-        with ExitStack() as block:
-            in_parallel = cells >= MANY and cores() > 1
-            drawn = block.enter_context(beside(draw_figures, *work)) if in_parallel else partial(draw_figures, *work)
+        with drawn_meanwhile(params, summary.verdicts, draft / "figures") as figures:
             sheets, text = contact_sheets.draw_all(params, draft / "grids"), page(summary, answers)
-            names = [path.relative_to(draft.path).as_posix() for path in (*drawn(), *sheets)]
+            names = [path.relative_to(draft.path).as_posix() for path in (*figures(), *sheets)]
         written = {
             "metrics.json": artifact.to_json(data_files.metrics(summary, answers)),
             "settings.json": artifact.to_json(data_files.settings(params)),
@@ -60,15 +50,6 @@ def report(params: Params, key: None, args: argparse.Namespace) -> None:
         for name, content in written.items():
             (draft / name).write_text(content, "utf-8", newline="\n")
     print(f"report: {folder}/report.html")
-
-
-def draw_figures(params: Params, verdicts: Sequence[Verdict], folder: Path) -> list[Path]:
-    """Draws every chart as a PNG file, and returns their paths."""
-    return [
-        path
-        for verdict in verdicts
-        for path in (*figures.draw_all(verdict, folder), *sweep_figures.draw_all(params, verdict, folder))
-    ]
 
 
 if __name__ == "__main__":

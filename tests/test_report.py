@@ -64,8 +64,8 @@ def _paths(entries: list[str | dict]) -> list[str]:
 
 
 def test_the_report_is_the_same_bytes_again_also_with_a_second_process(params, capsys, monkeypatch) -> None:
-    monkeypatch.setattr("stages.report.MANY", 0)
-    monkeypatch.setattr("stages.report.cores", lambda: 2)
+    monkeypatch.setattr("stages.reporting.sweeps.figures.MANY", 0)
+    monkeypatch.setattr("stages.reporting.sweeps.figures.cores", lambda: 2)
     before = {path: path.read_bytes() for path in FOLDER.rglob("*") if path.is_file()}
     report(params, None, Namespace())
     assert {path: path.read_bytes() for path in FOLDER.rglob("*") if path.is_file()} == before

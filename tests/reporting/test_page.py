@@ -199,6 +199,12 @@ def test_every_picture_class_has_its_sheet(made) -> None:
     assert used == set(sheets(made[2]))
 
 
+def test_an_interval_is_on_one_line() -> None:
+    bounds = render.environment().from_string("{{ text|unbroken }}")
+    assert bounds.render(text="0.50 [0.20, 0.80], and a, b") == "0.50 [0.20,\u00a00.80], and a, b"
+    assert bounds.render(text="<b>") == "&lt;b&gt;"
+
+
 def test_photos_are_credited(page) -> None:
     text = " ".join(page.texts)
     assert text.count(synthetic_study.OWNED["source"]) == 3
@@ -292,7 +298,7 @@ def test_answers_of_people_have_a_section_of_their_own(made) -> None:
     assert "5 raters, of whom 1 failed" in section
     assert "25% of them can't tell" in html.unescape(section)
     assert "enough to see a preference of 75% or more" in section
-    assert section.index("+0.50 [+0.20, +0.80]") < section.index("0.50 [-0.80, -0.20]".replace("-", "\u2212"))
+    assert section.index("+0.50 [+0.20,\u00a0+0.80]") < section.index("\u22120.50 [\u22120.80,\u00a0\u22120.20]")
     assert 'id="people"' not in made[2]
 
 

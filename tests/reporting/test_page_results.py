@@ -39,7 +39,7 @@ def test_damage_is_the_same_in_the_table_and_in_the_metrics(made) -> None:
             )
             row = re.findall(rf'<th scope="row">{name.replace("_", " ")}</th>(.*?)</tr>', section)
             shown = {key: "{value:.2f}".format(**values[key]) for key in ("before", "at_the_end")}
-            change = "{value:+.2f} [{low:+.2f}, {high:+.2f}]".format(**values["change"]).replace("-", "\u2212")
+            change = "{value:+.2f} [{low:+.2f},\u00a0{high:+.2f}]".format(**values["change"]).replace("-", "\u2212")
             change += " *" if verdict.gain_p[name] <= 0.05 else ""
             matching = [cells for cells in row if all(f">{x}<" in cells for x in shown.values())]
             assert any(f">{change}<" in cells for cells in matching), (name, row)

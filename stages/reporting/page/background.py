@@ -134,7 +134,7 @@ def study(summary: Summary) -> dict[str, Any]:
         state = Run(first.sequence, name, first.seed).at(params.tasks[-1].index) / "state"
         options = artifact.read(state, "state").get("strategy", {}).get("options", {}) if state.is_dir() else {}
         strategies.append(
-            [name, known[name], ", ".join(f"{key} = {value}" for key, value in sorted(options.items())) or "none"]
+            [name, known[name], ", ".join(f"{key} = {value}" for key, value in sorted(flat(options).items())) or "none"]
         )
     software = [["package", "version"], *([name, number] for name in SOFTWARE if (number := _version(name)))]
     return {

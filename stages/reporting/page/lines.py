@@ -14,7 +14,7 @@ from stages.reporting.page.svg import LINE, QUIET, Spec
 from stages.runtime.formatting import number as decimal
 from stages.runtime.formatting import words
 
-LETTER, LINE_HEIGHT = 6.4, 13  # pixels, of a name at the end of a line
+LINE_HEIGHT = 13  # pixels, of a name at the end of a line
 BASE = "base model"
 
 
@@ -49,7 +49,6 @@ def curves(verdict: Verdict, width: int = 800, height: int = 320) -> Spec:
     return {
         "width": width,
         "height": height,
-        "padding": _padding(titles),
         "data": {"values": rows},
         "layer": [
             {
@@ -69,10 +68,6 @@ def _cut(interval: Interval, lowest: float, highest: float) -> list[float | None
     if interval.low <= lowest and interval.high >= highest:
         return [None, None]
     return [None if isnan(x) else min(max(rounded(x), lowest), highest) for x in (interval.low, interval.high)]
-
-
-def _padding(titles: Mapping[str, str]) -> dict[str, int]:
-    return {"left": 8, "top": 8, "bottom": 8, "right": 14 + round(LETTER * max(map(len, titles.values())))}
 
 
 def _names(
@@ -124,6 +119,7 @@ def concept(verdict: Verdict, task: int) -> Spec:
     base = rounded(float(next(iter(verdict.matrices.values())).at(0, task)))
     channels = by_strategy(list(verdict.matrices))
     x = steps(tasks, None)
+    x["axis"]["values"] = [k for k in range(1, tasks + 1) if k in (1, tasks) or k % 5 == 0]
     x["scale"] = {"domain": [1, max(2, tasks)], "nice": False}
     y = axis("value", None, scale={"domain": [rounded(min(known)), rounded(max(known))]}, axis={"tickCount": 4})
     return {
@@ -149,7 +145,6 @@ def line_per_strategy(rows: list[dict[str, Any]], names: Sequence[str], tasks: i
     return {
         "width": 225,
         "height": height,
-        "padding": _padding(titles),
         "data": {"values": rows},
         "layer": [
             {"mark": "line", "encoding": {"x": x, "y": y, "color": channels["color"]}},

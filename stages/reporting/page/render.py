@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -75,6 +76,7 @@ def environment(*folders: Path) -> Environment:
     )
     made.filters["words"] = words
     made.filters["score"] = _score
+    made.filters["unbroken"] = _unbroken
     return made
 
 
@@ -86,6 +88,11 @@ def source(name: str) -> str:
 def _score(value: float) -> str:
     """A score with two digits and a minus sign; zero has no sign."""
     return minus(number(value))
+
+
+def _unbroken(text: str) -> str:
+    """The text with the bounds of an interval on one line: a narrow column breaks before them."""
+    return re.sub(r"\[([^\],]+), ([^\],]+)\]", "[\\1,\u00a0\\2]", text)
 
 
 def policy(*scripts: str) -> str:

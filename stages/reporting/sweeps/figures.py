@@ -1,9 +1,11 @@
-"""Draws the charts of sweeps and fronts as PNG files, in the style of the other charts."""
+"""Draws the charts of sweeps and fronts as PNG files, in the style of the other charts; and all charts of a report."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from matplotlib import patheffects, style
@@ -12,16 +14,37 @@ from matplotlib.figure import Figure
 
 from stages.core.params import Params
 from stages.evaluation.statistics import Interval, Verdict, shown_forgetting
-from stages.reporting import regimes
+from stages.reporting import figures, regimes
 from stages.reporting.figures import QUIET, STYLE, label_ends, look, save
 from stages.reporting.sweeps.fronts import Front, fronts
 from stages.reporting.sweeps.labels import place, width
 from stages.reporting.sweeps.variants import Sweep, by_key, series, shown, title_of
 from stages.runtime.formatting import words
+from stages.runtime.process import beside, cores
 
 NAME, TITLE = 7.5, 8.5  # points: the type of the names of points, and of lines
 LOG_FROM = 8.0  # ratio of the largest to the smallest value from which the axis is logarithmic
 MOST_TICKS = 9
+MANY = 1000  # cells of all matrices from which charts are drawn in a second process, which takes seconds to start
+
+
+@contextmanager
+def drawn_meanwhile(params: Params, verdicts: Sequence[Verdict], folder: Path) -> Iterator[Callable[[], list[Path]]]:
+    """Draws all charts of a report beside the block, if that saves time; yields a function that returns their paths."""
+    work = (params, verdicts, folder)
+    if sum(len(v.strategies) * len(v.labels) ** 2 for v in verdicts) < MANY or cores() == 1:
+        yield partial(draw_report, *work)
+        return
+    with beside(draw_report, *work) as drawn:
+        yield drawn
+
+
+def draw_report(params: Params, verdicts: Sequence[Verdict], folder: Path) -> list[Path]:
+    """The charts of every domain and metric, those of its sweeps last."""
+    paths = []
+    for verdict in verdicts:
+        paths += figures.draw_all(verdict, folder) + draw_all(params, verdict, folder)
+    return paths
 
 
 def draw_all(params: Params, verdict: Verdict, folder: Path) -> list[Path]:

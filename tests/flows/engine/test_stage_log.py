@@ -1,0 +1,39 @@
+"""What a run prints: a line for each stage that did something, one for all that did not, and the journal of both."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from flows.engine import journal
+from flows.engine.scheduler import Outcome, StageResult
+from flows.engine.stage_log import StageLog
+from stages.tools.forecasting.costs import Cost
+
+PLAN = [f"{verb}@objects-0-naive-0-task{task}" for task in range(2) for verb in ("train", "merge")] + ["report"]
+
+
+@pytest.fixture
+def log(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(journal, "_machine", lambda: "this one")
+    return StageLog(PLAN, SimpleNamespace(began={}, remaining=lambda: Cost(120.0, 60.0, 240.0)))
+
+
+def test_unchanged_stages_are_one_line(log, capsys):
+    results = [StageResult(name, "unchanged", 0.1) for name in PLAN[:3]]
+    results += [StageResult(PLAN[3], "cached", 0.1), StageResult(PLAN[4], "ran", 12.34)]
+    for result in results:
+        log(result)
+    assert log.end(Outcome({result.name: result for result in results})) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "[4/5] objects / naive / order 0 / seed 0 / task 02 / merge: cached (1 to 4 minutes left)",
+        "[5/5] report: 12.3 s",
+        "3 stages checked: the same inputs, so nothing to compute.",
+        "1 ran, 1 cached, 3 unchanged in 0 seconds.",
+    ]
+
+
+def test_the_journal_names_what_runs_by_what_tells_it_from_the_others(log):
+    log.journal._written = 0.0
+    log.tick({PLAN[2]: (9, 120), "report": (0, 0)})
+    assert journal.read().running == {"naive / task 02 / train": [9, 120, 0], "report": [0, 0, 0]}
