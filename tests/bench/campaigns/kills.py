@@ -11,10 +11,11 @@ import argparse
 import random
 import re
 import signal
+import subprocess
 import tempfile
+import threading
 import time
 from pathlib import Path
-from typing import IO
 
 from flows.graph.stage_names import StageName
 from tests.bench.campaigns.campaign import Trial, finished_study, parser, run
@@ -25,14 +26,43 @@ from tests.support.workspace import ran as dvc_ran
 RESUMED = re.compile(r"resuming after step (\d+) of")
 CODES = {0, 75, 130, *(-number for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT))}  # of a flow
 FATAL = [way for way, (command, target, _) in KILLS.items() if command != DVC and target != "stage"]
-START = (5.0, 60.0)  # seconds until the first stage ends: what is assumed at first, and at most
+START = 5.0  # seconds until the first stage ends, before it is known
+
+
+class Command:
+    """A command that runs, and what it has printed so far; a thread reads it."""
+
+    def __init__(self, folder: Path, words: tuple[str, ...]) -> None:
+        self.words, self.began, self.output, self.stages, self.first = words, time.monotonic(), "", 0, 0.0
+        self.process = start_command(folder, *words)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        for line in self.process.stdout or ():
+            self.output += line
+            if STAGE.match(line):
+                self.first = self.first or time.monotonic() - self.began
+                self.stages += 1
+
+    def wait(self, seconds: float, stages: int) -> None:
+        """Waits for some seconds, until this many more stages have ended (DVC: begun), or until it has ended."""
+        until, enough = time.monotonic() + seconds, self.stages + stages
+        while time.monotonic() < until and self.stages < enough and self.process.poll() is None:
+            time.sleep(0.02)
+
+    def end(self) -> int:
+        """Waits until it has ended; its exit code."""
+        code = self.process.wait(timeout=3600)
+        self._reader.join()
+        return code
 
 
 class Killed:
-    """A study that is killed again and again, and what it printed."""
+    """A study that is killed again and again, and what became of it."""
 
     def __init__(self, folder: Path, dice: random.Random) -> None:
-        self.folder, self.dice, self.start = small(folder), dice, START[0]
+        self.folder, self.dice, self.start = small(folder), dice, START
         self.ended: list[str] = []  # titles of the stages that the flow ended
         self.output, self.saved, self.wrong = "", set[int](), list[str]()
 
@@ -44,70 +74,53 @@ class Killed:
         ways.append(last)
         killed, code = list[str](), None
         while ways and code != 0:
-            now = self._run_and_kill(ways)
-            code = self._end()
+            command = Command(self.folder, KILLS[ways[0]][0])
+            now = self._kill(command, ways)
+            code = self._end(command)
             if not now and code != 0:
                 self.wrong.append(f"ended with {code} by itself")
                 break
             ways, killed = [way for way in ways if way not in now], killed + now
         return killed
 
-    def _run_and_kill(self, ways: list[str]) -> list[str]:
-        """Starts the command of the first way, and kills it in that way and, while it lives, in the next ones."""
-        self.command, _, _ = KILLS[ways[0]]
-        self.process, began, sent = start_command(self.folder, *self.command), time.monotonic(), []
-        for way in [way for way in ways if KILLS[way][0] == self.command]:
-            self._wait(began)
-            if not self._send(way):
+    def _kill(self, command: Command, ways: list[str]) -> list[str]:
+        """Kills a command in the first of these ways that is for it and, while it lives, in the next ones."""
+        sent = []
+        for way in [way for way in ways if KILLS[way][0] == command.words]:
+            command.wait(self.dice.uniform(0, 2 * self.start), self.dice.choice([1, 1, 2]))
+            time.sleep(self.dice.uniform(0, self.start / 8))  # not always where a stage ends
+            if not self._send(command.process, way):
                 break
             sent.append(way)
             if KILLS[way][1] != "stage":
                 break
         return sent
 
-    def _wait(self, began: float) -> None:
-        """Waits a random time, or until a stage has ended (DVC: begun) and a shorter one."""
-        stage = self.dice.random() < 0.3
-        while stage and (line := self._lines.readline()):
-            self._read(line)
-            if STAGE.match(line):
-                self.start = min(time.monotonic() - began, START[1])
-                break
-        time.sleep(self.dice.uniform(0, self.start / 4 if stage else self.start))
-
-    @property
-    def _lines(self) -> IO[str]:
-        assert self.process.stdout
-        return self.process.stdout
-
-    def _send(self, way: str) -> bool:
+    def _send(self, process: subprocess.Popen, way: str) -> bool:
         """Kills it; False if it had ended."""
-        while self.process.poll() is None:
-            if send_kill(self.process, self.folder, *KILLS[way][1:], self.dice):
+        while process.poll() is None:
+            if send_kill(process, self.folder, *KILLS[way][1:], self.dice):
                 return True
             time.sleep(0.05)  # until it has a worker
         return False
 
-    def _end(self) -> int:
-        """Waits until it has ended, and notes what it left."""
-        self._read(self.process.communicate(timeout=3600)[0])
+    def _end(self, command: Command) -> int:
+        """Waits until a command has ended, and notes what it left."""
+        code = command.end()
         assert_no_processes(self.folder)
+        self.start = command.first or self.start
         self.saved |= checkpoints(self.folder)
-        if self.command != DVC and self.process.returncode not in CODES:
-            self.wrong.append(f"exit {self.process.returncode}")
-        return int(self.process.returncode)
-
-    def _read(self, text: str) -> None:
-        titles = ENDED.findall(text) + [StageName.parse(name).title for name in dvc_ran(text)]
+        if command.words != DVC and code not in CODES:
+            self.wrong.append(f"exit {code}")
+        titles = ENDED.findall(command.output) + [StageName.parse(name).title for name in dvc_ran(command.output)]
         self.wrong += [f"{title} ran again" for title in titles if title in self.ended]
-        self.ended += ENDED.findall(text)
-        self.output += text
+        self.ended += ENDED.findall(command.output)
+        self.output += command.output
+        return code
 
     def finish(self) -> None:
         """Runs it to its end, and notes which steps of trainings were lost."""
-        self.command = self.dice.choice([FLOW, DVC])
-        self.process = start_command(self.folder, *self.command)
-        if (code := self._end()) != 0:
+        if (code := self._end(Command(self.folder, self.dice.choice([FLOW, DVC])))) != 0:
             self.wrong.append(f"did not finish: exit {code}")
         logs = "".join(path.read_text("utf-8") for path in self.folder.glob(".cache/flow/logs/train*.log"))
         resumed = set(map(int, RESUMED.findall(self.output + logs)))

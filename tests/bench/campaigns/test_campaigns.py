@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.bench.campaigns import campaign, corruption, fuzz
+from tests.bench.campaigns import campaign, corruption, fuzz, kills
 from tests.bench.campaigns.campaign import Trial
 from tests.support.workspace import environment
 
@@ -36,6 +36,18 @@ def test_hostile_input_is_read_or_refused(number):
     trial = fuzz.one(number, list(fuzz.SHARES))
     assert trial.good, trial.detail
     assert trial == fuzz.one(number, list(fuzz.SHARES))  # follows from the number alone
+
+
+def test_a_command_is_killed_after_a_time_or_a_number_of_stages(tmp_path):
+    code = "import time\nfor n in (1, 2): print(f'[{n}/3] s{n}: 1.0 s', flush=True)\ntime.sleep(600)"
+    command = kills.Command(tmp_path, (sys.executable, "-c", code))
+    command.wait(600, 2)
+    assert command.stages == 2
+    command.wait(0.1, 1)
+    command.process.kill()
+    assert command.end() == -9
+    assert kills.ENDED.findall(command.output) == ["s1", "s2"]
+    assert command.first > 0
 
 
 @pytest.mark.parametrize("seed", range(10))
