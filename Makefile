@@ -75,6 +75,6 @@ clean: ## delete all studies, results, caches and checkpoints of this folder
 	@$(UV) venv --quiet --clear --python-preference system $(if $(PYTHON),--python $(PYTHON)) .venv 2>.cache/uv/log || \
 		{ echo "error: no suitable Python: pyproject.toml has$$(grep requires-python pyproject.toml | cut -d= -f2-)," \
 		"and uv could neither find nor download one (.cache/uv/log). Install one, or add PYTHON=/path/to/python3.12" >&2; exit 4; }
-	$(UV) pip sync --quiet --python $(BIN)/python --compile-bytecode requirements.lock
+	$(UV) pip sync --quiet --python $(BIN)/python requirements.lock
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@
