@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 
-from stages.runtime.faults import ConfigFault
+from stages.runtime.faults import ConfigFault, nearest
 
 # Switches of Python that change which code runs, or how: with PYTHONSAFEPATH, `python -m` in a project would run other
 # code than the project's; with PYTHONWARNINGS=error, a library's warning would end a training.
@@ -18,12 +18,22 @@ GIT = (
     *("GIT_INDEX_FILE", "GIT_NO_REPLACE_OBJECTS", "GIT_REPLACE_REF_BASE", "GIT_PREFIX", "GIT_SHALLOW_FILE"),
     "GIT_COMMON_DIR",
 )
+PREFIX = "PALIMPSEST_"
+OURS = (
+    *("DEVICE", "EXACT", "INSTRUCTIONS", "JOBS", "OUTLIVE_PARENT", "THREADS", "TOGETHER", "WORKSPACE"),
+    *("DREAMBOOTH", "STYLES"),  # photos for the tests
+)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def prepare() -> None:
-    """Prepares this process and its children; call it first in every command."""
+    """Prepares this process and its children; call it first in every command.
+
+    Raises:
+        ConfigFault: a variable begins with PALIMPSEST_ and is none of ours.
+    """
     _open_streams()
+    _check_names()
     for name in (*SWITCHES, *GIT):
         os.environ.pop(name, None)
     if sys.warnoptions:
@@ -33,6 +43,15 @@ def prepare() -> None:
         hosts = os.environ.get("no_proxy", os.environ.get("NO_PROXY", ""))
         missing = [host for host in LOOPBACK if host not in hosts.split(",")]
         os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join([*filter(None, [hosts]), *missing])
+
+
+def _check_names() -> None:
+    known = [PREFIX + name for name in OURS]
+    for name in sorted(os.environ):
+        if name.startswith(PREFIX) and name not in known:
+            raise ConfigFault(
+                f"{name}: is not a variable of Palimpsest's. {nearest(name, known)} Correct it or unset it."
+            )
 
 
 def check_code() -> None:

@@ -59,6 +59,7 @@ def test_a_worker_runs_modules_and_returns_their_exit_code_and_a_lost_one_is_rep
             assert worker.run(["json.tool", "--help"], tmp_path / "log", lambda *_: None) == 0
             assert worker.run(["json.tool", "/nothing"], tmp_path / "log", lambda *_: None) != 0
             assert "usage" in (tmp_path / "log").read_text()
+            assert (tmp_path / "log").stat().st_mode & 0o777 == 0o600  # it may contain prompts and paths
         pool.workers[0].process.kill()
         with pytest.raises(WorkerLost):
             pool.workers[0].run(["json.tool", "--help"], tmp_path / "log", lambda *_: None)

@@ -1,6 +1,7 @@
 """What surrounds a command: switches of Python, proxies, git's variables, closed and odd streams, impossible values."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from flows.engine.pool import slots
 from flows.platform.serve import port_number
 from stages.runtime import device
-from stages.runtime.environment import GIT, SWITCHES, integer
+from stages.runtime.environment import GIT, OURS, PREFIX, SWITCHES, integer
 from stages.runtime.faults import ConfigFault
 from stages.runtime.process import cause_of
 
@@ -105,6 +106,21 @@ def test_a_full_disk_at_the_output_is_the_machines_fault():
     assert done.returncode == 4
     assert done.stderr.startswith("error: this machine: No space left on device.")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_variable_that_only_looks_like_ours_is_refused():
+    done = python("sys.exit(attempt(lambda: print('ran')))", PALIMPSEST_JOB="2")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(
+        "error: PALIMPSEST_JOB: is not a variable of Palimpsest's. Did you mean 'PALIMPSEST_JOBS'?"
+    )
+    assert done.stderr.count("\n") == 1
+
+
+def test_every_variable_that_the_code_names_is_known():
+    files = [path for room in ("stages", "flows", "tests", "docs") for path in (ROOT / room).rglob("*.[pm][yd]")]
+    named = {name for path in files for name in re.findall(rf"\b{PREFIX}(\w+)", path.read_text("utf-8"))}
+    assert named - {"JOB"} == {*OURS}
 
 
 @pytest.mark.parametrize("text", ["abc", "-3", "1.5", "0x1", "٣", "1e3"])
