@@ -81,20 +81,25 @@ class Room:
             return self._lost
 
 
-def saved_peaks(settings: str) -> dict[str, int]:
-    """The peaks of earlier runs with these parameters.
+def saved_peaks(settings: Mapping[str, str]) -> dict[str, int]:
+    """The peaks of earlier runs by kind of stage.
 
     Args:
-        settings: a digest of the parameters that they depend on.
+        settings: for each part of a study, a digest of the parameters that it depends on.
     """
     try:
         saved = json.loads(PEAKS.read_text("utf-8"))
-        return {str(kind): int(peak) for kind, peak in saved["peaks"].items()} if saved["of"] == settings else {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {kind: int(peak) for kind, (of, peak) in saved.items() if of == _settings_of(kind, settings)}
+    except (OSError, ValueError, TypeError, AttributeError):
         return {}
 
 
-def save_peaks(settings: str, peaks: Mapping[str, int]) -> None:
+def save_peaks(settings: Mapping[str, str], peaks: Mapping[str, int]) -> None:
     """Saves the peaks for later runs with these parameters."""
     if peaks:
-        write_file(PEAKS, json.dumps({"of": settings, "peaks": dict(peaks)}, indent=1), durable=False)
+        saved = {kind: [_settings_of(kind, settings), peak] for kind, peak in peaks.items()}
+        write_file(PEAKS, json.dumps(saved, indent=1), durable=False)
+
+
+def _settings_of(kind: str, settings: Mapping[str, str]) -> str | None:
+    return settings.get(PART.get(kind.split(" ")[0], ""))

@@ -172,13 +172,15 @@ def test_a_worker_reports_what_torch_has_held(monkeypatch):
 
 def test_peaks_are_saved_for_the_same_parameters(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert saved_peaks("these") == {}
-    save_peaks("these", MEASURED)
-    assert saved_peaks("these") == MEASURED
-    assert saved_peaks("others") == {}
-    for damaged in ("", "[]", '{"of": "these", "peaks": {"train": "x"}}'):
+    these = {"train": "a", "sample": "b", "score": "c", "merge": "d"}
+    assert saved_peaks(these) == {}
+    save_peaks(these, MEASURED | {"sample_base base first": 5})
+    assert saved_peaks(these) == MEASURED | {"sample_base base first": 5}
+    others = saved_peaks(these | {"sample": "other"})
+    assert others == {kind: peak for kind, peak in MEASURED.items() if not kind.startswith("sample")}
+    for damaged in ("", "[]", '{"train naive later": 5}', '{"train naive later": ["a", "x"]}'):
         room_module.PEAKS.write_text(damaged)
-        assert saved_peaks("these") == {}
+        assert saved_peaks(these) == {}
 
 
 SMI = """#!/bin/sh
