@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -119,18 +121,24 @@ def prepare(params: Params, run: Run, index: str, inputs: Inputs) -> tuple[Prepa
         examples, count = _examples(params, [*inputs.photos, (inputs.data, inputs.pictures)])
         material = encode_examples(family, examples, count)
         material, more = rehearsal.added(params, run, state, [*inputs.earlier, inputs.data["concept"]], material)
+    with ThreadPoolExecutor(1, "hash") as hasher:  # adapters of hundreds of megabytes, while the model gets them
+        weights = hasher.submit(_fingerprints, start, frozen)
+        learner = family.learner(frozen, start, options)
     facts = [
         family.fingerprint,
         options.model_dump(mode="json"),
         words,
         [[example.caption, example.frame] for example in examples],
         [hashlib.sha256(example.image.tobytes()).hexdigest() for example in examples],
-        [start.scale, adapter_fingerprint(start), delta_fingerprint(frozen) if frozen and frozen.modules else None],
+        weights.result(),
         *more,
     ]
-    learner = family.learner(frozen, start, options)
     training = Training(learner, options, words, CHECKPOINTS / artifact.digest(facts)[:32])
     return Prepared(training, material, first), frozen or Delta()
+
+
+def _fingerprints(start: Adapter, frozen: Delta | None) -> list[object]:
+    return [start.scale, adapter_fingerprint(start), delta_fingerprint(frozen) if frozen and frozen.modules else None]
 
 
 def drawn_from(options: Train, run: Run, index: str) -> tuple[object, ...]:
@@ -172,7 +180,14 @@ def _examples(params: Params, photos: Sequence[Photos]) -> tuple[list[Example], 
 
 
 def _fresh(params: Params, words: Sequence[object]) -> Adapter:
-    return fresh_adapter(params.family.shapes(), params.train.rank, params.train.alpha_number, generator(*words))
+    shapes = tuple(params.family.shapes().items())
+    return _drawn(shapes, params.train.rank, params.train.alpha_number, tuple(map(str, words)))
+
+
+@lru_cache(1)
+def _drawn(shapes: tuple[tuple[str, tuple[int, int]], ...], rank: int, alpha: float, words: tuple[str, ...]) -> Adapter:
+    """The last draw, since with `reinit: shared` all tasks of a run have the same one; nobody changes its tensors."""
+    return fresh_adapter(dict(shapes), rank, alpha, generator(*words))
 
 
 def class_examples(params: Params, options: Prior, prompt: str) -> list[Example]:
