@@ -5,14 +5,15 @@ names one: training, swap (with the merge), sampling, chains (several trainings 
 trainings, and one that is stopped and resumed, have equal bytes); profile is the kernels of a training step and a
 picture by kind.
 
-Seconds per training step and per picture, against two peers with the same weights: the paper's published loop (float32,
+Seconds per training step and per picture, against peers with the same weights: the paper's published loop (float32,
 checkpointing, the picture encoded and the loss read at every step; five pictures at a time, prompts encoded each time),
 and diffusers with its best flags (bfloat16, which is as fast as float16 and needs no loss scale; TF32, fused AdamW, no
-checkpointing, with and without cached latents; fused projections, channels last). Ours is in float16, including the
-decoder, and compiled. Peers run with torch's default settings, not with this project's. Losses, gradients and pictures
-are compared before timing. Then come the swap of a state, a merge, and one task from end to end; finally, if there is
-time, diffusers through torch.compile in its default mode (max-autotune takes longer than the time limit): the
-transformer blocks in training, the whole UNet in sampling.
+checkpointing, with and without cached latents; fused projections, channels last); in training also the ways of kohya's
+sd-scripts and of SimpleTuner (peers.py says what of them). Ours is in float16, including the decoder, and compiled.
+Peers run with torch's default settings, not with this project's. Losses, gradients and pictures are compared before
+timing. Then come the swap of a state, a merge, and one task from end to end; finally, if there is time, diffusers
+through torch.compile in its default mode (max-autotune takes longer than the time limit): the transformer blocks in
+training, the whole UNet in sampling.
 
 Weights are random and created on the device, so that nothing is read. Blocks of all peers alternate. A training step of
 ours is timed within a training; a picture is the difference between a long and a short run; what is done only once is

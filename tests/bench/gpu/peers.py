@@ -1,4 +1,13 @@
-"""SDXL trained and sampled by others, for benchmarks: the paper's published loop, and diffusers' script at its best."""
+"""SDXL trained and sampled by others, for benchmarks.
+
+They are the paper's published loop, diffusers' script at its best, and the ways of kohya's sd-scripts and SimpleTuner.
+
+Loops of the last two are written after train_network.py and networks/lora.py of the one, and helpers/training of the
+other, as far as they take time in a step: both store latents and prompts, compute in bfloat16 and read the loss at
+every step. All train the same matrices of the same UNet, that of diffusers with torch's attention (kohya's own copy of
+it has the same layers), and none of these two recomputes activations, which both may do to save memory. In place of a
+stored latent each step draws one from the stored posterior, so that losses can be compared; that costs two operations.
+"""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -32,11 +41,15 @@ class Way:
     tf32: bool = False  # in matrix products; in convolutions it is torch's default
     cached: bool = False  # the picture is encoded once
     compiled: bool = False  # each transformer block in training, the whole UNet in sampling; in the default mode
+    patched: bool = False  # LoRA by a new forward of each matrix, as kohya's, and not by layers of peft
+    rounded: bool = False  # adapter and AdamW in bfloat16 with stochastic rounding, as SimpleTuner's adamw_bf16
 
 
 REFERENCE = Way(torch.float32, batch=5, checkpointing=True)
 BEST = Way(torch.bfloat16, batch=8, fused=True, tf32=True)
 CACHED = Way(torch.bfloat16, fused=True, tf32=True, cached=True)
+KOHYA = Way(torch.bfloat16, cached=True, patched=True)  # its 8-bit AdamW is replaced by torch's
+SIMPLE_TUNER = Way(torch.bfloat16, tf32=True, cached=True, rounded=True)
 COMPILED = Way(torch.bfloat16, batch=8, fused=True, tf32=True, cached=True, compiled=True)
 
 
@@ -108,8 +121,53 @@ def images(pipeline: Any, prompts: list[str], noise: Tensor, steps: int, batch: 
     return pictures
 
 
+class Patch(nn.Module):
+    """LoRA as kohya's LoRAModule: it takes the place of a layer's forward, and calls that."""
+
+    def __init__(self, layer: nn.Linear, a: Tensor, b: Tensor, scale: float) -> None:
+        super().__init__()
+        self.down, self.up = (nn.Linear(*matrix.shape[::-1], bias=False, device=device()) for matrix in (a, b))
+        self.down.weight.data, self.up.weight.data = (
+            matrix.to(device(), torch.float32, copy=True) for matrix in (a, b)
+        )
+        self.multiplier, self.scale, self.original = 1.0, scale, layer.forward
+        layer.forward = self.forward  # type: ignore[method-assign]
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.original(x) + self.up(self.down(x)) * self.multiplier * self.scale
+        return y
+
+
+class RoundedAdamW(torch.optim.Optimizer):
+    """AdamW on bfloat16 parameters as SimpleTuner's default, tensor by tensor: stochastic rounding, and one more tensor
+    that holds what rounding has lost. Weight decay is 0, its default."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        beta, gamma = 0.9, 0.999
+        for parameter in self.param_groups[0]["params"]:
+            state = self.state[parameter]
+            if not state:
+                state |= {name: torch.zeros_like(parameter) for name in ("mean", "square", "lost")} | {"step": 0}
+            state["step"] += 1
+            mean, square, lost = state["mean"], state["square"], state["lost"]
+            rounded(mean, mean.float() * beta + (1 - beta) * parameter.grad)
+            square.mul_(gamma).addcmul_(parameter.grad, parameter.grad, value=1 - gamma)
+            rate = self.param_groups[0]["lr"] * (1 - gamma ** state["step"]) ** 0.5
+            rounded(lost, lost.float().addcdiv_(mean, square.sqrt().add_(1e-8), value=-rate))
+            before = parameter.clone()
+            rounded(parameter, parameter.float() + lost)
+            rounded(lost, lost.float() + before.sub_(parameter))
+
+
+def rounded(target: Tensor, exact: Tensor) -> None:
+    """Copies float32 to bfloat16, up or down by chance, so that the mean is exact."""
+    bits = torch.randint_like(exact, 1 << 16, dtype=torch.int32).add_(exact.view(torch.int32)).bitwise_and_(-(1 << 16))
+    target.copy_(bits.view(torch.float32))
+
+
 class Loop:
-    """peft's LoRA on the attention; the picture encoded and the loss read at every step; AdamW and clipping.
+    """LoRA on the attention; the picture encoded and the loss read at every step; AdamW and clipping.
 
     UNet and autoencoder are copies, because our training moves parts off the device. The autoencoder computes in
     float32, as in diffusers' script.
@@ -120,14 +178,17 @@ class Loop:
 
         self.way, self.pixels = way, pixels.to(device())
         self.unet, self.vae = copy_of(own.unet, way.dtype), copy_of(own.vae, torch.float32)
-        self._add_adapter(adapter)
-        self.parameters = [p for p in self.unet.parameters() if p.requires_grad]
+        self.parameters = self._patched(adapter) if way.patched else self._with_peft(adapter)
         if way.checkpointing:
             self.unet.enable_gradient_checkpointing()
         if way.compiled:
             self.unet.compile_repeated_blocks(dynamic=False)
         self.unet.train()
-        self.optimiser = torch.optim.AdamW(self.parameters, LEARNING_RATE, weight_decay=1e-4, fused=way.fused)
+        self.optimiser: torch.optim.Optimizer = (
+            RoundedAdamW(self.parameters, {"lr": LEARNING_RATE})
+            if way.rounded
+            else torch.optim.AdamW(self.parameters, LEARNING_RATE, weight_decay=1e-4, fused=way.fused)
+        )
         self.schedule = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
         side = float(pixels.shape[-1])
         ids = torch.tensor([[side, side, 0, 0, side, side]], device=device())
@@ -135,8 +196,14 @@ class Loop:
         self.text = prompt["text"].to(device(), way.dtype)
         self.cached = self._encode() if way.cached else None
 
-    def _add_adapter(self, adapter: Adapter) -> None:
-        """Starts from this adapter, in float32."""
+    def _patched(self, adapter: Adapter) -> list[nn.Parameter]:
+        """Starts from this adapter, in float32; returns its matrices."""
+        modules = {name: self.unet.get_submodule(name) for name in sorted(adapter.a)}
+        self.lora = [Patch(modules[name], adapter.a[name], adapter.b[name], adapter.scale) for name in modules]
+        return [parameter for patch in self.lora for parameter in patch.parameters()]
+
+    def _with_peft(self, adapter: Adapter) -> list[nn.Parameter]:
+        """Starts from this adapter, in float32 unless it is rounded; returns its matrices."""
         from peft import LoraConfig
 
         rank, names = next(iter(adapter.a.values())).shape[0], sorted(adapter.a)
@@ -144,7 +211,9 @@ class Loop:
         for factor, matrices in (("lora_A", adapter.a), ("lora_B", adapter.b)):
             for name in names:
                 weight = getattr(self.unet.get_submodule(name), factor)["default"].weight
-                weight.data = matrices[name].to(device(), torch.float32, copy=True)
+                dtype = torch.bfloat16 if self.way.rounded else torch.float32
+                weight.data = matrices[name].to(device(), dtype, copy=True)
+        return [parameter for parameter in self.unet.parameters() if parameter.requires_grad]
 
     @torch.no_grad()
     def _encode(self) -> Any:

@@ -130,6 +130,40 @@ def test_the_reference_has_torchs_usual_memory_format():
     assert copy.weight.is_contiguous()
 
 
+def test_kohyas_layers_compute_what_pefts_do():
+    family = Standin(size="hundredth", pixels=64)
+    fresh = full.fresh_adapter(family.shapes(), 4, 8, full.generator("peers"))
+    adapter = Adapter(fresh.a, {name: torch.randn_like(b) for name, b in fresh.b.items()}, fresh.scale)
+    picture, prompt = torch.rand(1, 3, 64, 64), family.encode_prompts(["a star"])
+    loops = [
+        peers.Loop(family.pipeline, picture, prompt, adapter, peers.Way(torch.float32, cached=True, patched=patched))
+        for patched in (False, True)
+    ]
+    (one,), (other,) = (loop.curve([3]) for loop in loops)
+    assert one == pytest.approx(other, rel=1e-4)
+    assert len(loops[0].parameters) == len(loops[1].parameters) == 2 * len(fresh.a)
+
+
+def test_rounding_to_bfloat16_by_chance_is_exact_on_average():
+    torch.manual_seed(0)
+    exact = torch.tensor([1.0, 1.0 + 2**-9, -3.0 - 2**-8, 1e-3]).repeat(20_000, 1)
+    target = torch.empty_like(exact, dtype=torch.bfloat16)
+    peers.rounded(target, exact)
+    assert bool((target[:, 0] == 1).all())
+    assert set(target[:, 1].tolist()) == {1.0, 1.0 + 2**-7}
+    assert torch.allclose(target.double().mean(0), exact[0].double(), rtol=1e-3)
+
+
+def test_rounded_steps_add_up_where_each_is_smaller_than_the_last_digit():
+    weight = torch.nn.Parameter(torch.ones(4000, dtype=torch.bfloat16))
+    optimiser = peers.RoundedAdamW([weight], {"lr": 1e-4})
+    for _ in range(50):
+        weight.grad = torch.ones_like(weight)
+        optimiser.step()
+    moved = 1 - float(weight.detach().double().mean())
+    assert 0.5 * 50e-4 < moved < 1.1 * 50e-4
+
+
 def test_compiling_during_timing_is_an_error(output):
     bench = full.Bench.__new__(full.Bench)
     bench.notes, bench.args = output, type("Args", (), {"blocks": 1})

@@ -21,7 +21,7 @@ from stages.training.loop import Losses
 from tests.bench.blocks import short
 from tests.bench.gpu.bench import PROMPT, Bench, free_memory, synced, wait
 from tests.bench.gpu.notes import Notes
-from tests.bench.gpu.peers import BEST, CACHED, COMPILED, LEARNING_RATE, REFERENCE, Loop, Way
+from tests.bench.gpu.peers import BEST, CACHED, COMPILED, KOHYA, LEARNING_RATE, REFERENCE, SIMPLE_TUNER, Loop, Way
 
 # TFLOP of a step at full size, from a cached latent and without checkpointing, counted with torch's FlopCounterMode.
 STEP = 14.557
@@ -33,6 +33,8 @@ LOOPS = {  # settings, and steps per block
     "the reference's loop, float32": (REFERENCE, 6),
     "diffusers' script, best flags, bfloat16": (BEST, 10),
     "the same, latents cached": (CACHED, 10),
+    "kohya's way, bfloat16": (KOHYA, 10),
+    "SimpleTuner's way, bfloat16": (SIMPLE_TUNER, 10),
 }
 EXTRA = {"the same, transformer blocks compiled": (COMPILED, 20)}
 
