@@ -3,11 +3,15 @@
 Times are of one thread, wall and CPU; on a shared machine the ratio of CPU times is the reliable one.
 """
 
+import json
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 
 @dataclass
@@ -58,6 +62,34 @@ def report(times: Mapping[str, Times], ours: str) -> None:
                 middle, low, high = ratio(getattr(taken, kind), getattr(times[ours], kind))
                 line += f"   {kind} {middle:.2f}x [{low:.2f}, {high:.2f}]"
         print(line)
+
+
+def write_results(path: Path, card: str, command: str, tables: Sequence[Mapping[str, Any]], note: str = "") -> None:
+    """Writes results as docs/performance.md is made from.
+
+    Args:
+        path: the file.
+        card: the machine.
+        command: that measured them.
+        tables: each with `caption`, `columns` and `rows`.
+        note: on how they were measured.
+    """
+    facts = {
+        "card": card,
+        "date": time.strftime("%Y-%m-%d"),
+        "versions": {name: version(name) for name in ("torch", "diffusers")},
+        "command": command,
+        "note": note,
+        "tables": tables,
+    }
+    path.write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", "utf-8")
+
+
+def processor() -> str:
+    """The name of this machine's processor."""
+    lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"One core of {names[0]}" if names else "One core of a CPU"
 
 
 def short(seconds: float) -> str:

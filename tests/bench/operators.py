@@ -13,11 +13,8 @@ Bytes are those of the full size: what a checkpoint copies to the host, and what
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-import time
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +27,7 @@ from stages.runtime.device import device
 from stages.runtime.seeds import generator
 from stages.training.loop import READ_EVERY
 from stages.training.step import Descent, StepStats
+from tests.bench.blocks import write_results
 from tests.bench.gpu.kernels import by_category, profiled
 from tests.bench.gpu.random_sdxl import Standin, unet
 
@@ -129,15 +127,7 @@ def main() -> None:
         for row in (table["columns"], *table["rows"]):
             print("  " + "".join(f"{cell:<52}" if not at else f"{cell:>18}" for at, cell in enumerate(row)))
     if args.json:
-        facts = {
-            "card": "Counted without a GPU",
-            "date": time.strftime("%Y-%m-%d"),
-            "versions": {name: version(name) for name in ("torch", "diffusers")},
-            "command": "python -m tests.bench.operators",
-            "note": NOTE,
-            "tables": made,
-        }
-        args.json.write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", "utf-8")
+        write_results(args.json, "Counted without a GPU", "python -m tests.bench.operators", made, NOTE)
 
 
 def named_kernels() -> Any:

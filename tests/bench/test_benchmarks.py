@@ -1,11 +1,13 @@
 """The benchmarks run, and their peers agree, which each of them checks before timing."""
 
+import json
 import subprocess
 import sys
 
 import pytest
 
 from tests.bench import first_hour, rehearsal, training
+from tests.bench.gpu import page
 from tests.support.workspace import environment
 
 pytestmark = pytest.mark.takes(50)
@@ -39,6 +41,18 @@ def test_a_training_step_against_the_plain_loops(monkeypatch, capsys):
     assert "3 steps agree" in output
     for peer in ("plain", "checkpointing", "cached", "ours"):
         assert f"\n{peer} " in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "size", "tables"), [("swap", ("--width", "16"), 1), ("together", ("--steps", "1"), 2)]
+)
+def test_chains_write_results_that_the_page_shows(module, size, tables, tmp_path):
+    out = tmp_path / "results.json"
+    printed(f"tests.bench.chains.{module}", "--rounds", "1", *size, "--json", str(out))
+    facts = json.loads(out.read_text("utf-8"))
+    assert len(facts["tables"]) == tables
+    assert all(table["caption"] in page.page([facts]) for table in facts["tables"])
 
 
 def test_a_step_with_rehearsal_beside_a_plain_one(monkeypatch, capsys):

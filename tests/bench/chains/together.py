@@ -1,11 +1,15 @@
-"""Trainings in one batch against one after another: python -m tests.bench.chains.together [--rounds 9] [--steps 2]
+"""Trainings in one batch against one after another.
+
+python -m tests.bench.chains.together [--rounds 9] [--steps 2] [--json FILE]
 
 The embedded base with the default study's training options: rank 16, four pictures a step. A step is all of it: the
 draws, the loss and its gradients, clipping, AdamW and the readings. Gradients are compared bit for bit before timing.
-Then, of one training, the time of a step while a checkpoint is saved in every step, against none.
+Then, of one training, steps with checkpoints as often as they are due (at most a fiftieth of the time) against none,
+and with one in every step.
 
 Rounds alternate. Printed are the median time per step and training, and the ratio to one after another with its 95 %
-interval over rounds; of CPU time, since wall time is unreliable on a shared machine.
+interval over rounds; of checkpoints, the ratio of the sums over all rounds. All of CPU time, since wall time is
+unreliable on a shared machine.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ from stages.tools.together.train import Group, be_at
 from stages.training.examples import Example, encode_examples
 from stages.training.loop import Training
 from stages.training.task import Prepared
-from tests.bench.blocks import interleaved, ratio, short
+from tests.bench.blocks import interleaved, processor, ratio, short, write_results
 
 COUNTS, PHOTOS = (2, 4, 8), 5
 
@@ -75,36 +79,47 @@ def together(group: Group, steps: int, checked: set[tuple[object, ...]]) -> None
             training.finish_step(keep=False)
 
 
-def compare(family: Family, made: Sequence[Prepared], rounds: int, steps: int) -> None:
+def compare(family: Family, made: Sequence[Prepared], rounds: int, steps: int) -> list[list[str]]:
+    """Prints and returns the number of chains, the time of a step and training, and its ratio to one after another."""
     checked = set[tuple[object, ...]]()
     peers: dict[str, Callable[[], object]] = {"one after another": lambda: [alone(one, steps) for one in made]}
     for count in COUNTS:
         groups = [Group(family, made[at : at + count]) for at in range(0, len(made), count)]
         peers[f"{count} in a batch"] = lambda groups=groups: [together(group, steps, checked) for group in groups]  # type: ignore[misc]
-    times = interleaved(peers, rounds)
+    times, rows = interleaved(peers, rounds), []
     for name, taken in times.items():
         each = sorted(taken.cpu)[rounds // 2] / (len(made) * steps)
         middle, low, high = ratio(times["one after another"].cpu, taken.cpu)
         print(f"{name:20} {short(each)} a step and training   {middle:.2f}x [{low:.2f}, {high:.2f}]")
+        rows.append([name, short(each), f"{middle:.2f}x [{low:.2f}, {high:.2f}]"])
+    return rows
 
 
-def checkpoints(one: Prepared, rounds: int, steps: int) -> None:
-    def saved() -> None:
+def checkpoints(one: Prepared, rounds: int, steps: int) -> list[list[str]]:
+    """Prints and returns what checkpoints cost: how often there is one, and the ratio to steps without."""
+
+    def run(due: Callable[[], bool]) -> None:
         for _ in range(steps):
             alone(one, 1)
-            one.training.save()
+            if due():
+                one.training.save()
+        saved.wait()
 
-    times = interleaved({"without": lambda: [alone(one, 1) for _ in range(steps)], "each": saved}, rounds)
-    one.training.checkpoints.close()
-    middle, low, high = ratio(times["each"].cpu, times["without"].cpu)
-    cost = (middle - 1) * sorted(times["without"].cpu)[rounds // 2] / steps
-    print(f"a step with a checkpoint {middle:.3f}x [{low:.3f}, {high:.3f}] one without, {short(max(cost, 0))} more")
+    saved, rows = one.training.checkpoints, []
+    for name, due in (("when due", lambda: saved.due), ("in every step", lambda: True)):
+        taken = interleaved({"none": lambda: run(lambda: False), name: lambda due=due: run(due)}, rounds)
+        more = sum(taken[name].cpu) / sum(taken["none"].cpu)
+        print(f"checkpoints {name:14} {more:.3f}x steps without")
+        rows.append([f"checkpoints {name}", f"{more:.3f}x"])
+    saved.close()
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("rounds", 9), ("steps", 2)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--json", type=Path, help="a file for the results; docs/performance.md is made from such")
     args = parser.parse_args()
     params, root = load(), Path.cwd()
     params = params.model_copy(update={"train": params.train.model_copy(update={"checkpoint_every": 10**6})})
@@ -113,9 +128,20 @@ def main() -> None:
         Path(folder, "data").symlink_to(root / "data")
         os.chdir(folder)
         made = trainings(params, max(COUNTS), Path(folder))
-        compare(params.family, made, args.rounds, args.steps)
-        checkpoints(made[0], args.rounds, args.steps)
+        rows = compare(params.family, made, args.rounds, args.steps)
+        more = checkpoints(made[0], args.rounds, PHOTOS * args.steps)
         os.chdir(root)
+    if args.json:
+        together = ["", "CPU time of a step and training", "times faster"]
+        tables = [
+            {"caption": "Trainings in one batch, embedded base", "columns": together, "rows": rows},
+            {
+                "caption": "CPU time of a training against one without checkpoints",
+                "columns": ["", "ratio"],
+                "rows": more,
+            },
+        ]
+        write_results(args.json, processor(), "python -m tests.bench.chains.together", tables)
 
 
 if __name__ == "__main__":
