@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from PIL import Image
 from pydantic import Field, StringConstraints
@@ -29,6 +29,17 @@ class TrainingOptions(Strict):
     checkpointing: bool = False  # recompute activations instead of storing them: less memory, more time
     conditioning: Literal["square", "source"] = "square"  # SDXL reads one size for all, or each photo's size and crop
     fixed_a: bool = omit_default(False)  # train B alone and leave A as it starts (LoRA-FA, arXiv 2308.03303)
+
+
+class SamplingOptions(Strict):
+    """Sampling options that only some families read; `Family.sampling_options` lists which."""
+
+    guided: float = omit_default(1.0, gt=0, le=1)  # share of the steps with guidance: the last ones have none
+
+    @property
+    def further(self) -> dict[str, Any]:
+        """Further arguments of `Family.sample`: those of these options that are set."""
+        return {} if self.guided == 1 else {"guided": self.guided}
 
 
 @dataclass(frozen=True)
@@ -81,6 +92,8 @@ class Family(Strict, ABC):
     known_as: ClassVar[KnownAs] = KnownAs()
     schedulers: ClassVar[tuple[str, ...]] = ()  # the values of sample.scheduler that `sample` accepts
     training_options: ClassVar[frozenset[str]] = frozenset()  # the fields of `TrainingOptions` that its training reads
+
+    sampling_options: ClassVar[frozenset[str]] = frozenset()  # the fields of `SamplingOptions` that `sample` accepts
 
     adapter: str = ""  # a folder written by stages.tools.import_lora that the first task continues from; its revision:
     adapter_revision: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")] = ""
@@ -162,6 +175,7 @@ class Family(Strict, ABC):
         guidance: float,
         scheduler: str,
         batch: int | None = None,
+        guided: float = 1.0,
     ) -> list[Image.Image]:
         """Samples pictures from the model that `shift` set: one per row of `noise` and `prompts`.
 
@@ -172,6 +186,7 @@ class Family(Strict, ABC):
             guidance: the scale of classifier-free guidance; 1 means none.
             scheduler: one of `schedulers`.
             batch: pictures at a time; None means all.
+            guided: share of the steps with guidance; given only if it is one of `sampling_options`.
         """
 
     @abstractmethod
@@ -245,28 +260,41 @@ class JoinedLearners(ABC):
         """
 
 
-def check_options(family: Family, name: str, schedulers: Mapping[str, str], options: TrainingOptions) -> None:
-    """Refuses schedulers and training options that the family would ignore.
+def check_options(
+    family: Family,
+    name: str,
+    schedulers: Mapping[str, str],
+    training: TrainingOptions,
+    sampling: SamplingOptions,
+    guidance: float,
+) -> None:
+    """Refuses schedulers and options that the family would ignore.
 
     Args:
         name: the family's name in params.yaml.
         schedulers: scheduler names by their keys in params.yaml.
+        guidance: sample.guidance.
 
     Raises:
-        ConfigFault: a scheduler is not one of the family's, or a training option that it does not read is set.
+        ConfigFault: a scheduler is not one of the family's, or an option that it does not read is set.
     """
     for key, scheduler in schedulers.items():
         if scheduler not in family.schedulers:
             known = nearest(scheduler, family.schedulers)
             raise ConfigFault(f"{key}: base {name} has no scheduler '{scheduler}'. {known}")
-    for option, field_info in TrainingOptions.model_fields.items():
-        value = getattr(options, option)
-        if value != field_info.default and option not in family.training_options:
-            known = ", ".join(sorted(family.training_options)) or "none"
-            raise ConfigFault(
-                f"train.{option}: base {name} does not read it, so it cannot be {value!r}. Remove it; of such "
-                f"options it reads: {known}."
-            )
+    if sampling.guided < 1 and guidance == 1:
+        raise ConfigFault("sample.guided: guidance is 1, which is none, so it cannot end early. Remove it.")
+    for section, kind, options, read in (
+        ("train", TrainingOptions, training, family.training_options),
+        ("sample", SamplingOptions, sampling, family.sampling_options),
+    ):
+        for option, field_info in kind.model_fields.items():
+            value = getattr(options, option)
+            if value != field_info.default and option not in read:
+                raise ConfigFault(
+                    f"{section}.{option}: base {name} does not read it, so it cannot be {value!r}. Remove it; of such "
+                    f"options it reads: {', '.join(sorted(read)) or 'none'}."
+                )
 
 
 families: Registry[Family] = Registry("family", "stages.families", cache_size=1)  # weights need much memory

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from stages.core.dataset import Concept, Dataset, class_prompt, datasets, facts_of
-from stages.core.family import Family, check_options, families
+from stages.core.family import Family, SamplingOptions, check_options, families
 from stages.core.metric import Metric, metric_of
 from stages.core.strategy import Strategy, chosen
 from stages.core.training import Prior as Prior
@@ -73,7 +73,7 @@ class Watch(Strict):
     tracker: Literal["tensorboard", "wandb"] | None = None  # also log losses there, through accelerate
 
 
-class Sample(Strict):  # how pictures are sampled
+class Sample(SamplingOptions):  # how pictures are sampled
     images: int = Field(ge=1)  # noises per prompt; the same for every prompt, task and strategy
     plain: int = Field(0, ge=0)  # noises per prompt without the token, to see how the class changes; 0: none
     batch: int = Field(ge=1)  # pictures at a time; batching can change the last bit of a picture
@@ -289,7 +289,7 @@ def _check_tokens(concepts: list[Concept], where: str) -> None:
 def _check_family(params: Params) -> None:
     overrides = {f"sample.schedulers.{name}": value for name, value in params.sample.schedulers.items()}
     schedulers = {"sample.scheduler": params.sample.scheduler} | overrides
-    check_options(params.family, params.base.name, schedulers, params.train)
+    check_options(params.family, params.base.name, schedulers, params.train, params.sample, params.sample.guidance)
 
 
 def _check_rank(params: Params, strategy: str) -> None:

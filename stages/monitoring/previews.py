@@ -55,7 +55,8 @@ class Previews:
         rows = encode_prompts(family, self.prompts)
         with self.learner.paused():
             family.shift(self.frozen + self.learner.adapter().delta)
-            pictures = family.sample(rows, noise, options.steps, options.guidance, options.scheduler)
+            how = (options.steps, options.guidance, options.scheduler)
+            pictures = family.sample(rows, noise, *how, **options.further)
         self.folder.mkdir(parents=True, exist_ok=True)
         for number, picture in enumerate(pictures):
             picture.save(self.folder / f"{step:06d}-{number:02d}.png")

@@ -93,7 +93,8 @@ def _sample_group(
     while True:
         size = min(micro_batch or options.batch or len(noises), len(noises))
         try:
-            return family.sample(rows, noises, options.steps, options.guidance, options.scheduler, size), micro_batch
+            how = (options.steps, options.guidance, options.scheduler, size)
+            return family.sample(rows, noises, *how, **options.further), micro_batch
         except torch.OutOfMemoryError:
             if size == 1:
                 raise MachineFault("out of memory with one picture at a time. Lower the resolution.") from None

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from stages.core.params import load
 from stages.core.training import Train
+from stages.families.toy import Toy
 from stages.runtime.faults import ConfigFault
 from stages.runtime.strict import explain
 
@@ -63,6 +64,10 @@ def test_the_projects_own_parameters_are_valid():
             "schedulers: {naive: flow}",
             r"sample.schedulers.naive: base toy has no scheduler 'flow'. There is: dpmpp, euler\.",
         ),
+        ("dtype: float32", "compile: block", "compile: must be true, false or blocks, found 'block'"),
+        ("guidance: 2.0", "guidance: 1.0\n  guided: 0.5", "guided: guidance is 1, which is none"),
+        ("guidance: 2.0", "guidance: 2.0\n  guided: 0.0", "guided: .*greater than 0"),
+        ("guidance: 2.0", "guidance: 2.0\n  guided: 1.5", "guided: .*less than or equal to 1"),
         ("    dino: {path", "    dyno: {path", "no metric is called 'dyno'. Did you mean 'dino'"),
         (
             "    dino: {path",
@@ -106,6 +111,20 @@ def test_the_projects_own_parameters_are_valid():
 )
 def test_an_error_is_one_line_with_file_line_and_remedy(tmp_path, old, new, message):
     assert re.search(message, fault(tmp_path, old, new))
+
+
+def test_a_base_that_cannot_end_guidance_early_refuses_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(Toy, "sampling_options", frozenset())
+    message = fault(tmp_path, "guidance: 2.0", "guidance: 2.0\n  guided: 0.5")
+    assert "sample.guided: base toy does not read it, so it cannot be 0.5. Remove it; of such options" in message
+
+
+def test_a_setting_that_is_not_set_is_not_in_records():
+    sample = load().sample
+    assert "guided" not in sample.model_dump(mode="json")
+    assert sample.further == {}
+    shorter = sample.model_copy(update={"guided": 0.5})
+    assert shorter.model_dump(mode="json")["guided"] == shorter.further["guided"] == 0.5
 
 
 def test_the_message_names_the_line_of_the_error(tmp_path):

@@ -33,8 +33,9 @@ def noise_of(family, count: int = 3) -> torch.Tensor:
     return torch.randn((count, *family.noise_shape()), generator=generator("noise"))
 
 
-def plain(family, noise: torch.Tensor, steps: int, guidance: float, scheduler: str, output: str):
-    """The pipeline of diffusers as usual, with its own attention processors."""
+def plain(family, noise: torch.Tensor, steps: int, guidance: float, scheduler: str, output: str, guided: int = 99):
+    """The pipeline of diffusers as usual, with its own attention processors; guidance ends after `guided` steps, as its
+    guide has it (dynamic classifier-free guidance)."""
     from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler
 
     kind = {"euler": EulerDiscreteScheduler, "dpmpp": DPMSolverMultistepScheduler}[scheduler]
@@ -53,9 +54,16 @@ def plain(family, noise: torch.Tensor, steps: int, guidance: float, scheduler: s
             num_inference_steps=steps,
             guidance_scale=guidance,
             output_type=output,
+            callback_on_step_end=lambda *step: without_guidance(*step) if step[1] == guided - 1 else step[3],
+            callback_on_step_end_tensor_inputs=["prompt_embeds", "add_text_embeds", "add_time_ids"],
         ).images
     finally:
         pipeline.scheduler = before
+
+
+def without_guidance(pipeline, step, time, tensors):
+    pipeline._guidance_scale = 0.0
+    return {name: value.chunk(2)[-1] for name, value in tensors.items()}
 
 
 def unet_prompts(family, prompts=PROMPTS) -> Prompts:
@@ -82,6 +90,33 @@ def test_pictures_are_those_of_the_plain_pipeline(family, delta, scheduler, guid
     assert torch.allclose(family.denoiser.latents(batch), expected, atol=2e-4 * float(expected.abs().max()))
     pictures = family.sample(family.encode_prompts(PROMPTS), noise, 6, guidance, scheduler)
     assert int(np.abs(levels(pictures) - levels(plain(family, noise, 6, guidance, scheduler, "pil"))).max()) <= 1
+
+
+@pytest.mark.parametrize("scheduler", ["euler", "dpmpp"])
+@pytest.mark.parametrize(("guided", "steps"), [(0.75, 3), (0.5, 2), (0.01, 1)])
+def test_guidance_that_ends_early_is_that_of_the_plain_pipeline(family, delta, scheduler, guided, steps):
+    family.shift(delta)
+    noise = noise_of(family)
+    pictures = family.sample(family.encode_prompts(PROMPTS), noise, 4, 5.0, scheduler, guided=guided)
+    expected = plain(family, noise, 4, 5.0, scheduler, "pil", steps)
+    assert int(np.abs(levels(pictures) - levels(expected)).max()) <= 1
+    assert int(np.abs(levels(pictures) - levels(plain(family, noise, 4, 5.0, scheduler, "pil"))).max()) > 1
+
+
+def test_steps_with_guidance():
+    assert [Settings(25, 5.0, "dpmpp", share).guided_steps for share in (1.0, 0.8, 0.5, 0.001)] == [25, 20, 12, 1]
+    assert Settings(25, 1.0, "dpmpp").guided_steps == 0
+
+
+def test_an_encoded_empty_prompt_ends_with_guidance(family, delta):
+    """Its keys and values are at the beginning of the batch, and must end with its rows."""
+    family.shift(delta)
+    zeros, noise, settings = unet_prompts(family), noise_of(family), Settings(4, 5.0, "euler", 0.5)
+    explicit = Prompts(zeros.text, zeros.extra, zeros.empty_extra, torch.zeros_like(zeros.text[0]))
+    first, same = (
+        family.denoiser.latents(family.denoiser.prepare(prompts, noise, settings)) for prompts in (zeros, explicit)
+    )
+    assert torch.allclose(first, same, atol=1e-4 * float(first.abs().max()))
 
 
 def test_a_base_whose_empty_prompt_is_encoded_is_sampled_as_in_diffusers():

@@ -9,7 +9,7 @@ from PIL import Image
 
 from stages.adapters.algebra import Adapter, Delta, fresh_adapter
 from stages.adapters.storage import fingerprint, flat
-from stages.core.family import Family, Row, TrainingOptions, families
+from stages.core.family import Family, Row, SamplingOptions, TrainingOptions, families
 from stages.core.params import load
 from stages.files import tensors
 from stages.files.artifact import folder_digest
@@ -97,6 +97,7 @@ def its_fingerprint_depends_on_its_options_alone(family: Family, folder: Path) -
 def what_it_declares_exists(family: Family, folder: Path) -> None:
     assert family.schedulers
     assert family.training_options <= TrainingOptions.model_fields.keys()
+    assert family.sampling_options <= SamplingOptions.model_fields.keys()
 
 
 def names_come_back_from_every_format(family: Family, folder: Path) -> None:

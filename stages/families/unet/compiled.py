@@ -1,8 +1,11 @@
-"""torch.compile: the whole UNet in sampling, its transformer blocks in training.
+"""torch.compile: the whole UNet or its repeated blocks in sampling, its transformer blocks in training.
 
 In training a block's forward and backward pass are compiled, once for all blocks of one shape, and the step around them
 stays as it is: on a GPU the compiled kernels are recorded in the same CUDA graph. Elementwise operations between two
 products become one kernel, which rounds otherwise than the kernels that it replaces.
+
+In sampling the whole UNet gives the fewest kernels and takes minutes to compile. Its blocks alone are compiled once per
+shape: SDXL's 70 transformer blocks and 17 blocks of convolutions are 15 graphs.
 
 Compiled code is cached on disk by content. It is loaded as code, so the cache is in the user's home and not in a
 project, which may be somebody else's.
@@ -12,7 +15,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -61,32 +64,49 @@ def use_cache() -> None:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
 
 
-def compile_blocks(model: nn.Module) -> None:
-    """Compiles the transformer blocks of a model, until `restore_blocks`."""
+def compile_blocks(model: nn.Module, convolutions: bool = False) -> None:
+    """Compiles the transformer blocks of a model, until `restore_blocks`.
+
+    Args:
+        model: a UNet.
+        convolutions: also compile its blocks of convolutions.
+    """
     import torch._dynamo
 
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, SHAPES)
-    for block in _blocks(model):
-        block.__dict__["forward"] = partial(_compiled_forward(BACKEND), block)
+    for kind in range(1 + convolutions):
+        for block in _blocks(model, _kinds()[kind]):
+            block.__dict__["forward"] = partial(_compiled_forward(kind, BACKEND), block)
 
 
 def restore_blocks(model: nn.Module) -> None:
     """Undoes `compile_blocks`."""
-    for block in _blocks(model):
+    for block in _blocks(model, *_kinds()):
         block.__dict__.pop("forward", None)
 
 
+@contextmanager
+def compiled_blocks(model: nn.Module) -> Iterator[None]:
+    """Within it all repeated blocks of a model are compiled."""
+    compile_blocks(model, convolutions=True)
+    try:
+        yield
+    finally:
+        restore_blocks(model)
+
+
 @cache
-def _compiled_forward(_: str) -> Callable[..., Any]:
-    return compile_once(_block_kind().forward)
+def _compiled_forward(kind: int, _: str) -> Callable[..., Any]:
+    return compile_once(_kinds()[kind].forward)
 
 
-def _blocks(model: nn.Module) -> Iterator[nn.Module]:
-    return (module for module in model.modules() if isinstance(module, _block_kind()))
+def _blocks(model: nn.Module, *kinds: type[nn.Module]) -> Iterator[nn.Module]:
+    return (module for module in model.modules() if isinstance(module, kinds))
 
 
-def _block_kind() -> type[nn.Module]:
+def _kinds() -> tuple[type[nn.Module], ...]:
+    """Blocks of transformers, and of convolutions."""
     from diffusers.models.attention import BasicTransformerBlock
+    from diffusers.models.resnet import ResnetBlock2D
 
-    kind: type[nn.Module] = BasicTransformerBlock
-    return kind
+    return BasicTransformerBlock, ResnetBlock2D

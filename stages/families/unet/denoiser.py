@@ -6,6 +6,7 @@ The pictures are those of diffusers' pipeline, up to the rounding of floats:
 - SDXL's empty prompt is zeros, and its keys and values have no bias: both are zero, and so is the attention to them.
   The output is the bias of the output projection, so the unconditional half skips its cross attention.
 - Latents stay in float32 between steps, whatever number format the model computes in.
+- Where guidance ends before the last step, as an option, the unconditional half ends with it.
 - On a GPU a batch is decoded and copied on its own stream while the next one is denoised.
 """
 
@@ -13,16 +14,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from stages.families.unet.compiled import compile_once
+from stages.families.unet.compiled import compile_once, compiled_blocks
 from stages.families.unet.prompts import PromptAttention, Prompts, is_plain
 from stages.runtime.faults import InputFault
 
@@ -40,6 +41,11 @@ class Settings:
     steps: int
     guidance: float
     scheduler: str  # a key of SCHEDULERS
+    guided: float = 1.0  # share of the steps with guidance: the first ones, at least one (cf. arXiv 2404.07724)
+
+    @property
+    def guided_steps(self) -> int:
+        return 0 if self.guidance <= 1 else max(1, round(self.guided * self.steps))
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,13 @@ class Batch:
     blank: int
     scheduler: Any
     guidance: float
+    guided_steps: int  # at whose end the unconditional half ends
+
+    @property
+    def prompted(self) -> Batch:
+        """Without the unconditional half."""
+        n = len(self.noise)
+        return replace(self, text=self.text[-n:], extra={k: v[-n:] for k, v in self.extra.items()}, guidance=1.0)
 
 
 class Denoiser:
@@ -68,8 +81,8 @@ class Denoiser:
         unet: predicts noise or velocity.
         vae: decodes latents.
         schedule: the configuration of the base's own scheduler.
-        compiled: whether to use torch.compile: once per batch shape, and not again for another state, because states
-            are swapped within the same storage.
+        compiled: whether to use torch.compile; "blocks": only for repeated blocks. Once per batch shape, and not again
+            for another state, because states are swapped within the same storage.
         decoding: the number format of the decoder.
     """
 
@@ -78,12 +91,13 @@ class Denoiser:
         unet: UNet2DConditionModel,
         vae: AutoencoderKL,
         schedule: Mapping[str, Any],
-        compiled: bool = False,
+        compiled: bool | Literal["blocks"] = False,
         decoding: torch.dtype = torch.float32,
     ) -> None:
         self.unet, self.schedule = unet, schedule
         self.prompt_attentions: dict[str, PromptAttention] = {}
-        self.model: Callable[..., Any] = compile_once(unet) if compiled else unet
+        self.model: Callable[..., Any] = compile_once(unet) if compiled is True else unet
+        self.by_block = compiled == "blocks"
         # Training encodes with the autoencoder as it is, so another number format needs a copy.
         self.vae: Any = vae if decoding == vae.dtype else copy.deepcopy(vae).to(decoding)
 
@@ -131,6 +145,7 @@ class Denoiser:
             len(noise) if guided and zeros else 0,
             scheduler,
             settings.guidance,
+            settings.guided_steps,
         )
 
     def latents(self, batch: Batch) -> Tensor:
@@ -139,20 +154,30 @@ class Denoiser:
         Returns:
             Latents [n, channels, height, width], float32.
         """
-        scheduler, guided = batch.scheduler, batch.guidance > 1
-        x: Tensor = batch.noise * scheduler.init_noise_sigma
-        with self._fixed_prompts(batch):
-            for t in scheduler.timesteps:
-                x_in = scheduler.scale_model_input(x, t).to(self.unet.dtype).repeat(1 + guided, 1, 1, 1)
-                predicted = self.model(x_in, t, batch.text, added_cond_kwargs=batch.extra, return_dict=False)[0].float()
-                if guided:
-                    unconditional, prompted = predicted.chunk(2)
-                    predicted = unconditional + batch.guidance * (prompted - unconditional)
-                x = scheduler.step(predicted, t, x, return_dict=False)[0]
+        x: Tensor = batch.noise * batch.scheduler.init_noise_sigma
+        blocks = compiled_blocks(self.unet) if self.by_block else nullcontext()
+        with blocks, self._fixed_prompts(batch) as processors:
+            for step, t in enumerate(batch.scheduler.timesteps):
+                if batch.guidance > 1 and step == batch.guided_steps:
+                    batch = batch.prompted
+                    for processor in processors:
+                        processor.end_guidance(len(x))
+                x = self._denoised(batch, x, t)
         return x
 
+    def _denoised(self, batch: Batch, x: Tensor, t: Tensor) -> Tensor:
+        """The latents after one step."""
+        scheduler, guided = batch.scheduler, batch.guidance > 1
+        x_in = scheduler.scale_model_input(x, t).to(self.unet.dtype).repeat(1 + guided, 1, 1, 1)
+        predicted = self.model(x_in, t, batch.text, added_cond_kwargs=batch.extra, return_dict=False)[0].float()
+        if guided:
+            unconditional, prompted = predicted.chunk(2)
+            predicted = unconditional + batch.guidance * (prompted - unconditional)
+        after: Tensor = scheduler.step(predicted, t, x, return_dict=False)[0]
+        return after
+
     @contextmanager
-    def _fixed_prompts(self, batch: Batch) -> Iterator[None]:
+    def _fixed_prompts(self, batch: Batch) -> Iterator[list[PromptAttention]]:
         """Within the block the UNet's cross attentions use precomputed keys and values."""
         replaced: list[tuple[Any, Any]] = []
         try:
@@ -162,7 +187,7 @@ class Denoiser:
                     processor.set_prompts(attention, batch.distinct, batch.rows, batch.blank)
                     replaced.append((attention, attention.processor))
                     attention.set_processor(processor)
-            yield
+            yield [attention.processor for attention, _ in replaced]
         finally:
             for attention, original in replaced:
                 attention.processor.clear()

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from PIL import Image
-from pydantic import Field, StringConstraints
+from pydantic import Field, PlainValidator, StringConstraints
 from torch import Tensor
 
 from stages.adapters.algebra import Adapter, Delta
@@ -49,12 +49,21 @@ OPTIONS = (
 )  # in the fingerprint if not default
 
 
+def _true_false_or_blocks(value: object) -> bool | Literal["blocks"]:
+    if isinstance(value, bool):
+        return value
+    if value == "blocks":
+        return "blocks"
+    raise ValueError("must be true, false or blocks")
+
+
 class UNetFamily(Family):
     """A base whose UNet's attention projections adapters change, and those of its text encoders if `text_encoders` is
     set; the files stay as they are."""
 
     schedulers: ClassVar[tuple[str, ...]] = tuple(SCHEDULERS)
     training_options: ClassVar[frozenset[str]] = frozenset({"layers", "snr_gamma", "checkpointing"})
+    sampling_options: ClassVar[frozenset[str]] = frozenset({"guided"})
     ldm_blocks: ClassVar[bool]  # whether kohya names the blocks as LDM does (input_blocks) and not as diffusers
     encoders: ClassVar[tuple[str, ...]]  # the folders of the text encoders
 
@@ -64,7 +73,9 @@ class UNetFamily(Family):
     pixels: int = Field(ge=8)  # the size that prompts are conditioned on and pictures are sampled at
     # Faster sampling that rounds differently. SDXL's own decoder overflows in float16, the repaired one does not.
     decoder_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    compile: bool = False  # torch.compile, also in training: takes minutes once per shape; channels_last on a GPU
+    # torch.compile, also in training: takes minutes once per shape; channels_last on a GPU. `blocks`: in sampling not
+    # the whole UNet but its repeated blocks, each shape once.
+    compile: Annotated[bool | Literal["blocks"], PlainValidator(_true_false_or_blocks)] = False
     feed_forward_dtype: Literal["", "float8_e4m3fn"] = ""  # of these layers in sampling; empty: `dtype`
     tf32: bool = False  # convolutions on a GPU in TF32, torch's default, as published; no effect on a CPU
     vae: str = ""  # a folder with another autoencoder than the base's own; `vae_revision` pins it
@@ -262,9 +273,11 @@ class UNetFamily(Family):
         guidance: float,
         scheduler: str,
         batch: int | None = None,
+        guided: float = 1.0,
     ) -> list[Image.Image]:
-        with inference(self.compile):
+        with inference(bool(self.compile)):
             self.to_device("vae")
-            unet_prompts, settings = self.unet_prompts(self.embedded(prompts)), Settings(steps, guidance, scheduler)
+            settings = Settings(steps, guidance, scheduler, guided)
+            unet_prompts = self.unet_prompts(self.embedded(prompts))
             self.only_on_device(*self.adapted_parts, "vae")
             return self.denoiser.pictures(unet_prompts, noise, settings, batch or len(noise))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +43,7 @@ class TrainableFamily(Protocol):
     def text_encoders(self) -> bool: ...
 
     @property
-    def compile(self) -> bool: ...
+    def compile(self) -> bool | Literal["blocks"]: ...
 
     def shift(self, delta: Delta) -> None: ...
 

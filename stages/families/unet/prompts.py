@@ -34,6 +34,12 @@ class PromptAttention:
         )
         self.key, self.value, self.blank = key, value, blank
 
+    def end_guidance(self, count: int) -> None:
+        """From here on the batch has only its last `count` rows, those of the prompts."""
+        assert self.key is not None
+        assert self.value is not None
+        self.key, self.value, self.blank = self.key[-count:], self.value[-count:], 0
+
     def clear(self) -> None:
         """Frees the keys and values."""
         self.key = self.value = None

@@ -73,11 +73,12 @@ def of_card(params: Params, name: str) -> Calibration:
                 f"--card {name}: was measured with {key} {value}, and this study has {study[key]}. Omit it."
             )
     step = card[STEP] * params.train.batch
+    rows = params.sample.steps * (1 + params.sample.guided)  # with guidance a step computes each picture twice
     saving = min(card[CHECKPOINT] / params.train.checkpoint_every, checkpoints.SHARE * step)
     return Calibration(
         start=card[COMPILE],
         train=Cost.about(step + saving + card[ONCE] / params.train.steps, SPREAD),
-        sample=Cost.about(card[PICTURE] * params.sample.steps / PICTURE_STEPS, SPREAD),
+        sample=Cost.about(card[PICTURE] * rows / (2 * PICTURE_STEPS), SPREAD),
         score=NOTHING,
         merge=Cost.about(card[MERGE], SPREAD),
         picture_bytes=1.5 * PIXELS**2,

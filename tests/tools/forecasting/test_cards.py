@@ -60,6 +60,13 @@ def test_of_a_card_measured_part_by_part_the_newest_figures_count(tmp_path, monk
     assert "2030-01-01 by --only sampling, and 2030-01-02 by --only training" in calibration.device
 
 
+def test_steps_without_guidance_cost_half(tmp_path, monkeypatch):
+    results(tmp_path, monkeypatch, ("2030-01-01", "all", TRAINING | OTHERS))
+    fast = {"steps": 25, "guided": 0.8}
+    study = sdxl().model_copy(update={"sample": load().sample.model_copy(update=fast)})
+    assert of_card(study, "H900").sample.each == pytest.approx(1.3 * 25 / 50 * 0.9)
+
+
 def test_a_cheap_checkpoint_costs_what_it_costs(tmp_path, monkeypatch):
     results(tmp_path, monkeypatch, ("2030-01-01", "training", TRAINING | OTHERS | {CHECKPOINT: 0.01}))
     each = sdxl().train.checkpoint_every
