@@ -98,6 +98,7 @@ class Worker:
 
     def __init__(self, slot: int, environment: dict[str, str]) -> None:
         self.slot, self.peak = slot, 0  # bytes that it has held on its GPU, at most
+        self.error = ""  # of the last command
         self.process = subprocess.Popen(
             [sys.executable, "-m", "flows.engine.worker", str(os.getpid())],
             stdin=subprocess.PIPE,
@@ -133,6 +134,7 @@ class Worker:
                     listen(*answer["progress"])
                 elif "code" in answer:
                     self.peak = max(self.peak, answer.get("memory", 0))
+                    self.error = str(answer.get("error", ""))
                     return int(answer["code"])
         except (BrokenPipeError, ValueError):
             pass

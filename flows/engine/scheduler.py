@@ -251,7 +251,7 @@ class Engine:
             finally:
                 self.progress.pop(name, None)
         if code:
-            raise StageFailed(code, last_error(log, code))
+            raise StageFailed(code, worker.error.partition("\n")[0] or last_error(log, code))
 
     def _note_progress(self, name: str, done: int, total: int) -> None:
         self.progress[name] = (done, total)

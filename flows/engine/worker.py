@@ -4,6 +4,7 @@ Each stage runs, and ends, as under `python -m`. `python -m flows.engine.worker 
 answers to stdout, as one JSON object per line.
 """
 
+import io
 import json
 import os
 import runpy
@@ -13,9 +14,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+from stages.runtime import exits
 from stages.runtime.process import collect_rarely, die_with_parent
 
 EVERY_SECONDS = 0.5
+
+
+class Log(io.FileIO):
+    """Standard output or error of the stages; what a full disk does not take is lost, and ends no stage."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
 
 
 def main() -> None:
@@ -27,6 +39,10 @@ def main() -> None:
     nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, 0)
     os.dup2(2, 1)  # keeps the output of stages out of the answers
+    sys.stdout, sys.stderr = (
+        io.TextIOWrapper(Log(number, "w", closefd=False), "utf-8", "backslashreplace", write_through=True)  # type: ignore[arg-type,type-var]
+        for number in (1, 2)
+    )
 
     def answer(**facts: Any) -> None:
         answers.write(json.dumps(facts) + "\n")
@@ -36,7 +52,7 @@ def main() -> None:
         job = json.loads(line)
         began = time.process_time()
         code = _run(job["words"], Path(job["log"]))
-        answer(code=code, cpu=time.process_time() - began, memory=_memory())
+        answer(code=code, error=exits.last_error, cpu=time.process_time() - began, memory=_memory())
 
 
 def _memory() -> int:
@@ -61,21 +77,27 @@ def _set_up(answer: Any) -> None:
 
 def _run(words: list[str], log: Path) -> int:
     """Runs `python -m WORDS` with its output appended to the log; returns its exit code."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    # Only this user may read it: it may contain prompts and paths.
-    with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab", buffering=0) as file:
-        for stream in (1, 2):
-            os.dup2(file.fileno(), stream)
+    file = _opened(log)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    os.close(file)
+    exits.last_error = ""
     sys.argv = [words[0], *words[1:]]
     sys.modules.pop(words[0], None)  # otherwise runpy warns that it has been imported already
     try:
         runpy.run_module(words[0], run_name="__main__", alter_sys=True)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
     return 0
+
+
+def _opened(log: Path) -> int:
+    """Opens a log, which only this user may read, as it may contain prompts and paths; where none can be, nothing."""
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    except OSError:
+        return os.open(os.devnull, os.O_WRONLY)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ EXIT_CODES = (
     "75 stopped and saved, 70 bug"
 )
 INTERRUPTED, BROKEN_PIPE = 130, 141  # as shells report signals
+last_error = ""  # of this process; a worker passes it on, since a full disk may not take its log
 # A full, read-only or failing disk, missing permissions, too many open files, no memory: neither bugs nor bad input.
 OF_THE_MACHINE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE),
@@ -43,17 +44,27 @@ def attempt(work: Callable[[], int | None], debug: bool = False) -> int:
     except Fault as fault:
         if debug:
             traceback.print_exc()
-        print(f"error: {fault}", file=sys.stderr)
+        _say(str(fault))
         return fault.code
     except KeyboardInterrupt:
-        print("error: interrupted. Run the same command again to continue.", file=sys.stderr)
+        _say("interrupted. Run the same command again to continue.")
         return INTERRUPTED
     except Exception as error:
         if lacking := _of_the_machine(error):
-            print(f"error: {lacking}", file=sys.stderr)
+            _say(str(lacking))
             return MachineFault.code
         _report_bug(error, debug)
         return Fault.code
+
+
+def _say(message: str) -> None:
+    """Prints and records an error; the exit code stays that of its kind if it cannot be printed."""
+    global last_error
+    last_error = message
+    try:
+        print(f"error: {message}", file=sys.stderr, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # else Python complains when it flushes it at the end
 
 
 def _of_the_machine(error: Exception) -> MachineFault | None:
@@ -81,4 +92,4 @@ def _report_bug(error: Exception, debug: bool) -> None:
         where = f"the traceback is in {path}"
     if debug or os.environ.get("CI"):
         traceback.print_exc()
-    print(f"error: {type(error).__name__}: {printable(str(error))}. This is a bug; {where}.", file=sys.stderr)
+    _say(f"{type(error).__name__}: {printable(str(error))}. This is a bug; {where}.")

@@ -60,6 +60,13 @@ def test_a_worker_runs_modules_and_returns_their_exit_code_and_a_lost_one_is_rep
             assert worker.run(["json.tool", "/nothing"], tmp_path / "log", lambda *_: None) != 0
             assert "usage" in (tmp_path / "log").read_text()
             assert (tmp_path / "log").stat().st_mode & 0o777 == 0o600  # it may contain prompts and paths
+            for full in (Path("/dev/full"), tmp_path / "log/below"):  # no log can be written there, or made
+                wrong = ["stages.tools.survey", "read", "/nothing"]
+                assert worker.run(wrong, full, lambda *_: None) in (2, 3)
+                assert "key.json" in worker.error
+            assert worker.run(["json.tool", "--help"], tmp_path / "next", lambda *_: None) == 0
+            assert not worker.error
+            assert "key.json" not in (tmp_path / "next").read_text()
         pool.workers[0].process.kill()
         with pytest.raises(WorkerLost):
             pool.workers[0].run(["json.tool", "--help"], tmp_path / "log", lambda *_: None)

@@ -51,7 +51,7 @@ class Pool:
 
     def __init__(self, jobs=2, **ends):
         self.slots, self.ends, self.replaced, self.ran = Slots(jobs), ends, 0, []
-        self.busy, self.most, self.peak, self.lock = 0, 0, 0, threading.Lock()
+        self.busy, self.most, self.peak, self.error, self.lock = 0, 0, 0, "", threading.Lock()
 
     @contextmanager
     def worker(self):
