@@ -48,9 +48,8 @@ def main() -> None:
     if args.json:
         table = {"caption": "Swap to a state of one adapter more, SDXL's 560 matrices at a hundredth of the width"}
         columns = ["adapters before", "way", "CPU time", "range"]
-        write_results(
-            args.json, processor(), "python -m tests.bench.chains.swap", [{**table, "columns": columns, "rows": rows}]
-        )
+        command = f"python -m tests.bench.chains.swap --rounds {args.rounds}"
+        write_results(args.json, processor(), command, [{**table, "columns": columns, "rows": rows}])
 
 
 def compare(family: Sdxl, rounds: int) -> list[list[str]]:

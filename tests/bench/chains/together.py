@@ -141,7 +141,7 @@ def main() -> None:
                 "rows": more,
             },
         ]
-        write_results(args.json, processor(), "python -m tests.bench.chains.together", tables)
+        write_results(args.json, processor(), f"python -m tests.bench.chains.together --rounds {args.rounds}", tables)
 
 
 if __name__ == "__main__":
