@@ -39,10 +39,7 @@ def main() -> None:
     nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, 0)
     os.dup2(2, 1)  # keeps the output of stages out of the answers
-    sys.stdout, sys.stderr = (
-        io.TextIOWrapper(Log(number, "w", closefd=False), "utf-8", "backslashreplace", write_through=True)  # type: ignore[arg-type,type-var]
-        for number in (1, 2)
-    )
+    sys.stdout, sys.stderr = map(_text, (1, 2))
 
     def answer(**facts: Any) -> None:
         answers.write(json.dumps(facts) + "\n")
@@ -53,6 +50,11 @@ def main() -> None:
         began = time.process_time()
         code = _run(job["words"], Path(job["log"]))
         answer(code=code, error=exits.last_error, cpu=time.process_time() - began, memory=_memory())
+
+
+def _text(number: int) -> io.TextIOWrapper:
+    stream: Any = Log(number, "w", closefd=False)
+    return io.TextIOWrapper(stream, "utf-8", "backslashreplace", write_through=True)
 
 
 def _memory() -> int:
