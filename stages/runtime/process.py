@@ -165,10 +165,9 @@ def _answer(sender: Any, parent: int, work: Callable[..., Any], arguments: tuple
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent(parent)
     try:
-        answer = work(*arguments), None
+        sender.send((work(*arguments), None))
     except Exception as error:
-        answer = None, error
-    sender.send(answer)
+        sender.send((None, error))
 
 
 CAUSE = re.compile(r"(error|fatal|abort)\b[^:]*: ", re.IGNORECASE)

@@ -1,6 +1,8 @@
 """Trainings in one batch: each has the bytes that it has alone, whoever shares the batch and whatever fails."""
 
+import json
 import logging
+from argparse import Namespace
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from stages.adapters.state import State
 from stages.adapters.storage import fingerprint, flat
 from stages.core.runs import Run
 from stages.families.unet.chains import JoinedUNets
+from stages.monitoring import live_losses
 from stages.runtime.faults import InputFault, Preempted
 from stages.sampling.encodings import encode_prompts
 from stages.tools.together import train as module
@@ -101,6 +104,26 @@ def test_neighbours_and_places_change_nothing(study, alone, others, place):
     seeds.insert(at, 7)
     together(study, names, seeds)
     assert ended(prepared(study, "naive", 7)) == (expected, 0)
+
+
+def test_the_losses_of_each_are_shown_while_they_train(study, monkeypatch):
+    runs, shown = [Run(RUN.sequence, name, 0) for name in ("naive", "merge_init")], []
+    monkeypatch.setattr(module, "_tasks", lambda *_: [(run, "03") for run in runs])
+    monkeypatch.setattr(module, "_prepared", lambda _, run, index: prepared(study, run.strategy))
+    monkeypatch.setattr(live_losses, "EVERY_SECONDS", 0.0)
+    write = live_losses.write_file
+
+    def write_and_note(path, text, durable):
+        shown.append(path)
+        write(path, text, durable=durable)
+
+    monkeypatch.setattr(live_losses, "write_file", write_and_note)
+    module.together(study, None, Namespace(tasks=[]))
+    paths = [live_losses.path_of(study.study, run, "03") for run in runs]
+    assert shown == paths * STEPS
+    for path in paths:
+        facts = json.loads(path.read_text("utf-8"))
+        assert len(facts["loss"]) == facts["steps"] == STEPS
 
 
 @pytest.mark.parametrize("at", [2])

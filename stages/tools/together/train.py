@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -22,11 +23,14 @@ from stages.core.command import main
 from stages.core.family import Encodings, Family
 from stages.core.params import Params
 from stages.core.runs import Run, find_run
+from stages.monitoring.live_losses import LiveLosses
+from stages.monitoring.previews import safe_observer
 from stages.runtime.device import device, free_memory
 from stages.runtime.faults import ConfigFault, Fault, InputFault, MachineFault, Preempted
 from stages.runtime.process import StopRequest
 from stages.runtime.progress import track
 from stages.training.cuda_graph import Recorder, Replay, recordable
+from stages.training.loop import Observer
 from stages.training.step import add_gradients
 from stages.training.task import Prepared, prepare, read_inputs
 
@@ -38,8 +42,15 @@ class NotTogether(Exception):
     """These trainings cannot share a pass, with the reason."""
 
 
-def train_together(family: Family, prepared: Sequence[Prepared]) -> None:
+def train_together(
+    family: Family, prepared: Sequence[Prepared], notify: Callable[[Prepared], None] = lambda one: None
+) -> None:
     """Trains each adapter to its last step and leaves a checkpoint there; skips those that another process trains.
+
+    Args:
+        family: of all of them.
+        prepared: the trainings.
+        notify: called with each of them after its step.
 
     Raises:
         NotTogether: they cannot share a pass; what has been trained so far is saved.
@@ -60,6 +71,8 @@ def train_together(family: Family, prepared: Sequence[Prepared]) -> None:
                 reason = "out of memory" if isinstance(error, torch.OutOfMemoryError) else str(error)
                 raise NotTogether(reason) from None
             remaining = [one for one in active if _finished_step(one)]
+            for one in active:
+                notify(one)
             if stop.received:
                 _save(remaining)
                 raise Preempted("stopped and saved. Run it again to continue.")
@@ -193,9 +206,18 @@ def _shapes(inputs: Encodings) -> Shapes:
 
 def together(params: Params, _: None, args: argparse.Namespace) -> None:
     """Trains the listed tasks together, as far as that is possible."""
-    prepared = [one for run, index in _tasks(params, args.tasks) if (one := _prepared(params, run, index))]
+    prepared, live = list[Prepared](), dict[Path, Observer]()
+    for run, index in _tasks(params, args.tasks):
+        if one := _prepared(params, run, index):
+            prepared.append(one)
+            steps, folder = one.training.options.steps, one.training.folder
+            live[folder] = safe_observer([LiveLosses(params.study, run, index, steps)])
+
+    def show(one: Prepared) -> None:
+        live[one.training.folder](one.training.step, one.training.losses)
+
     try:
-        train_together(params.family, prepared)
+        train_together(params.family, prepared, show)
     except NotTogether as reason:
         log.info("trained one after another: %s", reason)
 
