@@ -27,9 +27,9 @@ TITLES = {BASE: "base model", CEILING: "photos (ceiling)"}  # as in the report
 SHOWN = {"average_score": "average score", "forgetting_unbiased": "forgetting"}  # measure -> its title
 SCORE = "average_score"
 TOO_FEW = "too few"  # the branch of a sentence whose only fault is the number of concepts
-# How a study gets more of them, by dataset.
+# How a study gets more of them, by dataset, and what for.
 MORE, ADD = {"toy": "palimpsest profile use toy-objects"}, "palimpsest concept add NAME --photos FOLDER"
-WHY_MORE = "more concepts, and so narrower intervals"
+WHY_MORE = "narrower intervals"
 KNOW = {"strict": 0, "words": 1, "photos": 2}  # strategies are ranked within their regime
 
 

@@ -425,6 +425,10 @@ def test_the_report_is_a_sentence_a_small_table_and_a_path(here, palimpsest, mon
     assert f"{folder.relative_to(here)}/{page}" in out
     facts = json.loads(palimpsest("report", "--json")[1])
     assert facts["conclusion"]["objects"]["branch"] == "tie"
+    assert "palimpsest profile use toy-objects" not in out
+    conclusion["objects"]["branch"] = "too few"
+    (folder / "conclusion.json").write_text(json.dumps(conclusion))
+    assert "palimpsest profile use toy-objects   narrower intervals" in palimpsest("report", "--no-open")[1]
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "72")
     _, out, _ = palimpsest("report", "--no-open")
