@@ -17,17 +17,24 @@ from stages.core.strategy import strategies
 from stages.files import artifact, tables
 from stages.tools.forecasting.workload import count
 from tests.support.run_study import report, run_all
-from tests.support.workspace import change, workspace
+from tests.support.workspace import FEW_CAPTIONS, change, workspace
 
-pytestmark = pytest.mark.takes(80)
+pytestmark = pytest.mark.takes(60)
 
+STEPS = 2
 PUBLISHED = ("naive", "merge_init", "ortho_init", "magmax")  # strategies whose first task is the same
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
+    """Few steps, and of the judges one that compares pictures and one that compares with the prompt."""
     folder = workspace(
-        tmp_path_factory.mktemp("pipeline") / "work", strategies=[*strategies.classes], sample={"steps": 1, "plain": 1}
+        tmp_path_factory.mktemp("pipeline") / "work",
+        strategies=[*strategies.classes],
+        strategy=FEW_CAPTIONS,
+        train={"steps": STEPS},
+        sample={"steps": 1, "plain": 1},
+        score={"metrics": {"dino": {"path": "dino", "resize": 64}, "clip_t": {"path": "clip"}}},
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -122,7 +129,7 @@ def test_the_forecast_counts_what_the_study_makes(study):
     assert work.images == len(list(Path("runs").rglob("images/**/*.png")))
     assert work.sampled == len(list(Path(".cache/images").rglob("*.png")))
     assert work.placed_adapters == len(adapters)
-    shared = len(list(Path(".checkpoints").glob("*/00000006")))  # first tasks, shared by runs that start alike
+    shared = len(list(Path(".checkpoints").glob(f"*/{STEPS:08d}")))  # first tasks, shared by runs that start alike
     assert work.adapters - work.trained == work.runs - shared >= len(PUBLISHED) - 1
     assert work.dense_states == len(list(Path("runs").rglob("dense.safetensors")))
     assert work.adapter_bytes == pytest.approx(adapters[0].stat().st_size, rel=0.05)

@@ -27,6 +27,7 @@ from stages.sampling import encodings
 from tests.bench.blocks import interleaved, report
 
 DOWN = ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D")
+DEPTHS = (1, 2, 10)  # transformer blocks of an attention at each level of SDXL
 PROMPTS = ("in a purple outfit", "in a police outfit", "wearing a santa hat", "in a jail", "looking into a mirror")
 
 
@@ -34,7 +35,8 @@ def layered(folder: str) -> Sdxl:
     """Writes SDXL's layers at a fortieth of their width, with the embedded base's encoders and autoencoder."""
     from diffusers import UNet2DConditionModel
 
-    pipeline = load().family.pipeline
+    base = load().family
+    pipeline = type(base)(path=base.path, revision=base.revision).pipeline  # not the shared one: its UNet is replaced
     copied = ("in_channels", "out_channels", "sample_size", "cross_attention_dim", "addition_embed_type")
     copied += ("addition_time_embed_dim", "projection_class_embeddings_input_dim")
     torch.manual_seed(0)
@@ -42,7 +44,7 @@ def layered(folder: str) -> Sdxl:
         unet=UNet2DConditionModel(
             down_block_types=DOWN,
             up_block_types=tuple(name.replace("Down", "Up") for name in reversed(DOWN)),
-            transformer_layers_per_block=(1, 2, 10),
+            transformer_layers_per_block=DEPTHS,
             block_out_channels=(8, 16, 32),
             attention_head_dim=(1, 2, 4),
             norm_num_groups=8,

@@ -42,6 +42,7 @@ from stages.training.loop import READ_EVERY
 from stages.training.step import Descent
 
 BASE = Path("data/world/base")
+DEPTHS = (1, 2, 10)  # transformer blocks of an attention at each level of SDXL
 PIXELS, RANK, PROMPT = 128, 4, "a photo of a sks owl"
 OPTIONS = Train(rank=RANK, alpha=RANK, steps=10**6, batch=1, learning_rate=1e-4, reinit="shared", checkpoint_every=500)
 
@@ -58,7 +59,7 @@ def write_model(folder: Path, width: int) -> Sdxl:
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         block_out_channels=(width, 2 * width, 4 * width),
-        transformer_layers_per_block=(1, 2, 10),
+        transformer_layers_per_block=DEPTHS,
         attention_head_dim=(2, 4, 8),
         norm_num_groups=8,
         use_linear_projection=True,

@@ -23,6 +23,17 @@ SMALL = {
 }
 ONE_METRIC = {"metrics": {"dino": {"path": "dino", "resize": 64}}}  # for `score`, in tests that ignore the scores
 COARSER = {"metrics": {"dino": {"path": "dino", "resize": 48}}}  # instead: the scores and the report change, no picture
+# For `strategy`, in tests of all of them: 2 pictures are made of captions before each task, not 108.
+FEW_CAPTIONS = {
+    "rehearse_generic": {
+        "rehearse": {
+            "prompts": "generic",
+            "pictures": "state",
+            "images": 1,
+            "captions": ["a photo of a monkey on the beach", "a photo of a rabbit at night"],
+        }
+    }
+}
 PLACES = ["zwz_robot", "sks_owl", "pdw_rocket", "uwu_snail"]
 
 

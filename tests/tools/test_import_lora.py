@@ -23,7 +23,7 @@ from stages.tools.exchange.exporting import pack
 from stages.tools.forecasting.workload import count
 from stages.tools.import_lora import import_lora
 from stages.train import train
-from tests.support.workspace import change, workspace
+from tests.support.workspace import FEW_CAPTIONS, change, workspace
 
 FOLDER = "adapters/elsewhere"
 
@@ -43,7 +43,11 @@ def relative_error(delta: Delta, exact: Delta) -> float:
 def place(tmp_path_factory):
     """A study of one task and all strategies, and an adapter imported from a file in diffusers format."""
     folder = workspace(
-        tmp_path_factory.mktemp("start") / "work", 1, strategies=sorted(strategies.classes), train={"steps": 2}
+        tmp_path_factory.mktemp("start") / "work",
+        1,
+        strategies=sorted(strategies.classes),
+        strategy=FEW_CAPTIONS,
+        train={"steps": 2},
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
