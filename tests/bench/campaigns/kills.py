@@ -88,7 +88,7 @@ class Killed:
         sent = []
         for way in [way for way in ways if KILLS[way][0] == command.words]:
             command.wait(self.dice.uniform(0, 2 * self.start), self.dice.choice([1, 1, 2]))
-            time.sleep(self.dice.uniform(0, self.start / 8))  # not always where a stage ends
+            time.sleep(self.dice.uniform(0, min(self.start / 8, 1)))  # not always where a stage ends
             if not self._send(command.process, way):
                 break
             sent.append(way)
