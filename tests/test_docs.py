@@ -17,7 +17,7 @@ from ruamel.yaml.comments import CommentedSeq
 
 from tests.support.workspace import ONE_METRIC, PROJECT, SMALL, environment, tasks, with_dvc, workspace
 
-pytestmark = pytest.mark.takes(240)
+pytestmark = pytest.mark.takes(200)
 
 PAGES = sorted((PROJECT / "docs").glob("*.md"))
 NOT_RUN = "# not run by the tests: "
@@ -58,9 +58,9 @@ def shrink(profile: Path, sections: dict[str, Any]) -> None:
 def small(folder: Path) -> Path:
     """A workspace in which the profiles that the pages use are small: all derive from one, and `own` trains longer."""
     profiles = workspace(folder) / "data/profiles"
-    sections = SMALL | tasks(2) | {"score": ONE_METRIC}
+    sections = SMALL | tasks(1) | {"score": ONE_METRIC}
     shrink(profiles / "toy-objects.yaml", {name: value for name, value in sections.items() if name != "study"})
-    shrink(profiles / "own.yaml", {"strategies": ["naive", "merge_init"], "train": SMALL["train"]})
+    shrink(profiles / "own.yaml", {"strategies": SMALL["strategies"], "train": SMALL["train"]})
     shutil.copy(profiles / "toy-objects.yaml", folder / "params.yaml")
     shutil.copytree(PROJECT / ".dvc/plots", with_dvc(folder) / ".dvc/plots")
     for name in ("Makefile", "pyproject.toml", "requirements.lock", "LICENSE"):

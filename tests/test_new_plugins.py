@@ -79,7 +79,12 @@ def python(folder: Path, *words: str) -> str:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A workspace with all examples of the docs, and a study that uses them."""
-    folder = workspace(tmp_path_factory.mktemp("new") / "work", strategies=["halves", "thinned"], source="photos")
+    folder = workspace(
+        tmp_path_factory.mktemp("new") / "work",
+        strategies=["halves", "thinned"],
+        source="photos",
+        train={"steps": 2},
+    )
     for name, text in examples().items():
         (folder / name).write_text(text, "utf-8")
     custom_concept_101(folder / "photos")

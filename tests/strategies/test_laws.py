@@ -44,7 +44,7 @@ OTHERS = [
 ]
 CASES = [(name, {}) for name in strategies.classes] + OTHERS
 every = pytest.mark.parametrize(("name", "options"), CASES, ids=lambda x: x if isinstance(x, str) else json.dumps(x))
-few = settings(max_examples=8, deadline=None)
+few = settings(max_examples=5, deadline=None)
 seeds = draw.integers(0, 2**20)
 counts = draw.integers(1, 4)
 
