@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from flows.engine.pool import Slots
     from stages.core.params import Params
 
-AT_MOST = 4  # trainings in a batch on a CPU: more gain little and delay the stages that wait for the first
+AT_MOST = 6  # trainings in a batch on a CPU: more gain little and delay the stages that wait for the first
 MODULE = "stages.tools.together.train"
 SHORT = ("prepare", "start", "merge")  # stages that are worth waiting for
 

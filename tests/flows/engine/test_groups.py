@@ -182,7 +182,7 @@ def test_what_is_alike():
 
 
 def test_the_limit(monkeypatch):
-    assert (limit(None, Slots(2)), limit(None, Slots(1, ("0",))), limit(3, Slots(1, ("0",)))) == (4, 1, 3)
+    assert (limit(None, Slots(2)), limit(None, Slots(1, ("0",))), limit(3, Slots(1, ("0",)))) == (6, 1, 3)
     monkeypatch.setenv("PALIMPSEST_TOGETHER", "2")
     assert (limit(None, Slots(2)), limit(1, Slots(2))) == (2, 1)
     with pytest.raises(ConfigFault, match="--together"):
