@@ -10,6 +10,7 @@ import queue
 import shlex
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,7 +84,9 @@ class Engine:
         self.interrupts = Interrupts(pool)
         self.stopping = self.interrupts.stopping
         self.progress: dict[str, tuple[int, int]] = {}  # running stage -> done, total; 0 until it has counted
-        self._shares: dict[str, float] = {}  # seconds that a stage's share of a batch took before it started
+        # Seconds of a stage beside those from its start to its end: its share of a batch before it started, less those
+        # that it waited for a worker.
+        self._besides: dict[str, float] = defaultdict(float)
 
     def run(
         self,
@@ -146,10 +149,12 @@ class Engine:
 
     def _pick(self, ready: Ready, waiting: Mapping[str, set[str]], running: set[str]) -> list[str]:
         """The stages to start now: one, or several trainings for one batch."""
-        free = self.room.stages - len(running)
+        slots = self.pool.slots
+        ahead = slots.jobs > 1 and not slots.devices  # one more waits for a worker: it is checked and shown meanwhile
+        free = self.room.stages + ahead - len(running)
         if not ready or free < 1 or self.stopping.is_set():
             return []
-        return self.groups.pick(ready, waiting, running, free)
+        return self.groups.pick(ready, waiting, running, max(free - ahead, 1))
 
     def _note(self, result: StageResult, waiting: dict[str, set[str]], outcome: Outcome) -> list[str]:
         """Records the result of a stage; returns the stages that it has made ready."""
@@ -194,7 +199,7 @@ class Engine:
         finally:
             for name in todo:
                 self.progress.pop(name, None)
-                self._shares[name] = (time.monotonic() - began) / len(todo)
+                self._besides[name] += (time.monotonic() - began) / len(todo)
 
     def _ready(self, plan: list[str], waiting: Mapping[str, set[str]]) -> Ready:
         seconds = {name: self.clock.seconds(name).each for name in plan}
@@ -231,7 +236,7 @@ class Engine:
                 return StageResult(name, how, time.monotonic() - began, str(error), code)
             except Exception as error:
                 return StageResult(name, "failed", time.monotonic() - began, *_message(error))
-            return StageResult(name, how, time.monotonic() - began + self._shares.pop(name, 0.0))
+            return StageResult(name, how, time.monotonic() - began + self._besides.pop(name, 0.0))
         raise AssertionError("every attempt returns or continues")
 
     def _command(self, name: str) -> None:
@@ -241,9 +246,11 @@ class Engine:
             raise StageFailed(2, f"dvc.yaml: the command of {name} must be `python -m ...`, but is: {' '.join(words)}.")
         log = LOGS / f"{name.replace('@', '-')}.log"
         log.unlink(missing_ok=True)
+        asked = time.monotonic()
         with self.pool.worker() as worker:
             if self.stopping.is_set():
                 raise WorkerLost("stopped before it started")
+            self._besides[name] -= time.monotonic() - asked
             self._note_progress(name, 0, 0)
             try:
                 code = worker.run(words[2:], log, lambda _, done, total: self._note_progress(name, done, total))

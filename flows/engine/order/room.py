@@ -74,6 +74,8 @@ class Room:
         Returns:
             Seconds that a stage which ran all the time has lost so far to others on its GPU; 0 while none shares one.
         """
+        if not self.slots.free:
+            return 0.0
         with self._lock:
             now = time.monotonic()
             self._lost += (now - self._at) * (1 - min(1.0, self.slots.jobs / max(self._running, 1)))

@@ -2,6 +2,7 @@
 
 import errno
 import threading
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -210,3 +211,21 @@ def test_a_stage_waits_only_for_dependencies_in_the_plan():
     outcome, _ = run(Graph(cached=["c"]), pool, ["c", "report"])
     assert pool.ran == ["report"]
     assert (outcome.count("cached"), outcome.count("ran")) == (1, 1)
+
+
+def test_waiting_for_a_worker_is_no_part_of_a_stages_time():
+    pool = Pool(jobs=2)
+    lend = pool.worker
+
+    @contextmanager
+    def later():
+        time.sleep(0.3)
+        with lend() as worker:
+            yield worker
+
+    pool.worker, seconds = later, []
+    Engine(Graph(), pool, Clock()).run(
+        NAMES, lambda work, name: work(name), lambda result: seconds.append(result.seconds)
+    )
+    assert len(seconds) == len(NAMES)
+    assert max(seconds) < 0.3
