@@ -53,14 +53,14 @@ def test_the_projects_own_parameters_are_valid():
             "strategy.magmax: strategy magmax: unknown key 'scael'. Did you mean 'scale'",
         ),
         ("init: columns", "init: row_space", "strategy.ortho_init: strategy ortho_init: init: row_space needs merging"),
-        ("scheduler: euler", "schedulers: {naife: dpmpp}", "sample.schedulers: .*'naife'. Did you mean 'naive'"),
+        ("scheduler: dpmpp", "schedulers: {naife: dpmpp}", "sample.schedulers: .*'naife'. Did you mean 'naive'"),
         (
-            "scheduler: euler",
+            "scheduler: dpmpp",
             "scheduler: eulr",
             "sample.scheduler: base toy has no .*'eulr'. Did you mean 'euler'",
         ),
         (
-            "scheduler: euler",
+            "scheduler: dpmpp",
             "schedulers: {naive: flow}",
             r"sample.schedulers.naive: base toy has no scheduler 'flow'. There is: dpmpp, euler\.",
         ),

@@ -224,6 +224,7 @@ def test_quirk_5_only_one_strategy_is_sampled_with_another_scheduler(tmp_path, m
         "steps": 4,
         "guidance": 3.0,
         "plain": 0,
+        "scheduler": "euler",
         "schedulers": PAPER["objects"]["sample"]["schedulers"],
     }
     (other,) = sample["schedulers"]

@@ -64,7 +64,7 @@ def test_it_runs_if_training_moves_the_autoencoder_off_the_device(tmp_path, monk
     assert output.read_text("utf-8") == printed
     assert len(moves) > 3
     assert "WRONG" not in printed
-    assert printed.count("differ from ours") == 6
+    assert printed.count("differ from ours") == 8
     for line in ("in place", "reading and hashing their files", "one task: ours", "0 graphs recompiled"):
         assert line in printed
     for peer in (*training.LOOPS, *sampling.WAYS):
