@@ -185,21 +185,22 @@ class Engine:
     def _run_together(self, todo: list[str]) -> None:
         for name in todo:
             self.clock.start(name)
-        began, log_file = time.monotonic(), LOGS / f"together-{todo[0].replace('@', '-')}.log"
+        log_file = LOGS / f"together-{todo[0].replace('@', '-')}.log"
         log_file.unlink(missing_ok=True)
 
         def listen(_: str, done: int, total: int) -> None:
             for name in todo:
                 self._note_progress(name, done, total)
 
-        try:
-            with self.pool.worker() as worker:
+        with self.pool.worker() as worker:
+            began = time.monotonic()
+            try:
                 if not self.stopping.is_set():
                     worker.run(command(todo), log_file, listen)
-        finally:
-            for name in todo:
-                self.progress.pop(name, None)
-                self._besides[name] += (time.monotonic() - began) / len(todo)
+            finally:
+                for name in todo:
+                    self.progress.pop(name, None)
+                    self._besides[name] += (time.monotonic() - began) / len(todo)
 
     def _ready(self, plan: list[str], waiting: Mapping[str, set[str]]) -> Ready:
         seconds = {name: self.clock.seconds(name).each for name in plan}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -178,8 +177,7 @@ class Params(Strict):
         if order not in orders:
             raise ConfigFault(f"sequences: there is no {domain}.{order}. {nearest(order, orders)}")
         names = orders[order]
-        missing = [f"t{task.index}" for task in self.tasks if f"t{task.index}" not in names]
-        if missing:
+        if missing := [f"t{task.index}" for task in self.tasks if f"t{task.index}" not in names]:
             raise ConfigFault(
                 f"sequences.{domain}.{order}: no concept for {', '.join(missing)}. Add it or shorten tasks."
             )
@@ -250,11 +248,13 @@ def _cross_check(params: Params) -> None:
                 raise ConfigFault(f"sequences.{domain}.{order}: {repeated} is at two positions. Remove one.")
             concepts = for_all(partial(data.concept, domain), names)  # reports all concepts at once
             _check_tokens(concepts, f"sequences.{domain}.{order}")
-            for name, facts in product(params.strategies, map(facts_of, concepts)):
-                if prior := params.training(name).prior:
-                    class_prompt(prior.prompt, facts)
-                if (rehearse := params.make_strategy(name).rehearse) and rehearse.needs_classes:
-                    class_prompt(None, facts, f"strategy.{name}.rehearse")
+            for name in params.strategies:
+                prior, rehearse = params.training(name).prior, params.make_strategy(name).rehearse
+                for facts in map(facts_of, concepts):
+                    if prior:
+                        class_prompt(prior.prompt, facts)
+                    if rehearse and rehearse.needs_classes:
+                        class_prompt(None, facts, f"strategy.{name}.rehearse")
     _check_family(params)
 
 

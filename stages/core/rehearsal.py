@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from stages.runtime.strict import Strict
+from stages.runtime.strict import Strict, omit_default
 
 # They name no concept. The model in training must predict for them what the model before the task predicts.
 CAPTIONS = tuple(
@@ -42,7 +42,7 @@ class Rehearsal(Strict):
     pictures: Literal["task", "state"] = "task"  # x: this task's, or those that the model before it makes of c'
     # With the earlier ones also the plain words of all classes so far, this concept's among them: prior preservation
     # without pictures, so that the class stays what it was and it is the concept's own word that brings the concept.
-    classes: bool = Field(False, exclude_if=lambda value: not value)
+    classes: bool = omit_default(False)
     weight: float = Field(3.0, gt=0)
     rows: int = Field(2, ge=1)  # in each step
     images: int = Field(6, ge=1)  # per prompt, where the model before the task makes them: once per task

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from flows.graph.stage_names import StageName
 from stages.runtime.environment import integer
 from stages.runtime.faults import ConfigFault
+from stages.tools.forecasting.workload import rehearsed_rows
 
 if TYPE_CHECKING:
     from flows.engine.order.ready import Ready
@@ -60,8 +61,7 @@ def alike_in(params: Params) -> Callable[[str], Hashable | None]:
         if options.processes > 1 or options.checkpointing or options.layers == "peft":
             return None
         sizes = (options.rank, options.alpha, options.batch, options.fixed_a or not strategy.trains_a)
-        rehearsal = strategy.rehearse.rows_at(stage.task or 0) if strategy.rehearse else 0
-        return (*sizes, options.prior, rehearsal)
+        return (*sizes, options.prior, rehearsed_rows(strategy, stage.task or 0))
 
     return alike
 

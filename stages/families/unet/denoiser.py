@@ -132,10 +132,7 @@ class Denoiser:
                 distinct = torch.cat([empty[None], distinct])
                 rows = [0] * len(rows) + [row + 1 for row in rows]
         place, dtype = self.unet.device, self.unet.dtype
-        scheduler = _scheduler(settings.scheduler, self.schedule)
-        scheduler.set_timesteps(settings.steps, device=place)
-        scheduler.sigmas = scheduler.sigmas.double()  # as in `_scheduler`
-        scheduler.set_begin_index(0)  # otherwise it searches for the first step on the device, which synchronises
+        scheduler = _scheduler(settings, self.schedule, place)
         return Batch(
             noise.to(place, torch.float32),
             text.to(place, dtype),
@@ -248,10 +245,14 @@ def _attentions(unet: nn.Module) -> Iterator[tuple[str, Any]]:
     return ((name, part) for name, part in unet.named_modules() if isinstance(part, Attention))
 
 
-def _scheduler(name: str, config: Mapping[str, Any]) -> Any:
+def _scheduler(settings: Settings, config: Mapping[str, Any], place: torch.device) -> Any:
+    """The scheduler at its first step. It takes square roots of both tensors: in float32 they depend on the processor's
+    vendor."""
     import diffusers
 
-    scheduler = getattr(diffusers, SCHEDULERS[name]).from_config(config)
-    # Its square roots of this: in float32 they depend on the processor's vendor.
+    scheduler = getattr(diffusers, SCHEDULERS[settings.scheduler]).from_config(config)
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
+    scheduler.set_timesteps(settings.steps, device=place)
+    scheduler.sigmas = scheduler.sigmas.double()
+    scheduler.set_begin_index(0)  # otherwise it searches for the first step on the device, which synchronises
     return scheduler

@@ -12,6 +12,7 @@ from flows.engine.scheduler import Engine
 from stages.core.params import load
 from stages.runtime.faults import ConfigFault
 from tests.flows.engine.test_scheduler import Clock, Pool
+from tests.support.stage_graph import StageGraph
 
 STRATEGIES = ("naive", "merge_init", "ortho_init", "magmax")
 NEEDS: dict[str, list[str]] = {}
@@ -23,18 +24,14 @@ for strategy in STRATEGIES:
         NEEDS[f"sample@{key}"] = [f"merge@{key}"]
 
 
-class Graph:
+class Graph(StageGraph):
+    needs = NEEDS
+
     def __init__(self, cached=()):
         self.is_cached, self.updated, self.lock = cached, [], threading.Lock()
 
     def command(self, name):
         return f'python -m stages.{name.partition("@")[0]} "$DVC_STAGE"'
-
-    def upstream(self, name):
-        return NEEDS[name]
-
-    def downstream(self, name):
-        return [other for other, needed in NEEDS.items() if name in needed]
 
     def would_run(self, name):
         return name not in self.is_cached
@@ -46,9 +43,6 @@ class Graph:
             return "cached"
         run()
         return "ran"
-
-    def write(self):
-        pass
 
 
 class Workers(Pool):
@@ -85,6 +79,7 @@ def test_every_stage_runs_once_in_order_and_trainings_of_several_runs_share_a_ba
     assert sorted(graph.updated) == sorted(NEEDS)
     assert outcome.count("ran") == len(NEEDS)
     assert pool.most <= jobs
+    assert pool.most_asking <= jobs + (jobs > 1)  # one waits for a worker
     assert all(graph.updated.index(needed) < graph.updated.index(name) for name in NEEDS for needed in NEEDS[name])
     grouped = [word for batch in pool.batches for word in batch]
     assert len(grouped) == len(set(grouped))

@@ -13,6 +13,7 @@ from flows.engine.order.room import CONTEXT, Room, kind_of, save_peaks, saved_pe
 from flows.engine.pool import Pool, Slots, slots
 from flows.engine.scheduler import Engine
 from stages.tools.forecasting.costs import Cost
+from tests.support.stage_graph import StageGraph
 
 GIB = 1 << 30
 CHAIN = [f"{verb}@objects-0-naive-0-task{task}" for task in range(3) for verb in ("train", "merge", "sample", "score")]
@@ -24,22 +25,8 @@ for name in CHAIN:
     NEEDS[name] = [f"{needed[verb]}@{key}"] if verb in needed else before
 
 
-class Graph:
-    def command(self, name):
-        return f"python -m {name}"
-
-    def upstream(self, name):
-        return NEEDS[name]
-
-    def downstream(self, name):
-        return [other for other, needed in NEEDS.items() if name in needed]
-
-    def update_stage(self, name, run):
-        run()
-        return "ran"
-
-    def write(self):
-        pass
+class Graph(StageGraph):
+    needs = NEEDS
 
 
 class Workers:

@@ -14,25 +14,19 @@ from flows.engine import scheduler
 from flows.engine.pool import Slots, WorkerLost
 from flows.engine.scheduler import RETRIES, Engine
 from stages.tools.forecasting.costs import Cost
+from tests.support.stage_graph import StageGraph
 
 NEEDS = {"a": [], "b": ["a"], "c": ["b"], "x": [], "y": ["x"], "report": ["c", "y"]}
 NAMES = list(NEEDS)
 
 
-class Graph:
+class Graph(StageGraph):
     """Six stages: two chains, and a report that depends on both."""
+
+    needs = NEEDS
 
     def __init__(self, errors=None, cached=()):
         self.errors, self.is_cached, self.updated, self.written = dict(errors or {}), cached, [], False
-
-    def command(self, name):
-        return f"python -m {name}"
-
-    def upstream(self, name):
-        return NEEDS[name]
-
-    def downstream(self, name):
-        return [other for other, needed in NEEDS.items() if name in needed]
 
     def update_stage(self, name, run):
         self.updated.append(name)
@@ -52,16 +46,28 @@ class Pool:
 
     def __init__(self, jobs=2, **ends):
         self.slots, self.ends, self.replaced, self.ran = Slots(jobs), ends, 0, []
-        self.busy, self.most, self.peak, self.error, self.lock = 0, 0, 0, "", threading.Lock()
+        self.peak, self.error, self.lock, self.lent = 0, "", threading.Lock(), threading.Semaphore(jobs)
+        self.asking, self.most_asking, self.busy, self.most = 0, 0, 0, 0
 
     @contextmanager
     def worker(self):
+        """Lends one, and like the real pool no more at a time than there are slots."""
         with self.lock:
-            self.busy += 1
-            self.most = max(self.most, self.busy)
-        yield self
-        with self.lock:
-            self.busy -= 1
+            self.asking += 1
+            self.most_asking = max(self.most_asking, self.asking)
+        try:
+            with self.lent:
+                with self.lock:
+                    self.busy += 1
+                    self.most = max(self.most, self.busy)
+                try:
+                    yield self
+                finally:
+                    with self.lock:
+                        self.busy -= 1
+        finally:
+            with self.lock:
+                self.asking -= 1
 
     def run(self, words, log, listen):
         self.ran.append(words[0])
