@@ -42,9 +42,7 @@ def attempt(work: Callable[[], int | None], debug: bool = False) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python complains when it flushes it at the end
         return BROKEN_PIPE
     except Fault as fault:
-        if debug:
-            traceback.print_exc()
-        _say(str(fault))
+        _say(str(fault), fault if debug else None)
         return fault.code
     except KeyboardInterrupt:
         _say("interrupted. Run the same command again to continue.")
@@ -57,11 +55,14 @@ def attempt(work: Callable[[], int | None], debug: bool = False) -> int:
         return Fault.code
 
 
-def _say(message: str) -> None:
-    """Prints and records an error; the exit code stays that of its kind if it cannot be printed."""
+def _say(message: str, raised: Exception | None = None) -> None:
+    """Prints and records an error, after the traceback of `raised`; the exit code stays that of its kind if neither can
+    be printed."""
     global last_error
     last_error = message
     try:
+        if raised is not None:
+            traceback.print_exception(raised)
         print(f"error: {message}", file=sys.stderr, flush=True)
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # else Python complains when it flushes it at the end
@@ -90,6 +91,5 @@ def _report_bug(error: Exception, debug: bool) -> None:
         path.parent.mkdir(exist_ok=True)
         path.write_text("".join(traceback.format_exception(error)), "utf-8", "backslashreplace")
         where = f"the traceback is in {path}"
-    if debug or os.environ.get("CI"):
-        traceback.print_exc()
-    _say(f"{type(error).__name__}: {printable(str(error))}. This is a bug; {where}.")
+    shown = error if debug or os.environ.get("CI") else None
+    _say(f"{type(error).__name__}: {printable(str(error))}. This is a bug; {where}.", shown)

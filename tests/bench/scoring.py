@@ -32,7 +32,7 @@ from stages.metrics.dino import preprocessing
 from stages.runtime.device import device
 from stages.runtime.seeds import generator
 from tests.bench.blocks import interleaved, report
-from tests.support.random_judges import SIZES, write_clip, write_dino
+from tests.support.models.random_judges import SIZES, write_clip, write_dino
 
 Pictures = list[Image.Image]
 

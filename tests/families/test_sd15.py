@@ -21,8 +21,8 @@ from stages.tools import profiles
 from stages.tools.exchange.exporting import pack
 from stages.tools.exchange.importing import read_lora
 from stages.training.step import Descent
-from tests.support import random_sd15
-from tests.support.random_sd15 import WITHOUT
+from tests.support.models import random_sd15
+from tests.support.models.random_sd15 import WITHOUT
 from tests.support.run_study import run_all
 from tests.support.workspace import change, workspace
 from tests.test_pipeline import PHOTOS

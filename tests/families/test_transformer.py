@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
     """A workspace with the new file, which is registered in this process too."""
     base = {"name": "tiny_dit", "options": {"seed": 1, "path": "data/world"}}
     place = workspace(tmp_path_factory.mktemp("transformer") / "work", base=base, sample=SAMPLE, score=ONE_METRIC)
-    shutil.copy(PROJECT / "tests/support/tiny_dit.py", place / "stages/families")
+    shutil.copy(PROJECT / "tests/support/models/tiny_dit.py", place / "stages/families")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stages.families, "__path__", [*stages.families.__path__, str(place / "stages/families")])
         patch.setattr(families, "_classes", families.classes)  # a copy, so that the new one is removed afterwards

@@ -20,7 +20,7 @@ from stages.metrics import clip_i, csd, dino
 from stages.metrics.weights.convert import dino as dino_checkpoint
 from stages.metrics.weights.convert.csd import ARCHITECTURE, convert
 from stages.runtime.faults import InputFault
-from tests.support.random_judges import SIZES, write_clip, write_dino
+from tests.support.models.random_judges import SIZES, write_clip, write_dino
 
 WIDTH, LAYERS, HEADS, OUT, PIXELS, PATCH = 32, 2, 2, 24, 32, 8
 TOWER = {

@@ -124,12 +124,14 @@ def test_every_variable_that_the_code_names_is_known():
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux")
+@pytest.mark.parametrize("debug", [False, True])
 @pytest.mark.parametrize(
     ("error", "code"), [("ConfigFault('x')", 2), ("KeyError('x')", 70), ("OSError(28, 'full')", 4)]
 )
-def test_an_error_that_cannot_be_printed_keeps_its_exit_code(tmp_path, error, code):
-    script = f"from stages.runtime.faults import ConfigFault\ndef f():\n raise {error}\nsys.exit(attempt(f))"
-    assert python(script, tmp_path, shell="2>/dev/full").returncode == code
+def test_an_error_that_cannot_be_printed_keeps_its_exit_code(tmp_path, error, code, debug):
+    script = f"from stages.runtime.faults import ConfigFault\ndef f():\n raise {error}\nsys.exit(attempt(f, {debug}))"
+    for ci in ("", "true"):  # where CI is set, a bug's traceback is printed as well
+        assert python(script, tmp_path, shell="2>/dev/full", CI=ci).returncode == code
 
 
 @pytest.mark.parametrize("text", ["abc", "-3", "1.5", "0x1", "٣", "1e3"])

@@ -18,7 +18,7 @@ from stages.runtime.faults import ConfigFault
 from stages.runtime.seeds import generator
 from stages.sample import sample
 from stages.sampling.responses import predictions
-from tests.support.tiny_dit import TinyDit
+from tests.support.models.tiny_dit import TinyDit
 from tests.support.workspace import change, tasks, workspace
 
 

@@ -17,7 +17,7 @@ from stages.runtime.faults import ConfigFault
 from stages.runtime.seeds import generator
 from stages.tools.exchange.exporting import pack
 from stages.tools.exchange.importing import read_lora
-from tests.support import random_sd15
+from tests.support.models import random_sd15
 
 PROMPTS = ["a photo of a sks owl", "a robot"]
 
