@@ -70,7 +70,8 @@ def _stamped(folder: Path) -> Path:
     page, last = folder / PAGE, journal.read()
     if not page.exists() or last is None:
         return page
-    write_file(folder / STAMPED, stamp.stamped(page.read_text("utf-8"), last.began, last.machine, last.commit))
+    facts = (last.began, last.machine, last.commit, journal.repository())
+    write_file(folder / STAMPED, stamp.stamped(page.read_text("utf-8"), *facts))
     return folder / STAMPED
 
 

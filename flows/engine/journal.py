@@ -88,6 +88,20 @@ def _commit() -> str:
     return commit + ("+" if commit and _output("git", "status", "--porcelain", "--untracked-files=no") else "")
 
 
+def repository() -> str:
+    """The web address of the repository that the current folder was cloned from; empty if it has none."""
+    return web_address(_output("git", "remote", "get-url", "origin"))
+
+
+def web_address(remote: str) -> str:
+    """The page of a git remote, without a name or password that its address may hold; empty if it is no web host's.
+
+    `git@host:owner/name.git` and `https://name:password@host/owner/name.git` are both `https://host/owner/name`.
+    """
+    known = re.fullmatch(r"(?:https://(?:[^@/]+@)?|(?:ssh://)?git@)([\w.-]+)[:/]([\w./~-]+?)(?:\.git)?/?", remote)
+    return f"https://{known[1]}/{known[2]}" if known else ""
+
+
 def _machine() -> str:
     """The names of the GPUs, or of the processor, without loading torch."""
     if gpus := Counter(_output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").splitlines()):

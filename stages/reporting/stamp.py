@@ -9,10 +9,9 @@ from __future__ import annotations
 from markupsafe import Markup
 
 SLOT = "<!-- run -->"  # in the template of the last section
-HOME = "https://github.com/palimpsest/palimpsest"
 
 
-def stamped(page: str, began: str, machine: str, commit: str) -> str:
+def stamped(page: str, began: str, machine: str, commit: str, repository: str) -> str:
     """The page with the facts of a run.
 
     Args:
@@ -20,10 +19,13 @@ def stamped(page: str, began: str, machine: str, commit: str) -> str:
         began: the local time when the last run of the study that computed anything began.
         machine: its GPUs or its processor; empty if unknown.
         commit: of the project; a "+" at its end: with changes that are in no commit. Empty if unknown.
+        repository: the address of its page on the web, to which the commit links; empty if it has none.
     """
     facts = [Markup("<dt>Last run</dt><dd>{}</dd>").format(f"began {began}" + (f", on {machine}" if machine else ""))]
     if commit:
         changed = ", with changes that are in no commit" if commit.endswith("+") else ""
-        link = Markup('<a href="{}/commit/{}">{}</a>{}').format(HOME, commit.rstrip("+"), commit[:10], changed)
-        facts.append(Markup("<dt>Commit</dt><dd>{}</dd>").format(link))
+        link = '<a href="{0}/commit/{1}">{2}</a>{3}' if repository else "{2}{3}"
+        facts.append(
+            Markup(f"<dt>Commit</dt><dd>{link}</dd>").format(repository, commit.rstrip("+"), commit[:10], changed)
+        )
     return page.replace(SLOT, "\n".join(facts), 1)

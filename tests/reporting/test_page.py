@@ -115,9 +115,13 @@ def test_only_its_own_scripts_may_run(page) -> None:
 
 def test_the_facts_of_a_run_have_a_place(made) -> None:
     assert made[2].count(stamp.SLOT) == 1
-    text = stamp.stamped(made[2], "2026-01-02 03:04:05", "", "")
+    text = stamp.stamped(made[2], "2026-01-02 03:04:05", "", "", "https://host/me/it")
     assert "<dt>Last run</dt><dd>began 2026-01-02 03:04:05</dd>" in text
     assert "<dt>Commit" not in text
+    commit, changed = "0123456789abcdef", ", with changes that are in no commit"
+    text = stamp.stamped(made[2], "", "", f"{commit}+", "https://host/me/it")
+    assert f'<dd><a href="https://host/me/it/commit/{commit}">0123456789</a>{changed}</dd>' in text
+    assert "<dt>Commit</dt><dd>0123456789</dd>" in stamp.stamped(made[2], "", "", commit, "")
 
 
 def test_a_prompt_with_markup_stays_text(made, page) -> None:

@@ -22,7 +22,6 @@ from stages.reporting.page import overview as first_screen
 from stages.reporting.page.filmstrip import Film, Roll
 from stages.reporting.page.sprites import Album
 from stages.reporting.page.svg import draw
-from stages.reporting.stamp import HOME
 from stages.reporting.sweeps.variants import by_key
 from stages.runtime.formatting import number, words
 
@@ -241,7 +240,7 @@ def people(material: Material) -> Context | None:
 
 
 def citing(material: Material) -> Context:
-    return {"files": FILES, "home": HOME}
+    return {"files": FILES}
 
 
 # Those from "curves" to "published" follow the metric that the page's switch selects.
