@@ -1,12 +1,14 @@
 """The benchmarks run, and their peers agree, which each of them checks before timing."""
 
 import json
+import re
 import subprocess
 import sys
 
 import pytest
 
 from tests.bench import first_hour, rehearsal, sampling, scoring, training
+from tests.bench.chains import checkpoints
 from tests.bench.gpu import page
 from tests.support.workspace import environment
 
@@ -68,6 +70,15 @@ def test_chains_write_results_that_the_page_shows(module, size, tables, tmp_path
     facts = json.loads(out.read_text("utf-8"))
     assert len(facts["tables"]) == tables
     assert all(table["caption"] in page.page([facts]) for table in facts["tables"])
+
+
+def test_a_training_with_checkpoints_beside_one_without(printed_here, monkeypatch):
+    monkeypatch.setattr(training, "DEPTHS", SHALLOW)
+    output = printed_here(checkpoints, "--rounds", "1", "--steps", "20", "--width", "16", "--rank", "4")
+    assert "4 trainings agree" in output
+    for way, saved in (("none", 0), ("always", 1)):
+        assert re.search(rf"^{way} +{saved} checkpoints ", output, re.MULTILINE)
+    assert re.search(r"^ours +[01] checkpoints ", output, re.MULTILINE)
 
 
 def test_a_step_with_rehearsal_beside_a_plain_one(printed_here):

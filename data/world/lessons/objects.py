@@ -3,7 +3,6 @@
 from dataclasses import replace
 from functools import cache
 from multiprocessing import get_context
-from os import sched_getaffinity
 
 import numpy as np
 from PIL import Image
@@ -13,6 +12,7 @@ from data.world.draw import PIXELS, Scene, draw, thing
 from data.world.places import PLACES
 from data.world.recipes.loop import CACHE
 from data.world.scenes import BASE_STYLES, HELD_OUT, STYLES, TUNING_STYLES, caption, place
+from stages.runtime.process import cores
 
 Array = np.ndarray
 MEMBERS, VIEWS, SMALL, CHUNK = 4, 2, 16, 100
@@ -132,7 +132,7 @@ def family_pictures(hundreds: int) -> dict[str, Array]:
     path = CACHE / f"families-{hundreds}.npz"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with get_context("fork").Pool(len(sched_getaffinity(0))) as pool:
+        with get_context("fork").Pool(cores()) as pool:
             chunks = pool.map(_chunk, range(hundreds), chunksize=1)
         joined = {k: np.array([x for chunk in chunks for x in chunk[k]]) for k in chunks[0]}
         part = path.with_suffix(".part.npz")

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
-from os import sched_getaffinity
 
 import numpy as np
 
@@ -15,10 +14,12 @@ from data.world.places import PLACES
 from data.world.recipes.loop import CACHE
 from data.world.scenes import HELD_OUT, place
 from data.world.styles import STYLES, blocks, edges, grey, ramp
+from stages.runtime.process import cores
 
 Array = np.ndarray
 Style = Callable[[Array], Array]
 KINDS, CONTENTS, CHUNK = 8, 6, 10
+BY_SETS, BY_MADE = 5, 1  # of the kinds of a group, others are drawn at random: sets are the hardest to tell apart
 MADE = tuple(STYLES)
 
 
@@ -135,9 +136,9 @@ def _contents(rng: np.random.Generator, sets: list[str]) -> list[Scene]:
 def _group(number: int) -> tuple[Array, Array, list[int]]:
     """Pictures [styles, contents, 64, 64, 3], outlines [styles, contents, 64, 64, 1] and a number for each style."""
     rng = np.random.default_rng([number, 4])
-    sets = [str(s) for s in rng.choice(SETS, 3, replace=False)]
+    sets = [str(s) for s in rng.choice(SETS, BY_SETS, replace=False)]
     contents = _contents(rng, sets)
-    made = [str(s) for s in rng.choice(MADE, 2, replace=False)]
+    made = [str(s) for s in rng.choice(MADE, BY_MADE, replace=False)]
     images = [[draw(replace(c, drawn_by=s)) for c in contents] for s in sets]
     canvases = [draw(c).astype(float) for c in contents]
     styles = [partial(STYLES[name], s=1) for name in made]
@@ -159,7 +160,7 @@ def style_pictures(tens: int) -> dict[str, Array]:
     path = CACHE / f"styles-{tens}.npz"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with get_context("fork").Pool(len(sched_getaffinity(0))) as pool:
+        with get_context("fork").Pool(cores()) as pool:
             groups = [group for chunk in pool.map(_chunk, range(tens), chunksize=1) for group in chunk]
         images, outlines, things = (np.array(values) for values in zip(*groups, strict=True))
         part = path.with_suffix(".part.npz")

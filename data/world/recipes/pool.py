@@ -1,7 +1,6 @@
 """The pictures that the recipes train on, drawn once by all processors and kept as arrays on disk."""
 
 import json
-import os
 from collections.abc import Callable
 from itertools import islice
 from multiprocessing import get_context
@@ -14,6 +13,7 @@ from torch import Tensor
 from data.world.draw import PIXELS, draw
 from data.world.recipes.loop import CACHE
 from data.world.scenes import any_scene, base_world
+from stages.runtime.process import cores
 
 Array = np.ndarray
 CHUNK = 1000
@@ -53,7 +53,7 @@ def pictures(kind: str, thousands: int) -> tuple[Array, list[Said]]:
         shape = (thousands * CHUNK, PIXELS, PIXELS, 3)
         images = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
         all_said: list[Said] = []
-        with get_context("fork").Pool(len(os.sched_getaffinity(0))) as pool:
+        with get_context("fork").Pool(cores()) as pool:
             for i, (drawn, said) in enumerate(pool.imap(CHUNKS[kind], range(thousands))):
                 images[i * CHUNK : (i + 1) * CHUNK] = drawn
                 all_said += said
