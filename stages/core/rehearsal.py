@@ -43,6 +43,10 @@ class Rehearsal(Strict):
     # With the earlier ones also the plain words of all classes so far, this concept's among them: prior preservation
     # without pictures, so that the class stays what it was and it is the concept's own word that brings the concept.
     classes: bool = omit_default(False)
+    # What may follow a prompt: "a photo of an owl" is rehearsed as "a photo of an owl on the beach", too. Without them
+    # some longer prompts of the class bring the concept. They make many prompts of one, so rows are shared out: with
+    # `classes`, half of them are for earlier concepts, a quarter each for this class and for the others.
+    scenes: tuple[str, ...] = Field((), strict=False, exclude_if=lambda value: not value)
     weight: float = Field(3.0, gt=0)
     rows: int = Field(2, ge=1)  # in each step
     images: int = Field(6, ge=1)  # per prompt, where the model before the task makes them: once per task
@@ -50,9 +54,11 @@ class Rehearsal(Strict):
     captions: tuple[str, ...] = Field((), strict=False, exclude_if=lambda value: not value)
 
     @model_validator(mode="after")
-    def _classes_of_the_earlier(self) -> Rehearsal:
+    def _goes_together(self) -> Rehearsal:
         if self.classes and self.prompts != "earlier":
             raise ValueError("classes goes with prompts: earlier")
+        if self.scenes and self.prompts == "generic":
+            raise ValueError("scenes goes with prompts: earlier and class")
         return self
 
     @property

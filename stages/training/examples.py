@@ -67,7 +67,9 @@ class Material:
 class Repertoire:
     """What is rehearsed beside it: see core/rehearsal.py."""
 
-    pairs: Sequence[tuple[int, int]]  # which picture with which prompt
+    pairs: Sequence[
+        tuple[int, int]
+    ]  # which picture with which prompt; one to come more often stands there several times
     rows: int  # of them in each step
     weight: float  # of their mean error
 

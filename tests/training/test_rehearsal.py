@@ -191,18 +191,18 @@ def test_without_earlier_concepts_there_are_no_words_to_rehearse(params):  # noq
     study = with_rule(params, options=WORDS["merge_init"])
     assert learned(study, [], State(), "01") == learned(with_rule(params), [], State(), "01")
     earlier = rehearsal.prompts(params.family, Rehearsal(prompts="earlier"), [*EARLIER * 2, CONCEPT])
-    assert earlier == [c["training_prompt"] for c in EARLIER]
+    assert [*earlier] == [c["training_prompt"] for c in EARLIER]
 
 
 def test_generic_captions_are_those_of_the_options_or_of_the_base(params, tmp_path):  # noqa: F811
     generic = Rehearsal(prompts="generic")
-    assert rehearsal.prompts(params.family, generic, [*EARLIER, CONCEPT]) == generic_captions()
+    assert [*rehearsal.prompts(params.family, generic, [*EARLIER, CONCEPT])] == generic_captions()
     own = Rehearsal(prompts="generic", captions=("a beach", "a tree", "a beach"))
-    assert rehearsal.prompts(params.family, own, [CONCEPT]) == ["a beach", "a tree"]
+    assert [*rehearsal.prompts(params.family, own, [CONCEPT])] == ["a beach", "a tree"]
     (tmp_path / "base").mkdir()
     (tmp_path / "base/captions.txt").write_text("a photo of an owl\na photo of a car\n")
     other = params.family.model_copy(update={"path": str(tmp_path / "base")})
-    assert rehearsal.prompts(other, generic, [CONCEPT]) == ["a photo of an owl", "a photo of a car"]
+    assert [*rehearsal.prompts(other, generic, [CONCEPT])] == ["a photo of an owl", "a photo of a car"]
 
 
 def test_half_the_rows_at_a_time_come_to_the_same(params, monkeypatch):  # noqa: F811
