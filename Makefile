@@ -45,7 +45,7 @@ worker: .venv/ready ## start a worker for `python -m flows.platform.coordinator`
 test: .venv/ready ## install and run all tests
 	OMP_NUM_THREADS=1 python -m pytest -m "" -n auto --dist loadfile --no-loadscope-reorder
 
-fast: .venv/ready ## run the fast tests: less than two minutes together
+fast: .venv/ready ## run the fast tests: a few minutes
 	OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile
 
 lint: .venv/ready ## check style, types and import rules
