@@ -67,9 +67,7 @@ class Material:
 class Repertoire:
     """What is rehearsed beside it: see core/rehearsal.py."""
 
-    pairs: Sequence[
-        tuple[int, int]
-    ]  # which picture with which prompt; one to come more often stands there several times
+    pairs: Sequence[tuple[int, int]]  # which picture with which prompt; repeated where it is to come more often
     rows: int  # of them in each step
     weight: float  # of their mean error
 
