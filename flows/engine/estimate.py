@@ -63,6 +63,8 @@ class Clock:
         self.needs = {name: self.waiting.intersection(graph.upstream(name)) for name in stages}
         self.counts = units(params, to_run, graph.stages)
         self.began: dict[str, float] = {}  # running stage -> when it began, by time.monotonic
+        self._beside: dict[str, int] = {}  # running stage -> how many stages share its worker
+        self._spent: dict[str, float] = {}  # stage that is not at its end -> its seconds before it began
 
     @property
     def guess(self) -> str:
@@ -77,9 +79,23 @@ class Clock:
         """Seconds of one stage."""
         return self.times.seconds(self.counts[name]) + CHECK if name in self.counts else CHECK
 
-    def start(self, name: str) -> None:
-        """Records that a stage begins."""
-        self.began[name] = time.monotonic()
+    def start(self, *names: str) -> None:
+        """Records that a worker begins with a stage, or with several at the same time, each of which has a share."""
+        for name in names:
+            self._beside[name] = len(names)
+            self.began[name] = time.monotonic()
+
+    def pause(self, *names: str) -> None:
+        """Records that a worker leaves stages before their end."""
+        for name in names:
+            self._spent[name] = self.spent(name)
+            self.began.pop(name, None)
+
+    def spent(self, name: str) -> float:
+        """Seconds of work in a stage that is not at its end."""
+        began = self.began.get(name)  # other threads start and end stages
+        now = 0.0 if began is None else (time.monotonic() - began) / self._beside[name]
+        return self._spent.get(name, 0.0) + now
 
     def skip(self, name: str) -> None:
         """Records that a stage will not run."""
@@ -88,6 +104,7 @@ class Clock:
     def end(self, name: str, ran: bool, seconds: float) -> None:
         """Records that a stage has ended."""
         self.began.pop(name, None)
+        self._spent.pop(name, None)
         self.waiting.discard(name)
         if ran:
             part = part_of(StageName.parse(name).verb)
@@ -97,14 +114,13 @@ class Clock:
     def remaining(self) -> Cost:
         """Seconds until the last stage has ended, with a range."""
         names = [name for name in self.stages if name in self.waiting]
-        now = time.monotonic()
         costs = {name: self.seconds(name) for name in names}
+        spent = {name: seconds for name in names if (seconds := self.spent(name))}
 
         def makespan_of(key: Callable[[Cost], float]) -> float:
             seconds = {name: key(costs[name]) for name in names}
-            for name, began in list(self.began.items()):  # other threads start and end stages
-                if name in seconds:
-                    seconds[name] = max(seconds[name] - (now - began), 0.1 * seconds[name])
+            for name in spent:
+                seconds[name] = max(seconds[name] - spent[name], 0.1 * seconds[name])
             return makespan(names, self.needs, seconds, self.jobs)
 
         return Cost(*(makespan_of(key) for key in (lambda c: c.each, lambda c: c.low, lambda c: c.high)))

@@ -66,9 +66,14 @@ def _draw(progress: Any, engine: Engine, stage_log: StageLog, over: threading.Ev
 
 
 def stage_note(engine: Engine, name: str, done: int, total: int) -> str:
-    """How far a stage is and how long it may take: by its count or, until it counts, by other stages of its kind."""
-    elapsed = time.monotonic() - engine.clock.began.get(name, time.monotonic())
+    """How far a stage is and how long it may take: by its count or, until it counts, by other stages of its kind.
+
+    Its pace is that since its first count, before which it loads a model, or reads what an earlier run has done.
+    """
+    now = time.monotonic()
     if not total:
+        elapsed = now - engine.clock.began.get(name, now)
         return f"{elapsed:.0f} s of {span(engine.clock.seconds(name))}"
-    left = elapsed / done * (total - done) if done else 0.0
+    since, first = engine.counted.get(name, (now, done))
+    left = (now - since) / (done - first) * (total - done) if done > first else 0.0
     return f"{done} of {total}" + (f", {span(Cost.about(left, 1.0))} left" if left else "")

@@ -84,6 +84,7 @@ class Engine:
         self.interrupts = Interrupts(pool)
         self.stopping = self.interrupts.stopping
         self.progress: dict[str, tuple[int, int]] = {}  # running stage -> done, total; 0 until it has counted
+        self.counted: dict[str, tuple[float, int]] = {}  # running stage -> since when it counts, and from where
         # Seconds of a stage beside those from its start to its end: its share of a batch before it started, less those
         # that it waited for a worker.
         self._besides: dict[str, float] = defaultdict(float)
@@ -113,9 +114,9 @@ class Engine:
         running: set[str] = set()
 
         def work(name: str) -> StageResult:
-            self.clock.start(name)
             lost = self.room.lost(+1)
             result = self._update_stage(name)
+            self._forget_progress(name)
             self.clock.end(name, result.how == "ran", result.seconds - (self.room.lost(-1) - lost))
             queued.put(result)
             return result
@@ -183,8 +184,6 @@ class Engine:
             ended(names)
 
     def _run_together(self, todo: list[str]) -> None:
-        for name in todo:
-            self.clock.start(name)
         log_file = LOGS / f"together-{todo[0].replace('@', '-')}.log"
         log_file.unlink(missing_ok=True)
 
@@ -194,12 +193,14 @@ class Engine:
 
         with self.pool.worker() as worker:
             began = time.monotonic()
+            self.clock.start(*todo)
             try:
                 if not self.stopping.is_set():
                     worker.run(command(todo), log_file, listen)
             finally:
+                self.clock.pause(*todo)
                 for name in todo:
-                    self.progress.pop(name, None)
+                    self._forget_progress(name)
                     self._besides[name] += (time.monotonic() - began) / len(todo)
 
     def _ready(self, plan: list[str], waiting: Mapping[str, set[str]]) -> Ready:
@@ -252,17 +253,22 @@ class Engine:
             if self.stopping.is_set():
                 raise WorkerLost("stopped before it started")
             self._besides[name] -= time.monotonic() - asked
+            self.clock.start(name)
             self._note_progress(name, 0, 0)
-            try:
-                code = worker.run(words[2:], log, lambda _, done, total: self._note_progress(name, done, total))
-                self.room.note(name, worker.peak)
-            finally:
-                self.progress.pop(name, None)
+            code = worker.run(words[2:], log, lambda _, done, total: self._note_progress(name, done, total))
+            self.room.note(name, worker.peak)
         if code:
             raise StageFailed(code, worker.error.partition("\n")[0] or last_error(log, code))
 
     def _note_progress(self, name: str, done: int, total: int) -> None:
+        before = self.progress.get(name, (0, 0))
         self.progress[name] = (done, total)
+        if total != before[1] or done < before[0]:  # it counts something else now
+            self.counted[name] = (time.monotonic(), done)
+
+    def _forget_progress(self, name: str) -> None:
+        self.progress.pop(name, None)
+        self.counted.pop(name, None)
 
 
 def _message(error: Exception) -> tuple[str, int]:

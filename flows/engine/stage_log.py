@@ -16,6 +16,8 @@ from stages.runtime.formatting import counted, duration
 if TYPE_CHECKING:
     from flows.engine.scheduler import Outcome, StageResult
 
+EVERY_SECONDS = 5.0  # in a large study an estimate takes tenths of a second
+
 
 class StageLog:
     """Prints and records the result of each stage; called by the engine when it ends."""
@@ -23,6 +25,7 @@ class StageLog:
     def __init__(self, plan: list[str], clock: Clock) -> None:
         self.clock, self.total = clock, len(plan)
         self.done, self.began, self.unchanged = 0, time.monotonic(), 0
+        self._estimated = self.began
         self.journal = Journal.begin(self.total)
         self.short = titles(plan)
         self.names = self.short if sys.stdout.isatty() else {}  # a log file gets the full ones
@@ -33,7 +36,7 @@ class StageLog:
             self.unchanged += 1
             self.journal.note(self.done, _title(result.name), self.journal.left)
             return
-        left = span(self.clock.remaining())
+        left = self._left()
         how = f"{result.seconds:.1f} s" if result.how == "ran" else result.how
         name = self.names.get(result.name) or _title(result.name)
         line = f"[{self.done:{len(str(self.total))}}/{self.total}] {name}: {how}"
@@ -43,11 +46,18 @@ class StageLog:
             print(f"    {result.error}", file=sys.stderr, flush=True)
 
     def tick(self, progress: Mapping[str, tuple[int, int]]) -> None:
-        """Records what runs now; the engine calls it a few times a second."""
+        """Records what runs now, and how long the rest takes; the engine calls it a few times a second."""
         now = time.monotonic()
+        if now > self._estimated + EVERY_SECONDS:
+            self.journal.left = self._left()
         seconds = {name: round(now - self.clock.began.get(name, now)) for name in progress}
         running = {self.short.get(name, _title(name)): [*counts, seconds[name]] for name, counts in progress.items()}
         self.journal.tick(running)
+
+    def _left(self) -> str:
+        """The remaining time."""
+        self._estimated = time.monotonic()
+        return span(self.clock.remaining())
 
     def rows(self, outcome: Outcome) -> list[dict[str, str]]:
         """A row with `stage` and `what` for each stage that failed, and one for all that were skipped because of it."""

@@ -296,3 +296,41 @@ def test_a_part_is_measured_until_its_own_parameters_change(tmp_path, params):
         changed = getattr(params, section).model_copy(update={field: value})
         again = Times(tmp_path, params.model_copy(update={section: changed}))
         assert {part for part in COSTS if not again.known(part)} == parts
+
+
+@pytest.fixture
+def four(params, names, times, monkeypatch):
+    """A clock of four second trainings on one worker, the seconds of each, and a function that sets the time."""
+    trainings = [name for name in names if name.startswith("train") and name.endswith("-task1")][:4]
+    moment = {"now": 1000.0}
+    monkeypatch.setattr(estimate.time, "monotonic", lambda: moment["now"])
+    clock = Clock(Graph(trainings), params, times, trainings, trainings, 1)
+    each = {clock.seconds(name).each for name in trainings}
+    assert len(each) == 1
+    return clock, trainings, each.pop(), lambda now: moment.update(now=1000.0 + now)
+
+
+def test_a_batch_takes_the_time_of_all_that_share_it(four):
+    """Half of the way through it, none of them is nearly done; and what follows it in each counts what it did."""
+    clock, trainings, each, at = four
+    clock.start(*trainings)
+    assert clock.remaining().each == pytest.approx(4 * each)
+    at(2 * each)
+    assert clock.remaining().each == pytest.approx(2 * each)
+    clock.pause(*trainings)
+    at(3 * each)  # nothing runs
+    assert clock.remaining().each == pytest.approx(2 * each)
+    clock.start(trainings[0])
+    at(3.25 * each)
+    assert clock.remaining().each == pytest.approx(1.75 * each)
+    clock.end(trainings[0], True, 0.75 * each)
+    assert clock.spent(trainings[0]) == 0
+    assert len(clock.waiting) == 3
+
+
+def test_a_stage_that_only_waits_for_a_worker_has_not_begun(four):
+    clock, trainings, each, at = four
+    clock.start(trainings[0])
+    at(0.5 * each)
+    assert clock.remaining().each == pytest.approx(3.5 * each)
+    assert [clock.spent(name) for name in trainings[1:]] == [0, 0, 0]

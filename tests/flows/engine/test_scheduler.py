@@ -92,7 +92,10 @@ class Clock:
     def seconds(self, name):
         return Cost.about(self.known.get(name, 1.0), 1.0)
 
-    def start(self, name):
+    def start(self, *names):
+        pass
+
+    def pause(self, *names):
         pass
 
     def skip(self, name):
@@ -209,7 +212,32 @@ def test_a_running_stage_is_known_from_its_start_until_its_end():
     run, pool.run = pool.run, lambda words, log, listen: seen.append(dict(engine.progress)) or run(words, log, listen)
     engine.run(["a", "b"], lambda work, name: work(name), lambda result: None)
     assert seen == [{"a": (0, 0)}, {"b": (0, 0)}]
-    assert engine.progress == {}
+    assert (engine.progress, engine.counted) == ({}, {})
+
+
+def test_a_stage_that_saves_its_results_is_still_shown():
+    class Saving(Graph):
+        def update_stage(self, name, run):
+            how = super().update_stage(name, run)
+            saving.append(dict(engine.progress))
+            return how
+
+    saving = []
+    engine = Engine(Saving(), Pool(jobs=1), Clock())
+    engine.run(["a", "b"], lambda work, name: work(name), lambda result: None)
+    assert saving == [{"a": (0, 0)}, {"b": (0, 0)}]
+
+
+def test_a_pace_begins_where_a_stage_begins_to_count(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(scheduler.time, "monotonic", lambda: now)
+    engine = Engine(Graph(), Pool(), Clock())
+    counts = []
+    for done, total in ((0, 0), (50, 100), (60, 100), (2, 9), (1, 9), (3, 9)):  # the last but one is another work
+        engine._note_progress("a", done, total)
+        counts.append(engine.counted.get("a"))
+        now += 1.0
+    assert counts == [None, (1.0, 50), (1.0, 50), (3.0, 2), (4.0, 1), (4.0, 1)]
 
 
 def test_a_stage_waits_only_for_dependencies_in_the_plan():
@@ -220,17 +248,23 @@ def test_a_stage_waits_only_for_dependencies_in_the_plan():
 
 
 def test_waiting_for_a_worker_is_no_part_of_a_stages_time():
-    pool = Pool(jobs=2)
+    class Watched(Clock):
+        def start(self, *names):
+            assert lent, "it begins with the worker"
+
+    pool, lent = Pool(jobs=2), []
     lend = pool.worker
 
     @contextmanager
     def later():
         time.sleep(0.3)
         with lend() as worker:
+            lent.append(worker)
             yield worker
+            lent.pop()
 
     pool.worker, seconds = later, []
-    Engine(Graph(), pool, Clock()).run(
+    Engine(Graph(), pool, Watched()).run(
         NAMES, lambda work, name: work(name), lambda result: seconds.append(result.seconds)
     )
     assert len(seconds) == len(NAMES)

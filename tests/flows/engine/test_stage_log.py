@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from flows.engine import journal
+from flows.engine import journal, stage_log
 from flows.engine.scheduler import Outcome, StageResult
 from flows.engine.stage_log import StageLog
 from stages.tools.forecasting.costs import Cost
@@ -37,3 +37,26 @@ def test_the_journal_names_what_runs_by_what_tells_it_from_the_others(log):
     log.journal._written = 0.0
     log.tick({PLAN[2]: (9, 120), "report": (0, 0)})
     assert journal.read().running == {"naive / task 02 / train": [9, 120, 0], "report": [0, 0, 0]}
+
+
+def test_the_remaining_time_is_estimated_anew_while_a_long_stage_runs(log, monkeypatch):
+    log(StageResult(PLAN[0], "ran", 0.1))
+    log.clock.remaining = lambda: Cost(20.0, 10.0, 40.0)
+    log.tick({"report": (0, 0)})
+    assert log.journal.left == "1 to 4 minutes", "the estimate is a few seconds old at most"
+    monkeypatch.setattr(stage_log, "EVERY_SECONDS", -1.0)
+    log.tick({"report": (0, 0)})
+    assert log.journal.left == "10 to 40 seconds"
+
+
+def test_all_that_is_skipped_because_of_a_failure_is_one_line(log, capsys):
+    failed = StageResult(PLAN[0], "failed", 0.1, "mug/1.jpg: damaged.", 3)
+    log(failed)
+    assert log.end(Outcome({failed.name: failed}, dict.fromkeys(PLAN[1:], failed.name))) == 3
+    title = "objects / naive / order 0 / seed 0 / task 01 / train"
+    assert capsys.readouterr().err.splitlines() == [
+        "    mug/1.jpg: damaged.",
+        f"  {title}: mug/1.jpg: damaged.",
+        f"  4 stages: skipped, because of {title}",
+        "Finished stages are saved. Run the same command again to continue.",
+    ]
