@@ -54,7 +54,7 @@ def concept_add(
     added = edit_params.by_domain(names, tree["domains"])
     text_after = f"Added {', '.join(added.values())}"
     change = concepts.Change(lambda text: with_task(text, added), text_after, added, _photos(photos, added))
-    _change(change, yes, run_options(jobs, no_view) if run else None, plan)
+    _change(change, yes, run_options(jobs, no_view) if run else None, plan, jobs)
 
 
 @concept.command("redo")
@@ -74,7 +74,7 @@ def concept_redo(
     domain, known = edit_params.domain_of(name)
     source = _photos(photos, {domain: known})
     change = concepts.Change(lambda text: text, f"Changed the photos of {known}", photos=source, fresh=False)
-    _change(change, yes, run_options(jobs, no_view) if run else None, plan)
+    _change(change, yes, run_options(jobs, no_view) if run else None, plan, jobs)
 
 
 @concept.command("remove")
@@ -88,7 +88,7 @@ def concept_remove(
     removed = edit_params.by_domain(names, edit_params.tree()["domains"])
     text_after = f"Removed {', '.join(removed.values())}"
     change = concepts.Change(lambda text: edit_params.without_concept(text, removed), text_after)
-    _change(change, yes, run_options(jobs, no_view) if run else None, plan)
+    _change(change, yes, run_options(jobs, no_view) if run else None, plan, jobs)
 
 
 def _photos(folder: Path | None, concepts: dict[str, str]) -> tuple[Path, str] | None:
@@ -97,6 +97,6 @@ def _photos(folder: Path | None, concepts: dict[str, str]) -> tuple[Path, str] |
     return None if folder is None else (folder, f"{domain}/{name}")
 
 
-def _change(change: Change, yes: bool, run: list[str] | None, plan: bool) -> None:
+def _change(change: Change, yes: bool, run: list[str] | None, plan: bool, jobs: int) -> None:
     set_environment()
-    raise typer.Exit(change.apply(yes, run, plan))
+    raise typer.Exit(change.apply(yes, run, plan, jobs))

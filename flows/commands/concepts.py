@@ -51,13 +51,14 @@ class Change:
         self.edit, self.done, self.names, self.photos, self.fresh = edit, done, names, photos, fresh
         self._printed = set[str]()  # notes on photos, of which the plan has the same and more
 
-    def apply(self, yes: bool, run: Sequence[str] | None, plan: bool = False) -> int:
+    def apply(self, yes: bool, run: Sequence[str] | None, plan: bool = False, jobs: int = 0) -> int:
         """Shows the effect, asks, applies the change, runs the study, and shows every concept's score.
 
         Args:
             yes: don't ask for confirmation.
             run: the options of the run; None: run nothing.
             plan: only show the effect.
+            jobs: stages at a time, of which the effect is shown; 0: the default.
 
         Returns:
             The exit code.
@@ -76,7 +77,7 @@ class Change:
                 with self._changed():
                     params = load()
                     before = concept_scores(params.study, params.report.identity)
-                    if not self._wanted(params, before) or plan or not console.confirm("Continue?", yes):
+                    if not self._wanted(params, before, jobs) or plan or not console.confirm("Continue?", yes):
                         raise Declined
             except Declined:
                 print("Nothing was changed.")
@@ -111,11 +112,11 @@ class Change:
             for domain, name in self.names.items():
                 data.check(domain, name, f"{name}: ")
 
-    def _wanted(self, params: Params, before: Mapping[Key, ConceptScore]) -> bool:
+    def _wanted(self, params: Params, before: Mapping[Key, ConceptScore], jobs: int) -> bool:
         """Shows the effect; returns whether there is any."""
         from flows.commands.plan import current_plan
 
-        plan = current_plan(params)
+        plan = current_plan(params, jobs)
         self._print_notes(plan.notes)
         if not plan.changed and not self.fresh:
             print("Nothing to do: the same photos, parameters and seeds give the same results.")

@@ -13,8 +13,12 @@ if TYPE_CHECKING:
 MOST_REASONS = 10
 
 
-def current_plan(params: Params) -> Plan:
+def current_plan(params: Params, jobs: int = 0) -> Plan:
     """The plan for the study in this folder.
+
+    Args:
+        params: the study's parameters.
+        jobs: stages at a time; 0: as many as a run takes by default.
 
     Raises:
         InputFault: new photos cannot be used; all of them are listed.
@@ -27,7 +31,7 @@ def current_plan(params: Params) -> Plan:
 
     graph = open_graph(ROOT.absolute())
     try:
-        return make_plan(graph, params, Times(ROOT.absolute(), params), slots(None, None).jobs)
+        return make_plan(graph, params, Times(ROOT.absolute(), params), slots(jobs, None).jobs)
     finally:
         graph.close()
 

@@ -117,7 +117,7 @@ def twice(folder: Path) -> str:
 
 
 @pytest.mark.slow
-def test_each_note_is_printed_once_by_a_change_and_its_run(palimpsest, mine, tmp_path, monkeypatch):
+def test_a_change_and_its_run_print_each_note_once_and_the_same_estimate(palimpsest, mine, tmp_path, monkeypatch):
     """On photos of the concept that changes, on those of another that has not run, and on a text that is too long."""
     new = photos(tmp_path / "later", "cup") / "cup"
     notes = [twice(new), twice(mine / "data/photos/toy")]
@@ -125,11 +125,17 @@ def test_each_note_is_printed_once_by_a_change_and_its_run(palimpsest, mine, tmp
     run = concepts._run
     monkeypatch.setattr(concepts, "_run", lambda options: run([*options, "--plan"]))
     for words in (["add", "cup", "--plan"], ["add", "cup", "--yes"], ["redo", "cup", "--yes", "--no-run"]):
-        code, out, err = palimpsest("concept", *words, "--photos", new, "--no-view")
+        code, out, err = palimpsest("concept", *words, "--photos", new, "--no-view", "--jobs", 3)
         lines = out.splitlines()
+        (estimate,) = {line for line in lines if "stages to update (" in line}  # the run's is the same
+        assert ", 3 at a time" in estimate
         assert (code, "longer" in err) == (0, False), err
         assert out.count("stages to update (") == (2 if words[-1] == "--yes" else 1)  # before and in the run
         assert [lines.count(note) for note in notes] == [1, 1], out
         assert len([line for line in lines if "is longer than the text encoder reads" in line]) == 1, out
+        monkeypatch.setenv("PALIMPSEST_JOBS", "3")
+        planned = palimpsest("plan")[1].splitlines()
+        monkeypatch.delenv("PALIMPSEST_JOBS")
+        assert (estimate in planned) == (words[-1] != "--plan"), "what was only shown is not planned"
     code, out, err = palimpsest("concept", "remove", "cup", "--yes", "--no-run")
     assert (code, [out.splitlines().count(note) for note in notes]) == (0, [0, 1]), err
