@@ -19,6 +19,7 @@ from stages.files.untrusted import read_file
 from stages.files.writing import write_file
 from stages.runtime.faults import Fault, MachineFault
 
+CODE = Path(__file__).resolve().parents[2]  # also where a project only links to it
 JOURNAL, LOCKS = Path(".cache", "flow", "journal.json"), Path("/proc/locks")
 EVERY_SECONDS = 1.0
 LARGEST = 64.0  # megabytes of a journal
@@ -35,7 +36,7 @@ class Journal:
     last: str = ""  # the stage that ended last
     code: int | None = None  # exit code; None while it runs, and if it was killed
     failures: list[dict[str, str]] = field(default_factory=list)  # stage, what
-    commit: str = ""  # of the project; "+" at its end: with changes that are in no commit
+    commit: str = ""  # of the code; "+" at its end: with changes that are in no commit
     machine: str = ""  # its GPUs, or its processor
     # Stages that run now -> done, total (0 if it does not count), seconds so far.
     running: dict[str, list[int]] = field(default_factory=dict)
@@ -83,14 +84,18 @@ def read() -> Journal | None:
 
 
 def _commit() -> str:
-    """The commit of the current folder; empty if it is in no repository."""
-    commit = _output("git", "rev-parse", "HEAD")
-    return commit + ("+" if commit and _output("git", "status", "--porcelain", "--untracked-files=no") else "")
+    """The commit of the code that runs; empty if it is in no repository."""
+    commit = _git("rev-parse", "HEAD")
+    return commit + ("+" if commit and _git("status", "--porcelain", "--untracked-files=no") else "")
 
 
 def repository() -> str:
-    """The web address of the repository that the current folder was cloned from; empty if it has none."""
-    return web_address(_output("git", "remote", "get-url", "origin"))
+    """The web address of the repository that the code was cloned from; empty if it has none."""
+    return web_address(_git("remote", "get-url", "origin"))
+
+
+def _git(*words: str) -> str:
+    return _output("git", "-C", str(CODE), *words)
 
 
 def web_address(remote: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from markupsafe import Markup
 
 SLOT = "<!-- run -->"  # in the template of the last section
+DOCUMENTS = ("researcher.md", "statistics.md", "findings.md")  # in docs: how to read the page
 
 
 def stamped(page: str, began: str, machine: str, commit: str, repository: str) -> str:
@@ -18,8 +19,9 @@ def stamped(page: str, began: str, machine: str, commit: str, repository: str) -
         page: the text of report.html.
         began: the local time when the last run of the study that computed anything began.
         machine: its GPUs or its processor; empty if unknown.
-        commit: of the project; a "+" at its end: with changes that are in no commit. Empty if unknown.
-        repository: the address of its page on the web, to which the commit links; empty if it has none.
+        commit: of its code; a "+" at its end: with changes that are in no commit. Empty if unknown.
+        repository: the address of the code's page on the web, for links to the commit and its documents; empty if it
+            has none.
     """
     facts = [Markup("<dt>Last run</dt><dd>{}</dd>").format(f"began {began}" + (f", on {machine}" if machine else ""))]
     if commit:
@@ -28,4 +30,8 @@ def stamped(page: str, began: str, machine: str, commit: str, repository: str) -
         facts.append(
             Markup(f"<dt>Commit</dt><dd>{link}</dd>").format(repository, commit.rstrip("+"), commit[:10], changed)
         )
+    if commit and repository:
+        link = '<a href="{0}/blob/{1}/docs/{2}">docs/{2}</a>'
+        links = [Markup(link).format(repository, commit.rstrip("+"), name) for name in DOCUMENTS]
+        facts.append(Markup("<dt>Documents</dt><dd>{}</dd>").format(Markup(", ").join(links)))
     return page.replace(SLOT, "\n".join(facts), 1)

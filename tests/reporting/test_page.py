@@ -121,7 +121,12 @@ def test_the_facts_of_a_run_have_a_place(made) -> None:
     commit, changed = "0123456789abcdef", ", with changes that are in no commit"
     text = stamp.stamped(made[2], "", "", f"{commit}+", "https://host/me/it")
     assert f'<dd><a href="https://host/me/it/commit/{commit}">0123456789</a>{changed}</dd>' in text
-    assert "<dt>Commit</dt><dd>0123456789</dd>" in stamp.stamped(made[2], "", "", commit, "")
+    document = f'<a href="https://host/me/it/blob/{commit}/docs/researcher.md">docs/researcher.md</a>, '
+    assert f"<dt>Documents</dt><dd>{document}" in text
+    assert all((Path(__file__).parents[2] / "docs" / name).is_file() for name in stamp.DOCUMENTS)
+    text = stamp.stamped(made[2], "", "", commit, "")
+    assert "<dt>Commit</dt><dd>0123456789</dd>" in text
+    assert "<dt>Documents" not in text
 
 
 def test_a_prompt_with_markup_stays_text(made, page) -> None:
