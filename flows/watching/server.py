@@ -43,7 +43,7 @@ class Feed:
             clock = asyncio.get_running_loop().time()
             if clock - self.read >= EVERY_SECONDS:
                 try:
-                    self.parts = await run_in_threadpool(self.page.parts)
+                    self.parts, self.error = await run_in_threadpool(self.page.parts), ""
                 except (Fault, OSError, ValueError) as fault:  # params.yaml is being edited, or a file replaced
                     self.error = str(fault)
                 self.read = asyncio.get_running_loop().time()
@@ -67,13 +67,14 @@ def application(page: LivePage, adding: Adding, token: str, port: int) -> Starle
 
 
 async def _events(feed: Feed, request: Request) -> AsyncIterator[str]:
-    """Server-sent events: each part when it has changed, and the outline, on which the page reloads itself."""
+    """Server-sent events: parts that have changed, an error, and the outline, on which the page reloads itself."""
     sent: dict[str, str] = {}
     silent = 0.0
     while not await request.is_disconnected():
         parts = await feed.now()
         news = [_event("outline", feed.page.outline)] if sent.get("outline") != feed.page.outline else []
-        sent["outline"] = feed.page.outline
+        news += [_event("fault", json.dumps(feed.error))] if sent.get("fault", "") != feed.error else []
+        sent["outline"], sent["fault"] = feed.page.outline, feed.error
         for name, html in parts.items():
             if sent.get(f"part {name}") != (key := digest([html])):
                 sent[f"part {name}"] = key

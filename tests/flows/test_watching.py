@@ -182,6 +182,30 @@ def test_events_send_each_part_once_and_again_when_it_changes(study, monkeypatch
     assert sum(event.startswith("event: outline") for event in events) == 1
 
 
+def test_a_study_that_cannot_be_read_is_named_until_it_can(study, monkeypatch):
+    """As while params.yaml is edited: the page shows what it last read, and says so."""
+    monkeypatch.setattr(server, "EVERY_SECONDS", 0.01)
+    page, looks = LivePage(lambda: study), []
+
+    class Request:
+        async def is_disconnected(self) -> bool:
+            looks.append(1)
+            monkeypatch.setattr(page, "_load", broken if len(looks) in (2, 3) else lambda: study)
+            Path("params.yaml").touch()
+            return len(looks) > 5
+
+    def broken():
+        raise ConfigFault("params.yaml:7: train.rank: must be\n at least 1.")
+
+    async def read() -> list[str]:
+        return [event async for event in server._events(server.Feed(page), Request())]
+
+    faults = [event for event in asyncio.run(read()) if event.startswith("event: fault")]
+    assert faults == [
+        'event: fault\ndata: "params.yaml:7: train.rank: must be\\n at least 1."\n\n', 'event: fault\ndata: ""\n\n',
+    ]  # fmt: skip
+
+
 def test_the_page_writes_nothing(study):
     before = hashes(Path(), ".")
     page, client = LivePage(lambda: study), visitor(study)

@@ -22,6 +22,10 @@ source.addEventListener("outline", event => {
   outdated = event.data !== body.dataset.outline
   refresh()
 })
+source.addEventListener("fault", event => {
+  const fault = JSON.parse(event.data)
+  link.textContent = fault ? "not up to date: " + fault : "live"
+})
 source.onopen = () => { link.textContent = "live" }
 source.onerror = () => { link.textContent = ENDED }
 
