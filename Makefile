@@ -20,6 +20,11 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 PORT ?= 4200
 
+# make itself ignores a setting that it does not know, such as a misspelt one.
+SETTINGS := PROFILE MEMORY JOBS PORT PYTHON PIN FROM
+UNKNOWN := $(filter-out $(SETTINGS),$(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name))))
+$(if $(UNKNOWN),$(error there is no setting $(UNKNOWN). There is: $(SETTINGS). Variables of the environment go before `make`))
+
 .PHONY: help demo study serve worker test fast lint lock weights images terminal clean
 
 help: ## show this list

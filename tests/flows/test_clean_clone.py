@@ -35,6 +35,20 @@ def clone(tmp_path):
     return tmp_path / "clone"
 
 
+@pytest.mark.parametrize("word", ["PROFIL=quick", "profile=quick", "OMP_NUM_THREADS=1"])
+def test_make_refuses_a_setting_that_does_not_exist(word):
+    def make(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["make", "--dry-run", "demo", *words], cwd=PROJECT, env=environment(), capture_output=True, text=True
+        )
+
+    assert make("PROFILE=quick", "MEMORY=24", "JOBS=1").returncode == 0
+    refused = make("PROFILE=quick", word)
+    name = word.partition("=")[0]
+    assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
+    assert f"there is no setting {name}. There is: PROFILE MEMORY JOBS" in refused.stderr
+
+
 def test_no_result_is_tracked():
     tracked = run(PROJECT, "git", "ls-files", "-z", *GENERATED).split("\0")
     assert not [name for name in tracked if name and (PROJECT / name).exists()]
