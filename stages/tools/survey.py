@@ -26,10 +26,9 @@ def make(args: argparse.Namespace) -> None:
     target = args.to or PAGES / f"{params.study}.html"
     for path, content in ((target, page), (folder / survey.KEY, artifact.to_json(key))):
         write_file(path, content)
-    answers, people = questionnaire.needed(args.preference, len(params.strategies), args.each)
-    print(
-        f"{target}: {size(len(page))}. Hand out only this file. Each person answers questions about {args.each} pairs,"
-    )
+    each = min(args.each, len(key["comparisons"]))
+    answers, people = questionnaire.needed(args.preference, len(params.strategies), each)
+    print(f"{target}: {size(len(page))}. Hand out only this file. Each person answers questions about {each} pairs,")
     print(f"of which {survey.CHECKS} have a known answer.")
     print(f"To see a preference of {args.preference:.0%} between two strategies takes about {answers} answers,")
     print(f"and for all pairs of strategies about {people} people. Then: palimpsest study read FILE")

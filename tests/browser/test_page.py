@@ -69,6 +69,8 @@ def expected(page, concept: int, pick: int, metric: str = "looks") -> list[str]:
 def test_the_filmstrip_reacts_to_clicks(opened) -> None:
     page = opened()
     assert shown(page) == expected(page, 0, 0)
+    assert page.locator(".reel:visible .strip .own").count() > 0
+    assert page.locator("[data-at=base] .own").count() == 0, "the base model has learned nothing"
     picture = page.locator(".reel:visible .strip .pic").first
     before = picture.evaluate("e => getComputedStyle(e).backgroundPosition")
     page.locator(".noises label").nth(1).click()

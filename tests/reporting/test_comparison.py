@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from flows.commands import show_report
 from stages.evaluation import score_table
 from stages.evaluation.results import OWN, load
 from stages.evaluation.statistics import summarise
@@ -16,6 +17,7 @@ from stages.files import artifact, tables
 from stages.reporting import comparison, data_files
 from stages.reporting.page import against
 from stages.runtime.faults import InputFault
+from stages.tools import edit_params
 from tests.support import synthetic_study
 
 
@@ -135,3 +137,29 @@ def test_the_page_has_the_sentence_the_table_and_the_settings(study, tmp_path) -
     assert "<script" not in text
     unknown = against.page(replace(first, settings={}), second, compared, 0.05)
     assert "has no settings beside it" in unknown
+
+
+def test_the_command_prints_the_sentence_and_the_table_and_writes_a_page(study, tmp_path, monkeypatch, capsys) -> None:
+    """The other study may be in this project, in one beside it, or any folder of a report."""
+    _, folder = study
+    here, beside = tmp_path / "here", tmp_path / "beside"
+    for project in (here, beside):
+        (project / "report").mkdir(parents=True)
+    changed(folder, here / "report/small", {})
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(edit_params, "tree", lambda: {"study": "small", "report": {"confidence": 0.95}})
+    others = {"other": here / "report/other", "beside": beside / "report/beside", str(tmp_path / "x"): tmp_path / "x"}
+    for name, place in others.items():
+        changed(folder, place, {"naive": 0.2})
+        show_report.show_against(name, False, False)
+        out, page = capsys.readouterr().out, Path(f"report/small/against-{place.name}.html")
+        assert out.startswith("objects by looks: Average score in ")
+        assert " minus small: naive +0.20 (p < 0.001)" in out
+        assert f"Next: {page}   open it in a browser" in out
+        assert "naive +0.20" in page.read_text("utf-8")
+    show_report.show_against("other", True, False)
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["page"] == "report/small/against-other.html"
+    assert facts["tables"].keys() == {"objects looks", "objects prompted"}
+    with pytest.raises(InputFault, match=r"^--against small: is this study itself\. Give another one\.$"):
+        show_report.show_against("small", False, False)

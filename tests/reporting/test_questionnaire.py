@@ -110,6 +110,8 @@ def test_the_raters_needed_answer_more_than_the_comparisons() -> None:
 
 def test_the_commands_say_how_many_answers_it_takes(made, monkeypatch, capsys) -> None:
     monkeypatch.setattr(core_params, "load", lambda: made)
+    tool.make(Namespace(comparisons=6, each=40, to=None, preference=0.7))
+    assert f"about {6 + CHECKS} pairs," in capsys.readouterr().out, "as many as there are"
     tool.make(Namespace(comparisons=6, each=12, to=None, preference=0.7))
     out = capsys.readouterr().out
     page, key = Path("people/small.html"), json.loads(Path("data/answers/small/key.json").read_text("utf-8"))
@@ -117,6 +119,7 @@ def test_the_commands_say_how_many_answers_it_takes(made, monkeypatch, capsys) -
     assert out.count("12 pairs") == 1
     assert f"{CHECKS} have a known answer" in out
     assert "a preference of 70% between two strategies takes about 47 answers" in out
+    assert f"for all pairs of strategies about {-(-47 * 3 // (12 - CHECKS))} people" in out
     answers = [
         {"comparison": name, "question": "same", "left": k % 2, "chosen": 0, "seconds": 2.0}
         for k, name in enumerate(key["comparisons"])
