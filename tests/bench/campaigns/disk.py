@@ -41,13 +41,14 @@ def names_a_path(output: str) -> bool:
 
 def on_a_full_disk(folder: Path, before: set[str]) -> tuple[str, set[str], str]:
     """What a run on a disk that is too small came to, the stages that it ended, and what was wrong with that."""
-    kept = {path: path.read_bytes() for path in folder.rglob("manifest.json") if ".tmp" not in str(path)}
+    published = [path for path in folder.rglob("manifest.json") if ".tmp" not in str(path)]
+    kept = {path: path.read_bytes() for path in published if ".checkpoints" not in path.parts}
     done = flow(folder)
     lost = [str(path) for path, content in kept.items() if not path.exists() or path.read_bytes() != content]
     wrong = [f"{len(lost)} LOST"] if lost else []
     wrong += ["RAN AGAIN"] if before & ran(done.stdout) else []
     wrong += ["TRACEBACK"] if "Traceback" in done.stderr else []
-    wrong += ["NO PATH"] if done.returncode and not names_a_path(done.stderr) else []
+    wrong += ["NO PATH"] if done.returncode and not names_a_path(done.stdout + done.stderr) else []
     wrong += ["OTHER EXIT"] if done.returncode not in (0, 4) else []
     result = ", ".join([f"exit {done.returncode}", *wrong])
     return result, before | ran(done.stdout), f"{lost}\n{done.stdout}\n{done.stderr}" if wrong else ""
