@@ -6,13 +6,20 @@ Written for prefect 3.9. Before upgrading Prefect, review this file and run test
 - the loggers `prefect.flow_runs` and `prefect.task_runs`, whose records have CrashedRun, FailedRun or no exception in
   `exc_info` when a run returns such a state;
 - `ProcessWorker.get_default_base_job_template`, which `prefect work-pool create` uses;
+- `SubprocessASGIServer`, the temporary servers that this process has started;
 - the names of flow-run events, such as `prefect.flow-run.heartbeat`, which the documentation only shows in examples.
 """
 
 from __future__ import annotations
 
 import logging
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
+
+# Waits until its input ends, as the kernel sees to however the writer ends, and then asks a process to end.
+GUARD = 'read -r _ || kill "$0"'
 
 HEARTBEAT_EVENT = "prefect.flow-run.heartbeat"
 END_EVENTS = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
@@ -23,6 +30,21 @@ def in_flow_run() -> bool:
     from prefect.context import FlowRunContext
 
     return FlowRunContext.get() is not None
+
+
+@contextmanager
+def temporary_servers_end_with_this_process() -> Iterator[None]:
+    """Ends the temporary servers also if this process is killed during the block; Prefect itself would leave them."""
+    from prefect.server.api.server import SubprocessASGIServer
+
+    with ExitStack() as guards:
+        for server in SubprocessASGIServer._instances.values():
+            if server.server_process:
+                command = ["sh", "-c", GUARD, str(server.server_process.pid)]
+                guard = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+                guards.callback(guard.wait)
+                guards.callback(guard.kill)  # first, so that it does not read the end of its input
+        yield
 
 
 def process_job_template() -> dict[str, Any]:

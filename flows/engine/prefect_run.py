@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from flows.engine import prefect_view
-from flows.engine.prefect_internals import hide_tracebacks_of_returned_states, in_flow_run, is_returned_state
+from flows.engine.prefect_internals import (
+    hide_tracebacks_of_returned_states,
+    in_flow_run,
+    is_returned_state,
+    temporary_servers_end_with_this_process,
+)
 from flows.engine.scheduler import Engine, Outcome, StageResult
 from flows.engine.stage_log import StageLog
 from flows.graph.stage_names import StageName
@@ -82,7 +87,8 @@ def run_with_prefect(root: Path, study: str, engine: Engine, plan: list[str], st
     def run() -> Any:
         nonlocal began
         began = True
-        with engine.interrupts.handled():  # Prefect's own handler would raise an exception
+        # Prefect's own handler of signals would raise an exception.
+        with temporary_servers_end_with_this_process(), engine.interrupts.handled():
             outcomes.append(_run_shown(root, study, engine, plan, stage_log))
         return _state_of(outcomes[0], len(plan))
 

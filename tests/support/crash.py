@@ -68,13 +68,18 @@ def start_command(folder: Path, *command: str) -> subprocess.Popen:
 
 def stage_processes(folder: Path) -> list[int]:
     """The ids of the processes in a workspace that run stages or wait for them."""
+    return processes(folder, b"flows.engine.worker", b"stages.")
+
+
+def processes(folder: Path, *commands: bytes) -> list[int]:
+    """The ids of the processes in a folder whose command contains one of these texts."""
     numbers = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             command, cwd = (entry / "cmdline").read_bytes(), os.readlink(entry / "cwd")
         except OSError:
             continue
-        if cwd == str(folder) and (b"flows.engine.worker" in command or b"stages." in command):
+        if cwd == str(folder) and any(text in command for text in commands):
             numbers.append(int(entry.name))
     return numbers
 
@@ -130,8 +135,8 @@ def send_kill(process: subprocess.Popen, folder: Path, target: str, number: int,
 
 
 def assert_no_processes(folder: Path) -> None:
-    """Asserts that no process outlives the one that started it by more than 30 s."""
-    until = time.monotonic() + 30
-    while stage_processes(folder) and time.monotonic() < until:
+    """Asserts that no worker, stage or temporary server outlives the one that started it by more than 30 s."""
+    until, those = time.monotonic() + 30, (b"flows.engine.worker", b"stages.", b"uvicorn")
+    while processes(folder, *those) and time.monotonic() < until:
         time.sleep(0.1)
-    assert not stage_processes(folder)
+    assert not processes(folder, *those)
