@@ -43,7 +43,7 @@ def trust(project: Path) -> Path:
     """Adds a project to the list and returns the list's path.
 
     Raises:
-        ConfigFault: the folder is no project, or its path contains a line break.
+        ConfigFault: the folder is not a project, or its path contains a line break.
         MachineFault: the list cannot be written.
     """
     from stages.files.writing import write_file

@@ -1,6 +1,6 @@
 """Changes of params.yaml and of folders that no kill leaves half made: whoever locks the project next undoes them.
 
-What undoes it is recorded before anything is touched; the record is deleted when the change is complete.
+How to undo it is recorded before anything is touched; the record is deleted when the change is complete.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ STAYS = f"{PARAMS}: was edited while concepts were being changed, so this change
 
 @dataclass
 class Reversible:
-    """What undoes a change. Its fields are the keys of the record."""
+    """How to undo a change. Its fields are the keys of the record."""
 
     before: str  # params.yaml
     after: str
@@ -45,7 +45,7 @@ class Reversible:
         folder.rename(place)
 
     def undo(self) -> bool:
-        """Undoes the change and returns True; unless somebody has edited params.yaml since, whose text this is not."""
+        """Undoes the change and returns True; if somebody has edited params.yaml since, keeps it and returns False."""
         try:
             text = PARAMS.read_bytes().decode("utf-8", "replace")
         except FileNotFoundError:
@@ -96,7 +96,7 @@ def reversible(before: str, after: str) -> Iterator[Reversible]:
 
 
 def undo_unfinished() -> None:
-    """Undoes a change that was killed, and says so. The caller holds the project's lock.
+    """Undoes a change that was killed, and prints that it did. The caller holds the project's lock.
 
     Raises:
         InputFault: the record is damaged.

@@ -55,7 +55,7 @@ def pytest_collection_modifyitems(items) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What was imported and collected stays: the garbage collector need not look at it again."""
+    """Imported modules and collected tests stay: the garbage collector need not look at them again."""
     gc.freeze()
 
 

@@ -47,7 +47,7 @@ def test_every_profile_can_be_written(name):
 
 
 def test_folders_stay_small():
-    """But for strategies: each is one file, to whose path its name leads the graph."""
+    """Except strategies: each is one file, whose path the graph derives from its name."""
     paths = [path for root in ROOTS for path in Path(root).rglob("*.py") if path.parts[:2] != ("stages", "strategies")]
     counts = Counter(path.parent for path in paths if path.name != "__init__.py")
     assert not {str(folder): count for folder, count in counts.items() if count > FILES_IN_A_FOLDER}

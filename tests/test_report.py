@@ -50,7 +50,7 @@ def test_the_report_is_complete(params) -> None:
 
 
 def test_every_file_is_an_output_of_the_stage(params) -> None:
-    """One that dvc.yaml does not list is missing, or that of another report, once DVC has restored this one."""
+    """A file that dvc.yaml does not list would be missing, or from another report, once DVC has restored this one."""
     stage = YAML(typ="safe").load(PROJECT / "dvc.yaml")["stages"]["report"]
     outputs = {
         str(path).replace("${study}", "small") for kind in ("outs", "metrics", "plots") for path in _paths(stage[kind])

@@ -93,7 +93,7 @@ class Change:
         return 0
 
     def _check_before(self) -> None:
-        """Checks what the user gave, where the user has it: an error must not name a copy that is deleted again."""
+        """Checks what the user gave at its own path: an error must not name a copy that is deleted again."""
         from flows.engine.photo_check import check_new, contents, own_photos
         from stages.core.params import load
 

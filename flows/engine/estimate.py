@@ -23,7 +23,7 @@ PNG = 1.5  # bytes per pixel: three channels, compressed to half
 CHECK = Cost(0.1, 0.02, 0.3)  # seconds of a stage that is not run: its files are hashed, or restored from the cache
 GERUNDS = {"train": "training", "sample": "sampling", "score": "scoring", "merge": "merging"}
 SAME = 1.15  # a range this narrow is one number
-# Below so many seconds, round to these.
+# Below this many seconds, round to multiples of these.
 ROUND = ((10.0, 1.0), (60.0, 5.0), (600.0, 60.0), (7200.0, 300.0), (86_400.0, 1800.0))
 
 
@@ -68,7 +68,7 @@ class Clock:
 
     @property
     def guess(self) -> str:
-        """What of the durations that matter was not measured here with these parameters; empty if all was."""
+        """Which of the durations that matter were not measured here with these parameters; empty if all were."""
         parts = dict.fromkeys(part for counts in self.counts.values() for part in counts if part in PART)
         unknown = [part for part in parts if not self.times.known(part)]
         what = "stage" if len(unknown) == len(parts) else " or ".join(GERUNDS[part] for part in unknown)

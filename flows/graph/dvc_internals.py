@@ -110,7 +110,7 @@ class RunCache(StageCache):  # type: ignore[misc]
 
     DVC creates the folder of an entry, writes the entry under a temporary name, and renames it. If it is killed between
     these steps, every later attempt either reads the draft as an entry or fails with a TypeError because there is none.
-    And it trusts every object of its cache that is read-only, as all are: here whatever is restored is hashed before.
+    DVC also trusts every read-only object of its cache, and all are read-only: here each is hashed before it is used.
     """
 
     _restoring = False

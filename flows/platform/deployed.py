@@ -1,6 +1,6 @@
 """The flows that prefect.yaml deploys. Each updates stages in the workspace of the worker that runs it.
 
-The final state tells the cause of an error: Failed is an error of the study, Crashed one of the machine; run it again.
+The final state shows the cause of an error: Failed is an error of the study, Crashed one of the machine; run it again.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _failures() -> str:
 
 @flow(flow_run_name=name_with_date, log_prints=True)
 def study(jobs: int | None = None, devices: str | None = None, share: bool = False) -> State[Any]:
-    """Runs what is not up to date of the current study.
+    """Runs what is not up to date in the current study.
 
     Args:
         jobs: stages at a time; default: one per GPU, or per core.

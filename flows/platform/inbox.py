@@ -65,7 +65,7 @@ def import_folders(quiet: float = QUIET, dry_run: bool = False) -> tuple[list[st
                 print_notes(notes if dry_run else ())  # a run prints them when it plans the new task
                 added.append(_add(params, entry, dry_run))
                 params = load()
-        except OSError as error:  # this one stays; the others go on
+        except OSError as error:  # this one stays; the others are imported
             _reject(entry, f"{entry}: {error.strerror or error}", dry_run)
             skipped.append(entry.name)
     return added, skipped

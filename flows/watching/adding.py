@@ -1,7 +1,7 @@
 """The form of the live page that adds a concept: what `palimpsest concept add` does, with photos from the browser.
 
-The page first names what it will send, which is checked before anything is read; then the photos come, as one body, to
-a temporary folder, which the command reads as it reads any folder: with --plan for the preview, with --yes to add it.
+The page first lists the files that it will send, which is checked before any is read. Then it sends the photos as one
+body to a temporary folder, which the command reads like any folder: with --plan for the preview, with --yes to add it.
 """
 
 from __future__ import annotations
@@ -67,12 +67,12 @@ class Adding:
         return [Route(path, guard.guarded(answer), methods=["POST"]) for path, answer in steps.items()]
 
     async def begin(self, request: Request) -> Response:
-        """Checks what will be sent; answers with the key of the draft, which takes the place of an earlier one."""
+        """Checks what will be sent; answers with the key of the draft, which replaces an earlier one."""
         wanted = await asked(request, Wanted, LARGEST_LIST)
         if reason := refusal(self.page.params):
             raise ConfigFault(reason)
         if holder := journal.holder(LOCK):
-            raise MachineFault(f"a run is going on (pid {holder.pid}). Add the concept when it has ended.")
+            raise MachineFault(f"a run is in progress (pid {holder.pid}). Add the concept when it has ended.")
         check(wanted, self.page.params.prepare)
         async with self.lock:
             self._forget()
@@ -115,7 +115,7 @@ class Adding:
 
     def _chosen(self, key: str) -> Draft:
         if self.draft is None or self.draft.key != key:
-            raise InputFault("another page has begun to add a concept, or this one is added. Choose the photos again.")
+            raise InputFault("another page is adding a concept, or this one was already added. Choose photos again.")
         return self.draft
 
     def _forget(self) -> None:

@@ -18,7 +18,7 @@ FAULTS: dict[int, type[Fault]] = {kind.code: kind for kind in (ConfigFault, Inpu
 async def palimpsest(*words: str) -> str:
     """Runs a command, which cannot ask questions, and returns what it printed.
 
-    It is not stopped with this server: what it has begun, it finishes or, after Ctrl-C, undoes.
+    It is not stopped with this server: it finishes what it has begun or, after Ctrl-C, undoes it.
 
     Args:
         words: the command's arguments.

@@ -53,7 +53,7 @@ class Guard:
         )
 
     def guarded(self, answer: Answer) -> Answer:
-        """The same answers, to the page alone; a fault is one with its line."""
+        """Wraps a handler: only the page gets its answers, and a fault is answered by its line."""
 
         async def checked(request: Request) -> Response:
             if self.refuses(request):
@@ -69,7 +69,7 @@ class Guard:
 
 
 async def asked(request: Request, form: type[Form], largest: int = LARGEST) -> Form:
-    """What a request asks for, as JSON of this form.
+    """The content of a request, which is JSON of this form.
 
     Raises:
         InputFault: it is too long, not JSON, or has another form.

@@ -1,4 +1,4 @@
-"""What a study has produced so far, read from the files on disk; unfinished ones are not there yet."""
+"""What a study has produced so far, read from the files on disk; unfinished ones do not exist yet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Serves the live page on this computer: loopback only, with a token in the address. Only what is asked for writes."""
+"""Serves the live page on this computer: loopback only, with a token in the address. It writes only on request."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def deltas():
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 3), st.integers(0, 3), st.sampled_from([0.5, 1.0, 2.0]))
 def test_selecting_on_a_device_gives_the_same_bytes(one, other, threshold):
-    """Where products are the same: those of a GPU's library have another last bit than a CPU's."""
+    """If products are the same: those of a GPU's library differ in the last bit from a CPU's."""
     with pytest.MonkeyPatch.context() as patch:
         installed(patch)
         patch.setattr(transfer, "_upload", lambda buffer, _: buffer.clone())

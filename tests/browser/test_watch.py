@@ -26,7 +26,7 @@ def start(folder: Path, *words: str) -> subprocess.Popen[str]:
 
 @contextmanager
 def opened(browser, folder: Path, expected: str = "nothing"):
-    """The live page in a new window, as on a phone; an error on it but an expected one fails the test."""
+    """The live page in a new window, as on a phone; any unexpected error on it fails the test."""
     server, problems = start(folder, "watch", "--no-open"), []
     address = server.stdout.readline().split(": ", 1)[1].strip()
     context = browser.new_context(viewport={"width": 390, "height": 844})

@@ -1,5 +1,5 @@
 """Is the embedded base good enough to forget anything? It must draw what its captions say, and its autoencoder must be
-able to show the concepts that are taught to it."""
+able to show the concepts to learn."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What the embedded world's judges must be able to tell apart before any score that they give is worth reading.
+"""What the embedded world's judges must distinguish before any of their scores means anything.
 
 Ten pictures of a concept are the references. A fresh picture of it must score above each kind of wrong picture in at
 least 95 of 100 comparisons; places, positions, sizes and tilts are drawn anew for every picture.
@@ -156,7 +156,7 @@ def scores(name: str) -> list[dict[str, Tensor]]:
 
 
 def told_apart(name: str, kind: str) -> float:
-    """In what share of comparisons the right picture scores above one of this kind."""
+    """The share of comparisons in which the right picture scores above one of this kind."""
     return float(torch.cat([(s["right"][:, None] > s[kind][None]).flatten() for s in scores(name)]).double().mean())
 
 

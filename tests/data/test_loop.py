@@ -1,4 +1,4 @@
-"""The recipes' training loop: by the clock, resumable, in files that a code host takes."""
+"""The recipes' training loop: limited by time, resumable, with files small enough for a code host."""
 
 import time
 from pathlib import Path

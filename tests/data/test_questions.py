@@ -1,4 +1,4 @@
-"""The profiles that answer one question each: complete, honest about their size, and ready to run."""
+"""The profiles that answer one question each: complete, counted correctly in the docs, and ready to run."""
 
 import json
 import re
@@ -145,7 +145,7 @@ def test_everything_can_be_planned_and_its_first_stages_have_their_inputs(name, 
 
 @pytest.mark.slow
 def test_a_question_runs_from_photos_to_its_page(tmp_path, monkeypatch):
-    """The one that takes the longest way: what the models predict, and how it goes with what is forgotten."""
+    """The question with the most steps: what the models predict, and how that correlates with forgetting."""
     folder, tree = workspace(tmp_path / "work"), profiles.tree("alignment")
     (folder / "params.yaml").write_text(profiles.text("alignment"), "utf-8")
     few = {"steps": 3, "batch": 2}

@@ -1,4 +1,4 @@
-"""What the 64-pixel world is made of: drawings with licences, scenes, captions, and concepts its base never sees."""
+"""Contents of the 64-pixel world: drawings with licences, scenes, captions, and concepts that its base never sees."""
 
 from itertools import islice
 

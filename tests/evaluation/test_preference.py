@@ -184,7 +184,7 @@ def test_what_can_be_seen_is_the_inverse_of_what_is_needed(wanted: float) -> Non
 
 @pytest.mark.parametrize("checks", range(6, 13))
 def test_clicking_without_looking_fails_the_known_answers(checks: int) -> None:
-    """By tossing a coin in at most one of 20 cases; on one side always, since half of the answers are on the other."""
+    """Guessing passes in at most one of 20 cases, and one side alone never: half of the answers are on the other."""
     rng = np.random.default_rng(checks)
     passed = (rng.integers(2, size=(20_000, checks)).sum(1) >= right_answers(checks)).mean()
     assert passed <= 0.05 + 0.005

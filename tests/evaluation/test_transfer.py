@@ -156,7 +156,7 @@ def test_future_tasks_are_read_by_no_measure(r: Transfer) -> None:
 
 @given(matrices(2))
 def test_after_comes_before_task(r: Transfer) -> None:
-    """A matrix whose every row is its own number shows which of the two indices a formula takes the end of."""
+    """A matrix with the row's number in every cell shows for which of the two indices a formula uses the end."""
     rows = Transfer(np.repeat(np.arange(r.tasks + 1.0)[:, None], r.tasks, 1))
     assert rows.average_score() == r.tasks
     assert rows.plasticity() == np.arange(1, r.tasks + 1).mean()

@@ -179,7 +179,7 @@ def test_the_commands_error_names_photos_as_they_were_chosen(client, monkeypatch
 
 def test_while_a_study_runs_nothing_is_added(client):
     with lock(adding.LOCK):
-        assert client.post("/draft", json=GOOD).json()["error"].startswith("a run is going on (pid ")
+        assert client.post("/draft", json=GOOD).json()["error"].startswith("a run is in progress (pid ")
 
 
 def test_other_studies_have_no_form_but_the_reason(page, client, monkeypatch):

@@ -1,4 +1,4 @@
-"""`palimpsest init` and changes of photos: whole, or as if nothing had been tried."""
+"""`palimpsest init` and changes of photos succeed completely, or change nothing."""
 
 import os
 import shutil

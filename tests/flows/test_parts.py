@@ -42,7 +42,7 @@ def test_slots_come_from_the_command_line_then_from_the_environment(monkeypatch)
 
 @pytest.mark.parametrize("quiet", [False, True])
 def test_a_finished_study_says_how_to_see_its_result(monkeypatch, capsys, quiet):
-    """Unless the command that ran it goes on itself."""
+    """Unless the command that ran it continues itself."""
     monkeypatch.setattr("flows.graph.graph.outdated", lambda root: [])
     study = Study.__new__(Study)
     study.args, study.root = Namespace(no_notes=quiet), Path()

@@ -1,4 +1,4 @@
-"""The live page: what it shows of an unfinished study, whom it answers, and that it writes only when asked to."""
+"""The live page: what it shows of an unfinished study, whom it answers, and that it writes only on request."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The metric of identity: what it does with OpenCV's networks, which are not here, and without them."""
+"""The metric of face identity, with stand-ins for OpenCV's networks, which are not installed, and without OpenCV."""
 
 import sys
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""A study that mixes regimes: each is named beside its strategies, and nothing is compared across them unsaid."""
+"""A study that mixes regimes: each is named beside its strategies, and every comparison across regimes is marked."""
 
 import re
 from dataclasses import replace
@@ -95,7 +95,7 @@ def test_every_table_has_the_regime(summary) -> None:
 
 
 def test_no_text_of_the_report_compares_strategies_of_different_regimes_without_both(summary) -> None:
-    """Wherever two names of different regimes stand on one side of a sign or of a word that compares."""
+    """Wherever two names of different regimes are on both sides of a sign or of a word that compares."""
     text = " ".join((wording.terminal(summary) + wording.markdown(summary, [])).split())
     names = "|".join(KNOWN)
     for one, other in re.findall(rf"\b({names})(?: [\d.-]+)? (?:>|<|~|above|below|and|-) ({names})\b(?! \()", text):

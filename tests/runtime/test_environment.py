@@ -1,4 +1,4 @@
-"""What surrounds a command: switches of Python, proxies, git's variables, closed and odd streams, impossible values."""
+"""The surroundings of a command: switches of Python, proxies, git's variables, closed or odd streams, wrong values."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""What holds for every registered strategy, whatever it does. A new one is covered by being registered."""
+"""What holds for every registered strategy, whatever it does. A new strategy is covered once it is registered."""
 
 import pytest
 import torch

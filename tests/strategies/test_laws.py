@@ -57,7 +57,7 @@ def adapter(seed: int, zero_b: bool = False, rank: int = 3) -> Adapter:
 
 
 def trained(strategy: Strategy, state: State, seed: int) -> Adapter:
-    """What training may make of the adapter that the task starts at."""
+    """A possible result of training, from the adapter at which the task starts."""
     start, moved = strategy.start(state, adapter(seed, zero_b=True)), adapter(seed + 1)
     b = {n: start.b[n] + moved.b[n] for n in SHAPES}
     return Adapter({n: start.a[n] + 0.3 * moved.a[n] * strategy.trains_a for n in SHAPES}, b, start.scale)
@@ -68,7 +68,7 @@ def merged(strategy: Strategy, state: State, new: Adapter) -> State:
 
 
 def run(strategy: Strategy, seed: int, count: int, factor: float = 1.0) -> State:
-    """The state after so many tasks, whose shifts are `factor` times as large."""
+    """The state after this many tasks, whose deltas are `factor` times as large."""
     state = State()
     for task in range(count):
         new = trained(strategy, state, seed + 10 * task) if factor == 1.0 else adapter(seed + 10 * task)

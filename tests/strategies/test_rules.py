@@ -190,7 +190,7 @@ def test_sylvester_solves_its_equation():
 
 
 def test_shifts_that_do_not_touch_are_added():
-    """Of orthogonal row and column spaces the dual projection and OPCM without its scale make the plain sum."""
+    """For orthogonal row and column spaces, the dual projection and OPCM without its scale give the plain sum."""
     q = torch.linalg.qr(torch.randn(30, 30, generator=torch.Generator().manual_seed(0)))[0]
     p = torch.linalg.qr(torch.randn(40, 40, generator=torch.Generator().manual_seed(1)))[0]
     one, two = (Adapter({"one": q[i : i + 3]}, {"one": p[:, i : i + 3].contiguous()}) for i in (0, 3))

@@ -1,4 +1,4 @@
-"""What every family must satisfy, whatever it is made of; and an instance of each that needs no network."""
+"""The properties of every family, and an instance of each that needs no network."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -41,7 +41,7 @@ def offline(name: str, folder: Path) -> Family:
 
 
 def drawn(family: Family, size: float = 0.1) -> Adapter:
-    """An adapter of rank 2 that shifts every module, or none where `size` is 0."""
+    """An adapter of rank 2 that changes every module, or none if `size` is 0."""
     fresh = fresh_adapter(family.shapes(), 2, 2, generator("properties"))
     b = {name: size * torch.randn(value.shape, generator=generator(name)) for name, value in fresh.b.items()}
     return Adapter(fresh.a, b, fresh.scale)

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:'stages:RuntimeWarning")  # comm
 
 
 # One for each kind of state: a single adapter, a sum, added factors, a selection, a random one, one with a memory.
-# That of every strategy is made again in tests/core/test_states.py.
+# That of every strategy is rebuilt in tests/core/test_states.py.
 KINDS = ("naive", "merge_init", "ortho_init", "magmax", "dare", "soft_projection")
 
 

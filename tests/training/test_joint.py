@@ -132,7 +132,7 @@ def test_with_an_imported_adapter_every_task_begins_at_it(params):  # noqa: F811
 
 
 def test_its_adapter_names_the_data_it_was_trained_on_and_its_state_changes_with_them(tmp_path, monkeypatch):
-    """What lets dvc.yaml omit the earlier data: whatever changes in them changes the state before."""
+    """This lets dvc.yaml omit the earlier data: any change of them changes the state before."""
     folder = workspace(tmp_path / "work", strategies=["joint"], strategy={"joint": {}})
     monkeypatch.chdir(folder)
     study = parameters.load()

@@ -1,5 +1,5 @@
-"""Rehearsal on the embedded base: the loss is what it says, the teacher is the model before the task, nothing is lost
-by a kill, and without it nothing is different."""
+"""Rehearsal on the embedded base: the loss is the documented one, the targets are those of the model before the task,
+a kill loses nothing, and without rehearsal nothing changes."""
 
 import json
 from pathlib import Path

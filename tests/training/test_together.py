@@ -213,7 +213,7 @@ def test_a_request_to_stop_saves_all(study, alone, monkeypatch):
 
 
 def test_rows_of_few_products_need_their_own_pass(study):
-    """The kernels of small products do depend on the batch here or elsewhere: those modules are computed by chain."""
+    """The kernels of small products depend on the batch, here or elsewhere: such modules are computed by chain."""
     learners = [prepared(study, name).training.learner for name in ("naive", "merge_init")]
     joined = JoinedUNets(learners)
     assert any(isinstance(module, torch.nn.Conv2d) for module in joined.alone)

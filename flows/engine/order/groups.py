@@ -34,7 +34,7 @@ def limit(wanted: int | None, slots: Slots) -> int:
     On a GPU one, because there a sum of floats depends on how many pictures are computed at a time.
 
     Raises:
-        ConfigFault: it is negative, or the variable is no number.
+        ConfigFault: it is negative, or the variable is not a number.
     """
     number = integer("PALIMPSEST_TOGETHER", default=0, least=0) if wanted is None else wanted
     if number < 0:

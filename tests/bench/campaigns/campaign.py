@@ -1,4 +1,4 @@
-"""What the campaigns share: trials that follow from their number alone, a finished study, and a table of results."""
+"""Shared by the campaigns: trials that depend on their number alone, a finished study, and a table of results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.workspace import small
 
 @dataclass(frozen=True)
 class Trial:
-    """What was done, what came of it, and whether that is right; `detail` is printed if it is not."""
+    """What was done, the result, and whether it is right; `detail` is printed if it is not."""
 
     kind: str
     result: str

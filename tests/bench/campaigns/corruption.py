@@ -83,7 +83,7 @@ class Reader:
         self.revision = load().base.options["revision"]
 
     def read(self, kind: str, path: Path, entry: object) -> str:
-        """What reading a damaged file comes to; empty if the damage is not noticed."""
+        """The result of reading a damaged file; empty if the damage is not noticed."""
         if kind == "object of DVC's cache":
             move_damaged_objects(self.repo.cache.local, path.parent.name + path.name)
             return "" if path.exists() else "moved away"

@@ -40,7 +40,7 @@ def names_a_path(output: str) -> bool:
 
 
 def on_a_full_disk(folder: Path, before: set[str]) -> tuple[str, set[str], str]:
-    """What a run on a disk that is too small came to, the stages that it ended, and what was wrong with that."""
+    """The result of a run on a disk that is too small, the stages that it ended, and what was wrong with that."""
     published = [path for path in folder.rglob("manifest.json") if ".tmp" not in str(path)]
     kept = {path: path.read_bytes() for path in published if ".checkpoints" not in path.parts}
     done = flow(folder)

@@ -59,7 +59,7 @@ class Command:
 
 
 class Killed:
-    """A study that is killed again and again, and what became of it."""
+    """A study that is killed again and again, and the results."""
 
     def __init__(self, folder: Path, dice: random.Random) -> None:
         self.folder, self.dice, self.start = small(folder), dice, START

@@ -84,7 +84,7 @@ class Trainings:
         self.adapters[name] = adapter
 
     def check(self) -> None:
-        """Compares what the ways of training came to.
+        """Compares the results of the ways of training.
 
         Raises:
             SystemExit: they differ.

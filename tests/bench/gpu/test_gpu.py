@@ -254,7 +254,7 @@ def test_on_a_cpu_what_runs_a_kernel_is_counted_once():
     ],
 )
 def test_one_part_alone_and_its_results_as_json(tmp_path, capsys, part, figures, tables):
-    """Those before which others run: the whole benchmark begins with the training."""
+    """The parts that others precede: the whole benchmark begins with the training."""
     out = tmp_path / "results.json"
     words = [*HUNDREDTH, "--only", part, "--json", str(out)]
     assert __main__.main(words) == 0, capsys.readouterr().out

@@ -66,7 +66,7 @@ def sample(family: Standin, batch: int) -> None:
 
 
 def fits(name: str, size: str) -> bool:
-    """Tries a preset and prints what came of it."""
+    """Tries a preset and prints the result."""
     preset, full = read_yaml(PRESETS / f"{name}.yaml").tree, size == "full"
     options = {"dtype": "float32", "decoder_dtype": "float32"} if not full else dict(preset["base"]["options"])
     family = Standin(size=size, pixels=1024 if full else 64, **options | {"compile": False})

@@ -46,7 +46,7 @@ def test_one_point_per_group_is_the_jackknife_of_the_textbook():
 
 @pytest.mark.parametrize(("rho", "shared"), [(0.0, 0.0), (0.6, 0.0), (0.5, 0.7)])
 def test_intervals_hold_as_often_as_they_say(rho, shared):
-    """Also where the points of a group go together, which makes 5 % of misses 12 if they are taken as independent."""
+    """Also if the points of a group are alike: treated as independent, they would raise the misses from 5 to 12 %."""
     found = [correlate(*points(seed, 10, 4, rho, shared), 0.95) for seed in range(300)]
     assert np.mean([low <= rho <= high for _, low, high in found]) == pytest.approx(0.95, abs=0.05)
 

@@ -1,4 +1,4 @@
-"""What a run will take: `plan`, `run` and `forecast` say the same, and while it runs the estimate becomes right."""
+"""How long a run takes: `plan`, `run` and `forecast` agree, and the estimate becomes accurate while it runs."""
 
 import heapq
 import random

@@ -1,4 +1,4 @@
-"""Prefect only shows a study: if its own settings are wrong, the study runs all the same."""
+"""Prefect only shows a study: if its own settings are wrong, the study runs anyway."""
 
 import os
 import sys

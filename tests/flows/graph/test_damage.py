@@ -1,4 +1,4 @@
-"""Whatever is damaged in DVC's cache is noticed before it is used, and running again heals it."""
+"""Damage in DVC's cache is noticed before it is used, and running again repairs it."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""What is wrong in DVC's world is named, file by file, and dvc.lock stays as it is unless it is torn itself."""
+"""Errors in DVC's files are reported by file, and dvc.lock stays as it is unless it is truncated itself."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""With cached hashes DVC reports what it would report without them, before and after files change."""
+"""With cached hashes DVC reports the same as without them, before and after files change."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""An export replaces what an export wrote, whatever wrote the other files in its place."""
+"""An export replaces the files of an earlier export and no others."""
 
 import re
 from dataclasses import replace

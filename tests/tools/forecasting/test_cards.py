@@ -27,7 +27,7 @@ def sdxl(**train):
 
 
 def test_the_benchmarks_own_task_is_predicted_within_15_percent():
-    """Its checkpoints stood in the way of its steps; those of today take at most a fiftieth of the time."""
+    """When it was measured, steps waited for checkpoints; today checkpoints take at most a fiftieth of the time."""
     (measured,) = (json.loads(file.read_text("utf-8")) for file in RESULTS.glob("h200*.json"))
     seconds = {name: value["median"] for name, value in measured["seconds"].items()}
     calibration = of_card(sdxl(), "h200")
