@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from flows.engine.stage_log import StageLog
 
 EVERY_SECONDS = 0.5
+SHORT = 1.0  # seconds; most checks of a stage's files take less
 
 
 @contextmanager
@@ -45,13 +47,13 @@ def draw_bars(engine: Engine, stage_log: StageLog) -> Iterator[None]:
 
 
 def _draw(progress: Any, engine: Engine, stage_log: StageLog, over: threading.Event) -> None:
-    """Draws a bar for every stage from the moment a worker has it, whether it counts anything yet or not."""
+    """Draws a bar for every stage, whether it counts yet or not: at once if a worker has it, otherwise after SHORT."""
     from rich.markup import escape
 
     whole = progress.add_task("study", total=stage_log.total, note="")
     drawn: dict[str, Any] = {}
     while True:
-        now = dict(engine.progress)
+        now = {name: counts for name, counts in dict(engine.progress).items() if name in drawn or is_long(engine, name)}
         for name, (done, total) in now.items():
             if name not in drawn:
                 drawn[name] = progress.add_task(escape(stage_log.names[name]), total=None, note="")
@@ -65,15 +67,22 @@ def _draw(progress: Any, engine: Engine, stage_log: StageLog, over: threading.Ev
             return
 
 
+def is_long(engine: Engine, name: str) -> bool:
+    """Whether a worker has a stage, or its files have been checked or restored for a while."""
+    return name in engine.clock.began or time.monotonic() >= engine.counted.get(name, (math.inf, 0))[0] + SHORT
+
+
 def stage_note(engine: Engine, name: str, done: int, total: int) -> str:
     """How far a stage is and how long it may take: by its count or, until it counts, by other stages of its kind.
 
     Its pace is that since its first count, before which it loads a model, or reads what an earlier run has done.
     """
     now = time.monotonic()
-    if not total:
-        elapsed = now - engine.clock.began.get(name, now)
-        return f"{elapsed:.0f} s of {span(engine.clock.seconds(name))}"
     since, first = engine.counted.get(name, (now, done))
+    if not total:
+        began = engine.clock.began.get(name)
+        if began is None:
+            return f"checking or restoring its files: {now - since:.0f} s"
+        return f"{now - began:.0f} s of {span(engine.clock.seconds(name))}"
     left = (now - since) / (done - first) * (total - done) if done > first else 0.0
     return f"{done} of {total}" + (f", {span(Cost.about(left, 1.0))} left" if left else "")

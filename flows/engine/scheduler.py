@@ -83,8 +83,9 @@ class Engine:
         self.groups, self.room = groups or Groups(lambda _: None, 1), room or Room(pool.slots)
         self.interrupts = Interrupts(pool)
         self.stopping = self.interrupts.stopping
-        self.progress: dict[str, tuple[int, int]] = {}  # running stage -> done, total; 0 until it has counted
-        self.counted: dict[str, tuple[float, int]] = {}  # running stage -> since when it counts, and from where
+        # Stage that runs, or whose files are checked or restored -> done, total; 0 until it has counted.
+        self.progress: dict[str, tuple[int, int]] = {}
+        self.counted: dict[str, tuple[float, int]] = {}  # of these: since when it counts, and from where
         # Seconds of a stage beside those from its start to its end: its share of a batch before it started, less those
         # that it waited for a worker.
         self._besides: dict[str, float] = defaultdict(float)
@@ -115,6 +116,7 @@ class Engine:
 
         def work(name: str) -> StageResult:
             lost = self.room.lost(+1)
+            self._note_progress(name, 0, 0)
             result = self._update_stage(name)
             self._forget_progress(name)
             self.clock.end(name, result.how == "ran", result.seconds - (self.room.lost(-1) - lost))
@@ -249,6 +251,7 @@ class Engine:
         log = LOGS / f"{name.replace('@', '-')}.log"
         log.unlink(missing_ok=True)
         asked = time.monotonic()
+        self._forget_progress(name)
         with self.pool.worker() as worker:
             if self.stopping.is_set():
                 raise WorkerLost("stopped before it started")
@@ -261,9 +264,9 @@ class Engine:
             raise StageFailed(code, worker.error.partition("\n")[0] or last_error(log, code))
 
     def _note_progress(self, name: str, done: int, total: int) -> None:
-        before = self.progress.get(name, (0, 0))
+        before = self.progress.get(name)
         self.progress[name] = (done, total)
-        if total != before[1] or done < before[0]:  # it counts something else now
+        if before is None or total != before[1] or done < before[0]:  # it counts something else now
             self.counted[name] = (time.monotonic(), done)
 
     def _forget_progress(self, name: str) -> None:

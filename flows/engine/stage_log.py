@@ -50,9 +50,10 @@ class StageLog:
         now = time.monotonic()
         if now > self._estimated + EVERY_SECONDS:
             self.journal.left = self._left()
-        seconds = {name: round(now - self.clock.began.get(name, now)) for name in progress}
-        running = {self.short.get(name, _title(name)): [*counts, seconds[name]] for name, counts in progress.items()}
-        self.journal.tick(running)
+        began = {name: began for name in progress if (began := self.clock.began.get(name)) is not None}
+        self.journal.tick(
+            {self.short.get(name, _title(name)): [*progress[name], round(now - at)] for name, at in began.items()}
+        )
 
     def _left(self) -> str:
         """The remaining time."""

@@ -63,3 +63,10 @@ def test_every_running_stage_has_a_bar_from_its_first_second_until_its_end(engin
     assert report == "report: 100 of 300, about 40 seconds left"
     assert re.fullmatch(r"mug / \\\[train\]: 0 s of 1 to 4 minutes", train), "a name is no markup"
     assert [line.split(":")[0] for line in drawn(engine, monkeypatch, {"report": (0, 0)}, {})] == ["study"]
+
+
+def test_files_that_are_checked_for_longer_than_a_second_have_a_bar(engine, monkeypatch):
+    engine.counted["train"] = (129.5, 0)
+    assert len(drawn(engine, monkeypatch, {"train": (0, 0)})) == 1
+    engine.counted["train"] = (127.0, 0)
+    assert drawn(engine, monkeypatch, {"train": (0, 0)})[1].endswith(": checking or restoring its files: 3 s")

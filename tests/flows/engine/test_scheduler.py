@@ -215,17 +215,20 @@ def test_a_running_stage_is_known_from_its_start_until_its_end():
     assert (engine.progress, engine.counted) == ({}, {})
 
 
-def test_a_stage_that_saves_its_results_is_still_shown():
-    class Saving(Graph):
+def test_a_stage_is_shown_while_its_files_are_checked_or_saved_and_not_while_it_waits():
+    class Checking(Graph):
         def update_stage(self, name, run):
+            seen.append(dict(engine.progress))
             how = super().update_stage(name, run)
-            saving.append(dict(engine.progress))
+            seen.append(dict(engine.progress))
             return how
 
-    saving = []
-    engine = Engine(Saving(), Pool(jobs=1), Clock())
+    seen, pool = [], Pool(jobs=1)
+    lend = pool.worker
+    pool.worker = lambda: seen.append(dict(engine.progress)) or lend()
+    engine = Engine(Checking(cached=["b"]), pool, Clock())
     engine.run(["a", "b"], lambda work, name: work(name), lambda result: None)
-    assert saving == [{"a": (0, 0)}, {"b": (0, 0)}]
+    assert seen == [{"a": (0, 0)}, {}, {"a": (0, 0)}, {"b": (0, 0)}, {"b": (0, 0)}]
 
 
 def test_a_pace_begins_where_a_stage_begins_to_count(monkeypatch):
@@ -237,7 +240,7 @@ def test_a_pace_begins_where_a_stage_begins_to_count(monkeypatch):
         engine._note_progress("a", done, total)
         counts.append(engine.counted.get("a"))
         now += 1.0
-    assert counts == [None, (1.0, 50), (1.0, 50), (3.0, 2), (4.0, 1), (4.0, 1)]
+    assert counts == [(0.0, 0), (1.0, 50), (1.0, 50), (3.0, 2), (4.0, 1), (4.0, 1)]
 
 
 def test_a_stage_waits_only_for_dependencies_in_the_plan():

@@ -1,5 +1,6 @@
 """What a run prints: a line for each stage that did something, one for all that did not, and the journal of both."""
 
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -35,7 +36,8 @@ def test_unchanged_stages_are_one_line(log, capsys):
 
 def test_the_journal_names_what_runs_by_what_tells_it_from_the_others(log):
     log.journal._written = 0.0
-    log.tick({PLAN[2]: (9, 120), "report": (0, 0)})
+    log.clock.began.update(dict.fromkeys((PLAN[2], "report"), time.monotonic()))
+    log.tick({PLAN[2]: (9, 120), "report": (0, 0), PLAN[3]: (0, 0)})  # the files of the last one are checked
     assert journal.read().running == {"naive / task 02 / train": [9, 120, 0], "report": [0, 0, 0]}
 
 
