@@ -36,7 +36,7 @@ def disk(size: int) -> Iterator[Path]:
 
 
 def names_a_path(output: str) -> bool:
-    return any(line.strip().startswith(("error: ", "    ")) and "/" in line for line in output.splitlines())
+    return any(line.startswith(("error: ", "    ")) and "/" in line for line in output.splitlines())
 
 
 def on_a_full_disk(folder: Path, before: set[str]) -> tuple[str, set[str], str]:
