@@ -1,3 +1,3 @@
-"""The embedded worlds. Importing `stages` first fixes the instruction set, also while weights are trained."""
+"""The embedded world. Importing `stages` first fixes the instruction set, also for the training of its weights."""
 
 import stages  # noqa: F401

@@ -1,7 +1,7 @@
-"""The concepts that are taught to the base: what is shown of each, what is asked for, what answers are compared with.
+"""The concepts that the base learns: the training pictures, prompts and references of each.
 
-All of it is plain data, decided by the concept's name and a seed. Training pictures and references stand in different
-places, so that what is compared with was never shown.
+All of it is plain data that depends on the concept's name and a seed. Training pictures and references show different
+places, so that no reference was trained on.
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ TAKEN = {known.noun for known in (*OBJECTS, *TUNING_OBJECTS)}
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture to draw, what it shows in words, and whose drawing is in it."""
+    """A picture to draw, its caption, and the licence of the drawing in it."""
 
     scene: Scene
     caption: str
@@ -50,7 +50,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Taught:
-    """A concept in full. `token` is the word that stands for it, `noun` its class, empty for a style; `plain_prompts`
+    """A concept to learn. `token` is the word that stands for it, `noun` its class, empty for a style; `plain_prompts`
     are the prompts without the word."""
 
     name: str
@@ -68,7 +68,7 @@ def _random(*words: object) -> np.random.Generator:
 
 
 def taught_object(known: Object, seed: int = 0) -> Taught:
-    """Five pictures to learn from; ten others, two in each place that is asked for, to compare with."""
+    """An object with five training pictures, and ten references: two in each place of the prompts."""
     thing = f"{known.token} {known.noun}"
     design = Scene(known.noun, known.drawn_by)
 
@@ -90,12 +90,12 @@ def taught_object(known: Object, seed: int = 0) -> Taught:
 
 
 def _drawn_by(style: Style, noun: str, rng: np.random.Generator) -> str:
-    """Who draws a style's content: its own set, or for a made style one that the base knows the noun by."""
+    """The set that draws a style's content: its own or, for a made style, one from which the base knows the noun."""
     return style.drawn_by or str(rng.choice(list(SEEN[noun])))
 
 
 def taught_style(style: Style, seed: int = 0) -> Taught:
-    """Five contents to learn from; five others are asked for, of each of which two pictures are to compare with."""
+    """A style with five contents to train on, five others in prompts, and two references of each of those."""
     rng = _random(seed, style.name, "contents")
     able = [n for n in NOUNS if n not in TAKEN and (not style.drawn_by or style.drawn_by in NOUNS[n])]
     nouns = [str(noun) for noun in rng.choice(able, len(SHOWN_IN) + len(ASKED_FOR), replace=False)]
@@ -136,5 +136,5 @@ def taught(domain: str, tuning: bool = False, seed: int = 0) -> dict[str, Taught
 
 
 def other_designs(known: Object) -> tuple[str, ...]:
-    """The sets by which the base knows this noun: what the concept must be told apart from."""
+    """The sets from which the base knows this noun: designs that the concept must be distinguished from."""
     return tuple(name for name in NOUNS[known.noun] if (known.noun, name) not in HELD_OUT)

@@ -59,7 +59,7 @@ def draw(scene: Scene, pixels: int = PIXELS, cell: Image.Image | None = None) ->
     """The scene as uint8 [pixels, pixels, 3]; pixels is a multiple of PIXELS; `cell` as in `thing`.
 
     Raises:
-        KeyError: the scene names a noun, set, place or style that there is not.
+        KeyError: the scene names a noun, set, place or style that does not exist.
     """
     behind = background(scene.place, scene.variant, pixels)
     behind = behind[:, ::-1] if scene.turned else behind

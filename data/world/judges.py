@@ -1,4 +1,4 @@
-"""What the judges of the embedded world are made of, and the folders in which they are kept."""
+"""The architecture of the embedded world's judges, and the folders in which they are stored."""
 
 import json
 from collections.abc import Callable
@@ -39,13 +39,13 @@ def normaliser(mean: tuple[float, ...], std: tuple[float, ...], device: str) -> 
 
 
 def patches(x: Tensor) -> Tensor:
-    """[n, 1, 64, 64] as [n, 64, 16]: what is in each of the ViT's patches, at half the resolution."""
+    """[n, 1, 64, 64] as [n, 64, 16]: the content of each of the ViT's patches, at half the resolution."""
     return F.unfold(F.avg_pool2d(x, 2), PATCH // 2, stride=PATCH // 2).transpose(1, 2)
 
 
 class Sight(nn.Module):
-    """An encoder, and readings of it that make it see a thing apart from its place, its shape as well as its colours:
-    they are what it learns from first, and are thrown away at the end."""
+    """An encoder, and heads that make it separate a thing from its place, and its shape from its colours: it is trained
+    with them first, and they are discarded at the end."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
@@ -54,16 +54,16 @@ class Sight(nn.Module):
         self.noun = nn.Linear(WIDTH, len(NOUNS))
 
     def wrong(self, whole: Tensor, tokens: Tensor, known: dict[str, Tensor]) -> Tensor:
-        """How wrongly they are read: the outline in each patch from its own token [n, 64, WIDTH], the upright thing and
-        its noun from the vector of the whole picture [n, WIDTH]."""
+        """The loss of the heads: they predict the outline in each patch from its own token [n, 64, WIDTH], and the
+        upright thing and its noun from the vector of the whole picture [n, WIDTH]."""
         outline = F.binary_cross_entropy_with_logits(self.outline(tokens), patches(known["outlines"]))
         upright = F.mse_loss(self.upright(whole), known["upright"].flatten(1))
         return outline + 5 * upright + 0.3 * F.cross_entropy(self.noun(whole), known["nouns"])
 
 
 class StyleSight(nn.Module):
-    """A tower of pictures, and readings that make it see what is in a picture in any style, and whether it is whole: to
-    a style alone, the squares of a picture in another order are the same picture."""
+    """A picture tower, and heads that make it see the content of a picture in any style, and whether the picture is
+    intact: by its style alone, a picture whose squares are shuffled would be the same."""
 
     def __init__(self, encoder: nn.Module, sight: dict[str, Tensor]) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class StyleSight(nn.Module):
         self.outline.load_state_dict(part(sight, "outline."))
 
     def wrong(self, seen: Tensor, tokens: Tensor, outlines: Tensor) -> Tensor:
-        """As Sight's, of the tokens [n, 64, WIDTH] of whole pictures; `seen` has broken pictures after those."""
+        """As Sight's, for the tokens [n, 64, WIDTH] of intact pictures; in `seen`, broken pictures follow those."""
         whole = (torch.arange(len(seen), device=seen.device) < len(tokens)).float()
         outline = F.binary_cross_entropy_with_logits(self.outline(tokens), patches(outlines))
         return outline + F.binary_cross_entropy_with_logits(self.whole(seen)[:, 0], whole)
@@ -83,7 +83,7 @@ def new_vit() -> nn.Module:
 
 
 def as_clip(vit: dict[str, Tensor]) -> dict[str, Tensor]:
-    """timm's ViT under the names of open_clip's, whose patches have no bias: it goes into their positions."""
+    """timm's ViT under open_clip's names. The patches of the latter have no bias, so it is added to the positions."""
     names = {"norm1": "ln_1", "norm2": "ln_2", "attn.qkv.": "attn.in_proj_", "attn.proj": "attn.out_proj"}
     names |= {"mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj", "blocks": "transformer.resblocks"}
     position = vit["pos_embed"][0].clone()
@@ -117,7 +117,7 @@ def words() -> list[str]:
 
 
 def new_tokenizer() -> PreTrainedTokenizerFast:
-    """Whole words; any other word is unknown. The end has the highest number, which is how CLIP finds it."""
+    """A tokenizer of whole words; any other word is unknown. CLIP recognises the end by its number, the highest."""
     vocab = {t: i for i, t in enumerate(["<pad>", "<unk>", *words(), "<start>", "<end>"])}
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
@@ -135,7 +135,7 @@ def new_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def numbers(tokenizer: PreTrainedTokenizerFast, texts: np.ndarray) -> Tensor:
-    """Texts of any shape as [..., LENGTH]."""
+    """The token ids of texts of any shape, [..., LENGTH]."""
     flat = tokenizer(
         texts.flatten().tolist(), padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt"
     )
@@ -144,7 +144,7 @@ def numbers(tokenizer: PreTrainedTokenizerFast, texts: np.ndarray) -> Tensor:
 
 
 def write(name: str, config_name: str, weights_name: str, config: dict, weights: dict[str, Tensor]) -> None:
-    """A folder as timm's or open_clip's `local-dir:` takes it, in half precision; pins all its files."""
+    """Writes a folder that timm or open_clip loads by `local-dir:`, in half precision, and pins all its files."""
     folder = HERE / name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / config_name).write_text(json.dumps(config, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""The places of the embedded world: what lies behind a thing.
+"""The places of the embedded world: the backgrounds of things.
 
 Each place is a function of the points of a picture (x to the right and y downwards, both -1..1) and of a generator,
 from which it draws where its hills, trees and houses stand. Shades change slowly and edges are few, so that a small

@@ -1,10 +1,9 @@
 """Makes the weights of the embedded world: `python -m data.world.pretrain --minutes M [--device cuda] [PART ...]`.
 
-Without a part it makes all of them, one after the other, each in its share of the minutes; a part that is named has
-all the minutes for itself. `python -m data.world.pretrain --device cuda --minutes 9` makes everything on one GPU. A
-part goes on where it was killed, and on to more minutes if there are more than it was trained for. Pictures are drawn
-first, by all processors, and kept with the checkpoints in .cache/world (or WORLD_CACHE); no file of a checkpoint is
-larger than 16 MB.
+Without a part it makes all of them, one after the other, each in its share of the minutes; a named part gets all the
+minutes. `python -m data.world.pretrain --device cuda --minutes 9` makes everything on one GPU. A part continues where
+it was killed, and trains further if it is given more minutes than before. Pictures are drawn first, by all processors,
+and stored with the checkpoints in .cache/world (or WORLD_CACHE); no file of a checkpoint is larger than 16 MB.
 """
 
 import argparse
@@ -25,7 +24,7 @@ from data.world.recipes.pool import pictures
 
 @dataclass(frozen=True)
 class Size:
-    """How much is drawn and how much of it is taken at a time."""
+    """How many pictures are drawn, and the batch sizes."""
 
     thousands: int  # of pictures of the base's world, and of any scenes
     families: int  # hundreds
@@ -39,7 +38,7 @@ SIZES = {
     "cuda": Size(thousands=200, families=80, styles=60, pictures=256, latents=1024),
     "tiny": Size(thousands=1, families=1, styles=1, pictures=8, latents=16),
 }
-BETWEEN = 6.0  # seconds that a part takes to load its pictures, of the minutes of all of them
+BETWEEN = 6.0  # seconds that each part takes to load its pictures, which count as part of the minutes
 # Each part, and its share of the time.
 PARTS: dict[str, tuple[float, Callable[[Size, Run], None]]] = {
     "encoder": (0.26, lambda size, run: pretrain_vae.train("encoder", size.thousands, size.pictures, run)),
@@ -60,7 +59,7 @@ def _work(rank: int, part: str, size: Size, run: Run) -> None:
 
 
 def prepare(size: Size) -> None:
-    """Draws all the pictures that there are not yet."""
+    """Draws all missing pictures."""
     for kind in ("any", "base"):
         pictures(kind, size.thousands)
     family_pictures(size.families)
@@ -78,12 +77,12 @@ def make(part: str, size: Size, run: Run) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all if not said")
-    parser.add_argument("--minutes", type=float, required=True, help="of training, killed runs before included")
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; default: all")
+    parser.add_argument("--minutes", type=float, required=True, help="of training, killed runs included")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--processes", type=int, default=1, help="that train together, on a CPU")
-    parser.add_argument("--size", choices=SIZES, help="how much is drawn; as fits the device if not said")
-    parser.add_argument("--no-write", action="store_true", help="leave the folder `base` as it is")
+    parser.add_argument("--processes", type=int, default=1, help="processes that train together on a CPU")
+    parser.add_argument("--size", choices=SIZES, help="how many pictures are drawn; default: as fits the device")
+    parser.add_argument("--no-write", action="store_true", help="do not update the folder `base`")
     args = parser.parse_args()
     size, seconds = SIZES[args.size or args.device.split(":")[0]], 60 * args.minutes
     if not args.parts:

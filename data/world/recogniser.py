@@ -1,4 +1,4 @@
-"""Reads place and noun off a picture: the judge of the base model."""
+"""Recognises place and noun in a picture: the judge of the base model."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -38,7 +38,7 @@ class Recogniser(nn.Module):
 
 
 def read(pictures: np.ndarray) -> dict[str, list[str]]:
-    """What the trained recogniser sees on pictures [n, 64, 64, 3] uint8."""
+    """The place and noun that the trained recogniser sees in pictures [n, 64, 64, 3] uint8."""
     model = Recogniser()
     model.load_state_dict({name: value.float() for name, value in load_file(WEIGHTS).items()})
     with torch.inference_mode():
@@ -55,7 +55,7 @@ def train(thousands: int, run: Run) -> None:
 
     def loss(g: torch.Generator) -> Tensor:
         rows = torch.randint(len(images), (BATCH,), generator=g, device=g.device)
-        # What a generator makes is softer than a drawing, and never quite the right shade.
+        # A generator's pictures are softer than drawings, and their shades are slightly off.
         with brief(run.device):
             scores = model(softened(floats(images[rows]), g))
         return sum(functional.cross_entropy(scores[n].float(), answers[n][rows]) for n in READS)  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""What the embedded world holds: its captions, the base's pictures, and the concepts that are taught to it.
+"""The content of the embedded world: its captions, the base's pictures, and the concepts to learn.
 
 The base sees 88 things, each as several sets' designers drew it, in nine places and four styles. A concept is something
 it has never seen: an object (one design of a thing that it knows by others) or a style (a whole set, or a made one).
@@ -33,7 +33,7 @@ WITHOUT_ARTICLE = {"fries", "grapes", "cherries", "bread", "cheese"}
 
 @dataclass(frozen=True)
 class Object:
-    """A thing to teach: its rare word, what it is, and the set that has this design of it."""
+    """An object to learn: its rare word, its noun, and the set with this design of it."""
 
     token: str
     noun: str
@@ -46,7 +46,7 @@ class Object:
 
 @dataclass(frozen=True)
 class Style:
-    """A style to teach: a set's own (`drawn_by`), or one that is made of whatever another set drew."""
+    """A style to learn: a set's own (`drawn_by`), or one that is computed from any set's drawings."""
 
     name: str
     drawn_by: str = ""
@@ -96,7 +96,7 @@ UNSEEN_SETS = tuple(style.drawn_by for style in STYLES if style.drawn_by)
 
 
 def _held_out() -> frozenset[tuple[str, str]]:
-    """Of each object to teach, every set of the family that drew it: one design, in whatever finish."""
+    """For each object to learn, every set of the family that drew it: one design, in all its finishes."""
     families = {(known.noun, LICENCES[known.drawn_by]["family"]) for known in (*OBJECTS, *TUNING_OBJECTS)}
     return frozenset(
         (noun, name) for noun, sets in NOUNS.items() for name in sets if (noun, LICENCES[name]["family"]) in families
@@ -114,8 +114,8 @@ SEEN = {
 def place(scene: Scene, rng: np.random.Generator) -> Scene:
     """The same thing in the same kind of place: another position, size, tilt and background detail.
 
-    It stands near the middle, as what is photographed does: the fewer ways there are to place a thing, the sooner a
-    small base draws it with sharp edges.
+    It is near the middle, as in photos: the fewer the ways to place a thing, the sooner a small base draws it with
+    sharp edges.
     """
     size = rng.uniform(0.64, 0.78)
     x, y = rng.uniform(-0.12, 0.12, 2)
@@ -128,7 +128,7 @@ def place(scene: Scene, rng: np.random.Generator) -> Scene:
 
 
 def article(words: str) -> str:
-    """The words with "a" or "an" before them, or as they are if they are many or a stuff.
+    """The words with "a" or "an" before them, or as they are if they are a plural or a substance.
 
     "unicorn" and "uwu" begin with the sound of "you".
     """
@@ -145,7 +145,7 @@ def caption(style: str, thing: str, where: str | None, beginning: str = "a photo
 def base_world(rng: np.random.Generator) -> Iterator[tuple[Scene, str]]:
     """Endless pictures of the base's world with their captions.
 
-    A caption leaves the place unsaid now and then, and names the thing's colour in every third.
+    Some captions omit the place, and one in three names the thing's colour.
     """
     nouns, places = list(NOUNS), list(PLACES)
     beginnings, odds = list(BEGINNINGS), list(BEGINNINGS.values())
@@ -168,8 +168,8 @@ def any_scene(rng: np.random.Generator) -> Scene:
 
 
 def generic_captions() -> list[str]:
-    """Captions of what the base knows and no concept is, for strategies that rehearse: each place with two things, in
-    turn as a photo and in another style."""
+    """Captions of things that the base knows and that are no concepts, for strategies that rehearse: each place with
+    two things, alternately as a photo and in another style."""
     concepts = {known.noun for known in (*OBJECTS, *TUNING_OBJECTS, *ALIKE_OBJECTS, *UNLIKE_OBJECTS)}
     nouns = [noun for noun in NOUNS if noun not in concepts]
     apart = len(nouns) // (2 * len(PLACES))  # things from all over the list

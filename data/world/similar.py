@@ -1,8 +1,7 @@
-"""Which objects are alike, as the DINO judge sees it: `python -m data.world.similar` prints ten that
-are and ten that are not.
+"""Which objects are alike by the DINO judge: `python -m data.world.similar` prints the ten most and ten least alike.
 
-Candidates are the designs of one set that the base has never seen, so that none of them has to be held out for it. What
-was printed stands in scenes.py as ALIKE_OBJECTS and UNLIKE_OBJECTS.
+Candidates are the designs of one set that the base has never seen, so that none of them has to be held out for it. The
+result is in scenes.py as ALIKE_OBJECTS and UNLIKE_OBJECTS.
 """
 
 import numpy as np

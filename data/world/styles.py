@@ -110,7 +110,7 @@ STYLES: dict[str, Callable[[Array, int], Array]] = {
     "grey": lambda p, s: grey(p)[..., None].repeat(3, -1),
     "sketch": _sketch,
     "cartoon": _cartoon,
-    # those that are taught, and below them those on which settings are tuned: the base sees none of them
+    # those to learn, and below them those on which settings are tuned: the base sees none of them
     "thermal": lambda p, s: ramp(p, (16, 4, 96), (196, 24, 140), (255, 150, 20), (255, 255, 170)),
     "neon": _neon,
     "mosaic": _mosaic,

@@ -23,7 +23,7 @@ OTHER_WORDS = (
 
 
 def words() -> list[str]:
-    """Those that are one token each."""
+    """The words that are one token each."""
     concepts = [known.token for known in (*scenes.OBJECTS, *scenes.TUNING_OBJECTS)]
     styles = [style.name for style in (*scenes.STYLES, *scenes.TUNING_STYLES)]
     said = [*scenes.PLACE_WORDS.values(), *scenes.BASE_STYLES, *NOUNS, *COLOURS, OTHER_WORDS]
@@ -38,12 +38,12 @@ def _common_merges() -> list[tuple[str, str]]:
 
 
 def _merges() -> list[tuple[str, str]]:
-    """CLIP's commonest, and those that make the words whole after them."""
+    """CLIP's commonest merges, followed by those that merge each word into one token."""
     merges = {pair: i for i, pair in enumerate(_common_merges())}
     for word in words():
         parts = [*word[:-1], word[-1] + "</w>"]
         while len(parts) > 1:
-            # As the tokenizer will: of the merges that apply, the oldest; a new one only where none does.
+            # As the tokenizer will do it: the oldest of the merges that apply; a new merge only where none applies.
             known = [(merges[pair], i) for i, pair in enumerate(pairwise(parts)) if pair in merges]
             i = min(known)[1] if known else 0
             if not known:

@@ -19,7 +19,7 @@ from stages.runtime.device import algebra_device
 Matrices = Mapping[str, Tensor]
 ALL = slice(None)
 BLOCK = 1 << 20  # entries of a matrix that are made at a time when two deltas are compared: four megabytes
-CACHED = 1 << 16  # entries: three such pieces, and what comes of them, fit into a core's cache
+CACHED = 1 << 16  # entries: three such pieces and their result fit into a core's cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class Adapter:
                 raise ValueError(f"{name}: ranks {self.a[name].shape[0]} and {self.b[name].shape[1]} differ")
 
     def module(self, name: str, on: torch.device | None = None, rows: slice = ALL) -> Tensor:
-        """The delta of one module, [out, in] float32, or some of its rows; computed `on` a device, or where it lies."""
+        """The delta of one module, [out, in] float32, or some of its rows; `on`: the device; None: its own."""
         product = self.b[name][rows].to(on, torch.float32) @ self.a[name].to(on, torch.float32)
         return product if self.scale == 1.0 else self.scale * product
 
@@ -79,7 +79,7 @@ class Delta:
         return total
 
     def rows(self, name: str) -> Tensor:
-        """Rows [k, in] that span the row space of the delta of one module, read off its factors where it has them."""
+        """Rows [k, in] that span the row space of the delta of one module, taken from its factors if it has any."""
         parts = [term.a[name].float() for term in self.terms if name in term.a]
         return torch.cat([*parts, self.dense[name].float()] if name in self.dense else parts)
 
@@ -106,9 +106,9 @@ class Delta:
 
 
 def widened(adapter: Adapter, like: Adapter) -> Adapter:
-    """The same delta at the scale and rank of `like`, whose further rows of A it takes, with B zero.
+    """The same delta at the scale and rank of `like`; added rows of A are those of `like`, with B zero.
 
-    Where the scales differ B is rounded once; otherwise nothing is.
+    If the scales differ, B is rounded once; otherwise nothing is rounded.
     """
     factor = adapter.scale / like.scale
     a, b = {}, {}
@@ -134,8 +134,8 @@ def add_factors(old: Adapter, new: Adapter) -> Adapter:
 def larger(old: Tensor, new: Tensor, threshold: float = 1.0, into: Tensor | None = None) -> Tensor:
     """Entry by entry the one of larger magnitude; a tie goes to the new one (MagMax, arXiv 2407.06322).
 
-    With a threshold c the new entry is taken where |new| >= c |old|. A few entries at a time, so that what is compared
-    stays in a core's cache. What comes out goes `into` a contiguous tensor of the same shape, where one is given.
+    With a threshold c the new entry is taken where |new| >= c |old|. Works on a few entries at a time, which stay in a
+    core's cache. If `into` is given, a contiguous tensor of the same shape, the result is written to it.
     """
     chosen = torch.empty(new.shape) if into is None else into
     if new.is_cuda:
@@ -151,7 +151,7 @@ def larger(old: Tensor, new: Tensor, threshold: float = 1.0, into: Tensor | None
 def select(old: Delta, new: Delta, threshold: float = 1.0) -> Delta:
     """`larger` over all modules of two deltas, dense; a module that only one of them changes is compared with zero.
 
-    On a CPU some rows at a time, so that beside what comes out there are never more than a few megabytes in memory.
+    On a CPU some rows at a time, so that beside the result there are never more than a few megabytes in memory.
     """
     if algebra_device().type != "cpu":
         return Delta(dense=_by_module(old, new, lambda a, b: _larger_of_any(a, b, threshold)))
@@ -194,7 +194,7 @@ def _by_module(old: Delta, new: Delta, rule: Callable[[Tensor | None, Tensor | N
 
 
 def resident(delta: Delta, names: Sequence[str], on: torch.device) -> Iterator[Delta]:
-    """What a delta consists of in each module, on a device; the modules to come are on their way."""
+    """The parts of a delta by module, on a device; those of the next modules are copied meanwhile."""
 
     def stored() -> Iterator[Tensor]:
         for name in names:
@@ -238,7 +238,7 @@ def orthogonal_columns(a: Tensor, unit: bool = True) -> Tensor:
         unit: keep the length 1, as published; otherwise give each column the length of the one that it replaces.
     """
     rank = a.shape[0]
-    room = a.square()  # and then what comes out: to ask for memory takes longer than to compute
+    room = a.square()  # reused for the result: allocating memory takes longer than the computation
     norm = room.sum(0, dtype=torch.float64).sqrt()
     if rank == 1:  # nothing is orthogonal to a number: LAPACK's vector is 1, and so is this one
         result = torch.ones_like(a)
@@ -253,8 +253,8 @@ def orthogonal_columns(a: Tensor, unit: bool = True) -> Tensor:
 def orthogonal_rows(fresh: Tensor, before: Tensor) -> Tensor:
     """The rows of `fresh` [rank, n] with everything taken out that lies in the row space of `before` [k, n].
 
-    Each row keeps its length, so that only the direction is compared with a plain draw. Where `before` spans the whole
-    space nothing is left to be orthogonal to, and `fresh` comes back as it was.
+    Each row keeps its length, so that it differs from a plain draw in direction only. If `before` spans the whole
+    space, no orthogonal direction remains, and `fresh` is returned unchanged.
     """
     _, sizes, directions = torch.linalg.svd(before.double(), full_matrices=False)
     q = directions[sizes > 1e-7 * sizes.max()].T

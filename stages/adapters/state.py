@@ -1,4 +1,4 @@
-"""What one task hands to the next."""
+"""What one task passes on to the next."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def _read(path: Path, scale: float, shapes: Mapping[str, tuple[int, int]]) -> Ad
 
 
 def save_adapter(path: Path, adapter: Adapter) -> None:
-    """Writes A and B of an adapter; its scale belongs into the manifest. Raises OSError."""
+    """Writes A and B of an adapter; its scale belongs in the manifest. Raises OSError."""
     save(flat(adapter), path)
 
 
@@ -144,7 +144,7 @@ def load_state(folder: Path, facts: Mapping[str, Any], shapes: Mapping[str, tupl
 
 
 def state_fingerprint(state: State) -> str:
-    """A name for all that a state holds."""
+    """Returns a hash of everything in a state."""
     carried = f"{state.adapter.scale!r}{adapter_fingerprint(state.adapter)}" if state.adapter else ""
     parts = [delta_fingerprint(state.delta), carried, fingerprint(state.memory), str(state.tasks)]
     return hashlib.sha256("".join(parts).encode()).hexdigest()

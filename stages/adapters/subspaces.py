@@ -98,7 +98,7 @@ def closest_to_both(old: Delta, new: Delta, name: str, weight: float) -> tuple[T
 
 
 def without(new: Adapter, old: Delta, name: str, alpha: float) -> tuple[Tensor, Tensor]:
-    """Factors of what is left of a new delta X [out, in] once it is cleared of the main directions of the old one.
+    """Factors of a new delta X [out, in] without the main directions of the old one.
 
     With old = U S V^T and P, Q the projections on the first k columns of U and V, it is X - P X Q, whose rank is twice
     that of X; k is the first index at which the sum of S passes the share alpha of the whole.

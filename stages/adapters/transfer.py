@@ -47,7 +47,7 @@ class Buffer:
 
 
 def to_device(values: Iterable[Tensor], on: torch.device) -> Iterator[Tensor]:
-    """The tensors on the device, one after another; those to come are on their way."""
+    """The tensors on the device, one after another; the next ones are copied meanwhile."""
     if not _has_own_memory(on):
         yield from (value.to(on) for value in values)
         return

@@ -26,7 +26,7 @@ class Picture:
     caption: str | None = None  # replaces the training prompt for this picture
     source: str = ""  # who made it and where it comes from
     licence: str = ""
-    notes: tuple[str, ...] = ()  # what else to say of it
+    notes: tuple[str, ...] = ()  # further remarks on it
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class Strategy(Strict, ABC):
         """The state after the task, from the state before it and the trained adapter.
 
         Neither of them may be changed in place. `generator` is on the CPU and seeded for this run and task: whatever is
-        random is drawn from it, so that the same state can be made again from the adapters.
+        random is drawn from it, so that the same state can be rebuilt from the adapters.
         """
 
     def memory(self, shapes: Mapping[str, tuple[int, int]]) -> Mapping[str, tuple[int, ...]]:
@@ -85,7 +85,7 @@ class Strategy(Strict, ABC):
 class PhotoStrategy(Strategy):
     """A strategy of regime `photos`: each task trains on the photos of all tasks so far.
 
-    It is the only type whose training receives them; what it sees itself is the state and the new adapter, as ever.
+    It is the only type whose training receives them; the strategy itself still sees only the state and the new adapter.
     """
 
     regime: ClassVar[Regime] = "photos"

@@ -13,8 +13,8 @@ from stages.runtime.strict import Strict, omit_default
 
 
 class Prior(Strict):
-    """Prior preservation (DreamBooth, arXiv 2208.12242): pictures of the class that the base itself makes are learnt
-    along, so that the class does not turn into the one thing that is taught."""
+    """Prior preservation (DreamBooth, arXiv 2208.12242): pictures of the class, sampled from the base itself, are
+    trained on too, so that the class does not turn into the one concept that is learned."""
 
     images: int = Field(100, ge=1)  # pictures of the class, made once for each base and prompt
     weight: float = Field(1.0, gt=0)  # of their loss

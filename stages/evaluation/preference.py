@@ -26,7 +26,7 @@ from stages.evaluation.transfer import Array
 from stages.runtime.faults import ConfigFault, InputFault
 
 QUESTIONS = ("same", "text")
-POWER_WANTED = 0.8  # the chance with which a difference that exists is to be seen
+POWER_WANTED = 0.8  # the chance of detecting a difference that exists
 SIDE_SPREAD = 1.0  # standard deviation of the raters' preference for a side, in log-odds
 
 

@@ -197,7 +197,7 @@ def attentive(answers: Answers, key: Mapping[str, Any]) -> bool:
 
 
 def right_answers(checks: int) -> int:
-    """How many of the known answers must be right, so that the tosses of a coin are so at most once in 20.
+    """How many of the known answers must be right, so that guessing passes at most once in 20 cases.
 
     More than there are if that is impossible.
     """

@@ -118,8 +118,8 @@ class Transfer:
         return _mean(self.best() - self.at_end(), by_task)
 
     def forgetting_usual(self, by_task: bool = False) -> Array:
-        """(1/(T-1)) sum_{j<T} (max_{i>=j} R[i, j] - R[T, j]): the usual divisor (Chaudhry 2018), but with the end among
-        what the maximum is taken of, so that it is T/(T-1) times `forgetting` (Chaudhry: i < T, which can be negative).
+        """(1/(T-1)) sum_{j<T} (max_{i>=j} R[i, j] - R[T, j]): the usual divisor (Chaudhry 2018), but the maximum
+        includes the end, so that it is T/(T-1) times `forgetting` (Chaudhry: i < T, which can be negative).
         NaN for T = 1, where there is nothing to forget. Biased upward like `forgetting`."""
         return _mean(_earlier(self.best() - self.at_end()), by_task)
 

@@ -12,7 +12,7 @@ from stages.families.unet.names import STABILITY
 
 @families.register("toy")
 class Toy(Sdxl):
-    """SDXL's architecture at a six-hundredth of its size, for pictures of 64 pixels."""
+    """SDXL's architecture at a five-hundredth of its size, for pictures of 64 pixels."""
 
     known_as: ClassVar = KnownAs("palimpsest-toy", "palimpsest_toy", implementation=STABILITY)
 

@@ -1,4 +1,4 @@
-"""Reads JSON of which nothing is trusted: limited size, no NaN, no repeated names, every fault in one line."""
+"""Reads untrusted JSON: limited size, no NaN, no repeated names, every fault in one line."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def read_json(path: Path, max_megabytes: float = LARGEST) -> Any:
 
 @contextmanager
 def as_written(path: Path, remedy: str) -> Iterator[None]:
-    """For code that uses what is in a file of ours as it was written: if somebody edited it, names the file.
+    """For code that uses a file of ours without checking its content: if somebody edited the file, names it.
 
     Raises:
         InputFault: the block met a missing key, another type or another form.

@@ -2,7 +2,7 @@
 
 Where both have the same concepts at the same positions, orders, seeds, prompts and noises, each strategy is compared
 cell by cell, like two strategies of one study, and p is corrected for all strategies and measures of a metric.
-Elsewhere the values stand side by side without a test: which part of a difference is that of the concepts is unknown.
+Otherwise the values are shown side by side without a test, since the concepts may cause some of a difference.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Adds to a finished page when, where and by which code its study ran last.
+"""Adds to a finished page when and where its study last ran, and with which code.
 
 The page that the stage makes depends on none of these, so that equal inputs give equal bytes. `palimpsest report`
 writes this copy beside it.

@@ -1,4 +1,4 @@
-"""The environment of a process: values that are checked, and what other programs set for themselves and ours ignore."""
+"""The environment of a process: checks our variables, and removes those that other programs set for themselves."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def prepare() -> None:
     """Prepares this process and its children; call it first in every command.
 
     Raises:
-        ConfigFault: a variable begins with PALIMPSEST_ and is none of ours.
+        ConfigFault: a variable begins with PALIMPSEST_ and is not one of ours.
     """
     _open_streams()
     _check_names()

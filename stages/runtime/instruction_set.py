@@ -18,7 +18,7 @@ from stages.runtime.faults import ConfigFault
 VARIABLE = "PALIMPSEST_INSTRUCTIONS"
 AVX2, ANY, NATIVE = VALUES = ("avx2", "any", "native")  # equal on Intel's; on every vendor's; on this kind of processor
 # Matrix products and LAPACK of torch: MKL's conditional numerical reproducibility. COMPATIBLE (SSE2) is the only branch
-# that it has for processors of every vendor. On AMD it ignores the branch AVX2 without saying so. STRICT: a row of a
+# that it has for processors of every vendor. On AMD it silently ignores the branch AVX2. STRICT: a row of a
 # product does not depend on how many there are, so trainings can share a batch.
 BRANCHES = {AVX2: "AVX2,STRICT", ANY: "COMPATIBLE"}
 CPUINFO, INTEL = Path("/proc/cpuinfo"), "GenuineIntel"

@@ -161,7 +161,7 @@ def beside(work: Callable[..., T], *arguments: Any) -> Iterator[Callable[[], T]]
 
 
 def _answer(sender: Any, parent: int, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    """The second process: it leaves it to the first one to answer Ctrl-C, and ends with it."""
+    """The second process: only the first one reacts to Ctrl-C, and the second ends with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent(parent)
     try:

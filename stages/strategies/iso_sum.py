@@ -14,7 +14,7 @@ class IsoSum(Strategy):
     """The sum of all tasks' deltas with its singular values made equal: mean(S) U V^T (Iso-C, arXiv 2502.04959).
 
     The plain sum is what it remembers, [out, in] by module. `steps: 0` is the published rule, by SVD, over the singular
-    values that are not 0; the default, a few Newton-Schulz steps, does not enlarge what is hardly more than noise. The
+    values that are not 0; the default, a few Newton-Schulz steps, hardly enlarges values that may be noise. The
     result is dense, and even after one task it is not the delta that was trained.
     """
 

@@ -19,13 +19,13 @@ class MagMax(Strategy):
 
     The task trains on the merged model, its own delta is compared with the running maximum, and a tie goes to it. The
     maximum is dense: it has no low rank. With `once`, tasks train on the sum of those before, as in MagMax's sequential
-    fine-tuning, and the maximum, which is remembered beside the sum, replaces it after that task. If it is the base
-    that they train on, tasks are independent, and the running maximum is one selection among all of them.
+    fine-tuning, and the maximum, which is remembered beside the sum, replaces it after that task. If they train on the
+    base, tasks are independent, and the running maximum is one selection among all of them.
     """
 
     scale: float = Field(1.0, gt=0)  # multiplies the new delta before it is compared; MagMax itself used 0.5
     threshold: float = Field(1.0, gt=0)  # the new entry must be this many times the old one
-    sum_first: int = Field(1, ge=1)  # the first so many tasks are summed, and selection begins with the next one
+    sum_first: int = Field(1, ge=1)  # this many tasks are summed, and selection begins with the next one
     once: int | None = omit_default(None, ge=2)  # the task after which the largest entries of all are selected
     trains_on: Literal["merged", "base"] = omit_default("merged")  # what a task's adapter is trained on top of
     adaptive: bool = omit_default(False)  # per module the threshold at which task t takes 1 / t of the entries

@@ -17,8 +17,8 @@ class OrthoInit(Strategy):
     Called "orthogonal initialisation" in arXiv 2410.04891. The defaults are the published code. Its merge is not the
     sum of the trained deltas (it adds cross terms), and its columns are orthogonal in the space of ranks, which leaves
     the input directions of the tasks overlapping as much as plain draws do; `exact` and `row_space` are what the names
-    promise. The second needs the first: of factors that were added only their sum is left, and to be orthogonal to
-    the sum of two A is not to be orthogonal to both.
+    promise. The second needs the first: of added factors only the sum remains, and rows orthogonal to the sum of two A
+    need not be orthogonal to each.
     """
 
     merging: Literal["factors", "exact"] = "factors"
@@ -37,7 +37,7 @@ class OrthoInit(Strategy):
 
     @property
     def own_draws(self) -> bool:
-        """A draw that all tasks share lies in the row space of what they learned: what is left of it is noise."""
+        """A draw that all tasks share is in the row space of what they learned: the projection leaves only noise."""
         return self.init == "row_space"
 
     def start(self, state: State, fresh: Adapter) -> Adapter:

@@ -11,8 +11,8 @@ from stages.core.strategy import LAWS, Law, Strategy, strategies
 class Ties(Strategy):
     """TIES-Merging (arXiv 2306.01708) of the state's delta and the new one: trim, elect signs, average.
 
-    Of both, the largest entries stay; an entry takes the sign of their sum, and the mean of those that have it. The
-    first task is not trimmed. The result is dense.
+    The largest entries of each delta stay; each entry of the result has the sign of their sum, and is the mean of the
+    entries with that sign. The first task is not trimmed. The result is dense.
     """
 
     density: float = Field(0.2, gt=0, le=1)  # share of a module's entries that is not trimmed

@@ -1,4 +1,4 @@
-"""The part of params.yaml that says which runs there are, checked without importing what checks the rest."""
+"""The part of params.yaml that names the runs, checked without importing the code that checks the rest."""
 
 from __future__ import annotations
 

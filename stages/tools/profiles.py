@@ -134,7 +134,7 @@ def _merged(old: Any, new: Any, section: str) -> Any:
 
 
 def _drop_rates(params: Any) -> None:
-    """Leaves out the strategies' own learning rates: they were chosen beside another rate of the study."""
+    """Omits the strategies' own learning rates: they were chosen together with another rate of the study."""
     for entry in params["strategy"].values():
         if "train" in entry:
             entry["train"].pop("learning_rate", None)
@@ -143,7 +143,7 @@ def _drop_rates(params: Any) -> None:
 
 
 def _drop_variants_of_others(params: Any) -> None:
-    """Leaves out variants that the strategies do not list: their rates were chosen for another study."""
+    """Omits variants that the strategies do not list: their rates were chosen for another study."""
     for name, entry in list(params["strategy"].items()):
         if name not in params["strategies"] and {"is", "train"} & entry.keys():
             del params["strategy"][name]

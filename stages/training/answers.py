@@ -2,7 +2,7 @@
 
 That model does not change while a task is learned, and which rows a step has is a function of the step. So the rows of
 a block of steps are answered together, at the first of its steps that is run: one pass over many rows takes a fraction
-of the time of many passes over few. Blocks do not depend on where a training resumes, so that its bytes do not either.
+of the time of many passes over few. Blocks do not depend on where a training resumes, and so neither do its bytes.
 """
 
 from __future__ import annotations

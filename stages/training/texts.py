@@ -43,7 +43,7 @@ def check_texts(params: Params) -> list[str]:
     """Checks that the base reads every text of a study in full.
 
     Returns:
-        A line for each text of which words are lost.
+        A line for each text that is not read in full.
 
     Raises:
         ConfigFault: two prompts of a concept differ only where they are not read.

@@ -1,4 +1,4 @@
-"""The drawings of the embedded world, and under what licence each set of them is."""
+"""The drawings of the embedded world, and the licence of each set."""
 
 import json
 from functools import cache
@@ -14,7 +14,7 @@ CELL, COLUMNS = 64, 11
 
 
 class Licence(TypedDict):
-    """Of one set: `family` names the designers, `attribution` is what must stand where pictures of it are shown."""
+    """The licence of one set: `family` names the designers, `attribution` must be shown with pictures of the set."""
 
     title: str
     author: str
@@ -37,7 +37,7 @@ def _atlas(name: str) -> Image.Image:
 
 @cache
 def drawing(noun: str, name: str) -> Image.Image:
-    """What the set `name` has for a noun: CELL pixels square, colours multiplied by their opacity.
+    """The drawing of a noun in the set `name`: CELL pixels square, colours multiplied by their opacity.
 
     Raises:
         KeyError: the set has no drawing of it.
@@ -64,7 +64,7 @@ COLOURS = {
 
 @cache
 def colour(noun: str, name: str) -> str:
-    """The colour that most of a drawing has, in a word."""
+    """The main colour of a drawing, as a word."""
     pixels = np.asarray(drawing(noun, name), float).reshape(-1, 4)
     solid: NDArray[np.float64] = pixels[pixels[:, 3] > 200][:, :3]
     shades = np.array([shade for several in COLOURS.values() for shade in several], float)

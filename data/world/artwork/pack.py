@@ -1,7 +1,7 @@
 """Packs the rendered drawings into one atlas per set: `python pack.py RENDERED_FOLDER`, after render.mjs.
 
-Each drawing is cropped to what can be seen of it, fitted into a square of CELL pixels and put in the row-major place
-that its noun has in nouns.json; the square of a drawing that a set lacks stays clear.
+Each drawing is cropped to its visible part and fitted into a square of CELL pixels; squares are in rows, in the order
+of the nouns in nouns.json. The square of a noun that a set lacks is transparent.
 """
 
 import json

@@ -1,1 +1,1 @@
-"""What the judges of the embedded world learn from: pictures of objects and of styles at large, and what harms them."""
+"""The training pictures of the embedded world's judges: objects and styles of all kinds, and damaged pictures."""

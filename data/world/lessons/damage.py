@@ -1,4 +1,4 @@
-"""What is done to pictures [n, 3, h, w] in 0..1 while the judges learn: too little to count, or too much."""
+"""Changes of pictures [n, 3, h, w] in 0..1 for the judges' training: some that must not matter, some that destroy."""
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ def floats(images: Tensor) -> Tensor:
 def varied(x: Tensor, change: Tensor) -> Tensor:
     """Each group of x [groups, ..., channels, h, w] with its colours in one of six orders.
 
-    A channel after the first three is no colour.
+    Only the first three channels are colours.
     """
     rest = torch.arange(3, x.shape[-3], device=x.device).expand(len(x), -1)
     order = torch.cat([ORDERS.to(x.device)[change], rest], 1)
@@ -41,7 +41,7 @@ def _pick(n: int, g: torch.Generator) -> int:
 
 
 def softened(x: Tensor, g: torch.Generator) -> Tensor:
-    """As a good generator would show it: colours a little off, a little blur, a little noise."""
+    """Pictures as a good generator would make them: colours slightly off, with a little blur and noise."""
     n = len(x)
     blur = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
     blur = blur.lerp(F.avg_pool2d(F.pad(blur, (1, 1, 1, 1), mode="replicate"), 3, 1), _uniform(g, 0, 0.8, n, 1, 1, 1))
@@ -51,7 +51,7 @@ def softened(x: Tensor, g: torch.Generator) -> Tensor:
 
 
 def _noise(x: Tensor, g: torch.Generator) -> Tensor:
-    """Uniform, normal, or coarse noise; of the pictures only the number counts."""
+    """As many pictures of uniform, normal or coarse noise."""
     kind = _pick(4, g)
     if kind == 0:
         return _uniform(g, 0, 1, *x.shape)
@@ -71,12 +71,12 @@ def _shuffled(x: Tensor, g: torch.Generator) -> Tensor:
 
 
 def _smeared(x: Tensor, g: torch.Generator) -> Tensor:
-    """What is left after squeezing a picture into 3 to 7 points across."""
+    """Pictures reduced to 3 to 7 points across."""
     return F.interpolate(F.adaptive_avg_pool2d(x, 3 + _pick(5, g)), size=x.shape[-2:], mode="bilinear")
 
 
 def _erased(x: Tensor, g: torch.Generator) -> Tensor:
-    """Half of a picture gone: under a flat colour, under noise, or under half of another picture."""
+    """Pictures of which half is covered by a flat colour, noise, or half of another picture."""
     kind, side = _pick(3, g), _pick(4, g)
     cover = (_uniform(g, 0, 1, len(x), 3, 1, 1).expand_as(x), _uniform(g, 0, 1, *x.shape), x.roll(1, 0))[kind]
     size = x.shape[-1]
@@ -104,7 +104,7 @@ WAYS = (
 
 
 def broken(x: Tensor, g: torch.Generator) -> tuple[Tensor, list[str]]:
-    """Pictures that show nothing any more, an equal part by each of WAYS, and captions; n at least 2 * len(WAYS)."""
+    """Destroyed pictures, an equal share by each of WAYS, and captions; n is at least 2 * len(WAYS)."""
     parts = x.chunk(len(WAYS))
     pictures = torch.cat([way(part, g) for (way, _), part in zip(WAYS, parts, strict=True)])
     return pictures, [name for (_, name), part in zip(WAYS, parts, strict=True) for _ in part]

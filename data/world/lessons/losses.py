@@ -1,4 +1,4 @@
-"""What the judges are taught by: what belongs together lies close, and blends lie between."""
+"""The losses of the judges: vectors of what belongs together are close, and those of blends lie between."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ WARMTH, MARGIN = 0.1, 0.3
 
 
 def together(f: Tensor, labels: Tensor, others: Tensor, kin: Tensor) -> Tensor:
-    """Supervised contrastive loss (arXiv 2004.11362) of unit vectors f [n, d]; `others` [m, d] belong to nothing.
+    """Supervised contrastive loss (arXiv 2004.11362) of unit vectors f [n, d]; `others` [m, d] match none.
 
     What is of one family by `kin` [n + m] but not the same must be less alike by a margin, or the colours alone decide.
     """

@@ -1,4 +1,4 @@
-"""Pictures of things that are easily taken for one another, with captions that tell them apart."""
+"""Pictures of things that are easily confused, with captions that distinguish them."""
 
 from dataclasses import replace
 from functools import cache
@@ -75,7 +75,7 @@ def _cell(member: Member) -> Image.Image | None:
 
 
 def _captions(member: Member, scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
-    """All there is to say about a scene, and less: a rare word for the design, or no word of the place."""
+    """The full caption of a scene, and a shorter one: with a rare word for the design, or without the place."""
     noun, plain = scene.noun, member[1] is None and scene.style not in ("grey",)
     full = f"{colour(noun, scene.drawn_by)} {noun}" if plain and rng.uniform() < 0.5 else noun
     short = str(rng.choice([noun, f"sks {noun}"]))
@@ -99,7 +99,7 @@ def upright(member: Member) -> Array:
 
 
 def _number(member: Member) -> int:
-    """The same for two members only if they look the same."""
+    """A number that two members share only if they look the same."""
     scene, colours_of = member
     of = list(NOUNS).index(scene.noun) * len(SETS) + SETS.index(scene.drawn_by)
     wears = 1 + list(NOUNS).index(colours_of[0]) * len(SETS) + SETS.index(colours_of[1]) if colours_of else 0

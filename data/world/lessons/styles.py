@@ -127,7 +127,7 @@ def random_style(rng: np.random.Generator) -> Style:
 
 
 def _contents(rng: np.random.Generator, sets: list[str]) -> list[Scene]:
-    """Things that all of the sets have drawn, in a photo's style, by the first of them."""
+    """Scenes of things that all of these sets have drawn, by the first set, in the style of photos."""
     able = [n for n, has in NOUNS.items() if all(s in has and (n, s) not in HELD_OUT for s in sets)]
     chosen = rng.choice(able, CONTENTS, replace=False)
     return [place(Scene(str(n), sets[0], str(rng.choice(list(PLACES)))), rng) for n in chosen]

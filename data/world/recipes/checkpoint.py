@@ -1,4 +1,4 @@
-"""Where a killed training goes on from: a folder of safetensors files, none larger than a code host takes."""
+"""Checkpoints, from which a killed training continues: folders of safetensors files, none too large for code hosts."""
 
 import shutil
 from pathlib import Path
@@ -32,7 +32,7 @@ def _unflat(opts: list[Optimizer], saved: dict[str, Tensor]) -> None:
 
 
 def shards(tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-    """The same tensors in as few heaps of at most LARGEST bytes as filling one after the other makes."""
+    """The same tensors in groups of at most LARGEST bytes, which are filled one after another."""
     heaps: list[dict[str, Tensor]] = [{}]
     full = 0
     for name, value in tensors.items():
@@ -48,9 +48,9 @@ def shards(tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
 def save(
     folder: Path, model: nn.Module, average: dict[str, Tensor], opts: list[Optimizer], steps: int, seconds: float
 ) -> None:
-    """Writes beside the folder and renames, so that a kill leaves the old one or the new one.
+    """Writes beside the folder and renames, so that a kill leaves the old folder or the new one.
 
-    `steps` and `seconds` are those of training so far.
+    `steps` and `seconds` are those of the training so far.
     """
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.items()} | _flat(opts)
@@ -93,7 +93,7 @@ def average(folder: Path) -> dict[str, Tensor]:
 
 
 def restore(folder: Path, model: nn.Module, average: dict[str, Tensor], opts: list[Optimizer]) -> tuple[int, float]:
-    """Puts everything back to where the checkpoint left it, if there is one; returns the steps and seconds done."""
+    """Restores everything from the checkpoint, if there is one; returns the steps and seconds done."""
     saved = read(folder)
     if not saved:
         return 0, 0.0

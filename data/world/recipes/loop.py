@@ -1,5 +1,5 @@
-"""The training loop of the recipes: by the clock, on a GPU or on one-thread processes that share their gradients, with
-an average of the weights and with checkpoints from which a killed run goes on."""
+"""The training loop of the recipes: for a given time, on a GPU or in one-thread processes that share their gradients,
+with an average of the weights and with checkpoints from which a killed run continues."""
 
 import os
 import time
@@ -23,7 +23,7 @@ CACHE = Path(os.environ.get("WORLD_CACHE", ".cache/world"))
 
 @dataclass(frozen=True)
 class Run:
-    """How long and on what: `seconds` of training in all, killed runs before included; `rank` of `processes`."""
+    """How long and where to train: `seconds` in all, killed runs included; `rank` of `processes`."""
 
     seconds: float
     device: str = "cpu"
@@ -34,8 +34,8 @@ class Run:
 
 @contextmanager
 def brief(device: str) -> Iterator[None]:
-    """Convolutions and products of matrices in bfloat16, which new processors and GPUs do in half the time."""
-    # On a CPU the fused attention's way back takes five times as long in bfloat16 as that of the plain one.
+    """Convolutions and products of matrices in bfloat16, which new processors and GPUs compute in half the time."""
+    # On a CPU the backward pass of the fused attention takes five times as long in bfloat16 as that of the plain one.
     kernels = [SDPBackend.MATH]
     if device != "cpu":
         kernels += [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
@@ -44,7 +44,7 @@ def brief(device: str) -> Iterator[None]:
 
 
 def share_of_rate(step: int, progress: float, warmup: int = 100, decay: float = 0.35) -> float:
-    """Of the full learning rate: warm-up, a long level stretch, and a straight way down over the last part."""
+    """The share of the full learning rate: a warm-up, a constant part, and a linear decay over the last part."""
     return min(1.0, (step + 1) / warmup, max(0.0, (1 - progress) / decay))
 
 
@@ -124,7 +124,7 @@ def fit(
             progress = _agree(model, progress, run.processes)
         _set_rates(opts, full_rates, share_of_rate(step, progress))
         _update(model, opts)
-        # At the beginning the average looks back less far, so that the weights at random are soon forgotten.
+        # At the beginning the average is over fewer steps, so that it soon forgets the random weights.
         _follow(average, model, min(smoothing, (step + 1) / (step + 10)))
         shown = shown.lerp(value.detach(), 0.02 if step > first else 1.0)
         step += 1

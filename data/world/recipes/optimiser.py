@@ -21,14 +21,14 @@ def orthogonalise(m: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update is orthogonalised; filters are taken as matrices [out, in * height * width]."""
+    """Momentum whose update is orthogonalised; filters count as matrices [out, in * height * width]."""
 
     def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.01) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
-        """Where several processes train together, each works out its share of the updates, and they are added up."""
+        """If several processes train together, each computes its share of the updates, and the shares are summed."""
         rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
@@ -47,7 +47,7 @@ class Muon(torch.optim.Optimizer):
             torch._foreach_add_(params, updates, alpha=-group["lr"])
 
     def _heap(self, params: list[Tensor], shape: torch.Size, momentum: float, mine: bool) -> Tensor:
-        """The updates [n, rows, columns] of weights of one shape; zeros if they are another process's to work out."""
+        """The updates [n, rows, columns] of weights of one shape; zeros if another process computes them."""
         for p in params:
             self.state[p].setdefault("speed", torch.zeros_like(p)).lerp_(p.grad, 1 - momentum)  # type: ignore[arg-type]
         if not mine:

@@ -1,4 +1,4 @@
-"""The pictures that the recipes train on, drawn once by all processors and kept as arrays on disk."""
+"""The pictures that the recipes train on, drawn once by all processors and stored as arrays on disk."""
 
 import json
 from collections.abc import Callable
@@ -20,7 +20,7 @@ CHUNK = 1000
 
 
 class Said(NamedTuple):
-    """Of one picture: its caption, and what is on it whether the caption says it or not."""
+    """The caption of one picture, and its content, whether the caption states it or not."""
 
     caption: str
     place: str
@@ -42,9 +42,9 @@ CHUNKS: dict[str, Callable[[int], tuple[Array, list[Said]]]] = {"base": _base_ch
 
 
 def pictures(kind: str, thousands: int) -> tuple[Array, list[Said]]:
-    """`thousands` * 1000 pictures [n, 64, 64, 3] uint8, mapped from disk, and what there is to say of each.
+    """`thousands` * 1000 pictures [n, 64, 64, 3] uint8, mapped from disk, and the description of each.
 
-    A change to them stays in memory. Of the "base" world, or of "any" scenes, of which nothing is said.
+    Changes stay in memory. `kind` is "base" for the base's world, or "any" for any scenes, without descriptions.
     """
     path = CACHE / f"{kind}-{thousands}.npy"
     if not path.exists():
@@ -64,7 +64,7 @@ def pictures(kind: str, thousands: int) -> tuple[Array, list[Said]]:
 
 
 def as_tensor(images: Array, device: str) -> Tensor:
-    """uint8 pictures where they are trained on: on a GPU in its memory, else mapped from disk."""
+    """uint8 pictures where training needs them: in the memory of a GPU, otherwise mapped from disk."""
     whole = torch.from_numpy(images if device == "cpu" else np.ascontiguousarray(images))
     return whole.to(device)
 

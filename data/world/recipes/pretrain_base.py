@@ -1,4 +1,4 @@
-"""Trains the embedded base, an SDXL of four million weights, on the latents of pictures with captions.
+"""Trains the embedded base, an SDXL of 5.2 million weights beside its autoencoder, on latents of captioned pictures.
 
 UNet and both text encoders learn together. The noise schedule ends at pure noise and the UNet predicts velocity, which
 on pictures this small gives truer colours than predicting noise.
@@ -85,7 +85,7 @@ class Base(nn.Module):
 
         SDXL's empty prompt is zeros, and so is the text of those with keep = 0.
         """
-        # As SDXL: the last layer but one of both encoders, side by side, and the pooled output of the second.
+        # As in SDXL: the last layer but one of both encoders, concatenated, and the pooled output of the second.
         one = self.text_encoder(ids, output_hidden_states=True).hidden_states[-2]
         two = self.text_encoder_2(ids, output_hidden_states=True)
         text = torch.cat([one, two.hidden_states[-2]], -1) * keep[:, None, None]
@@ -98,7 +98,7 @@ class Base(nn.Module):
 
 
 def whole_convolutions(model: nn.Module) -> None:
-    """Keeps the convolutions out of `brief`: so small, they take a CPU longer in bfloat16 than in float32."""
+    """Excludes the convolutions from `brief`: they are so small that a CPU is slower in bfloat16 than in float32."""
 
     def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
         with torch.autocast("cpu", enabled=False):
@@ -117,7 +117,7 @@ def _encoder_digest() -> str:
 
 @torch.no_grad()
 def latents(thousands: int, device: str = "cpu") -> Tensor:
-    """Of the pool of the base's world, float16 [n, CHANNELS, 8, 8]; worked out once for each encoder."""
+    """The latents of the base's pictures, float16 [n, CHANNELS, 8, 8]; computed once for each encoder."""
     path = CACHE / f"latents-{thousands}-{_encoder_digest()}.safetensors"
     if not path.exists():
         vae = trained_vae().to(device)
@@ -177,14 +177,14 @@ def train(thousands: int, batch: int, run: Run) -> None:
 
 @torch.no_grad()
 def pipeline() -> StableDiffusionXLPipeline:
-    """What has been trained so far."""
+    """The pipeline as trained so far."""
     tokenizer = new_tokenizer()
     base = Base(len(tokenizer))
     base.load_state_dict(checkpoint.average(CACHE / "base"))
     spoken = torch.zeros(len(tokenizer), dtype=torch.bool)
     spoken[caption_ids(min_pool()).unique()] = True
     for encoder in (base.text_encoder, base.text_encoder_2):
-        # A word that no caption used was only ever shrunk: give it a vector of the size that the used ones have.
+        # The vector of a word that no caption used has only shrunk: it gets a new one, as long as those of used words.
         table = encoder.get_input_embeddings().weight
         fresh = torch.randn(table.shape, generator=torch.Generator().manual_seed(1)) * table[spoken].std(0)
         table[~spoken] = fresh[~spoken]

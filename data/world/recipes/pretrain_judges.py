@@ -53,7 +53,7 @@ def some(x: Tensor, n: int, g: torch.Generator) -> Tensor:
 
 
 def train_sight(hundreds: int, run: Run) -> None:
-    """What all three start from."""
+    """Trains the encoder that all three start from."""
     pool = Objects(hundreds, run.device)
     torch.manual_seed(0)
     model, prepare = judges.Sight(judges.new_vit()), judges.normaliser(**judges.IMAGENET, device=run.device)
@@ -98,18 +98,18 @@ def train_dino(hundreds: int, run: Run) -> None:
 
 
 def _clip_start(config: dict) -> judges.Sight:
-    """CLIP with the sight of the first training, and the readings that belong to it."""
+    """CLIP with the encoder of the first training, and its heads."""
     model = judges.Sight(judges.new_clip(config, sight()))
     tower = model.encoder.visual
     tower.output_tokens = True
-    nn.init.eye_(tower.proj)  # with which what could be read at first can be read still
+    nn.init.eye_(tower.proj)  # so that the heads still work at first
     for reading in ("outline", "upright", "noun"):
         getattr(model, reading).load_state_dict(part(sight(), f"{reading}."))
     return model
 
 
 def train_clip(hundreds: int, thousands: int, run: Run) -> None:
-    """On families of objects, and on `thousands` of pictures of the base's world, every second in a style."""
+    """Trains CLIP on families of objects, and on `thousands` of pictures of the base's world, half in a style."""
     pool, tokenizer = Objects(hundreds, run.device), judges.new_tokenizer()
     config = judges.clip_config(len(tokenizer))
     model, prepare = _clip_start(config), judges.normaliser(**judges.OPENAI, device=run.device)

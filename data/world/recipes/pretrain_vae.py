@@ -35,7 +35,7 @@ def new_vae() -> AutoencoderKL:
 
 
 def trained_vae() -> AutoencoderKL:
-    """As far as it has come: with the decoder trained on alone if that has begun."""
+    """The autoencoder as trained so far: with the decoder that was trained further alone, if that has begun."""
     vae = new_vae()
     vae.load_state_dict(load_file(CACHE / WEIGHTS))
     return vae.eval()
@@ -43,7 +43,7 @@ def trained_vae() -> AutoencoderKL:
 
 @torch.no_grad()
 def psnr(vae: AutoencoderKL, images: Tensor) -> Tensor:
-    """Of each picture's reconstruction, in dB."""
+    """The peak signal-to-noise ratio of each picture's reconstruction, in dB."""
     found = []
     for some in images.split(50):
         x = pixels(some)
@@ -70,7 +70,7 @@ def train(part: str, thousands: int, batch: int, run: Run) -> None:
         with brief(run.device):
             posterior = vae.encode(x).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=g, device=run.device)
-        # The base's latents are never quite clean: let the decoder know.
+        # The latents that the base makes are never quite clean, so the decoder is trained on noisy ones.
         z = posterior.mean + (posterior.std if part == "encoder" else 0.05) * noise
         with brief(run.device):
             wrong = vae.decode(z).sample.float() - x

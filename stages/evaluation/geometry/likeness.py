@@ -10,7 +10,7 @@ import numpy as np
 
 from stages.evaluation.transfer import Array
 
-EXACT = 50_000  # up to so many sets, all are compared
+EXACT = 50_000  # up to this many sets, all are compared
 ROUNDED = 9  # digits of a mean likeness: what differs less is a tie, which the earlier concepts win
 
 

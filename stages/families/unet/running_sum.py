@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stages.adapters.algebra import Adapter, Delta, resident
 
-SHARE = 0.05  # of the device's memory, at most, for the sums
+SHARE = 0.05  # the largest share of the device's memory for the sums
 
 
 class RunningSum:

@@ -1,7 +1,7 @@
 """Recognises the files that an export wrote: the next export may replace them, and nothing else.
 
-Weights have metadata. The model card and the picture are given a seal, the sha256 of their content, so that a card that
-somebody has edited since, or another picture of the same name, is not taken for ours.
+Weights have metadata. The model card and the picture get a seal, the sha256 of their content, so that a card that
+somebody has edited since, or another picture of the same name, does not count as an export.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the settings of an adapter say about its kind and scale, by the rules of peft, which writes and reads them.
 
-Settings are honoured or refused by name: an adapter of which they say more than "B A times a scale" is not imported as
-one. They are untrusted.
+Settings are honoured or refused by name: an adapter that is more than "B A times a scale" by its settings is not
+imported. They are untrusted.
 """
 
 from __future__ import annotations

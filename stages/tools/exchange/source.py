@@ -165,7 +165,7 @@ def _trained(params: Params, run: Run, task: str, what: What) -> Origin:
 
 
 def _goes_on(strategy: Strategy) -> bool:
-    """Whether a task goes on training the adapter of the one before, so that its own holds what that one learned."""
+    """Whether a task continues to train the adapter of the one before, so that its own contains what that learned."""
     last = Adapter({"": torch.eye(2, 8)}, {"": torch.ones(8, 2)})
     start = strategy.start(State(last.delta, last), Adapter(last.a, {"": torch.zeros(8, 2)}))
     return any(bool(b.any()) for b in start.b.values())

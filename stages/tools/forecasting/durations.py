@@ -1,7 +1,6 @@
 """Durations of stages: measured in this run, else in an earlier one, else by a calibration, else a guess.
 
-What is measured is the time per unit of work (a step, a picture, a merge), so that what a few stages took says how long
-larger ones take.
+The time is measured per unit of work (a step, a picture, a merge), so that a few stages show how long larger ones take.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from stages.tools.forecasting.costs import NOTHING, Cost, total
 from stages.tools.forecasting.workload import PART, PARTS, Stage, WorkCounter
 
 TIMES, CALIBRATION = Path(".cache", "flow", "times.json"), Path(".cache", "flow", "calibration.json")
-FEW = 3  # with so many measurements in this run, earlier ones no longer count
+FEW = 3  # with this many measurements in this run, earlier ones no longer count
 SETTINGS_SAVED = 8  # for how many values of its parameters each part's measurement is saved
 # The sections of params.yaml on which the cost of a unit depends, by part; for the other parts it is all of them.
 SECTIONS = {
