@@ -6,6 +6,7 @@ preset is another set of changes, for a GPU with so many GB: data/profiles/memor
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 from pathlib import Path
@@ -26,6 +27,7 @@ FOLDER = Path("data/profiles")
 COMPLETE = "toy-objects"
 LINE = 120  # characters in a line of params.yaml
 PRESETS = FOLDER / "memory"
+WRITTEN = Path(".cache", "profile.sha256")  # of params.yaml as `use` wrote it: the profile may change afterwards
 FROM = "from"  # the key of a profile that names the one it changes
 
 
@@ -185,13 +187,23 @@ def use(name: str, force: bool = False, memory: str | None = None) -> bool:
     current = PARAMS.read_text("utf-8") if PARAMS.exists() else ""
     if current == new:
         return False
-    if current and not force and not _is_a_profile(current):
+    if current and not force and not (_is_as_written(current) or _is_a_profile(current)):
         profile = FOLDER / "NAME.yaml"
         raise ConfigFault(
             f"{PARAMS}: has changes that are in no profile. Save them as {profile}, or give --force to drop them."
         )
     write_file(PARAMS, new)
+    WRITTEN.parent.mkdir(exist_ok=True)
+    write_file(WRITTEN, _digest(new))
     return True
+
+
+def _is_as_written(current: str) -> bool:
+    return WRITTEN.exists() and WRITTEN.read_text("utf-8") == _digest(current)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _is_a_profile(current: str) -> bool:

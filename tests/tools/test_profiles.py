@@ -79,12 +79,27 @@ def test_an_unknown_preset_is_refused():
 
 def test_a_preset_in_use_is_not_a_change_by_the_user(tmp_path, monkeypatch):
     monkeypatch.setattr(profiles, "PARAMS", tmp_path / "params.yaml")
+    monkeypatch.setattr(profiles, "WRITTEN", tmp_path / "profile.sha256")
     assert profiles.use("sdxl-quick", memory="24")
     assert not profiles.use("sdxl-quick", memory="24")
     assert profiles.use("quick")
     (tmp_path / "params.yaml").write_text("study: mine\n")
     with pytest.raises(ConfigFault, match="changes that are in no profile"):
         profiles.use("sdxl-quick", memory="24")
+
+
+def test_a_profile_that_has_changed_is_not_a_change_by_the_user(tmp_path, monkeypatch):
+    shutil.copytree(profiles.FOLDER, tmp_path / profiles.FOLDER)
+    monkeypatch.chdir(tmp_path)
+    assert profiles.use("quick")
+    (profiles.FOLDER / "quick.yaml").write_text((profiles.FOLDER / "quick.yaml").read_text() + "# newer\n")
+    changed = (profiles.FOLDER / "toy-objects.yaml").read_text().replace("steps: 120", "steps: 121")
+    (profiles.FOLDER / "toy-objects.yaml").write_text(changed)
+    assert profiles.use("quick")
+    assert "steps: 121" in profiles.PARAMS.read_text()
+    profiles.PARAMS.write_text(profiles.PARAMS.read_text().replace("steps: 121", "steps: 122"))
+    with pytest.raises(ConfigFault, match="changes that are in no profile"):
+        profiles.use("toy-styles")
 
 
 def test_a_fault_in_a_profile_of_a_group_names_its_file_and_line(tmp_path, monkeypatch):
