@@ -1,5 +1,7 @@
-"""The stages of a study. The instruction set is fixed here, before any module can import numpy or torch."""
+"""The stages of a study. Imports are prepared here, and the instruction set fixed before any of numpy or torch."""
 
+from stages.runtime.environment import heal_bytecode
 from stages.runtime.instruction_set import pin
 
+heal_bytecode()
 pin()

@@ -11,6 +11,7 @@ import runpy
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,13 @@ def _run(words: list[str], log: Path) -> int:
         runpy.run_module(words[0], run_name="__main__", alter_sys=True)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
+    except Exception as error:  # of a module that cannot be imported, so that it had no chance to say how it ends
+        return exits.attempt(partial(_raise, error))
     return 0
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def _opened(log: Path) -> int:

@@ -1,10 +1,18 @@
-"""The environment of a process: checks our variables, and removes those that other programs set for themselves."""
+"""The environment of a process: checks our variables, and removes those that other programs set for themselves.
+
+It also makes damaged bytecode again.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import warnings
+from importlib.machinery import SourceFileLoader
+from importlib.util import cache_from_source
+from types import CodeType
+from typing import Any
 
 from stages.runtime.faults import ConfigFault, nearest
 
@@ -93,3 +101,26 @@ def integer(name: str, default: int, least: int) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < least:
         raise ConfigFault(f"{name}: '{text}' is not a whole number from {least} on. Correct it, or unset it.")
     return int(text)
+
+
+def heal_bytecode() -> None:
+    """Makes every import from now on, of whatever library, read the source where its bytecode is damaged.
+
+    If a disk fills while Python before 3.14 caches a module's bytecode, it keeps what has been written so far
+    (python/cpython#126606). Every later import would end in "EOFError: marshal data too short", also with room again.
+    """
+    SourceFileLoader.get_code = _code  # type: ignore[assignment]
+
+
+_code_of = SourceFileLoader.get_code
+
+
+def _code(loader: SourceFileLoader, name: str) -> Any:
+    try:
+        return _code_of(loader, name)
+    except (EOFError, ValueError, TypeError):  # of `marshal`
+        path = loader.get_filename(name)
+        code: CodeType = loader.source_to_code(loader.get_data(path), path)  # if it is the source's fault, raises again
+        with contextlib.suppress(OSError):
+            os.unlink(cache_from_source(path))
+        return code
