@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from flows.engine.pool import Interrupts, Pool, Slots
+from flows.engine.pool import Interrupts, Pool, Slots, Worker
 from tests.support.crash import assert_no_processes, stage_processes, start_training
 from tests.support.workspace import PROJECT, change, environment, small
 
@@ -133,3 +133,14 @@ def test_a_temporary_server_ends_with_a_killed_flow_and_not_before(killed):
     while os.path.exists(f"/proc/{server}/exe") and time.monotonic() < until:  # a zombie has none
         time.sleep(0.05)
     assert not os.path.exists(f"/proc/{server}/exe")
+
+
+def test_a_module_that_cannot_be_imported_ends_its_command_and_no_worker(tmp_path):
+    (tmp_path / "broken.py").write_text("import no_such_library\n")
+    worker = Worker(0, {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(PROJECT)])})
+    for _ in range(2):
+        assert worker.run(["broken"], tmp_path / "log", lambda *_: None) == 70
+        assert worker.error.startswith("ModuleNotFoundError: No module named 'no_such_library'. This is a bug;")
+    worker.process.stdin.close()
+    assert worker.process.wait(timeout=60) == 0
+    assert "error: ModuleNotFoundError" in (tmp_path / "log").read_text()
