@@ -278,6 +278,8 @@ def _message(error: Exception) -> tuple[str, int]:
     """The message of an exception raised within DVC, and the exit code for its kind."""
     if isinstance(error, DependencyDoesNotExistError):
         return f"{error}. Restore it.", InputFault.code
+    if isinstance(error, Fault):
+        return str(error), error.code
     if isinstance(error, (DvcException, OSError)):
         return printable(str(error)), MachineFault.code
     return f"{type(error).__name__}: {error}", Fault.code

@@ -81,7 +81,8 @@ DRAFT = ".tmp"  # suffix of a run-cache entry that is being written
 def open_repo(root: Path) -> Repo:
     """Opens the repository: no log output, waits for DVC's lock, and its run-cache survives kills."""
     logging.getLogger("dvc").setLevel(logging.ERROR)
-    for name in ("dvc.progress", "dvc_data.callbacks"):
+    # What cannot be transferred is raised as well; the log has its traceback.
+    for name in ("dvc.progress", "dvc_data.callbacks", "dvc_data.hashfile.transfer", "dvc_objects.fs.generic"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     repo = Repo(str(root), _wait_for_lock=True)
     repo.stage_cache = RunCache(repo)

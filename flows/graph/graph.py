@@ -38,6 +38,7 @@ from flows.graph.dvc_internals import (
 )
 from flows.graph.hash_cache import load_hashes, save_hashes, speed_up_dvc
 from flows.graph.lockfile import update
+from stages.files.writing import machine_faults
 from stages.runtime.faults import MachineFault
 
 # Writing dvc.lock takes longer the larger it is: spend at most this share of the time on it.
@@ -167,6 +168,9 @@ class Graph:
 
         Returns:
             "unchanged", "cached" (restored from the run-cache) or "ran".
+
+        Raises:
+            MachineFault: its outputs could not be stored in DVC's cache.
         """
         stage = self.stages[name]
         with self._lock, self.repo.lock:
@@ -185,9 +189,10 @@ class Graph:
         if how == "ran":
             run()
         with self._lock, self.repo.lock:
-            stage.save()
-            for out in stage.outs:
-                out.commit()
+            with machine_faults(self.root / ".dvc" / "cache"):
+                stage.save()
+                for out in stage.outs:
+                    out.commit()
             self._unwritten[name] = stage
             if time.monotonic() > self._write_after:
                 self._write()

@@ -46,7 +46,7 @@ def new_file(path: Path, size: int = 0, durable: bool = True, private: bool = Fa
         MachineFault: the disk is full or the folder cannot be written.
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}.{next(_numbers)}.tmp")
-    with _machine_faults(path):
+    with machine_faults(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _require(size, path)
         _remove_orphans(path)
@@ -73,7 +73,7 @@ def new_folder(path: Path, durable: bool = True) -> Iterator[Path]:
         MachineFault: the disk is full or the folder cannot be written.
     """
     draft, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
-    with _machine_faults(path):
+    with machine_faults(path):
         for orphan in (*_drafts(path, "tmp"), *_drafts(path, "old")):
             shutil.rmtree(orphan, ignore_errors=True)
         try:
@@ -111,7 +111,7 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def _machine_faults(path: Path) -> Iterator[None]:
+def machine_faults(path: Path) -> Iterator[None]:
     """Turns an OSError of the block into a MachineFault with the path and the free space."""
     try:
         yield

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,7 @@ EXIT_CODES = (
     "75 stopped and saved, 70 bug"
 )
 INTERRUPTED, BROKEN_PIPE = 130, 141  # as shells report signals
+FULL = 1 << 20  # bytes free on a disk that counts as full
 last_error = ""  # of this process; a worker passes it on, since a full disk may not take its log
 # A full, read-only or failing disk, missing permissions, too many open files, no memory: neither bugs nor bad input.
 OF_THE_MACHINE = {
@@ -81,8 +84,20 @@ def _of_the_machine(error: Exception) -> MachineFault | None:
 
 def machine_fault(error: OSError) -> MachineFault:
     """The line for an error of the system that no room has made its own: which path, and why."""
-    place = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else "this machine"
+    if isinstance(error.filename, (str, bytes)):
+        place = os.fsdecode(error.filename)
+    else:
+        place = (error.errno == errno.ENOSPC and _full_disk()) or "this machine"
     return MachineFault(f"{place}: {error.strerror}. Check its disk and its permissions.")
+
+
+def _full_disk() -> str:
+    """The first folder that we write to and whose disk is full; empty if there is none."""
+    for find in (os.getcwd, tempfile.gettempdir, lambda: os.path.expanduser("~")):
+        with contextlib.suppress(OSError):
+            if shutil.disk_usage(find()).free < FULL:
+                return find()
+    return ""
 
 
 def _report_bug(error: Exception, debug: bool) -> None:

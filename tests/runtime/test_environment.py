@@ -1,16 +1,18 @@
 """The surroundings of a command: switches of Python, proxies, git's variables, closed or odd streams, wrong values."""
 
+import errno
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from flows.engine.pool import slots
 from flows.platform.serve import port_number
-from stages.runtime import device
+from stages.runtime import device, exits
 from stages.runtime.environment import GIT, OURS, PREFIX, SWITCHES, integer
 from stages.runtime.faults import ConfigFault
 from stages.runtime.process import cause_of
@@ -178,3 +180,14 @@ def test_ports_are_checked():
 )
 def test_the_cause_of_a_failure_is_quoted(output, cause):
     assert cause_of(output) == cause
+
+
+def test_a_full_disk_without_a_path_names_the_folder_whose_disk_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    free = {str(tmp_path): 1 << 30}
+    monkeypatch.setattr(exits.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free.get(folder, 1 << 30)))
+    assert str(exits.machine_fault(OSError(errno.ENOSPC, "full"))).startswith("this machine: full.")
+    free[str(tmp_path)] = 1000
+    assert str(exits.machine_fault(OSError(errno.ENOSPC, "full"))).startswith(f"{tmp_path}: full.")
+    assert str(exits.machine_fault(OSError(errno.EIO, "broken"))).startswith("this machine: broken.")
+    assert str(exits.machine_fault(OSError(errno.ENOSPC, "full", "/there"))).startswith("/there: full.")
