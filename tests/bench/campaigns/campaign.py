@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.crash import run_flow
-from tests.support.workspace import small
+from tests.support.workspace import hashes, small
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,13 @@ def copied(study: Path) -> Iterator[Path]:
     """A copy of a study, which is removed afterwards."""
     with tempfile.TemporaryDirectory() as place:
         yield Path(shutil.copytree(study, Path(place).resolve() / "work", symlinks=True))
+
+
+def other_bytes(folder: Path, wanted: dict[str, str]) -> str:
+    """A remark that names the outputs of a study which are not as wanted; empty if all are."""
+    made = hashes(folder)
+    other = sorted(name for name in {*made, *wanted} if made.get(name) != wanted.get(name))
+    return f", OTHER BYTES in {len(other)} files: {', '.join(other[:3])}" if other else ""
 
 
 def run(args: argparse.Namespace, trial: Callable[[int], Trial | list[Trial]]) -> None:

@@ -23,7 +23,7 @@ from stages.files import artifact
 from stages.files.pins import check_weights
 from stages.files.sealed import read_sealed
 from stages.runtime.faults import InputFault
-from tests.bench.campaigns.campaign import Trial, copied, finished_study, parser, run
+from tests.bench.campaigns.campaign import Trial, copied, finished_study, other_bytes, parser, run
 from tests.support.crash import flow
 from tests.support.workspace import hashes
 
@@ -134,9 +134,9 @@ def whole(number: int, finished: Path, wanted: dict[str, str]) -> Trial:
             codes, output = [*codes, done.returncode], output + done.stdout + done.stderr
             if kind in WEIGHTS and done.returncode == 3 and path.name in done.stderr + done.stdout:
                 path.write_bytes(content)
-        same = codes[-1] == 0 and hashes(folder) == wanted
-    good = same and set(codes) <= {0, 3} and "Traceback" not in output
-    result = f"exit {', then '.join(map(str, codes))}" + ("" if same else ", OTHER BYTES")
+        other = other_bytes(folder, wanted)
+    good = codes[-1] == 0 and not other and set(codes) <= {0, 3} and "Traceback" not in output
+    result = f"exit {', then '.join(map(str, codes))}{other}"
     return Trial(f"whole study: {kind}", result, good, f"{path}: {how}\n{output}")
 
 

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from flows.graph.stage_names import StageName
-from tests.bench.campaigns.campaign import Trial, finished_study, parser, run
+from tests.bench.campaigns.campaign import Trial, finished_study, other_bytes, parser, run
 from tests.support.crash import DVC, ENDED, FLOW, KILLS, STAGE, assert_no_processes, send_kill, start_command
 from tests.support.workspace import SMALL, hashes, small
 from tests.support.workspace import ran as dvc_ran
@@ -142,8 +142,8 @@ def one(number: int, wanted: dict[str, str]) -> list[Trial]:
         study = Killed(Path(place).resolve() / "work", random.Random(number))
         killed = study.kill_in_all_ways()
         study.finish()
-        if hashes(study.folder) != wanted:
-            study.wrong.append("OTHER BYTES")
+        if other := other_bytes(study.folder, wanted):
+            study.wrong.append(other.removeprefix(", "))
         if "Traceback" in study.output:
             study.wrong.append("a traceback")
     result = ", ".join(study.wrong) or "the same bytes, nothing lost"

@@ -11,7 +11,7 @@ import re
 import time
 from pathlib import Path
 
-from tests.bench.campaigns.campaign import Trial, copied, finished_study, parser, run
+from tests.bench.campaigns.campaign import Trial, copied, finished_study, other_bytes, parser, run
 from tests.support.crash import DVC, FLOW, UP_TO_DATE, ran, run_flow, start_command
 from tests.support.workspace import change, dvc, hashes
 from tests.support.workspace import ran as dvc_ran
@@ -34,11 +34,14 @@ def one(number: int, finished: Path, wanted: dict[str, str]) -> Trial:
         worked = [bool(ran(output) | dvc_ran(output)) for output in outputs]
         refused = [code != 0 and bool(BUSY.search(output)) for code, output in zip(codes, outputs, strict=True)]
         left = run_flow(folder)
-        same = left == UP_TO_DATE and "up to date" in dvc(folder, "status") and hashes(folder) == wanted
+        other = other_bytes(folder, wanted)
+        same = left == UP_TO_DATE and "up to date" in dvc(folder, "status") and not other
     late = codes.count(0) - sum(worked)
     fair = all(code == 0 or busy for code, busy in zip(codes, refused, strict=True))
     good = sum(worked) == 1 and fair and same and not any("Traceback" in output for output in outputs)
-    result = f"{sum(worked)} worked, {sum(refused)} refused, {late} came late" + ("" if same else ", OTHER BYTES")
+    result = f"{sum(worked)} worked, {sum(refused)} refused, {late} came late" + (
+        other or ("" if same else ", not up to date")
+    )
     detail = " | ".join(f"exit {code}: {output}" for code, output in zip(codes, outputs, strict=True))
     return Trial(f"{len(commands)} commands", result, good, detail)
 
