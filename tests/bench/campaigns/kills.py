@@ -1,6 +1,6 @@
-"""Kills at random moments: nice python -m tests.bench.campaigns.kills [--count 20]
+"""Kills at random moments: nice python -m tests.bench.campaigns.kills [--count 30]
 
-In each trial a new study is killed ten times, once in each of the ways of tests/support/crash.py, in random order: with
+In each trial a new study is killed in each of the ways of tests/support/crash.py until it ends, in random order: with
 the flow or `dvc repro`, while it starts or after it has continued for a while. What a kill leaves is continued by
 the next command. After the last kill either command finishes the study. All bytes must then be those of a study that
 nobody killed; no stage that the flow had ended may have run again, and each training must have continued from its last
@@ -151,7 +151,7 @@ def one(number: int, wanted: dict[str, str]) -> list[Trial]:
 
 
 def main() -> None:
-    args: argparse.Namespace = parser(__doc__, 20).parse_args()
+    args: argparse.Namespace = parser(__doc__, 30).parse_args()
     with finished_study(args.study) as study:
         wanted = hashes(study)
         run(args, lambda number: one(number, wanted))
