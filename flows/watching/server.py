@@ -108,6 +108,7 @@ def serve(port: int, browser: bool) -> None:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((HOST, port))
+            listener.listen()  # from here on a browser waits, until the server is up
         except OSError as error:
             raise MachineFault(f"port {port}: {error.strerror}. Omit --port to use any free one.") from None
         token, port = secrets.token_urlsafe(24), listener.getsockname()[1]

@@ -270,13 +270,16 @@ def test_the_page_that_is_opened_names_its_run(here, palimpsest, monkeypatch):
     (folder / "report.html").write_text(f"<dl>{stamp.SLOT}</dl>")
     monkeypatch.setattr(journal, "_machine", lambda: "1 x <GPU>")
     monkeypatch.setattr(journal, "_commit", lambda: "0123456789abcdef+")
+    monkeypatch.setattr(journal, "repository", lambda: "https://host/me/it")
     began = journal.Journal.begin(2).began
     code, out, err = palimpsest("report", "--no-open")
     assert code == 0, err
     assert "report/small/index.html" in out
     page = (folder / "index.html").read_text()
     assert f"<dd>began {began}, on 1 x &lt;GPU&gt;</dd>" in page
-    assert 'commit/0123456789abcdef">0123456789</a>, with changes that are in no commit' in page
+    assert (
+        'href="https://host/me/it/commit/0123456789abcdef">0123456789</a>, with changes that are in no commit' in page
+    )
     assert (folder / "report.html").read_text() == f"<dl>{stamp.SLOT}</dl>", "it depends on no time or machine"
     code, _, err = palimpsest("report", "--against", "none")
     assert (code, err.count("\n")) == (3, 1)
