@@ -88,16 +88,13 @@ def _run(words: list[str], log: Path) -> int:
     sys.argv = [words[0], *words[1:]]
     sys.modules.pop(words[0], None)  # otherwise runpy warns that it has been imported already
     try:
-        runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+        return exits.attempt(partial(_run_module, words[0]))  # also if it cannot be imported, to say how it ends
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
-    except Exception as error:  # of a module that cannot be imported, so that it had no chance to say how it ends
-        return exits.attempt(partial(_raise, error))
-    return 0
 
 
-def _raise(error: Exception) -> None:
-    raise error
+def _run_module(name: str) -> None:
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
 
 
 def _opened(log: Path) -> int:

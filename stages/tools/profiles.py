@@ -6,7 +6,6 @@ preset is another set of changes, for a GPU with so many GB: data/profiles/memor
 
 from __future__ import annotations
 
-import hashlib
 import io
 import re
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 
+from stages.files.artifact import digest
 from stages.files.writing import write_file
 from stages.files.yaml import PARAMS, read_yaml
 from stages.runtime.faults import ConfigFault, nearest
@@ -194,16 +194,12 @@ def use(name: str, force: bool = False, memory: str | None = None) -> bool:
         )
     write_file(PARAMS, new)
     WRITTEN.parent.mkdir(exist_ok=True)
-    write_file(WRITTEN, _digest(new))
+    write_file(WRITTEN, digest(new))
     return True
 
 
 def _is_as_written(current: str) -> bool:
-    return WRITTEN.exists() and WRITTEN.read_text("utf-8") == _digest(current)
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return WRITTEN.exists() and WRITTEN.read_text("utf-8") == digest(current)
 
 
 def _is_a_profile(current: str) -> bool:

@@ -84,6 +84,11 @@ def write_model(folder: Path, width: int) -> Sdxl:
     return Sdxl(path=str(folder), revision=folder_digest(folder), pixels=PIXELS)
 
 
+def any_picture() -> Image.Image:
+    pixels = torch.randint(0, 256, (PIXELS, PIXELS, 3), generator=generator("picture"), dtype=torch.uint8)
+    return Image.fromarray(pixels.numpy())
+
+
 class Plain:
     """The loop of diffusers' script."""
 
@@ -193,8 +198,7 @@ def main() -> None:
 def compare(family: Sdxl, rounds: int, steps: int) -> None:
     adapter = fresh_adapter(family.shapes(), RANK, RANK, generator("adapter"))
     adapter = Adapter(adapter.a, {n: 0.05 * torch.randn(b.shape, generator=generator(n)) for n, b in adapter.b.items()})
-    pixels = torch.randint(0, 256, (PIXELS, PIXELS, 3), generator=generator("picture"), dtype=torch.uint8)
-    picture = Image.fromarray(pixels.numpy())
+    picture = any_picture()
     kinds = {"plain": (True, False), "checkpointing": (True, True), "cached": (False, False)}
     peers = {name: Plain(family, adapter, picture, *kind) for name, kind in kinds.items()}
     ours = Ours(family, adapter, picture)

@@ -35,12 +35,15 @@ def opened(browser, folder: Path, expected: str = "nothing"):
     page.on("console", lambda m: problems.append(m.text) if m.type == "error" and expected not in m.text else None)
     page.on("pageerror", lambda e: problems.append(str(e)))
     page.on("request", lambda r: problems.append(r.url) if not r.url.startswith((address[:20], "data:")) else None)
-    page.goto(address, timeout=PATIENCE)
-    yield page
-    context.close()
-    server.send_signal(signal.SIGINT)
-    assert server.wait(60) == 0
-    assert not problems
+    try:
+        page.goto(address, timeout=PATIENCE)
+        yield page
+        context.close()
+        server.send_signal(signal.SIGINT)
+        assert server.wait(60) == 0
+        assert not problems
+    finally:
+        server.kill()  # if anything above failed
 
 
 @pytest.fixture

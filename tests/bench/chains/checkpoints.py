@@ -15,13 +15,13 @@ idle.
 from __future__ import annotations
 
 import argparse
+import statistics
 import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from stages.adapters.algebra import Adapter, fresh_adapter
 from stages.families.sdxl import Sdxl
@@ -31,12 +31,22 @@ from stages.training.checkpoints import Checkpoints
 from stages.training.examples import Example, encode_examples
 from stages.training.loop import Training
 from tests.bench.blocks import interleaved, processor, ratio, short, write_results
-from tests.bench.training import OPTIONS, PIXELS, PROMPT, write_model
+from tests.bench.training import OPTIONS, PROMPT, any_picture, write_model
 
 EVERY = 10
 
 
-class Waiting(Checkpoints):
+class Ours(Checkpoints):
+    """Counts what it saves."""
+
+    saved = 0
+
+    def save(self, *args, **options) -> None:
+        self.saved += 1
+        super().save(*args, **options)
+
+
+class Waiting(Ours):
     """Written while the training waits."""
 
     def save(self, *args, **options) -> None:
@@ -48,7 +58,7 @@ class Always(Waiting):
     due = True
 
 
-WAYS: dict[str, type[Checkpoints] | None] = {"none": None, "ours": Checkpoints, "waiting": Waiting, "always": Always}
+WAYS: dict[str, type[Ours]] = {"none": Ours, "ours": Ours, "waiting": Waiting, "always": Always}
 
 
 class Trainings:
@@ -58,30 +68,18 @@ class Trainings:
         self.options = OPTIONS.model_copy(update={"rank": rank, "alpha": rank, "steps": steps})
         self.family, self.folder, self.adapters, self.saved = family, folder, dict[str, Adapter](), dict[str, int]()
         self.fresh = fresh_adapter(family.shapes(), rank, rank, generator("adapter"))
-        pixels = torch.randint(0, 256, (PIXELS, PIXELS, 3), generator=generator("picture"), dtype=torch.uint8)
-        example = Example(Image.fromarray(pixels.numpy()), PROMPT, None)
-        self.material = encode_examples(family, [example], 1)
+        self.material = encode_examples(family, [Example(any_picture(), PROMPT, None)], 1)
 
     def train(self, name: str) -> None:
         """Trains in one of the WAYS, with checkpoints in a folder of its own."""
-        kind, count = WAYS[name], 0
-        options = self.options.model_copy(update={"checkpoint_every": EVERY if kind else self.options.steps + 1})
+        every = self.options.steps + 1 if name == "none" else EVERY
+        options = self.options.model_copy(update={"checkpoint_every": every})
         learner = self.family.learner(None, self.fresh, options)
         with tempfile.TemporaryDirectory(dir=self.folder) as place:
             training = Training(learner, options, ["bench"], Path(place, "training"))
-            if kind:
-                training.checkpoints = kind(training.folder)
-                save = training.checkpoints.save
-
-                def counted(*args, **facts) -> None:
-                    nonlocal count
-                    count += 1
-                    save(*args, **facts)
-
-                training.checkpoints.save = counted  # type: ignore[method-assign]
-            adapter, _ = training.run(self.material, keep=False)
-        self.saved[name] = count
-        self.adapters[name] = adapter
+            training.checkpoints = checkpoints = WAYS[name](training.folder)
+            self.adapters[name], _ = training.run(self.material, keep=False)
+        self.saved[name] = checkpoints.saved
 
     def check(self) -> None:
         """Compares the results of the ways of training.
@@ -106,7 +104,7 @@ def compare(family: Sdxl, rank: int, steps: int, rounds: int) -> list[list[str]]
     rows = []
     for name, taken in times.items():
         middle, low, high = ratio(taken.wall, times["none"].wall)
-        step = short(sorted(taken.wall)[len(taken.wall) // 2] / steps)
+        step = short(statistics.median(taken.wall) / steps)
         rows.append([name, str(trainings.saved[name]), step, f"{middle:.3f} [{low:.3f}, {high:.3f}]"])
         print(f"{name:8} {trainings.saved[name]:3} checkpoints   {step} a step   {rows[-1][-1]}")
     return rows
