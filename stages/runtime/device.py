@@ -97,6 +97,11 @@ def exact_kernels() -> Iterator[None]:
         torch.set_deterministic_debug_mode(before)
 
 
+def reproducible() -> bool:
+    """Whether a training repeats to the last bit on this device: on a GPU only if PALIMPSEST_EXACT is 1."""
+    return device().type != "cuda" or _exact()
+
+
 def allow_tf32(allowed: bool) -> None:
     """Sets whether convolutions on a GPU may round their inputs to TF32, as torch does by default; matrix products may
     not in either case."""

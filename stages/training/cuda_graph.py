@@ -21,7 +21,7 @@ from stages.core.params import Train
 log = logging.getLogger("palimpsest")
 
 
-WARM_UPS = 3  # calls on a side stream before a function is recorded
+WARM_UPS = 1  # calls on a side stream before a function is recorded: libraries and compiled code prepare in the first
 
 
 def recordable(on: torch.device, options: Train) -> bool:

@@ -159,18 +159,18 @@ def test_training_continues_unchanged_after_the_family_was_used_otherwise(family
 
 @pytest.mark.slow
 def test_compiled_blocks_agree_and_are_compiled_once_for_each_shape(family, encodings, monkeypatch):
-    """Two widths, and the first block, whose input needs no gradient; without torch's code generator bits are equal."""
+    """Without torch's code generator only group norms are computed otherwise."""
     monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
-    adapter, stats = trained(family, encodings)
+    plain = trained(family, encodings)
     fast = family.model_copy(update={"compile": True})
     counters.clear()
-    again, others = trained(fast, encodings)
-    assert fingerprint(flat(again)) == fingerprint(flat(adapter))
-    assert others == stats
-    assert counters["stats"]["unique_graphs"] == 3
+    agree(trained(fast, encodings), plain, 1e-5, 1e-3)
+    graphs = counters["stats"]["unique_graphs"]
+    blocks = [module for module in family.pipeline.unet.modules() if isinstance(module, compiled._kinds())]
+    assert 0 < graphs < len(blocks)
     assert not counters["graph_break"]
     trained(fast, encodings, frozen=given(family).delta)
-    assert counters["stats"]["unique_graphs"] == 3
+    assert counters["stats"]["unique_graphs"] == graphs
     family.shift(Delta())
     assert not any("forward" in module.__dict__ for module in family.pipeline.unet.modules())
 

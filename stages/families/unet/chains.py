@@ -2,7 +2,8 @@
 
 On a CPU the kernels of most operations compute a row in the same way whatever the other rows are. Exceptions are
 products of a few rows (those of the times' embedding) and 1x1 convolutions, so these are computed chain by chain, and
-each chain's numbers are those that it has alone. `stages/tools/together/train.py` checks that on the machine at hand.
+each chain's numbers are those that it has alone. Where a training does not repeat to the last bit anyway, they are
+computed at once. `stages/tools/together/train.py` checks the numbers on the machine at hand.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from stages.core.family import Encodings, JoinedLearners, Learner
 from stages.families.unet.learner import UNetLearner
 from stages.families.unet.lora.grouped import Grouped
+from stages.runtime.device import reproducible
 
 
 class JoinedUNets(JoinedLearners):
@@ -37,12 +39,16 @@ class JoinedUNets(JoinedLearners):
             raise ValueError("train.checkpointing is set")
         self.first = own[0]
         self.layers, self.count = grouped[0].joined(grouped[1:]), len(learners)
-        self.alone = [
-            module
-            for name, module in self.first.unet.named_modules()
-            if (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1))
-            or (isinstance(module, nn.Linear) and ("embedding" in name or "time_emb" in name))
-        ]
+        # Made once: compiled code depends on which function a module calls.
+        self.alone = {module: by_chain(type(module).forward.__get__(module), self.count) for module in self._apart()}
+
+    def _apart(self) -> Iterator[nn.Module]:
+        """The modules that are computed chain by chain."""
+        for name, module in self.first.unet.named_modules() if reproducible() else ():
+            if (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)) or (
+                isinstance(module, nn.Linear) and ("embedding" in name or "time_emb" in name)
+            ):
+                yield module
 
     def losses(self, inputs: Sequence[Encodings]) -> Tensor:
         with self._installed():
@@ -53,8 +59,8 @@ class JoinedUNets(JoinedLearners):
     def _installed(self) -> Iterator[None]:
         """Within the block the UNet computes all chains."""
         self.layers.install()
-        for module in self.alone:
-            module.__dict__["forward"] = by_chain(type(module).forward.__get__(module), self.count)
+        for module, forward in self.alone.items():
+            module.__dict__["forward"] = forward
         try:
             yield
         finally:

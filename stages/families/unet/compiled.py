@@ -1,4 +1,4 @@
-"""torch.compile: the whole UNet or its repeated blocks in sampling, its transformer blocks in training.
+"""torch.compile: the whole UNet or its repeated blocks in sampling, its repeated blocks in training.
 
 In training a block's forward and backward pass are compiled, once for all blocks of one shape, and the step around them
 stays as it is: on a GPU the compiled kernels are recorded in the same CUDA graph. Elementwise operations between two
@@ -64,19 +64,14 @@ def use_cache() -> None:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
 
 
-def compile_blocks(model: nn.Module, convolutions: bool = False) -> None:
-    """Compiles the transformer blocks of a model, until `restore_blocks`.
-
-    Args:
-        model: a UNet.
-        convolutions: also compile its blocks of convolutions.
-    """
+def compile_blocks(unet: nn.Module) -> None:
+    """Compiles the blocks of transformers and of convolutions, until `restore_blocks`."""
     import torch._dynamo
 
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, SHAPES)
-    for kind in range(1 + convolutions):
-        for block in _blocks(model, _kinds()[kind]):
-            block.__dict__["forward"] = partial(_compiled_forward(kind, BACKEND), block)
+    for number, kind in enumerate(_kinds()):
+        for block in _blocks(unet, kind):
+            block.__dict__["forward"] = partial(_compiled_forward(number, BACKEND), block)
 
 
 def restore_blocks(model: nn.Module) -> None:
@@ -88,7 +83,7 @@ def restore_blocks(model: nn.Module) -> None:
 @contextmanager
 def compiled_blocks(model: nn.Module) -> Iterator[None]:
     """Within it all repeated blocks of a model are compiled."""
-    compile_blocks(model, convolutions=True)
+    compile_blocks(model)
     try:
         yield
     finally:

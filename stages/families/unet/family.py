@@ -210,7 +210,11 @@ class UNetFamily(Family):
         base = self._base_weights
         with torch.no_grad():
             for name, change in self._delta_sum.changes(delta):
-                self.module(name).weight.copy_(base[name] if change is None else base[name].float() + change)
+                weight = self.module(name).weight
+                if change is None:
+                    weight.copy_(base[name])
+                else:
+                    torch.add(base[name], change, out=weight)  # in float32, rounded once
 
     @torch.no_grad()
     def encode_images(self, images: Sequence[Image.Image]) -> Encodings:

@@ -1,7 +1,7 @@
-"""SDXL at full size on one GPU: python -m tests.bench.gpu [--only PART] [--out FILE] [--json FILE] [--seconds 500]
+"""SDXL at full size on one GPU: python -m tests.bench.gpu [--only PART ...] [--json FILE] [--seconds 500]
 
 On a CPU it runs at a hundredth of the size (--size hundredth --blocks 1, a minute). Parts, in this order unless --only
-names one: training, swap (with the merge), sampling, chains (several trainings in one batch), exact (whether two
+names some: training, swap (with the merge), sampling, chains (several trainings in one batch), exact (whether two
 trainings, and one that is stopped and resumed, have equal bytes); profile is the kernels of a training step and a
 picture by kind.
 
@@ -13,7 +13,7 @@ sd-scripts and of SimpleTuner (peers.py says what of them). Ours is in float16, 
 Peers run with torch's default settings, not with this project's. Losses, gradients and pictures are compared before
 timing. Then come the swap of a state, a merge, and one task from end to end; finally, if there is time, diffusers
 through torch.compile in its default mode (max-autotune takes longer than the time limit): the transformer blocks in
-training, the whole UNet in sampling.
+training, the whole UNet in sampling. With --alone none of these peers runs.
 
 Weights are random and created on the device, so that nothing is read. Blocks of all peers alternate. A training step of
 ours is timed within a training; a picture is the difference between a long and a short run; what is done only once is
@@ -49,17 +49,17 @@ from typing import Any
 import torch
 from diffusers.utils import logging as diffusers_logging
 
-from stages.adapters.algebra import Delta, select
+from stages.adapters.algebra import Adapter, Delta, select
 from stages.tools.forecasting.cards import MERGE
 from stages.training.checkpoints import SHARE
 from tests.bench.blocks import short
-from tests.bench.gpu.bench import Bench, free_memory, synced
+from tests.bench.gpu.bench import COMPILED, Bench, free_memory, synced
 from tests.bench.gpu.chains import Chains
 from tests.bench.gpu.exact import Exact
 from tests.bench.gpu.kernels import table
 from tests.bench.gpu.notes import Notes, OutOfTime, until
 from tests.bench.gpu.sampling import Sampling
-from tests.bench.gpu.training import CHECKED, LIMITS, STEP, Training
+from tests.bench.gpu.training import CHECKED, LIMITS, Training
 from tests.bench.gpu.training import Ours as Trainer
 
 PARTS = ("training", "swap", "sampling", "chains", "exact", "profile")
@@ -85,7 +85,8 @@ def machine(bench: Bench) -> None:
 
 def states(bench: Bench) -> None:
     """Times the swap of a state and a merge."""
-    sums = Delta(tuple(bench.adapter(word) for word in range(10 if bench.full else 3)))
+    one = bench.adapter("swap")  # drawing takes longer than copying
+    sums = Delta(tuple(copied(one) for _ in range(10 if bench.full else 3)))
     unet = bench.family.pipeline.unet
     bench.family.shift(Delta())
     before = {name: value.data_ptr() for name, value in unet.state_dict().items()}
@@ -126,6 +127,11 @@ def states(bench: Bench) -> None:
     )
 
 
+def copied(adapter: Adapter) -> Adapter:
+    a, b = ({name: value.clone() for name, value in half.items()} for half in (adapter.a, adapter.b))
+    return Adapter(a, b, adapter.scale)
+
+
 def task(bench: Bench, training: Training, sampling: Sampling) -> None:
     """Estimates one task of the paper from end to end: ours with everything done once, the peers without."""
     ours, *loops = (seconds for name, seconds in training.steps.items() if "not compiled" not in name)
@@ -163,16 +169,16 @@ def kernels(bench: Bench, training: Training, sampling: Sampling) -> None:
     """The kernels of training steps and of pictures."""
     trainer = Trainer(bench)
     trainer.train(CHECKED)
-    steps = 12 if bench.full else 1
-    table(bench.notes, "training step", lambda: trainer.train(steps), steps, STEP / bench.speed if bench.full else 0.0)
+    training.kernels(trainer)
     sampling.prepare()
     sampling.ours(1)
-    table(bench.notes, "two steps of eight pictures", lambda: sampling.ours(2), 1)
+    sampling.kernels()
 
 
 def measure(bench: Bench) -> None:
     """Runs all parts, or the one that was asked for, within the time limit."""
     training, sampling, chains = Training(bench), Sampling(bench), Chains(bench)
+    only = bench.args.only
     parts: dict[str, tuple[float, Callable[[float], object]]] = {
         "training": (0.3, training.run),
         "swap": (0.35, lambda _: states(bench)),
@@ -181,19 +187,18 @@ def measure(bench: Bench) -> None:
         "exact": (0.8, Exact(bench).run),
         "profile": (0.85, lambda _: kernels(bench, training, sampling)),
     }
-    only = bench.args.only
     try:
         attempted(bench, "building the model", lambda: machine(bench))
         for name, (share, part) in parts.items():
-            if only in (None, name):
+            if not only or name in only:
                 end = bench.deadline(1.0 if only else share)
                 attempted(bench, name, lambda part=part, end=end: part(end))  # type: ignore[misc]
-        if training.steps and sampling.pictures:
+        if training.steps and sampling.pictures and not bench.args.alone:
             task(bench, training, sampling)
     except OutOfTime:
         bench.notes.fail("out of time", f"not everything was measured in {bench.args.seconds:g} s")
         return
-    if bench.on_gpu and bench.args.compile and only is None:
+    if bench.family.compile and not only and not bench.args.alone:
         try:
             bench.notes.print("against diffusers through torch.compile")
             attempted(bench, "sampling against torch.compile", lambda: sampling.extra(bench.deadline(1)))
@@ -217,11 +222,12 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", choices=["full", "hundredth"], default="full")
     parser.add_argument("--seconds", type=float, default=500, help="time limit")
     parser.add_argument("--blocks", type=int, default=5, help="of each comparison, at most; always at least one")
-    parser.add_argument("--only", choices=PARTS, help="this part alone")
+    parser.add_argument("--only", choices=PARTS, nargs="+", help="these parts alone")
+    parser.add_argument("--alone", action="store_true", help="ours without peers")
     parser.add_argument("--json", type=Path, help="a file for the results; docs/performance.md is made from such")
     parser.add_argument("--out", type=Path, help="a file for the output")
     parser.add_argument("--dtype", choices=list(LIMITS), help="of ours; default: float16 on a GPU, float32 on a CPU")
-    parser.add_argument("--no-compile", dest="compile", action="store_false", help="ours without torch.compile")
+    parser.add_argument("--compile", choices=list(COMPILED), default="whole", help="what of ours on a GPU")
     parser.add_argument("--float8", action="store_true", help="ours with feed-forward layers in float8: other pictures")
     args = parser.parse_args(words)
     ends += args.seconds

@@ -6,7 +6,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -20,6 +20,7 @@ from tests.bench.gpu.random_sdxl import Standin
 
 TARGETS = {"step": 0.045, "picture": 1.30, "swap": 0.05, "merge": 0.5, "chains": 0.028, "memory": 24.0}
 PROMPT = "a photo of a sks owl"
+COMPILED: dict[str, bool | Literal["blocks"]] = {"whole": True, "blocks": "blocks", "none": False}  # in sampling
 
 
 def wait() -> None:
@@ -68,7 +69,7 @@ class Bench:
             dtype=self.dtype,
             decoder_dtype=self.dtype,
             pixels=1024 if self.full else 64,
-            compile=self.on_gpu and args.compile,
+            compile=self.on_gpu and COMPILED[args.compile],
             **options,
         )
 

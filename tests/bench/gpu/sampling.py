@@ -16,6 +16,7 @@ from stages.runtime.seeds import generator
 from stages.tools.forecasting.cards import COMPILE
 from tests.bench.blocks import short
 from tests.bench.gpu.bench import PROMPT, Bench, compilations, synced
+from tests.bench.gpu.kernels import table
 from tests.bench.gpu.notes import Notes
 from tests.bench.gpu.peers import BEST, COMPILED, REFERENCE, Way, images, pipeline, torch_defaults
 from tests.bench.gpu.training import Ours as Trainer
@@ -51,16 +52,28 @@ class Sampling:
         self.prepare()
         first, second = (synced(lambda: self.ours(1)) for _ in range(2))
         self.once = max(first - second, 0.0)
-        bench.record(COMPILE, [self.once])
+        bench.record(COMPILE + self.variant, [self.once])
         bench.notes.print(f"  ours, first call: {short(first)} for one step of {COUNT}, then {short(second)}")
-        if bench.on_gpu and bench.args.compile and not compilations():
+        if bench.family.compile and not compilations():
             bench.notes.fail("ours was not compiled")
         self.check_recompiling()
-        self.pictures = self.compare(WAYS, end)
+        self.pictures = self.compare({} if bench.args.alone else WAYS, end)
+        self.kernels()
+
+    def kernels(self) -> None:
+        """Prints the kernels of two steps and of decoding, by kind."""
+        table(self.bench.notes, "two steps of eight pictures", lambda: self.ours(2), 1)
 
     def extra(self, end: float) -> None:
         self.prepare()
         self.compare(EXTRA, end)
+
+    @property
+    def variant(self) -> str:
+        """What names add if not the whole UNet is compiled, so that a forecast does not read them."""
+        if self.bench.family.compile is True or not self.bench.on_gpu:
+            return ""
+        return ", blocks compiled" if self.bench.family.compile else ", not compiled"
 
     def prepare(self) -> None:
         family = self.bench.family
@@ -86,7 +99,7 @@ class Sampling:
             self.bench.notes.fail("ours was recompiled", f"{more} graphs, after training or for another state")
 
     def compare(self, ways: Mapping[str, tuple[Way, int, tuple[int, int]]], end: float) -> dict[str, float]:
-        bench, own_name = self.bench, f"ours, {self.bench.dtype}, eight at a time"
+        bench, own_name = self.bench, f"ours, {self.bench.dtype}, eight at a time{self.variant}"
         pipelines = {way: pipeline(bench.family.pipeline, way) for way in {way for way, _, _ in ways.values()}}
         mine = self.ours(CHECKED)
         peers = {own_name: self.measured(self.ours, COUNT, (2, 8))}

@@ -247,7 +247,7 @@ def test_on_a_cpu_what_runs_a_kernel_is_counted_once():
     ("part", "figures", "tables"),
     [
         ("swap", {"swap: one adapter more", cards.MERGE}, {"swap", "merge"}),
-        ("sampling", {"picture: ours, float32, eight at a time", cards.COMPILE}, set()),
+        ("sampling", {"picture: ours, float32, eight at a time", cards.COMPILE}, {"two steps of eight pictures"}),
         ("chains", {"chains: 2"}, {"2 chains"}),
         ("exact", {"step: ours, with exact kernels", "step: ours, with the fastest kernels"}, set()),
         ("profile", set(), {"training step", "two steps of eight pictures"}),

@@ -20,6 +20,7 @@ from stages.training import task
 from stages.training.loop import Losses
 from tests.bench.blocks import short
 from tests.bench.gpu.bench import PROMPT, Bench, free_memory, synced, wait
+from tests.bench.gpu.kernels import table
 from tests.bench.gpu.notes import Notes
 from tests.bench.gpu.peers import BEST, CACHED, COMPILED, KOHYA, LEARNING_RATE, REFERENCE, SIMPLE_TUNER, Loop, Way
 
@@ -87,7 +88,7 @@ class Ours:
             number: the seed; None: a new one, for which there is no checkpoint.
             stop: raises Stopped after so many steps.
         """
-        sizes = {"rank": self.bench.rank, "alpha": self.bench.rank, "batch": 1, "steps": steps}
+        sizes = {"rank": self.bench.rank, "alpha": float(self.bench.rank), "batch": 1, "steps": steps}
         schedule = {"schedule": "constant", "learning_rate": LEARNING_RATE, "checkpoint_every": checkpoint_every}
         params = self.params.model_copy(
             update={"train": self.params.train.model_copy(update=sizes | schedule), "seeds": (0,)},
@@ -158,10 +159,17 @@ class Training:
         self.checkpoint = ours.checkpoint()
         bench.record(CHECKPOINT, [self.checkpoint])
         bench.notes.print(f"  ours, a checkpoint: {short(self.checkpoint)}, not included in the step times")
-        self.steps = self.compare(ours, LOOPS, end)
+        self.steps = self.compare(ours, {} if bench.args.alone else LOOPS, end)
         self.overhead = statistics.median(ours.overheads)
         bench.record(ONCE, ours.overheads)
         bench.notes.print(f"  ours, once per task: {short(self.overhead)} (adapter, hashes, recording the step)")
+        self.kernels(ours)
+
+    def kernels(self, ours: Ours) -> None:
+        """Prints the kernels of a step, by kind; they include those of what is done once per task."""
+        bench, steps = self.bench, 12 if self.bench.full else 1  # a profiler is slow to read
+        floor = STEP / bench.speed if bench.full else 0.0
+        table(bench.notes, "training step", lambda: ours.train(steps), steps, floor)
 
     def again(self, ours: Ours) -> float:
         """Seconds of a later short training; on a GPU also its peak memory, without the other parts of this
@@ -189,7 +197,7 @@ class Training:
         loops = {name: Loop(own, pixels, prompt, ours.adapter, way) for name, (way, _) in ways.items()}
         self.check(ours, loops)
         peers = {f"ours, {bench.dtype}": ours.measure}
-        if bench.family.compile:
+        if bench.family.compile and ways:
             peers["ours, blocks not compiled"] = Ours(bench, compiled=False).measure
         for name, (_, steps) in ways.items():
             count = steps if bench.full else 1
