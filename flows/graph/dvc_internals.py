@@ -7,6 +7,7 @@ It uses
 - these private names: `Repo(_wait_for_lock)`; `_get_cache_hash`, `_get_stage_hash`, `StageCache._get_cache_dir`,
   `_get_cache_path`, `_load_cache`, `_load` and `_create_stage` of the run-cache; `Output._build` and `_get_hash_meta`,
   `Lockfile._load_yaml`, `FileSystem._strip_protocol`, which hash_cache.py wraps;
+- the method `State` of `dvc_data.hashfile.state`, `put_file` of local files, `dvc.output.otransfer`;
 - attributes of public objects: `Repo.index.graph`, `config`, `lock`, `stage_cache`, `cache.legacy`, `cloud.push` and
   `cloud.get_remote_odb`; of a cache `hash_name` and `oid_to_path`; of a stage `addressing`, `cmd`, `deps`, `outs`,
   `dvcfile.dump_stages`, `frozen`, `is_callback`, `always_changed`, `changed_stage`, `save`, `get_used_objs`,
@@ -23,9 +24,10 @@ import functools
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from dvc import dvcfile, output
 from dvc.config import Config, ConfigError, RemoteConfigError
@@ -40,11 +42,15 @@ from dvc.stage import PipelineStage
 from dvc.stage.cache import RunCacheNotFoundError, StageCache, _get_cache_hash, _get_stage_hash
 from dvc.stage.serialize import to_single_stage_lockfile
 from dvc.utils.serialize import dumps_yaml
+from dvc_data.hashfile import state
 from dvc_data.hashfile.hash_info import HashInfo
 from dvc_data.hashfile.meta import Meta
 from dvc_data.hashfile.obj import HashFile
+from dvc_data.hashfile.state import State, StateNoop
 from dvc_data.hashfile.tree import Tree
 from dvc_objects.fs.generic import copy
+from dvc_objects.fs.local import FsspecLocalFileSystem, localfs
+from dvc_objects.fs.utils import as_atomic, copyfile
 
 from stages.files.sealed import move_away
 
@@ -84,9 +90,54 @@ def open_repo(root: Path) -> Repo:
     # What cannot be transferred is raised as well; the log has its traceback.
     for name in ("dvc.progress", "dvc_data.callbacks", "dvc_data.hashfile.transfer", "dvc_objects.fs.generic"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    cast(Any, state).State = _open_state
     repo = Repo(str(root), _wait_for_lock=True)
     repo.stage_cache = RunCache(repo)
     return repo
+
+
+class Hashes(State):
+    """DVC's database of hashes, which only saves time: what a full disk does not take is hashed again.
+
+    It is in /var/tmp, which is often on the same disk as the project.
+    """
+
+    def save(self, *args: Any, **more: Any) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            super().save(*args, **more)
+
+    def save_many(self, *args: Any, **more: Any) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            super().save_many(*args, **more)
+
+    def set_link(self, *args: Any, **more: Any) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            super().set_link(*args, **more)  # type: ignore[no-untyped-call]
+
+    def get(self, *args: Any, **more: Any) -> Any:
+        try:
+            return super().get(*args, **more)
+        except sqlite3.Error:
+            return None, None
+
+    def get_many(self, items: Iterable[str], *args: Any) -> Iterator[Any]:
+        paths = list(items)
+        try:
+            return iter(list(super().get_many(paths, *args)))
+        except sqlite3.Error:
+            return ((path, None, None) for path in paths)
+
+    def close(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            super().close()  # type: ignore[no-untyped-call]
+
+
+def _open_state(*args: Any) -> Any:
+    """Replaces DVC's `State`."""
+    try:
+        return Hashes(*args)
+    except sqlite3.Error:
+        return StateNoop()
 
 
 def invalid_config(root: Path) -> Path | None:
@@ -209,6 +260,8 @@ def wrap(build: Wrapper, open_path: Wrapper, read_params: Wrapper, read_lockfile
     output.get_cloud_fs = open_path(output.get_cloud_fs)
     param.read_param_file = read_params(param.read_param_file)
     dvcfile.Lockfile._load_yaml = read_lockfile(dvcfile.Lockfile._load_yaml)
+    output.otransfer = _stored_or_raised(output.otransfer)
+    cast(Any, FsspecLocalFileSystem).put_file = _put_file
 
 
 def _hash_only(self: Any) -> tuple[Any, Any]:
@@ -216,3 +269,22 @@ def _hash_only(self: Any) -> tuple[Any, Any]:
     odb = self.cache if self.use_cache else self.local_cache
     _, meta, hashed = self._build(odb, self.fs_path, self.fs, self.hash_name, ignore=self.dvcignore, dry_run=True)
     return meta, hashed.hash_info
+
+
+def _stored_or_raised(transfer: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps the function that stores an output in the cache: files that it could not store were only logged."""
+
+    @functools.wraps(transfer)
+    def wrapped(*args: Any, **more: Any) -> Any:
+        result = transfer(*args, **more)
+        if result.failed:
+            raise OSError(f"{len(result.failed)} files could not be stored")
+        return result
+
+    return wrapped
+
+
+def _put_file(self: Any, source: str, path: str, callback: Any = None, **_: Any) -> None:
+    """Replaces put_file of local files, which leaves the part of a file that a full disk took, and so keeps it full."""
+    with as_atomic(localfs, path, create_parents=True) as draft:
+        copyfile(source, draft, **({} if callback is None else {"callback": callback}))

@@ -36,6 +36,7 @@ from flows.graph.dvc_internals import (
     rwlock,
     to_single_stage_lockfile,
 )
+from flows.graph.ending import Ending
 from flows.graph.hash_cache import load_hashes, save_hashes, speed_up_dvc
 from flows.graph.lockfile import update
 from stages.files.writing import machine_faults
@@ -136,7 +137,8 @@ class Graph:
         """Whether updating a stage would run its command; the stages that it depends on must be up to date."""
         stage = self.stages[name]
         with self._lock, self.repo.lock:
-            return _changed(stage) and self._run_cache_entry(stage, {}) is None
+            known = self._run_cache_entry(stage, {}) is not None
+            return not known and _changed(stage) and not Ending(self.root, stage).is_noted()
 
     def size(self, name: str) -> int | None:
         """Size of a stage's outputs in bytes, from dvc.lock; None before its first run."""
@@ -167,36 +169,46 @@ class Graph:
             run: runs the stage's command. It is called without holding a lock, and its exceptions pass through.
 
         Returns:
-            "unchanged", "cached" (restored from the run-cache) or "ran".
+            "unchanged", "cached" (restored from the run-cache, or left by a run that could not record it) or "ran".
 
         Raises:
-            MachineFault: its outputs could not be stored in DVC's cache.
+            MachineFault: its outputs could not be stored in DVC's cache. The next run stores them.
         """
-        stage = self.stages[name]
+        stage, how = self.stages[name], "cached"
+        ending = Ending(self.root, stage)
         with self._lock, self.repo.lock:
             if not _changed(stage):
                 return "unchanged"
             for dep in stage.deps:
                 if not dep.exists:
                     raise dep.DoesNotExistError(dep)
-            for out in stage.outs:
-                out.remove()
-            try:
-                self.restore(stage)
-                how = "cached"
-            except RunCacheNotFoundError:
+            if not ending.is_noted() and not self._restored(stage):
                 how = "ran"
         if how == "ran":
+            ending.reserve()
             run()
         with self._lock, self.repo.lock:
+            if how == "ran":
+                ending.note()
             with machine_faults(self.root / ".dvc" / "cache"):
                 stage.save()
                 for out in stage.outs:
                     out.commit()
+            ending.forget()
             self._unwritten[name] = stage
             if time.monotonic() > self._write_after:
                 self._write()
         return how
+
+    def _restored(self, stage: PipelineStage) -> bool:
+        """Removes a stage's outputs; whether they could be restored."""
+        for out in stage.outs:
+            out.remove()
+        try:
+            self.restore(stage)
+        except RunCacheNotFoundError:
+            return False
+        return True
 
     def restore(self, stage: PipelineStage) -> None:
         """Restores a stage's outputs from the run-cache.

@@ -8,6 +8,7 @@ from pydantic import Field
 from stages.core.family import KnownAs, families
 from stages.families.sdxl import Sdxl
 from stages.families.unet.names import STABILITY
+from stages.files.strict_json import as_written
 
 
 @families.register("toy")
@@ -23,4 +24,5 @@ class Toy(Sdxl):
     def captions(self) -> tuple[str, ...]:
         """Those that the base's folder brings in captions.txt, one a line: a small base knows few words."""
         own = Path(self.path) / "captions.txt"
-        return tuple(own.read_text("utf-8").splitlines()) if own.is_file() else super().captions
+        with as_written(own, "Restore the base."):  # read before a run, whose stages check the base's revision
+            return tuple(own.read_text("utf-8").splitlines()) if own.is_file() else super().captions

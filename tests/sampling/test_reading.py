@@ -18,7 +18,7 @@ from stages.evaluation.score_table import unread_texts
 from stages.families.unet.text_encoders import read_part
 from stages.files import artifact
 from stages.prepare import prepare
-from stages.runtime.faults import ConfigFault
+from stages.runtime.faults import ConfigFault, InputFault
 from stages.sampling.reading import unread
 from stages.start import start
 from stages.tools.paint import paint
@@ -133,3 +133,20 @@ def test_paint_names_lost_words_before_it_reads_anything(place, monkeypatch, cap
     with caplog.at_level(logging.WARNING), pytest.raises(ConfigFault, match="there is no run"):
         paint(params, None, args)
     assert f"'{unread(params.family, [LONG])[LONG]}' is ignored" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer/tokenizer.json", b"\xff"),
+        ("tokenizer/tokenizer.json", b""),
+        ("tokenizer/tokenizer_config.json", b"{}"),
+        ("captions.txt", b"\xff"),
+    ],
+)
+def test_a_damaged_file_that_is_read_before_the_base_is_checked_is_named(tmp_path, monkeypatch, name, content):
+    monkeypatch.chdir(workspace(tmp_path / "work"))
+    Path("data/world/base", name).write_bytes(content)
+    params = load()
+    with pytest.raises(InputFault, match=f"^data/world/base/{name}: "):
+        (params.family.captions, check_texts(params))

@@ -10,7 +10,8 @@ files; it gets no gradient and stays zero.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from stages.adapters.algebra import Adapter
 from stages.core.family import Encodings
 from stages.families.unet.names import TRUNK, part_of
+from stages.runtime.faults import InputFault, first_line, printable
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -72,18 +74,35 @@ def read_part(folder: Path, prompt: str) -> str:
 @lru_cache
 def _tokenizer(folder: Path) -> tuple[Tokenizer, int]:
     """The tokenizer, which cuts nothing off, and how many tokens the encoder reads; without loading transformers if its
-    file for that library exists."""
+    file for that library exists.
+
+    Raises:
+        InputFault: a file of it is missing or damaged. It is read before a run, whose stages check the base's revision.
+    """
     from tokenizers import Tokenizer
 
-    if (file := folder / "tokenizer.json").is_file():
-        tokenizer = Tokenizer.from_file(str(file))
-    else:
-        from transformers import CLIPTokenizer
+    file, config = folder / "tokenizer.json", folder / "tokenizer_config.json"
+    with _readable(file if file.is_file() else folder):
+        if file.is_file():
+            tokenizer = Tokenizer.from_file(str(file))
+        else:
+            from transformers import CLIPTokenizer
 
-        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True).backend_tokenizer
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer, int(json.loads((folder / "tokenizer_config.json").read_text("utf-8"))["model_max_length"])
+            tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True).backend_tokenizer
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+    with _readable(config):
+        return tokenizer, int(json.loads(config.read_text("utf-8"))["model_max_length"])
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Names a tokenizer's file that cannot be read: its libraries raise whatever their parsers do."""
+    try:
+        yield
+    except Exception as error:
+        reason = printable(first_line(error))[:200]
+        raise InputFault(f"{path}: cannot be read as a tokenizer ({reason}). Restore the base.") from error
 
 
 def tokens(pipeline: Any, encoders: Sequence[str], prompts: Sequence[str]) -> Encodings:

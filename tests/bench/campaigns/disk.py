@@ -2,16 +2,19 @@
 
 In each trial a small study runs on a disk of ten sizes, one after another: from little more than the workspace to just
 too small. On each, the run must end with exit code 4 and name a path, and nothing that had been finished before is lost
-or computed again. When the disk has room for all, the same command ends with the bytes of an undisturbed run.
+or computed again. When the disk has room for all, the same command ends with the bytes of an undisturbed run. As on a
+machine with one disk, temporary files and DVC's database of hashes are on it, too.
 """
 
 import argparse
 import contextlib
+import os
 import random
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 from tests.bench.campaigns.campaign import Trial, finished_study, other_bytes, parser, run
 from tests.support.crash import flow, ran
@@ -33,6 +36,14 @@ def disk(size: int) -> Iterator[Path]:
             yield Path(place).resolve()
         finally:
             subprocess.run(["umount", "--lazy", place], check=True)
+
+
+@contextlib.contextmanager
+def everything_on(place: Path) -> Iterator[None]:
+    """What commands write elsewhere is written to this folder."""
+    (place / "temporary").mkdir()
+    with mock.patch.dict(os.environ, TMPDIR=str(place / "temporary"), DVC_SITE_CACHE_DIR=str(place / "dvc")):
+        yield
 
 
 def names_a_path(output: str) -> bool:
@@ -57,7 +68,7 @@ def on_a_full_disk(folder: Path, before: set[str]) -> tuple[str, set[str], str]:
 def one(number: int, empty: int, full: int, wanted: dict[str, str]) -> list[Trial]:
     """Runs a study on a disk with room for growing shares of what it writes, then for all: a result for each size."""
     dice, made, before = random.Random(number), list[Trial](), set[str]()
-    with disk(4 * full) as place:
+    with disk(4 * full) as place, everything_on(place):
         folder = small(place / "work")
         for tenth in range(10):
             share = (tenth + dice.random()) / 10
