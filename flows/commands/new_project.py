@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from flows.engine.journal import REPOSITORY
 from flows.trust import trust
 from stages.files.untrusted import copy_folder
 from stages.files.yaml import PARAMS
@@ -22,7 +23,6 @@ from stages.runtime.process import cause_of
 from stages.tools import edit_params, profiles
 from stages.tools.edit_params import LAST_POSITION
 
-HOME = Path(__file__).resolve().parents[2]  # the root of this repository
 CODE = (
     *("flows", "stages", "data/__init__.py", "data/world", "data/profiles", "data/paper.csv", "data/README.md"),
     *("data/answers/README.md", "data/models.yaml"),
@@ -67,7 +67,7 @@ def make(folder: Path, profile: str, photos: Path | None, link: bool = False) ->
         InputFault: some photos cannot be used; those of all concepts are listed.
         MachineFault: git or DVC is missing or fails.
     """
-    known = sorted(profiles.files(HOME))
+    known = sorted(profiles.files(REPOSITORY))
     if profile not in known:
         raise ConfigFault(f"there is no profile '{profile}'. {nearest(profile, known)}")
     if os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
@@ -110,15 +110,15 @@ def _write(draft: Path, name: str, profile: str, text: str, photos: Path | None,
     for words in (["git", "init", "-q"], ["dvc", "init", "-q"]):
         _call(draft, words)
     (draft / ".dvc/config").write_text(DVC_CONFIG, "utf-8")
-    shutil.copytree(HOME / ".dvc/plots", draft / ".dvc/plots")
+    shutil.copytree(REPOSITORY / ".dvc/plots", draft / ".dvc/plots")
 
 
 def _copy(folder: Path, link: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if link:
-        (HOME / WEIGHTS).mkdir(exist_ok=True)
+        (REPOSITORY / WEIGHTS).mkdir(exist_ok=True)
     for name in (*CODE, *([str(WEIGHTS)] if link else [])):
-        source = HOME / name
+        source = REPOSITORY / name
         if link and name not in OWN_FILES:
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).symlink_to(os.path.relpath(source, (folder / name).parent.resolve()))
@@ -131,7 +131,7 @@ def _copy(folder: Path, link: bool) -> None:
 
 def _params(profile: str, names: list[str]) -> str:
     """The text of params.yaml from the profile; with photos, their concepts are learned in the order of their names."""
-    with contextlib.chdir(HOME):
+    with contextlib.chdir(REPOSITORY):
         text = profiles.text(profile)
     return edit_params.with_photos(text, names, DOMAIN, PHOTOS) if names else text
 

@@ -19,7 +19,7 @@ from stages.files.untrusted import read_file
 from stages.files.writing import write_file
 from stages.runtime.faults import Fault, MachineFault
 
-CODE = Path(__file__).resolve().parents[2]  # also where a project only links to it
+REPOSITORY = Path(__file__).resolve().parents[2]  # whose code runs; a project may only link to it
 JOURNAL, LOCKS = Path(".cache", "flow", "journal.json"), Path("/proc/locks")
 EVERY_SECONDS = 1.0
 LARGEST = 64.0  # megabytes of a journal
@@ -95,7 +95,7 @@ def repository() -> str:
 
 
 def _git(*words: str) -> str:
-    return _output("git", "-C", str(CODE), *words)
+    return _output("git", "-C", str(REPOSITORY), *words)
 
 
 def web_address(remote: str) -> str:

@@ -26,7 +26,7 @@ def test_a_remote_s_page_on_the_web_has_no_password(remote, address):
 
 def test_a_run_names_the_commit_of_its_code_wherever_the_project_is(tmp_path, monkeypatch):
     """`make demo` runs in a project of its own, which links to the code and has no commit."""
-    assert journal.CODE == PROJECT
+    assert journal.REPOSITORY == PROJECT
     code, project = tmp_path / "code", tmp_path / "project"
     author = ("-c", "user.name=me", "-c", "user.email=me@here")
 
@@ -42,10 +42,10 @@ def test_a_run_names_the_commit_of_its_code_wherever_the_project_is(tmp_path, mo
     git(code, "commit", "-q", "-m", "first")
     git(code, "remote", "add", "origin", "git@host.org:me/it.git")
     monkeypatch.chdir(project)
-    monkeypatch.setattr(journal, "CODE", code)
+    monkeypatch.setattr(journal, "REPOSITORY", code)
     assert Journal.begin(1).commit == git(code, "rev-parse", "HEAD")
     assert journal.repository() == "https://host.org/me/it"
     (code / "file").write_text("two")
     assert Journal.begin(1).commit.endswith("+")
-    monkeypatch.setattr(journal, "CODE", project)
+    monkeypatch.setattr(journal, "REPOSITORY", project)
     assert (Journal.begin(1).commit, journal.repository()) == ("", "")
