@@ -35,7 +35,7 @@ class Checkpoints:
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
         self._next = 0.0  # by time.monotonic
-        self._buffers: dict[str, Tensor] = {}
+        self._buffers: Future[dict[str, Tensor]] | None = None
 
     def newest(self) -> tuple[Mapping[str, Any], dict[str, Tensor]] | None:
         """Facts and tensors of the newest intact checkpoint; deletes damaged ones."""
@@ -51,6 +51,16 @@ class Checkpoints:
     def due(self) -> bool:
         """Whether the last one is written and so long ago that another keeps to `SHARE`."""
         return time.monotonic() >= self._next and (self._pending is None or self._pending.done())
+
+    @property
+    def reserved(self) -> bool:
+        return self._buffers is not None
+
+    def reserve(self, tensors: Mapping[str, Tensor]) -> None:
+        """Starts to allocate pinned memory for those of these tensors that are on a GPU: a gigabyte takes most of a
+        second."""
+        like = {name: (value.shape, value.dtype) for name, value in tensors.items() if value.is_cuda}
+        self._buffers = self._writer.submit(_pinned, like)
 
     def save(self, step: int, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Starts to write a checkpoint; the tensors may change as soon as this returns.
@@ -90,25 +100,29 @@ class Checkpoints:
             self.wait()
         finally:
             self._writer.shutdown()
-            self._buffers.clear()
+            self._buffers = None
 
     def _copied(self, tensors: Mapping[str, Tensor]) -> Callable[[], Mapping[str, Tensor]]:
         """Starts to copy the tensors to the host; the function that is returned waits for the copies."""
         if not any(value.is_cuda for value in tensors.values()):
             copies = {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}
             return lambda: copies
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        if self._buffers is None:
+            self.reserve(tensors)
+        assert self._buffers is not None
+        buffers, stream = self._buffers.result(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            for name, value in tensors.items():
-                if name not in self._buffers or self._buffers[name].shape != value.shape:
-                    self._buffers[name] = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
-                self._buffers[name].copy_(value.detach(), non_blocking=True)
+            here = {n: buffers[n].copy_(v.detach(), non_blocking=True) if v.is_cuda else v for n, v in tensors.items()}
             done = stream.record_event()
         torch.cuda.current_stream().wait_event(done)  # the next step changes what is copied
 
         def copied() -> Mapping[str, Tensor]:
             done.synchronize()
-            return self._buffers
+            return here
 
         return copied
+
+
+def _pinned(like: Mapping[str, tuple[torch.Size, torch.dtype]]) -> dict[str, Tensor]:
+    return {name: torch.empty(shape, dtype=dtype, pin_memory=True) for name, (shape, dtype) in like.items()}

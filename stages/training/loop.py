@@ -202,6 +202,8 @@ class Training:
             InputFault: this step or one since the last reading is not finite.
         """
         self.descent.update(rate(self.options, self.step))
+        if not self.checkpoints.reserved:
+            self.checkpoints.reserve(self.descent.state())
         self.step += 1
         last = self.step == self.options.steps
         if self.descent.full or last:

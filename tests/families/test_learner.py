@@ -13,7 +13,6 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from stages.adapters.algebra import Adapter, Delta, fresh_adapter
-from stages.adapters.storage import fingerprint, flat
 from stages.core.family import Row, TrainingOptions
 from stages.core.params import Train, load
 from stages.families.toy import Toy
