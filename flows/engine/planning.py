@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from flows.engine.estimate import Clock, Sizes, span
 from flows.engine.photo_check import already_prepared, check_photos
-from flows.graph.graph import NOT_RUN, Graph, changes_in
+from flows.graph.changes import NOT_RUN, changes_in
+from flows.graph.graph import Graph
 from flows.graph.stage_names import StageName
 from stages.tools.forecasting.durations import Times
 from stages.training.texts import check_texts

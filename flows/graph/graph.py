@@ -21,6 +21,7 @@ from typing import Any
 
 import networkx as nx
 
+from flows.graph.changes import Sources, changed
 from flows.graph.dvc_internals import (
     RWLOCK_FILE,
     RWLOCK_LOCK,
@@ -45,7 +46,6 @@ from stages.runtime.faults import MachineFault
 # Writing dvc.lock takes longer the larger it is: spend at most this share of the time on it.
 SHARE_OF_WRITING = 0.05
 TEMPORARY = Path(".dvc", "tmp")
-NOT_RUN = "not run yet"
 
 
 class Graph:
@@ -64,6 +64,7 @@ class Graph:
         self.stages: dict[str, PipelineStage] = {stage.addressing: stage for stage in needs}
         if "symlink" in str(self.repo.config["cache"].get("type", "")):
             _remove_dead_links(Path(out.fs_path) for stage in self.stages.values() for out in stage.outs)
+        self.sources = Sources(self.stages.values())
         self.needs = nx.relabel_nodes(needs, {stage: stage.addressing for stage in needs})
         self._lock = threading.Lock()
         self._unwritten: dict[str, PipelineStage] = {}
@@ -89,8 +90,9 @@ class Graph:
         _mend_rwlock(self.root)
         with self.repo.lock:
             for name in order:
-                if not planned.isdisjoint(self.needs.successors(name)) or _changed(self.stages[name]):
+                if not planned.isdisjoint(self.needs.successors(name)) or changed(self.stages[name]):
                     planned.add(name)
+            self.sources.note(self.stages[name] for name in planned)
         save_hashes(self.root)
         return [name for name in order if name in planned]
 
@@ -138,7 +140,7 @@ class Graph:
         stage = self.stages[name]
         with self._lock, self.repo.lock:
             known = self._run_cache_entry(stage, {}) is not None
-            return not known and _changed(stage) and not Ending(self.root, stage).is_noted()
+            return not known and changed(stage) and not Ending(self.root, stage).is_noted()
 
     def size(self, name: str) -> int | None:
         """Size of a stage's outputs in bytes, from dvc.lock; None before its first run."""
@@ -172,13 +174,15 @@ class Graph:
             "unchanged", "cached" (restored from the run-cache, or left by a run that could not record it) or "ran".
 
         Raises:
-            MachineFault: its outputs could not be stored in DVC's cache. The next run stores them.
+            MachineFault: its outputs could not be stored in DVC's cache, and the next run stores them; or a source has
+                changed since it was planned.
         """
         stage, how = self.stages[name], "cached"
         ending = Ending(self.root, stage)
         with self._lock, self.repo.lock:
-            if not _changed(stage):
+            if not changed(stage):
                 return "unchanged"
+            self.sources.check(stage)
             for dep in stage.deps:
                 if not dep.exists:
                     raise dep.DoesNotExistError(dep)
@@ -188,6 +192,7 @@ class Graph:
             ending.reserve()
             run()
         with self._lock, self.repo.lock:
+            self.sources.check(stage)  # before anything records that the outputs were made from them
             if how == "ran":
                 ending.note()
             with machine_faults(self.root / ".dvc" / "cache"):
@@ -239,26 +244,6 @@ class Graph:
 
     def close(self) -> None:
         self.repo.close()
-
-
-def changes_in(stage: PipelineStage) -> Iterator[str]:
-    """What has changed for a stage since it ran: files, keys of params.yaml, its command; or that it has not run yet.
-
-    Not `Stage.changed` or `Stage.status`, which lock every path: that fails while another process runs, or after a
-    kill. One lock on the whole workspace covers it.
-    """
-    for dep in () if stage.frozen else stage.deps:
-        for path, how in dep.status().items():
-            yield from [f"{path}: {key}" for key in how] if isinstance(how, dict) else [path]
-    for out in stage.outs:
-        for path, how in out.status().items():
-            yield NOT_RUN if how == "deleted" else f"{path} ({how})"
-    if stage.is_callback or stage.always_changed or stage.changed_stage():
-        yield "its command in dvc.yaml"
-
-
-def _changed(stage: PipelineStage) -> bool:
-    return any(changes_in(stage))
 
 
 def _remove_dead_links(outputs: Iterable[Path]) -> None:
