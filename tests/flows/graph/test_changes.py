@@ -64,7 +64,7 @@ def test_what_changes_while_a_stage_runs_is_no_source_of_it(folder, path):
 
 
 def test_what_has_changed_before_a_stage_starts_belongs_to_the_next_run(folder):
-    with pytest.raises(MachineFault, match="^photos: changed since this run began"):
+    with pytest.raises(MachineFault, match=r"^photos: changed since this run began"):
         update(folder, {"photos/two/b.png": "other"})
     assert update(folder) == {"second": "ran"}
 
