@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
-import json
 import re
 import sys
 import threading
@@ -23,8 +22,6 @@ import networkx as nx
 
 from flows.graph.changes import Sources, changed
 from flows.graph.dvc_internals import (
-    RWLOCK_FILE,
-    RWLOCK_LOCK,
     DvcException,
     HashInfo,
     LockError,
@@ -32,20 +29,19 @@ from flows.graph.dvc_internals import (
     PipelineStage,
     RunCacheNotFoundError,
     cache_key,
-    make_lock,
     open_repo,
     rwlock,
     to_single_stage_lockfile,
 )
 from flows.graph.ending import Ending
 from flows.graph.hash_cache import load_hashes, save_hashes, speed_up_dvc
+from flows.graph.leftovers import mend_rwlock, remove_dead_links, remove_old_drafts
 from flows.graph.lockfile import update
 from stages.files.writing import machine_faults
 from stages.runtime.faults import MachineFault
 
 # Writing dvc.lock takes longer the larger it is: spend at most this share of the time on it.
 SHARE_OF_WRITING = 0.05
-TEMPORARY = Path(".dvc", "tmp")
 
 
 class Graph:
@@ -63,7 +59,7 @@ class Graph:
             gc.enable()
         self.stages: dict[str, PipelineStage] = {stage.addressing: stage for stage in needs}
         if "symlink" in str(self.repo.config["cache"].get("type", "")):
-            _remove_dead_links(Path(out.fs_path) for stage in self.stages.values() for out in stage.outs)
+            remove_dead_links(Path(out.fs_path) for stage in self.stages.values() for out in stage.outs)
         self.sources = Sources(self.stages.values())
         self.needs = nx.relabel_nodes(needs, {stage: stage.addressing for stage in needs})
         self._lock = threading.Lock()
@@ -87,7 +83,7 @@ class Graph:
         """
         order = [name for name in nx.dfs_postorder_nodes(self.needs) if among is None or name in among]
         planned: set[str] = set()
-        _mend_rwlock(self.root)
+        mend_rwlock(self.root)
         with self.repo.lock:
             for name in order:
                 if not planned.isdisjoint(self.needs.successors(name)) or changed(self.stages[name]):
@@ -162,6 +158,7 @@ class Graph:
             except LockError as error:
                 (holder, *_) = re.findall(r"\(PID .+", str(error)) or [str(error)]
                 raise MachineFault(f"DVC is already running here: {holder}. Wait until it has finished.") from None
+            remove_old_drafts(Path(self.repo.cache.local.path))
             yield
 
     def update_stage(self, name: str, run: Callable[[], None]) -> str:
@@ -244,27 +241,6 @@ class Graph:
 
     def close(self) -> None:
         self.repo.close()
-
-
-def _remove_dead_links(outputs: Iterable[Path]) -> None:
-    """Deletes links of outputs that lead nowhere because the project was moved: DVC stops at them, and restores what is
-    missing."""
-    for output in outputs:
-        for path in (output, *output.rglob("*")):
-            if path.is_symlink() and not path.exists():
-                path.unlink()
-
-
-def _mend_rwlock(root: Path) -> None:
-    """Deletes DVC's list of readers and writers if a kill has truncated it: DVC would refuse to run."""
-    path, folder = root / TEMPORARY / RWLOCK_FILE, root / TEMPORARY
-    with make_lock(str(folder / RWLOCK_LOCK), tmp_dir=str(folder)):
-        try:
-            json.loads(path.read_bytes())
-        except FileNotFoundError:
-            return
-        except ValueError:
-            path.unlink()
 
 
 def outdated(root: Path) -> list[str]:

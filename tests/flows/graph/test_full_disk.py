@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import os
 import shutil
 import sqlite3
 
@@ -152,3 +153,18 @@ def test_dvcs_database_of_hashes_may_have_no_room(study, monkeypatch, function):
     assert study.update() == "ran"
     study.change("a")
     assert study.update() == "cached"
+
+
+def test_drafts_that_a_kill_left_in_the_cache_are_deleted_a_day_later(study):
+    study.update()
+    objects = sorted(path for path in (study.folder / ".dvc/cache/files/md5").rglob("*") if path.is_file())
+    old, new = (objects[0].with_name(f".{name}.tmp") for name in ("old", "new"))
+    for path in (old, new):
+        path.write_bytes(b"half of an adapter")
+    os.utime(old, (0, 0))
+    for path in objects:
+        os.utime(path, (0, 0))
+    with contextlib.closing(Graph(study.folder)) as graph, graph.locked():
+        assert not old.exists()
+    assert new.exists()
+    assert all(path.exists() for path in objects)
