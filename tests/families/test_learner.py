@@ -3,6 +3,7 @@
 import os
 from types import SimpleNamespace
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -18,6 +19,7 @@ from stages.core.params import Train, load
 from stages.families.toy import Toy
 from stages.families.unet import compiled
 from stages.families.unet.learner import min_snr
+from stages.families.unet.pipeline import signal_at
 from stages.runtime.seeds import generator
 from stages.training.step import Descent
 
@@ -116,7 +118,7 @@ def reference(family, encodings):
 @pytest.mark.parametrize("layers", ["grouped", "peft"])
 def test_steps_agree_with_the_plain_loop(family, encodings, reference, layers):
     options = OPTIONS.model_copy(update={"layers": layers})
-    agree(trained(family, encodings, options), reference, 1e-5, 1e-4)
+    agree(trained(family, encodings, options), reference, 1e-5, 3e-4)  # diffusers' schedule is rounded to float32
 
 
 def test_steps_of_a_model_that_predicts_noise_agree_with_the_plain_loop(family, encodings, reference):
@@ -127,7 +129,7 @@ def test_steps_of_a_model_that_predicts_noise_agree_with_the_plain_loop(family, 
     finally:
         family.pipeline.scheduler = own
     assert result[1][0].loss != pytest.approx(reference[1][0].loss, rel=0.01)
-    agree(result, expected, 1e-5, 1e-4)
+    agree(result, expected, 1e-5, 3e-4)
 
 
 def test_gradient_checkpointing_changes_no_number(family, encodings):
@@ -217,7 +219,7 @@ def test_min_snr_weights_each_row_by_its_time(family, encodings):
     learner = family.learner(None, given(family), OPTIONS.model_copy(update={"snr_gamma": 0.5}))
     learner.prepare(*encodings)
     inputs = learner.inputs(ROWS)
-    signal = learner.schedule.alphas_cumprod[inputs["times"]]
+    signal = learner.signal.float()[inputs["times"]]
     snr = signal / (1 - signal)
     torch.testing.assert_close(inputs["weight"], 0.5 * snr.clamp(max=0.5) / (snr + 1))
 
@@ -242,10 +244,24 @@ def test_layers_that_cannot_be_grouped_are_refused(family):
     family.shift(Delta())
 
 
-def test_the_noise_schedule_has_correctly_rounded_square_roots():
+@pytest.mark.parametrize("name", ["DDPMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler"])
+@pytest.mark.parametrize("rescaled", [True, False])
+def test_the_noise_schedule_is_that_of_diffusers_without_square_roots_in_float32(name, rescaled):
     """torch's in float32 depend on the processor's vendor."""
-    family = load().family
+    config = {**load().family.pipeline.scheduler.config, "rescale_betas_zero_snr": rescaled}
+    scheduler = getattr(diffusers, name).from_config(config)
+    signal = signal_at(scheduler)
+    assert signal.dtype == torch.float64
+    torch.testing.assert_close(signal.float(), scheduler.alphas_cumprod, rtol=1e-5, atol=2**-24)
+    bar = torch.cumprod(1 - type(scheduler).from_config({**config, "rescale_betas_zero_snr": False}).betas.double(), 0)
+    if rescaled:  # arXiv 2305.08891, algorithm 1
+        root = np.sqrt(bar.numpy())
+        bar = torch.tensor(((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2)
+        assert signal[-1] == 0
+    torch.testing.assert_close(signal, bar, rtol=1e-5 if not rescaled else 1e-9, atol=1e-12)
+
+
+def test_the_factors_of_picture_and_noise_are_rounded_once(family):
     learner = family.learner(None, given(family), OPTIONS)
-    signal = learner.schedule.alphas_cumprod
-    for factor, square in zip(learner._mixture(), (signal, 1 - signal), strict=True):
-        np.testing.assert_array_equal(factor.numpy(), np.sqrt(square.numpy()))
+    for factor, square in zip(learner._mixture(), (learner.signal, 1 - learner.signal), strict=True):
+        np.testing.assert_array_equal(factor.numpy(), np.sqrt(square.numpy()).astype(np.float32))

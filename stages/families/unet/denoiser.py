@@ -24,6 +24,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from stages.families.unet.compiled import compile_once, compiled_blocks
+from stages.families.unet.pipeline import signal_at
 from stages.families.unet.prompts import PromptAttention, Prompts, is_plain
 from stages.runtime.faults import InputFault
 
@@ -251,7 +252,8 @@ def _scheduler(settings: Settings, config: Mapping[str, Any], place: torch.devic
     import diffusers
 
     scheduler = getattr(diffusers, SCHEDULERS[settings.scheduler]).from_config(config)
-    scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
+    least = scheduler.alphas_cumprod[-1].double()  # above zero, so that no sigma is infinite
+    scheduler.alphas_cumprod = signal_at(scheduler).maximum(least)
     scheduler.set_timesteps(settings.steps, device=place)
     scheduler.sigmas = scheduler.sigmas.double()
     scheduler.set_begin_index(0)  # otherwise it searches for the first step on the device, which synchronises

@@ -18,6 +18,7 @@ from stages.families.unet.compiled import compile_blocks
 from stages.families.unet.lora.grouped import Grouped
 from stages.families.unet.lora.layers import Layers, PerMatrix
 from stages.families.unet.names import part_of
+from stages.families.unet.pipeline import signal_at
 from stages.families.unet.text_encoders import own_name, renamed
 from stages.runtime.device import device
 from stages.runtime.seeds import generator
@@ -68,6 +69,7 @@ class UNetLearner(Learner):
         family.shift(frozen)
         self.names, self.layers = self._split(adapter)
         self.schedule: DDPMScheduler = DDPMScheduler.from_config(family.pipeline.scheduler.config)
+        self.signal = signal_at(self.schedule)
         self.loss_scale = LOSS_SCALES.get(self.unet.dtype, 1.0)
         self._install()
 
@@ -147,13 +149,11 @@ class UNetLearner(Learner):
 
         The square roots are rounded from float64: MKL's in float32 are approximate and differ between vendors.
         """
-        signal: Tensor = self.schedule.alphas_cumprod
-        return signal.double().sqrt().float(), (1 - signal).double().sqrt().float()
+        return self.signal.sqrt().float(), (1 - self.signal).sqrt().float()
 
     def _snr(self) -> Tensor:
         """The signal-to-noise ratio at each time, [times]."""
-        signal: Tensor = self.schedule.alphas_cumprod
-        return signal / (1 - signal)
+        return (self.signal / (1 - self.signal)).float()
 
     def loss(self, inputs: Encodings) -> Tensor:
         """The weighted sum of each row's mean squared error."""

@@ -1,8 +1,12 @@
-"""Model folders in diffusers format: what their weight files hold, and whether they are the pinned revision."""
+"""Models in diffusers format: their weight files, whether they are the pinned revision, and their noise schedule."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from stages.files.artifact import folder_digest
 from stages.files.tensors import read_header
@@ -55,3 +59,18 @@ def check_revision(root: Path, marker: str, revision: str) -> str:
             f"{root}: its revision is {actual}, params.yaml pins {revision}. Restore it or pin the new one."
         )
     return actual
+
+
+def signal_at(scheduler: Any) -> Tensor:
+    """The share of the picture in the variance at each time, alphas_cumprod of the scheduler, [times] float64.
+
+    Where the scheduler rescales it to zero terminal SNR (arXiv 2305.08891), it takes square roots in float32, which
+    depend on the processor's vendor; here they are taken in float64.
+    """
+    from diffusers.schedulers.scheduling_ddpm import rescale_zero_terminal_snr
+
+    if not scheduler.config.get("rescale_betas_zero_snr"):
+        plain: Tensor = scheduler.alphas_cumprod
+        return plain.double()
+    before = type(scheduler).from_config({**scheduler.config, "rescale_betas_zero_snr": False})
+    return torch.cumprod(1 - rescale_zero_terminal_snr(before.betas.double()), 0)
