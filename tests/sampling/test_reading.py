@@ -15,6 +15,7 @@ from stages import sample, train
 from stages.core.params import load
 from stages.core.runs import runs
 from stages.evaluation.score_table import unread_texts
+from stages.families.unet import text_encoders
 from stages.families.unet.text_encoders import read_part
 from stages.files import artifact
 from stages.prepare import prepare
@@ -148,5 +149,6 @@ def test_a_damaged_file_that_is_read_before_the_base_is_checked_is_named(tmp_pat
     monkeypatch.chdir(workspace(tmp_path / "work"))
     Path("data/world/base", name).write_bytes(content)
     params = load()
+    text_encoders._tokenizer.cache_clear()  # another test's workspace had the same relative path
     with pytest.raises(InputFault, match=f"^data/world/base/{name}: "):
         (params.family.captions, check_texts(params))

@@ -76,6 +76,10 @@ def test_it_runs_if_training_moves_the_autoencoder_off_the_device(tmp_path, monk
 
 @pytest.mark.usefixtures("shallow")
 def test_it_ends_at_its_time_limit(capsys):
+    random_sdxl.vae("hundredth")  # imports everything: what the limit interrupts would stay half imported
+    random_sdxl.texts("hundredth")
+    from diffusers import StableDiffusionXLPipeline  # noqa: F401
+
     assert __main__.main(["--size", "hundredth", "--seconds", "0.2"]) == 1
     assert "WRONG: OUT OF TIME" in capsys.readouterr().out
 

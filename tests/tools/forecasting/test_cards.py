@@ -26,9 +26,12 @@ def sdxl(**train):
     )
 
 
-def test_the_benchmarks_own_task_is_predicted_within_15_percent():
+def test_the_benchmarks_own_task_is_predicted_within_15_percent(tmp_path, monkeypatch):
     """When it was measured, steps waited for checkpoints; today checkpoints take at most a fiftieth of the time."""
-    (measured,) = (json.loads(file.read_text("utf-8")) for file in RESULTS.glob("h200*.json"))
+    text = (RESULTS / "h200-2026-11-26.json").read_text("utf-8")
+    (tmp_path / "whole.json").write_text(text, "utf-8")
+    monkeypatch.setattr(cards, "RESULTS", tmp_path)  # later runs measured parts of it anew
+    measured = json.loads(text)
     seconds = {name: value["median"] for name, value in measured["seconds"].items()}
     calibration = of_card(sdxl(), "h200")
     predicted = 850 * calibration.train.each + 40 * calibration.sample.each
