@@ -120,15 +120,14 @@ def _chunks(values: Iterable[Tensor]) -> Iterator[list[Tensor]]:
 
 def _room(matrix: Tensor) -> int:
     """Bytes that a matrix takes in a chunk."""
-    return -(-matrix.numel() * matrix.element_size() // ALIGNMENT) * ALIGNMENT
+    return -(-matrix.nbytes // ALIGNMENT) * ALIGNMENT
 
 
 def _places(memory: Tensor, matrices: Sequence[Tensor]) -> list[Tensor]:
     """The places of these matrices in a chunk's memory, of the same shapes and number formats."""
     places, at = [], 0
     for matrix in matrices:
-        size = matrix.numel() * matrix.element_size()
-        places.append(memory[at : at + size].view(matrix.dtype).view(matrix.shape))
+        places.append(memory[at : at + matrix.nbytes].view(matrix.dtype).view(matrix.shape))
         at += _room(matrix)
     return places
 

@@ -69,7 +69,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     offset = 0
     for name in _ordered(tensors):
         value = tensors[name]
-        end = offset + value.numel() * value.element_size()
+        end = offset + value.nbytes
         header[name] = {"dtype": NAMES[value.dtype], "shape": list(value.shape), "data_offsets": [offset, end]}
         offset = end
     encoded = json.dumps(header, separators=(",", ":")).encode()
