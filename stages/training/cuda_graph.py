@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import partial
+from contextlib import suppress
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -53,23 +54,43 @@ class Recorder:
         self._without_effect(lambda: warm_up(function))
         graph = torch.cuda.CUDAGraph()
         self._pool = self._pool or torch.cuda.graph_pool_handle()
-
-        def capture() -> None:
-            with torch.cuda.graph(graph, pool=self._pool):
-                function()
-
-        self._without_effect(capture)
+        self._without_effect(lambda: capture(function, graph, self._pool))
         return graph.replay
+
+
+@cache
+def side_stream() -> torch.cuda.Stream:
+    """The stream of all warm-ups and recordings: graphs share the memory of their pool only if they share a stream."""
+    return torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
 
 def warm_up(function: Callable[[], None]) -> None:
     """Calls a function `WARM_UPS` times on a side stream."""
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream = side_stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(WARM_UPS):
             function()
     torch.cuda.current_stream().wait_stream(stream)
+
+
+def capture(function: Callable[[], None], graph: torch.cuda.CUDAGraph, pool: Any) -> None:
+    """Records a function in a graph whose memory is in this pool; whatever it raises, the recording has ended.
+
+    `torch.cuda.graph` does the same, and also gives back the pinned memory that torch caches: each training would pin a
+    gigabyte for its checkpoints again, which takes most of a second.
+    """
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()  # what the warm-up has left: a graph cannot use it
+    with torch.cuda.stream(side_stream()):
+        graph.capture_begin(pool)
+        try:
+            function()
+        except BaseException:
+            with suppress(RuntimeError):  # that the recording is of no use is known
+                graph.capture_end()
+            raise
+        graph.capture_end()
 
 
 class Replay:
