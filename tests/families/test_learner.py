@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from diffusers.models.activations import GEGLU
 from diffusers.models.attention import BasicTransformerBlock
 from peft import LoraConfig
 from torch import nn
@@ -19,6 +20,8 @@ from stages.core.params import Train, load
 from stages.families.toy import Toy
 from stages.families.unet import compiled
 from stages.families.unet.learner import min_snr
+from stages.families.unet.lora import grouped
+from stages.families.unet.lora.feed_forward import GatedFeedForward
 from stages.families.unet.pipeline import signal_at
 from stages.runtime.seeds import generator
 from stages.training.step import Descent
@@ -132,6 +135,45 @@ def test_steps_of_a_model_that_predicts_noise_agree_with_the_plain_loop(family, 
     agree(result, expected, 1e-5, 3e-4)
 
 
+@pytest.fixture
+def in_one_product(monkeypatch):
+    """Computes as on a GPU: W x and scale B A x in one product."""
+    monkeypatch.setattr(grouped, "in_one_product", lambda _: True)
+
+
+@pytest.mark.parametrize("fixed_a", [False, True])
+def test_one_product_for_the_sum_agrees_with_separate_ones(family, encodings, reference, monkeypatch, fixed_a):
+    options = OPTIONS.model_copy(update={"fixed_a": fixed_a})
+    expected = trained(family, encodings, options) if fixed_a else reference
+    monkeypatch.setattr(grouped, "in_one_product", lambda _: True)
+    agree(trained(family, encodings, options), expected, 1e-5, 3e-4)
+
+
+def test_one_product_without_the_adapter_is_the_frozen_model(family, encodings, in_one_product):
+    learner = family.learner(given(family).delta, given(family), OPTIONS)
+    learner.prepare(*encodings)
+    inputs = learner.inputs(ROWS)
+    learner.loss(inputs)  # B is beside the frozen weights now
+    plain = family.learner(given(family).delta, given(family), OPTIONS.model_copy(update={"layers": "peft"}))
+    plain.prepare(*encodings)
+    expected = plain.answer(plain.inputs(ROWS))
+    family.shift(Delta())
+    learner.family.shift(learner.frozen)
+    learner._install()
+    torch.testing.assert_close(learner.answer(inputs), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_gated_feed_forward_has_the_gradient_of_diffusers():
+    torch.manual_seed(0)
+    plain, x = GEGLU(8, 12).requires_grad_(False), torch.randn(2, 5, 8, requires_grad=True)
+    ours = GatedFeedForward(plain).forward
+    assert torch.equal(ours(x), plain(x))
+    weight = torch.randn(2, 5, 12)
+    (expected,), (found,) = (torch.autograd.grad((function(x) * weight).sum(), x) for function in (plain, ours))
+    torch.testing.assert_close(found, expected)
+    assert torch.autograd.gradcheck(GatedFeedForward(plain.double()).forward, (x.detach().double().requires_grad_(),))
+
+
 def test_gradient_checkpointing_changes_no_number(family, encodings):
     once = trained(family, encodings)
     again = trained(family, encodings, OPTIONS.model_copy(update={"checkpointing": True}))
@@ -159,21 +201,26 @@ def test_training_continues_unchanged_after_the_family_was_used_otherwise(family
 
 
 @pytest.mark.slow
-def test_compiled_blocks_agree_and_are_compiled_once_for_each_shape(family, encodings, monkeypatch):
+@pytest.mark.parametrize("one_product", [False, True])
+def test_compiled_blocks_agree_and_are_compiled_once_for_each_shape(family, encodings, monkeypatch, one_product):
     """Without torch's code generator only group norms are computed otherwise."""
     monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
     plain = trained(family, encodings)
+    monkeypatch.setattr(grouped, "in_one_product", lambda _: one_product)
     fast = family.model_copy(update={"compile": True})
     counters.clear()
     agree(trained(fast, encodings), plain, 1e-5, 1e-3)
     graphs = counters["stats"]["unique_graphs"]
-    blocks = [module for module in family.pipeline.unet.modules() if isinstance(module, compiled._kinds())]
-    assert 0 < graphs < len(blocks)
+    places = [
+        part for part in compiled._parts() for module in family.pipeline.unet.modules() if isinstance(module, part.kind)
+    ]
+    assert 0 < graphs < len(places)
     assert not counters["graph_break"]
     trained(fast, encodings, frozen=given(family).delta)
     assert counters["stats"]["unique_graphs"] == graphs
     family.shift(Delta())
-    assert not any("forward" in module.__dict__ for module in family.pipeline.unet.modules())
+    replaced = {"forward"} | {part.method for part in compiled._parts()}
+    assert not any(replaced & module.__dict__.keys() for module in family.pipeline.unet.modules())
 
 
 def test_compiled_code_is_cached_in_the_home_unless_another_folder_is_set(tmp_path, monkeypatch):

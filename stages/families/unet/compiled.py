@@ -1,4 +1,4 @@
-"""torch.compile: the whole UNet or its repeated blocks in sampling, its repeated blocks in training.
+"""torch.compile: the whole UNet or its repeated blocks in sampling, repeated blocks in training and decoding.
 
 In training a block's forward and backward pass are compiled, once for all blocks of one shape, and the step around them
 stays as it is: on a GPU the compiled kernels are recorded in the same CUDA graph. Elementwise operations between two
@@ -16,13 +16,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from stages.families.unet.lora.feed_forward import GatedFeedForward
 from stages.runtime.faults import MachineFault
 
 BACKEND = "inductor"
@@ -64,25 +66,35 @@ def use_cache() -> None:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
 
 
-def compile_blocks(unet: nn.Module) -> None:
-    """Compiles the blocks of transformers and of convolutions, until `restore_blocks`."""
+def compile_blocks(model: nn.Module, training: bool = False) -> None:
+    """Compiles the repeated parts of a UNet or of a decoder, until `restore_blocks`.
+
+    Args:
+        model: has blocks of transformers and of convolutions.
+        training: gradients flow back through the blocks.
+    """
     import torch._dynamo
 
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, SHAPES)
-    for number, kind in enumerate(_kinds()):
-        for block in _blocks(unet, kind):
-            block.__dict__["forward"] = partial(_compiled_forward(number, BACKEND), block)
+    for number, part in enumerate(_parts()):
+        for block in _blocks(model, part.kind):
+            block.__dict__[part.method] = partial(_compiled(number, BACKEND), block)
+    for gated in _blocks(model, _gated()) if training else ():
+        gated.__dict__["forward"] = GatedFeedForward(gated).forward
 
 
 def restore_blocks(model: nn.Module) -> None:
     """Undoes `compile_blocks`."""
-    for block in _blocks(model, *_kinds()):
-        block.__dict__.pop("forward", None)
+    for part in _parts():
+        for block in _blocks(model, part.kind):
+            block.__dict__.pop(part.method, None)
+    for gated in _blocks(model, _gated()):
+        gated.__dict__.pop("forward", None)
 
 
 @contextmanager
 def compiled_blocks(model: nn.Module) -> Iterator[None]:
-    """Within it all repeated blocks of a model are compiled."""
+    """Within it all repeated parts of a model are compiled."""
     compile_blocks(model)
     try:
         yield
@@ -90,18 +102,52 @@ def compiled_blocks(model: nn.Module) -> Iterator[None]:
         restore_blocks(model)
 
 
+@dataclass(frozen=True)
+class Part:
+    """A method of repeated modules that is compiled once for each shape."""
+
+    kind: type[Any]
+    method: str
+    function: Callable[..., Any]
+
+
 @cache
-def _compiled_forward(kind: int, _: str) -> Callable[..., Any]:
-    return compile_once(_kinds()[kind].forward)
+def _compiled(number: int, _: str) -> Callable[..., Any]:
+    return compile_once(_parts()[number].function)
 
 
-def _blocks(model: nn.Module, *kinds: type[nn.Module]) -> Iterator[nn.Module]:
-    return (module for module in model.modules() if isinstance(module, kinds))
+def _blocks(model: nn.Module, kind: type[Any]) -> Iterator[Any]:
+    return (module for module in model.modules() if isinstance(module, kind))
 
 
-def _kinds() -> tuple[type[nn.Module], ...]:
-    """Blocks of transformers, and of convolutions."""
+@cache
+def _parts() -> tuple[Part, ...]:
+    """Blocks of transformers and of convolutions, and what stands before and after the former."""
     from diffusers.models.attention import BasicTransformerBlock
     from diffusers.models.resnet import ResnetBlock2D
+    from diffusers.models.transformers.transformer_2d import Transformer2DModel
 
-    return BasicTransformerBlock, ResnetBlock2D
+    before, after = "_operate_on_continuous_inputs", "_get_output_for_continuous_inputs"
+    return (
+        Part(BasicTransformerBlock, "forward", BasicTransformerBlock.forward),
+        Part(ResnetBlock2D, "forward", ResnetBlock2D.forward),
+        Part(Transformer2DModel, before, getattr(Transformer2DModel, before)),
+        Part(Transformer2DModel, after, _to_pixels),
+    )
+
+
+def _to_pixels(
+    self: Any, hidden_states: Tensor, residual: Tensor, batch_size: int, height: int, width: int, inner_dim: int
+) -> Tensor:
+    """As diffusers' method, except that rows of channels stay in this order, which is that of channels_last."""
+    if self.use_linear_projection:
+        hidden_states = self.proj_out(hidden_states)
+    pixels = hidden_states.reshape(batch_size, height, width, -1).permute(0, 3, 1, 2)
+    return residual + (pixels if self.use_linear_projection else self.proj_out(pixels))
+
+
+def _gated() -> type[Any]:
+    from diffusers.models.activations import GEGLU
+
+    kind: type[Any] = GEGLU
+    return kind

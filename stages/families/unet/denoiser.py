@@ -101,6 +101,10 @@ class Denoiser:
         self.by_block = compiled == "blocks"
         # Training encodes with the autoencoder as it is, so another number format needs a copy.
         self.vae: Any = vae if decoding == vae.dtype else copy.deepcopy(vae).to(decoding)
+        # torch's own kernel of a group norm leaves most of a GPU idle where one picture is decoded at a time.
+        self.compiled_decoder = bool(compiled) and unet.device.type == "cuda"
+        if self.compiled_decoder:
+            self.vae.decoder.to(memory_format=torch.channels_last)
 
     def pictures(self, prompts: Prompts, noise: Tensor, settings: Settings, batch: int) -> list[Image.Image]:
         """Samples one picture per row of noise.
@@ -200,13 +204,13 @@ class Denoiser:
         scale = 2 ** (len(self.vae.config.block_out_channels) - 1)
         each = max(1, DECODED_AT_ONCE // (latents[0, 0].numel() * scale**2))
         pixels, finite = [], []
-        for at in range(0, len(latents), each):
-            decoded = self.vae.decode(
-                (latents[at : at + each] / self.vae.config.scaling_factor).to(self.vae.dtype)
-            ).sample.float()
-            finite.append(decoded.isfinite().all())
-            ranged = (decoded / 2 + 0.5).nan_to_num(0.0).clamp(0, 1)
-            pixels.append((ranged * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous())
+        with compiled_blocks(self.vae.decoder) if self.compiled_decoder else nullcontext():
+            for at in range(0, len(latents), each):
+                scaled = (latents[at : at + each] / self.vae.config.scaling_factor).to(self.vae.dtype)
+                decoded = self.vae.decode(scaled).sample.float()
+                finite.append(decoded.isfinite().all())
+                ranged = (decoded / 2 + 0.5).nan_to_num(0.0).clamp(0, 1)
+                pixels.append((ranged * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous())
         return torch.cat(pixels), torch.stack(finite).all()
 
     def _start_decoding(self, latents: Tensor) -> Callable[[], list[Image.Image]]:

@@ -92,7 +92,7 @@ class UNetLearner(Learner):
         else:
             self.unet.disable_gradient_checkpointing()
             if self.family.compile and isinstance(self.layers["unet"], Grouped):
-                compile_blocks(self.unet)
+                compile_blocks(self.unet, training=True)
         self.unet.train()
 
     def parameters(self) -> list[nn.Parameter]:

@@ -11,6 +11,11 @@ from torch import Tensor
 from torch.nn import functional
 
 
+def in_one_product(on: torch.device) -> bool:
+    """Whether a device computes W x + scale B A x in one product, see `Adapted`."""
+    return on.type != "cpu"
+
+
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + bias for each chain, [chains, rows, out], with x [chains, rows, in] and W [chains, out, in]."""
     if len(x) == 1:  # the library fuses the bias
@@ -18,26 +23,73 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.bmm(x, weight.mT) if bias is None else torch.baddbmm(bias, x, weight.mT)
 
 
+def product(x: Tensor, y: Tensor) -> Tensor:
+    """x y for each chain, [chains, rows, columns]."""
+    return (x[0] @ y[0])[None] if len(x) == 1 else torch.bmm(x, y)
+
+
 def by_role(x: Tensor, each: int) -> Tensor:
     """[chains, rows, each x n] as [each x chains, rows, n]: one product per matrix and chain."""
     return x.view(*x.shape[:2], each, -1).permute(2, 0, 1, 3).flatten(0, 1)
 
 
-class GroupedAttention:
-    """Replaces the `forward` of an attention while it is trained in groups."""
+class Adapted(torch.autograd.Function):
+    """W x + scale B A x with one product for the sum: [W, scale B] times [x, A x].
 
-    def __init__(self, attention: Any) -> None:
-        self.heads, self.bias = attention.heads, attention.to_out[0].bias
+    So nothing is added in memory, on the way forth or back: beside products of a GPU an addition is a kernel more that
+    waits for memory. On a CPU the separate products are faster.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float
+    ) -> Tensor:
+        """
+        Args:
+            x: [chains, rows, in].
+            weight: [W, scale B], [chains, out of all matrices, in + rank of all].
+            bias: of W, or None.
+            down: A of all matrices, [chains, rank of all, in].
+            up: B, [matrices x chains, out, rank]; read from `weight`, so here only for its gradient.
+            scale: of B in `weight`.
+        """
+        both = torch.cat([x, affine(x, down)], -1)
+        ctx.save_for_backward(both, weight, down)
+        ctx.matrices, ctx.scale = len(up) // len(x), scale
+        if len(x) == 1 or bias is None:
+            return affine(both, weight, bias)
+        return affine(both, weight) + bias
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        gradient, (both, weight, down) = gradients[0].contiguous(), ctx.saved_tensors
+        width = down.shape[-1]
+        (x, inner), back = both.tensor_split((width,), -1), product(gradient, weight)
+        of_x, of_inner = back.tensor_split((width,), -1)
+        of_up = torch.bmm(by_role(gradient, ctx.matrices).mT, by_role(inner, ctx.matrices))
+        of_up = of_up if ctx.scale == 1 else ctx.scale * of_up
+        return of_x + product(of_inner, down), None, None, product(of_inner.mT, x), of_up, None
+
+
+class GroupedAttention:
+    """Replaces the `forward` of an attention while it is trained in groups.
+
+    Args:
+        attention: of diffusers.
+        room: whether W is followed by scale B, as `Adapted` needs it: [chains, out, in + rank of all its matrices].
+    """
+
+    def __init__(self, attention: Any, room: bool) -> None:
+        self.heads, self.bias, self.room = attention.heads, attention.to_out[0].bias, room
         self.frozen: dict[str, Tensor] = {}  # by role, [chains, out of all its matrices, in]
         self.trained: dict[str, tuple[Tensor, Tensor, float] | None] = {}  # None: as if there were no adapter
         self.keys_values: tuple[Tensor, Tensor] | None = None  # of the prompts
 
-    def joined(self, others: Sequence[GroupedAttention]) -> GroupedAttention:
-        """The same attention for several chains."""
-        joined = copy.copy(self)
-        joined.trained, joined.keys_values = {}, None
-        joined.frozen = {role: torch.cat([one.frozen[role] for one in (self, *others)]) for role in self.frozen}
-        return joined
+    def copied(self) -> GroupedAttention:
+        """The same attention without its weights, for other chains."""
+        copied = copy.copy(self)
+        copied.frozen, copied.trained, copied.keys_values = {}, {}, None
+        return copied
 
     def forward(
         self, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, attention_mask: None = None
@@ -48,24 +100,28 @@ class GroupedAttention:
             projected: Sequence[Tensor] = self._project(x, "qkv").unbind()
         else:
             assert self.keys_values is not None
-            projected = (*self._project(x, "q").unbind(), *self.keys_values)
+            projected = (self._project(x, "q"), *self.keys_values)
         q, k, v = (part.view(rows, -1, self.heads, part.shape[-1] // self.heads) for part in projected)
         attended = functional.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
-        (y,) = self._project(attended.transpose(1, 2).reshape(*x.shape[:2], -1), "out", self.bias)
-        whole: Tensor = y.view(rows, length, -1)
-        return whole
+        y = self._project(attended.transpose(1, 2).reshape(*x.shape[:2], -1), "out", self.bias)
+        return y.view(rows, length, -1)
 
     def _project(self, x: Tensor, role: str, bias: Tensor | None = None) -> Tensor:
         """W x + scale B A x, [matrices of the role, chains x rows, out]."""
         chains, each = len(x), 3 if role == "qkv" else 1
-        trained, fixed = self.trained[role], affine(x, self.frozen[role], bias)
+        trained, weight = self.trained[role], self.frozen[role]
+        if trained and self.room:
+            down, up, scale = trained
+            whole: Tensor = Adapted.apply(x, weight, bias, down, up, scale)
+            return whole.view(x.shape[0] * x.shape[1], each, -1).transpose(0, 1)
+        fixed = affine(x, weight[..., : x.shape[-1]], bias)
         if trained is None:
             without: Tensor = by_role(fixed, each).view(each, x.shape[0] * x.shape[1], -1)
             return without
         down, up, scale = trained
         inner = affine(x, down)
         if each == chains == 1:
-            only: Tensor = torch.addmm(fixed.flatten(0, 1), inner.flatten(0, 1), up.flatten(0, 1), alpha=scale)
+            only: Tensor = torch.addmm(fixed.flatten(0, 1), inner.flatten(0, 1), up.mT.flatten(0, 1), alpha=scale)
             return only[None]
-        y: Tensor = torch.baddbmm(by_role(fixed, each), by_role(inner, each), up, alpha=scale)
+        y: Tensor = torch.baddbmm(by_role(fixed, each), by_role(inner, each), up.mT, alpha=scale)
         return y.view(each, -1, y.shape[-1])

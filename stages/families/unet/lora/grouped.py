@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from stages.adapters.algebra import Adapter, Matrices
 from stages.core.family import Encodings
-from stages.families.unet.lora.attention import GroupedAttention, affine
+from stages.families.unet.lora.attention import GroupedAttention, affine, in_one_product
 from stages.families.unet.lora.groups import Group, attentions_of, groups_of
 from stages.families.unet.lora.layers import Layers
 
@@ -49,9 +49,10 @@ class Grouped(Layers):
         self.sizes = [size for group in self.groups for size in group.sizes(self.rank)]
         self.still = self._laid_out(adapter.a)[None] if fixed_a else None  # [chains, elements of all A]
         self.parameters = [nn.Parameter(self._laid_out(*([adapter.b] if fixed_a else [adapter.a, adapter.b])))]
-        self.on = True
-        self.grouped = {name: GroupedAttention(attention) for name, attention in self.attentions.items()}
-        self._stack_frozen()
+        self.on, self.room = True, in_one_product(unet.device)
+        self.grouped = {name: GroupedAttention(attention, self.room) for name, attention in self.attentions.items()}
+        self.stacks = {n: self._stacked(group) for n, group in enumerate(self.groups) if group.role != "kv"}
+        self._place_frozen()
 
     def joined(self, others: Sequence[Grouped]) -> Grouped:
         """Layers of several chains, which share their parameters with these and have stacked copies of the rest.
@@ -65,7 +66,9 @@ class Grouped(Layers):
         joined = copy.copy(self)
         joined.parameters = [parameter for one in chains for parameter in one.parameters]
         joined.still = torch.cat([one.still for one in chains if one.still is not None]) if self._fixed else None
-        joined.grouped = {name: own.joined([one.grouped[name] for one in others]) for name, own in self.grouped.items()}
+        joined.grouped = {name: own.copied() for name, own in self.grouped.items()}
+        joined.stacks = {number: torch.cat([one.stacks[number] for one in chains], 1) for number in self.stacks}
+        joined._place_frozen()
         return joined
 
     @property
@@ -98,13 +101,31 @@ class Grouped(Layers):
             self.on = True
 
     @torch.no_grad()
-    def _stack_frozen(self) -> None:
-        """Stacks the frozen weights, except those of the prompt's keys and values, which `constants` uses once."""
-        for group in self.groups:
-            if group.role != "kv":
-                for name in group.attentions:
-                    matrices = [self.attentions[name].get_submodule(one).weight for one in group.projections]
-                    self.grouped[name].frozen[group.role] = torch.cat(matrices)[None]
+    def _stacked(self, group: Group) -> Tensor:
+        """The frozen weights of a group, [attentions, 1, out of all matrices, in], and room for B after each row."""
+        (out, in_), each = group.shape, len(group.projections)
+        size = len(group.attentions), 1, each * out, in_ + (each * self.rank if self.room else 0)
+        stack = torch.zeros(size, dtype=self.model.dtype, device=self.model.device)
+        for name, place in zip(group.attentions, stack, strict=True):
+            matrices = [self.attentions[name].get_submodule(one).weight for one in group.projections]
+            place[0, :, :in_].copy_(torch.cat(matrices))
+        return stack
+
+    def _place_frozen(self) -> None:
+        """Gives the attentions their frozen weights; not the prompt's keys and values, which `constants` uses once."""
+        for number, stack in self.stacks.items():
+            group = self.groups[number]
+            for name, place in zip(group.attentions, stack, strict=True):
+                self.grouped[name].frozen[group.role] = place
+
+    @torch.no_grad()
+    def _place_trained(self, group: Group, stack: Tensor, ups: Tensor) -> None:
+        """Writes scale * B of a group, `ups` [attentions, matrices x chains, out, rank], into its frozen weights."""
+        (out, in_), each = group.shape, len(group.projections)
+        by_matrix = ups.view(len(ups), each, -1, out, self.rank).unbind(1)
+        for number, up in enumerate(by_matrix):
+            at = in_ + number * self.rank
+            stack[:, :, number * out : (number + 1) * out, at : at + self.rank].copy_(self.scale * up)
 
     def install(self) -> None:
         for name, grouped in self.grouped.items():
@@ -138,8 +159,10 @@ class Grouped(Layers):
             downs = a.view(chains, places, each * self.rank, in_).unbind(1)
             by_place = b.view(chains, places, each, out, self.rank).permute(1, 2, 0, 3, 4)
             ups = by_place.reshape(places, each * chains, out, self.rank)
+            if self.room:
+                self._place_trained(group, self.stacks[number], ups)
             for name, down, up in zip(group.attentions, downs, ups.unbind(), strict=True):
-                self.grouped[name].trained[group.role] = (down, up.mT, self.scale)
+                self.grouped[name].trained[group.role] = (down, up, self.scale)
 
     def _begin_without(self, inputs: Encodings) -> None:
         for number, group in enumerate(self.groups):
