@@ -14,6 +14,7 @@ from peft import LoraConfig
 from torch import nn
 from torch._dynamo.utils import counters
 
+from stages.adapters import transfer
 from stages.adapters.algebra import Adapter, Delta, fresh_adapter
 from stages.core.family import Row, TrainingOptions
 from stages.core.params import Train, load
@@ -281,6 +282,30 @@ def test_the_model_reads_each_pictures_own_frame(family, encodings):
     other = float(learner.loss(inputs).detach())
     learner.prepare(images, prompts)
     assert float(learner.loss(learner.inputs(ROWS)).detach()) != other
+
+
+@pytest.mark.parametrize("fixed_a", [False, True])
+def test_an_adapter_goes_to_the_device_and_back_unchanged(family, monkeypatch, fixed_a):
+    """Through buffers of some matrices each, as on a GPU; what is returned is nobody else's memory."""
+    own, options = given(family), OPTIONS.model_copy(update={"fixed_a": fixed_a})
+    plain = family.learner(None, own, options)
+    monkeypatch.setattr(transfer, "_has_own_memory", lambda on: True)
+    monkeypatch.setattr(transfer, "_pinned", lambda size: torch.empty(size, dtype=torch.uint8))
+    monkeypatch.setattr(transfer, "_upload", lambda buffer, on: buffer.clone())
+    monkeypatch.setattr(transfer, "_download", lambda value, buffer: buffer.copy_(value))
+    monkeypatch.setattr(transfer, "_event", lambda: SimpleNamespace(synchronize=lambda: None))
+    monkeypatch.setattr(transfer, "CHUNK", 1 << 14)
+    learner = family.learner(None, own, options)
+    for mine, theirs in zip(learner.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    copies = [plain.adapter(), learner.adapter()]
+    with torch.no_grad():
+        for parameter in (*learner.parameters(), *plain.parameters()):
+            parameter.zero_()
+    for copy in copies:
+        assert list(copy.a) == list(copy.b) == sorted(own.a)
+        assert all(torch.equal(copy.a[n], own.a[n]) and torch.equal(copy.b[n], own.b[n]) for n in own.a)
+    family.shift(Delta())
 
 
 def test_layers_that_cannot_be_grouped_are_refused(family):

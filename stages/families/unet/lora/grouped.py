@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stages.adapters.algebra import Adapter, Matrices
+from stages.adapters.transfer import to_device, to_host
 from stages.core.family import Encodings
 from stages.families.unet.lora.attention import GroupedAttention, affine, in_one_product
 from stages.families.unet.lora.groups import Group, attentions_of, groups_of
@@ -42,6 +43,7 @@ class Grouped(Layers):
 
     def __init__(self, unet: UNet2DConditionModel, adapter: Adapter, fixed_a: bool = False) -> None:
         super().__init__(unet, adapter)
+        self.device: torch.device = unet.device  # diffusers walks through the whole model to answer
         self.attentions = attentions_of(unet)
         self.groups = list(groups_of(self.attentions))
         if sorted(name for group in self.groups for name in group.names) != self.names:
@@ -77,8 +79,8 @@ class Grouped(Layers):
 
     def _laid_out(self, *halves: Matrices) -> Tensor:
         """These factors of all modules one after another, group by group."""
-        parts = [half[name].flatten() for group in self.groups for half in halves for name in group.names]
-        return torch.cat(parts).float().to(self.model.device)
+        values = (half[name] for group in self.groups for half in halves for name in group.names)
+        return torch.cat([value.flatten() for value in to_device(values, self.device)]).float()
 
     def _factors(self, flat: Tensor) -> Iterator[Tensor]:
         """A and B of one group after another, each [chains, elements].
@@ -199,11 +201,15 @@ class Grouped(Layers):
 
     def adapter(self) -> Adapter:
         """The current adapter of the first chain."""
-        factors: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
-        parts = self._factors(self.parameters[0].detach().cpu()[None])
+        copies = to_host(self._matrices(), self.device)
+        a, b = ({name: copies[f"{half}.{name}"] for name in self.names} for half in "ab")
+        return Adapter(a, b, self.scale)
+
+    def _matrices(self) -> Iterator[tuple[str, Tensor]]:
+        """Copies of the first chain's A and B of all modules: a.NAME and b.NAME."""
+        parts = self._factors(self.parameters[0].detach()[None])
         for group in self.groups:
             out, in_ = group.shape
-            for factor, shape in zip(factors, ((self.rank, in_), (out, self.rank)), strict=True):
+            for half, shape in (("a", (self.rank, in_)), ("b", (out, self.rank))):
                 for name, value in zip(group.names, next(parts).view(-1, *shape).unbind(), strict=True):
-                    factor[name] = value.clone()
-        return Adapter({n: factors[0][n] for n in self.names}, {n: factors[1][n] for n in self.names}, self.scale)
+                    yield f"{half}.{name}", value.clone()
