@@ -137,9 +137,9 @@ def larger(old: Tensor, new: Tensor, threshold: float = 1.0, into: Tensor | None
     With a threshold c the new entry is taken where |new| >= c |old|. Works on a few entries at a time, which stay in a
     core's cache. If `into` is given, a contiguous tensor of the same shape, the result is written to it.
     """
-    chosen = torch.empty(new.shape) if into is None else into
-    if new.is_cuda:
-        return chosen.copy_(torch.where(new.abs() >= threshold * old.abs(), new, old))
+    chosen = new.new_empty(new.shape) if into is None else into
+    if new.device.type != "cpu":
+        return torch.where(new.abs() >= threshold * old.abs(), new, old, out=chosen)
     flat = [matrix.reshape(-1) for matrix in (old, new, chosen)]
     for at in range(0, new.numel(), CACHED):
         a, b, out = (matrix[at : at + CACHED] for matrix in flat)

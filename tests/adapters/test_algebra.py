@@ -57,6 +57,7 @@ def test_larger_by_hand():
     new = torch.tensor([-2.0, 1.0, -2.0, 2.0, 0.0])
     assert larger(old, new).tolist() == [-2.0, -3.0, -2.0, 2.0, 0.0]  # ties go to the new one
     assert larger(old, new, 3.0).tolist() == [1.0, -3.0, 2.0, -2.0, 0.0]
+    assert larger(old.to("meta"), new.to("meta"), 3.0).device.type == "meta"  # stays on its device
 
 
 @given(seeds, seeds)

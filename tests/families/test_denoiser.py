@@ -209,7 +209,7 @@ def test_a_state_in_half_precision_is_summed_in_float32_and_rounded_once(family,
     module = family.pipeline.unet.get_submodule(name)
     base, exact = module.weight.detach().clone(), module.weight + delta.module(name)
     family.pipeline.unet.to(torch.bfloat16)
-    family.__dict__.pop("_base_weights")
+    family.__dict__.pop("_weights")
     try:
         family.shift(delta)
         weight = module.weight.detach()
@@ -218,7 +218,7 @@ def test_a_state_in_half_precision_is_summed_in_float32_and_rounded_once(family,
         pictures = family.sample(family.encode_prompts(PROMPTS), noise_of(family), 3, 3.0, "euler")
         assert len(pictures) == 3
     finally:
-        family.__dict__.pop("_base_weights", None)
+        family.__dict__.pop("_weights", None)
         family.__dict__.pop("denoiser", None)
         family.__dict__.pop("pipeline", None)
 

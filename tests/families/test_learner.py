@@ -23,6 +23,7 @@ from stages.families.unet import compiled
 from stages.families.unet.learner import min_snr
 from stages.families.unet.lora import grouped
 from stages.families.unet.lora.feed_forward import GatedFeedForward
+from stages.families.unet.lora.grouped import Grouped
 from stages.families.unet.pipeline import signal_at
 from stages.runtime.seeds import generator
 from stages.training.step import Descent
@@ -199,6 +200,36 @@ def test_training_continues_unchanged_after_the_family_was_used_otherwise(family
         family.shift(Delta())
         assert not [m for m in family.pipeline.unet.modules() if "forward" in m.__dict__]
     assert float(learner.loss(learner.inputs(ROWS)).detach()) == before
+
+
+@pytest.mark.parametrize("kind", ["grouped", "peft"])
+def test_a_swap_ends_a_training_and_the_next_one_walks_through_no_modules(family, kind, monkeypatch):
+    family.shift(Delta())
+    unet = family.pipeline.unet
+    modules, places = dict(unet.named_modules()), {name: value.data_ptr() for name, value in unet.state_dict().items()}
+    family.learner(None, given(family), OPTIONS.model_copy(update={"layers": kind}))
+    assert unet.training
+    family.shift(given(family).delta)
+    assert dict(unet.named_modules()) == modules  # the same objects
+    assert not any(module.training or "forward" in module.__dict__ for module in unet.modules())
+    monkeypatch.setattr(type(unet), "named_modules", None)
+    monkeypatch.setattr(type(unet), "get_submodule", None)
+    family.shift(Delta())
+    assert {name: value.data_ptr() for name, value in unet.state_dict().items()} == places
+
+
+def test_a_training_that_fails_while_it_is_installed_is_removed(family, monkeypatch):
+    install = Grouped.install
+
+    def failing(self):
+        install(self)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Grouped, "install", failing)
+    with pytest.raises(KeyboardInterrupt):
+        family.learner(None, given(family), OPTIONS)
+    family.shift(Delta())
+    assert not any(module.training or "forward" in module.__dict__ for module in family.pipeline.unet.modules())
 
 
 @pytest.mark.slow

@@ -42,7 +42,7 @@ def test_adapters_change_the_four_projections_of_every_attention(family):
     assert len(family.shapes()) == sum(name.endswith(".to_q") for name, _ in unet.named_modules()) * 4
     for name, shape in family.shapes().items():
         assert tuple(unet.get_submodule(name).weight.shape) == shape
-        assert torch.equal(family.weight(name).float(), family._base_weights[name].float())
+        assert torch.equal(family.weight(name).float(), family._weights[name][1].float())
 
 
 def test_a_delta_is_applied_in_place_and_undone_exactly(family):
@@ -56,7 +56,7 @@ def test_the_weights_are_base_plus_delta(family):
     family.shift(2.0 * delta)
     name = next(iter(family.shapes()))
     weight = family.pipeline.unet.get_submodule(name).weight
-    assert torch.allclose(weight, family._base_weights[name] + 2 * delta.module(name), atol=1e-5)
+    assert torch.allclose(weight, family._weights[name][1] + 2 * delta.module(name), atol=1e-5)
     family.shift(Delta())
 
 

@@ -195,9 +195,11 @@ class UNetFamily(Family):
             free_memory()
 
     @cached_property
-    def _base_weights(self) -> dict[str, Tensor]:
-        """The base's weights of the modules that adapters change, in the number format of the model."""
-        return {name: self.module(name).weight.clone() for name in self.shapes()}
+    def _weights(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """The weight of each module that adapters change, in the model, and a copy of the base's. Found once, because a
+        search by name takes as long as the change."""
+        weights = {name: self.module(name).weight for name in self.shapes()}
+        return {name: (weight, weight.clone()) for name, weight in weights.items()}
 
     @cached_property
     def _delta_sum(self) -> RunningSum:
@@ -206,15 +208,15 @@ class UNetFamily(Family):
     def shift(self, delta: Delta) -> None:
         allow_tf32(self.tf32)
         for part in self.adapted_parts:
-            layers.remove(getattr(self.pipeline, part).eval())  # those of the last training are still in it
-        base = self._base_weights
+            layers.remove(getattr(self.pipeline, part))  # those of the last training are still in it
+        weights = self._weights
         with torch.no_grad():
             for name, change in self._delta_sum.changes(delta):
-                weight = self.module(name).weight
+                weight, base = weights[name]
                 if change is None:
-                    weight.copy_(base[name])
+                    weight.copy_(base)
                 else:
-                    torch.add(base[name], change, out=weight)  # in float32, rounded once
+                    torch.add(base, change, out=weight)  # in float32, rounded once
 
     @torch.no_grad()
     def encode_images(self, images: Sequence[Image.Image]) -> Encodings:

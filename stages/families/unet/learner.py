@@ -85,6 +85,7 @@ class UNetLearner(Learner):
         return names, layers
 
     def _install(self) -> None:
+        self.unet.train()  # first, because it tells `layers.remove` that there may be something
         for layers in self.layers.values():
             layers.install()
         if self.options.checkpointing:
@@ -93,7 +94,6 @@ class UNetLearner(Learner):
             self.unet.disable_gradient_checkpointing()
             if self.family.compile and isinstance(self.layers["unet"], Grouped):
                 compile_blocks(self.unet, training=True)
-        self.unet.train()
 
     def parameters(self) -> list[nn.Parameter]:
         return [parameter for layers in self.layers.values() for parameter in layers.parameters]

@@ -57,10 +57,18 @@ class Layers(ABC):
 
 
 def remove(model: Any) -> None:
-    """Removes all adapter layers from a model, and the compiled code that runs them."""
+    """Ends a training: removes all adapter layers from a model, and the compiled code that runs them.
+
+    Does nothing if there was none, since a walk through all modules takes as long as a swap. A learner's first step is
+    to set a UNet's mode of training, and peft sets `peft_config`.
+    """
     from diffusers.utils import recurse_remove_peft_layers
 
-    if getattr(model, "peft_config", None):
+    peft = getattr(model, "peft_config", None)
+    if not (peft or model.training):
+        return
+    model.eval()
+    if peft:
         recurse_remove_peft_layers(model)
         del model.peft_config
         model._hf_peft_config_loaded = False  # the flag of both diffusers and transformers
