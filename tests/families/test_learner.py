@@ -323,8 +323,9 @@ def test_an_adapter_goes_to_the_device_and_back_unchanged(family, monkeypatch, f
     monkeypatch.setattr(transfer, "_has_own_memory", lambda on: True)
     monkeypatch.setattr(transfer, "_pinned", lambda size: torch.empty(size, dtype=torch.uint8))
     monkeypatch.setattr(transfer, "_upload", lambda buffer, on: buffer.clone())
-    monkeypatch.setattr(transfer, "_download", lambda value, buffer: buffer.copy_(value))
-    monkeypatch.setattr(transfer, "_event", lambda: SimpleNamespace(synchronize=lambda: None))
+    done = SimpleNamespace(synchronize=lambda: None)
+    monkeypatch.setattr(transfer, "_download", lambda values, places, on: torch._foreach_copy_(places, values) and done)
+    monkeypatch.setattr(transfer, "_event", lambda: done)
     monkeypatch.setattr(transfer, "CHUNK", 1 << 14)
     learner = family.learner(None, own, options)
     for mine, theirs in zip(learner.parameters(), plain.parameters(), strict=True):
