@@ -132,7 +132,7 @@ def _places(memory: Tensor, matrices: Sequence[Tensor]) -> list[Tensor]:
     for matrix in matrices:
         sizes += matrix.numel(), _room(matrix) // dtype.itemsize - matrix.numel()
     parts = memory.view(dtype).split(sizes)  # type: ignore[no-untyped-call]
-    return [part.view(matrix.shape) for part, matrix in zip(parts[::2], matrices, strict=True)]
+    return [part.view_as(matrix) for part, matrix in zip(parts[::2], matrices, strict=True)]
 
 
 def _has_own_memory(on: torch.device) -> bool:

@@ -118,12 +118,16 @@ def states(bench: Bench) -> None:
     bench.record("swap: the whole UNet from host memory", loads)
     bench.notes.print(f"  the whole UNet copied from host memory: {short(statistics.median(loads))}")
     old, new = select(Delta(), bench.adapter("old").delta), bench.adapter("new").delta
-    merges = [synced(lambda: select(old, new)) for _ in range(2)]
+    merges, freeing, results = [], [], list[Delta]()
+    for _ in range(2):
+        merges.append(synced(lambda: results.append(select(old, new))))
+        freeing.append(synced(results.clear))
     bench.record(MERGE, merges, "merge")
     table(bench.notes, "merge", lambda: select(old, new), 1)
     bench.notes.print(
         f"merge by magnitude: {short(statistics.median(merges))}{bench.target('merge')}. Included: copying between "
-        "host memory and the device. Not included: reading, hashing and writing files"
+        "host memory and the device. Not included: reading, hashing and writing files, and freeing the result, "
+        f"{short(statistics.median(freeing))}"
     )
 
 
