@@ -28,6 +28,7 @@ SHAPED = ("start", "train", "merge", "sample")  # stages that load adapters or t
 EXEMPT = {
     "stages.core.command": Exempt("reads the command line, then calls the stage"),
     "stages.core.registry": Exempt("finds a plug-in by its name"),
+    "stages.core.spare": Exempt("frees memory"),
     "stages.files.writing": Exempt("moves a finished file or folder into place; its bytes are the caller's"),
     "stages.files.sealed": Exempt("returns what was written to a cache, or nothing"),
     "stages.files.strict_json": Exempt("parses or refuses"),

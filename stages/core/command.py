@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
+from stages.core.spare import spare
 from stages.files.artifact import Damaged
 from stages.files.sealed import move_away
 from stages.runtime.arguments import Parser
@@ -107,7 +108,7 @@ def _begin(work: Callable[[Params, Any, argparse.Namespace], None], key: str | N
             f"--task {position}: no such position. Give one that params.yaml lists, {positions[0]} to {positions[-1]}."
         )
     try:
-        work(params, target, args)
+        spare.with_room(lambda: work(params, target, args))
     except Damaged as fault:
         from stages.core.runs import ROOT
 

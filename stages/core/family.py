@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from stages.adapters.algebra import Adapter, Delta
 from stages.core.registry import Registry
 from stages.core.rehearsal import CAPTIONS
+from stages.core.spare import spare
 from stages.runtime.faults import ConfigFault, nearest
 from stages.runtime.strict import Strict, omit_default
 
@@ -92,7 +93,6 @@ class Family(Strict, ABC):
     known_as: ClassVar[KnownAs] = KnownAs()
     schedulers: ClassVar[tuple[str, ...]] = ()  # the values of sample.scheduler that `sample` accepts
     training_options: ClassVar[frozenset[str]] = frozenset()  # the fields of `TrainingOptions` that its training reads
-
     sampling_options: ClassVar[frozenset[str]] = frozenset()  # the fields of `SamplingOptions` that `sample` accepts
 
     adapter: str = ""  # a folder written by stages.tools.import_lora that the first task continues from; its revision:
@@ -297,4 +297,4 @@ def check_options(
                 )
 
 
-families: Registry[Family] = Registry("family", "stages.families", cache_size=1)  # weights need much memory
+families: Registry[Family] = Registry("family", "stages.families", cache_size=1, dropped=spare.drop)  # large weights

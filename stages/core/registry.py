@@ -26,10 +26,13 @@ class Registry(Generic[T]):
         kind: what messages call such a plug-in.
         package: the package whose modules define the plug-ins.
         cache_size: how many instances `get` caches; the least recently used is dropped.
+        dropped: called when that happens.
     """
 
-    def __init__(self, kind: str, package: str, cache_size: int = 8) -> None:
-        self.kind, self.package, self.cache_size = kind, package, cache_size
+    def __init__(
+        self, kind: str, package: str, cache_size: int = 8, dropped: Callable[[], object] = lambda: None
+    ) -> None:
+        self.kind, self.package, self.cache_size, self._dropped = kind, package, cache_size, dropped
         self._classes: dict[str, type[T]] = {}
         self._complete = False
         self._cache: dict[tuple[Any, ...], T] = {}  # most recently used last
@@ -75,6 +78,7 @@ class Registry(Generic[T]):
         instance = self._cache[key] = self._cache.pop(key, new)
         while len(self._cache) > self.cache_size:
             del self._cache[next(iter(self._cache))]
+            self._dropped()
         return instance
 
     @contextmanager

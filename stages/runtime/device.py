@@ -119,6 +119,13 @@ def free_memory() -> None:
         getattr(torch, device().type).empty_cache()
 
 
+def memory_of(on: torch.device) -> int:
+    """Bytes of the device's memory; on a CPU, of the machine's."""
+    if on.type == "cuda":
+        return int(torch.cuda.get_device_properties(on).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def worker_threads() -> int:
     """Returns how many threads read, resize or write pictures; the number changes no picture.
 

@@ -17,6 +17,7 @@ from stages.adapters.storage import delta_fingerprint
 from stages.core.family import Encodings, Family
 from stages.core.params import Params, Sample
 from stages.core.runs import Run, TaskSequence
+from stages.core.spare import spare
 from stages.files import artifact
 from stages.runtime.device import free_memory, parallel_map
 from stages.runtime.faults import InputFault, MachineFault
@@ -96,9 +97,12 @@ def _sample_group(
             how = (options.steps, options.guidance, options.scheduler, size)
             return family.sample(rows, noises, *how, **options.further), micro_batch
         except torch.OutOfMemoryError:
-            if size == 1:
+            freed = spare.drop()
+            if size == 1 and not freed:
                 raise MachineFault("out of memory with one picture at a time. Lower the resolution.") from None
         free_memory()
+        if freed:
+            continue
         micro_batch = (size + 1) // 2
         log.warning("out of memory: %d pictures at a time from here on", micro_batch)
 

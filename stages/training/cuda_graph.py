@@ -40,6 +40,7 @@ class Recorder:
     def __init__(self, without_effect: Callable[[Callable[[], None]], None]) -> None:
         self._without_effect = without_effect
         self._pool: Any = None
+        self.memory = 0  # bytes of the device that its graphs hold
 
     def record(self, function: Callable[[], None]) -> Callable[[], None]:
         """Warms up and records a function; neither changes the training state.
@@ -54,7 +55,11 @@ class Recorder:
         self._without_effect(lambda: warm_up(function))
         graph = torch.cuda.CUDAGraph()
         self._pool = self._pool or torch.cuda.graph_pool_handle()
-        self._without_effect(lambda: capture(function, graph, self._pool))
+
+        def recording() -> None:
+            self.memory += capture(function, graph, self._pool)
+
+        self._without_effect(recording)
         return graph.replay
 
 
@@ -74,14 +79,18 @@ def warm_up(function: Callable[[], None]) -> None:
     torch.cuda.current_stream().wait_stream(stream)
 
 
-def capture(function: Callable[[], None], graph: torch.cuda.CUDAGraph, pool: Any) -> None:
+def capture(function: Callable[[], None], graph: torch.cuda.CUDAGraph, pool: Any) -> int:
     """Records a function in a graph whose memory is in this pool; whatever it raises, the recording has ended.
 
     `torch.cuda.graph` does the same, and also gives back the pinned memory that torch caches: each training would pin a
     gigabyte for its checkpoints again, which takes most of a second.
+
+    Returns:
+        By how many bytes the pool has grown.
     """
     torch.cuda.synchronize()
     torch.cuda.empty_cache()  # what the warm-up has left: a graph cannot use it
+    before = torch.cuda.memory_reserved()
     with torch.cuda.stream(side_stream()):
         graph.capture_begin(pool)
         try:
@@ -91,6 +100,7 @@ def capture(function: Callable[[], None], graph: torch.cuda.CUDAGraph, pool: Any
                 graph.capture_end()
             raise
         graph.capture_end()
+    return torch.cuda.memory_reserved() - before
 
 
 class Replay:
@@ -103,12 +113,12 @@ class Replay:
     """
 
     def __init__(self, function: Callable[[Encodings], None], recorder: Recorder | None) -> None:
-        self._function, self._recorder = function, recorder
+        self._function, self.recorder = function, recorder
         self._places: dict[tuple[object, ...], tuple[dict[str, Tensor], Callable[[], None]]] = {}
 
     def __call__(self, inputs: Encodings) -> Encodings:
         """Returns the tensors in their places, where the function may have left results; the next call changes them."""
-        key = tuple((name, value.shape, value.dtype) for name, value in sorted(inputs.items()))
+        key = _shapes(inputs)
         if key not in self._places:
             places = {name: value.clone() for name, value in inputs.items()}
             self._places[key] = places, self._prepared(partial(self._function, places))
@@ -118,16 +128,24 @@ class Replay:
         run()
         return places
 
+    def knows(self, inputs: Encodings) -> bool:
+        """Whether the function is prepared for inputs of these shapes."""
+        return _shapes(inputs) in self._places
+
     def _prepared(self, function: Callable[[], None]) -> Callable[[], None]:
-        if self._recorder is None:
+        if self.recorder is None:
             return function
         try:
-            return self._recorder.record(function)
+            return self.recorder.record(function)
         except torch.OutOfMemoryError:
             reason = "out of memory"
             self._places.clear()  # graphs for other shapes hold memory that the direct call needs
         except RuntimeError as error:
             reason = str(error)
-        self._recorder = None
+        self.recorder = None
         log.warning("a step cannot be recorded as a CUDA graph and runs without one: %s", reason)
         return function
+
+
+def _shapes(inputs: Encodings) -> tuple[object, ...]:
+    return tuple((name, value.shape, value.dtype) for name, value in sorted(inputs.items()))

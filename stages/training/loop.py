@@ -84,11 +84,21 @@ class Training:
         options: the section `train` of params.yaml.
         words: seed, order and task: what everything random is drawn from.
         folder: of the checkpoints; its name is a digest of everything that the result depends on.
+        descent: that an earlier training has left, with this learner; None: a new one.
+        after: what becomes of the descent when the training has ended; where it raises, the descent is closed.
     """
 
-    def __init__(self, learner: Learner, options: Train, words: Sequence[object], folder: Path) -> None:
+    def __init__(
+        self,
+        learner: Learner,
+        options: Train,
+        words: Sequence[object],
+        folder: Path,
+        descent: Descent | None = None,
+        after: Callable[[Descent], None] = Descent.close,
+    ) -> None:
         self.learner, self.options, self.words, self.folder = learner, options, words, folder
-        self.descent = Descent(learner, options, READ_EVERY)
+        self.descent, self.after = descent or Descent(learner, options, READ_EVERY), after
         self.losses, self.step, self.processes = Losses(), 0, process_group()
         self.checkpoints = Checkpoints(folder)
         self.answers: Answers | None = None  # where something is rehearsed
@@ -130,12 +140,12 @@ class Training:
 
     @contextmanager
     def opened(self, wait: bool = False) -> Iterator[None]:
-        """Holds the lock of the checkpoints; afterwards they are written, and CUDA graphs and buffers are freed.
+        """Holds the lock of the checkpoints; afterwards they are written and buffers freed, CUDA graphs freed or left.
 
         Raises:
             MachineFault: another process holds the lock and `wait` is False, or see `exact_kernels`.
         """
-        with exact_kernels(), closing(self.descent), self._locked(wait), closing(self.checkpoints):
+        with exact_kernels(), self.descent.then(self.after), self._locked(wait), closing(self.checkpoints):
             yield
 
     def begin(self, material: Material) -> None:
@@ -251,6 +261,8 @@ class Training:
         self.descent.drop()
         if self.answers:
             self.answers.forget()
+        if self.descent.forget():  # without these graphs there may be enough
+            return
         free_memory()
         size = self.losses.micro_batch or max(len(self._rows(material, self.step)), 1)
         if size == 1:

@@ -49,12 +49,21 @@ class AdamW:
         return {"first": state["exp_avg"], "second": state["exp_avg_sq"]}
 
     def restore(self, parameter: nn.Parameter, moments: dict[str, Tensor], step: int) -> None:
-        """Sets the moments that a parameter had after `step` steps."""
-        self._inner.state[parameter] = {
+        """Sets the moments that a parameter had after `step` steps, in the places that recorded graphs read, if any."""
+        restored = {
             "step": torch.tensor(float(step), device=parameter.device),
             "exp_avg": moments["first"],
             "exp_avg_sq": moments["second"],
         }
+        for name, place in self._inner.state[parameter].items():
+            restored[name] = place.copy_(restored[name])
+        self._inner.state[parameter] = restored
+
+    def reset(self) -> None:
+        """Sets all moments to zero, in place, and the number of steps."""
+        for state in self._inner.state.values():
+            for value in state.values():
+                value.zero_()
 
 
 class AdamW8bit:
@@ -88,6 +97,10 @@ class AdamW8bit:
     def restore(self, parameter: nn.Parameter, moments: dict[str, Tensor], step: int) -> None:
         """Sets the moments that a parameter had after `step` steps."""
         self._inner.state[parameter] = {"step": step, **moments}
+
+    def reset(self) -> None:
+        """Begins anew, with new moments."""
+        self._inner.state.clear()
 
 
 OPTIMISERS: dict[str, type[AdamW] | type[AdamW8bit]] = {"adamw": AdamW, "adamw8bit": AdamW8bit}

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from stages.core.family import Encodings, Learner
 from stages.core.params import Train
+from stages.runtime.device import free_memory
 from stages.training.cuda_graph import Recorder, Replay, recordable
 from stages.training.optimisers import OPTIMISERS
 
@@ -61,25 +63,72 @@ class Descent:
         for parameter, gradient in zip(self.parameters, self._gradients, strict=True):
             parameter.grad = gradient  # accumulated and zeroed in place from here on
         self._pieces = [piece for gradient in self._gradients for piece in torch.split(gradient.view(-1), PIECE)]
-        recorder = Recorder(self.without_effect) if kind.recordable and recordable(on, options) else None
-        self._gradient, self._update = Replay(self.add_gradient, recorder), Replay(self._apply, recorder)
-        self._answer = Replay(self._write_answer, recorder)
+        self._recorded = kind.recordable and recordable(on, options)
+        self._begin_recording()
+
+    def _begin_recording(self) -> None:
+        self._recorder, self._earlier = Recorder(self.without_effect) if self._recorded else None, False
+        self._gradient, self._update = Replay(self.add_gradient, self._recorder), Replay(self._apply, self._recorder)
+        self._answer = Replay(self._write_answer, self._recorder)
+
+    @property
+    def recorded(self) -> int | None:
+        """Bytes of the device that the CUDA graphs hold; None where something runs without one."""
+        replays = (self._gradient, self._update, self._answer)
+        return self._recorder.memory if self._recorder and all(one.recorder for one in replays) else None
+
+    @torch.no_grad()
+    def renew(self) -> None:
+        """Becomes the descent of another training, which starts from the learner's parameters as they are now. CUDA
+        graphs stay, because everything stays in its place."""
+        counters = (self._rate, self._loss, self._norm, self._not_finite, self._stats)
+        torch._foreach_zero_([*counters, *self._gradients])
+        self._loss_scale.fill_(self.learner.loss_scale)
+        self._unread, self._earlier = 0, True
+        self.optimiser.reset()
+
+    def forget(self) -> bool:
+        """Frees the CUDA graphs of an earlier training, if there are any; returns whether there were."""
+        earlier = self._earlier
+        if earlier:
+            self._begin_recording()
+            free_memory()
+        return earlier
+
+    def _known(self, replay: Replay, inputs: Encodings) -> None:
+        """Forgets what an earlier training has recorded before another shape is: there must be as much memory as in a
+        new process."""
+        if self._earlier and not replay.knows(inputs):
+            self.forget()
+
+    @contextmanager
+    def then(self, after: Callable[[Descent], None]) -> Iterator[None]:
+        """Calls `after` at the end of the block; closes this object instead if the block raises."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+        after(self)
 
     def close(self) -> None:
         """Frees the CUDA graphs and their memory, which form a reference cycle with this object; no step can follow."""
-        del self._gradient, self._update, self._answer
+        del self._gradient, self._update, self._answer, self._recorder
 
     def gradient(self, inputs: Encodings) -> None:
         """Adds the loss and gradient of these rows to those of the step."""
+        self._known(self._gradient, inputs)
         self._gradient(inputs)
 
     def answer(self, inputs: Encodings) -> Tensor:
         """What the model without its adapter predicts in these rows: [rows, ...], as the targets of `inputs`."""
+        self._known(self._answer, inputs)
         return self._answer(inputs)["wanted"].clone()
 
     def update(self, rate: float) -> None:
         """Ends the step: clips, updates the parameters at this learning rate, and stores loss and norm for `read`."""
         self._rate.fill_(rate)
+        self._known(self._update, {})
         self._update({})
         self._stats[self._unread, 0].copy_(self._loss)
         self._stats[self._unread, 1].copy_(self._norm)

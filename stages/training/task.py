@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,11 @@ from stages.files.pictures import open_png
 from stages.photos.develop import read_data
 from stages.runtime.seeds import generator, seed
 from stages.sampling.sampler import sample
-from stages.training import rehearsal
+from stages.training import kept, rehearsal
 from stages.training.distributed import process_group
 from stages.training.examples import Example, Material, concept_examples, encode_examples
 from stages.training.loop import Losses, Observer, Training
+from stages.training.step import Descent
 
 log = logging.getLogger("palimpsest")
 CHECKPOINTS = Path(".checkpoints")
@@ -100,12 +101,16 @@ def train(
     Returns:
         The adapter, and the loss of each step.
     """
-    prepared, frozen = prepare(params, run, index, inputs)
+    prepared, frozen = prepare(params, run, index, inputs, alone=True)
     return prepared.run(observe and observe(prepared.training.learner, frozen))
 
 
-def prepare(params: Params, run: Run, index: str, inputs: Inputs) -> tuple[Prepared, Delta]:
+def prepare(params: Params, run: Run, index: str, inputs: Inputs, alone: bool = False) -> tuple[Prepared, Delta]:
     """Makes the model with its adapter, and the training examples.
+
+    Args:
+        params, run, index, inputs: as for `train`.
+        alone: whether it is trained before another one is prepared: it may use what the last one has left.
 
     Returns:
         The training, and the frozen delta.
@@ -123,7 +128,8 @@ def prepare(params: Params, run: Run, index: str, inputs: Inputs) -> tuple[Prepa
         material, more = rehearsal.added(params, run, state, [*inputs.earlier, inputs.data["concept"]], material)
     with ThreadPoolExecutor(1, "hash") as hasher:  # adapters of hundreds of megabytes, while the model gets them
         weights = hasher.submit(_fingerprints, start, frozen)
-        learner = family.learner(frozen, start, options)
+        descent = kept.taken(family, frozen, start, options, alone)
+        learner = descent.learner if descent else family.learner(frozen, start, options)
     facts = [
         family.fingerprint,
         options.model_dump(mode="json"),
@@ -133,7 +139,10 @@ def prepare(params: Params, run: Run, index: str, inputs: Inputs) -> tuple[Prepa
         weights.result(),
         *more,
     ]
-    training = Training(learner, options, words, CHECKPOINTS / artifact.digest(facts)[:32])
+    folder, after = CHECKPOINTS / artifact.digest(facts)[:32], Descent.close
+    if alone:
+        after = partial(kept.keep, family, options)
+    training = Training(learner, options, words, folder, descent, after)
     return Prepared(training, material, first), frozen or Delta()
 
 

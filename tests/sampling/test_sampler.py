@@ -10,6 +10,7 @@ from torch import Tensor
 
 from stages.adapters.state import State
 from stages.core.params import Sample
+from stages.core.spare import spare
 from stages.files.artifact import Draft
 from stages.runtime.faults import MachineFault
 from stages.sample import write
@@ -62,6 +63,19 @@ def test_the_batch_is_halved_and_the_manifest_records_it(tmp_path, monkeypatch):
     assert files == whole
     again, files, batches = pictures(tmp_path / "small" / "again", monkeypatch, 2)
     assert (again, files) == (facts, whole)
+
+
+def test_what_is_kept_for_the_next_training_is_freed_first(tmp_path, monkeypatch):
+    freed, sample = list[str](), Crowded.sample
+
+    def crowded(self, *args) -> list[Image.Image]:
+        self.room = 8 if freed else 3
+        return sample(self, *args)
+
+    monkeypatch.setattr(Crowded, "sample", crowded)
+    spare.put("graphs", lambda: freed.append("graphs"))
+    facts, _, batches = pictures(tmp_path / "work", monkeypatch, 3)
+    assert (facts, batches, freed) == ({}, [8, 8, 4], ["graphs"])
 
 
 def test_a_batch_halved_before_a_kill_is_recorded_too(tmp_path, monkeypatch):

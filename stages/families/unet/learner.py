@@ -60,6 +60,9 @@ class TrainableFamily(Protocol):
 class UNetLearner(Learner):
     """The frozen weights in the family's number format, the adapter in float32."""
 
+    images: Sequence[Encodings]
+    prompts: dict[str, Tensor]
+
     def __init__(self, family: TrainableFamily, frozen: Delta, adapter: Adapter, options: TrainingOptions) -> None:
         from diffusers import DDPMScheduler
 
@@ -94,6 +97,24 @@ class UNetLearner(Learner):
             self.unet.disable_gradient_checkpointing()
             if self.family.compile and isinstance(self.layers["unet"], Grouped):
                 compile_blocks(self.unet, training=True)
+
+    def renew(self, frozen: Delta, adapter: Adapter) -> bool:
+        """Becomes the learner of another frozen delta and adapter, in the same memory; False if they do not fit."""
+        layers, own = self.layers["unet"], renamed(adapter, self.names["unet"])
+        if not isinstance(layers, Grouped) or not layers.fits(own):
+            return False
+        self.frozen = frozen
+        self.family.only_on_device(*self.family.adapted_parts)
+        self.family.shift(frozen)
+        layers.refresh(own)
+        self._install()
+        return True
+
+    def rest(self) -> bool:
+        """Frees what `prepare` has made, since constants of hundreds of prompts are gigabytes; False if `renew` cannot
+        take any adapter."""
+        self.images, self.prompts = [], {}
+        return isinstance(self.layers["unet"], Grouped) and not self.family.text_encoders
 
     def parameters(self) -> list[nn.Parameter]:
         return [parameter for layers in self.layers.values() for parameter in layers.parameters]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from stages.adapters.algebra import Adapter, Delta, resident
+from stages.runtime.device import memory_of
 
 SHARE = 0.05  # the largest share of the device's memory for the sums
 
@@ -68,10 +68,3 @@ def _same(one: Adapter, other: Adapter) -> bool:
 
 def _same_dense(one: Delta, other: Delta) -> bool:
     return one.dense is other.dense or not (one.dense or other.dense)
-
-
-def memory_of(on: torch.device) -> int:
-    """Bytes of the device's memory; on a CPU, of the machine's."""
-    if on.type == "cuda":
-        return int(torch.cuda.get_device_properties(on).total_memory)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

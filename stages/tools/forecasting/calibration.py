@@ -26,6 +26,7 @@ from stages.adapters.state import State
 from stages.core.metric import EmbeddingMetric
 from stages.core.params import Params
 from stages.core.runs import runs
+from stages.core.spare import spare
 from stages.evaluation.scorer import score_pictures
 from stages.files.pictures import open_png
 from stages.runtime import progress
@@ -82,6 +83,7 @@ def calibrate(params: Params, measured: int = 12) -> Calibration:
 def _measure(name: str, memory: dict[str, int], work: Callable[[], object]) -> Any:
     log.info("measuring: %s", name)
     if device().type == "cuda":
+        spare.drop()  # not needed
         free_memory()
         torch.cuda.reset_peak_memory_stats()
     result = work()

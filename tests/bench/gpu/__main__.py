@@ -50,6 +50,7 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 
 from stages.adapters.algebra import Adapter, Delta, select
+from stages.core.spare import spare
 from stages.tools.forecasting.cards import MERGE
 from stages.training.checkpoints import SHARE
 from tests.bench.blocks import short
@@ -166,6 +167,7 @@ def attempted(bench: Bench, what: str, part: Callable[[], object]) -> None:
     except Exception as error:
         bench.notes.fail(f"{what} failed", f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
     finally:
+        spare.drop()
         free_memory()
 
 

@@ -43,7 +43,7 @@ class Grouped(Layers):
 
     def __init__(self, unet: UNet2DConditionModel, adapter: Adapter, fixed_a: bool = False) -> None:
         super().__init__(unet, adapter)
-        self.device: torch.device = unet.device  # diffusers walks through the whole model to answer
+        self.device, self.dtype = unet.device, unet.dtype  # diffusers walks through the whole model to answer
         self.attentions = attentions_of(unet)
         self.groups = list(groups_of(self.attentions))
         if sorted(name for group in self.groups for name in group.names) != self.names:
@@ -51,7 +51,7 @@ class Grouped(Layers):
         self.sizes = [size for group in self.groups for size in group.sizes(self.rank)]
         self.still = self._laid_out(adapter.a)[None] if fixed_a else None  # [chains, elements of all A]
         self.parameters = [nn.Parameter(self._laid_out(*([adapter.b] if fixed_a else [adapter.a, adapter.b])))]
-        self.on, self.room = True, in_one_product(unet.device)
+        self.on, self.room = True, in_one_product(self.device)
         self.grouped = {name: GroupedAttention(attention, self.room) for name, attention in self.attentions.items()}
         self.stacks = {n: self._stacked(group) for n, group in enumerate(self.groups) if group.role != "kv"}
         self._place_frozen()
@@ -107,11 +107,15 @@ class Grouped(Layers):
         """The frozen weights of a group, [attentions, 1, out of all matrices, in], and room for B after each row."""
         (out, in_), each = group.shape, len(group.projections)
         size = len(group.attentions), 1, each * out, in_ + (each * self.rank if self.room else 0)
-        stack = torch.zeros(size, dtype=self.model.dtype, device=self.model.device)
+        stack = torch.zeros(size, dtype=self.dtype, device=self.device)
+        self._copy_frozen(group, stack)
+        return stack
+
+    def _copy_frozen(self, group: Group, stack: Tensor) -> None:
+        """Writes the weights that the model has now to a group's stack."""
         for name, place in zip(group.attentions, stack, strict=True):
             matrices = [self.attentions[name].get_submodule(one).weight for one in group.projections]
-            place[0, :, :in_].copy_(torch.cat(matrices))
-        return stack
+            place[0, :, : group.shape[1]].copy_(torch.cat(matrices))
 
     def _place_frozen(self) -> None:
         """Gives the attentions their frozen weights; not the prompt's keys and values, which `constants` uses once."""
@@ -128,6 +132,23 @@ class Grouped(Layers):
         for number, up in enumerate(by_matrix):
             at = in_ + number * self.rank
             stack[:, :, number * out : (number + 1) * out, at : at + self.rank].copy_(self.scale * up)
+
+    def fits(self, adapter: Adapter) -> bool:
+        """Whether `refresh` can take this adapter."""
+        shapes = {name: group.shape for group in self.groups for name in group.names}
+        return (adapter.scale, sorted(adapter.a)) == (self.scale, self.names) and all(
+            adapter.a[name].shape == (self.rank, in_) and adapter.b[name].shape == (out, self.rank)
+            for name, (out, in_) in shapes.items()
+        )
+
+    @torch.no_grad()
+    def refresh(self, adapter: Adapter) -> None:
+        """Takes the model's weights as they are now and the values of an adapter that fits, all in the same places."""
+        if self.still is not None:
+            self.still.copy_(self._laid_out(adapter.a)[None])
+        self.parameters[0].copy_(self._laid_out(*([adapter.b] if self._fixed else [adapter.a, adapter.b])))
+        for number, stack in self.stacks.items():
+            self._copy_frozen(self.groups[number], stack)
 
     def install(self) -> None:
         for name, grouped in self.grouped.items():
