@@ -44,6 +44,10 @@ class Strategy(Strict, ABC):
         """The adapter at step 0. `fresh` is a new draw: A random, B zero."""
         return fresh
 
+    def draws(self, state: State) -> bool:
+        """Does `start` read the new draw? One of SDXL takes a third of a second."""
+        return True
+
     def frozen(self, state: State) -> Delta | None:
         """The delta of the base that is held fixed while the adapter trains; None for none."""
         return state.delta

@@ -16,6 +16,9 @@ class Naive(Strategy):
     def start(self, state: State, fresh: Adapter) -> Adapter:
         return state.adapter or fresh
 
+    def draws(self, state: State) -> bool:
+        return state.adapter is None
+
     def frozen(self, state: State) -> Delta | None:
         return None
 

@@ -34,6 +34,9 @@ class Slao(Strategy):
         lengths = {n: float(a.norm(dim=1).mean()) if self.scale == "matched" else 1.0 for n, a in last.a.items()}
         return Adapter({n: orthonormal_rows(a) * lengths[n] for n, a in last.a.items()}, last.b, last.scale)
 
+    def draws(self, state: State) -> bool:
+        return state.adapter is None
+
     def frozen(self, state: State) -> Delta | None:
         return None
 

@@ -62,6 +62,15 @@ def test_it_changes_neither_the_state_nor_the_adapters_that_it_gets(name):
 
 
 @every_strategy
+def test_it_says_where_it_reads_the_draw(name):
+    strategy = strategies.make(name)
+    assert strategy.draws(State())
+    for state in walk(strategy)[:-1]:
+        one, other = (strategy.start(state, adapter(f"fresh {k}", fresh=True)) for k in range(2))
+        assert strategy.draws(state) or fingerprint(flat(one)) == fingerprint(flat(other))
+
+
+@every_strategy
 def test_what_it_starts_from_can_be_trained(name):
     strategy = strategies.make(name)
     for state in walk(strategy)[:-1]:

@@ -269,6 +269,17 @@ def test_a_family_that_is_dropped_takes_its_objects_with_it(study, graphs, monke
     assert spare.take() is None
 
 
+def test_no_adapter_is_drawn_for_a_strategy_that_continues_the_last(study, monkeypatch):
+    def fails(*_):
+        raise Stopped
+
+    expected = trained(study, "naive", 1)
+    monkeypatch.setattr(task, "_drawn", fails)
+    assert trained(study, "naive", 1) == expected
+    with pytest.raises(Stopped):
+        trained(study, "merge_init", 1)
+
+
 def test_work_that_lacks_memory_is_done_again_without_what_was_kept():
     one, calls, freed = Spare(), [], []
 
