@@ -38,8 +38,11 @@ def compile_once(function: Callable[..., Any]) -> Callable[..., Any]:
         A function of the same arguments. It raises MachineFault if it cannot be compiled.
     """
     from torch._dynamo.exc import BackendCompilerFailed
+    from torch._functorch import config
 
     use_cache()
+    with suppress(AttributeError):  # a torch that always or never caches what has a gradient of its own
+        config.autograd_cache_allow_custom_autograd_functions = True
     compiled = torch.compile(function, dynamic=False, backend=BACKEND)
 
     def call(*args: Any, **options: Any) -> Any:
