@@ -1,7 +1,7 @@
 """Counts what a training step launches and copies: python -m tests.bench.operators [--json FILE]
 
 Counts need no GPU: those of an SDXL at a hundredth of its width are those of SDXL, whose layers it has (70 transformer
-blocks). A step runs on a CPU, in float32, as it is and with its transformer blocks compiled (`base.options.compile`),
+blocks). A step runs on a CPU, in float32, as it is on a GPU and with its blocks compiled (`base.options.compile`),
 and torch's profiler counts the operations that run a kernel, by kind: on a GPU each is about one launch. On a CPU
 torch's code generator joins all loops between two library calls; on a GPU a reduction may end a kernel, so that the
 compiled step has some more. In half precision a step has a few casts more, both ways. Losses and gradients of both are
@@ -17,12 +17,14 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
 from stages.adapters.algebra import Adapter, fresh_adapter
 from stages.core.family import Row
 from stages.core.params import Train
+from stages.families.unet.lora import grouped
 from stages.runtime.device import device
 from stages.runtime.seeds import generator
 from stages.training.loop import READ_EVERY
@@ -116,7 +118,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="a file for the results; docs/performance.md is made from such")
     args = parser.parse_args()
     device()
-    with named_kernels():
+    with named_kernels(), mock.patch.object(grouped, "in_one_product", lambda _: True):  # as on a GPU
         results = [counted(Standin(size="hundredth", pixels=64, compile=on)) for on in (False, True)]
     (plain, before), (compiled, after) = results
     if not agree(plain, compiled):

@@ -13,6 +13,7 @@ from stages.adapters.storage import fingerprint, flat
 from stages.core.runs import Run
 from stages.families.unet import chains
 from stages.families.unet.chains import JoinedUNets
+from stages.families.unet.lora import grouped
 from stages.monitoring import live_losses
 from stages.runtime.faults import InputFault, Preempted
 from stages.sampling.encodings import encode_prompts
@@ -177,8 +178,10 @@ def test_nothing_is_shared_where_sums_depend_on_the_batch(study, alone, monkeypa
     assert {name: ended(prepared(study, name)) for name in names} == {n: (expected[n], STEPS) for n in names}
 
 
-def test_where_bits_do_not_repeat_only_rounding_may_differ(study, monkeypatch):
+@pytest.mark.parametrize("one_product", [False, True])
+def test_where_bits_do_not_repeat_only_rounding_may_differ(study, monkeypatch, one_product):
     """As on a GPU without PALIMPSEST_EXACT: in float32 a thousandth of a gradient's size."""
+    monkeypatch.setattr(grouped, "in_one_product", lambda _: one_product)
     for where in (module, chains):
         monkeypatch.setattr(where, "reproducible", lambda: False)
     plain, factor = JoinedUNets.losses, 1 + 1e-4
