@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="a file for the results; docs/performance.md is made from such")
     args = parser.parse_args()
     device()
-    with named_kernels(), mock.patch.object(grouped, "in_one_product", lambda _: True):  # as on a GPU
+    with named_kernels(), mock.patch.object(grouped, "in_one_product", return_value=True):  # as on a GPU
         results = [counted(Standin(size="hundredth", pixels=64, compile=on)) for on in (False, True)]
     (plain, before), (compiled, after) = results
     if not agree(plain, compiled):

@@ -1,0 +1,42 @@
+"""Ways to compute one transformer block of SDXL: python -m tests.bench.variants [--json FILE] [--size hundredth]
+
+In training, several trainings in a batch or one: a block's forward and backward pass with separate products for the
+frozen weights and the adapter, and as it is done on a GPU. In sampling: with and without what is left out, and what was
+tried. All are compiled and, on a GPU, recorded as CUDA graphs, so that kernels alone are timed; the gradients or
+results of all variants are compared first. Variants alternate; printed are medians, and their ratio to the first with
+its 95 % interval. In full size on a GPU it takes a minute and a half, most of it to compile.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+import torch._dynamo
+
+from stages.families.unet.compiled import SHAPES
+from stages.runtime.device import device
+from tests.bench.blocks import processor, write_results
+from tests.bench.variants import sampling, training
+
+SIZES = {"full": {1280: 1024, 640: 4096}, "hundredth": {128: 16}}  # width -> tokens
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=list(SIZES), default="full")
+    parser.add_argument("--json", type=Path, help="a file for the results; docs/performance.md is made from such")
+    args = parser.parse_args()
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, SHAPES)
+    on_gpu, full = device().type == "cuda", args.size == "full"
+    widths, dtype = SIZES[args.size], torch.float16 if on_gpu else torch.float32
+    context, rank, rows = (2048, 64, 16) if full else (64, 8, 4)
+    made = [*training.tables(widths, rank, context, dtype), *sampling.tables(widths, rows, context, dtype)]
+    if args.json:
+        card = torch.cuda.get_device_name() if on_gpu else processor()
+        write_results(args.json, card, "python -m tests.bench.variants", made)
+
+
+if __name__ == "__main__":
+    main()

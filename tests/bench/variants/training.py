@@ -1,0 +1,107 @@
+"""A transformer block of SDXL in training, forward and back: what `stages/families/unet/lora` computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from diffusers.models.attention import BasicTransformerBlock
+from torch import Tensor
+
+from stages.families.unet.compiled import compile_once
+from stages.families.unet.lora.attention import GroupedAttention
+from stages.families.unet.lora.feed_forward import GatedFeedForward
+from stages.runtime.device import device
+from tests.bench.variants.timing import Run, compared
+
+VARIANTS = {  # whether W and B are one matrix, and whether the gradients of the gate's halves stay apart
+    "separate products": (False, False),
+    "gradients of the gate's halves apart": (False, True),
+    "and W x + B A x in one product": (True, True),
+}
+ROLES = {"attn1": {"qkv": 3, "out": 1}, "attn2": {"q": 1, "out": 1}}
+TOKENS, HEAD = 77, 64
+
+
+def tables(widths: dict[int, int], rank: int, context: int, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
+    """One table for each width and number of trainings in a batch.
+
+    Args:
+        widths: width -> number of tokens.
+        rank: of the adapters.
+        context: width of the prompts.
+        dtype: of the frozen weights and activations.
+    """
+    for width, length in widths.items():
+        for chains in (1, 4):
+            title = f"Training a transformer block, {length} tokens of width {width}, {chains} in a batch, each"
+            sizes = (width, length, rank, context, chains)
+            runs = {name: run(Block(*sizes, dtype, room, gated)) for name, (room, gated) in VARIANTS.items()}
+            yield compared(title, runs, chains)
+
+
+class Block:
+    """A block with an adapter of each chain in its attentions, of the same random numbers in every variant."""
+
+    def __init__(
+        self, width: int, length: int, rank: int, context: int, chains: int, dtype: torch.dtype, room: bool, gated: bool
+    ) -> None:
+        torch.manual_seed(0)
+        self.options: Any = {"device": device(), "dtype": dtype}
+        block = BasicTransformerBlock(width, width // HEAD, HEAD, cross_attention_dim=context)
+        self.block = block.to(**self.options).requires_grad_(False)
+        self.chains, self.rank, self.leaves = chains, rank, list[Tensor]()
+        self.places = list[Callable[[], None]]()  # each writes a B beside its W, as `Grouped.begin` does
+        for name, roles in ROLES.items():
+            attention = getattr(self.block, name)
+            own = GroupedAttention(attention, room)
+            for role, each in roles.items():
+                self._adapt(attention, own, role, each)
+            attention.__dict__["forward"] = own.forward
+            if name == "attn2":
+                own.keys_values = tuple(self._leaf((chains, TOKENS, width)) for _ in range(2))  # type: ignore[assignment]
+        if gated:
+            one = self.block.ff.net[0]
+            one.__dict__["forward"] = GatedFeedForward(one).forward
+        self.x, self.gradient = self._leaf((chains, length, width)), torch.randn(chains, length, width, **self.options)
+        self.context = torch.randn(chains, TOKENS, context, **self.options)
+
+    def _leaf(self, shape: Sequence[int], size: float = 1.0) -> Tensor:
+        leaf: Tensor = (size * torch.randn(*shape, **self.options)).requires_grad_()
+        self.leaves.append(leaf)
+        return leaf
+
+    def _adapt(self, attention: Any, own: GroupedAttention, role: str, each: int) -> None:
+        projections = {"q": [attention.to_q], "out": [attention.to_out[0]]}
+        modules = projections.get(role, [attention.to_q, attention.to_k, attention.to_v])
+        frozen = torch.cat([module.weight for module in modules])
+        (rows, width), rank, chains = frozen.shape, self.rank, self.chains
+        out = rows // each
+        down = self._leaf((chains, each * rank, width), width**-0.5)
+        up = self._leaf((each * chains, out, rank), 0.02)
+        weight = torch.zeros(chains, rows, width + each * rank * own.room, **self.options)
+        weight[..., :width] = frozen
+        own.frozen[role], own.trained[role] = weight, (down, up, 1.0)
+
+        def place() -> None:
+            with torch.no_grad():
+                for number, one in enumerate(up.view(each, chains, out, rank)):
+                    at = width + number * rank
+                    weight[:, number * out : (number + 1) * out, at : at + rank].copy_(one)
+
+        if own.room:
+            self.places.append(place)
+
+
+def run(block: Block) -> Run:
+    """The gradients of everything that has one."""
+    forward = compile_once(BasicTransformerBlock.forward)
+
+    def gradients() -> Sequence[Tensor]:
+        for place in block.places:
+            place()
+        y = forward(block.block, block.x, encoder_hidden_states=block.context)
+        return torch.autograd.grad(y, block.leaves, block.gradient)
+
+    return gradients
