@@ -25,6 +25,7 @@ CATEGORIES = {
     "optimiser": r"adam|multi_tensor|foreach|fused_",
 }
 ELEMENTWISE = "elementwise"
+LONGEST = 12  # kernels that are printed by name
 # Operations of torch without a kernel that are no views.
 WITHOUT_KERNEL = (
     r"aten::(new_)?empty|aten::(resize_|set_|result_type|_unsafe_view|item|_local_scalar_dense|is_nonzero)$"
@@ -94,7 +95,7 @@ def _only_calls_others(operation: Any) -> bool:
 
 
 def table(notes: Notes, what: str, work: Callable[[], object], count: int, floor: float = 0.0) -> dict[str, Any]:
-    """Prints and returns the kernels of some work by kind.
+    """Prints and returns the kernels of some work by kind, and prints the longest ones by name.
 
     Args:
         notes: the output.
@@ -103,7 +104,8 @@ def table(notes: Notes, what: str, work: Callable[[], object], count: int, floor
         count: units of work in it, as steps; times are per unit.
         floor: seconds that a unit's arithmetic takes at the measured peak; its share is printed, unless 0.
     """
-    kinds = by_category(profiled(work))
+    events = profiled(work)
+    kinds = by_category(events)
     total = sum(seconds for seconds, _ in kinds.values()) or 1e-9
     share = f", the floor is {floor * count / total:.0%} of it" if floor else ""
     launches = sum(number for _, number in kinds.values())
@@ -112,6 +114,8 @@ def table(notes: Notes, what: str, work: Callable[[], object], count: int, floor
         notes.print(
             f"    {kind:12} {seconds / total:6.1%} {1e3 * seconds / count:9.3f} ms {number / count:8.0f} launches"
         )
+    for name, (seconds, number) in sorted(events.items(), key=lambda event: -event[1][0])[:LONGEST]:
+        notes.print(f"      {1e3 * seconds / count:9.3f} ms {number / count:8.1f} x {name[:90]}")
     rows = {kind: {"ms": 1e3 * s / count, "launches": n / count, "share": s / total} for kind, (s, n) in kinds.items()}
     notes.facts.setdefault("kernels", {})[what] = rows
     return rows
