@@ -134,9 +134,22 @@ def _parts() -> tuple[Part, ...]:
     return (
         Part(BasicTransformerBlock, "forward", BasicTransformerBlock.forward),
         Part(ResnetBlock2D, "forward", ResnetBlock2D.forward),
-        Part(Transformer2DModel, before, getattr(Transformer2DModel, before)),
+        Part(Transformer2DModel, before, _to_rows),
         Part(Transformer2DModel, after, _to_pixels),
     )
+
+
+def _to_rows(self: Any, hidden_states: Tensor) -> tuple[Tensor, int]:
+    """As diffusers' method, except that the group norm leaves the channels of a pixel side by side, as its projection
+    reads them; torch's own writes one channel after another."""
+    if not self.use_linear_projection:
+        unchanged: tuple[Tensor, int] = type(self)._operate_on_continuous_inputs(self, hidden_states)
+        return unchanged
+    norm, (batch, channels, height, width) = self.norm, hidden_states.shape
+    rows = hidden_states.permute(0, 2, 3, 1).reshape(batch, height * width, norm.num_groups, -1).float()
+    variance, mean = torch.var_mean(rows, (1, 3), unbiased=False, keepdim=True)
+    normal = ((rows - mean) * torch.rsqrt(variance + norm.eps)).flatten(2) * norm.weight + norm.bias
+    return self.proj_in(normal.to(hidden_states.dtype)), channels
 
 
 def _to_pixels(
