@@ -17,7 +17,9 @@ from stages.runtime.device import device, memory_of, reproducible
 from stages.training.distributed import process_group
 from stages.training.step import Descent
 
-SHARE = 0.25  # of the device's memory, at most, for recorded graphs that are kept: pictures are sampled beside them
+# Of the device's memory, at most, for recorded graphs that are kept: pictures are sampled beside them. A flow runs two
+# stages on a GPU only if twice the memory that a worker has held fits, and that gains more than a kept graph.
+SHARE = 0.125
 # Options that no recorded function reads. A training that differs in another one has new objects.
 UNRECORDED = {"steps", "learning_rate", "schedule", "reinit", "draws", "checkpoint_every"}
 
