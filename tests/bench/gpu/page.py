@@ -22,7 +22,19 @@ files in `data/performance`, which the commands below have written. A figure tha
 
 
 def page(results: Sequence[Mapping[str, Any]]) -> str:
-    return "\n".join([HEAD, *(section(result) for result in results)])
+    cards = dict.fromkeys(result["card"] for result in results if "seconds" in result)
+    return "\n".join([HEAD, *(newest(card, results) for card in cards), *(section(result) for result in results)])
+
+
+def newest(card: str, results: Sequence[Mapping[str, Any]]) -> str:
+    """The newest figures of a card and their targets, from all its runs."""
+    figures: dict[str, tuple[float, str, str]] = {}
+    for result in sorted((one for one in results if one["card"] == card), key=lambda one: str(one["date"])):
+        targets = result.get("targets", {})
+        for name, value in result.get("seconds", {}).items():
+            figures[name] = value["median"], short(targets[name]) if name in targets else "", result["date"]
+    rows = [[name, short(seconds), target, date] for name, (seconds, target, date) in sorted(figures.items())]
+    return "\n".join([f"## {card}: the newest figures", *table(["", "seconds", "target", "measured"], rows), ""])
 
 
 def section(result: Mapping[str, Any]) -> str:
