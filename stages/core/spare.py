@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -40,13 +41,12 @@ class Spare:
 
     def with_room(self, work: Callable[[], None]) -> None:
         """Does some work, and once more if the device had not enough memory for it because of the object."""
-        from torch import OutOfMemoryError
-
         try:
             work()
             return
-        except OutOfMemoryError:
-            if not self.drop():
+        except Exception as error:
+            torch = sys.modules.get("torch")  # not every stage needs it, and to import it takes a second
+            if torch is None or not isinstance(error, torch.OutOfMemoryError) or not self.drop():
                 raise
         work()
 

@@ -25,8 +25,16 @@ def alive(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # it may end between the two calls
         return False
+
+
+def command_of(pid: int) -> str:
+    """The command of a process; empty if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
 
 
 @pytest.mark.parametrize("shell", ["none", "shell", "shell that stays"])
@@ -98,7 +106,7 @@ def test_a_second_process_answers_with_a_result_or_an_error_and_ends_with_the_bl
     with pytest.raises(KeyError), beside(time.sleep, 60):
         raise KeyError("the first process fails")
     assert time.monotonic() - began < 30
-    assert not [pid for pid in children(os.getpid()) if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
+    assert not [pid for pid in children(os.getpid()) if "spawn_main" in command_of(pid)]
 
 
 def test_a_second_process_that_is_killed_is_an_error():
