@@ -30,6 +30,7 @@ class Strategy(Strict, ABC):
     regime: ClassVar[Regime] = "strict"  # only `PhotoStrategy` has "photos"
     trains_a: ClassVar[bool] = True  # does training change A, or B alone?
     starts_fresh: ClassVar[bool] = True  # does every task train a fresh adapter, with B zero, on the model before it?
+    draws_once: ClassVar[bool] = False  # does `start` read the new draw only where there is no adapter yet?
 
     rehearse: Rehearsal | None = omit_default(None)  # what the model must still answer while a task is learned
 
@@ -46,7 +47,7 @@ class Strategy(Strict, ABC):
 
     def draws(self, state: State) -> bool:
         """Does `start` read the new draw? One of SDXL takes a third of a second."""
-        return True
+        return state.adapter is None or not self.draws_once
 
     def frozen(self, state: State) -> Delta | None:
         """The delta of the base that is held fixed while the adapter trains; None for none."""

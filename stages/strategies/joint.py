@@ -16,6 +16,7 @@ class Joint(PhotoStrategy):
     """
 
     starts_fresh: ClassVar[bool] = False  # on the base, not on the model before the task
+    draws_once: ClassVar[bool] = True
 
     # per_concept: as many steps for each concept as when it is learned alone; per_task: train.steps for all together.
     budget: Literal["per_concept", "per_task"] = "per_concept"
@@ -29,9 +30,6 @@ class Joint(PhotoStrategy):
 
     def start(self, state: State, fresh: Adapter) -> Adapter:
         return state.adapter or fresh
-
-    def draws(self, state: State) -> bool:
-        return state.adapter is None
 
     def frozen(self, state: State) -> Delta | None:
         return None

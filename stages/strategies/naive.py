@@ -12,12 +12,10 @@ class Naive(Strategy):
     """One adapter for all tasks: each task continues to train the last one's (arXiv 2410.04891, "naive")."""
 
     starts_fresh: ClassVar[bool] = False
+    draws_once: ClassVar[bool] = True
 
     def start(self, state: State, fresh: Adapter) -> Adapter:
         return state.adapter or fresh
-
-    def draws(self, state: State) -> bool:
-        return state.adapter is None
 
     def frozen(self, state: State) -> Delta | None:
         return None

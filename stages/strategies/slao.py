@@ -20,6 +20,7 @@ class Slao(Strategy):
     """
 
     starts_fresh: ClassVar[bool] = False
+    draws_once: ClassVar[bool] = True
 
     scale: Literal["unit", "matched"] = "unit"  # rows of length 1, as published, or as long as the last A's on average
 
@@ -33,9 +34,6 @@ class Slao(Strategy):
             return fresh
         lengths = {n: float(a.norm(dim=1).mean()) if self.scale == "matched" else 1.0 for n, a in last.a.items()}
         return Adapter({n: orthonormal_rows(a) * lengths[n] for n, a in last.a.items()}, last.b, last.scale)
-
-    def draws(self, state: State) -> bool:
-        return state.adapter is None
 
     def frozen(self, state: State) -> Delta | None:
         return None

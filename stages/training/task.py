@@ -121,7 +121,7 @@ def prepare(params: Params, run: Run, index: str, inputs: Inputs, alone: bool = 
     words, first = drawn_from(options, run, index), not state.delta.modules
     shared = options.reinit == "shared" and (first or not strategy.own_draws)
     drawn = (run.seed, *(() if shared else (run.sequence.order, index)), "fresh")
-    fresh = _fresh(params, drawn) if state.adapter is None or strategy.draws(state) else state.adapter
+    fresh = (None if strategy.draws(state) else state.adapter) or _fresh(params, drawn)
     start, frozen = strategy.start(state, fresh), strategy.frozen(state)
     with process_group().leader_first():
         examples, count = _examples(params, [*inputs.photos, (inputs.data, inputs.pictures)])
