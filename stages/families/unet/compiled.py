@@ -79,20 +79,17 @@ def compile_blocks(model: nn.Module, training: bool = False) -> None:
     import torch._dynamo
 
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, SHAPES)
-    for number, part in enumerate(_parts()):
-        for block in _blocks(model, part.kind):
-            block.__dict__[part.method] = partial(_compiled(number, BACKEND), block)
-    for gated in _blocks(model, _gated()) if training else ():
-        gated.__dict__["forward"] = GatedFeedForward(gated).forward
+    for module, part in _places(model):
+        if part.function:
+            module.__dict__[part.method] = partial(_compiled(part, BACKEND), module)
+        elif training:
+            module.__dict__[part.method] = GatedFeedForward(module).forward
 
 
 def restore_blocks(model: nn.Module) -> None:
     """Undoes `compile_blocks`."""
-    for part in _parts():
-        for block in _blocks(model, part.kind):
-            block.__dict__.pop(part.method, None)
-    for gated in _blocks(model, _gated()):
-        gated.__dict__.pop("forward", None)
+    for module, part in _places(model):
+        module.__dict__.pop(part.method, None)
 
 
 @contextmanager
@@ -107,25 +104,30 @@ def compiled_blocks(model: nn.Module) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Part:
-    """A method of repeated modules that is compiled once for each shape."""
+    """A method of repeated modules that is replaced."""
 
     kind: type[Any]
     method: str
-    function: Callable[..., Any]
+    function: (
+        Callable[..., Any] | None
+    )  # compiled once for each shape; None: `GatedFeedForward`'s, inside a compiled one
 
 
 @cache
-def _compiled(number: int, _: str) -> Callable[..., Any]:
-    return compile_once(_parts()[number].function)
+def _compiled(part: Part, _: str) -> Callable[..., Any]:
+    assert part.function
+    return compile_once(part.function)
 
 
-def _blocks(model: nn.Module, kind: type[Any]) -> Iterator[Any]:
-    return (module for module in model.modules() if isinstance(module, kind))
+def _places(model: nn.Module) -> Iterator[tuple[nn.Module, Part]]:
+    """Each module of which something is replaced, and what."""
+    return ((module, part) for module in model.modules() for part in _parts() if isinstance(module, part.kind))
 
 
 @cache
 def _parts() -> tuple[Part, ...]:
-    """Blocks of transformers and of convolutions, and what stands before and after the former."""
+    """Blocks of transformers and of convolutions, what stands before and after the former, and their feed-forward."""
+    from diffusers.models.activations import GEGLU
     from diffusers.models.attention import BasicTransformerBlock
     from diffusers.models.resnet import ResnetBlock2D
     from diffusers.models.transformers.transformer_2d import Transformer2DModel
@@ -136,6 +138,7 @@ def _parts() -> tuple[Part, ...]:
         Part(ResnetBlock2D, "forward", ResnetBlock2D.forward),
         Part(Transformer2DModel, before, _to_rows),
         Part(Transformer2DModel, after, _to_pixels),
+        Part(GEGLU, "forward", None),
     )
 
 
@@ -160,10 +163,3 @@ def _to_pixels(
         hidden_states = self.proj_out(hidden_states)
     pixels = hidden_states.reshape(batch_size, height, width, -1).permute(0, 3, 1, 2)
     return residual + (pixels if self.use_linear_projection else self.proj_out(pixels))
-
-
-def _gated() -> type[Any]:
-    from diffusers.models.activations import GEGLU
-
-    kind: type[Any] = GEGLU
-    return kind

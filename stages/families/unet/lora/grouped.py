@@ -125,11 +125,10 @@ class Grouped(Layers):
                 self.grouped[name].frozen[group.role] = place
 
     @torch.no_grad()
-    def _place_trained(self, group: Group, stack: Tensor, ups: Tensor) -> None:
-        """Writes scale * B of a group, `ups` [attentions, matrices x chains, out, rank], into its frozen weights."""
-        (out, in_), each = group.shape, len(group.projections)
-        by_matrix = ups.view(len(ups), each, -1, out, self.rank).unbind(1)
-        for number, up in enumerate(by_matrix):
+    def _place_trained(self, group: Group, stack: Tensor, by_place: Tensor) -> None:
+        """Writes scale * B of a group, [attentions, matrices, chains, out, rank], beside its frozen weights."""
+        out, in_ = group.shape
+        for number, up in enumerate(by_place.unbind(1)):
             at = in_ + number * self.rank
             stack[:, :, number * out : (number + 1) * out, at : at + self.rank].copy_(self.scale * up)
 
@@ -183,7 +182,7 @@ class Grouped(Layers):
             by_place = b.view(chains, places, each, out, self.rank).permute(1, 2, 0, 3, 4)
             ups = by_place.reshape(places, each * chains, out, self.rank)
             if self.room:
-                self._place_trained(group, self.stacks[number], ups)
+                self._place_trained(group, self.stacks[number], by_place)
             for name, down, up in zip(group.attentions, downs, ups.unbind(), strict=True):
                 self.grouped[name].trained[group.role] = (down, up, self.scale)
 
