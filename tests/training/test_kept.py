@@ -5,7 +5,6 @@ import weakref
 import pytest
 import torch
 
-from stages.adapters.algebra import Adapter
 from stages.adapters.state import State
 from stages.adapters.storage import fingerprint, flat
 from stages.core.family import families
@@ -18,6 +17,7 @@ from stages.training import cuda_graph, kept, loop, step, task
 from stages.training.task import Inputs
 from tests.training.test_options import CONCEPT, RUN, changed, params, project  # noqa: F401
 from tests.training.test_rehearsal import EARLIER, photos
+from tests.training.test_together import shaped
 
 STEPS, RECORDED = 4, 2  # graphs: the gradient and the update
 REHEARSED = {"rehearse": {"prompts": "earlier", "rows": 2}}
@@ -72,14 +72,6 @@ def graphs(monkeypatch):
 @pytest.fixture
 def study(params):  # noqa: F811
     return changed(params, train={"rank": 4, "steps": STEPS, "batch": 2}, strategy=STRATEGIES)
-
-
-def shaped(study, number: int) -> Adapter:
-    g = torch.Generator().manual_seed(number)
-    shapes, rank = study.family.shapes(), study.train.rank
-    a = {name: torch.randn(rank, columns, generator=g) / rank for name, (_, columns) in shapes.items()}
-    b = {name: 0.005 * torch.randn(rows, rank, generator=g) for name, (rows, _) in shapes.items()}
-    return Adapter(a, b, study.train.alpha_number / rank)
 
 
 def trained(study, name: str = "naive", number: int = 0, observe=None, count: int = 3):

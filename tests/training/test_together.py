@@ -46,7 +46,7 @@ def shaped(study, seed: int) -> Adapter:
     shapes, rank = study.family.shapes(), study.train.rank
     a = {name: torch.randn(rank, columns, generator=g) / rank for name, (_, columns) in shapes.items()}
     b = {name: 0.005 * torch.randn(rows, rank, generator=g) for name, (rows, _) in shapes.items()}
-    return Adapter(a, b, study.train.alpha / rank)
+    return Adapter(a, b, study.train.alpha_number / rank)
 
 
 def prepared(study, name: str, seed: int = 0, index: str = "03"):

@@ -104,13 +104,12 @@ def compiled_blocks(model: nn.Module) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Part:
-    """A method of repeated modules that is replaced."""
+    """A method of repeated modules that is replaced: by a function that is compiled once for each shape, or, if that is
+    None, in training by `GatedFeedForward`'s, inside a compiled block."""
 
     kind: type[Any]
     method: str
-    function: (
-        Callable[..., Any] | None
-    )  # compiled once for each shape; None: `GatedFeedForward`'s, inside a compiled one
+    function: Callable[..., Any] | None
 
 
 @cache

@@ -6,7 +6,7 @@ A card may have been measured part by part, on several days: of each figure the 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,11 +100,16 @@ def _card(name: str) -> Card:
     matching = [card for card in cards if name.lower() in card.lower()]
     if len(matching) != 1:
         raise ConfigFault(f"--card: '{name}' is not one card that was measured. {nearest(name, cards)}")
-    seconds, sources = dict[str, float](), dict[str, str]()
-    for result in sorted(cards[matching[0]], key=lambda one: str(one["date"])):
-        seconds |= {figure: value["median"] for figure, value in result["seconds"].items()}
-        sources |= dict.fromkeys(result["seconds"], f"{result['date']} by {result['command']}")
+    figures = newest(cards[matching[0]])
+    seconds = {figure: result["seconds"][figure]["median"] for figure, result in figures.items()}
+    sources = {figure: f"{result['date']} by {result['command']}" for figure, result in figures.items()}
     return Card(matching[0], seconds, sources)
+
+
+def newest(results: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """For each figure the newest of these results that has it."""
+    dated = sorted(results, key=lambda one: str(one["date"]))
+    return {figure: result for result in dated for figure in result.get("seconds", {})}
 
 
 def _results() -> Iterator[dict[str, Any]]:

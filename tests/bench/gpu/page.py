@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from stages.tools.forecasting.cards import newest
 from tests.bench.blocks import short
 
 RESULTS, PAGE = Path("data/performance"), Path("docs/performance.md")
@@ -23,18 +24,20 @@ files in `data/performance`, which the commands below have written. A figure tha
 
 def page(results: Sequence[Mapping[str, Any]]) -> str:
     cards = dict.fromkeys(result["card"] for result in results if "seconds" in result)
-    return "\n".join([HEAD, *(newest(card, results) for card in cards), *(section(result) for result in results)])
+    return "\n".join([HEAD, *(overview(card, results) for card in cards), *(section(result) for result in results)])
 
 
-def newest(card: str, results: Sequence[Mapping[str, Any]]) -> str:
+def overview(card: str, results: Sequence[Mapping[str, Any]]) -> str:
     """The newest figures of a card and their targets, from all its runs."""
-    figures: dict[str, tuple[float, str, str]] = {}
-    for result in sorted((one for one in results if one["card"] == card), key=lambda one: str(one["date"])):
-        targets = result.get("targets", {})
-        for name, value in result.get("seconds", {}).items():
-            figures[name] = value["median"], short(targets[name]) if name in targets else "", result["date"]
-    rows = [[name, short(seconds), target, date] for name, (seconds, target, date) in sorted(figures.items())]
+    figures = newest(result for result in results if result["card"] == card)
+    rows = [[*figure(name, result), result["date"]] for name, result in sorted(figures.items())]
     return "\n".join([f"## {card}: the newest figures", *table(["", "seconds", "target", "measured"], rows), ""])
+
+
+def figure(name: str, result: Mapping[str, Any]) -> list[str]:
+    """Name, seconds and target of what was measured; the target is empty if there is none."""
+    target = result.get("targets", {}).get(name)
+    return [name, short(result["seconds"][name]["median"]), "" if target is None else short(target)]
 
 
 def section(result: Mapping[str, Any]) -> str:
@@ -42,12 +45,9 @@ def section(result: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     lines = [f"## {result['card']}, {result['date']}", "", f"`{result['command']}`, {versions}."]
     lines += [note for note in (result.get("note"),) if note]
-    targets = result.get("targets", {})
-    times = [
-        [name, short(value["median"]), str(value["blocks"]), short(targets[name]) if name in targets else ""]
-        for name, value in result.get("seconds", {}).items()
-    ]
-    lines += table(["", "seconds", "blocks", "target"], times) if times else []
+    times = [[*figure(name, result), str(value["blocks"])] for name, value in result.get("seconds", {}).items()]
+    rows = [[name, seconds, blocks, target] for name, seconds, target, blocks in times]
+    lines += table(["", "seconds", "blocks", "target"], rows) if rows else []
     for what, kinds in result.get("kernels", {}).items():
         rows = [[k, f"{row['share']:.0%}", f"{row['ms']:.2f}", f"{row['launches']:.0f}"] for k, row in kinds.items()]
         lines += ["", f"Kernels of {what}, each:", *table(["kind", "share", "ms", "launches"], rows)]

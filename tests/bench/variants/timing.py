@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,9 @@ import torch
 from torch import Tensor
 
 from stages.runtime.device import device
+from stages.training.cuda_graph import Recorder
 from tests.bench.blocks import ratio
+from tests.bench.gpu.bench import synced
 
 LIMITS = {torch.float16: 5e-3, torch.float32: 1e-4}  # of the difference of results, relative to their size
 BLOCKS, REPEATS = 7, 10
@@ -50,29 +51,13 @@ def compared(what: str, variants: Mapping[str, Run], of: float = 1.0) -> dict[st
 
 def recorded(run: Run) -> Callable[[], object]:
     """What runs it without the host: on a GPU a CUDA graph."""
-    if device().type != "cuda":
-        return run
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
+
+    def work() -> None:
         run()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run()
-    return graph.replay
+
+    return Recorder(lambda function: function()).record(work) if device().type == "cuda" else work
 
 
 def seconds(replay: Callable[[], object]) -> float:
-    """Seconds of one run, of several in a row on a GPU."""
-    if device().type != "cuda":
-        began = time.perf_counter()
-        replay()
-        return time.perf_counter() - began
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    begin.record()
-    for _ in range(REPEATS):
-        replay()
-    end.record()
-    end.synchronize()
-    return float(begin.elapsed_time(end)) / REPEATS / 1e3
+    """Seconds of one run, of several in a row."""
+    return synced(lambda: [replay() for _ in range(REPEATS)]) / REPEATS
