@@ -11,10 +11,10 @@ from stages.core.family import families
 from stages.core.runs import Run
 from stages.core.spare import Spare, spare
 from stages.families.toy import Toy
-from stages.families.unet.lora.grouped import Grouped
 from stages.runtime.faults import Preempted
 from stages.training import cuda_graph, kept, loop, step, task
 from stages.training.task import Inputs
+from tests.support import recorded
 from tests.training.test_options import CONCEPT, RUN, changed, params, project  # noqa: F401
 from tests.training.test_rehearsal import EARLIER, photos
 from tests.training.test_together import shaped
@@ -26,7 +26,7 @@ STRATEGIES = {"naive": {}, "merge_init": {}, "fixed": {"is": "merge_init", "trai
 
 
 class Graphs:
-    """Stands in for CUDA graphs, which read and write the memory that they were recorded with."""
+    """Counts what is recorded by the stand-in for CUDA graphs, or refuses to record."""
 
     def __init__(self) -> None:
         self.recorded, self.fault = 0, None
@@ -34,33 +34,13 @@ class Graphs:
     def record(self, recorder, function):
         if self.fault:
             raise self.fault
-        descent = recorder._without_effect.__self__
-        recorder._without_effect(function)
         self.recorded += 1
-        places = memory(descent)
-
-        def replay() -> None:
-            assert memory(descent)[: len(places)] == places  # moments come with the first update
-            function()
-
-        return replay
-
-
-def memory(descent) -> list[int]:
-    """Where everything is that a graph reads or writes, beside its inputs."""
-    layers = descent.learner.layers["unet"]
-    tensors = [*descent.sums, descent._rate, descent._norm, descent._not_finite, descent._loss_scale]
-    tensors += layers.parameters
-    if isinstance(layers, Grouped):
-        tensors += [*layers.stacks.values(), *([] if layers.still is None else [layers.still])]
-        tensors += [place for one in layers.grouped.values() for place in one.frozen.values()]
-    tensors += [value for state in descent.optimiser._inner.state.values() for value in state.values()]
-    return [tensor.data_ptr() for tensor in tensors]
+        return recorded.record(recorder, function)
 
 
 @pytest.fixture
 def graphs(monkeypatch):
-    """Steps are recorded by the stand-in, and moments exist before they are, as after a warm-up."""
+    """Steps are recorded by the stand-in."""
     standin = Graphs()
     monkeypatch.setattr(step, "recordable", lambda on, options: not options.checkpointing)
     monkeypatch.setattr(cuda_graph.Recorder, "record", lambda *args: standin.record(*args))
@@ -84,11 +64,11 @@ def trained(study, name: str = "naive", number: int = 0, observe=None, count: in
 
 
 def anew(study, *args, **options):
-    """The same with new objects."""
+    """The same with new objects and without graphs."""
     spare.drop()
-    result = trained(study, *args, **options)
-    spare.drop()
-    return result
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step, "recordable", lambda *_: False)
+        return trained(study, *args, **options)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
