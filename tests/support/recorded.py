@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-# What reads the device on the host, draws numbers, or has results whose shape depends on values.
-REFUSED = {"_local_scalar_dense", "equal", "nonzero", "unique", "masked_select", "randn", "rand", "randint", "randperm",
-           "normal_", "uniform_", "bernoulli_", "random_"}  # fmt: skip
+# What reads the device on the host, copies a constant of the host, draws numbers, or has results whose shape depends on
+# values.
+REFUSED = {"_local_scalar_dense", "equal", "lift_fresh", "nonzero", "unique", "masked_select", "randn", "rand",
+           "randint", "randperm", "normal_", "uniform_", "bernoulli_", "random_"}  # fmt: skip
 
 
 class Operations(TorchDispatchMode):
