@@ -19,9 +19,10 @@ from stages.runtime.faults import InputFault, Preempted
 from stages.sampling.encodings import encode_prompts
 from stages.tools.together import train as module
 from stages.tools.together.train import NotTogether, train_together
-from stages.training import task
+from stages.training import cuda_graph, step, task
 from stages.training.checkpoints import Checkpoints
 from stages.training.task import Inputs
+from tests.support import recorded
 from tests.training.test_options import CONCEPT, RUN, changed, params, project  # noqa: F401
 from tests.training.test_rehearsal import EARLIER, photos
 
@@ -94,6 +95,27 @@ def test_each_has_the_bytes_that_it_has_alone(study, alone, kind):
     together(study, KINDS[kind])
     for name, numbers in expected.items():
         assert ended(prepared(study, name)) == (numbers, 0)
+
+
+@pytest.mark.parametrize("one_product", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_recorded_passes_have_the_same_bytes(study, monkeypatch, kind, one_product):
+    """As on a GPU, with the stand-in for CUDA graphs."""
+    monkeypatch.setattr(grouped, "in_one_product", lambda _: one_product)
+    names = list(KINDS[kind])[:2]
+    expected = [ended(prepared(study, name))[0] for name in names]
+    replays = []
+
+    def record(*args):
+        replay = recorded.record(*args)
+        return lambda: replays.append(args) or replay()
+
+    monkeypatch.setattr(cuda_graph.Recorder, "record", record)
+    for where in (module, step):
+        monkeypatch.setattr(where, "recordable", lambda *_: True)
+    together(study, names)
+    assert len(replays) > STEPS
+    assert [ended(prepared(study, name)) for name in names] == [(numbers, 0) for numbers in expected]
 
 
 @pytest.mark.parametrize("others", [["magmax"], ["slao", "naive", "merge_init"]])
