@@ -1,8 +1,9 @@
-"""A transformer block of SDXL in training, forward and back: what `stages/families/unet/lora` computes."""
+"""A transformer block of SDXL in training, forward and back: what `stages/families/unet/lora` computes, and options of
+the compiler."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +20,13 @@ VARIANTS = {  # whether W and B are one matrix, and whether the gradients of the
     "separate products": (False, False),
     "gradients of the gate's halves apart": (False, True),
     "and W x + B A x in one product": (True, True),
+}
+TUNED = {  # options of the compiler, for one training
+    "as it is": {},
+    "products chosen by time": {"max_autotune_gemm": True},
+    "elementwise kernels chosen by time": {"coordinate_descent_tuning": True},
+    "independent elementwise kernels joined": {"combo_kernels": True},
+    "layer norms read their rows once": {"triton.multi_kernel": 2},
 }
 ROLES = {"attn1": {"qkv": 3, "out": 1}, "attn2": {"q": 1, "out": 1}}
 TOKENS, HEAD = 77, 64
@@ -39,6 +47,14 @@ def tables(widths: dict[int, int], rank: int, context: int, dtype: torch.dtype) 
             sizes = (width, length, rank, context, chains)
             runs = {name: run(Block(*sizes, dtype, room, gated)) for name, (room, gated) in VARIANTS.items()}
             yield compared(title, runs, chains)
+
+
+def tuned(widths: dict[int, int], rank: int, context: int, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
+    """One table for each width; arguments as for `tables`."""
+    for width, length in widths.items():
+        title = f"The same by options of the compiler, {length} tokens of width {width}, 1 in a batch"
+        one = Block(width, length, rank, context, 1, dtype, room=True, gated=True)
+        yield compared(title, {name: run(one, options) for name, options in TUNED.items()})
 
 
 class Block:
@@ -94,9 +110,15 @@ class Block:
             self.places.append(place)
 
 
-def run(block: Block) -> Run:
-    """The gradients of everything that has one."""
+def run(block: Block, options: Mapping[str, Any] | None = None) -> Run:
+    """The gradients of everything that has one.
+
+    Args:
+        options: of the compiler.
+    """
     forward = compile_once(BasicTransformerBlock.forward)
+    if options:
+        forward = torch.compile(BasicTransformerBlock.forward, dynamic=False, options=dict(options))
 
     def gradients() -> Sequence[Tensor]:
         for place in block.places:
