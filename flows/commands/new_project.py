@@ -25,7 +25,7 @@ from stages.tools.edit_params import LAST_POSITION
 
 CODE = (
     *("flows", "stages", "data/__init__.py", "data/world", "data/profiles", "data/paper.csv", "data/README.md"),
-    *("data/answers/README.md", "data/models.yaml"),
+    *("data/answers/README.md", "data/models.yaml", "data/performance"),
     *("dvc.yaml", "prefect.yaml", "Makefile", "pyproject.toml", "requirements.lock", "LICENSE"),
     *(".gitignore", ".dvcignore"),
 )

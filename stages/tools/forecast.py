@@ -2,7 +2,8 @@
 
 Counts the work from the parameters and measures a few training steps, pictures, scores and merges on this device.
 The interval is that of the individual measurements. For stages of this study that have already run here, the measured
-times are used. Writes no results; `palimpsest plan` uses the same measurements from then on.
+times are used. Writes no results; `palimpsest plan` uses the same measurements from then on. With --card no GPU is
+needed: nothing is measured, but figures of that GPU are used, with an interval of a tenth more and less.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", metavar="NAME", help="use this profile instead of params.yaml")
+    parser.add_argument("--memory", metavar="GB", help="the profile's settings for a GPU of 12, 16, 24 or 80 GB")
     parser.add_argument("--steps", type=int, default=12, metavar="N", help="training steps to measure (default: 12)")
     parser.add_argument("--card", metavar="NAME", help="use figures measured on this GPU (data/performance), as H200")
     parser.add_argument("--counts", action="store_true", help="count only, without measuring")
@@ -39,7 +41,9 @@ def forecast(params: Params, key: None, args: argparse.Namespace) -> None:
         raise ConfigFault(f"--steps {args.steps}: must be at least 1.")
     times = None if args.profile or args.card else Times(Path.cwd(), params)
     if args.profile:
-        params = profiles.params(args.profile)
+        params = profiles.params(args.profile, args.memory)
+    elif args.memory:
+        raise ConfigFault("--memory: give --profile, too; a study has its settings in params.yaml.")
     work = count(params)
     if args.card and args.counts:
         raise ConfigFault("--card and --counts: give one of them.")

@@ -151,8 +151,8 @@ def _drop_variants_of_others(params: Any) -> None:
             del params["strategy"][name]
 
 
-def params(name: str) -> Params:
-    """The validated parameters of a profile, as if it were the current study.
+def params(name: str, memory: str | None = None) -> Params:
+    """The validated parameters of a profile, as if it were the current study; arguments as for `text`.
 
     Raises:
         ConfigFault: as `text`, or the profile is invalid.
@@ -161,7 +161,7 @@ def params(name: str) -> Params:
 
     with TemporaryDirectory() as folder:
         path = Path(folder, f"{name}.yaml")
-        path.write_text(text(name), "utf-8")
+        path.write_text(text(name, memory), "utf-8")
         try:
             return load(path)
         except ConfigFault as fault:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from stages.adapters.storage import delta_fingerprint
 from stages.core import params
+from stages.runtime.faults import ConfigFault
 from stages.tools import profiles
 from stages.tools.forecast import forecast
 from stages.tools.forecasting import calibration
@@ -29,7 +30,7 @@ def test_the_counts_of_the_default_study_follow_from_its_parameters():
 
 @pytest.mark.parametrize("name", ["quick", "toy-styles"])
 def test_any_profile_can_be_counted(name, capsys):
-    forecast(params.load(), None, Namespace(profile=name, steps=1, counts=True, json=True, card=None))
+    forecast(params.load(), None, Namespace(profile=name, steps=1, counts=True, json=True, card=None, memory=None))
     result, study = json.loads(capsys.readouterr().out), profiles.params(name)
     assert result["study"] == name
     assert result["counts"]["adapters"] == len(study.strategies) * len(study.tasks) * len(study.orders)
@@ -70,7 +71,7 @@ def test_a_calibration_measures_every_part_and_cleans_up(tmp_path, monkeypatch, 
     folder = workspace(tmp_path / "work")
     monkeypatch.chdir(folder)
     study = params.load()
-    forecast(study, None, Namespace(profile=None, steps=2, counts=False, json=True, card=None))
+    forecast(study, None, Namespace(profile=None, steps=2, counts=False, json=True, card=None, memory=None))
     result = json.loads(capsys.readouterr().out)
     for part in ("train", "sample", "score", "merge"):
         low, each, high = (result["seconds"][part][key] for key in ("low", "each", "high"))
@@ -85,5 +86,16 @@ def test_a_calibration_measures_every_part_and_cleans_up(tmp_path, monkeypatch, 
     assert not list((folder / ".cache/images").rglob("*.png"))
     assert not list((folder / ".checkpoints").rglob("*.safetensors"))
     assert files
-    forecast(study, None, Namespace(profile=None, steps=1, counts=False, json=False, card=None))
+    forecast(study, None, Namespace(profile=None, steps=1, counts=False, json=False, card=None, memory=None))
     assert "pictures to sample" in capsys.readouterr().out
+
+
+def test_a_profile_is_forecast_with_the_settings_for_a_gpus_memory(capsys):
+    words = {"steps": 1, "counts": True, "json": True, "card": None, "memory": "24"}
+    assert profiles.params("quick", "24").base.options["dtype"] == "float16"
+    forecast(params.load(), None, Namespace(profile="quick", **words))
+    assert json.loads(capsys.readouterr().out)["study"] == "quick"
+    with pytest.raises(ConfigFault, match="unknown memory preset '23'"):
+        forecast(params.load(), None, Namespace(profile="quick", **words | {"memory": "23"}))
+    with pytest.raises(ConfigFault, match=r"^--memory: give --profile"):
+        forecast(params.load(), None, Namespace(profile=None, **words))

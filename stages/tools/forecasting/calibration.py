@@ -54,6 +54,7 @@ class Calibration:
     picture_bytes: float  # per PNG
     vector_bytes: int  # per picture, of its embeddings
     memory: dict[str, int]  # peak bytes: on the device by part, and of the process
+    source: str = ""  # of the costs; empty: they were measured here and now
 
     @property
     def costs(self) -> dict[str, Cost]:

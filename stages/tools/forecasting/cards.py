@@ -20,11 +20,20 @@ from stages.training import checkpoints
 RESULTS = Path("data/performance")
 STEP, PICTURE = "step: ours, float16", "picture: ours, float16, eight at a time"
 MERGE, CHECKPOINT, ONCE, COMPILE = "merge: by magnitude", "checkpoint", "once per task", "first compile in a process"
+FIRST = "first training in a process"  # more than a later one; 0 if it was not measured
 PARTS = {STEP: "training", CHECKPOINT: "training", ONCE: "training", PICTURE: "sampling", COMPILE: "sampling"}
 PARTS |= {MERGE: "swap"}  # the parts of tests/bench/gpu that measure them
 PIXELS, PICTURE_STEPS = 1024, 50
-# What tests/bench/gpu measures, with one picture a step.
-MEASURED: dict[str, object] = {"base": "sdxl", "pixels": PIXELS, "rank": 64}
+MEASURED: dict[str, object] = {  # by tests/bench/gpu, with one picture a step
+    "base.name": "sdxl",
+    "base.options.dtype": "float16",
+    "base.options.compile": True,
+    "base.options.feed_forward_dtype": "",
+    "prepare.resolution": PIXELS,
+    "train.rank": 64,
+    "train.checkpointing": False,
+}
+DEFAULTS: dict[str, object] = {"dtype": "float32", "compile": False, "feed_forward_dtype": ""}  # of a family
 SPREAD = 1.1  # between two runs on the same card
 
 
@@ -50,9 +59,9 @@ class Card:
         return self.seconds[figure]
 
     @property
-    def described(self) -> str:
-        sources = ", and ".join(sorted({self.sources[figure] for figure in PARTS}))
-        return f"{self.name}, measured on {sources}; scores are not counted"
+    def source(self) -> str:
+        """When and by which commands, one a line."""
+        return "\n".join(sorted({self.sources[figure] for figure in PARTS}))
 
 
 def of_card(params: Params, name: str) -> Calibration:
@@ -61,22 +70,18 @@ def of_card(params: Params, name: str) -> Calibration:
     Raises:
         ConfigFault: no such card has been measured, or the study's base or sizes are not those that were.
     """
-    card = _card(name)
-    study: dict[str, object] = {
-        "base": params.base.name,
-        "pixels": params.prepare.resolution,
-        "rank": params.train.rank,
-    }
+    card, study = _card(name), _settings(params)
     for key, value in MEASURED.items():
         if study[key] != value:
             raise ConfigFault(
-                f"--card {name}: was measured with {key} {value}, and this study has {study[key]}. Omit it."
+                f"--card {name}: was measured with {key} {value!r}, and this study has {study[key]!r}. "
+                "Change it (--memory 80 sets the number format), or omit --card."
             )
     step = card[STEP] * params.train.batch
     rows = params.sample.steps * (1 + params.sample.guided)  # with guidance a step computes each picture twice
     saving = min(card[CHECKPOINT] / params.train.checkpoint_every, checkpoints.SHARE * step)
     return Calibration(
-        start=card[COMPILE],
+        start=card[COMPILE] + card.seconds.get(FIRST, 0.0),
         train=Cost.about(step + saving + card[ONCE] / params.train.steps, SPREAD),
         sample=Cost.about(card[PICTURE] * rows / (2 * PICTURE_STEPS), SPREAD),
         score=NOTHING,
@@ -84,8 +89,16 @@ def of_card(params: Params, name: str) -> Calibration:
         picture_bytes=1.5 * PIXELS**2,
         vector_bytes=0,
         memory={},
-        device=card.described,
+        device=card.name,
+        source=card.source,
     )
+
+
+def _settings(params: Params) -> dict[str, object]:
+    """The study's values of what MEASURED names."""
+    options = {f"base.options.{key}": params.base.options.get(key, value) for key, value in DEFAULTS.items()}
+    train = {"train.rank": params.train.rank, "train.checkpointing": params.train.checkpointing}
+    return {"base.name": params.base.name, "prepare.resolution": params.prepare.resolution} | options | train
 
 
 def _card(name: str) -> Card:

@@ -8,11 +8,12 @@ from typing import Any
 from stages.core.params import Params
 from stages.runtime.formatting import duration, in_columns, short_duration, size
 from stages.tools.forecasting.calibration import Calibration
+from stages.tools.forecasting.costs import NOTHING
 from stages.tools.forecasting.durations import Times, by_part
 from stages.tools.forecasting.workload import WorkCounter, Workload, stages_of
 from stages.training import checkpoints
 
-NOT_COUNTED = "Not counted: preparing photos, reading and writing states, the report, and other load on this machine."
+NOT_COUNTED = "preparing photos, reading and writing states, the report, and other load on this machine."
 
 
 def hours(params: Params, work: Workload, calibration: Calibration, times: Times | None) -> dict[str, dict[str, float]]:
@@ -58,6 +59,7 @@ def facts(
     seconds = {name: asdict(cost) for name, cost in calibration.costs.items()}
     return result | {
         "device": calibration.device,
+        "source": calibration.source,
         "seconds": {**seconds, "start": calibration.start},
         "hours": {
             name: {k: v for k, v in part.items() if k != "count"}
@@ -80,11 +82,11 @@ def summary(params: Params, work: Workload, calibration: Calibration | None, tim
     if calibration is None:
         return "\n".join([*lines, *_disk(work, 0.0, 0), "Time and the size of pictures need a calibration."])
     rows = [["on " + calibration.device, "count", "each", "hours", "low", "high"]]
+    costs, scored = calibration.costs, calibration.score != NOTHING
     for name, part in hours(params, work, calibration, times).items():
-        count, each = (
-            (str(part["count"]), short_duration(getattr(calibration, name).each)) if name != "together" else ("", "")
-        )
-        rows.append([name, count, each, *(f"{part[key]:.3g}" for key in ("each", "low", "high"))])
+        count, each = (str(part["count"]), short_duration(costs[name].each)) if name in costs else ("", "")
+        if scored or name != "score":
+            rows.append([name, count, each, *(f"{part[key]:.3g}" for key in ("each", "low", "high"))])
     memory = ", ".join(f"{name} {size(count)}" for name, count in calibration.memory.items())
     return "\n".join(
         [
@@ -94,8 +96,9 @@ def summary(params: Params, work: Workload, calibration: Calibration | None, tim
             "",
             f"Hours on one device; several share them. Start-up takes {duration(calibration.start)} on each device.",
             *_disk(work, calibration.picture_bytes, calibration.vector_bytes),
-            f"peak memory: {memory}",
-            NOT_COUNTED,
+            *([f"peak memory: {memory}"] if memory else []),
+            f"Not counted: {'' if scored else 'scores, '}{NOT_COUNTED}",
+            *(f"Measured on {line}" for line in calibration.source.splitlines()),
         ]
     )
 

@@ -15,7 +15,7 @@ from stages.core.family import families
 from stages.core.params import load
 from stages.core.runs import Run, TaskSequence
 from stages.runtime.seeds import generator, seed
-from stages.tools.forecasting.cards import CHECKPOINT, ONCE
+from stages.tools.forecasting.cards import CHECKPOINT, FIRST, ONCE
 from stages.training import task
 from stages.training.loop import Losses
 from tests.bench.blocks import short
@@ -155,7 +155,7 @@ class Training:
             f"  ours, first call: {short(first)} for {CHECKED} steps, including everything done only once"
         )
         again = self.again(ours)
-        bench.record("first training in a process", [max(first - again, 0.0)])
+        bench.record(FIRST, [max(first - again, 0.0)])
         self.checkpoint = ours.checkpoint()
         bench.record(CHECKPOINT, [self.checkpoint])
         bench.notes.print(f"  ours, a checkpoint: {short(self.checkpoint)}, not included in the step times")

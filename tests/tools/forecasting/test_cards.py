@@ -4,17 +4,22 @@ import json
 
 import pytest
 
+from flows.commands import new_project
 from stages.core.params import load
 from stages.runtime.faults import ConfigFault
 from stages.tools.forecasting import cards
-from stages.tools.forecasting.cards import CHECKPOINT, COMPILE, MERGE, ONCE, PICTURE, RESULTS, STEP, of_card
+from stages.tools.forecasting.cards import CHECKPOINT, COMPILE, FIRST, MERGE, ONCE, PICTURE, RESULTS, STEP, of_card
+from stages.tools.forecasting.forecast import summary
+from stages.tools.forecasting.workload import count
 from stages.training.checkpoints import SHARE
 
+FAST = {"dtype": "float16", "compile": True}
 
-def sdxl(**train):
+
+def sdxl(options=FAST, **train):
     """A study with the sizes of the paper's; its base is not loaded."""
     params = load()
-    base = params.base.model_copy(update={"name": "sdxl"})
+    base = params.base.model_copy(update={"name": "sdxl", "options": options})
     sizes = {"rank": 64, "batch": 1, "steps": 850} | train
     return params.model_copy(
         update={
@@ -37,7 +42,7 @@ def test_the_benchmarks_own_task_is_predicted_within_15_percent(tmp_path, monkey
     predicted = 850 * calibration.train.each + 40 * calibration.sample.each
     task = seconds["one task of 850 steps and 40 pictures"] - 850 / 50 * seconds["checkpoint"]
     assert predicted == pytest.approx(task + SHARE * 850 * seconds[STEP], rel=0.15)
-    assert measured["date"] in calibration.device
+    assert measured["date"] in calibration.source
     assert of_card(sdxl(batch=2), "h200").train.each > 1.5 * of_card(sdxl(), "h200").train.each
 
 
@@ -60,7 +65,29 @@ def test_of_a_card_measured_part_by_part_the_newest_figures_count(tmp_path, monk
     calibration = of_card(sdxl(), "h900")
     assert calibration.train.each == pytest.approx(0.04 * (1 + SHARE) + 1 / 850)
     assert calibration.sample.each == pytest.approx(1.3)
-    assert "2030-01-01 by --only sampling, and 2030-01-02 by --only training" in calibration.device
+    assert calibration.device == "NVIDIA H900"
+    assert calibration.source.splitlines() == ["2030-01-01 by --only sampling", "2030-01-02 by --only training"]
+
+
+def test_the_forecast_says_when_and_how_it_was_measured_and_what_was_not(tmp_path, monkeypatch):
+    results(tmp_path, monkeypatch, ("2030-01-01", "all", TRAINING | OTHERS))
+    lines = summary(load(), count(load()), of_card(sdxl(), "H900")).splitlines()
+    assert max(map(len, lines)) < 120
+    assert lines[-2].startswith("Not counted: scores, ")
+    assert lines[-1] == "Measured on 2030-01-01 by --only all"
+    assert not any(line.startswith(("score ", "peak memory")) for line in lines)
+
+
+def test_a_project_has_the_figures_of_the_repository(tmp_path, monkeypatch):
+    study = sdxl()
+    new_project._copy(tmp_path / "project", link=False)
+    monkeypatch.chdir(tmp_path / "project")
+    assert of_card(study, "h200").device == "NVIDIA H200"
+
+
+def test_the_first_training_in_a_process_takes_longer(tmp_path, monkeypatch):
+    results(tmp_path, monkeypatch, ("2030-01-01", "all", TRAINING | OTHERS | {FIRST: 7.0}))
+    assert of_card(sdxl(), "H900").start == 27.0
 
 
 def test_steps_without_guidance_cost_half(tmp_path, monkeypatch):
@@ -93,7 +120,21 @@ def test_a_small_model_is_no_measurement_of_a_card(tmp_path, monkeypatch):
 def test_what_was_not_measured_is_refused_by_name():
     with pytest.raises(ConfigFault, match="'H900' is not one card that was measured"):
         of_card(sdxl(), "H900")
-    with pytest.raises(ConfigFault, match="measured with rank 64, and this study has 16"):
+    with pytest.raises(ConfigFault, match=r"measured with train\.rank 64, and this study has 16\."):
         of_card(sdxl(rank=16), "H200")
-    with pytest.raises(ConfigFault, match="base sdxl"):
+    with pytest.raises(ConfigFault, match=r"base\.name 'sdxl'"):
         of_card(load(), "H200")
+
+
+@pytest.mark.parametrize(
+    ("study", "key"),
+    [
+        ({"options": {"compile": True}}, "dtype 'float16', and this study has 'float32'"),
+        ({"options": {"dtype": "float16"}}, "compile True"),
+        ({"options": FAST | {"feed_forward_dtype": "float8_e4m3fn"}}, "feed_forward_dtype"),
+        ({"checkpointing": True}, "checkpointing False"),
+    ],
+)
+def test_a_study_that_computes_otherwise_is_refused(study, key):
+    with pytest.raises(ConfigFault, match=key):
+        of_card(sdxl(**study), "H200")
