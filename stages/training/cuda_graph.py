@@ -18,6 +18,7 @@ from torch import Tensor
 
 from stages.core.family import Encodings
 from stages.core.params import Train
+from stages.runtime.faults import first_line
 
 log = logging.getLogger("palimpsest")
 
@@ -54,12 +55,14 @@ class Recorder:
         """
         self._without_effect(lambda: warm_up(function))
         graph = torch.cuda.CUDAGraph()
-        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        pool = self._pool or torch.cuda.graph_pool_handle()
+        self._pool = None  # if this fails, torch may not take the pool again
 
         def recording() -> None:
-            self.memory += capture(function, graph, self._pool)
+            self.memory += capture(function, graph, pool)
 
         self._without_effect(recording)
+        self._pool = pool
         return graph.replay
 
 
@@ -73,17 +76,20 @@ def warm_up(function: Callable[[], None]) -> None:
     """Calls a function `WARM_UPS` times on a side stream."""
     stream = side_stream()
     stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(WARM_UPS):
-            function()
-    torch.cuda.current_stream().wait_stream(stream)
+    try:
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UPS):
+                function()
+    finally:  # what has failed may still write to what the caller restores
+        torch.cuda.current_stream().wait_stream(stream)
 
 
 def capture(function: Callable[[], None], graph: torch.cuda.CUDAGraph, pool: Any) -> int:
     """Records a function in a graph whose memory is in this pool; whatever it raises, the recording has ended.
 
     `torch.cuda.graph` does the same, and also gives back the pinned memory that torch caches: each training would pin a
-    gigabyte for its checkpoints again, which takes most of a second.
+    gigabyte for its checkpoints again, which takes most of a second. Meanwhile other threads may use the GPU: the one
+    that writes checkpoints pins memory and waits for copies; under "global" both it and the recording would fail.
 
     Returns:
         By how many bytes the pool has grown.
@@ -92,15 +98,27 @@ def capture(function: Callable[[], None], graph: torch.cuda.CUDAGraph, pool: Any
     torch.cuda.empty_cache()  # what the warm-up has left: a graph cannot use it
     before = torch.cuda.memory_reserved()
     with torch.cuda.stream(side_stream()):
-        graph.capture_begin(pool)
         try:
-            function()
+            graph.capture_begin(pool, "thread_local")
+            try:
+                function()
+            except BaseException:
+                with suppress(RuntimeError):  # that the recording is of no use is known
+                    graph.capture_end()
+                raise
+            graph.capture_end()
         except BaseException:
-            with suppress(RuntimeError):  # that the recording is of no use is known
-                graph.capture_end()
+            close(pool)
             raise
-        graph.capture_end()
     return torch.cuda.memory_reserved() - before
+
+
+def close(pool: Any) -> None:
+    """Ends the use of a pool by a recording that failed. torch 2.15 always has, 2.11 not if CUDA refuses to end the
+    recording: from then on it could free no memory, and would raise where it is asked to."""
+    with suppress(RuntimeError):  # the pool is not in use
+        torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
+        torch._C._cuda_releasePool(torch.cuda.current_device(), pool)
 
 
 class Replay:
@@ -141,7 +159,7 @@ class Replay:
             reason = "out of memory"
             self._places.clear()  # graphs for other shapes hold memory that the direct call needs
         except RuntimeError as error:
-            reason = str(error)
+            reason = first_line(error)
         self.recorder = None
         log.warning("a step cannot be recorded as a CUDA graph and runs without one: %s", reason)
         return function

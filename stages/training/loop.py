@@ -146,7 +146,10 @@ class Training:
             MachineFault: another process holds the lock and `wait` is False, or see `exact_kernels`.
         """
         with exact_kernels(), self.descent.then(self.after), self._locked(wait), closing(self.checkpoints):
-            yield
+            try:
+                yield
+            finally:
+                self.answers = None  # it refers back to this object, which would keep its memory of the device
 
     def begin(self, material: Material) -> None:
         """Continues from the newest checkpoint, and gives the learner its data unless all steps are done."""

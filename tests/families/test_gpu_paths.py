@@ -14,6 +14,7 @@ from stages.adapters import transfer
 from stages.adapters.algebra import Delta
 from stages.families.unet import compiled
 from stages.families.unet.lora import grouped
+from stages.families.unet.lora.attention import Adapted
 from stages.families.unet.lora.feed_forward import GatedFeedForward
 from tests.families.test_learner import (  # noqa: F401
     OPTIONS,
@@ -39,6 +40,45 @@ def test_one_product_for_the_sum_agrees_with_separate_ones(family, encodings, re
     expected = trained(family, encodings, options) if fixed_a else reference
     monkeypatch.setattr(grouped, "in_one_product", lambda _: True)
     agree(trained(family, encodings, options), expected, 1e-5, 3e-4)
+
+
+def beside(up: torch.Tensor, weight: torch.Tensor, matrices: int) -> torch.Tensor:
+    """[W, B] as `Grouped` lays it out: each B beside its own rows of W."""
+    chains = len(weight)
+    parts = [torch.block_diag(*(up[n * chains + chain] for n in range(matrices))) for chain in range(chains)]
+    return torch.cat([weight, torch.stack(parts)], -1)
+
+
+@pytest.mark.parametrize("chains", [1, 2])
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+def test_one_product_has_the_gradient_of_the_sum(chains, scale):
+    torch.manual_seed(0)
+    matrices, rank, out, width = 3, 2, 4, 5
+    x, down = torch.randn(chains, 6, width), torch.randn(chains, matrices * rank, width)
+    up, weight = torch.randn(matrices * chains, out, rank), torch.randn(chains, matrices * out, width)
+    bias = torch.randn(matrices * out).double()
+
+    def product(x, down, up):
+        whole = beside(up.detach(), weight.double(), matrices)
+        return Adapted.apply(x, whole, bias, down, up, scale)
+
+    given = [value.double().requires_grad_() for value in (x, down, up)]
+    assert torch.autograd.gradcheck(product, given)
+    x, down, up = given
+    delta = scale * beside(up, weight.double(), matrices)[..., width:] @ down
+    torch.testing.assert_close(product(x, down, up), x @ (weight.double() + delta).mT + bias)
+
+
+def test_a_small_scale_costs_no_digits_in_float16():
+    """B after some steps, and the scale of `alpha: 1`."""
+    torch.manual_seed(0)
+    rank, out, width, scale = 64, 32, 48, 1 / 64
+    x, down, up = torch.randn(1, 8, width), torch.randn(1, rank, width) / rank, 1e-4 * torch.randn(1, out, rank)
+    x, down, up = (value.half() for value in (x, down, up))
+    whole = torch.cat([torch.zeros(1, out, width).half(), up], -1)
+    expected = scale * x.double() @ down.double().mT @ up.double().mT
+    result = Adapted.apply(1024 * x, whole, None, down, up, scale).double() / 1024  # its digits are those of float16
+    assert float((result - expected).norm() / expected.norm()) < 1e-3
 
 
 def test_one_product_without_the_adapter_is_the_frozen_model(family, encodings, in_one_product):

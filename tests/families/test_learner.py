@@ -155,6 +155,16 @@ def test_training_continues_unchanged_after_the_family_was_used_otherwise(family
     assert float(learner.loss(learner.inputs(ROWS)).detach()) == before
 
 
+def test_the_inputs_of_a_step_read_nothing_back_from_the_device(family, encodings, monkeypatch):
+    """The host prepares a step while the device computes the one before."""
+    learner = family.learner(None, given(family), OPTIONS)
+    learner.prepare(*encodings)
+    expected = learner.inputs(ROWS)
+    monkeypatch.setattr(type(family), "time_ids", None)  # a new tensor on the device
+    monkeypatch.setattr(torch.Tensor, "cpu", None)
+    assert all(torch.equal(value, expected[name]) for name, value in learner.inputs(ROWS).items())
+
+
 @pytest.mark.parametrize("kind", ["grouped", "peft"])
 def test_a_swap_ends_a_training_and_the_next_one_walks_through_no_modules(family, kind, monkeypatch):
     family.shift(Delta())

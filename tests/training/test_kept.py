@@ -1,5 +1,6 @@
 """Objects that one training leaves to the next: the bytes are those of new objects, whatever came before."""
 
+import gc
 import weakref
 
 import pytest
@@ -230,6 +231,25 @@ def test_nothing_is_kept_where_it_must_not_be(study, graphs, monkeypatch, reason
     else:
         trained(study)
     assert spare.take() is None
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_what_is_not_kept_is_freed_at_once(study, graphs, monkeypatch, name):
+    """Gigabytes of a GPU must not wait for Python to look for cycles, which it rarely does."""
+    monkeypatch.setattr(kept, "memory_of", lambda on: -1)
+    made, init = [], task.Training.__init__
+
+    def noting(self, learner, *args) -> None:
+        init(self, learner, *args)
+        made.extend(map(weakref.ref, (learner, self.descent)))
+
+    monkeypatch.setattr(task.Training, "__init__", noting)
+    gc.disable()
+    try:
+        trained(study, name)
+        assert [reference() for reference in made] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_a_family_that_is_dropped_takes_its_objects_with_it(study, graphs, monkeypatch):

@@ -1,7 +1,9 @@
 """Trainings in one batch: each has the bytes that it has alone, whoever shares the batch and whatever fails."""
 
+import gc
 import json
 import logging
+import weakref
 from argparse import Namespace
 
 import pytest
@@ -228,6 +230,23 @@ def test_unlike_steps_are_not_mixed(study):
         together(study, ["merge_init", "orthogonal_adaptation"])
     with pytest.raises(NotTogether, match="different shapes"):
         together(study, ["merge_init", "r"])
+
+
+def test_a_group_frees_its_memory_at_once(study, monkeypatch):
+    """Its CUDA graph holds gigabytes of a GPU, and Python rarely looks for cycles."""
+    made, init = [], module.Group.__init__
+
+    def noting(self, *args) -> None:
+        init(self, *args)
+        made.append(weakref.ref(self))
+
+    monkeypatch.setattr(module.Group, "__init__", noting)
+    gc.disable()
+    try:
+        together(study, ["naive", "merge_init"])
+        assert [reference() for reference in made] == [None]
+    finally:
+        gc.enable()
 
 
 def test_the_same_training_is_computed_once(study):

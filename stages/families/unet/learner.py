@@ -74,6 +74,7 @@ class UNetLearner(Learner):
         self.schedule: DDPMScheduler = DDPMScheduler.from_config(family.pipeline.scheduler.config)
         self.signal = signal_at(self.schedule)
         self.loss_scale = LOSS_SCALES.get(self.unet.dtype, 1.0)
+        self.frame = family.time_ids(1).cpu()  # once: a copy from the device waits for the step before
         self._install()
 
     def _split(self, adapter: Adapter) -> tuple[dict[str, dict[str, str]], dict[str, Layers]]:
@@ -141,7 +142,7 @@ class UNetLearner(Learner):
         rehearsed = torch.tensor([row.rehearsed for row in rows])
         if self.options.snr_gamma is not None:
             weight = weight * torch.where(rehearsed, 1.0, min_snr(self._snr()[times], self.options.snr_gamma, epsilon))
-        frames = [self.images[row.image].get("frame", self.family.time_ids(1).cpu()) for row in rows]
+        frames = [self.images[row.image].get("frame", self.frame) for row in rows]
         values = {
             "noisy": signal * clean + share * noise,
             "wanted": noise if epsilon else signal * noise - share * clean,

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from stages.core.command import main
-from stages.core.family import Encodings, Family
+from stages.core.family import Encodings, Family, JoinedLearners
 from stages.core.params import Params
 from stages.core.runs import Run, find_run
 from stages.monitoring.live_losses import LiveLosses
@@ -32,7 +32,7 @@ from stages.runtime.process import StopRequest
 from stages.runtime.progress import track
 from stages.training.cuda_graph import Recorder, Replay, recordable
 from stages.training.loop import Observer
-from stages.training.step import add_gradients
+from stages.training.step import Descent, add_gradients
 from stages.training.task import Prepared, prepare, read_inputs
 
 log = logging.getLogger("palimpsest")
@@ -149,8 +149,11 @@ class Group:
             self.joined = family.joined([training.learner for training in self.trainings])
         except ValueError as error:
             raise NotTogether(str(error)) from None
-        recorder = Recorder(self._without_effect) if recordable(device(), self.trainings[0].options) else None
-        self._pass = Replay(self._add, recorder)
+        recorder = None
+        if recordable(device(), self.trainings[0].options):
+            recorder = Recorder(partial(_without_effect, self.descents))
+        # Functions that do not refer to this object: in a cycle its CUDA graph would outlive it.
+        self._pass = Replay(partial(_add, self.descents, self.joined), recorder)
 
     def add_gradients(self, checked: set[Shapes]) -> None:
         """Adds the gradients of the next step of each training; the first of new shapes are compared.
@@ -170,7 +173,7 @@ class Group:
             self._pass({f"{n}.{name}": value for n, one in enumerate(inputs) for name, value in one.items()})
             return
         alone = [self.alone(number, one) for number, one in enumerate(inputs)]
-        self._add_all(inputs)
+        add_gradients(self.descents, self.joined.losses(inputs))
         for descent, wanted in zip(self.descents, alone, strict=True):
             if not all(self._agree(a, b) for a, b in zip(descent.sums, wanted, strict=True)):
                 for other in self.descents:
@@ -197,20 +200,24 @@ class Group:
         descent.drop()
         return sums
 
-    def _add(self, inputs: Encodings) -> None:
-        parts: list[dict[str, Tensor]] = [{} for _ in self.members]
-        for key, value in inputs.items():
-            number, _, name = key.partition(".")
-            parts[int(number)][name] = value
-        self._add_all(parts)
 
-    def _add_all(self, inputs: Sequence[Encodings]) -> None:
-        add_gradients(self.descents, self.joined.losses(inputs))
+def _add(descents: Sequence[Descent], joined: JoinedLearners, inputs: Encodings) -> None:
+    """Adds the losses and gradients of all trainings.
 
-    def _without_effect(self, function: Callable[[], None]) -> None:
-        for descent in self.descents:
-            function = partial(descent.without_effect, function)
-        function()
+    Args:
+        inputs: of all of them: those of the second one as 1.NAME.
+    """
+    parts: list[dict[str, Tensor]] = [{} for _ in descents]
+    for key, value in inputs.items():
+        number, _, name = key.partition(".")
+        parts[int(number)][name] = value
+    add_gradients(descents, joined.losses(parts))
+
+
+def _without_effect(descents: Sequence[Descent], function: Callable[[], None]) -> None:
+    for descent in descents:
+        function = partial(descent.without_effect, function)
+    function()
 
 
 def _shapes(inputs: Encodings) -> Shapes:

@@ -28,17 +28,22 @@ def product(x: Tensor, y: Tensor) -> Tensor:
     return (x[0] @ y[0])[None] if len(x) == 1 else torch.bmm(x, y)
 
 
+def scaled(x: Tensor, scale: float) -> Tensor:
+    return x if scale == 1 else scale * x
+
+
 def by_role(x: Tensor, each: int) -> Tensor:
     """[chains, rows, each x n] as [each x chains, rows, n]: one product per matrix and chain."""
     return x.view(*x.shape[:2], each, -1).permute(2, 0, 1, 3).flatten(0, 1)
 
 
 class Adapted(torch.autograd.Function):
-    """W x + scale B A x with one product for the sum: [W, scale B] times [x, A x].
+    """W x + scale B A x with one product for the sum: [W, B] times [x, scale A x].
 
     Otherwise the sum is a kernel of its own beside each product, and on a GPU one that waits for memory. The backward
     pass adds only where the compiler joins it to what follows. On a CPU it saves nothing (`python -m
-    tests.bench.variants`).
+    tests.bench.variants`). The scale is A x's, because B begins at zero: a small multiple of a small B has few digits
+    in float16.
     """
 
     @staticmethod
@@ -48,13 +53,13 @@ class Adapted(torch.autograd.Function):
         """
         Args:
             x: [chains, rows, in].
-            weight: [W, scale B], [chains, out of all matrices, in + rank of all].
+            weight: [W, B], [chains, out of all matrices, in + rank of all].
             bias: of W, or None.
             down: A of all matrices, [chains, rank of all, in].
             up: B, [matrices x chains, out, rank]; read from `weight`, so here only for its gradient.
-            scale: of B in `weight`.
+            scale: of A x.
         """
-        both = torch.cat([x, affine(x, down)], -1)
+        both = torch.cat([x, scaled(affine(x, down), scale)], -1)
         ctx.save_for_backward(both, weight, down)
         ctx.matrices, ctx.scale = len(up) // len(x), scale
         if len(x) == 1 or bias is None:
@@ -68,7 +73,7 @@ class Adapted(torch.autograd.Function):
         (x, inner), back = both.tensor_split((width,), -1), product(gradient, weight)
         of_x, of_inner = back.tensor_split((width,), -1)
         of_up = torch.bmm(by_role(gradient, ctx.matrices).mT, by_role(inner, ctx.matrices))
-        of_up = of_up if ctx.scale == 1 else ctx.scale * of_up
+        of_inner = scaled(of_inner, ctx.scale)
         return of_x + product(of_inner, down), None, None, product(of_inner.mT, x), of_up, None
 
 
@@ -77,7 +82,7 @@ class GroupedAttention:
 
     Args:
         attention: of diffusers.
-        room: whether W is followed by scale B, as `Adapted` needs it: [chains, out, in + rank of all its matrices].
+        room: whether W is followed by B, as `Adapted` needs it: [chains, out, in + rank of all its matrices].
     """
 
     def __init__(self, attention: Any, room: bool) -> None:

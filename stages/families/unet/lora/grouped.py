@@ -126,11 +126,11 @@ class Grouped(Layers):
 
     @torch.no_grad()
     def _place_trained(self, group: Group, stack: Tensor, by_place: Tensor) -> None:
-        """Writes scale * B of a group, [attentions, matrices, chains, out, rank], beside its frozen weights."""
+        """Writes B of a group, [attentions, matrices, chains, out, rank], beside its frozen weights."""
         out, in_ = group.shape
         for number, up in enumerate(by_place.unbind(1)):
             at = in_ + number * self.rank
-            stack[:, :, number * out : (number + 1) * out, at : at + self.rank].copy_(self.scale * up)
+            stack[:, :, number * out : (number + 1) * out, at : at + self.rank].copy_(up)
 
     def fits(self, adapter: Adapter) -> bool:
         """Whether `refresh` can take this adapter."""
