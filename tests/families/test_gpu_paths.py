@@ -13,7 +13,7 @@ from torch._dynamo.utils import counters
 from stages.adapters import transfer
 from stages.adapters.algebra import Delta
 from stages.families.unet import compiled
-from stages.families.unet.lora import grouped
+from stages.families.unet.lora import attention, grouped
 from stages.families.unet.lora.attention import Adapted
 from stages.families.unet.lora.feed_forward import GatedFeedForward
 from tests.families.test_learner import (  # noqa: F401
@@ -31,15 +31,24 @@ from tests.families.test_learner import (  # noqa: F401
 @pytest.fixture
 def in_one_product(monkeypatch):
     """Computes as on a GPU: W x and scale B A x in one product."""
-    monkeypatch.setattr(grouped, "in_one_product", lambda _: True)
+    monkeypatch.setattr(grouped, "in_one_product", lambda *_: True)
 
 
 @pytest.mark.parametrize("fixed_a", [False, True])
 def test_one_product_for_the_sum_agrees_with_separate_ones(family, encodings, reference, monkeypatch, fixed_a):
     options = OPTIONS.model_copy(update={"fixed_a": fixed_a})
     expected = trained(family, encodings, options) if fixed_a else reference
-    monkeypatch.setattr(grouped, "in_one_product", lambda _: True)
+    monkeypatch.setattr(grouped, "in_one_product", lambda *_: True)
     agree(trained(family, encodings, options), expected, 1e-5, 3e-4)
+
+
+@pytest.mark.parametrize(
+    ("device", "rank", "dtype", "expected"),
+    [("cpu", 64, "float16", False), ("cuda", 64, "float16", True), ("cuda", 8, "bfloat16", True),
+     ("cuda", 4, "float16", False), ("cuda", 4, "float32", True), ("cuda", 1, "float32", False)],
+)  # fmt: skip
+def test_one_product_is_computed_where_its_rows_are_aligned(device, rank, dtype, expected):
+    assert attention.in_one_product(torch.device(device), rank, getattr(torch, dtype)) == expected
 
 
 def beside(up: torch.Tensor, weight: torch.Tensor, matrices: int) -> torch.Tensor:
@@ -112,7 +121,7 @@ def test_compiled_blocks_agree_and_are_compiled_once_for_each_shape(family, enco
     """Without torch's code generator only group norms are computed otherwise."""
     monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
     plain = trained(family, encodings)
-    monkeypatch.setattr(grouped, "in_one_product", lambda _: one_product)
+    monkeypatch.setattr(grouped, "in_one_product", lambda *_: one_product)
     fast = family.model_copy(update={"compile": True})
     counters.clear()
     agree(trained(fast, encodings), plain, 1e-5, 1e-3)

@@ -103,7 +103,7 @@ def test_each_has_the_bytes_that_it_has_alone(study, alone, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_recorded_passes_have_the_same_bytes(study, monkeypatch, kind, one_product):
     """As on a GPU, with the stand-in for CUDA graphs."""
-    monkeypatch.setattr(grouped, "in_one_product", lambda _: one_product)
+    monkeypatch.setattr(grouped, "in_one_product", lambda *_: one_product)
     names = list(KINDS[kind])[:2]
     expected = [ended(prepared(study, name))[0] for name in names]
     replays = []
@@ -205,7 +205,7 @@ def test_nothing_is_shared_where_sums_depend_on_the_batch(study, alone, monkeypa
 @pytest.mark.parametrize("one_product", [False, True])
 def test_where_bits_do_not_repeat_only_rounding_may_differ(study, monkeypatch, one_product):
     """As on a GPU without PALIMPSEST_EXACT: in float32 a thousandth of a gradient's size."""
-    monkeypatch.setattr(grouped, "in_one_product", lambda _: one_product)
+    monkeypatch.setattr(grouped, "in_one_product", lambda *_: one_product)
     for where in (module, chains):
         monkeypatch.setattr(where, "reproducible", lambda: False)
     plain, factor = JoinedUNets.losses, 1 + 1e-4

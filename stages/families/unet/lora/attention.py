@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+ALIGNED = 16  # bytes: where rows of matrices begin that a GPU's fast kernels read
 
-def in_one_product(on: torch.device) -> bool:
-    """Whether a device computes W x + scale B A x in one product, see `Adapted`."""
-    return on.type != "cpu"
+
+def in_one_product(on: torch.device, rank: int, dtype: torch.dtype) -> bool:
+    """Whether a device computes W x + scale B A x in one product, see `Adapted`: not if W's rows, which are followed by
+    B's, are not aligned then."""
+    return on.type != "cpu" and rank * dtype.itemsize % ALIGNED == 0
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

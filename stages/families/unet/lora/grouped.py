@@ -51,7 +51,7 @@ class Grouped(Layers):
         self.sizes = [size for group in self.groups for size in group.sizes(self.rank)]
         self.still = self._laid_out(adapter.a)[None] if fixed_a else None  # [chains, elements of all A]
         self.parameters = [nn.Parameter(self._laid_out(*([adapter.b] if fixed_a else [adapter.a, adapter.b])))]
-        self.on, self.room = True, in_one_product(self.device)
+        self.on, self.room = True, in_one_product(self.device, self.rank, self.dtype)
         self.grouped = {name: GroupedAttention(attention, self.room) for name, attention in self.attentions.items()}
         self.stacks = {n: self._stacked(group) for n, group in enumerate(self.groups) if group.role != "kv"}
         self._place_frozen()
