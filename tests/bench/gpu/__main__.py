@@ -54,7 +54,7 @@ from stages.core.spare import spare
 from stages.tools.forecasting.cards import MERGE
 from stages.training.checkpoints import SHARE
 from tests.bench.blocks import short
-from tests.bench.gpu.bench import COMPILED, Bench, free_memory, synced
+from tests.bench.gpu.bench import ADDED_UP, CHECKPOINTS, COMPILED, PICTURES, TASK, Bench, free_memory, synced
 from tests.bench.gpu.chains import Chains
 from tests.bench.gpu.exact import Exact
 from tests.bench.gpu.kernels import table
@@ -64,7 +64,6 @@ from tests.bench.gpu.training import CHECKED, LIMITS, Training
 from tests.bench.gpu.training import Ours as Trainer
 
 PARTS = ("training", "swap", "sampling", "chains", "exact", "profile")
-TASK, PICTURES, CHECKPOINTS = 850, 40, 17  # of one task of the paper: steps, pictures, checkpoints at most
 
 
 def machine(bench: Bench) -> None:
@@ -113,7 +112,7 @@ def states(bench: Bench) -> None:
     bench.record("swap: one adapter more", swaps, "swap")
     bench.record("swap: all adapters anew", whole)
     bench.family.shift(parts)
-    table(bench.notes, "swap", lambda: bench.family.shift(sums), 1)
+    table(bench.notes, "a swap to one adapter more", lambda: bench.family.shift(sums), 1)
     stored = {name: value.cpu() for name, value in unet.state_dict().items()}
     loads = [synced(lambda: unet.load_state_dict(stored)) for _ in range(3)]
     bench.record("swap: the whole UNet from host memory", loads)
@@ -124,7 +123,7 @@ def states(bench: Bench) -> None:
         merges.append(synced(lambda: results.append(select(old, new))))
         freeing.append(synced(results.clear))
     bench.record(MERGE, merges, "merge")
-    table(bench.notes, "merge", lambda: select(old, new), 1)
+    table(bench.notes, "a merge by magnitude", lambda: select(old, new), 1)
     bench.notes.print(
         f"merge by magnitude: {short(statistics.median(merges))}{bench.target('merge')}. Included: copying between "
         "host memory and the device. Not included: reading, hashing and writing files, and freeing the result, "
@@ -138,8 +137,8 @@ def copied(adapter: Adapter) -> Adapter:
 
 
 def task(bench: Bench, training: Training, sampling: Sampling) -> None:
-    """Estimates one task of the paper from end to end: ours with everything done once, the peers without."""
-    ours, *loops = (seconds for name, seconds in training.steps.items() if "not compiled" not in name)
+    """Adds up one task of the paper from its parts: ours with everything done once, the peers without."""
+    ours, *loops = (seconds for name, seconds in training.steps.items() if "blocks not compiled" not in name)
     picture, reference, _, best = sampling.pictures.values()
     parts = {
         f"{TASK} steps": TASK * ours,
@@ -149,7 +148,7 @@ def task(bench: Bench, training: Training, sampling: Sampling) -> None:
     }
     warm = sum(parts.values())
     cold = warm + sampling.once
-    bench.record(f"one task of {TASK} steps and {PICTURES} pictures", [warm])
+    bench.record(ADDED_UP, [warm])
     shares = ", ".join(f"{name} {short(seconds)}" for name, seconds in parts.items())
     bench.notes.print(f"one task: ours {short(warm)} ({shares}); the first in a process, with compiling: {short(cold)}")
     for name, loop, each in (("the reference", loops[0], reference), ("diffusers' best", min(loops[1:]), best)):

@@ -18,7 +18,9 @@ from tests.bench.blocks import ratio, short
 from tests.bench.gpu.notes import Notes
 from tests.bench.gpu.random_sdxl import Standin
 
-TARGETS = {"step": 0.045, "picture": 1.30, "swap": 0.05, "merge": 0.5, "chains": 0.028, "memory": 24.0}
+TARGETS = {"step": 0.045, "picture": 1.30, "swap": 0.05, "merge": 0.5, "chains": 0.028, "once": 1.0, "memory": 24.0}
+TASK, PICTURES, CHECKPOINTS = 850, 40, 17  # of one task of the paper: steps, pictures, checkpoints at most
+ADDED_UP = f"one task of {TASK} steps and {PICTURES} pictures, added up from its parts"
 PROMPT = "a photo of a sks owl"
 COMPILED: dict[str, bool | Literal["blocks"]] = {"whole": True, "blocks": "blocks", "none": False}  # in sampling
 
@@ -72,6 +74,11 @@ class Bench:
             compile=self.on_gpu and COMPILED[args.compile],
             **options,
         )
+
+    @property
+    def uncompiled(self) -> str:
+        """What names add where nothing is compiled, so that a forecast does not read them."""
+        return ", not compiled" if self.on_gpu and not self.family.compile else ""
 
     def deadline(self, share: float) -> float:
         """The time at which this share of the time limit is over."""

@@ -20,6 +20,7 @@ from stages.training.task import Prepared
 from tests.bench.blocks import short
 from tests.bench.gpu.bench import PROMPT, Bench, free_memory, synced
 from tests.bench.gpu.kernels import table
+from tests.bench.gpu.training import STEP
 
 COUNTS = (1, 4)  # each is compiled by itself
 LIMITS = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 5e-2}  # of the difference of gradients, relative to their size
@@ -50,13 +51,18 @@ class Chains:
             peers = {str(count): lambda group=group: timed(group, steps) for count, group in groups.items()}
             times = bench.blocks(peers, end)
             for count, seconds in times.items():
-                bench.record(f"chains: {count}", seconds, "chains" if count == str(max(COUNTS)) else "")
+                bench.record(
+                    f"chains: {count}{bench.uncompiled}", seconds, "chains" if count == str(max(COUNTS)) else ""
+                )
             medians = {count: statistics.median(seconds) for count, seconds in times.items()}
             for count, each in medians.items():
                 ratio = medians["1"] / each
                 bench.notes.print(f"  {count} in a batch: {short(each)} a step and training, {ratio:.2f}x of one")
             most = max(counts)
-            table(bench.notes, f"{most} chains", lambda: timed(groups[most], profiled), profiled * most)
+            floor = STEP / bench.speed if bench.full else 0.0
+            what = f"a step of one of {most} trainings in a batch"
+            count = (1 + profiled) * most  # with the step that is not timed
+            table(bench.notes, what, lambda: timed(groups[most], profiled), count, floor)
             for one in made:
                 one.training.checkpoints.close()
         free_memory()

@@ -31,7 +31,7 @@ class Exact:
             with asked(exact):
                 self.compare(name, must=exact or not self.bench.on_gpu)
                 seconds = Ours(self.bench).measure()
-            self.bench.record(f"step: ours, with {name}", [seconds])
+            self.bench.record(f"step: ours, with {name}{self.bench.uncompiled}", [seconds])
             self.bench.notes.print(f"  a step with {name}: {short(seconds)}")
 
     def compare(self, name: str, must: bool) -> None:

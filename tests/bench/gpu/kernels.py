@@ -118,4 +118,6 @@ def table(notes: Notes, what: str, work: Callable[[], object], count: int, floor
         notes.print(f"      {1e3 * seconds / count:9.3f} ms {number / count:8.1f} x {name[:90]}")
     rows = {kind: {"ms": 1e3 * s / count, "launches": n / count, "share": s / total} for kind, (s, n) in kinds.items()}
     notes.facts.setdefault("kernels", {})[what] = rows
+    if floor:
+        notes.facts.setdefault("floors", {})[what] = floor * count / total
     return rows

@@ -7,59 +7,140 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stages.tools.forecasting.cards import newest
+from stages.tools.forecasting.cards import CHECKPOINT, ONCE, PICTURE, STEP, newest
+from stages.training.checkpoints import SHARE
 from tests.bench.blocks import short
+from tests.bench.gpu.bench import ADDED_UP, CHECKPOINTS, PICTURES, TASK
 
 RESULTS, PAGE = Path("data/performance"), Path("docs/performance.md")
 HEAD = """# Performance
 
-What the benchmarks have measured or counted, by machine. `python -m tests.bench.gpu.page` makes this page from the
-files in `data/performance`, which the commands below have written. A figure that is not here has not been measured.
+How fast this project is on a GPU, and against what. `python -m tests.bench.gpu.page` makes this page from the files in
+`data/performance`, which the commands below have written. A speed of a GPU that is not here has not been measured.
+
+SDXL is measured at full size, with random weights, which take as long as trained ones, at 1024 pixels. A *training
+step* is all of it, for one picture and adapters of rank 64: noise, loss, gradient, clipping, AdamW. A *picture* is 50
+steps of Euler with guidance and decoding. Unless a name or a note says otherwise, ours is compiled: in training blocks,
+in sampling the whole UNet. The others start from the same weights, and losses, gradients and pictures are compared with
+ours before anything is timed: *the reference* is the paper's published loop, *diffusers* its script and its pipeline
+with their best flags ([what they do and leave out](../tests/bench/gpu/peers.py)). Targets are the project's own. A
+block is one measurement, of several steps or pictures; blocks of all peers alternate, and the median is shown.
+
+To measure a card: `python -m tests.bench.gpu --json data/performance/NAME.json`, in nine minutes; `--help` has the
+parts. What a study takes on a card below: `palimpsest forecast --card NAME`.
 """
+# The first word of a figure's name: what its table is about, and the figure that others are compared with.
+KINDS = {"step": ("A training step", STEP), "picture": ("A picture", PICTURE)}
+KINDS |= {
+    "chains": ("A step of each of several trainings in one batch", ""),
+    "": ("Once per state, task or process", ""),
+}
+OTHERS = {  # a peer's steps and pictures
+    "diffusers": ("step: diffusers' script, best flags, bfloat16", "picture: diffusers, bfloat16, eight at a time"),
+    "the reference": ("step: the reference's loop, float32", "picture: the reference, float32, five at a time"),
+}
 
 
 def page(results: Sequence[Mapping[str, Any]]) -> str:
     cards = dict.fromkeys(result["card"] for result in results if "seconds" in result)
-    return "\n".join([HEAD, *(overview(card, results) for card in cards), *(section(result) for result in results)])
+    ordered = sorted(results, key=lambda result: result["card"] not in cards)
+    return "\n".join([HEAD, *(overview(card, results) for card in cards), *(section(result) for result in ordered)])
 
 
 def overview(card: str, results: Sequence[Mapping[str, Any]]) -> str:
-    """The newest figures of a card and their targets, from all its runs."""
+    """The newest figures of a card, their targets and others' figures, from all its runs."""
     figures = newest(result for result in results if result["card"] == card)
-    rows = [[*figure(name, result), result["date"]] for name, result in sorted(figures.items())]
-    return "\n".join([f"## {card}: the newest figures", *table(["", "seconds", "target", "measured"], rows), ""])
+    figures.pop(ADDED_UP, None)
+    lines = [f"## {card}: the newest figures", "", "Each with the day on which it was measured; how is below."]
+    for kind, (title, ours) in KINDS.items():
+        if rows := list(compared(kind, ours, figures)):
+            lines += ["", f"### {title}", *table(["", "time", "times ours", "target", "blocks", "measured"], rows)]
+    return "\n".join([*lines, *added_up({name: seconds(name, result) for name, result in figures.items()}), ""])
+
+
+def compared(kind: str, ours: str, figures: Mapping[str, Mapping[str, Any]]) -> Iterator[list[str]]:
+    """The rows of one kind of figures, the fastest first."""
+    own = seconds(ours, figures[ours]) if ours in figures else 0.0
+    for name, result in sorted(figures.items(), key=lambda item: seconds(*item)):
+        if kind_of(name) == kind:
+            what, time, target, blocks = figure(name, result)
+            share = times(seconds(name, result), own)
+            yield [what.removeprefix(f"{kind}: "), time, share, target, blocks, result["date"]]
+
+
+def kind_of(name: str) -> str:
+    """The key of KINDS for a figure."""
+    first = name.partition(":")[0]
+    return first if first in KINDS else ""
+
+
+def added_up(known: Mapping[str, float]) -> list[str]:
+    """What one task of the paper takes by these seconds of its parts; nothing if ours are not all known."""
+    if not known.keys() >= {STEP, ONCE, CHECKPOINT, PICTURE}:
+        return []
+    saving = min(CHECKPOINTS * known[CHECKPOINT], SHARE * TASK * known[STEP])
+    ours = TASK * known[STEP] + known[ONCE] + saving + PICTURES * known[PICTURE]
+    rows = [["ours, with what is done once and checkpoints", short(ours), "1.00"]]
+    for name, (step, picture) in OTHERS.items():
+        if step in known and picture in known:
+            whole = TASK * known[step] + PICTURES * known[picture]
+            rows.append([f"{name}, without loading and saving", short(whole), times(whole, ours)])
+    title = (
+        f"### A task of {TASK} steps and {PICTURES} pictures, added up from these figures and not measured as a whole"
+    )
+    return ["", title, *table(["", "time", "times ours"], rows)]
+
+
+def times(seconds: float, ours: float) -> str:
+    """How many times ours it is; empty if ours is 0, not known."""
+    return f"{seconds / ours:.2f}" if ours else ""
+
+
+def seconds(name: str, result: Mapping[str, Any]) -> float:
+    return float(result["seconds"][name]["median"])
 
 
 def figure(name: str, result: Mapping[str, Any]) -> list[str]:
-    """Name, seconds and target of what was measured; the target is empty if there is none."""
-    target = result.get("targets", {}).get(name)
-    return [name, short(result["seconds"][name]["median"]), "" if target is None else short(target)]
+    """Name, time, target and number of blocks of what was measured; the target is empty if there is none."""
+    target, blocks = result.get("targets", {}).get(name), result["seconds"][name]["blocks"]
+    return [name, short(seconds(name, result)), "" if target is None else short(target), str(blocks)]
 
 
 def section(result: Mapping[str, Any]) -> str:
-    """One run of the benchmark."""
+    """One run of a benchmark."""
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    lines = [f"## {result['card']}, {result['date']}", "", f"`{result['command']}`, {versions}."]
-    lines += [note for note in (result.get("note"),) if note]
-    times = [[*figure(name, result), str(value["blocks"])] for name, value in result.get("seconds", {}).items()]
-    rows = [[name, seconds, blocks, target] for name, seconds, target, blocks in times]
-    lines += table(["", "seconds", "blocks", "target"], rows) if rows else []
+    lines = [f"## {result['card']}, {result['date']}: {parts(result['command'])}", ""]
+    lines += [f"`{result['command']}`, {versions}.", *([result["note"]] if result.get("note") else [])]
+    rows = [figure(name, result) for name in result.get("seconds", {})]
+    lines += table(["", "time", "target", "blocks"], rows) if rows else []
     for what, kinds in result.get("kernels", {}).items():
         rows = [[k, f"{row['share']:.0%}", f"{row['ms']:.2f}", f"{row['launches']:.0f}"] for k, row in kinds.items()]
-        lines += ["", f"Kernels of {what}, each:", *table(["kind", "share", "ms", "launches"], rows)]
+        floor = result.get("floors", {}).get(what)
+        least = f"; at the card's peak its arithmetic would take {floor:.0%} of their time" if floor else ""
+        lines += ["", f"Kernels of {what}{least}:", *table(["kind", "share", "ms", "launches"], rows)]
     for counts in result.get("tables", []):
         lines += ["", f"{counts['caption']}:", *table(counts["columns"], counts["rows"])]
     return "\n".join(lines) + "\n"
 
 
+def parts(command: str) -> str:
+    """What a command measured: its parts, or its module."""
+    only = re.search(r"--only ([a-z ]+)", command)
+    module = command.split()[2].rpartition(".")[-1]
+    return ", ".join(only[1].split()) if only else {"gpu": "all parts"}.get(module, module)
+
+
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table in Markdown, after an empty one."""
-    head = f"| {' | '.join(columns)} |".replace("|  |", "| |")
-    return ["", head, "|---" * len(columns) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+    """The lines of a table in Markdown, after an empty one; a column without any content is left out."""
+    filled = [any(row[at] for row in rows) for at in range(len(columns))]
+    kept = [[cell for cell, wanted in zip(row, filled, strict=True) if wanted] for row in (columns, *rows)]
+    head, *body = (f"| {' | '.join(row)} |".replace("|  |", "| |") for row in kept)
+    return ["", head, "|---" * len(kept[0]) + "|", *body]
 
 
 def main() -> None:

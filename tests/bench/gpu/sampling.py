@@ -21,7 +21,9 @@ from tests.bench.gpu.notes import Notes
 from tests.bench.gpu.peers import BEST, COMPILED, REFERENCE, Way, images, pipeline, torch_defaults
 from tests.bench.gpu.training import Ours as Trainer
 
-PICTURE, STEPS = 686.6, 50  # TFLOP of a picture of so many steps with guidance and decoding
+# TFLOP of a pass of the UNet, of decoding, and of a picture of so many steps with guidance.
+PASS, DECODING, STEPS = 6.761, 10.47, 50
+PICTURE = 2 * STEPS * PASS + DECODING
 COUNT = 8  # pictures at a time: one prompt's noises
 CHECKED = 4  # steps of the pictures that are compared before timing
 # Limits of the mean difference of pixels, relative to that between two noises. Another order of sums gives 1e-4.
@@ -31,7 +33,8 @@ WAYS = {  # settings, pictures at a time, and the steps of the short and the lon
     "diffusers, bfloat16, one at a time": (BEST, 1, (2, 8)),
     "diffusers, bfloat16, eight at a time": (BEST, BEST.batch, (2, 8)),
 }
-EXTRA = {"the same, whole UNet compiled": (COMPILED, COMPILED.batch, (2, 8))}
+EXTRA = {"diffusers, whole UNet compiled": (COMPILED, COMPILED.batch, (2, 8))}
+PROFILED = "two steps of eight pictures, and their decoding"
 Draw = Callable[[int], list[Image.Image]]  # samples pictures with so many steps
 
 
@@ -62,7 +65,8 @@ class Sampling:
 
     def kernels(self) -> None:
         """Prints the kernels of two steps and of decoding, by kind."""
-        table(self.bench.notes, "two steps of eight pictures", lambda: self.ours(2), 1)
+        floor = COUNT * (2 * 2 * PASS + DECODING) / self.bench.speed if self.bench.full else 0.0
+        table(self.bench.notes, PROFILED, lambda: self.ours(2), 1, floor)
 
     def extra(self, end: float) -> None:
         self.prepare()
@@ -71,9 +75,7 @@ class Sampling:
     @property
     def variant(self) -> str:
         """What names add if not the whole UNet is compiled, so that a forecast does not read them."""
-        if self.bench.family.compile is True or not self.bench.on_gpu:
-            return ""
-        return ", blocks compiled" if self.bench.family.compile else ", not compiled"
+        return ", blocks compiled" if self.bench.family.compile == "blocks" else self.bench.uncompiled
 
     def prepare(self) -> None:
         family = self.bench.family
@@ -121,9 +123,14 @@ class Sampling:
 
         def measure() -> float:
             first, second = (synced(partial(draw, steps)) for steps in (low, high))
-            return (first + (STEPS - low) * (second - first) / (high - low)) / count
+            return extrapolated(first, second, low, high) / count
 
         return measure
+
+
+def extrapolated(first: float, second: float, low: int, high: int) -> float:
+    """Seconds of STEPS steps, from those of a run of `low` and one of `high`, which on a loaded machine may be less."""
+    return first + (STEPS - low) * max(0.0, second - first) / (high - low)
 
 
 def sample(pipe: Any, way: Way, noise: torch.Tensor, steps: int) -> list[Image.Image]:

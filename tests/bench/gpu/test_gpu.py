@@ -185,10 +185,17 @@ def test_compiling_during_timing_is_an_error(output):
     assert output.errors == 1
 
 
-def test_performance_page_is_made_of_the_results():
-    results = [json.loads(file.read_text("utf-8")) for file in sorted(page.RESULTS.glob("*.json"))]
-    assert results
-    assert page.PAGE.read_text("utf-8") == page.page(results)
+def test_a_longer_run_that_took_less_time_on_a_loaded_machine_is_no_gain():
+    assert sampling.extrapolated(1.0, 1.6, 2, 8) == pytest.approx(5.8)
+    assert sampling.extrapolated(1.0, 0.9, 2, 8) == 1.0
+
+
+def test_what_is_not_compiled_on_a_gpu_has_a_name_that_no_forecast_reads():
+    bench = full.Bench.__new__(full.Bench)
+    bench.on_gpu, bench.family = True, Standin(size="hundredth", pixels=64)
+    assert bench.uncompiled == ", not compiled"
+    bench.on_gpu = False
+    assert bench.uncompiled == ""
 
 
 @pytest.mark.parametrize(
@@ -250,11 +257,11 @@ def test_on_a_cpu_what_runs_a_kernel_is_counted_once():
 @pytest.mark.parametrize(
     ("part", "figures", "tables"),
     [
-        ("swap", {"swap: one adapter more", cards.MERGE}, {"swap", "merge"}),
-        ("sampling", {"picture: ours, float32, eight at a time", cards.COMPILE}, {"two steps of eight pictures"}),
-        ("chains", {"chains: 2"}, {"2 chains"}),
+        ("swap", {"swap: one adapter more", cards.MERGE}, {"a swap to one adapter more", "a merge by magnitude"}),
+        ("sampling", {"picture: ours, float32, eight at a time", cards.COMPILE}, {sampling.PROFILED}),
+        ("chains", {"chains: 2"}, {"a step of one of 2 trainings in a batch"}),
         ("exact", {"step: ours, with exact kernels", "step: ours, with the fastest kernels"}, set()),
-        ("profile", set(), {"training step", "two steps of eight pictures"}),
+        ("profile", set(), {"a training step", sampling.PROFILED}),
     ],
 )
 def test_one_part_alone_and_its_results_as_json(tmp_path, capsys, part, figures, tables):
@@ -266,4 +273,6 @@ def test_one_part_alone_and_its_results_as_json(tmp_path, capsys, part, figures,
     assert {"card", "date", "versions", "command", "size"} < facts.keys()
     assert figures <= facts["seconds"].keys()
     assert tables <= facts.get("kernels", {}).keys()
+    if part == "chains":  # 22 attentions of 11 blocks, forward and backward, once for both trainings
+        assert facts["kernels"]["a step of one of 2 trainings in a batch"]["attention"]["launches"] == 22
     assert page.page([facts])

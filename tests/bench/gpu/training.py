@@ -33,11 +33,11 @@ Pair = tuple[float, float]  # loss and norm of the gradient
 LOOPS = {  # settings, and steps per block
     "the reference's loop, float32": (REFERENCE, 6),
     "diffusers' script, best flags, bfloat16": (BEST, 10),
-    "the same, latents cached": (CACHED, 10),
+    "diffusers' script, latents cached, bfloat16": (CACHED, 10),
     "kohya's way, bfloat16": (KOHYA, 10),
     "SimpleTuner's way, bfloat16": (SIMPLE_TUNER, 10),
 }
-EXTRA = {"the same, transformer blocks compiled": (COMPILED, 20)}
+EXTRA = {"diffusers' script, latents cached, blocks compiled": (COMPILED, 20)}
 
 
 class Stopped(Exception):
@@ -155,13 +155,13 @@ class Training:
             f"  ours, first call: {short(first)} for {CHECKED} steps, including everything done only once"
         )
         again = self.again(ours)
-        bench.record(FIRST, [max(first - again, 0.0)])
+        bench.record(FIRST + bench.uncompiled, [max(first - again, 0.0)])
         self.checkpoint = ours.checkpoint()
         bench.record(CHECKPOINT, [self.checkpoint])
         bench.notes.print(f"  ours, a checkpoint: {short(self.checkpoint)}, not included in the step times")
         self.steps = self.compare(ours, {} if bench.args.alone else LOOPS, end)
         self.overhead = statistics.median(ours.overheads)
-        bench.record(ONCE, ours.overheads)
+        bench.record(ONCE, ours.overheads, "once")
         bench.notes.print(f"  ours, once per task: {short(self.overhead)} (adapter, hashes, recording the step)")
         self.kernels(ours)
 
@@ -169,7 +169,7 @@ class Training:
         """Prints the kernels of a step, by kind; they include those of what is done once per task."""
         bench, steps = self.bench, 12 if self.bench.full else 1  # a profiler is slow to read
         floor = STEP / bench.speed if bench.full else 0.0
-        table(bench.notes, "training step", lambda: ours.train(steps), steps, floor)
+        table(bench.notes, "a training step", lambda: ours.train(steps), steps, floor)
 
     def again(self, ours: Ours) -> float:
         """Seconds of a later short training; on a GPU also its peak memory, without the other parts of this
@@ -196,7 +196,7 @@ class Training:
         own = bench.family.pipeline
         loops = {name: Loop(own, pixels, prompt, ours.adapter, way) for name, (way, _) in ways.items()}
         self.check(ours, loops)
-        peers = {f"ours, {bench.dtype}": ours.measure}
+        peers = {f"ours, {bench.dtype}{bench.uncompiled}": ours.measure}
         if bench.family.compile and ways:
             peers["ours, blocks not compiled"] = Ours(bench, compiled=False).measure
         for name, (_, steps) in ways.items():

@@ -12,6 +12,7 @@ from stages.tools.forecasting.cards import CHECKPOINT, COMPILE, FIRST, MERGE, ON
 from stages.tools.forecasting.forecast import summary
 from stages.tools.forecasting.workload import count
 from stages.training.checkpoints import SHARE
+from tests.bench.gpu.bench import ADDED_UP
 
 FAST = {"dtype": "float16", "compile": True}
 
@@ -32,7 +33,8 @@ def sdxl(options=FAST, **train):
 
 
 def test_the_benchmarks_own_task_is_predicted_within_15_percent(tmp_path, monkeypatch):
-    """When it was measured, steps waited for checkpoints; today checkpoints take at most a fiftieth of the time."""
+    """The benchmark adds it up from its parts. When it was measured, steps waited for checkpoints; today checkpoints take
+    at most a fiftieth of the time."""
     text = (RESULTS / "h200-2026-11-26.json").read_text("utf-8")
     (tmp_path / "whole.json").write_text(text, "utf-8")
     monkeypatch.setattr(cards, "RESULTS", tmp_path)  # later runs measured parts of it anew
@@ -40,7 +42,7 @@ def test_the_benchmarks_own_task_is_predicted_within_15_percent(tmp_path, monkey
     seconds = {name: value["median"] for name, value in measured["seconds"].items()}
     calibration = of_card(sdxl(), "h200")
     predicted = 850 * calibration.train.each + 40 * calibration.sample.each
-    task = seconds["one task of 850 steps and 40 pictures"] - 850 / 50 * seconds["checkpoint"]
+    task = seconds[ADDED_UP] - 850 / 50 * seconds["checkpoint"]
     assert predicted == pytest.approx(task + SHARE * 850 * seconds[STEP], rel=0.15)
     assert measured["date"] in calibration.source
     assert of_card(sdxl(batch=2), "h200").train.each > 1.5 * of_card(sdxl(), "h200").train.each
