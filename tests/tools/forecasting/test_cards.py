@@ -33,8 +33,8 @@ def sdxl(options=FAST, **train):
 
 
 def test_the_benchmarks_own_task_is_predicted_within_15_percent(tmp_path, monkeypatch):
-    """The benchmark adds it up from its parts. When it was measured, steps waited for checkpoints; today checkpoints take
-    at most a fiftieth of the time."""
+    """The benchmark adds it up from its parts. When it was measured, steps waited for checkpoints; today these take at
+    most a fiftieth of the time."""
     text = (RESULTS / "h200-2026-11-26.json").read_text("utf-8")
     (tmp_path / "whole.json").write_text(text, "utf-8")
     monkeypatch.setattr(cards, "RESULTS", tmp_path)  # later runs measured parts of it anew
