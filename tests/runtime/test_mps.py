@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
+from flows.commands import doctor
 from stages.adapters.algebra import Adapter, Delta, fresh_adapter
 from stages.core.family import Row
 from stages.core.params import Train
@@ -96,3 +97,10 @@ def test_mps_is_used_if_it_is_named(monkeypatch):
     assert device.device.__wrapped__() == MPS
     monkeypatch.delenv("PALIMPSEST_DEVICE")
     assert device.device.__wrapped__().type != "mps"
+
+
+def test_the_doctor_says_what_apples_gpu_will_do(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    (note,) = doctor._gpu()
+    for words in ("note: ", "PALIMPSEST_DEVICE=mps", "merged on the CPU", "not been tried"):
+        assert words in note

@@ -1,4 +1,4 @@
-"""Whether SDXL fits a small GPU, tried on a large one: python -m tests.bench.memory [--size full]
+"""Whether SDXL fits a small GPU, tried on a large one: python -m tests.bench.memory [--size full] [--json FILE]
 
 Each memory preset is tried in turn with torch limited to so many GiB, less one for what else is on a GPU: a few
 training steps of rank 64 and a batch of pictures, of random weights, with the preset's options; nothing is compiled.
@@ -12,7 +12,7 @@ import argparse
 import gc
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,11 @@ from stages.runtime.seeds import generator
 from stages.tools.profiles import PRESETS, presets
 from stages.training.examples import Material
 from stages.training.loop import Training
+from tests.bench.blocks import processor, write_results
 from tests.bench.gpu.random_sdxl import Standin
 
 PROMPT, STEPS, OTHERS = "a photo of a sks owl", 3, 1  # OTHERS: GiB
+FITS = "fits"
 
 
 def limited(gib: int) -> bool:
@@ -44,7 +46,7 @@ def limited(gib: int) -> bool:
 
 
 def peak() -> str:
-    return f", {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB at most" if device().type == "cuda" else ""
+    return f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if device().type == "cuda" else ""
 
 
 def train(family: Standin, rank: int, options: Mapping[str, Any]) -> None:
@@ -65,8 +67,8 @@ def sample(family: Standin, batch: int) -> None:
     family.sample(encoded, noise, STEPS, 5.0, "euler", batch)
 
 
-def fits(name: str, size: str) -> bool:
-    """Tries a preset and prints the result."""
+def tried(name: str, size: str) -> Iterator[tuple[str, str, str]]:
+    """Tries a preset: part, FITS or why it does not, and peak memory; nothing if this GPU has less than the preset."""
     preset, full = read_yaml(PRESETS / f"{name}.yaml").tree, size == "full"
     options = {"dtype": "float32", "decoder_dtype": "float32"} if not full else dict(preset["base"]["options"])
     family = Standin(size=size, pixels=1024 if full else 64, **options | {"compile": False})
@@ -78,15 +80,26 @@ def fits(name: str, size: str) -> bool:
         gc.collect()
         free_memory()
         if not limited(int(name)):
-            print(f"{name} GB: skipped, this GPU has less", flush=True)
-            return True
+            return
         try:
             work()
         except (torch.OutOfMemoryError, MachineFault) as error:
-            print(f"{name} GB: {part} DOES NOT FIT: {str(error).splitlines()[0]}", flush=True)
-            return False
-        print(f"{name} GB: {part} fits{peak()}", flush=True)
-    return True
+            yield part, f"DOES NOT FIT: {str(error).splitlines()[0]}", ""
+            return
+        yield part, FITS, peak()
+
+
+def table(size: str) -> list[list[str]]:
+    """Prints and returns preset, part, result and peak memory of each preset for at most this GPU's memory."""
+    rows = list[list[str]]()
+    for name in presets():
+        results = list(tried(name, size))
+        rows += [[f"{name} GB", *result] for result in results]
+        for part, result, most in results:
+            print(f"{name} GB: {part} {result}{f', {most} at most' if most else ''}", flush=True)
+        if not results:
+            print(f"{name} GB: skipped, this GPU has less", flush=True)
+    return rows
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -94,8 +107,15 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--size", choices=["full", "hundredth"], default="full" if device().type == "cuda" else "hundredth"
     )
+    parser.add_argument("--json", type=Path, help="a file for the results; docs/performance.md is made from such")
     args = parser.parse_args(words)
-    return 0 if all([fits(name, args.size) for name in presets()]) else 1
+    rows = table(args.size)
+    if args.json:
+        card = torch.cuda.get_device_name() if device().type == "cuda" else processor()
+        columns = ["preset for a GPU of", "", "with so much memory, less a GiB", "at most"]
+        results = {"caption": f"SDXL with the memory presets, {args.size} size", "columns": columns, "rows": rows}
+        write_results(args.json, card, f"python -m tests.bench.memory --size {args.size}", [results])
+    return 0 if all(result == FITS for _, _, result, _ in rows) else 1
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """The presets are tried one by one, and one that does not fit is reported."""
 
+import json
+
 import pytest
 import torch
 
 from stages.tools.profiles import presets
-from tests.bench.gpu import random_sdxl
+from tests.bench.gpu import page, random_sdxl
 from tests.bench.memory import __main__ as memory
 
 
@@ -23,12 +25,14 @@ def test_the_limit_is_that_of_the_preset(monkeypatch):
 
 
 @pytest.mark.slow
-def test_every_preset_is_tried_and_what_does_not_fit_is_an_error(monkeypatch, capsys):
+def test_every_preset_is_tried_and_what_does_not_fit_is_an_error(monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(random_sdxl.UNETS["hundredth"], "transformer_layers_per_block", (1, 1, 1))  # not 70 in all
-    assert memory.main(["--size", "hundredth"]) == 0
+    out = tmp_path / "memory.json"
+    assert memory.main(["--size", "hundredth", "--json", str(out)]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in printed] == [f"{name} GB" for name in presets() for _ in range(2)]
     assert all(line.endswith(" fits") for line in printed)
+    assert page.page([json.loads(out.read_text("utf-8"))]).count("| fits |") == len(printed)
 
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
