@@ -42,6 +42,12 @@ class Recorder:
         self._without_effect = without_effect
         self._pool: Any = None
         self.memory = 0  # bytes of the device that its graphs hold
+        self.users: list[dict[Any, Any]] = []  # with its graphs
+
+    def forget(self) -> None:
+        """Frees all graphs: while one is left, the pool keeps the memory of the others."""
+        for graphs in self.users:
+            graphs.clear()
 
     def record(self, function: Callable[[], None]) -> Callable[[], None]:
         """Warms up and records a function; neither changes the training state.
@@ -133,6 +139,8 @@ class Replay:
     def __init__(self, function: Callable[[Encodings], None], recorder: Recorder | None) -> None:
         self._function, self.recorder = function, recorder
         self._places: dict[tuple[object, ...], tuple[dict[str, Tensor], Callable[[], None]]] = {}
+        if recorder:
+            recorder.users.append(self._places)
 
     def __call__(self, inputs: Encodings) -> Encodings:
         """Returns the tensors in their places, where the function may have left results; the next call changes them."""
@@ -157,7 +165,7 @@ class Replay:
             return self.recorder.record(function)
         except torch.OutOfMemoryError:
             reason = "out of memory"
-            self._places.clear()  # graphs for other shapes hold memory that the direct call needs
+            self.recorder.forget()  # graphs of other shapes and functions hold memory that the direct call needs
         except RuntimeError as error:
             reason = first_line(error)
         self.recorder = None

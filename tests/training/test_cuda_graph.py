@@ -1,5 +1,6 @@
 """Recording on a stand-in for CUDA, which notes what is called in which order."""
 
+import weakref
 from contextlib import contextmanager
 from itertools import count
 
@@ -119,3 +120,37 @@ def refuses_to_end(calls, monkeypatch, end: Exception | None) -> None:
             raise end
 
     monkeypatch.setattr(torch.cuda.CUDAGraph, "capture_end", ended)
+
+
+def test_a_function_that_does_not_fit_gets_the_memory_of_all_other_graphs(monkeypatch):
+    """They share a pool, which torch frees with its last graph. The others are recorded again when they are called."""
+    alive, fault = weakref.WeakSet(), []
+
+    class Graph:
+        def __init__(self, function) -> None:
+            self.replay = function
+            alive.add(self)
+
+    def record(recorder, function):
+        if fault:
+            raise fault.pop()
+        graph = Graph(function)
+        return lambda: graph.replay()
+
+    monkeypatch.setattr(cuda_graph.Recorder, "record", record)
+    recorder, sums = cuda_graph.Recorder(lambda inner: inner()), []
+    gradient, update = (cuda_graph.Replay(lambda x: sums.append(float(sum(x.values()).sum())), recorder) for _ in "ab")
+
+    def step(size: int) -> int:
+        gradient({"x": torch.ones(size)})
+        recorded = len(alive)
+        update({"y": torch.ones(1)})
+        return recorded
+
+    assert [step(1), step(2)] == [1, 3]
+    fault.append(torch.OutOfMemoryError())
+    assert step(3) == 0
+    assert len(alive) == 1  # the update's
+    assert [step(1), step(3)] == [1, 1]  # the gradient is no longer recorded
+    assert sums == [1, 1, 2, 1, 3, 1, 1, 1, 3, 1]
+    assert (gradient.recorder, update.recorder) == (None, recorder)
