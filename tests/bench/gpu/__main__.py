@@ -3,7 +3,7 @@
 On a CPU it runs at a hundredth of the size (--size hundredth --blocks 1, a minute). Parts, in this order unless --only
 names some: training, swap (with the merge), sampling, chains (several trainings in one batch), exact (whether two
 trainings, and one that is stopped and resumed, have equal bytes); profile is the kernels of a training step and a
-picture by kind.
+picture by kind; task, which only --only runs, times one task from end to end.
 
 Seconds per training step and per picture, against peers with the same weights: the paper's published loop (float32,
 checkpointing, the picture encoded and the loss read at every step; five pictures at a time, prompts encoded each time),
@@ -11,13 +11,13 @@ and diffusers with its best flags (bfloat16, which is as fast as float16 and nee
 checkpointing, with and without cached latents; fused projections, channels last); in training also the ways of kohya's
 sd-scripts and of SimpleTuner (peers.py says what of them). Ours is in float16, including the decoder, and compiled.
 Peers run with torch's default settings, not with this project's. Losses, gradients and pictures are compared before
-timing. Then come the swap of a state, a merge, and one task from end to end; finally, if there is time, diffusers
-through torch.compile in its default mode (max-autotune takes longer than the time limit): the transformer blocks in
-training, the whole UNet in sampling. With --alone none of these peers runs.
+timing. Then come the swap of a state, a merge, and one task added up from its parts; finally, if there is time,
+diffusers through torch.compile in its default mode (max-autotune takes longer than the time limit): the transformer
+blocks in training, the whole UNet in sampling. With --alone none of these peers runs.
 
 Weights are random and created on the device, so that nothing is read. Blocks of all peers alternate. A training step of
 ours is timed within a training; a picture is the difference between a long and a short run; what is done only once is
-printed separately and included in the task from end to end. The reference's 8-bit AdamW is replaced by torch's AdamW,
+printed separately and included in the task. The reference's 8-bit AdamW is replaced by torch's AdamW,
 its xformers by torch's attention, and its loading of 13.9 GB per state is omitted.
 
 Every line is printed and written to --out immediately. It stops after --seconds. Exit code 0: everything was measured;
@@ -54,16 +54,16 @@ from stages.core.spare import spare
 from stages.tools.forecasting.cards import MERGE
 from stages.training.checkpoints import SHARE
 from tests.bench.blocks import short
-from tests.bench.gpu.bench import ADDED_UP, CHECKPOINTS, COMPILED, PICTURES, TASK, Bench, free_memory, synced
+from tests.bench.gpu.bench import ADDED_UP, CHECKPOINTS, COMPILED, PICTURES, TASK, WHOLE, Bench, free_memory, synced
 from tests.bench.gpu.chains import Chains
 from tests.bench.gpu.exact import Exact
 from tests.bench.gpu.kernels import table
 from tests.bench.gpu.notes import Notes, OutOfTime, until
-from tests.bench.gpu.sampling import Sampling
+from tests.bench.gpu.sampling import COUNT, STEPS, Sampling
 from tests.bench.gpu.training import CHECKED, LIMITS, Training
 from tests.bench.gpu.training import Ours as Trainer
 
-PARTS = ("training", "swap", "sampling", "chains", "exact", "profile")
+PARTS = ("training", "swap", "sampling", "chains", "exact", "profile", "task")
 
 
 def machine(bench: Bench) -> None:
@@ -159,6 +159,28 @@ def task(bench: Bench, training: Training, sampling: Sampling) -> None:
         )
 
 
+def whole(bench: Bench, sampling: Sampling) -> None:
+    """Times one task of the paper from end to end, in a process that has compiled what it needs: its training with
+    checkpoints, the swap to the sum with its adapter, and its pictures."""
+    steps, batches, each = (TASK, PICTURES // COUNT, STEPS) if bench.full else (6, 2, 2)
+    trainer = Trainer(bench)
+    trainer.train(CHECKED)
+    sampling.prepare()
+    sampling.ours(1)
+    parts = dict[str, float]()
+
+    def train() -> None:
+        adapter = trainer.train(steps, checkpoint_every=max(1, steps // CHECKPOINTS)).adapter
+        bench.family.shift(Delta((*trainer.before.delta.terms, adapter)))
+
+    parts[f"{steps} steps and the swap"] = synced(train)
+    parts[f"{batches * COUNT} pictures"] = synced(lambda: sampling.ours(each, batches))
+    total = sum(parts.values())
+    bench.record(WHOLE, [total])
+    shares = ", ".join(f"{name} {short(seconds)}" for name, seconds in parts.items())
+    bench.notes.print(f"one task from end to end: {short(total)} ({shares})")
+
+
 def attempted(bench: Bench, what: str, part: Callable[[], object]) -> None:
     """Runs a part; if it fails, reports it and continues with the others."""
     try:
@@ -191,11 +213,12 @@ def measure(bench: Bench) -> None:
         "chains": (0.75, chains.run),
         "exact": (0.8, Exact(bench).run),
         "profile": (0.85, lambda _: kernels(bench, training, sampling)),
+        "task": (1.0, lambda _: whole(bench, sampling)),
     }
     try:
         attempted(bench, "building the model", lambda: machine(bench))
         for name, (share, part) in parts.items():
-            if not only or name in only:
+            if name in (only or PARTS[:-1]):
                 end = bench.deadline(1.0 if only else share)
                 attempted(bench, name, lambda part=part, end=end: part(end))  # type: ignore[misc]
         if training.steps and sampling.pictures and not bench.args.alone:

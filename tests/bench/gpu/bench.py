@@ -21,6 +21,7 @@ from tests.bench.gpu.random_sdxl import Standin
 TARGETS = {"step": 0.045, "picture": 1.30, "swap": 0.05, "merge": 0.5, "chains": 0.028, "once": 1.0, "memory": 24.0}
 TASK, PICTURES, CHECKPOINTS = 850, 40, 17  # of one task of the paper: steps, pictures, checkpoints at most
 ADDED_UP = f"one task of {TASK} steps and {PICTURES} pictures, added up from its parts"
+WHOLE = f"task: {TASK} steps, a swap and {PICTURES} pictures, from end to end"
 PROMPT = "a photo of a sks owl"
 COMPILED: dict[str, bool | Literal["blocks"]] = {"whole": True, "blocks": "blocks", "none": False}  # in sampling
 

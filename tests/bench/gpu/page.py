@@ -37,6 +37,7 @@ parts. What a study takes on a card below: `palimpsest forecast --card NAME`.
 # The first word of a figure's name: what its table is about, and the figure that others are compared with.
 KINDS = {"step": ("A training step", STEP), "picture": ("A picture", PICTURE)}
 KINDS |= {
+    "task": ("A task from end to end", ""),
     "chains": ("A step of each of several trainings in one batch", ""),
     "": ("Once per state, task or process", ""),
 }

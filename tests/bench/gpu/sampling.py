@@ -46,8 +46,9 @@ class Sampling:
     pictures: dict[str, float] = field(default_factory=dict)  # by peer
     once: float = 0.0  # compiling, once per process
 
-    def ours(self, steps: int) -> list[Image.Image]:
-        return self.bench.family.sample(self.encoded, self.noise, steps, 5.0, "euler", COUNT)
+    def ours(self, steps: int, batches: int = 1) -> list[Image.Image]:
+        encoded = {name: torch.cat([value] * batches) for name, value in self.encoded.items()}
+        return self.bench.family.sample(encoded, torch.cat([self.noise] * batches), steps, 5.0, "euler", COUNT)
 
     def run(self, end: float) -> None:
         bench = self.bench

@@ -261,6 +261,7 @@ def test_on_a_cpu_what_runs_a_kernel_is_counted_once():
         ("sampling", {"picture: ours, float32, eight at a time", cards.COMPILE}, {sampling.PROFILED}),
         ("chains", {"chains: 2"}, {"a step of one of 2 trainings in a batch"}),
         ("exact", {"step: ours, with exact kernels", "step: ours, with the fastest kernels"}, set()),
+        ("task", {full.WHOLE}, set()),
         ("profile", set(), {"a training step", sampling.PROFILED}),
     ],
 )

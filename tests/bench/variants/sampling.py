@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -15,10 +15,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from stages.families.unet.compiled import compile_once
 from stages.families.unet.prompts import PromptAttention
 from stages.runtime.device import device
-from tests.bench.variants.timing import Run, compared
+from tests.bench.variants.timing import Run, by_options, compared
 
 TOKENS, HEAD = 77, 64
-ONE_PASS = {"triton.multi_kernel": 2}  # reductions of up to 16384 numbers in a kernel that holds all of them
+FORWARD = BasicTransformerBlock.forward
 BACKENDS = {"cuDNN": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION}
 
 
@@ -34,39 +34,55 @@ def tables(widths: dict[int, int], rows: int, context: int, dtype: torch.dtype) 
     with torch.inference_mode():
         for width, length in widths.items():
             title = f"Sampling through a transformer block, {rows} rows of {length} tokens of width {width}"
-            yield compared(title, blocks(width, length, rows, context, dtype))
+            block = Block(width, length, rows, context, dtype)
+            variants = {
+                "the empty prompt is left out": block.run(rows // 2),
+                "every row attends": block.run(0),
+                "queries, keys and values in one product": block.run(rows // 2, one_product=True),
+            }
+            yield compared(title, variants)
             if device().type == "cuda":
                 title = f"Attention of {rows} rows of {length} tokens, {width // HEAD} heads"
                 yield compared(title, dict(attentions(width, length, rows, dtype)))
 
 
-def blocks(width: int, length: int, rows: int, context: int, dtype: torch.dtype) -> Mapping[str, Run]:
-    torch.manual_seed(0)
-    block = BasicTransformerBlock(width, width // HEAD, HEAD, cross_attention_dim=context)
-    block = block.to(device(), dtype).requires_grad_(False).eval()
-    x, text = (
-        torch.randn(shape, device=device(), dtype=dtype) for shape in ((rows, length, width), (1, TOKENS, context))
-    )
-    forward = compile_once(BasicTransformerBlock.forward)
-    in_one_pass = torch.compile(BasicTransformerBlock.forward, dynamic=False, options=ONE_PASS)
+def tuned(widths: dict[int, int], rows: int, context: int, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
+    """One table for each width; arguments as for `tables`."""
+    with torch.inference_mode():
+        for width, length in widths.items():
+            title = f"Sampling by options of the compiler, {rows} rows of {length} tokens of width {width}"
+            block = Block(width, length, rows, context, dtype)
+            ways = by_options(FORWARD)
+            yield compared(title, {name: block.run(rows // 2, forward=forward) for name, forward in ways.items()})
 
-    def run(blank: int, one_product: bool = False, forward: Callable[..., Tensor] = forward) -> Run:
-        own = copy.deepcopy(block)
+
+class Block:
+    """A block and its input, of the same random numbers in every variant."""
+
+    def __init__(self, width: int, length: int, rows: int, context: int, dtype: torch.dtype) -> None:
+        torch.manual_seed(0)
+        block = BasicTransformerBlock(width, width // HEAD, HEAD, cross_attention_dim=context)
+        self.block, self.rows = block.to(device(), dtype).requires_grad_(False).eval(), rows
+        shapes = (rows, length, width), (1, TOKENS, context)
+        self.x, self.text = (torch.randn(shape, device=device(), dtype=dtype) for shape in shapes)
+
+    def run(self, blank: int, one_product: bool = False, forward: Callable[..., Tensor] | None = None) -> Run:
+        """The block's result.
+
+        Args:
+            blank: rows whose prompt is empty and left out.
+            one_product: whether the self-attention has one for queries, keys and values.
+            forward: of the block, compiled; None: as the project compiles it.
+        """
+        call, own = forward or compile_once(FORWARD), copy.deepcopy(self.block)
         if one_product:
             own.attn1.__dict__["forward"] = Joined(own.attn1).forward
-        prompts = torch.cat([torch.zeros_like(text), text])  # the empty prompt is zeros
-        processor = PromptAttention()
-        distinct = torch.tensor([0] * (rows // 2 - blank) + [1] * (rows // 2), device=device())
+        prompts = torch.cat([torch.zeros_like(self.text), self.text])  # the empty prompt is zeros
+        processor, half = PromptAttention(), self.rows // 2
+        distinct = torch.tensor([0] * (half - blank) + [1] * half, device=device())
         processor.set_prompts(own.attn2, prompts, distinct, blank)
         own.attn2.set_processor(processor)
-        return lambda: (forward(own, x, encoder_hidden_states=text),)
-
-    return {
-        "the empty prompt is left out": run(rows // 2),
-        "every row attends": run(0),
-        "queries, keys and values in one product": run(rows // 2, one_product=True),
-        "layer norms read their rows once": run(rows // 2, forward=in_one_pass),
-    }
+        return lambda: (call(own, self.x, encoder_hidden_states=self.text),)
 
 
 class Joined:

@@ -3,7 +3,7 @@ the compiler."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,22 +14,16 @@ from stages.families.unet.compiled import compile_once
 from stages.families.unet.lora.attention import GroupedAttention
 from stages.families.unet.lora.feed_forward import GatedFeedForward
 from stages.runtime.device import device
-from tests.bench.variants.timing import Run, compared
+from tests.bench.variants.timing import Run, by_options, compared
 
 VARIANTS = {  # whether W and B are one matrix, and whether the gradients of the gate's halves stay apart
     "separate products": (False, False),
     "gradients of the gate's halves apart": (False, True),
     "and W x + B A x in one product": (True, True),
 }
-TUNED = {  # options of the compiler, for one training
-    "as it is": {},
-    "products chosen by time": {"max_autotune_gemm": True},
-    "elementwise kernels chosen by time": {"coordinate_descent_tuning": True},
-    "independent elementwise kernels joined": {"combo_kernels": True},
-    "layer norms read their rows once": {"triton.multi_kernel": 2},
-}
 ROLES = {"attn1": {"qkv": 3, "out": 1}, "attn2": {"q": 1, "out": 1}}
 TOKENS, HEAD = 77, 64
+FORWARD = BasicTransformerBlock.forward
 
 
 def tables(widths: dict[int, int], rank: int, context: int, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
@@ -50,11 +44,11 @@ def tables(widths: dict[int, int], rank: int, context: int, dtype: torch.dtype) 
 
 
 def tuned(widths: dict[int, int], rank: int, context: int, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
-    """One table for each width; arguments as for `tables`."""
+    """One table for each width, of one training; arguments as for `tables`."""
     for width, length in widths.items():
-        title = f"The same by options of the compiler, {length} tokens of width {width}, 1 in a batch"
+        title = f"Training a transformer block by options of the compiler, {length} tokens of width {width}"
         one = Block(width, length, rank, context, 1, dtype, room=True, gated=True)
-        yield compared(title, {name: run(one, options) for name, options in TUNED.items()})
+        yield compared(title, {name: run(one, forward) for name, forward in by_options(FORWARD).items()})
 
 
 class Block:
@@ -110,15 +104,13 @@ class Block:
             self.places.append(place)
 
 
-def run(block: Block, options: Mapping[str, Any] | None = None) -> Run:
+def run(block: Block, forward: Callable[..., Tensor] | None = None) -> Run:
     """The gradients of everything that has one.
 
     Args:
-        options: of the compiler.
+        forward: of the block, compiled; None: as the project compiles it.
     """
-    forward = compile_once(BasicTransformerBlock.forward)
-    if options:
-        forward = torch.compile(BasicTransformerBlock.forward, dynamic=False, options=dict(options))
+    forward = forward or compile_once(FORWARD)
 
     def gradients() -> Sequence[Tensor]:
         for place in block.places:

@@ -12,7 +12,7 @@ from stages.tools.forecasting.cards import CHECKPOINT, COMPILE, FIRST, MERGE, ON
 from stages.tools.forecasting.forecast import summary
 from stages.tools.forecasting.workload import count
 from stages.training.checkpoints import SHARE
-from tests.bench.gpu.bench import ADDED_UP
+from tests.bench.gpu.bench import ADDED_UP, WHOLE
 
 FAST = {"dtype": "float16", "compile": True}
 
@@ -46,6 +46,14 @@ def test_the_benchmarks_own_task_is_predicted_within_15_percent(tmp_path, monkey
     assert predicted == pytest.approx(task + SHARE * 850 * seconds[STEP], rel=0.15)
     assert measured["date"] in calibration.source
     assert of_card(sdxl(batch=2), "h200").train.each > 1.5 * of_card(sdxl(), "h200").train.each
+
+
+@pytest.mark.parametrize("file", [path.name for path in RESULTS.glob("*.json") if WHOLE in path.read_text("utf-8")])
+def test_a_task_that_was_timed_from_end_to_end_is_predicted_within_15_percent(file):
+    measured = json.loads((RESULTS / file).read_text("utf-8"))
+    calibration = of_card(sdxl(), measured["card"])
+    predicted = 850 * calibration.train.each + 40 * calibration.sample.each
+    assert predicted == pytest.approx(measured["seconds"][WHOLE]["median"], rel=0.15)
 
 
 def results(folder, monkeypatch, *runs):
