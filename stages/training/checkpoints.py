@@ -20,7 +20,7 @@ from torch import Tensor
 
 from stages.files import artifact
 from stages.files.tensors import load_tensors, save
-from stages.runtime.faults import InputFault
+from stages.runtime.faults import InputFault, first_line
 
 log = logging.getLogger("palimpsest")
 STORED = 2  # the newest, and one more in case the newest is damaged
@@ -125,4 +125,13 @@ class Checkpoints:
 
 
 def _pinned(like: Mapping[str, tuple[torch.Size, torch.dtype]]) -> dict[str, Tensor]:
-    return {name: torch.empty(shape, dtype=dtype, pin_memory=True) for name, (shape, dtype) in like.items()}
+    """Buffers of these shapes: ordinary memory, which is slower to copy to, if the machine has not enough to pin."""
+
+    def empty(pin: bool) -> dict[str, Tensor]:
+        return {name: torch.empty(shape, dtype=dtype, pin_memory=pin) for name, (shape, dtype) in like.items()}
+
+    try:
+        return empty(True)
+    except RuntimeError as error:
+        log.warning("checkpoints keep the training waiting: no memory could be pinned (%s)", first_line(error))
+        return empty(False)

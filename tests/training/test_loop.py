@@ -179,6 +179,20 @@ def test_exact_kernels_are_used_in_training_alone_and_what_has_none_is_named(tmp
     assert torch.get_deterministic_debug_mode() == before
 
 
+def test_checkpoints_are_copied_to_ordinary_memory_where_none_can_be_pinned(monkeypatch, caplog):
+    empty = torch.empty
+
+    def refuses(*shape, pin_memory=False, **options):
+        if pin_memory:
+            raise RuntimeError("out of memory\nsearch for `cudaErrorMemoryAllocation'")
+        return empty(*shape, **options)
+
+    monkeypatch.setattr(torch, "empty", refuses)
+    (buffer,) = checkpoints._pinned({"a": (torch.Size([2, 3]), torch.float16)}).values()
+    assert (buffer.shape, buffer.dtype) == ((2, 3), torch.float16)
+    assert caplog.messages == ["checkpoints keep the training waiting: no memory could be pinned (out of memory)"]
+
+
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, whole):
     train(tmp_path / "run")
     newest = max((tmp_path / "run").glob("[0-9]*")) / "training.safetensors"
