@@ -3,6 +3,7 @@ time."""
 
 import json
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -250,6 +251,27 @@ def test_on_a_cpu_what_runs_a_kernel_is_counted_once():
         "_to_copy",
     )
     assert [kernels.runs_kernel(f"aten::{name}") for name in names] == [False] * 4 + [True] * 4
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_step_that_waits_for_the_device_is_reported(monkeypatch, waits):
+    """As torch reports it, in steps between two readings of the losses and not at the end."""
+    modes, faults = ["default"], []
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+
+    class Ours:
+        def train(self, steps, between):
+            for step in range(steps):
+                between(step)
+                if waits and modes[-1] == "error":
+                    raise RuntimeError("called a synchronizing CUDA operation\nat ...")
+            between(steps)
+
+    measured = training.Training(SimpleNamespace(notes=SimpleNamespace(fail=lambda *words: faults.append(words))))
+    measured.check_waiting(Ours())
+    assert faults == [("a step waits for the device", "called a synchronizing CUDA operation")] * waits
+    assert modes.count("error") == (1 if waits else 2)
+    assert modes[-1] == "default"
 
 
 @pytest.mark.slow

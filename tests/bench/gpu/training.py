@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -14,6 +14,7 @@ from stages.adapters.state import State
 from stages.core.family import families
 from stages.core.params import load
 from stages.core.runs import Run, TaskSequence
+from stages.runtime.faults import first_line
 from stages.runtime.seeds import generator, seed
 from stages.tools.forecasting.cards import CHECKPOINT, FIRST, ONCE
 from stages.training import task
@@ -78,6 +79,7 @@ class Ours:
         checkpoint_every: int = NEVER,
         number: int | None = None,
         stop: int | None = None,
+        between: Callable[[int], None] = lambda step: None,
     ) -> Trained:
         """Trains one task.
 
@@ -87,6 +89,7 @@ class Ours:
             checkpoint_every: steps.
             number: the seed; None: a new one, for which there is no checkpoint.
             stop: raises Stopped after so many steps.
+            between: called before the first step and after each, with the number of steps done.
         """
         sizes = {"rank": self.bench.rank, "alpha": float(self.bench.rank), "batch": 1, "steps": steps}
         schedule = {"schedule": "constant", "learning_rate": LEARNING_RATE, "checkpoint_every": checkpoint_every}
@@ -106,6 +109,7 @@ class Ours:
         after: dict[int, float] = {}
 
         def observe(step: int, _: Losses) -> None:
+            between(step)
             if step in marks:
                 wait()
                 after[step] = time.perf_counter()
@@ -154,6 +158,8 @@ class Training:
         bench.notes.print(
             f"  ours, first call: {short(first)} for {CHECKED} steps, including everything done only once"
         )
+        if bench.on_gpu:
+            self.check_waiting(ours)
         again = self.again(ours)
         bench.record(FIRST + bench.uncompiled, [max(first - again, 0.0)])
         self.checkpoint = ours.checkpoint()
@@ -164,6 +170,19 @@ class Training:
         bench.record(ONCE, ours.overheads, "once")
         bench.notes.print(f"  ours, once per task: {short(self.overhead)} (adapter, hashes, recording the step)")
         self.kernels(ours)
+
+    def check_waiting(self, ours: Ours) -> None:
+        """Takes steps in which the host may not wait for the device: losses are read less often."""
+
+        def watch(step: int) -> None:
+            torch.cuda.set_sync_debug_mode("error" if step in (CHECKED, CHECKED + 1) else "default")
+
+        try:
+            ours.train(2 * CHECKED, between=watch)
+        except RuntimeError as error:
+            self.bench.notes.fail("a step waits for the device", first_line(error))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
     def kernels(self, ours: Ours) -> None:
         """Prints the kernels of a step, by kind; they include those of what is done once per task."""
