@@ -1,6 +1,7 @@
 """The benchmarks run, and their peers agree, which each of them checks before timing."""
 
 import json
+import random
 import re
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import sys
 import pytest
 
 from tests.bench import first_hour, rehearsal, sampling, scoring, training
+from tests.bench.blocks import ratio
 from tests.bench.chains import checkpoints
 from tests.bench.gpu import page
 from tests.support.workspace import environment
@@ -19,6 +21,28 @@ def printed(*words: str) -> str:
     done = subprocess.run([sys.executable, "-m", *words], env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+@pytest.mark.parametrize(("rounds", "covered"), [(5, 0.93), (6, 0.96), (9, 0.96), (17, 0.95)])
+def test_the_interval_of_a_ratio_covers_it(rounds, covered):
+    """Of times with rare long ones, on a machine that is at times slower; binomial, so exact up to the draws."""
+    rng, hits, trials = random.Random(0), 0, 2000
+    for _ in range(trials):
+        drift = [rng.lognormvariate(0, 0.2) for _ in range(rounds)]
+        fast, slow = (
+            [factor * one * (1 + rng.expovariate(50) * rng.choice([1, 1, 1, 9])) for one in drift]
+            for factor in (1.0, 1.03)
+        )
+        middle, low, high = ratio(slow, fast)
+        assert low <= middle <= high
+        hits += low <= 1.03 <= high
+    assert hits / trials > covered - 0.015  # three standard errors of the simulation
+
+
+def test_what_slows_both_does_not_change_their_ratio():
+    fast = [1.0, 3.0, 1.5, 9.0, 1.0, 1.1, 1.2]
+    assert ratio([2 * one for one in fast], fast) == (2, 2, 2)
+    assert ratio([1.0], [2.0]) == (0.5, 0.5, 0.5)
 
 
 @pytest.fixture
