@@ -4,12 +4,9 @@ python -m tests.bench.chains.together [--rounds 9] [--steps 2] [--json FILE]
 
 The embedded base with the default study's training options: rank 16, four pictures a step. A step is all of it: the
 draws, the loss and its gradients, clipping, AdamW and the readings. Gradients are compared bit for bit before timing.
-Then, of one training, steps with checkpoints as often as they are due (at most a fiftieth of the time) against none,
-and with one in every step.
 
 Rounds alternate. Printed are the median time per step and training, and the ratio to one after another with its 95 %
-interval over rounds; of checkpoints, the ratio of the sums over all rounds. All of CPU time, since wall time is
-unreliable on a shared machine.
+interval over rounds. All of CPU time, since wall time is unreliable on a shared machine.
 """
 
 from __future__ import annotations
@@ -95,26 +92,6 @@ def compare(family: Family, made: Sequence[Prepared], rounds: int, steps: int) -
     return rows
 
 
-def checkpoints(one: Prepared, rounds: int, steps: int) -> list[list[str]]:
-    """Prints and returns what checkpoints cost: how often there is one, and the ratio to steps without."""
-
-    def run(due: Callable[[], bool]) -> None:
-        for _ in range(steps):
-            alone(one, 1)
-            if due():
-                one.training.save()
-        saved.wait()
-
-    saved, rows = one.training.checkpoints, []
-    for name, due in (("when due", lambda: saved.due), ("in every step", lambda: True)):
-        taken = interleaved({"none": lambda: run(lambda: False), name: lambda due=due: run(due)}, rounds)
-        more = sum(taken[name].cpu) / sum(taken["none"].cpu)
-        print(f"checkpoints {name:14} {more:.3f}x steps without")
-        rows.append([f"checkpoints {name}", f"{more:.3f}x"])
-    saved.close()
-    return rows
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("rounds", 9), ("steps", 2)):
@@ -129,18 +106,10 @@ def main() -> None:
         os.chdir(folder)
         made = trainings(params, max(COUNTS), Path(folder))
         rows = compare(params.family, made, args.rounds, args.steps)
-        more = checkpoints(made[0], args.rounds, PHOTOS * args.steps)
         os.chdir(root)
     if args.json:
-        together = ["", "CPU time of a step and training", "times faster"]
-        tables = [
-            {"caption": "Trainings in one batch, embedded base", "columns": together, "rows": rows},
-            {
-                "caption": "CPU time of a training against one without checkpoints",
-                "columns": ["", "ratio"],
-                "rows": more,
-            },
-        ]
+        columns = ["", "CPU time of a step and training", "times faster"]
+        tables = [{"caption": "Trainings in one batch, embedded base", "columns": columns, "rows": rows}]
         write_results(args.json, processor(), f"python -m tests.bench.chains.together --rounds {args.rounds}", tables)
 
 
