@@ -48,6 +48,7 @@ class Recorder:
         """Frees all graphs: while one is left, the pool keeps the memory of the others."""
         for graphs in self.users:
             graphs.clear()
+        self.memory = 0
 
     def record(self, function: Callable[[], None]) -> Callable[[], None]:
         """Warms up and records a function; neither changes the training state.
