@@ -40,10 +40,19 @@ def wait_for(what: Callable[[], Any], process: subprocess.Popen | None = None) -
 
 @contextmanager
 def command(folder: Path, *words: str, **env: str) -> Iterator[subprocess.Popen]:
-    """Runs a module in a workspace with its output in a log file; terminates it at the end."""
+    """Runs a module in a workspace with its output in a log file; terminates it at the end.
+
+    What Prefect leaves in the folder of temporary files if it is killed stays beside the workspace.
+    """
+    temporary = folder.with_name(f"{folder.name}-tmp")
+    temporary.mkdir(exist_ok=True)
     with (folder.parent / f"{folder.name}-{words[0]}.log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", *words], cwd=folder, env=environment() | QUICK | env, stdout=log, stderr=log
+            [sys.executable, "-m", *words],
+            cwd=folder,
+            env=environment() | QUICK | {"TMPDIR": str(temporary)} | env,
+            stdout=log,
+            stderr=log,
         )
     try:
         yield process
