@@ -9,6 +9,7 @@ import torch
 from stages.adapters.state import State
 from stages.adapters.storage import fingerprint, flat
 from stages.core.family import families
+from stages.core.params import load
 from stages.core.runs import Run
 from stages.core.spare import Spare, spare
 from stages.families.toy import Toy
@@ -16,6 +17,8 @@ from stages.runtime.faults import Preempted
 from stages.training import cuda_graph, kept, loop, step, task
 from stages.training.task import Inputs
 from tests.support import recorded
+from tests.support.run_study import run_all
+from tests.support.workspace import hashes, workspace
 from tests.training.test_options import CONCEPT, RUN, changed, params, project  # noqa: F401
 from tests.training.test_rehearsal import EARLIER, photos
 from tests.training.test_together import shaped
@@ -259,6 +262,22 @@ def test_a_family_that_is_dropped_takes_its_objects_with_it(study, graphs, monke
     families.get(study.base.name, dict(study.base.options))
     families.get(study.base.name, dict(study.base.options) | {"pixels": 2 * own.pixels})
     assert spare.take() is None
+
+
+@pytest.mark.slow
+def test_a_chain_in_one_process_has_the_same_files_with_graphs(graphs, tmp_path, monkeypatch):
+    """Between two trainings the same process merges, swaps states in the model, and samples with it."""
+    files, strategies = [], ["merge_init", "magmax", "rehearse_words"]
+    sizes = {"train": {"steps": STEPS, "batch": 2}, "sample": {"steps": 1, "images": 1, "plain": 0}}
+    for recordable in (False, True):
+        folder = workspace(tmp_path / str(recordable), 3, strategies=strategies, **sizes)
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(step, "recordable", lambda *_, answer=recordable: answer)
+        run_all(load(), "sample")
+        files.append(hashes(folder, "runs"))
+        spare.drop()
+    assert files[0] == files[1]
+    assert graphs.recorded == 2 + 3  # of seven trainings: those without rehearsal share theirs, and those with it
 
 
 def test_no_adapter_is_drawn_for_a_strategy_that_continues_the_last(study, monkeypatch):
