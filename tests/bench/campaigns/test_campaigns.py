@@ -3,6 +3,7 @@
 import argparse
 import random
 import sys
+import time
 
 import pytest
 
@@ -36,8 +37,14 @@ def test_hostile_input_is_read_or_refused(number):
     assert trial == fuzz.one(number, list(fuzz.SHARES))  # follows from the number alone
 
 
-def test_a_command_is_killed_after_a_time_or_a_number_of_stages(tmp_path):
-    code = "import time\nfor n in (1, 2): print(f'[{n}/3] s{n}: 1.0 s', flush=True)\ntime.sleep(600)"
+def test_a_command_is_killed_after_a_time_or_a_number_of_stages(tmp_path, monkeypatch):
+    code = (
+        "import os, time\nwhile not os.path.exists('go'): time.sleep(0.01)\n"
+        "for n in (1, 2): print(f'[{n}/3] s{n}: 1.0 s', flush=True)\ntime.sleep(600)"
+    )
+    sleep = time.sleep
+    # Not before it waits: what has ended by then does not count.
+    monkeypatch.setattr(time, "sleep", lambda seconds: ((tmp_path / "go").touch(), sleep(seconds)))
     command = kills.Command(tmp_path, (sys.executable, "-c", code))
     command.wait(600, 2)
     assert command.stages == 2
