@@ -13,6 +13,10 @@ from math import comb
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from stages.runtime.device import device
+
 
 @dataclass
 class Times:
@@ -88,8 +92,10 @@ def write_results(path: Path, card: str, command: str, tables: Sequence[Mapping[
     path.write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", "utf-8")
 
 
-def processor() -> str:
-    """The name of this machine's processor."""
+def card() -> str:
+    """The name of the GPU that benchmarks run on, or of this machine's processor."""
+    if device().type == "cuda":
+        return torch.cuda.get_device_name()
     lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"One core of {names[0]}" if names else "One core of a CPU"

@@ -37,7 +37,7 @@ class Operations(TorchDispatchMode):
         aliases = any(one.alias_info and not one.alias_info.is_write for one in returned)
         changes = function._schema.is_mutable
         if changes or not aliases:
-            results = [] if changes else [one for one in tree_leaves(result) if isinstance(one, Tensor)]
+            results = [] if changes else _tensors(result)
             self.calls.append((function, _held(args), _held(kwargs), [one.detach() for one in results]))
             self.own += self.calls[-1][3]
         return result
@@ -47,11 +47,15 @@ class Operations(TorchDispatchMode):
         """Runs them again in the same memory; afterwards all of their results are lost."""
         for function, args, kwargs, results in self.calls:
             again = function(*args, **kwargs)
-            for place, value in zip(results, [x for x in tree_leaves(again) if isinstance(x, Tensor)], strict=False):
+            for place, value in zip(results, _tensors(again) if results else [], strict=True):
                 place.copy_(value)
         for one in self.own:
             if one.is_floating_point():
                 one.fill_(torch.nan)
+
+
+def _tensors(result: Any) -> list[Tensor]:
+    return [one for one in tree_leaves(result) if isinstance(one, Tensor)]
 
 
 def _held(values: Any) -> Any:

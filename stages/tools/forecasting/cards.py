@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stages.core.family import families
 from stages.core.params import Params
 from stages.runtime.faults import ConfigFault, nearest
 from stages.tools.forecasting.calibration import Calibration
@@ -33,7 +34,6 @@ MEASURED: dict[str, object] = {  # by tests/bench/gpu, with one picture a step
     "train.rank": 64,
     "train.checkpointing": False,
 }
-DEFAULTS: dict[str, object] = {"dtype": "float32", "compile": False, "feed_forward_dtype": ""}  # of a family
 SPREAD = 1.1  # between two runs on the same card
 
 
@@ -96,9 +96,15 @@ def of_card(params: Params, name: str) -> Calibration:
 
 def _settings(params: Params) -> dict[str, object]:
     """The study's values of what MEASURED names."""
-    options = {f"base.options.{key}": params.base.options.get(key, value) for key, value in DEFAULTS.items()}
-    train = {"train.rank": params.train.rank, "train.checkpointing": params.train.checkpointing}
-    return {"base.name": params.base.name, "prepare.resolution": params.prepare.resolution} | options | train
+    fields = families.classes["sdxl"].model_fields
+    options = (key.removeprefix("base.options.") for key in MEASURED if key.startswith("base.options."))
+    return {
+        "base.name": params.base.name,
+        "prepare.resolution": params.prepare.resolution,
+        "train.rank": params.train.rank,
+        "train.checkpointing": params.train.checkpointing,
+        **{f"base.options.{key}": params.base.options.get(key, fields[key].default) for key in options},
+    }
 
 
 def _card(name: str) -> Card:

@@ -30,7 +30,7 @@ from stages.runtime.seeds import generator
 from stages.training.checkpoints import Checkpoints
 from stages.training.examples import Example, encode_examples
 from stages.training.loop import Training
-from tests.bench.blocks import interleaved, processor, ratio, short, write_results
+from tests.bench.blocks import card, interleaved, ratio, short, write_results
 from tests.bench.training import OPTIONS, PROMPT, any_picture, write_model
 
 EVERY = 10
@@ -125,7 +125,7 @@ def main() -> None:
         command = (
             f"python -m tests.bench.chains.checkpoints --rounds {args.rounds} --steps {args.steps} --rank {args.rank}"
         )
-        write_results(args.json, processor(), command, [table])
+        write_results(args.json, card(), command, [table])
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from stages.adapters.algebra import Adapter, Delta, fresh_adapter
 from stages.families.sdxl import Sdxl
 from stages.runtime.device import device
 from stages.runtime.seeds import generator
-from tests.bench.blocks import processor, write_results
+from tests.bench.blocks import card, write_results
 from tests.bench.training import write_model
 
 COUNTS = (1, 4, 16)
@@ -49,7 +49,7 @@ def main() -> None:
         table = {"caption": "Swap to a state of one adapter more, SDXL's 560 matrices at a hundredth of the width"}
         columns = ["adapters before", "way", "CPU time", "range"]
         command = f"python -m tests.bench.chains.swap --rounds {args.rounds}"
-        write_results(args.json, processor(), command, [{**table, "columns": columns, "rows": rows}])
+        write_results(args.json, card(), command, [{**table, "columns": columns, "rows": rows}])
 
 
 def compare(family: Sdxl, rounds: int) -> list[list[str]]:

@@ -29,7 +29,7 @@ from stages.tools.together.train import Group, be_at
 from stages.training.examples import Example, encode_examples
 from stages.training.loop import Training
 from stages.training.task import Prepared
-from tests.bench.blocks import interleaved, processor, ratio, short, write_results
+from tests.bench.blocks import card, interleaved, ratio, short, write_results
 
 COUNTS, PHOTOS = (2, 4, 8), 5
 
@@ -110,7 +110,7 @@ def main() -> None:
     if args.json:
         columns = ["", "CPU time of a step and training", "times faster"]
         tables = [{"caption": "Trainings in one batch, embedded base", "columns": columns, "rows": rows}]
-        write_results(args.json, processor(), f"python -m tests.bench.chains.together --rounds {args.rounds}", tables)
+        write_results(args.json, card(), f"python -m tests.bench.chains.together --rounds {args.rounds}", tables)
 
 
 if __name__ == "__main__":

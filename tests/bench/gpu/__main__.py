@@ -52,9 +52,19 @@ from diffusers.utils import logging as diffusers_logging
 from stages.adapters.algebra import Adapter, Delta, select
 from stages.core.spare import spare
 from stages.tools.forecasting.cards import MERGE
-from stages.training.checkpoints import SHARE
 from tests.bench.blocks import short
-from tests.bench.gpu.bench import ADDED_UP, CHECKPOINTS, COMPILED, PICTURES, TASK, WHOLE, Bench, free_memory, synced
+from tests.bench.gpu.bench import (
+    ADDED_UP,
+    CHECKPOINTS,
+    COMPILED,
+    PICTURES,
+    TASK,
+    WHOLE,
+    Bench,
+    free_memory,
+    synced,
+    task_parts,
+)
 from tests.bench.gpu.chains import Chains
 from tests.bench.gpu.exact import Exact
 from tests.bench.gpu.kernels import table
@@ -63,7 +73,7 @@ from tests.bench.gpu.sampling import COUNT, STEPS, Sampling
 from tests.bench.gpu.training import CHECKED, LIMITS, Training
 from tests.bench.gpu.training import Ours as Trainer
 
-PARTS = ("training", "swap", "sampling", "chains", "exact", "profile", "task")
+PARTS = ("training", "swap", "sampling", "chains", "exact", "profile")
 
 
 def machine(bench: Bench) -> None:
@@ -136,30 +146,25 @@ def copied(adapter: Adapter) -> Adapter:
     return Adapter(a, b, adapter.scale)
 
 
-def task(bench: Bench, training: Training, sampling: Sampling) -> None:
+def add_up(bench: Bench, training: Training, sampling: Sampling) -> None:
     """Adds up one task of the paper from its parts: ours with everything done once, the peers without."""
     ours, *loops = (seconds for name, seconds in training.steps.items() if "blocks not compiled" not in name)
     picture, reference, _, best = sampling.pictures.values()
-    parts = {
-        f"{TASK} steps": TASK * ours,
-        "overhead": training.overhead,
-        "checkpoints": min(CHECKPOINTS * training.checkpoint, SHARE * TASK * ours),
-        f"{PICTURES} pictures": PICTURES * picture,
-    }
+    parts = task_parts(ours, picture, training.overhead, training.checkpoint)
     warm = sum(parts.values())
     cold = warm + sampling.once
     bench.record(ADDED_UP, [warm])
     shares = ", ".join(f"{name} {short(seconds)}" for name, seconds in parts.items())
     bench.notes.print(f"one task: ours {short(warm)} ({shares}); the first in a process, with compiling: {short(cold)}")
     for name, loop, each in (("the reference", loops[0], reference), ("diffusers' best", min(loops[1:]), best)):
-        total = TASK * loop + PICTURES * each
+        total = sum(task_parts(loop, each).values())
         bench.notes.print(
             f"  {name}: {short(total)} without loading, checkpoints and saving, {total / warm:.2f}x ours, "
             f"{total / cold:.2f}x the first of ours"
         )
 
 
-def whole(bench: Bench, sampling: Sampling) -> None:
+def task(bench: Bench, sampling: Sampling) -> None:
     """Times one task of the paper from end to end, in a process that has compiled what it needs: its training with
     checkpoints, the swap to the sum with its adapter, and its pictures."""
     steps, batches, each = (TASK, PICTURES // COUNT, STEPS) if bench.full else (6, 2, 2)
@@ -213,16 +218,16 @@ def measure(bench: Bench) -> None:
         "chains": (0.75, chains.run),
         "exact": (0.8, Exact(bench).run),
         "profile": (0.85, lambda _: kernels(bench, training, sampling)),
-        "task": (1.0, lambda _: whole(bench, sampling)),
+        "task": (1.0, lambda _: task(bench, sampling)),
     }
     try:
         attempted(bench, "building the model", lambda: machine(bench))
         for name, (share, part) in parts.items():
-            if name in (only or PARTS[:-1]):
+            if name in (only or PARTS):
                 end = bench.deadline(1.0 if only else share)
                 attempted(bench, name, lambda part=part, end=end: part(end))  # type: ignore[misc]
         if training.steps and sampling.pictures and not bench.args.alone:
-            task(bench, training, sampling)
+            add_up(bench, training, sampling)
     except OutOfTime:
         bench.notes.fail("out of time", f"not everything was measured in {bench.args.seconds:g} s")
         return
@@ -250,7 +255,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", choices=["full", "hundredth"], default="full")
     parser.add_argument("--seconds", type=float, default=500, help="time limit")
     parser.add_argument("--blocks", type=int, default=5, help="of each comparison, at most; always at least one")
-    parser.add_argument("--only", choices=PARTS, nargs="+", help="these parts alone")
+    parser.add_argument("--only", choices=[*PARTS, "task"], nargs="+", help="these parts alone")
     parser.add_argument("--alone", action="store_true", help="ours without peers")
     parser.add_argument("--json", type=Path, help="a file for the results; docs/performance.md is made from such")
     parser.add_argument("--out", type=Path, help="a file for the output")

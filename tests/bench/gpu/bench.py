@@ -14,6 +14,7 @@ from stages.adapters.algebra import Adapter, fresh_adapter
 from stages.runtime.device import device
 from stages.runtime.device import free_memory as free_device_memory
 from stages.runtime.seeds import generator
+from stages.training.checkpoints import SHARE
 from tests.bench.blocks import ratio, short
 from tests.bench.gpu.notes import Notes
 from tests.bench.gpu.random_sdxl import Standin
@@ -24,6 +25,17 @@ ADDED_UP = f"one task of {TASK} steps and {PICTURES} pictures, added up from its
 WHOLE = f"task: {TASK} steps, a swap and {PICTURES} pictures, from end to end"
 PROMPT = "a photo of a sks owl"
 COMPILED: dict[str, bool | Literal["blocks"]] = {"whole": True, "blocks": "blocks", "none": False}  # in sampling
+
+
+def task_parts(step: float, picture: float, once: float = 0.0, checkpoint: float = 0.0) -> dict[str, float]:
+    """Seconds of each part of one task of the paper, from those of a step, a picture, what is done once per task, and a
+    checkpoint."""
+    return {
+        f"{TASK} steps": TASK * step,
+        "overhead": once,
+        "checkpoints": min(CHECKPOINTS * checkpoint, SHARE * TASK * step),
+        f"{PICTURES} pictures": PICTURES * picture,
+    }
 
 
 def wait() -> None:

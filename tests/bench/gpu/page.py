@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from stages.tools.forecasting.cards import CHECKPOINT, ONCE, PICTURE, STEP, newest
-from stages.training.checkpoints import SHARE
 from tests.bench.blocks import short
-from tests.bench.gpu.bench import ADDED_UP, CHECKPOINTS, PICTURES, TASK
+from tests.bench.gpu.bench import ADDED_UP, PICTURES, TASK, task_parts
 
 RESULTS, PAGE = Path("data/performance"), Path("docs/performance.md")
 HEAD = """# Performance
@@ -35,8 +34,9 @@ To measure a card: `python -m tests.bench.gpu --json data/performance/NAME.json`
 parts. What a study takes on a card below: `palimpsest forecast --card NAME`.
 """
 # The first word of a figure's name: what its table is about, and the figure that others are compared with.
-KINDS = {"step": ("A training step", STEP), "picture": ("A picture", PICTURE)}
-KINDS |= {
+KINDS = {
+    "step": ("A training step", STEP),
+    "picture": ("A picture", PICTURE),
     "task": ("A task from end to end", ""),
     "chains": ("A step of each of several trainings in one batch", ""),
     "": ("Once per state, task or process", ""),
@@ -84,12 +84,11 @@ def added_up(known: Mapping[str, float]) -> list[str]:
     """What one task of the paper takes by these seconds of its parts; nothing if ours are not all known."""
     if not known.keys() >= {STEP, ONCE, CHECKPOINT, PICTURE}:
         return []
-    saving = min(CHECKPOINTS * known[CHECKPOINT], SHARE * TASK * known[STEP])
-    ours = TASK * known[STEP] + known[ONCE] + saving + PICTURES * known[PICTURE]
+    ours = sum(task_parts(known[STEP], known[PICTURE], known[ONCE], known[CHECKPOINT]).values())
     rows = [["ours, with what is done once and checkpoints", short(ours), "1.00"]]
     for name, (step, picture) in OTHERS.items():
         if step in known and picture in known:
-            whole = TASK * known[step] + PICTURES * known[picture]
+            whole = sum(task_parts(known[step], known[picture]).values())
             rows.append([f"{name}, without loading and saving", short(whole), times(whole, ours)])
     title = (
         f"### A task of {TASK} steps and {PICTURES} pictures, added up from these figures and not measured as a whole"
@@ -133,7 +132,7 @@ def parts(command: str) -> str:
     """What a command measured: its parts, or its module."""
     only = re.search(r"--only ([a-z ]+)", command)
     module = command.split()[2].rpartition(".")[-1]
-    return ", ".join(only[1].split()) if only else {"gpu": "all parts"}.get(module, module)
+    return ", ".join(only[1].split()) if only else "all parts" if module == "gpu" else module
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

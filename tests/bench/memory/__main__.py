@@ -27,7 +27,7 @@ from stages.runtime.seeds import generator
 from stages.tools.profiles import PRESETS, presets
 from stages.training.examples import Material
 from stages.training.loop import Training
-from tests.bench.blocks import processor, write_results
+from tests.bench.blocks import card, write_results
 from tests.bench.gpu.random_sdxl import Standin
 
 PROMPT, STEPS, OTHERS = "a photo of a sks owl", 3, 1  # OTHERS: GiB
@@ -111,10 +111,9 @@ def main(words: Sequence[str] | None = None) -> int:
     args = parser.parse_args(words)
     rows = table(args.size)
     if args.json:
-        card = torch.cuda.get_device_name() if device().type == "cuda" else processor()
         columns = ["preset for a GPU of", "", "with so much memory, less a GiB", "at most"]
         results = {"caption": f"SDXL with the memory presets, {args.size} size", "columns": columns, "rows": rows}
-        write_results(args.json, card, f"python -m tests.bench.memory --size {args.size}", [results])
+        write_results(args.json, card(), f"python -m tests.bench.memory --size {args.size}", [results])
     return 0 if all(result == FITS for _, _, result, _ in rows) else 1
 
 

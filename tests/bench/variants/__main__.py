@@ -19,7 +19,7 @@ import torch._dynamo
 
 from stages.families.unet.compiled import SHAPES
 from stages.runtime.device import device
-from tests.bench.blocks import processor, write_results
+from tests.bench.blocks import card, write_results
 from tests.bench.variants import sampling, training
 
 PARTS = {"training": training, "sampling": sampling}
@@ -42,10 +42,9 @@ def main() -> None:
         make = PARTS[part].tuned if args.tuned else PARTS[part].tables
         made += make(widths, rank if part == "training" else rows, context, dtype)
     if args.json:
-        card = torch.cuda.get_device_name() if on_gpu else processor()
         only = ["--only", *args.only] if args.only != list(PARTS) else []
         words = ["python -m tests.bench.variants", *only, *(["--tuned"] if args.tuned else [])]
-        write_results(args.json, card, " ".join(words), made)
+        write_results(args.json, card(), " ".join(words), made)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from diffusers.models.attention import BasicTransformerBlock
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -15,10 +14,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from stages.families.unet.compiled import compile_once
 from stages.families.unet.prompts import PromptAttention
 from stages.runtime.device import device
-from tests.bench.variants.timing import Run, by_options, compared
+from tests.bench.variants.block import FORWARD, HEAD, TOKENS, by_options, new_block
+from tests.bench.variants.timing import Run, compared
 
-TOKENS, HEAD = 77, 64
-FORWARD = BasicTransformerBlock.forward
 BACKENDS = {"cuDNN": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION}
 
 
@@ -52,17 +50,14 @@ def tuned(widths: dict[int, int], rows: int, context: int, dtype: torch.dtype) -
         for width, length in widths.items():
             title = f"Sampling by options of the compiler, {rows} rows of {length} tokens of width {width}"
             block = Block(width, length, rows, context, dtype)
-            ways = by_options(FORWARD)
-            yield compared(title, {name: block.run(rows // 2, forward=forward) for name, forward in ways.items()})
+            yield compared(title, {name: block.run(rows // 2, forward=way) for name, way in by_options().items()})
 
 
 class Block:
     """A block and its input, of the same random numbers in every variant."""
 
     def __init__(self, width: int, length: int, rows: int, context: int, dtype: torch.dtype) -> None:
-        torch.manual_seed(0)
-        block = BasicTransformerBlock(width, width // HEAD, HEAD, cross_attention_dim=context)
-        self.block, self.rows = block.to(device(), dtype).requires_grad_(False).eval(), rows
+        self.block, self.rows = new_block(width, context, dtype).eval(), rows
         shapes = (rows, length, width), (1, TOKENS, context)
         self.x, self.text = (torch.randn(shape, device=device(), dtype=dtype) for shape in shapes)
 

@@ -15,20 +15,8 @@ from tests.bench.blocks import ratio
 from tests.bench.gpu.bench import synced
 
 LIMITS = {torch.float16: 5e-3, torch.float32: 1e-4}  # of the difference of results, relative to their size
-OPTIONS = {  # of the compiler
-    "as it is": {},
-    "products chosen by time": {"max_autotune_gemm": True},
-    "elementwise kernels chosen by time": {"coordinate_descent_tuning": True},
-    "independent elementwise kernels joined": {"combo_kernels": True},
-    "layer norms read their rows once": {"triton.multi_kernel": 2},  # a kernel holds up to 16384 numbers
-}
 BLOCKS, REPEATS = 7, 10
 Run = Callable[[], Sequence[Tensor]]
-
-
-def by_options(function: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
-    """The function compiled with each of OPTIONS."""
-    return {name: torch.compile(function, dynamic=False, options=options) for name, options in OPTIONS.items()}
 
 
 def compared(what: str, variants: Mapping[str, Run], of: float = 1.0) -> dict[str, Any]:

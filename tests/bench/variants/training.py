@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from diffusers.models.attention import BasicTransformerBlock
 from torch import Tensor
 
 from stages.families.unet.compiled import compile_once
 from stages.families.unet.lora.attention import GroupedAttention
 from stages.families.unet.lora.feed_forward import GatedFeedForward
 from stages.runtime.device import device
-from tests.bench.variants.timing import Run, by_options, compared
+from tests.bench.variants.block import FORWARD, TOKENS, by_options, new_block
+from tests.bench.variants.timing import Run, compared
 
 VARIANTS = {  # whether W and B are one matrix, and whether the gradients of the gate's halves stay apart
     "separate products": (False, False),
@@ -22,8 +22,6 @@ VARIANTS = {  # whether W and B are one matrix, and whether the gradients of the
     "and W x + B A x in one product": (True, True),
 }
 ROLES = {"attn1": {"qkv": 3, "out": 1}, "attn2": {"q": 1, "out": 1}}
-TOKENS, HEAD = 77, 64
-FORWARD = BasicTransformerBlock.forward
 
 
 def tables(widths: dict[int, int], rank: int, context: int, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
@@ -48,7 +46,7 @@ def tuned(widths: dict[int, int], rank: int, context: int, dtype: torch.dtype) -
     for width, length in widths.items():
         title = f"Training a transformer block by options of the compiler, {length} tokens of width {width}"
         one = Block(width, length, rank, context, 1, dtype, room=True, gated=True)
-        yield compared(title, {name: run(one, forward) for name, forward in by_options(FORWARD).items()})
+        yield compared(title, {name: run(one, forward) for name, forward in by_options().items()})
 
 
 class Block:
@@ -57,10 +55,8 @@ class Block:
     def __init__(
         self, width: int, length: int, rank: int, context: int, chains: int, dtype: torch.dtype, room: bool, gated: bool
     ) -> None:
-        torch.manual_seed(0)
         self.options: Any = {"device": device(), "dtype": dtype}
-        block = BasicTransformerBlock(width, width // HEAD, HEAD, cross_attention_dim=context)
-        self.block = block.to(**self.options).requires_grad_(False)
+        self.block = new_block(width, context, dtype)
         self.chains, self.rank, self.leaves = chains, rank, list[Tensor]()
         self.places = list[Callable[[], None]]()  # each writes a B beside its W, as `Grouped.begin` does
         for name, roles in ROLES.items():
