@@ -60,6 +60,8 @@ class Steps:
 
 def counted(family: Standin) -> tuple[StepStats, Counts]:
     """Loss and gradient of the first step, and the kernels of a later one by kind."""
+    if family.compile:
+        family.pipeline.unet.to(memory_format=torch.channels_last)  # as on a GPU
     steps = Steps(family)
     steps(0)
     (first,) = steps.descent.read()

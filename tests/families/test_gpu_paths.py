@@ -1,21 +1,15 @@
-"""What a training on a GPU computes otherwise, tried on a CPU: sums in one product, compiled blocks, pinned copies."""
+"""What a training on a GPU computes otherwise, tried on a CPU: sums in one product, pinned copies."""
 # ruff: noqa: F811 - fixtures of another file
 
-import os
 from types import SimpleNamespace
 
 import pytest
 import torch
-from diffusers.models.activations import GEGLU
-from diffusers.models.attention import BasicTransformerBlock
-from torch._dynamo.utils import counters
 
 from stages.adapters import transfer
 from stages.adapters.algebra import Delta
-from stages.families.unet import compiled
 from stages.families.unet.lora import attention, grouped
 from stages.families.unet.lora.attention import Adapted
-from stages.families.unet.lora.feed_forward import GatedFeedForward
 from tests.families.test_learner import (  # noqa: F401
     OPTIONS,
     ROWS,
@@ -102,93 +96,6 @@ def test_one_product_without_the_adapter_is_the_frozen_model(family, encodings, 
     learner.family.shift(learner.frozen)
     learner._install()
     torch.testing.assert_close(learner.answer(inputs), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_the_gated_feed_forward_has_the_gradient_of_diffusers():
-    torch.manual_seed(0)
-    plain, x = GEGLU(8, 12).requires_grad_(False), torch.randn(2, 5, 8, requires_grad=True)
-    ours = GatedFeedForward(plain).forward
-    assert torch.equal(ours(x), plain(x))
-    weight = torch.randn(2, 5, 12)
-    (expected,), (found,) = (torch.autograd.grad((function(x) * weight).sum(), x) for function in (plain, ours))
-    torch.testing.assert_close(found, expected)
-    assert torch.autograd.gradcheck(GatedFeedForward(plain.double()).forward, (x.detach().double().requires_grad_(),))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("one_product", [False, True])
-def test_compiled_blocks_agree_and_are_compiled_once_for_each_shape(family, encodings, monkeypatch, one_product):
-    """Without torch's code generator only group norms are computed otherwise."""
-    monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
-    plain = trained(family, encodings)
-    monkeypatch.setattr(grouped, "in_one_product", lambda *_: one_product)
-    fast = family.model_copy(update={"compile": True})
-    counters.clear()
-    agree(trained(fast, encodings), plain, 1e-5, 1e-3)
-    graphs = counters["stats"]["unique_graphs"]
-    places = [
-        part for part in compiled._parts() for module in family.pipeline.unet.modules() if isinstance(module, part.kind)
-    ]
-    assert 0 < graphs < len(places)
-    assert not counters["graph_break"]
-    trained(fast, encodings, frozen=given(family).delta)
-    assert counters["stats"]["unique_graphs"] == graphs
-    family.shift(Delta())
-    replaced = {"forward"} | {part.method for part in compiled._parts()}
-    assert not any(replaced & module.__dict__.keys() for module in family.pipeline.unet.modules())
-
-
-def test_compiled_code_is_cached_in_the_home_unless_another_folder_is_set(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
-    compiled.use_cache()
-    folder = tmp_path / "palimpsest" / "compiled"
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(folder)
-    assert folder.stat().st_mode & 0o777 == 0o700
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/elsewhere")
-    compiled.use_cache()
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/elsewhere"
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/none")
-    compiled.use_cache()
-    assert not os.environ["TORCHINDUCTOR_CACHE_DIR"]
-
-
-@pytest.mark.slow
-def test_the_cache_tells_functions_with_other_gradients_apart(tmp_path, monkeypatch):
-    """Code with a gradient of its own is cached by what it computes, not by its name."""
-
-    def compiled_with(factor: float) -> float:
-        class Scaled(torch.autograd.Function):
-            @staticmethod
-            def forward(ctx, x):
-                return x * 2
-
-            @staticmethod
-            def backward(ctx, gradient):
-                return gradient * factor
-
-        torch._dynamo.reset()
-        x = torch.ones(3, requires_grad=True)
-        compiled.compile_once(lambda x: Scaled.apply(x).sin())(x).sum().backward()
-        return float(x.grad[0] / torch.cos(torch.tensor(2.0)))
-
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    counters.clear()
-    assert [round(compiled_with(factor), 4) for factor in (2.0, 3.0, 2.0)] == [2.0, 3.0, 2.0]
-    cached = {name: count for name, count in counters["aot_autograd"].items() if name.startswith("autograd_cache")}
-    assert cached == {"autograd_cache_miss": 2, "autograd_cache_saved": 2, "autograd_cache_hit": 1}
-
-
-@pytest.mark.parametrize("option", [{"layers": "peft"}, {"checkpointing": True}])
-def test_only_grouped_layers_without_checkpointing_are_compiled(family, option):
-    fast = family.model_copy(update={"compile": True})
-    fast.learner(None, given(family), OPTIONS.model_copy(update=option))
-    blocks = [one for one in family.pipeline.unet.modules() if isinstance(one, BasicTransformerBlock)]
-    assert not any("forward" in block.__dict__ for block in blocks)
-    fast.learner(None, given(family), OPTIONS)
-    assert all("forward" in block.__dict__ for block in blocks)
-    family.shift(Delta())
 
 
 @pytest.mark.parametrize("fixed_a", [False, True])

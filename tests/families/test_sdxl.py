@@ -12,8 +12,8 @@ from stages.adapters.algebra import Adapter, Delta, fresh_adapter
 from stages.core.family import Row
 from stages.core.params import Train
 from stages.families.sdxl import Sdxl
-from stages.families.unet import compiled
-from stages.families.unet.compiled import compile_once
+from stages.families.unet.compiled import blocks
+from stages.families.unet.compiled.blocks import compile_once
 from stages.runtime.faults import MachineFault
 from stages.runtime.seeds import generator
 from stages.training.step import Descent
@@ -49,7 +49,7 @@ def test_a_state_is_swapped_without_recompiling_or_reading_files(how, shallow_st
     standin = shallow_standin
     path = shutil.copytree(standin.path, tmp_path / "sdxl", copy_function=os.link)
     counter, noise = CompileCounter(), torch.randn((2, 4, 8, 8), generator=generator("noise"))
-    monkeypatch.setattr(compiled, "BACKEND", counter)
+    monkeypatch.setattr(blocks, "BACKEND", counter)
     family, plain = (
         Sdxl(path=str(place), revision=standin.revision, pixels=64, compile=fast)
         for place, fast in ((path, how), (standin.path, False))
@@ -63,8 +63,8 @@ def test_a_state_is_swapped_without_recompiling_or_reading_files(how, shallow_st
         frames = counter.frame_count - before
         if len(sampled) > 1:
             assert not frames
-        else:  # the UNet as a whole; or each shape of transformer blocks, of what is around them, and of convolutions
-            assert frames == (1 if how is True else 2 + 2 * 2 + 13)
+        else:  # the whole UNet; or each shape of transformer blocks, what is around them, convolutions, the last norm
+            assert frames == (1 if how is True else 2 + 2 * 2 + 13 + 1)
         assert not any("forward" in block.__dict__ for block in family.pipeline.unet.modules())
         shutil.rmtree(path, ignore_errors=True)
         a_step_of_training(family)
@@ -79,7 +79,7 @@ def test_a_failure_to_compile_is_reported_in_one_line(monkeypatch):
     def lacking(graph, inputs):
         raise OSError("no compiler in this place\nand a page about it")
 
-    monkeypatch.setattr(compiled, "BACKEND", lacking)
+    monkeypatch.setattr(blocks, "BACKEND", lacking)
     with pytest.raises(
         MachineFault, match=r"^base\.options\.compile: torch\.compile .*: no compiler in this place\. Set it to false"
     ):

@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from stages.families.unet.compiled import compile_once, compiled_blocks
+from stages.families.unet.compiled.blocks import compile_once, compiled_blocks
 from stages.families.unet.pipeline import signal_at
 from stages.families.unet.prompts import PromptAttention, Prompts, is_plain
 from stages.runtime.faults import InputFault
@@ -98,11 +98,11 @@ class Denoiser:
         self.unet, self.schedule = unet, schedule
         self.prompt_attentions: dict[str, PromptAttention] = {}
         self.model: Callable[..., Any] = compile_once(unet) if compiled is True else unet
-        self.by_block = compiled == "blocks"
+        self.compiled = bool(compiled)
         # Training encodes with the autoencoder as it is, so another number format needs a copy.
         self.vae: Any = vae if decoding == vae.dtype else copy.deepcopy(vae).to(decoding)
         # torch's own kernel of a group norm leaves most of a GPU idle where one picture is decoded at a time.
-        self.compiled_decoder = bool(compiled) and unet.device.type == "cuda"
+        self.compiled_decoder = self.compiled and unet.device.type == "cuda"
         if self.compiled_decoder:
             self.vae.decoder.to(memory_format=torch.channels_last)
 
@@ -157,7 +157,7 @@ class Denoiser:
             Latents [n, channels, height, width], float32.
         """
         x: Tensor = batch.noise * batch.scheduler.init_noise_sigma
-        blocks = compiled_blocks(self.unet) if self.by_block else nullcontext()
+        blocks = compiled_blocks(self.unet) if self.compiled else nullcontext()
         with blocks, self._fixed_prompts(batch) as processors:
             for step, t in enumerate(batch.scheduler.timesteps):
                 if batch.guidance > 1 and step == batch.guided_steps:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from stages.adapters.algebra import Adapter, Delta
 from stages.core.family import Encodings, Learner, Row, TrainingOptions
-from stages.families.unet.compiled import compile_blocks
+from stages.families.unet.compiled.blocks import compile_blocks
 from stages.families.unet.lora.grouped import Grouped
 from stages.families.unet.lora.layers import Layers, PerMatrix
 from stages.families.unet.names import part_of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,6 +20,17 @@ OPTIONS = {
     "independent elementwise kernels joined": {"combo_kernels": True},
     "layer norms read their rows once": {"triton.multi_kernel": 2},  # a kernel holds up to 16384 numbers
 }
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is computed."""
+
+    widths: dict[int, int]  # of transformer blocks -> number of tokens
+    context: int  # width of the prompts
+    rank: int  # of adapters
+    rows: int  # pictures in sampling, half of them with a prompt
+    maps: dict[str, tuple[int, int, int]]  # blocks of convolutions: rows, channels, and pixels of a side
 
 
 def new_block(width: int, context: int, dtype: torch.dtype) -> Any:

@@ -11,28 +11,22 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from stages.families.unet.compiled import compile_once
+from stages.families.unet.compiled.blocks import compile_once
 from stages.families.unet.prompts import PromptAttention
 from stages.runtime.device import device
-from tests.bench.variants.block import FORWARD, HEAD, TOKENS, by_options, new_block
+from tests.bench.variants.block import FORWARD, HEAD, TOKENS, Sizes, by_options, new_block
 from tests.bench.variants.timing import Run, compared
 
 BACKENDS = {"cuDNN": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION}
 
 
-def tables(widths: dict[int, int], rows: int, context: int, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
-    """One table for each width; on a GPU another for the kernels of attention.
-
-    Args:
-        widths: width -> number of tokens.
-        rows: pictures, half of them with a prompt.
-        context: width of the prompts.
-        dtype: of everything.
-    """
+def tables(sizes: Sizes, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
+    """One table for each width; on a GPU another for the kernels of attention."""
+    rows = sizes.rows
     with torch.inference_mode():
-        for width, length in widths.items():
+        for width, length in sizes.widths.items():
             title = f"Sampling through a transformer block, {rows} rows of {length} tokens of width {width}"
-            block = Block(width, length, rows, context, dtype)
+            block = Block(width, length, rows, sizes.context, dtype)
             variants = {
                 "the empty prompt is left out": block.run(rows // 2),
                 "every row attends": block.run(0),
@@ -44,12 +38,13 @@ def tables(widths: dict[int, int], rows: int, context: int, dtype: torch.dtype) 
                 yield compared(title, dict(attentions(width, length, rows, dtype)))
 
 
-def tuned(widths: dict[int, int], rows: int, context: int, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
-    """One table for each width; arguments as for `tables`."""
+def tuned(sizes: Sizes, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
+    """One table for each width."""
+    rows = sizes.rows
     with torch.inference_mode():
-        for width, length in widths.items():
+        for width, length in sizes.widths.items():
             title = f"Sampling by options of the compiler, {rows} rows of {length} tokens of width {width}"
-            block = Block(width, length, rows, context, dtype)
+            block = Block(width, length, rows, sizes.context, dtype)
             yield compared(title, {name: block.run(rows // 2, forward=way) for name, way in by_options().items()})
 
 

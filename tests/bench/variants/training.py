@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stages.families.unet.compiled import compile_once
+from stages.families.unet.compiled.blocks import compile_once
+from stages.families.unet.compiled.feed_forward import GatedFeedForward
 from stages.families.unet.lora.attention import GroupedAttention
-from stages.families.unet.lora.feed_forward import GatedFeedForward
 from stages.runtime.device import device
-from tests.bench.variants.block import FORWARD, TOKENS, by_options, new_block
+from tests.bench.variants.block import FORWARD, TOKENS, Sizes, by_options, new_block
 from tests.bench.variants.timing import Run, compared
 
 VARIANTS = {  # whether W and B are one matrix, and whether the gradients of the gate's halves stay apart
@@ -24,28 +24,21 @@ VARIANTS = {  # whether W and B are one matrix, and whether the gradients of the
 ROLES = {"attn1": {"qkv": 3, "out": 1}, "attn2": {"q": 1, "out": 1}}
 
 
-def tables(widths: dict[int, int], rank: int, context: int, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
-    """One table for each width and number of trainings in a batch.
-
-    Args:
-        widths: width -> number of tokens.
-        rank: of the adapters.
-        context: width of the prompts.
-        dtype: of the frozen weights and activations.
-    """
-    for width, length in widths.items():
+def tables(sizes: Sizes, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
+    """One table for each width and number of trainings in a batch."""
+    for width, length in sizes.widths.items():
         for chains in (1, 4):
             title = f"Training a transformer block, {length} tokens of width {width}, {chains} in a batch, each"
-            sizes = (width, length, rank, context, chains)
-            runs = {name: run(Block(*sizes, dtype, room, gated)) for name, (room, gated) in VARIANTS.items()}
+            given = (width, length, sizes.rank, sizes.context, chains)
+            runs = {name: run(Block(*given, dtype, room, gated)) for name, (room, gated) in VARIANTS.items()}
             yield compared(title, runs, chains)
 
 
-def tuned(widths: dict[int, int], rank: int, context: int, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
-    """One table for each width, of one training; arguments as for `tables`."""
-    for width, length in widths.items():
+def tuned(sizes: Sizes, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
+    """One table for each width, of one training."""
+    for width, length in sizes.widths.items():
         title = f"Training a transformer block by options of the compiler, {length} tokens of width {width}"
-        one = Block(width, length, rank, context, 1, dtype, room=True, gated=True)
+        one = Block(width, length, sizes.rank, sizes.context, 1, dtype, room=True, gated=True)
         yield compared(title, {name: run(one, forward) for name, forward in by_options().items()})
 
 

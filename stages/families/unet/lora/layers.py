@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from stages.adapters.algebra import Adapter
 from stages.core.family import Encodings
-from stages.families.unet.compiled import restore_blocks
+from stages.families.unet.compiled.blocks import restore_blocks
 from stages.families.unet.lora.groups import attentions_of
 
 

@@ -5,7 +5,8 @@ stays as it is: on a GPU the compiled kernels are recorded in the same CUDA grap
 products become one kernel, which rounds otherwise than the kernels that it replaces.
 
 In sampling the whole UNet gives the fewest kernels and takes minutes to compile. Its blocks alone are compiled once per
-shape: SDXL's 70 transformer blocks, the layers around them and 17 blocks of convolutions are 19 graphs.
+shape: SDXL's 70 transformer blocks, the layers around them, 17 blocks of convolutions and the last norm are 20 graphs.
+Group norms inside them are computed as `group_norm.py` does it.
 
 Compiled code is cached on disk by content. It is loaded as code, so the cache is in the user's home and not in a
 project, which may be somebody else's.
@@ -17,14 +18,15 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from stages.families.unet.lora.feed_forward import GatedFeedForward
+from stages.families.unet.compiled.feed_forward import GatedFeedForward
+from stages.families.unet.compiled.group_norm import group_norm
 from stages.runtime.faults import MachineFault
 
 BACKEND = "inductor"
@@ -81,7 +83,7 @@ def compile_blocks(model: nn.Module, training: bool = False) -> None:
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, SHAPES)
     for module, part in _places(model):
         if part.function:
-            module.__dict__[part.method] = partial(_compiled(part, BACKEND), module)
+            module.__dict__[part.method] = Replaced(module, part.function, _compiled(part, BACKEND)).call
         elif training:
             module.__dict__[part.method] = GatedFeedForward(module).forward
 
@@ -112,6 +114,19 @@ class Part:
     function: Callable[..., Any] | None
 
 
+@dataclass(frozen=True)
+class Replaced:
+    """A method of one module. Code that calls it depends on no object's identity, since it is a method of an object."""
+
+    module: nn.Module
+    function: Callable[..., Any]
+    compiled: Callable[..., Any]
+
+    def call(self, *args: Any, **options: Any) -> Any:
+        inside = torch.compiler.is_compiling()  # of another function, whose code this becomes part of
+        return (self.function if inside else self.compiled)(self.module, *args, **options)
+
+
 @cache
 def _compiled(part: Part, _: str) -> Callable[..., Any]:
     assert part.function
@@ -135,23 +150,11 @@ def _parts() -> tuple[Part, ...]:
     return (
         Part(BasicTransformerBlock, "forward", BasicTransformerBlock.forward),
         Part(ResnetBlock2D, "forward", ResnetBlock2D.forward),
-        Part(Transformer2DModel, before, _to_rows),
+        Part(Transformer2DModel, before, Transformer2DModel._operate_on_continuous_inputs),
         Part(Transformer2DModel, after, _to_pixels),
+        Part(nn.GroupNorm, "forward", group_norm),
         Part(GEGLU, "forward", None),
     )
-
-
-def _to_rows(self: Any, hidden_states: Tensor) -> tuple[Tensor, int]:
-    """As diffusers' method, except that the group norm leaves the channels of a pixel side by side, as its projection
-    reads them; torch's own writes one channel after another."""
-    if not self.use_linear_projection:
-        unchanged: tuple[Tensor, int] = type(self)._operate_on_continuous_inputs(self, hidden_states)
-        return unchanged
-    norm, (batch, channels, height, width) = self.norm, hidden_states.shape
-    rows = hidden_states.permute(0, 2, 3, 1).reshape(batch, height * width, norm.num_groups, -1).float()
-    variance, mean = torch.var_mean(rows, (1, 3), unbiased=False, keepdim=True)
-    normal = ((rows - mean) * torch.rsqrt(variance + norm.eps)).flatten(2) * norm.weight + norm.bias
-    return self.proj_in(normal.to(hidden_states.dtype)), channels
 
 
 def _to_pixels(
