@@ -109,9 +109,9 @@ def test_the_cache_tells_functions_with_other_gradients_apart(tmp_path, monkeypa
 
 @pytest.mark.parametrize("option", [{"layers": "peft"}, {"checkpointing": True}])
 def test_only_grouped_layers_without_checkpointing_are_compiled(family, option):
+    blocks = [one for one in family.pipeline.unet.modules() if isinstance(one, BasicTransformerBlock)]
     fast = family.model_copy(update={"compile": True})
     fast.learner(None, given(family), OPTIONS.model_copy(update=option))
-    blocks = [one for one in family.pipeline.unet.modules() if isinstance(one, BasicTransformerBlock)]
     assert not any("forward" in block.__dict__ for block in blocks)
     fast.learner(None, given(family), OPTIONS)
     assert all("forward" in block.__dict__ for block in blocks)
