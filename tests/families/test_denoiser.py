@@ -237,8 +237,8 @@ def test_the_decoder_in_another_number_format_is_a_copy(family):
         family.pipeline.unet, family.pipeline.vae, family.pipeline.scheduler.config, False, torch.bfloat16
     )
     latents = noise_of(family)
-    rounded, finite = denoiser._pixels(latents)
-    exact, _ = family.denoiser._pixels(latents)
+    rounded, finite = denoiser.pixels(latents)
+    exact, _ = family.denoiser.pixels(latents)
     assert bool(finite)
     assert family.pipeline.vae.dtype == torch.float32
     difference = (rounded.float() - exact.float()).abs()

@@ -199,7 +199,7 @@ class Denoiser:
     def _decode_stream(self) -> torch.cuda.Stream:
         return torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
-    def _pixels(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+    def pixels(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Decodes latents to bytes [n, height, width, 3], and whether all were finite before rounding."""
         scale = 2 ** (len(self.vae.config.block_out_channels) - 1)
         each = max(1, DECODED_AT_ONCE // (latents[0, 0].numel() * scale**2))
@@ -216,7 +216,7 @@ class Denoiser:
     def _start_decoding(self, latents: Tensor) -> Callable[[], list[Image.Image]]:
         """Starts to decode on a side stream; the function that is returned waits for the pictures."""
         if latents.device.type != "cuda":
-            decoded = self._pixels(latents)
+            decoded = self.pixels(latents)
             return lambda: self._images(*decoded)
         stream = self._decode_stream
         stream.wait_stream(torch.cuda.current_stream())
@@ -224,7 +224,7 @@ class Denoiser:
             latents.record_stream(stream)
             pixels, finite = (
                 torch.empty(value.shape, dtype=value.dtype, pin_memory=True).copy_(value, non_blocking=True)
-                for value in self._pixels(latents)
+                for value in self.pixels(latents)
             )
             done = stream.record_event()
 

@@ -109,6 +109,10 @@ class Bench:
         bandwidth = 2 * source.numel() / copying / 1e12
         self.notes.print(f"roofline: {self.speed:.3g} TFLOP/s in {dtype} at {size}^3, {bandwidth:.3g} TB/s copying")
 
+    def at_peak(self, tera: Mapping[str, float]) -> dict[str, float]:
+        """Seconds that TFLOP, by kind of kernel, take at the measured peak; none unless in full size."""
+        return {kind: each / self.speed for kind, each in tera.items()} if self.full else {}
+
     def target(self, what: str) -> str:
         if not self.full:
             return ""

@@ -59,10 +59,9 @@ class Chains:
                 ratio = medians["1"] / each
                 bench.notes.print(f"  {count} in a batch: {short(each)} a step and training, {ratio:.2f}x of one")
             most = max(counts)
-            floor = STEP / bench.speed if bench.full else 0.0
             what = f"a step of one of {most} trainings in a batch"
             count = (1 + profiled) * most  # with the step that is not timed
-            table(bench.notes, what, lambda: timed(groups[most], profiled), count, floor)
+            table(bench.notes, what, lambda: timed(groups[most], profiled), count, bench.at_peak(STEP))
             for one in made:
                 one.training.checkpoints.close()
         free_memory()

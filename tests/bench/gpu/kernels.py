@@ -94,7 +94,9 @@ def _only_calls_others(operation: Any) -> bool:
     return not torch._C._dispatch_has_kernel(name) or torch._C._dispatch_has_kernel_for_dispatch_key(name, composite)
 
 
-def table(notes: Notes, what: str, work: Callable[[], object], count: int, floor: float = 0.0) -> dict[str, Any]:
+def table(
+    notes: Notes, what: str, work: Callable[[], object], count: int, at_peak: Mapping[str, float] | None = None
+) -> dict[str, Any]:
     """Prints and returns the kernels of some work by kind, and prints the longest ones by name.
 
     Args:
@@ -102,22 +104,26 @@ def table(notes: Notes, what: str, work: Callable[[], object], count: int, floor
         what: the work's name, as `training`.
         work: what is profiled.
         count: units of work in it, as steps; times are per unit.
-        floor: seconds that a unit's arithmetic takes at the measured peak; its share is printed, unless 0.
+        at_peak: seconds that a unit's arithmetic takes at the measured peak, by kind; their shares are printed.
     """
     events = profiled(work)
     kinds = by_category(events)
     total = sum(seconds for seconds, _ in kinds.values()) or 1e-9
-    share = f", the floor is {floor * count / total:.0%} of it" if floor else ""
+    floors = {kind: seconds * count for kind, seconds in (at_peak or {}).items()}
+    share = f", the floor is {sum(floors.values()) / total:.0%} of it" if floors else ""
     launches = sum(number for _, number in kinds.values())
     notes.print(f"  {what}: {1e3 * total / count:.2f} ms of kernels each in {launches / count:.0f} launches{share}")
     for kind, (seconds, number) in kinds.items():
-        notes.print(
-            f"    {kind:12} {seconds / total:6.1%} {1e3 * seconds / count:9.3f} ms {number / count:8.0f} launches"
-        )
+        peak = f", {floors[kind] / seconds:.0%} of the peak" if kind in floors and seconds else ""
+        each = f"{1e3 * seconds / count:9.3f} ms {number / count:8.0f} launches"
+        notes.print(f"    {kind:12} {seconds / total:6.1%} {each}{peak}")
     for name, (seconds, number) in sorted(events.items(), key=lambda event: -event[1][0])[:LONGEST]:
         notes.print(f"      {1e3 * seconds / count:9.3f} ms {number / count:8.1f} x {name[:90]}")
     rows = {kind: {"ms": 1e3 * s / count, "launches": n / count, "share": s / total} for kind, (s, n) in kinds.items()}
+    for kind, floor in floors.items():
+        if kinds.get(kind, (0.0, 0))[0]:
+            rows[kind]["of_peak"] = floor / kinds[kind][0]
     notes.facts.setdefault("kernels", {})[what] = rows
-    if floor:
-        notes.facts.setdefault("floors", {})[what] = floor * count / total
+    if floors:
+        notes.facts.setdefault("floors", {})[what] = sum(floors.values()) / total
     return rows

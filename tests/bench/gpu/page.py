@@ -119,13 +119,18 @@ def section(result: Mapping[str, Any]) -> str:
     rows = [figure(name, result) for name in result.get("seconds", {})]
     lines += table(["", "time", "target", "blocks"], rows) if rows else []
     for what, kinds in result.get("kernels", {}).items():
-        rows = [[k, f"{row['share']:.0%}", f"{row['ms']:.2f}", f"{row['launches']:.0f}"] for k, row in kinds.items()]
+        rows = [kernels(kind, row) for kind, row in kinds.items()]
         floor = result.get("floors", {}).get(what)
         least = f"; at the card's peak its arithmetic would take {floor:.0%} of their time" if floor else ""
-        lines += ["", f"Kernels of {what}{least}:", *table(["kind", "share", "ms", "launches"], rows)]
+        lines += ["", f"Kernels of {what}{least}:", *table(["kind", "share", "ms", "launches", "of the peak"], rows)]
     for counts in result.get("tables", []):
         lines += ["", f"{counts['caption']}:", *table(counts["columns"], counts["rows"])]
     return "\n".join(lines) + "\n"
+
+
+def kernels(kind: str, row: Mapping[str, float]) -> list[str]:
+    peak = f"{row['of_peak']:.0%}" if "of_peak" in row else ""
+    return [kind, f"{row['share']:.0%}", f"{row['ms']:.2f}", f"{row['launches']:.0f}", peak]
 
 
 def parts(command: str) -> str:

@@ -22,8 +22,10 @@ from tests.bench.gpu.peers import BEST, COMPILED, REFERENCE, Way, images, pipeli
 from tests.bench.gpu.training import Ours as Trainer
 
 # TFLOP of a pass of the UNet, of decoding, and of a picture of so many steps with guidance.
-PASS, DECODING, STEPS = 6.761, 10.47, 50
-PICTURE = 2 * STEPS * PASS + DECODING
+PASS = {"product": 4.354, "convolution": 1.623, "attention": 0.784}
+DECODING = {"product": 0.034, "convolution": 9.886, "attention": 0.55}
+STEPS = 50
+PICTURE = 2 * STEPS * sum(PASS.values()) + sum(DECODING.values())
 COUNT = 8  # pictures at a time: one prompt's noises
 CHECKED = 4  # steps of the pictures that are compared before timing
 # Limits of the mean difference of pixels, relative to that between two noises. Another order of sums gives 1e-4.
@@ -34,7 +36,7 @@ WAYS = {  # settings, pictures at a time, and the steps of the short and the lon
     "diffusers, bfloat16, eight at a time": (BEST, BEST.batch, (2, 8)),
 }
 EXTRA = {"diffusers, whole UNet compiled": (COMPILED, COMPILED.batch, (2, 8))}
-PROFILED = "two steps of eight pictures, and their decoding"
+PROFILED, DECODED = "two steps of eight pictures, and their decoding", "the decoding of eight pictures"
 Draw = Callable[[int], list[Image.Image]]  # samples pictures with so many steps
 
 
@@ -66,8 +68,13 @@ class Sampling:
 
     def kernels(self) -> None:
         """Prints the kernels of two steps and of decoding, by kind."""
-        floor = COUNT * (2 * 2 * PASS + DECODING) / self.bench.speed if self.bench.full else 0.0
-        table(self.bench.notes, PROFILED, lambda: self.ours(2), 1, floor)
+        bench, denoiser = self.bench, self.bench.family.denoiser
+        both = {kind: COUNT * (2 * 2 * PASS[kind] + tera) for kind, tera in DECODING.items()}
+        table(bench.notes, PROFILED, lambda: self.ours(2), 1, bench.at_peak(both))
+        latents = self.noise.to(denoiser.unet.device)
+        eight = bench.at_peak({kind: COUNT * tera for kind, tera in DECODING.items()})
+        with torch.inference_mode():
+            table(bench.notes, DECODED, lambda: denoiser.pixels(latents), 1, eight)
 
     def extra(self, end: float) -> None:
         self.prepare()

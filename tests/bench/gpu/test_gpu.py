@@ -274,17 +274,31 @@ def test_a_step_that_waits_for_the_device_is_reported(monkeypatch, waits):
     assert modes[-1] == "default"
 
 
+def test_the_share_of_the_peak_is_shown_for_each_kind_with_arithmetic(monkeypatch, capsys):
+    """Two units that took 8 ms of products and 2 of copies, and would take 2 and 1 ms each at the peak."""
+    monkeypatch.setattr(kernels, "profiled", lambda work: {"aten::mm": (8e-3, 4), "memcpy": (2e-3, 2)})
+    own = notes.Notes()
+    rows = kernels.table(own, "work", lambda: None, 2, {"product": 2e-3, "attention": 1e-3})
+    assert rows["product"] == pytest.approx({"ms": 4, "launches": 2, "share": 0.8, "of_peak": 0.5})
+    assert "of_peak" not in rows["copy"]
+    assert own.facts["floors"] == {"work": pytest.approx(0.6)}
+    assert "the floor is 60% of it" in (printed := capsys.readouterr().out)
+    assert "launches, 50% of the peak" in printed
+    facts = {"card": "Card", "date": "today", "command": "python -m tests.bench.gpu", "versions": {}, **own.facts}
+    assert "| product | 80% | 4.00 | 2 | 50% |" in page.section(facts)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize(
     ("part", "figures", "tables"),
     [
         ("swap", {"swap: one adapter more", cards.MERGE}, {"a swap to one adapter more", "a merge by magnitude"}),
-        ("sampling", {"picture: ours, float32, eight at a time", cards.COMPILE}, {sampling.PROFILED}),
+        ("sampling", {"picture: ours, float32, eight at a time", cards.COMPILE}, {sampling.PROFILED, sampling.DECODED}),
         ("chains", {"chains: 2"}, {"a step of one of 2 trainings in a batch"}),
         ("exact", {"step: ours, with exact kernels", "step: ours, with the fastest kernels"}, set()),
         ("task", {full.WHOLE}, set()),
-        ("profile", set(), {"a training step", sampling.PROFILED}),
+        ("profile", set(), {"a training step", sampling.PROFILED, sampling.DECODED}),
     ],
 )
 def test_one_part_alone_and_its_results_as_json(tmp_path, capsys, part, figures, tables):
