@@ -54,6 +54,7 @@ def test_a_state_is_swapped_without_recompiling_or_reading_files(how, shallow_st
         Sdxl(path=str(place), revision=standin.revision, pixels=64, compile=fast)
         for place, fast in ((path, how), (standin.path, False))
     )
+    family.pipeline.unet.to(memory_format=torch.channels_last)  # as on a GPU
     prompts, states = family.encode_prompts(PROMPTS), [given(family, word).delta for word in ("one", "two")]
     sampled: list[np.ndarray] = []
     for state in [*states, states[0]]:
