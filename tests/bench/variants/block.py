@@ -8,17 +8,22 @@ from typing import Any
 
 import torch
 from diffusers.models.attention import BasicTransformerBlock
+from torch._inductor import config
+from torch._inductor.choices import InductorChoices
+from torch._inductor.virtualized import V
 
+from stages.families.unet.compiled.choices import use_choices
 from stages.runtime.device import device
 
 TOKENS, HEAD = 77, 64
 FORWARD = BasicTransformerBlock.forward
+TORCHS = "sums as torch chooses"
 OPTIONS = {
     "as it is": {},
     "products chosen by time": {"max_autotune_gemm": True},
     "elementwise kernels chosen by time": {"coordinate_descent_tuning": True},
     "independent elementwise kernels joined": {"combo_kernels": True},
-    "layer norms read their rows once": {"triton.multi_kernel": 2},  # a kernel holds up to 16384 numbers
+    TORCHS: {"triton.multi_kernel": 0},  # the default, by which the two compilations differ
 }
 
 
@@ -46,6 +51,16 @@ def new_block(width: int, context: int, dtype: torch.dtype) -> Any:
     return block.to(device(), dtype).requires_grad_(False)
 
 
-def by_options() -> dict[str, Callable[..., Any]]:
-    """The block's forward pass compiled with each of OPTIONS."""
-    return {name: torch.compile(FORWARD, dynamic=False, options=options) for name, options in OPTIONS.items()}
+def by_options(function: Callable[..., Any] = FORWARD) -> dict[str, Callable[..., Any]]:
+    """A function compiled with each of OPTIONS; sums of numbers side by side as the project chooses, but for TORCHS."""
+    use_choices()
+    ways = {name: torch.compile(function, dynamic=False, options=options) for name, options in OPTIONS.items()}
+    return {**ways, TORCHS: as_torch_chooses(ways[TORCHS])}
+
+
+def as_torch_chooses(compiled: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any, **options: Any) -> Any:
+        with config.patch(inductor_choices_class=None), V.set_choices_handler(InductorChoices()):
+            return compiled(*args, **options)
+
+    return call

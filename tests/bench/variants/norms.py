@@ -14,7 +14,7 @@ from torch import Tensor
 from stages.families.unet.compiled.blocks import compile_once
 from stages.families.unet.compiled.group_norm import group_norm
 from stages.runtime.device import device
-from tests.bench.variants.block import OPTIONS, Sizes
+from tests.bench.variants.block import Sizes, by_options
 from tests.bench.variants.timing import Run, compared
 
 TRAINING = "Training"
@@ -33,10 +33,7 @@ def tuned(sizes: Sizes, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
     """One table for each block."""
     for what, shape in sizes.maps.items():
         block = Block(*shape, dtype, with_gradient=what.startswith(TRAINING))
-        ways = {
-            name: torch.compile(ResnetBlock2D.forward, dynamic=False, options=options)
-            for name, options in OPTIONS.items()
-        }
+        ways = by_options(ResnetBlock2D.forward)
         yield compared(
             f"{_title(what, shape)}, by options of the compiler",
             {name: block.run(True, forward) for name, forward in ways.items()},

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from stages.families.unet.compiled.blocks import compile_once
 from stages.families.unet.prompts import PromptAttention
 from stages.runtime.device import device
-from tests.bench.variants.block import FORWARD, HEAD, TOKENS, Sizes, by_options, new_block
+from tests.bench.variants.block import FORWARD, HEAD, TOKENS, TORCHS, Sizes, by_options, new_block
 from tests.bench.variants.timing import Run, compared
 
 BACKENDS = {"cuDNN": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION}
@@ -31,6 +31,7 @@ def tables(sizes: Sizes, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
                 "the empty prompt is left out": block.run(rows // 2),
                 "every row attends": block.run(0),
                 "queries, keys and values in one product": block.run(rows // 2, one_product=True),
+                TORCHS: block.run(rows // 2, forward=by_options()[TORCHS]),
             }
             yield compared(title, variants)
             if device().type == "cuda":

@@ -42,7 +42,10 @@ def compile_once(function: Callable[..., Any]) -> Callable[..., Any]:
     from torch._dynamo.exc import BackendCompilerFailed
     from torch._functorch import config
 
+    from stages.families.unet.compiled.choices import use_choices
+
     use_cache()
+    use_choices()
     with suppress(AttributeError):  # a torch that always or never caches what has a gradient of its own
         config.autograd_cache_allow_custom_autograd_functions = True
     compiled = torch.compile(function, dynamic=False, backend=BACKEND)

@@ -32,51 +32,52 @@ class Normalised(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-        mean, variance = moments(_rows(x, groups))
-        spread = torch.rsqrt(variance + eps)
+        mean, variance = moments(_rows(x), groups)
+        spread, channels = torch.rsqrt(variance + eps), x.shape[1]
         ctx.save_for_backward(x, weight, mean, spread)
-        scale = _by_channel(spread, x) * _by_channel(weight, x)
-        return _as(x.dtype, x * scale + (_by_channel(bias, x) - _by_channel(mean, x) * scale))
+        scale = _of_channels(spread, channels) * weight
+        shift = bias - _of_channels(mean, channels) * scale
+        return _as(x.dtype, x * _stored(scale, x) + _stored(shift, x))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,), (x, weight, mean, spread) = gradients, ctx.saved_tensors
-        groups, each = mean.shape[1], x[0].numel() // mean.shape[1]
-        by_group = weight.view(groups, -1)
-        of_shift, of_scale = (
-            _sum(_rows(one, groups), by_group)
-            for one in (gradient.to(mean.dtype), gradient * (x - _by_channel(mean, x)))
-        )
+        channels, each = x.shape[1], x[0].numel() // mean.shape[1]
+        apart = x - _stored(_of_channels(mean, channels), x)
+        sums = (_sums(_rows(one)) * weight for one in (gradient.to(mean.dtype), gradient * apart))
+        of_shift, of_scale = (one.view(*mean.shape, -1).sum(-1) for one in sums)
         slope = of_scale * spread**3 / each
         offset = of_shift * spread / each - mean * slope
-        scale = _by_channel(spread, x) * _by_channel(weight, x)
-        of_x = gradient * scale - x * _by_channel(slope, x) - _by_channel(offset, x)
-        return _as(x.dtype, of_x), None, None, None, None
+        scale = _of_channels(spread, channels) * weight
+        of_x = gradient * _stored(scale, x) - x * _stored(_of_channels(slope, channels), x)
+        return _as(x.dtype, of_x - _stored(_of_channels(offset, channels), x)), None, None, None, None
 
 
-def moments(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each group, [n, groups], of rows [n, pixels, groups, channels of each].
+def moments(rows: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each group, [n, groups], of rows [n, pixels, channels].
 
     The sums are of the differences to the group's mean in a few pixels and of their squares: a mean far from zero takes
     no digits from the variance, and rows are read once.
     """
-    count, precise = rows.shape[1] * rows.shape[3], torch.promote_types(rows.dtype, torch.float32)
-    near = rows[:, :FEW].to(precise).mean((1, 3))
-    apart = rows.to(precise) - near[:, None, :, None]
-    first, second = (_sum(one) / count for one in (apart, apart * apart))
+    n, pixels, channels = rows.shape
+    each, precise = pixels * channels // groups, torch.promote_types(rows.dtype, torch.float32)
+    near = rows[:, :FEW].reshape(n, -1, groups, channels // groups).to(precise).mean((1, 3))
+    apart = rows.to(precise) - _of_channels(near, channels)[:, None]
+    first, second = (_sums(one).view(n, groups, -1).sum(-1) / each for one in (apart, apart * apart))
     return near + first, (second - first * first).clamp_min(0)
 
 
-def _sum(rows: Tensor, weight: float | Tensor = 1.0) -> Tensor:
-    """The sum of each group, [n, groups], of rows [n, pixels, groups, channels of each] times a weight of the channel:
-    first over some pixels, which gives all threads of a GPU work."""
-    n, pixels, groups, each = rows.shape
-    return (weight * rows.reshape(n, -1, math.gcd(pixels, SOME), groups, each).sum(2)).sum((1, 3))
+def _sums(rows: Tensor) -> Tensor:
+    """The sums of the channels, [n, channels], of rows [n, pixels, channels]: first over some pixels, which gives all
+    threads of a GPU work."""
+    n, pixels, channels = rows.shape
+    some = math.gcd(pixels, SOME)
+    return rows.reshape(-1, some, channels).sum(1).view(n, -1, channels).sum(1)
 
 
-def _rows(x: Tensor, groups: int) -> Tensor:
-    """[n, channels, ...] as [n, pixels, groups, channels of each]."""
-    return x.flatten(2).mT.reshape(len(x), -1, groups, x.shape[1] // groups)
+def _rows(x: Tensor) -> Tensor:
+    """[n, channels, ...] as [n, pixels, channels]."""
+    return x.flatten(2).mT
 
 
 def _as(dtype: torch.dtype, result: Tensor) -> Tensor:
@@ -84,9 +85,15 @@ def _as(dtype: torch.dtype, result: Tensor) -> Tensor:
     return result if result.dtype == dtype else result.to(dtype)
 
 
-def _by_channel(values: Tensor, x: Tensor) -> Tensor:
-    """Values of all groups [n, groups] or of all channels [channels] in a shape in which they multiply x."""
-    channels, dimensions = x.shape[1], (1,) * (x.ndim - 2)
-    if values.ndim == 1:
-        return values.view(channels, *dimensions)
-    return values[..., None].expand(-1, -1, channels // values.shape[1]).reshape(-1, channels, *dimensions)
+def _of_channels(values: Tensor, channels: int) -> Tensor:
+    """Values of groups, [n, groups], for each channel, [n, channels]."""
+    return values[..., None].expand(-1, -1, channels // values.shape[1]).flatten(1)
+
+
+def _stored(values: Tensor, x: Tensor) -> Tensor:
+    """Values [n, channels] in a shape in which they multiply x.
+
+    `as_strided` makes torch's code generator write them to memory. Otherwise it computes them anew for each number of
+    x, which on a GPU takes longer than to read x.
+    """
+    return values.as_strided(values.shape, values.stride()).view(*values.shape, *(1,) * (x.ndim - 2))
