@@ -22,7 +22,8 @@ def norm_of(channels: int, groups: int, dtype: torch.dtype = torch.float64) -> n
 @pytest.fixture(autouse=True)
 def few_pixels_at_once(monkeypatch):
     """So that small pictures are added in parts, too."""
-    monkeypatch.setattr(module, "SOME", 4)
+    monkeypatch.setattr(module, "SOME", (4, 2))
+    monkeypatch.setattr(module, "SUMS", 8)
 
 
 SIDE = st.integers(2, 6)

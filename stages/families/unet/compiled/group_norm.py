@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 FEW = 8  # pixels
-SOME = 128  # pixels
+SOME = 512, 256, 128  # pixels
+SUMS = 1 << 14  # of some pixels: work for all of a GPU
 
 
 def group_norm(norm: nn.GroupNorm, x: Tensor) -> Tensor:
@@ -68,11 +69,13 @@ def moments(rows: Tensor, groups: int) -> tuple[Tensor, Tensor]:
 
 
 def _sums(rows: Tensor) -> Tensor:
-    """The sums of the channels, [n, channels], of rows [n, pixels, channels]: first over some pixels, which gives all
-    threads of a GPU work."""
+    """The sums of the channels, [n, channels], of rows [n, pixels, channels]: first of each channel over some pixels.
+
+    Over many, because threads add up at the end; over fewer if otherwise some of a GPU's processors had nothing to do.
+    """
     n, pixels, channels = rows.shape
-    some = math.gcd(pixels, SOME)
-    return rows.reshape(-1, some, channels).sum(1).view(n, -1, channels).sum(1)
+    some = next((some for some in SOME if rows.numel() >= some * SUMS), SOME[-1])
+    return rows.reshape(-1, math.gcd(pixels, some), channels).sum(1).view(n, -1, channels).sum(1)
 
 
 def _rows(x: Tensor) -> Tensor:
