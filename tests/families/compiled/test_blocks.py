@@ -81,32 +81,6 @@ def test_compiled_code_is_cached_in_the_home_unless_another_folder_is_set(tmp_pa
     assert not os.environ["TORCHINDUCTOR_CACHE_DIR"]
 
 
-@pytest.mark.slow
-def test_the_cache_tells_functions_with_other_gradients_apart(tmp_path, monkeypatch):
-    """Code with a gradient of its own is cached by what it computes, not by its name."""
-
-    def compiled_with(factor: float) -> float:
-        class Scaled(torch.autograd.Function):
-            @staticmethod
-            def forward(ctx, x):
-                return x * 2
-
-            @staticmethod
-            def backward(ctx, gradient):
-                return gradient * factor
-
-        torch._dynamo.reset()
-        x = torch.ones(3, requires_grad=True)
-        blocks.compile_once(lambda x: Scaled.apply(x).sin())(x).sum().backward()
-        return float(x.grad[0] / torch.cos(torch.tensor(2.0)))
-
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    counters.clear()
-    assert [round(compiled_with(factor), 4) for factor in (2.0, 3.0, 2.0)] == [2.0, 3.0, 2.0]
-    cached = {name: count for name, count in counters["aot_autograd"].items() if name.startswith("autograd_cache")}
-    assert cached == {"autograd_cache_miss": 2, "autograd_cache_saved": 2, "autograd_cache_hit": 1}
-
-
 @pytest.mark.parametrize("option", [{"layers": "peft"}, {"checkpointing": True}])
 def test_only_grouped_layers_without_checkpointing_are_compiled(family, option):
     blocks = [one for one in family.pipeline.unet.modules() if isinstance(one, BasicTransformerBlock)]

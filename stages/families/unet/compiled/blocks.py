@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from stages.families.unet.compiled.feed_forward import GatedFeedForward
 from stages.families.unet.compiled.group_norm import group_norm
+from stages.families.unet.compiled.own_gradients import use_own_gradients
 from stages.runtime.faults import MachineFault
 
 BACKEND = "inductor"
@@ -40,14 +41,12 @@ def compile_once(function: Callable[..., Any]) -> Callable[..., Any]:
         A function of the same arguments. It raises MachineFault if it cannot be compiled.
     """
     from torch._dynamo.exc import BackendCompilerFailed
-    from torch._functorch import config
 
     from stages.families.unet.compiled.choices import use_choices
 
     use_cache()
     use_choices()
-    with suppress(AttributeError):  # a torch that always or never caches what has a gradient of its own
-        config.autograd_cache_allow_custom_autograd_functions = True
+    use_own_gradients()
     compiled = torch.compile(function, dynamic=False, backend=BACKEND)
 
     def call(*args: Any, **options: Any) -> Any:

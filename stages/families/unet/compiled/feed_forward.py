@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from stages.families.unet.compiled.own_gradients import own_gradient
+
 
 class GatedFeedForward:
     """Replaces the `forward` of diffusers' GEGLU while it is trained through; its weights stay frozen."""
@@ -16,12 +18,18 @@ class GatedFeedForward:
         self.projection = gated.proj
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        result: Tensor = Gated.apply(hidden_states, self.projection.weight, self.projection.bias)
-        return result
+        return gated(hidden_states, self.projection.weight, self.projection.bias)
+
+
+@own_gradient
+def gated(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """h * gelu(g) with (h, g) = W x + b and frozen W and b."""
+    result: Tensor = Gated.apply(x, weight, bias)
+    return result
 
 
 class Gated(torch.autograd.Function):
-    """h * gelu(g), whose backward pass never puts the gradients of h and g into one matrix.
+    """`gated`, whose backward pass never puts the gradients of h and g into one matrix.
 
     Torch's code generator computes such a matrix entry by entry, and both halves for each; here one kernel writes two
     matrices, and each is multiplied by its half of W.

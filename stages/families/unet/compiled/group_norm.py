@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stages.families.unet.compiled.own_gradients import own_gradient
+
 FEW = 8  # pixels
 SOME = 512, 256, 128  # pixels
 SUMS = 1 << 14  # of some pixels: work for all of a GPU
@@ -24,12 +26,18 @@ def group_norm(norm: nn.GroupNorm, x: Tensor) -> Tensor:
     where the module's weights are trained."""
     if norm.weight is None or norm.weight.requires_grad or not x.flatten(2).mT.is_contiguous():
         return functional.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
-    result: Tensor = Normalised.apply(x, norm.weight, norm.bias, norm.num_groups, norm.eps)
+    return normalised(x, norm.weight, norm.bias, norm.num_groups, norm.eps)
+
+
+@own_gradient
+def normalised(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+    """Group norm with frozen weights."""
+    result: Tensor = Normalised.apply(x, weight, bias, groups, eps)
     return result
 
 
 class Normalised(torch.autograd.Function):
-    """Group norm with frozen weights. Backward it reads x and the gradient of y, and saves nothing of their size."""
+    """`normalised`. Backward it reads x and the gradient of y, and saves nothing of their size."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from stages.families.unet.compiled.own_gradients import own_gradient
+
 ALIGNED = 16  # bytes: where rows of matrices begin that a GPU's fast kernels read
 
 
@@ -38,6 +40,13 @@ def scaled(x: Tensor, scale: float) -> Tensor:
 def by_role(x: Tensor, each: int) -> Tensor:
     """[chains, rows, each x n] as [each x chains, rows, n]: one product per matrix and chain."""
     return x.view(*x.shape[:2], each, -1).permute(2, 0, 1, 3).flatten(0, 1)
+
+
+@own_gradient
+def adapted(x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float) -> Tensor:
+    """W x + scale B A x of one input and several matrices; the arguments are those of `Adapted.forward`."""
+    result: Tensor = Adapted.apply(x, weight, bias, down, up, scale)
+    return result
 
 
 class Adapted(torch.autograd.Function):
@@ -121,7 +130,7 @@ class GroupedAttention:
         trained, weight = self.trained[role], self.frozen[role]
         if trained and self.room:
             down, up, scale = trained
-            whole: Tensor = Adapted.apply(x, weight, bias, down, up, scale)
+            whole = adapted(x, weight, bias, down, up, scale)
             return whole.view(x.shape[0] * x.shape[1], each, -1).transpose(0, 1)
         fixed = affine(x, weight[..., : x.shape[-1]], bias)
         if trained is None:
