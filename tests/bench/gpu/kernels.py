@@ -110,19 +110,19 @@ def table(
     kinds = by_category(events)
     total = sum(seconds for seconds, _ in kinds.values()) or 1e-9
     floors = {kind: seconds * count for kind, seconds in (at_peak or {}).items()}
+    peaks = {kind: floors[kind] / seconds for kind, (seconds, _) in kinds.items() if kind in floors and seconds}
     share = f", the floor is {sum(floors.values()) / total:.0%} of it" if floors else ""
     launches = sum(number for _, number in kinds.values())
     notes.print(f"  {what}: {1e3 * total / count:.2f} ms of kernels each in {launches / count:.0f} launches{share}")
     for kind, (seconds, number) in kinds.items():
-        peak = f", {floors[kind] / seconds:.0%} of the peak" if kind in floors and seconds else ""
+        peak = f", {peaks[kind]:.0%} of the peak" if kind in peaks else ""
         each = f"{1e3 * seconds / count:9.3f} ms {number / count:8.0f} launches"
         notes.print(f"    {kind:12} {seconds / total:6.1%} {each}{peak}")
     for name, (seconds, number) in sorted(events.items(), key=lambda event: -event[1][0])[:LONGEST]:
         notes.print(f"      {1e3 * seconds / count:9.3f} ms {number / count:8.1f} x {name[:90]}")
     rows = {kind: {"ms": 1e3 * s / count, "launches": n / count, "share": s / total} for kind, (s, n) in kinds.items()}
-    for kind, floor in floors.items():
-        if kinds.get(kind, (0.0, 0))[0]:
-            rows[kind]["of_peak"] = floor / kinds[kind][0]
+    for kind, reached in peaks.items():
+        rows[kind]["of_peak"] = reached
     notes.facts.setdefault("kernels", {})[what] = rows
     if floors:
         notes.facts.setdefault("floors", {})[what] = sum(floors.values()) / total

@@ -129,6 +129,7 @@ def section(result: Mapping[str, Any]) -> str:
 
 
 def kernels(kind: str, row: Mapping[str, float]) -> list[str]:
+    """The row of a kernel table; the last cell is empty if the work's arithmetic of this kind is not known."""
     peak = f"{row['of_peak']:.0%}" if "of_peak" in row else ""
     return [kind, f"{row['share']:.0%}", f"{row['ms']:.2f}", f"{row['launches']:.0f}", peak]
 

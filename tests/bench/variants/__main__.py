@@ -31,20 +31,20 @@ SIZES = {
         context=2048,
         rank=64,
         rows=16,
-        maps={
-            "Sampling": (16, 320, 128),
-            "Sampling, small": (16, 1280, 32),
-            "Decoding": (1, 128, 1024),
-            "Training": (1, 320, 128),
-            "Training, small": (1, 1280, 32),
-        },
+        maps=(
+            ("Sampling", 16, 320, 128),
+            ("Sampling", 16, 1280, 32),
+            ("Decoding", 1, 128, 1024),
+            ("Training", 1, 320, 128),
+            ("Training", 1, 1280, 32),
+        ),
     ),
     "hundredth": Sizes(
         widths={128: 16},
         context=64,
         rank=8,
         rows=4,
-        maps={"Sampling": (4, 32, 16), "Training": (1, 32, 16)},
+        maps=(("Sampling", 4, 32, 16), ("Training", 1, 32, 16)),
     ),
 }
 

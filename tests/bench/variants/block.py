@@ -35,7 +35,7 @@ class Sizes:
     context: int  # width of the prompts
     rank: int  # of adapters
     rows: int  # pictures in sampling, half of them with a prompt
-    maps: dict[str, tuple[int, int, int]]  # blocks of convolutions: rows, channels, and pixels of a side
+    maps: tuple[tuple[str, int, int, int], ...]  # blocks of convolutions: use, rows, channels, and pixels of a side
 
 
 def new_block(width: int, context: int, dtype: torch.dtype) -> Any:

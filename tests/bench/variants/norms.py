@@ -23,26 +23,25 @@ TIME = 1280  # numbers that encode the time of a step
 
 def tables(sizes: Sizes, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
     """One table for each block."""
-    for what, shape in sizes.maps.items():
-        block = Block(*shape, dtype, with_gradient=what.startswith(TRAINING))
+    for use, *shape in sizes.maps:
+        block = Block(*shape, dtype, with_gradient=use == TRAINING)
         variants = {"torch's group norm": block.run(False), "channels side by side": block.run(True)}
-        yield compared(_title(what, shape), variants)
+        yield compared(_title(use, *shape), variants)
 
 
 def tuned(sizes: Sizes, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
     """One table for each block."""
-    for what, shape in sizes.maps.items():
-        block = Block(*shape, dtype, with_gradient=what.startswith(TRAINING))
+    for use, *shape in sizes.maps:
+        block = Block(*shape, dtype, with_gradient=use == TRAINING)
         ways = by_options(ResnetBlock2D.forward)
         yield compared(
-            f"{_title(what, shape)}, by options of the compiler",
+            f"{_title(use, *shape)}, by options of the compiler",
             {name: block.run(True, forward) for name, forward in ways.items()},
         )
 
 
-def _title(what: str, shape: tuple[int, int, int]) -> str:
-    rows, channels, side = shape
-    return f"{what} through a block of convolutions, {rows} x {channels} channels x {side} x {side} pixels"
+def _title(use: str, rows: int, channels: int, side: int) -> str:
+    return f"{use} through a block of convolutions, {rows} x {channels} channels x {side} x {side} pixels"
 
 
 class Block:

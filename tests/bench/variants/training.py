@@ -4,13 +4,14 @@ the compiler."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from stages.families.unet.compiled.blocks import compile_once
-from stages.families.unet.compiled.feed_forward import GatedFeedForward
+from stages.families.unet.compiled.feed_forward import feed_forward
 from stages.families.unet.lora.attention import GroupedAttention
 from stages.runtime.device import device
 from tests.bench.variants.block import FORWARD, TOKENS, Sizes, by_options, new_block
@@ -62,7 +63,7 @@ class Block:
                 own.keys_values = tuple(self._leaf((chains, TOKENS, width)) for _ in range(2))  # type: ignore[assignment]
         if gated:
             one = self.block.ff.net[0]
-            one.__dict__["forward"] = GatedFeedForward(one).forward
+            one.__dict__["forward"] = partial(feed_forward, one)
         self.x, self.gradient = self._leaf((chains, length, width)), torch.randn(chains, length, width, **self.options)
         self.context = torch.randn(chains, TOKENS, context, **self.options)
 

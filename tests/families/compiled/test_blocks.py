@@ -3,6 +3,7 @@
 
 import copy
 import os
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch._dynamo.utils import counters
 
 from stages.adapters.algebra import Delta
 from stages.families.unet.compiled import blocks
-from stages.families.unet.compiled.feed_forward import GatedFeedForward
+from stages.families.unet.compiled.feed_forward import feed_forward
 from stages.families.unet.lora import grouped
 from tests.families.test_learner import OPTIONS, agree, encodings, family, given, trained  # noqa: F401
 
@@ -20,12 +21,12 @@ from tests.families.test_learner import OPTIONS, agree, encodings, family, given
 def test_the_gated_feed_forward_has_the_gradient_of_diffusers():
     torch.manual_seed(0)
     plain, x = GEGLU(8, 12).requires_grad_(False), torch.randn(2, 5, 8, requires_grad=True)
-    ours = GatedFeedForward(plain).forward
+    ours = partial(feed_forward, plain)
     assert torch.equal(ours(x), plain(x))
     weight = torch.randn(2, 5, 12)
     (expected,), (found,) = (torch.autograd.grad((function(x) * weight).sum(), x) for function in (plain, ours))
     torch.testing.assert_close(found, expected)
-    assert torch.autograd.gradcheck(GatedFeedForward(plain.double()).forward, (x.detach().double().requires_grad_(),))
+    assert torch.autograd.gradcheck(partial(feed_forward, plain.double()), (x.detach().double().requires_grad_(),))
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stages.families.unet.compiled.feed_forward import GatedFeedForward
+from stages.families.unet.compiled.feed_forward import feed_forward
 from stages.families.unet.compiled.group_norm import group_norm
 from stages.families.unet.compiled.own_gradients import use_own_gradients
 from stages.runtime.faults import MachineFault
@@ -84,10 +84,8 @@ def compile_blocks(model: nn.Module, training: bool = False) -> None:
 
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, SHAPES)
     for module, part in _places(model):
-        if part.function:
+        if training or not part.training:
             module.__dict__[part.method] = Replaced(module, part.function, _compiled(part, BACKEND)).call
-        elif training:
-            module.__dict__[part.method] = GatedFeedForward(module).forward
 
 
 def restore_blocks(model: nn.Module) -> None:
@@ -108,12 +106,13 @@ def compiled_blocks(model: nn.Module) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Part:
-    """A method of repeated modules that is replaced: by a function that is compiled once for each shape, or, if that is
-    None, in training by `GatedFeedForward`'s, inside a compiled block."""
+    """A method of repeated modules that is replaced by a function, which is compiled once for each shape, or becomes
+    part of the compiled block that calls it."""
 
     kind: type[Any]
     method: str
-    function: Callable[..., Any] | None
+    function: Callable[..., Any]
+    training: bool = False  # only there
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,6 @@ class Replaced:
 
 @cache
 def _compiled(part: Part, _: str) -> Callable[..., Any]:
-    assert part.function
     return compile_once(part.function)
 
 
@@ -142,7 +140,8 @@ def _places(model: nn.Module) -> Iterator[tuple[nn.Module, Part]]:
 
 @cache
 def _parts() -> tuple[Part, ...]:
-    """Blocks of transformers and of convolutions, what stands before and after the former, and their feed-forward."""
+    """Blocks of transformers and of convolutions, what stands before and after the former, their gated feed-forward,
+    and group norms."""
     from diffusers.models.activations import GEGLU
     from diffusers.models.attention import BasicTransformerBlock
     from diffusers.models.resnet import ResnetBlock2D
@@ -155,7 +154,7 @@ def _parts() -> tuple[Part, ...]:
         Part(Transformer2DModel, before, Transformer2DModel._operate_on_continuous_inputs),
         Part(Transformer2DModel, after, _to_pixels),
         Part(nn.GroupNorm, "forward", group_norm),
-        Part(GEGLU, "forward", None),
+        Part(GEGLU, "forward", feed_forward, training=True),
     )
 
 

@@ -11,14 +11,9 @@ from torch.nn import functional
 from stages.families.unet.compiled.own_gradients import own_gradient
 
 
-class GatedFeedForward:
-    """Replaces the `forward` of diffusers' GEGLU while it is trained through; its weights stay frozen."""
-
-    def __init__(self, gated: Any) -> None:
-        self.projection = gated.proj
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        return gated(hidden_states, self.projection.weight, self.projection.bias)
+def feed_forward(module: Any, hidden_states: Tensor) -> Tensor:
+    """What diffusers' GEGLU computes; its weights are frozen."""
+    return gated(hidden_states, module.proj.weight, module.proj.bias)
 
 
 @own_gradient

@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from stages.families.unet.compiled.own_gradients import own_gradient
 
-FEW = 8  # pixels
-SOME = 512, 256, 128  # pixels
+FEW = 8  # pixels whose mean is near that of all
+SOME = 512, 256, 128  # pixels that are added first
 SUMS = 1 << 14  # of some pixels: work for all of a GPU
 
 
@@ -54,7 +54,7 @@ class Normalised(torch.autograd.Function):
         channels, each = x.shape[1], x[0].numel() // mean.shape[1]
         apart = x - _stored(_of_channels(mean, channels), x)
         sums = (_sums(_rows(one)) * weight for one in (gradient.to(mean.dtype), gradient * apart))
-        of_shift, of_scale = (one.view(*mean.shape, -1).sum(-1) for one in sums)
+        of_shift, of_scale = (_of_groups(one, mean.shape[1]) for one in sums)
         slope = of_scale * spread**3 / each
         offset = of_shift * spread / each - mean * slope
         scale = _of_channels(spread, channels) * weight
@@ -72,7 +72,7 @@ def moments(rows: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     each, precise = pixels * channels // groups, torch.promote_types(rows.dtype, torch.float32)
     near = rows[:, :FEW].reshape(n, -1, groups, channels // groups).to(precise).mean((1, 3))
     apart = rows.to(precise) - _of_channels(near, channels)[:, None]
-    first, second = (_sums(one).view(n, groups, -1).sum(-1) / each for one in (apart, apart * apart))
+    first, second = (_of_groups(_sums(one), groups) / each for one in (apart, apart * apart))
     return near + first, (second - first * first).clamp_min(0)
 
 
@@ -94,6 +94,11 @@ def _rows(x: Tensor) -> Tensor:
 def _as(dtype: torch.dtype, result: Tensor) -> Tensor:
     """The result in a number format. (Where `to` returns the same tensor, torch 2.11 compiles a gradient of zero.)"""
     return result if result.dtype == dtype else result.to(dtype)
+
+
+def _of_groups(values: Tensor, groups: int) -> Tensor:
+    """Sums of channels, [n, channels], for each group, [n, groups]."""
+    return values.view(len(values), groups, -1).sum(-1)
 
 
 def _of_channels(values: Tensor, channels: int) -> Tensor:
