@@ -3,7 +3,7 @@
 It computes a layer norm of up to 1024 numbers with all of them in registers. A longer one becomes a loop over its row,
 then a second loop over the same row, by many threads that wait for each other. SDXL's layer norms have 640 numbers or
 1280: on an H200 those of 640 took as long as the way of their bytes from memory and back, those of 1280 four times as
-long (44 and 80 us for sixteen pictures).
+long (44 and 80 us for a batch of sixteen).
 """
 
 from __future__ import annotations
