@@ -111,6 +111,8 @@ def show_against(other: str, as_json: bool, browser: bool) -> None:
     for one in compared:
         table = in_columns(comparison.rows(one, names, level))
         print(f"{one.domain} by {one.metric}: {comparison.sentence(one, names, level)}\n\n{table}\n")
+    if len(settings := comparison.settings_that_differ(first, second)) > 1:
+        print(f"Settings in which they differ:\n\n{in_columns(settings)}\n")
     if browser and _has_display():
         webbrowser.open(page.resolve().as_uri())
     console.next_steps(f"{page}   open it in a browser")

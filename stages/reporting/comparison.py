@@ -1,8 +1,8 @@
 """Compares the reports of two studies: the strategies that both have, by the metrics that both have.
 
-Where both have the same concepts at the same positions, orders, seeds, prompts and noises, each strategy is compared
-cell by cell, like two strategies of one study, and p is corrected for all strategies and measures of a metric.
-Otherwise the values are shown side by side without a test, since the concepts may cause some of a difference.
+Where both have the same concepts at the same positions, orders, seeds, prompts, noises and judge, each strategy is
+compared cell by cell, like two strategies of one study, and p is corrected for all strategies and measures of a metric.
+Otherwise the values are shown side by side without a test, since what was measured may cause some of a difference.
 """
 
 from __future__ import annotations
@@ -29,6 +29,16 @@ from stages.runtime.formatting import Rows, number
 
 SCORES, SETTINGS = "scores.parquet", "settings.json"
 MEASURES = ("average_score", "forgetting_unbiased", "plasticity")
+# Settings that change what is measured, not what is learned, and why studies that differ in them are not tested.
+MEASURED = {
+    "dataset": "their datasets or prompts differ",
+    "prepare.resolution": "their photos have different sizes",
+    "prepare.buckets": "their photos have different sizes",
+    "prepare.references": "pictures are compared with other files",
+    "sample.seed": "their noises differ",
+    "sample.noise": "their noises differ",
+    "score.judges": "their judges differ",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,14 +131,17 @@ def compare(first: Study, second: Study, confidence: float) -> list[Comparison]:
         shared = tuple(name for name in one.strategies if name in other.strategies)
         both = [metric for metric in one.measured if metric in other.measured and shared]
         for metric in sorted(both, key=lambda name: name != first.identity):
-            compared.append(_compare(one, other, shared, metric, confidence))
+            reason = _different(one, other) or _measured_otherwise(first.settings, second.settings, metric)
+            compared.append(_compare(one, other, shared, metric, confidence, reason))
     if not compared:
         raise InputFault(f"{second.name}: shares no domain, strategy and metric with {first.name}. Nothing to compare.")
     return compared
 
 
-def _compare(one: Results, other: Results, shared: tuple[str, ...], metric: str, confidence: float) -> Comparison:
-    reason = _different(one, other)
+def _compare(
+    one: Results, other: Results, shared: tuple[str, ...], metric: str, confidence: float, reason: str
+) -> Comparison:
+    """The comparison of the strategies that both have; without a test if there is a reason against it."""
     values: list[dict[str, dict[str, Interval]]] = [{}, {}, {}]  # first, second, differences
     raw: dict[tuple[str, str], float] = {}
     for measure in MEASURES:
@@ -156,6 +169,21 @@ def _different(one: Results, other: Results) -> str:
         return "their orders or seeds differ"
     same = one.noises == other.noises and np.array_equal(one.pictures, other.pictures)
     return "" if same else "their prompts or noises differ"
+
+
+def _measured_otherwise(one: Mapping[str, Any], other: Mapping[str, Any], metric: str) -> str:
+    """Which setting keeps the scores of a metric from being compared; empty if none does."""
+    if not (one and other):
+        return "the settings of one of them are unknown"
+    settings = MEASURED | {f"score.metrics.{metric}": "their judges differ"}
+    return next((reason for key, reason in settings.items() if _part(one, key) != _part(other, key)), "")
+
+
+def _part(tree: Any, key: str) -> Any:
+    """What a key such as sample.seed stands for; None if there is nothing."""
+    for name in key.split("."):
+        tree = tree.get(name) if isinstance(tree, Mapping) else None
+    return tree
 
 
 def settings_that_differ(first: Study, second: Study) -> Rows:

@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,36 @@ def test_what_does_not_match_is_not_tested(study, change: dict, reason: str) -> 
         assert len(comparison.rows(one, ("small", "other"), 0.05)[0]) == 4
 
 
+@pytest.mark.parametrize(
+    ("change", "reasons"),
+    [
+        ({"score.metrics.looks.resize": 32}, {"looks": "their judges differ", "prompted": ""}),
+        ({"score.judges": "elsewhere"}, dict.fromkeys(("looks", "prompted"), "their judges differ")),
+        ({"sample.seed": 43}, dict.fromkeys(("looks", "prompted"), "their noises differ")),
+        ({"sample.noise": "seeded"}, dict.fromkeys(("looks", "prompted"), "their noises differ")),
+        ({"dataset.options.x": 1}, dict.fromkeys(("looks", "prompted"), "their datasets or prompts differ")),
+        ({"prepare.resolution": 32}, dict.fromkeys(("looks", "prompted"), "their photos have different sizes")),
+        ({"train.rank": 2, "sample.steps": 3, "source": "x"}, dict.fromkeys(("looks", "prompted"), "")),
+    ],
+)
+def test_only_what_was_measured_alike_is_tested(study, change: dict, reasons: dict) -> None:
+    """What a study trains with and samples with may differ: that is what is compared."""
+    first = comparison.read(study[1])
+    tree = json.loads(json.dumps(first.settings))
+    for key, value in change.items():
+        *parents, last = key.split(".")
+        reduce(lambda part, name: part.setdefault(name, {}), parents, tree)[last] = value
+    compared = comparison.compare(first, replace(first, name="other", settings=tree), 0.95)
+    assert {one.metric: one.reason for one in compared} == reasons
+    assert {one.metric for one in compared if one.p_values} == {name for name, reason in reasons.items() if not reason}
+
+
+def test_reports_without_settings_are_not_tested(study) -> None:
+    first = comparison.read(study[1])
+    (one, *_) = comparison.compare(first, replace(first, name="other", settings={}), 0.95)
+    assert one.reason == "the settings of one of them are unknown"
+
+
 def test_nothing_in_common_is_refused(study) -> None:
     first = comparison.read(study[1])
     other = replace(first.results["objects"], strategies=("x", "y"))
@@ -150,11 +181,12 @@ def test_the_command_prints_the_sentence_and_the_table_and_writes_a_page(study, 
     monkeypatch.setattr(edit_params, "tree", lambda: {"study": "small", "report": {"confidence": 0.95}})
     others = {"other": here / "report/other", "beside": beside / "report/beside", str(tmp_path / "x"): tmp_path / "x"}
     for name, place in others.items():
-        changed(folder, place, {"naive": 0.2})
+        changed(folder, place, {"naive": 0.2}, source="elsewhere")
         show_report.show_against(name, False, False)
         out, page = capsys.readouterr().out, Path(f"report/small/against-{place.name}.html")
         assert out.startswith("objects by looks: Average score in ")
         assert " minus small: naive +0.20 (p < 0.001)" in out
+        assert re.search(r"Settings in which they differ:\n\n.*\n-+\nsource +data +elsewhere\n", out)
         assert f"Next: {page}   open it in a browser" in out
         assert "naive +0.20" in page.read_text("utf-8")
     show_report.show_against("other", True, False)
