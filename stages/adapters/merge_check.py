@@ -13,6 +13,7 @@ from torch import Tensor
 from stages.adapters.algebra import Adapter, Delta
 from stages.adapters.state import State
 from stages.runtime.device import algebra_device
+from stages.runtime.faults import ConfigFault
 from stages.runtime.seeds import generator
 
 FORMATS = (
@@ -48,6 +49,9 @@ def check(
         adapter: the trained adapter.
         after: the merged state.
         weight: returns the base's weight of a module, [out, in].
+
+    Raises:
+        ConfigFault: the merged delta has an entry that is not finite.
     """
     trained = (frozen or Delta()) + adapter.delta
     sums = dict.fromkeys(("merged", "own", "old", "trained", "error", "cross", "dot"), 0.0)
@@ -57,14 +61,11 @@ def check(
         base = weight(name).float().to(algebra_device())
         merged, final, old = (module_delta(delta, name, base) for delta in (after.delta, trained, before.delta))
         own = final - old
-        for key, value in (
-            ("merged", merged),
-            ("own", own),
-            ("old", old),
-            ("trained", final),
-            ("error", merged - final),
-        ):
+        parts = {"merged": merged, "own": own, "old": old, "trained": final, "error": merged - final}
+        for key, value in parts.items():
             sums[key] += _square(value)
+        if not math.isfinite(sums["merged"]):
+            raise ConfigFault(f"strategy: it merged {name} to numbers that are not finite. Mend its `merge`.")
         if _factors_added(before.adapter, adapter, after.adapter, name):  # merged = sum + cross terms
             sums["cross"] += _square(merged - final)
         sums["dot"] += float((own.double() * old.double()).sum())

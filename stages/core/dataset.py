@@ -143,6 +143,12 @@ def training_captions(data: Mapping[str, Any]) -> list[str]:
     return [entry["caption"] or data["concept"]["training_prompt"] for entry in data["pictures"]["training"]]
 
 
+def alone(token: str) -> re.Pattern[str]:
+    """Returns the pattern of a token as words of their own; the text encoders ignore case."""
+    words = r"\s+".join(re.escape(word) for word in token.split())
+    return re.compile(rf"(?<!\w){words}(?!\w)", re.IGNORECASE)
+
+
 def class_prompt(template: str | None, concept: Mapping[str, Any], key: str = "train.prior") -> str:
     """Returns the prompt for pictures of the concept's class (prior preservation).
 
@@ -154,15 +160,14 @@ def class_prompt(template: str | None, concept: Mapping[str, Any], key: str = "t
     Raises:
         ConfigFault: the prompt has no words, or still contains the token.
     """
-    token, words = concept["token"], r"\s+".join(re.escape(word) for word in concept["token"].split())
-    alone = re.compile(rf"(?<!\w){words}(?!\w)", re.IGNORECASE)  # the text encoders ignore case
+    token = concept["token"]
     if template is None:
-        prompt = " ".join(alone.sub(" ", concept["training_prompt"]).split())
+        prompt = " ".join(alone(token).sub(" ", concept["training_prompt"]).split())
     else:
         key, prompt = f"{key}.prompt", fill(template, concept["noun"]).strip()
     if not any(letter.isalnum() for letter in prompt):
         remedy = "Set train.prior.prompt." if key.startswith("train.prior") else "Rehearse other prompts."
         raise ConfigFault(f"{key}: without its token, concept '{token}' has no word for its class. {remedy}")
-    if alone.search(prompt):
+    if alone(token).search(prompt):
         raise ConfigFault(f"{key}: the class prompt '{prompt}' contains the token '{token}'. Set one without it.")
     return prompt

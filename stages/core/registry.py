@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
 
-from stages.runtime.faults import ConfigFault, nearest
+from stages.runtime.faults import ConfigFault, Fault, nearest
 from stages.runtime.strict import Strict, explain
 
 T = TypeVar("T", bound=Strict)
@@ -39,9 +39,12 @@ class Registry(Generic[T]):
         self._substitutes: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[type[T]], type[T]]:
-        """Returns a class decorator that registers a plug-in under this name."""
+        """Returns a class decorator that registers a plug-in under this name, which is that of its file."""
 
         def add(cls: type[T]) -> type[T]:
+            folder, _, file = cls.__module__.rpartition(".")
+            if folder == self.package and file != name:  # two files could have the same name for theirs
+                raise ConfigFault(f"{_path(cls.__module__)}: registers '{name}'. Name the file {name}.py.")
             self._classes[name] = cls
             return cls
 
@@ -54,14 +57,14 @@ class Registry(Generic[T]):
             package = importlib.import_module(self.package)
             for module in pkgutil.iter_modules(package.__path__):
                 if not module.ispkg:
-                    importlib.import_module(f"{self.package}.{module.name}")
+                    _load(f"{self.package}.{module.name}")
             self._complete = True
         return dict(sorted(self._classes.items()))
 
     def _find(self, name: str) -> bool:
         """Imports the file of that name first, so that using one plug-in does not import all."""
         if name not in self._classes and name.isidentifier() and importlib.util.find_spec(f"{self.package}.{name}"):
-            importlib.import_module(f"{self.package}.{name}")
+            _load(f"{self.package}.{name}")
         return name in self._classes or name in self.classes
 
     def get(self, name: str, options: dict[str, Any] | None = None, where: str = "") -> T:
@@ -107,6 +110,25 @@ class Registry(Generic[T]):
             return cls(**(options or {}))
         except ValidationError as error:
             raise ConfigFault(f"{where}{self.kind} {name}: {explain(error, cls)}") from None
+
+
+def _load(module: str) -> None:
+    """Imports the file of a plug-in.
+
+    Raises:
+        ConfigFault: that fails.
+    """
+    try:
+        importlib.import_module(module)
+    except Fault:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise ConfigFault(f"{_path(module)}: cannot be imported ({reason}). Mend or remove it.") from error
+
+
+def _path(module: str) -> str:
+    return f"{module.replace('.', '/')}.py"
 
 
 def _file_states(plug_in: Strict) -> Iterator[tuple[str, int, int, int, int]]:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, get_args
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 from torch import Generator
 
 from stages.adapters.algebra import Adapter, Delta
@@ -27,12 +27,19 @@ class Strategy(Strict, ABC):
     (arXiv 2410.04891, section 3) is kept by these signatures.
     """
 
-    regime: ClassVar[Regime] = "strict"  # only `PhotoStrategy` has "photos"
+    regime: ClassVar[Regime] = "strict"  # without rehearsal; only `PhotoStrategy` has "photos"
     trains_a: ClassVar[bool] = True  # does training change A, or B alone?
     starts_fresh: ClassVar[bool] = True  # does every task train a fresh adapter, with B zero, on the model before it?
     draws_once: ClassVar[bool] = False  # does `start` read the new draw only where there is no adapter yet?
 
     rehearse: Rehearsal | None = omit_default(None)  # what the model must still answer while a task is learned
+
+    @field_validator("rehearse", mode="before")
+    @classmethod
+    def _as_its_own(cls, given: Any) -> Any:
+        """Keys that are not given are those of the strategy's own rehearsal, if it has one."""
+        own = cls.model_fields["rehearse"].default
+        return {**own.model_dump(), **given} if own and isinstance(given, dict) else given
 
     @model_validator(mode="after")
     def _can_rehearse(self) -> Strategy:

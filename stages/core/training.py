@@ -11,6 +11,8 @@ from pydantic import Field, PlainValidator, field_validator
 from stages.core.family import TrainingOptions
 from stages.runtime.strict import Strict, omit_default
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
 
 class Prior(Strict):
     """Prior preservation (DreamBooth, arXiv 2208.12242): pictures of the class, sampled from the base itself, are
@@ -38,7 +40,7 @@ class Train(TrainingOptions):
     batch: int = Field(ge=1)
     learning_rate: float = Field(gt=0)
     schedule: Literal["constant", "linear", "cosine"] = "constant"  # how the rate falls to zero, if it does
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     weight_decay: float = Field(1e-4, ge=0)
     epsilon: float = Field(1e-8, gt=0)
     clip_norm: float = Field(1.0, gt=0)

@@ -1,11 +1,19 @@
 """The base class of all parameters and options: frozen, no unknown keys, no silent conversions."""
 
 import reprlib
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from stages.runtime.faults import nearest
+
+# Safe as a part of paths and of DVC stage names.
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_]*$", max_length=64)]
+StudyName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
+Position = Annotated[str, StringConstraints(pattern=r"^\d\d$")]
+Seed = Annotated[int, Field(ge=-(2**31), lt=2**31)]  # as tables store it
+Values = TypeVar("Values", bound=Sequence[Any])
 
 
 class Strict(BaseModel):
@@ -17,6 +25,13 @@ class Strict(BaseModel):
 def omit_default(default: Any, **limits: Any) -> Any:
     """Declares a field that is omitted from records at its default, so that records older than the field stay valid."""
     return Field(default, exclude_if=lambda value: value == default, **limits)
+
+
+def distinct(values: Values) -> Values:
+    """Refuses a list in which something stands twice."""
+    if twice := [value for number, value in enumerate(values) if value in values[:number]]:
+        raise ValueError(f"must not list {twice[0]} twice")
+    return values
 
 
 def first_error(error: ValidationError) -> Any:

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-from typing import ClassVar
-
 from pydantic import Field
 from torch import Generator
 
 from stages.adapters.algebra import Adapter
 from stages.adapters.state import State
 from stages.core.rehearsal import Rehearsal
-from stages.core.strategy import Regime, Strategy, strategies
+from stages.core.strategy import Strategy, strategies
 
 
 @strategies.register("rehearse_pictures")
@@ -17,8 +15,6 @@ class RehearsePictures(Strategy):
 
     Every strategy whose tasks train a fresh adapter has the same option; core/rehearsal.py has its equation and source.
     """
-
-    regime: ClassVar[Regime] = "words"
 
     rehearse: Rehearsal | None = Rehearsal(prompts="earlier", pictures="state")
     damping: float = Field(0.0, ge=0)  # the new delta is divided by the number of the task to this power

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 
 from stages.files.yaml import Document
 from stages.runtime.faults import ConfigFault
-from stages.runtime.strict import Strict, explain, first_error
+from stages.runtime.strict import Name, Position, Seed, Strict, StudyName, distinct, explain, first_error
 
-# As in core/params.py: safe as a part of paths and of names of DVC's stages.
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_]*$", max_length=64)]
-Study = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
-Position = Annotated[str, StringConstraints(pattern=r"^\d\d$")]
+Names = Annotated[list[Name], Field(min_length=1), AfterValidator(distinct)]
 
 
 class Task(Strict):
@@ -29,11 +26,11 @@ class Outline(Strict):
 
     model_config = ConfigDict(extra="ignore")
 
-    study: Study
-    domains: list[Name] = Field(min_length=1)
-    orders: list[Name] = Field(min_length=1)
-    strategies: list[Name] = Field(min_length=1)
-    seeds: list[int] = Field(min_length=1)
+    study: StudyName
+    domains: Names
+    orders: Names
+    strategies: Names
+    seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(distinct)]
     tasks: list[Task] = Field(min_length=1)
     sequences: dict[Name, dict[Name, dict[str, str]]]
 

@@ -5,6 +5,7 @@ from stages.adapters.algebra import Adapter, Delta
 from stages.adapters.merge_check import check, facts, precision_warning, spectral_norm
 from stages.adapters.state import State
 from stages.core.strategy import strategies
+from stages.runtime.faults import ConfigFault
 from stages.runtime.seeds import generator
 
 SHAPES = {"one": (12, 10), "two": (8, 14)}
@@ -93,6 +94,14 @@ def test_signs_and_cosine_compare_the_task_with_the_earlier_delta():
 
 def test_the_stable_rank_is_at_most_the_rank():
     assert 1 <= check_of("merge_init").stable_rank <= 4
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_a_state_that_is_not_finite_is_refused_by_its_module(wrong):
+    dense = {name: torch.ones(shape) for name, shape in SHAPES.items()}
+    dense["two"][3, 4] = wrong
+    with pytest.raises(ConfigFault, match="it merged two to numbers that are not finite"):
+        check(State(), None, adapter(1), State(Delta(dense=dense)), weight)
 
 
 def test_a_small_delta_survives_float16_better_than_bfloat16():

@@ -136,3 +136,48 @@ def test_parameters_read_a_folder_of_photos_as_it_is_now(tmp_path):
     for number, name in enumerate(("mug", "boot"), 1):
         (tmp_path / "objects" / name).mkdir(parents=True)
         assert len(next(iter(params.data.domains().values()))) == number
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """A function that writes a plug-in's file, and their registry."""
+    package = f"plug_ins_{tmp_path.name}"
+    (tmp_path / package).mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    registry: Registry[Thing] = Registry("thing", package)
+    monkeypatch.setattr("stages.core.registry.offered", registry, raising=False)
+
+    def write(name: str, text: str) -> None:
+        head = "from stages.core.registry import offered\nfrom stages.runtime.strict import Strict\n"
+        (tmp_path / package / f"{name}.py").write_text(head + text)
+
+    return write, registry, package
+
+
+def test_a_plug_in_is_called_as_its_file_is(files):
+    """Otherwise two files could have one name, and what was imported first would decide between them."""
+    write, registry, package = files
+    write("halves", "@offered.register('halves')\nclass Halves(Strict): share: float = 0.5\n")
+    write("copied", "@offered.register('halves')\nclass Copied(Strict): other: float = 0.5\n")
+    assert "share" in type(registry.make("halves")).model_fields
+    for _ in range(2):
+        with pytest.raises(ConfigFault, match=f"^{package}/copied.py: registers 'halves'. Name the file halves.py.$"):
+            registry.make("copied")
+    assert "share" in type(registry.make("halves")).model_fields
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("import not_there\n", "ModuleNotFoundError: No module named 'not_there'"),
+        ("class:\n", r"SyntaxError: invalid syntax \(broken.py, line 3\)"),
+        ("1 / 0\n", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_file_that_cannot_be_imported_is_named(files, text, reason):
+    write, registry, package = files
+    write("broken", text)
+    with pytest.raises(
+        ConfigFault, match=rf"^{package}/broken.py: cannot be imported \({reason}\). Mend or remove it.$"
+    ):
+        registry.make("broken")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from flows.graph.graph import Graph
 from stages.core import params
-from stages.core.params import Params
+from stages.core.params import Params, checks
 from stages.evaluation.geometry.alignment import MEASURES
 from stages.files.artifact import folder_digest
 from stages.reporting.aligned.wording import TITLE
@@ -91,7 +91,7 @@ def test_a_question_of_sdxl_passes_every_check_that_needs_photos(name, standin, 
             entry["train"]["rank"] = 4
     tree["train"]["rank"] = 4
     study = Params.model_validate_json(json.dumps(tree))
-    params._cross_check(study)
+    checks.check(study)
     assert rows()[name] == numbers(study)
 
 

@@ -15,6 +15,7 @@ from stages.core.strategy import LAWS, Strategy, strategies
 from stages.families.unet.names import module_names
 from stages.files.tensors import load_tensors
 from stages.files.tensors import write as write_tensors
+from stages.runtime.faults import ConfigFault
 from stages.runtime.seeds import generator
 from stages.tools.exchange.exporting import pack
 
@@ -211,6 +212,18 @@ def test_its_regime_and_its_laws_are_known_ones(name, options):
     for prompts in ("earlier", "generic") if strategy.starts_fresh else ():
         found = strategies.make(name, {**options, "rehearse": {"prompts": prompts}}).knows
         assert found == ("words" if (prompts, strategy.regime) == ("earlier", "strict") else strategy.regime)
+
+
+@pytest.mark.parametrize(("name", "own"), [("rehearse_pictures", "state"), ("rehearse_words", "task")])
+def test_a_strategy_keeps_of_its_rehearsal_what_is_not_set(name, own):
+    assert strategies.make(name).rehearse.pictures == own
+    changed = strategies.make(name, {"rehearse": {"weight": 5.0}})
+    assert (changed.rehearse.pictures, changed.rehearse.prompts, changed.rehearse.weight) == (own, "earlier", 5.0)
+    assert strategies.make(name, {"rehearse": {"prompts": "class"}}).knows == "strict"
+    assert strategies.make(name, {"rehearse": None}).knows == "strict"
+    assert strategies.make(name).knows == "words"
+    with pytest.raises(ConfigFault, match=r"'rehearse.prompts' is missing"):
+        strategies.make("merge_init", {"rehearse": {"weight": 5.0}})
 
 
 def test_flat_holds_what_an_adapter_holds():

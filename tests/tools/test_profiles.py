@@ -6,7 +6,7 @@ import tempfile
 
 import pytest
 
-from stages.core import params
+from stages.core.params import Params, checks
 from stages.datasets.unlearn_canvas import UnlearnCanvas
 from stages.runtime.faults import ConfigFault
 from stages.tools import profiles
@@ -22,19 +22,19 @@ EVERY = [*WITH_PRESETS, *((name, None) for name in profiles.names() if name not 
 @pytest.mark.parametrize(("name", "memory"), EVERY)
 def test_every_profile_with_every_preset_is_valid(name, memory):
     """Only rules that need neither photos nor weights are checked, among them whether its family reads its options."""
-    params._check_family(params.Params.model_validate_json(json.dumps(profiles.tree(name, memory))))
+    checks.check_family(Params.model_validate_json(json.dumps(profiles.tree(name, memory))))
 
 
 @pytest.mark.parametrize("option", [{"conditioning": "source"}, {"layers": "peft"}])
 def test_a_training_option_that_the_family_ignores_is_refused(option):
-    study = params.Params.model_validate_json(json.dumps(profiles.tree("sd15-quick")))
+    study = Params.model_validate_json(json.dumps(profiles.tree("sd15-quick")))
     study = study.model_copy(update={"train": study.train.model_copy(update=option)})
     if "layers" in option:  # which sd15 reads
-        params._check_family(study)
+        checks.check_family(study)
         return
     message = r"^train\.conditioning: base sd15 does not read it, so it cannot be 'source'\. .* layers, snr_gamma\.$"
     with pytest.raises(ConfigFault, match=message):
-        params._check_family(study)
+        checks.check_family(study)
 
 
 @pytest.mark.parametrize("name", REAL)

@@ -1,28 +1,22 @@
-"""params.yaml as frozen models. It holds everything that changes a result."""
+"""The sections of params.yaml as frozen models."""
 
 from __future__ import annotations
 
 import json
-from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from stages.core.dataset import Concept, Dataset, class_prompt, datasets, facts_of
-from stages.core.family import Family, SamplingOptions, check_options, families
+from stages.core.dataset import Concept, Dataset, datasets
+from stages.core.family import Family, SamplingOptions, families
 from stages.core.metric import Metric, metric_of
 from stages.core.strategy import Strategy, chosen
-from stages.core.training import Prior as Prior
-from stages.core.training import Train as Train
-from stages.files.yaml import PARAMS, read_yaml
-from stages.runtime.faults import ConfigFault, for_all, nearest
-from stages.runtime.strict import Strict, explain, first_error, omit_default
+from stages.core.training import Train
+from stages.runtime.faults import ConfigFault, nearest
+from stages.runtime.strict import Name, Position, Seed, Strict, StudyName, distinct, explain, omit_default
 
-# Safe as a part of paths and of DVC stage names.
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_]*$", max_length=64)]
-Position = Annotated[str, StringConstraints(pattern=r"^\d\d$")]
 Options = dict[str, Any]
+Names = Annotated[tuple[Name, ...], Field(min_length=1), AfterValidator(distinct)]
 
 
 class Task(Strict):
@@ -101,12 +95,12 @@ class Report(Strict):  # what the report computes and shows
 class Params(Strict):
     """All parameters of one study."""
 
-    study: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
+    study: StudyName
     source: str  # the folder that the dataset reads; DVC tracks it
-    domains: tuple[Name, ...] = Field(min_length=1)
-    strategies: tuple[Name, ...] = Field(min_length=1)
-    orders: tuple[Name, ...] = Field(min_length=1)
-    seeds: tuple[int, ...] = Field(min_length=1)
+    domains: Names
+    strategies: Names
+    orders: Names
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(distinct)]
     tasks: tuple[Task, ...] = Field(min_length=1)
     sequences: dict[Name, dict[Name, dict[str, str]]]
     dataset: PlugIn
@@ -187,114 +181,3 @@ class Params(Strict):
         """Returns the concepts of one order by position; errors as in `sequence` and `Dataset.concept`."""
         data = self.data
         return {index: data.concept(domain, name) for index, name in self.sequence(domain, order).items()}
-
-
-def load(path: Path = PARAMS) -> Params:
-    """Reads params.yaml and checks every rule that needs no photos and no weights.
-
-    Raises:
-        ConfigFault: the file is missing, is not plain YAML 1.2, or breaks a rule; the message starts with file:line.
-    """
-    document = read_yaml(path)
-    try:
-        params = Params.model_validate_json(json.dumps(document.tree))
-    except ValidationError as error:
-        keys = tuple(first_error(error)["loc"])
-        raise ConfigFault(f"{document.where(keys)}: {_reason(error, keys)}") from None
-    try:
-        _cross_check(params)
-    except ConfigFault as fault:
-        raise ConfigFault(f"{document.place(str(fault))}: {fault}") from None
-    return params
-
-
-def _reason(error: ValidationError, keys: tuple[Any, ...]) -> str:
-    """Returns pydantic's first error, with the known keys of its section."""
-    model: type[Strict] = Params
-    for key in keys[:-1]:
-        kind = getattr(model.model_fields.get(str(key)), "annotation", None)
-        if isinstance(kind, type) and issubclass(kind, Strict):
-            model = kind
-    return explain(error, model)
-
-
-def _cross_check(params: Params) -> None:
-    previous = "00"
-    for task in params.tasks:
-        if task.previous != previous or int(task.index) != int(previous) + 1:
-            expected = f"{int(previous) + 1:02d} after {previous}"
-            raise ConfigFault(f"tasks: position {task.index} follows {task.previous}, expected {expected}. Fix it.")
-        previous = task.index
-    if params.sample.responses and any(task.sees != "data" for task in params.tasks):
-        raise ConfigFault("sample.responses: every model must see the same pictures. Set `sees: data` in all tasks.")
-    for name in params.sample.schedulers:
-        chosen(name, params.strategy.get(name, {}), "sample.schedulers: ")
-    for number, name in enumerate(params.strategies):
-        if name not in params.strategy:  # the line to correct is in the list, since section strategy has none for it
-            chosen(name, {}, f"strategies.{number}: ")
-    for name in sorted({*params.strategies, *params.strategy}):
-        params.make_strategy(name)
-        _check_rank(params, name)
-    data = params.data
-    _check_identity(params)
-    for number, domain in enumerate(params.domains):
-        data.check(domain, where=f"domains.{number}: ")
-        for place, order in enumerate(params.orders):
-            _check_sequence(params, domain, f"orders.{place}", order)
-            names = list(params.sequence(domain, order).values())
-            for index, name in params.sequence(domain, order).items():
-                data.check(domain, name, f"sequences.{domain}.{order}.t{index}: ")
-            if repeated := ", ".join(sorted({name for name in names if names.count(name) > 1})):
-                raise ConfigFault(f"sequences.{domain}.{order}: {repeated} is at two positions. Remove one.")
-            concepts = for_all(partial(data.concept, domain), names)  # reports all concepts at once
-            _check_tokens(concepts, f"sequences.{domain}.{order}")
-            for name in params.strategies:
-                prior, rehearse = params.training(name).prior, params.make_strategy(name).rehearse
-                for facts in map(facts_of, concepts):
-                    if prior:
-                        class_prompt(prior.prompt, facts)
-                    if rehearse and rehearse.needs_classes:
-                        class_prompt(None, facts, f"strategy.{name}.rehearse")
-    _check_family(params)
-
-
-def _check_sequence(params: Params, domain: str, key: str, order: str) -> None:
-    orders = params.sequences.get(domain, {})
-    if not orders:
-        raise ConfigFault(f"sequences: there is none for domain '{domain}'. {nearest(domain, params.sequences)}")
-    if order not in orders:
-        raise ConfigFault(f"{key}: there is no sequences.{domain}.{order}. {nearest(order, orders)}")
-
-
-def _check_identity(params: Params) -> None:
-    judges, identity = params.judges, params.report.identity
-    usable = [name for name, judge in judges.items() if judge.recognises]
-    if identity not in judges:
-        raise ConfigFault(f"report.identity: '{identity}' is not in score.metrics. {nearest(identity, judges)}")
-    if identity not in usable:
-        raise ConfigFault(
-            f"report.identity: '{identity}' cannot tell concepts apart: it compares with the prompt, or stores no "
-            f"vectors of pictures. {nearest(identity, usable)}"
-        )
-
-
-def _check_tokens(concepts: list[Concept], where: str) -> None:
-    tokens: dict[str, str] = {}
-    for concept in concepts:
-        other = tokens.setdefault(concept.token, concept.name)
-        if other != concept.name:
-            raise ConfigFault(f"{where}: {other} and {concept.name} share the token '{concept.token}'. Change one.")
-
-
-def _check_family(params: Params) -> None:
-    overrides = {f"sample.schedulers.{name}": value for name, value in params.sample.schedulers.items()}
-    schedulers = {"sample.scheduler": params.sample.scheduler} | overrides
-    check_options(params.family, params.base.name, schedulers, params.train, params.sample, params.sample.guidance)
-
-
-def _check_rank(params: Params, strategy: str) -> None:
-    width, module = min((min(shape), name) for name, shape in params.family.shapes().items())
-    rank = params.training(strategy).rank
-    where = "train.rank" if rank == params.train.rank else f"strategy.{strategy}.train.rank"
-    if rank > width:
-        raise ConfigFault(f"{where}: {rank} is more than the width of {module}, {width}. Lower it.")
