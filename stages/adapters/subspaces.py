@@ -117,13 +117,14 @@ def diagonal(shift: Tensor, old: Delta, name: str) -> Tensor:
 
 
 def flattened(matrix: Tensor, steps: int) -> Tensor:
-    """A matrix with the singular vectors of `matrix` and equal singular values, their mean (Iso-C, arXiv 2502.04959).
+    """A matrix with the singular vectors of `matrix` and singular values closer together (Iso-C, arXiv 2502.04959).
 
-    With R = U V^T it is the projection of `matrix` on R: <matrix, R> / <R, R> is that mean.
+    It is the projection of `matrix` on a matrix F: <matrix, F> / <F, F> F. Where F is U V^T, all singular values are
+    the mean of those of `matrix`.
 
     Args:
-        steps: so many Newton-Schulz steps towards R, of which each makes small values larger by half; 0: R itself,
-            over the singular values that are not 0.
+        steps: so many Newton-Schulz steps from `matrix` towards U V^T lead to F, and each makes small values larger by
+            half; 0: F is U V^T, over the singular values that are not 0.
     """
     x = matrix.to(algebra_device(), torch.float64)
     if not bool(x.any()):

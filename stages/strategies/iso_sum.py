@@ -11,11 +11,12 @@ from stages.core.strategy import LAWS, Law, Strategy, strategies
 
 @strategies.register("iso_sum")
 class IsoSum(Strategy):
-    """The sum of all tasks' deltas with its singular values made equal: mean(S) U V^T (Iso-C, arXiv 2502.04959).
+    """The sum of all tasks' deltas with its singular values brought closer together (after Iso-C, arXiv 2502.04959).
 
-    The plain sum is what it remembers, [out, in] by module. `steps: 0` is the published rule, by SVD, over the singular
-    values that are not 0; the default, a few Newton-Schulz steps, hardly enlarges values that may be noise. The
-    result is dense, and even after one task it is not the delta that was trained.
+    The plain sum is what it remembers, [out, in] by module. `steps: 0` is the published rule, mean(S) U V^T by SVD over
+    the singular values that are not 0. The default, a few Newton-Schulz steps, goes only a part of the way there: large
+    values become alike, and small ones, which may be noise, stay small. The result is dense, and even after one task it
+    is not the delta that was trained.
     """
 
     steps: int = Field(6, ge=0)  # Newton-Schulz steps; 0: exactly

@@ -19,8 +19,9 @@ class MagMax(Strategy):
 
     The task trains on the merged model, its own delta is compared with the running maximum, and a tie goes to it. The
     maximum is dense: it has no low rank. With `once`, tasks train on the sum of those before, as in MagMax's sequential
-    fine-tuning, and the maximum, which is remembered beside the sum, replaces it after that task. If they train on the
-    base, tasks are independent, and the running maximum is one selection among all of them.
+    fine-tuning, and the maximum, which is remembered beside the sum, replaces it after that task; compared is what each
+    task added, where MagMax's code compares what all tasks until then did. If they train on the base, tasks are
+    independent, and the running maximum is one selection among all of them.
     """
 
     scale: float = Field(1.0, gt=0)  # multiplies the new delta before it is compared; MagMax itself used 0.5
