@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from flows.commands import console
-from flows.commands.show_report import REMAKE
+from flows.commands.show_report import REMAKE, identity_of
 from flows.commands.status import REPORT
 from stages.files.strict_json import as_written, read_json
 from stages.runtime.formatting import number
@@ -63,7 +63,7 @@ def list_concepts() -> list[dict[str, Any]]:
 
     tree = edit_params.tree()
     with edit_params.unchecked():
-        study, identity, plug_in = str(tree["study"]), str(tree["report"]["identity"]), tree["dataset"]
+        study, identity, plug_in = str(tree["study"]), identity_of(tree), tree["dataset"]
         data = datasets.make(plug_in["name"], {**plug_in.get("options", {}), "root": tree["source"]}, "dataset: ")
         scores, rows = concept_scores(study, identity), []
         for domain in tree["domains"]:
@@ -80,7 +80,7 @@ def list_concepts() -> list[dict[str, Any]]:
                         "pictures": len(concept.training),
                         "metric": identity,
                         "scores": {
-                            name: {"learnt": one.learned, "now": one.now} for name, one in by_strategy.items() if one
+                            name: {"learned": one.learned, "now": one.now} for name, one in by_strategy.items() if one
                         },
                     }
                 )
@@ -112,4 +112,4 @@ def titles(study: str, strategies: Sequence[str]) -> list[str]:
 
 
 def _score_cell(scores: Mapping[str, float] | None) -> str:
-    return f"{number(scores['learnt'])} → {number(scores['now'])}" if scores else "-"
+    return f"{number(scores['learned'])} → {number(scores['now'])}" if scores else "-"

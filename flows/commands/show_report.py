@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import sys
 import textwrap
 import webbrowser
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from stages.tools import edit_params
 
 PAGE, STAMPED = "report.html", "index.html"  # as the stage makes it; with when and where the study ran
 METRICS, HEADLINE, CONCLUSION = "metrics.json", "headline.json", "conclusion.json"
+SETTINGS, MATRIX = "settings.json", "matrix.csv"
 REMAKE = "Delete the report's folder and make it again: palimpsest run"
 BASE, CEILING = "base", "ceiling"  # among the strategies: the base model, and photos against photos
 TITLES = {BASE: "base model", CEILING: "photos (ceiling)"}  # as in the report
@@ -30,6 +33,9 @@ TOO_FEW = "too few"  # the branch of a sentence whose only fault is the number o
 # How a study gets more of them, by dataset, and what for.
 MORE, ADD = {"toy": "palimpsest profile use toy-objects"}, "palimpsest concept add NAME --photos FOLDER"
 WHY_MORE = "narrower intervals"
+# Sections that settings.json has as params.yaml has them; the others have their defaults there, too.
+AS_GIVEN = ("strategy", "options", "metrics")
+WATCH = "watch"  # the section that changes no result
 KNOW = {"strict": 0, "words": 1, "photos": 2}  # strategies are ranked within their regime
 
 
@@ -37,29 +43,85 @@ def show(as_json: bool, browser: bool) -> None:
     """The command `report`.
 
     Raises:
-        InputFault: there is no report yet.
+        ConfigFault: params.yaml is wrong.
+        InputFault: there is no report yet, or it is damaged.
     """
     params = edit_params.tree()
+    with edit_params.unchecked():
+        dataset, identity, positions = str(params["dataset"]["name"]), identity_of(params), _positions(params)
     folder = REPORT / str(params["study"])
     if not (folder / METRICS).exists():
         raise InputFault(f"{folder}: there is no report yet. Run the study to the end: palimpsest run")
     page = _stamped(folder)
+    with as_written(folder, REMAKE):
+        made = dict(read_json(folder / SETTINGS)) if (folder / SETTINGS).exists() else {}
+        changed = [*unlike(made, params), *["sequences"] * (_learned(folder) not in ({}, positions))]
     if as_json:
         facts = {name.partition(".")[0]: read_json(folder / name) for name in (METRICS, CONCLUSION)}
-        console.as_json({"page": str(page), **facts})
+        console.as_json({"page": str(page), "changed_since": changed, **facts})
         return
     with as_written(folder, REMAKE):
         branches = _print_sentences(folder)
-        _print_table(folder, params)
+        _print_table(folder, made["report"]["identity"] if made else identity)
+    if changed:
+        keys = ", ".join(changed)
+        text = f"Made with other parameters than params.yaml has now ({keys}): palimpsest run makes it anew."
+        print(textwrap.fill(text, console.width()))
     if browser and page.suffix == ".html" and _has_display():
         webbrowser.open(page.resolve().as_uri())
-    more = f"{MORE.get(params['dataset']['name'], ADD)}   {WHY_MORE}"
+    more = f"{MORE.get(dataset, ADD)}   {WHY_MORE}"
     console.next_steps(
         *([more] if TOO_FEW in branches else []),
         "palimpsest concept list   each concept's score",
         "palimpsest export   a LoRA for other programs",
         f"{page}   open it in a browser",
     )
+
+
+def identity_of(params: Mapping[str, Any]) -> str:
+    """The metric that recognises concepts, of a params.yaml that is not validated: see edit_params.unchecked.
+
+    Raises:
+        KeyError: it is none of the study's metrics.
+    """
+    name = str(params["report"]["identity"])
+    if name not in params["score"]["metrics"]:
+        raise KeyError(name)
+    return name
+
+
+def _positions(params: Mapping[str, Any]) -> dict[tuple[str, str, int], str]:
+    """The concept by domain, order and position."""
+    return {
+        (domain, order, int(task["index"])): params["sequences"][domain][order][f"t{task['index']}"]
+        for domain, order, task in product(params["domains"], params["orders"], params["tasks"])
+    }
+
+
+def _learned(folder: Path) -> dict[tuple[str, str, int], str]:
+    """The same of the study that a report is about; empty if it does not say."""
+    if not (folder / MATRIX).exists():
+        return {}
+    with (folder / MATRIX).open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["after"] == row["task"]]
+    return {(row["domain"], row["order"], int(row["task"])): row["concept"] for row in rows}
+
+
+def unlike(made: Mapping[str, Any], now: Mapping[str, Any], head: str = "") -> Iterator[str]:
+    """The keys of params.yaml with other values than a report was made with.
+
+    A key that only one of both has counts only within those AS_GIVEN: elsewhere its value may be the default, and the
+    code that knows the defaults takes seconds to import.
+
+    Args:
+        made: the report's settings.json.
+        now: params.yaml.
+    """
+    for key in (key for key in now if key in made and key != WATCH):
+        if isinstance(made[key], dict) and isinstance(now[key], dict) and key not in AS_GIVEN:
+            yield from unlike(made[key], now[key], f"{head}{key}.")
+        elif made[key] != now[key]:
+            yield f"{head}{key}"
 
 
 def _stamped(folder: Path) -> Path:
@@ -99,7 +161,8 @@ def show_against(other: str, as_json: bool, browser: bool) -> None:
     first, second = comparison.read(folder), comparison.read(second_folder)
     if second.name == first.name:
         second = replace(second, name=other)
-    confidence = float((first.settings.get("report") or tree["report"]).get("confidence", 0.95))
+    with edit_params.unchecked():
+        confidence = float((first.settings.get("report") or tree["report"]).get("confidence", 0.95))
     compared, level = comparison.compare(first, second, confidence), 1 - confidence
     page = folder / f"against-{second_folder.name}.html"
     write_file(page, against.page(first, second, compared, level))
@@ -127,9 +190,9 @@ def _print_sentences(folder: Path) -> set[str]:
     return {one["branch"] for one in conclusion.values()}
 
 
-def _print_table(folder: Path, params: Mapping[str, Any]) -> None:
+def _print_table(folder: Path, identity: str) -> None:
     """Prints the main measures, under the identity metric."""
-    tree, identity = read_json(folder / METRICS), params["report"]["identity"]
+    tree = read_json(folder / METRICS)
     regimes = tree.get("regimes", {})
     for domain, by_strategy in read_json(folder / HEADLINE).items():
         rows = []

@@ -13,9 +13,11 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from flows import cli
+from flows.commands import show_report
 from flows.engine import journal
 from flows.graph import stage_names
-from stages.reporting import stamp
+from stages.core.params import Params, load
+from stages.reporting import data_files, stamp
 from stages.runtime import process
 from stages.runtime.exits import attempt
 from stages.tools import edit_params, profiles
@@ -69,6 +71,7 @@ def test_help_imports_nothing_slow():
     code = """
 import sys
 from flows import cli
+from flows.commands import show_report
 plain = (["--help"], ["run", "--help"], ["concept", "add", "--help"], ["init", "--help"])
 for words in (*plain, *([name, "--help"] for name in cli.MODULES), ["study", "make", "--help"]):
     sys.argv = ["palimpsest", *words]
@@ -176,6 +179,7 @@ def test_quick_commands_import_nothing_slow(here):
     code = """
 import sys
 from flows import cli
+from flows.commands import show_report
 for words in (["profile", "list"], ["profile", "show", "quick"], ["status"], ["concept", "list"]):
     sys.argv = ["palimpsest", *words]
     try:
@@ -445,6 +449,65 @@ def test_the_report_is_a_sentence_a_small_table_and_a_path(here, palimpsest, mon
     assert f"{folder.relative_to(here)}/results.md" in out
     assert "-0.00" not in out
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def reported(here):
+    """A project with the report of a study that learned zwz_robot and sks_owl, as params.yaml has it."""
+    params, folder, before = load(), here / "report/small", (here / "params.yaml").read_text("utf-8")
+    folder.mkdir(parents=True)
+    by_dino = {"merge_init": {"average_score": {"value": 0.4, "low": 0.3, "high": 0.5}}}
+    files = {"headline.json": {"objects": {"merge_init": {"average_score": 0.4}}}, "conclusion.json": {"warning": None}}
+    files |= {"metrics.json": {"objects": {"dino": by_dino}}, "settings.json": data_files.settings(params)}
+    for name, tree in files.items():
+        (folder / name).write_text(json.dumps(tree))
+    cells = [f"objects,merge_init,0,0,dino,{i},{i},{name},0.4\n" for i, name in ((1, "zwz_robot"), (2, "sks_owl"))]
+    (folder / "matrix.csv").write_text("domain,strategy,order,seed,metric,after,task,concept,score\n" + "".join(cells))
+    yield folder
+    shutil.rmtree(folder.parent)
+    (here / "params.yaml").write_text(before, "utf-8")
+
+
+def test_a_report_made_with_other_parameters_says_which(here, reported, palimpsest):
+    assert "other parameters" not in palimpsest("report", "--no-open")[1]
+    assert json.loads(palimpsest("report", "--json")[1])["changed_since"] == []
+    change(here, prepare={"resample": "lanczos"})  # the default
+    with (here / "params.yaml").open("a", encoding="utf-8") as file:
+        file.write("\nwatch: {previews_every: 2}\n")  # changes no result
+    assert "other parameters" not in palimpsest("report", "--no-open")[1]
+    change(here, train={"rank": 8}, strategy={"magmax": {"threshold": 2.0}}, report={"identity": "csd"})
+    with_third = with_task((here / "params.yaml").read_text("utf-8"), {"objects": "pdw_rocket"})
+    (here / "params.yaml").write_text(with_third, "utf-8")
+    keys = ["train.rank", "strategy", "report.identity", "sequences"]
+    assert json.loads(palimpsest("report", "--json")[1])["changed_since"] == keys
+    _, out, _ = palimpsest("report", "--no-open")
+    assert f"now ({', '.join(keys)}): palimpsest run makes it anew." in " ".join(out.split())
+    assert "objects by dino" in out, "its own metric of identity"
+
+
+@pytest.mark.parametrize("words", [["report", "--no-open"], ["concept", "list"]])
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("identity: dino", "identity: dimo", "report.identity: 'dimo' is not in score.metrics. Did you mean 'dino'?"),
+        ("\nreport:", "\nreprot:", "unknown key 'reprot'. Did you mean 'report'?"),
+        ("\ndataset:", "\ndatset:", "unknown key 'datset'. Did you mean 'dataset'?"),
+    ],
+)
+def test_a_mistake_in_params_is_not_one_of_the_report(here, reported, palimpsest, words, old, new, message):
+    text = (here / "params.yaml").read_text("utf-8")
+    (here / "params.yaml").write_text(text.replace(old, new), "utf-8")
+    code, _, err = palimpsest(*words)
+    assert (code, err.count("\n")) == (2, 1), err
+    assert re.match(r"error: params\.yaml:\d+: ", err)
+    assert message in err
+
+
+@pytest.mark.parametrize("name", profiles.names())
+def test_no_profile_differs_from_the_settings_in_its_own_report(name):
+    tree = profiles.tree(name)
+    settings = data_files.settings(Params.model_validate_json(json.dumps(tree)))
+    assert list(show_report.unlike(json.loads(json.dumps(settings)), tree)) == []
 
 
 def test_titles_omit_parts_that_are_the_same_for_all_stages():
