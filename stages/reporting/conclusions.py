@@ -9,6 +9,7 @@ from stages.evaluation.measures import RANKED
 from stages.evaluation.statistics import Summary, Verdict
 from stages.reporting import regimes
 from stages.reporting.glossary import GLOSSARY
+from stages.reporting.headline import listed
 from stages.reporting.sweeps import fronts
 from stages.reporting.sweeps.variants import series
 from stages.runtime.formatting import counted, number
@@ -53,18 +54,30 @@ def _unread(summary: Summary) -> list[str]:
     return [f"The text encoder read only the beginning of {counted(len(summary.unread), 'text')}: {texts}{more}."]
 
 
+def levels(summary: Summary) -> dict[str, int]:
+    """How many levels each factor has, in the domain with the fewest."""
+    params, results = summary.params, summary.results
+    return {
+        "order": len(params.orders),
+        "seed": len(params.seeds),
+        "concept": min(len(one.names) for one in results),
+        "prompt": min(int(one.pictures.max()) // one.noises for one in results),
+        "noise": min(one.noises for one in results),
+    }
+
+
 def _spread(summary: Summary) -> str:
-    """The number of runs, and the factors that the intervals cover."""
-    params = summary.params
-    counts = {"order": len(params.orders), "seed": len(params.seeds)}
+    """The number of runs, and the factors that the intervals cover: those with several levels."""
+    counts = levels(summary)
     single = [name for name, count in counts.items() if count == 1]
-    factors = [f"{name}s" for name in (*counts, "concept", "prompt", "noise") if counts.get(name, 2) > 1]
+    several = [f"{name}s" for name in counts if name not in single]
     text = f"{counted(counts['order'] * counts['seed'], 'run')} per strategy "
     text += f"({counted(counts['order'], 'order')} x {counted(counts['seed'], 'seed')}). "
-    text += f"{100 * params.report.confidence:g}% intervals cover other {', '.join(factors[:-1])} and {factors[-1]}"
+    confidence = f"{100 * summary.params.report.confidence:g}%"
+    text += f"{confidence} intervals cover other {listed(several)}" if several else "There are no intervals"
     if single:
-        text += f"; with one {' and one '.join(single)}, nothing is known about other "
-        text += " or ".join(f"{name}s" for name in single)
+        one, others = listed([f"one {name}" for name in single]), listed([f"{name}s" for name in single], "or")
+        text += f"; with {one}, nothing is known about other {others}"
     return f"{text}."
 
 

@@ -1,15 +1,18 @@
 """The names and definitions of the measures."""
 
+from collections.abc import Mapping
+
 GLOSSARY_HEAD = (
     "T tasks; R[i, j] is the score on task j after task i, R[0, j] that of the base model; higher is better."
 )
+OTHER_PICTURES = "of other prompts and other noises"
 # Measure -> its name and its definition.
 GLOSSARY = {
     "average_score": ("average score", "mean over j of R[T, j]"),
     "forgetting_unbiased": (
         "forgetting",
-        "mean over j < T of R[i*, j] - R[T, j], where i* >= j has the largest score in other pictures (of other "
-        "prompts and other noises); 0 on average where nothing is forgotten",
+        "mean over j < T of R[i*, j] - R[T, j], where i* >= j has the largest score in other pictures ("
+        f"{OTHER_PICTURES}); 0 on average where nothing is forgotten",
     ),
     "backward_transfer": (
         "backward transfer",
@@ -48,3 +51,13 @@ IN_WORDS = (
     "after its own task; own - others: similarity to the own concept minus that to the others; top-1: share of "
     "pictures that resemble their own concept the most; earlier: of all concepts but the last."
 )
+
+
+def definitions(levels: Mapping[str, int]) -> list[tuple[str, str]]:
+    """The names and definitions for a study with so many levels of each factor.
+
+    Forgetting is measured on other prompts and noises than the row of the maximum is chosen by, where there are others.
+    """
+    several = [f"other {factor}s" for factor in ("prompt", "noise") if levels[factor] > 1]
+    known = f"of {' and '.join(several)}" if several else OTHER_PICTURES
+    return [(title, text.replace(OTHER_PICTURES, known)) for title, text in GLOSSARY.values()]

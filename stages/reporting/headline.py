@@ -128,7 +128,11 @@ def _gate(verdict: Verdict, others: Sequence[Verdict], level: float) -> tuple[Br
     shown = [name for name in ahead if name not in faults]
     if not shown:
         top = max(faults, key=lambda name: strategies[name][SCORE].value)
-        text = f"{top} scores {number(strategies[top][SCORE].value)} by {verdict.metric} ({base})"
+        text = f"{_values(verdict, list(strategies), 'scores')} by {verdict.metric} ({base})"
+        if len(ahead) > 1:
+            text += f"; {top} has the highest score that is shown to be above the base model's"
+        elif len(strategies) > 1:
+            text += f"; only {top} is shown to score above the base model"
         return "not the concepts", None, f"{text}, but {faults[top]}"
     return _comparison(verdict, others, shown, faults, level)
 
@@ -148,7 +152,7 @@ def _comparison(
         text = f"{best} scores {number(scores[best])} {by} ({base})"
         text += " and shows the concepts" if _tested(verdict, best) else ""
     elif not below:
-        branch, named = "tie", _listed([best, *equal])
+        branch, named = "tie", listed([best, *equal])
         text = f"no difference between strategies is significant {by}: {_values(verdict, [best, *rivals])} ({base})"
         if faults or len(equal) < len(rivals):
             text += f"; {named} {'show' if equal else 'shows'} the concepts"
@@ -157,7 +161,7 @@ def _comparison(
         tied = [r for r in equal if number(scores[r]) == number(scores[best])]
         highest = all(number(scores[r]) != number(scores[best]) and scores[r] < scores[best] for r in rivals)
         verb = "score" if tied else "scores highest," if highest and not equal else "scores"
-        text = f"{_listed([best, *tied])} {verb} {number(scores[best])} {by} ({base}), above {_values(verdict, below)}"
+        text = f"{listed([best, *tied])} {verb} {number(scores[best])} {by} ({base}), above {_values(verdict, below)}"
         if rest := [r for r in equal if r not in tied]:
             text += f"; {_values(verdict, rest)} cannot be distinguished from it"
     text += "".join(
@@ -227,11 +231,12 @@ def _difference(other: Verdict, level: float) -> str:
 def _values(verdict: Verdict, names: Sequence[str], verb: str = "") -> str:
     """The names with their scores, the first with a verb between them if there is one."""
     first, *others = (f"{name} {number(verdict.strategies[name][SCORE].value)}" for name in names)
-    return _listed([first.replace(" ", f" {verb} ", 1) if verb else first, *others])
+    return listed([first.replace(" ", f" {verb} ", 1) if verb else first, *others])
 
 
-def _listed(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+def listed(parts: Sequence[str], last: str = "and") -> str:
+    """The parts in words: a, b and c."""
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} {last} {parts[-1]}"
 
 
 def harm(verdict: Verdict, strategy: str) -> str:

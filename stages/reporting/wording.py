@@ -14,8 +14,8 @@ from stages.evaluation.measures import RANKED
 from stages.evaluation.statistics import Interval, Summary, Verdict, show
 from stages.evaluation.transfer import Transfer
 from stages.reporting import headline, regimes
-from stages.reporting.conclusions import conclusions, ordered
-from stages.reporting.glossary import GLOSSARY, GLOSSARY_HEAD, IN_WORDS
+from stages.reporting.conclusions import conclusions, levels, ordered
+from stages.reporting.glossary import GLOSSARY, GLOSSARY_HEAD, IN_WORDS, definitions
 from stages.reporting.sweeps import fronts
 from stages.reporting.sweeps.variants import series, variants
 from stages.runtime.formatting import Rows, in_columns, in_markdown, words
@@ -207,7 +207,7 @@ def markdown(summary: Summary, files: Sequence[str], more: Sequence[str] = ()) -
         parts += _pictures(files, f"figures/{domain}-{verdict.metric}-")
         parts += ["<details><summary>All measures</summary>", in_markdown(everything(verdict)), "</details>"]
     parts += more
-    glossary = [f"- **{title}**: {meaning}" for title, meaning in GLOSSARY.values()]
+    glossary = [f"- **{title}**: {meaning}" for title, meaning in definitions(levels(summary))]
     sheets = [f"- [{file.removeprefix('grids/')}]({file})" for file in files if file.startswith("grids/")]
     parts += ["## Pictures", "\n".join(sheets), "## Glossary", GLOSSARY_HEAD, "\n".join(glossary)]
     return _join(parts)

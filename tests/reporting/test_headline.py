@@ -164,6 +164,22 @@ def test_grey_mush_below_chance_is_no_winner() -> None:
     assert re.search(r"\(top-1 0\.0\d \[-?0\.\d\d, 0\.\d\d\], chance 0\.10\)", found.text), "why: its interval"
 
 
+def test_no_strategy_is_left_out_where_the_pictures_are_not_the_concepts() -> None:
+    """The one with the highest score may be the one whose score is not shown to be above the base model's."""
+    several = sentence(study(GOOD, recognised=0.05)).text
+    assert re.search(r"objects, naive scores 0\.\d\d, merge_init 0\.\d\d and magmax 0\.\d\d by looks \(base", several)
+    assert "; magmax has the highest score that is shown to be above the base model's, but its earlier" in several
+    given = study({"merge_init": 0.5, "magmax": 0.2}, recognised=0.05)
+    verdict = given.verdicts[0]
+    uncertain = dict(verdict.strategies["merge_init"], gain=replace(verdict.strategies["merge_init"]["gain"], low=-0.1))
+    strategies = verdict.strategies | {"merge_init": uncertain}
+    found = sentence(replace(given, verdicts=[replace(verdict, strategies=strategies)]))
+    assert re.search(r"merge_init scores 0\.\d\d and magmax 0\.\d\d by looks", found.text)
+    assert "; only magmax is shown to score above the base model, but its earlier concepts are not shown" in found.text
+    alone = sentence(study({"naive": 0.3}, recognised=0.05)).text
+    assert re.search(r"objects, naive scores 0\.\d\d by looks \(base model 0\.\d\d\), but its earlier concepts", alone)
+
+
 def test_what_the_base_recognises_as_well_is_no_winner() -> None:
     found = sentence(study(GOOD, recognised=0.5, base_recognised=0.6, margin=-0.1))
     assert found.branch == "not the concepts"

@@ -28,8 +28,10 @@ def given(
     return replace(verdict, metric="looks")
 
 
-def summary(verdict: Verdict | None = None, **parameters) -> Summary:
-    return Summary(synthetic_study.parameters(strategies=("a", "b", "c"), **parameters), [verdict or given()], [], [])
+def summary(verdict: Verdict | None = None, noises: int = 2, pictures: int = 4, **parameters) -> Summary:
+    params = synthetic_study.parameters(strategies=("a", "b", "c"), **parameters)
+    results = results_of(noise(3, 1, 5, 4, pictures), noises=noises)
+    return Summary(params, [verdict or given()], [results], [])
 
 
 def test_every_measure_has_a_name_and_a_meaning() -> None:
@@ -95,6 +97,28 @@ def test_one_run_states_its_limits() -> None:
     assert "other orders, seeds, concepts, prompts and noises." in several
     assert "nothing is known" not in several
     assert "with one seed, nothing is known about other seeds" in conclusions.conclusions(summary(orders=("0", "5")))[0]
+
+
+@pytest.mark.parametrize(
+    ("noises", "pictures", "covered", "unknown", "defined"),
+    [
+        (
+            2,
+            4,
+            "concepts, prompts and noises; with one order and one seed",
+            "orders or seeds",
+            "prompts and other noises",
+        ),
+        (1, 4, "concepts and prompts; with one order, one seed and one noise", "orders, seeds or noises", "prompts"),
+        (2, 2, "concepts and noises; with one order, one seed and one prompt", "orders, seeds or prompts", "noises"),
+    ],
+)
+def test_intervals_cover_only_factors_with_several_levels(noises, pictures, covered, unknown, defined) -> None:
+    few = summary(noises=noises, pictures=pictures)
+    first = conclusions.conclusions(few)[0]
+    assert f"intervals cover other {covered}, nothing is known about other {unknown}." in first
+    forgetting = dict(glossary.definitions(conclusions.levels(few)))["forgetting"]
+    assert f"in other pictures (of other {defined}); 0 on average" in forgetting
 
 
 def test_strategies_beat_the_base_model_only_by_their_intervals() -> None:

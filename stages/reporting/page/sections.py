@@ -201,7 +201,8 @@ def numbers(material: Material) -> Context:
         return {"rows": wording.everything(verdict, measures), "differences": compared}
 
     level = 1 - material.summary.params.report.confidence
-    more = {"level": f"{level:.2g}", "glossary": list(glossary.GLOSSARY.values()), "head": glossary.GLOSSARY_HEAD}
+    defined = glossary.definitions(conclusions.levels(material.summary))
+    more = {"level": f"{level:.2g}", "glossary": defined, "head": glossary.GLOSSARY_HEAD}
     return _panels(material, panel) | more
 
 
