@@ -191,13 +191,16 @@ def make(params: Params, count: int, each: int) -> tuple[str, dict[str, Any]]:
         each: comparisons shown to one rater, those trials included.
 
     Raises:
-        ConfigFault: the study has only one strategy or one concept, or a rater would see nothing but known answers.
+        ConfigFault: the study has only one strategy or one concept, there would be no comparison, or a rater would see
+            nothing but known answers.
         InputFault: the study is not complete.
     """
     if len(params.tasks) < 2:
         raise ConfigFault("tasks: trials with a known answer show two concepts, and there is one. Learn another one.")
     if each <= CHECKS:
         raise ConfigFault(f"--each {each}: {CHECKS} of them have a known answer. Give more, for example 40.")
+    if count < 1:
+        raise ConfigFault(f"--comparisons {count}: must be at least 1.")
     domains = [load(params, domain) for domain in params.domains]
     page = Page(params)
     for comparison in choose(params, domains, count):

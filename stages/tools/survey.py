@@ -24,10 +24,10 @@ def make(args: argparse.Namespace) -> None:
     folder = survey.ROOT / params.study
     survey.refuse_another_page(folder, key)
     target = args.to or PAGES / f"{params.study}.html"
-    for path, content in ((target, page), (folder / survey.KEY, artifact.to_json(key))):
-        write_file(path, content)
     each = min(args.each, len(key["comparisons"]))
     answers, people = questionnaire.needed(args.preference, len(params.strategies), each)
+    for path, content in ((target, page), (folder / survey.KEY, artifact.to_json(key))):
+        write_file(path, content)
     print(f"{target}: {size(len(page))}. Hand out only this file. Each person answers questions about {each} pairs,")
     print(f"of which {survey.CHECKS} have a known answer.")
     print(f"To see a preference of {args.preference:.0%} between two strategies takes about {answers} answers,")
@@ -40,6 +40,7 @@ def read(args: argparse.Namespace) -> None:
     from stages.reporting import regimes, survey_wording
 
     params = load()
+    preference.answers_needed(args.preference)  # refuses an impossible one before files are saved
     added = survey.import_answers(args.files, folder := survey.ROOT / params.study)
     print(f"{added} of {len(args.files)} files are new and were saved in {folder}.")
     result = preference.people(params.study, params.report.confidence)

@@ -108,6 +108,28 @@ def test_the_raters_needed_answer_more_than_the_comparisons() -> None:
     assert raters * (40 - CHECKS) >= answers * 6 > (raters - 1) * (40 - CHECKS)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"comparisons": 0}, "^--comparisons 0: must be at least 1"),
+        ({"comparisons": -2}, "^--comparisons -2: must be at least 1"),
+        ({"preference": 0.4}, "^--preference 0.4: must lie between 0.5 and 1"),
+    ],
+)
+def test_an_impossible_number_is_refused_before_anything_is_written(
+    made, monkeypatch, given: dict, message: str
+) -> None:
+    monkeypatch.setattr(core_params, "load", lambda: made)
+    with pytest.raises(ConfigFault, match=message):
+        tool.make(Namespace(**{"comparisons": 6, "each": 40, "to": None, "preference": 0.7} | given))
+    Path("answers.json").write_text("{}")
+    if "preference" in given:
+        with pytest.raises(ConfigFault, match=message):
+            tool.read(Namespace(files=[Path("answers.json")], **given))
+    assert not Path("people").exists()
+    assert not Path("data/answers/small").exists()
+
+
 def test_the_commands_say_how_many_answers_it_takes(made, monkeypatch, capsys) -> None:
     monkeypatch.setattr(core_params, "load", lambda: made)
     tool.make(Namespace(comparisons=6, each=40, to=None, preference=0.7))
