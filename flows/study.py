@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 Select = Callable[[argparse.Namespace], set[str] | None]
 Preparation = Callable[[argparse.Namespace], object]
 ROOT = Path(".")
-LOCK = Path(".cache", "flow", "lock")
 log = logging.getLogger("palimpsest")
 
 
@@ -84,11 +83,9 @@ def perform(args: argparse.Namespace, select: Select, prepare: Preparation = not
         Fault: the run cannot start.
     """
     from flows.graph.up_to_date import untouched
-    from flows.undo import undo_unfinished
-    from stages.runtime.process import lock
+    from stages.files.undo import locked
 
-    with lock(LOCK):
-        undo_unfinished()
+    with locked():
         prepare(args)
         if not args.share and untouched(ROOT.absolute()):
             print("Nothing to do: everything is up to date.")

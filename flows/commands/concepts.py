@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from flows.commands import console
 from flows.commands.concept_scores import ConceptScore, Key, concept_scores, titles
-from flows.commands.status import LOCK, RUNS
-from flows.undo import Reversible, reversible, undo_unfinished
+from flows.commands.status import RUNS
+from stages.files.undo import LOCK, Reversible, locked, reversible
 from stages.files.untrusted import copy_folder
 from stages.files.writing import new_folder, write_file
 from stages.files.yaml import PARAMS
@@ -67,11 +67,9 @@ class Change:
             Fault: the change cannot be made; everything is restored.
         """
         from stages.core.params import load
-        from stages.runtime.process import lock
 
         edit_params.tree()
-        with lock(LOCK):
-            undo_unfinished()
+        with locked():
             self._check_before()
             try:
                 with self._changed():

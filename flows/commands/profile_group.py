@@ -54,9 +54,11 @@ def profile_use(
     """Writes a profile to params.yaml. Results of other studies stay."""
     from flows.commands import console
     from stages.files import model_lock
+    from stages.files.undo import locked
     from stages.tools import profiles
 
-    changed = profiles.use(name, force, memory)
+    with locked():
+        changed = profiles.use(name, force, memory)
     chosen = name + (f" for {memory} GB" if memory else "")
     print(f"params.yaml is now {chosen}." if changed else f"params.yaml is {chosen} already.")
     if quiet:

@@ -9,10 +9,11 @@ from typing import Any
 
 from flows.commands import console
 from flows.engine import journal
+from stages.files.undo import LOCK
 from stages.runtime.faults import printable
 from stages.tools import edit_params
 
-RUNS, REPORT, LOCK = Path("runs"), Path("report"), Path(".cache", "flow", "lock")
+RUNS, REPORT = Path("runs"), Path("report")
 OUTPUTS = ("adapter", "state", "images", "scores")  # a task's output folders, in the order of the stages
 DONE, PARTLY, TO_DO = "■", "▪", "·"
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.graph.remote import open_graph
 from flows.graph.stage_names import StageName, last_stages
-from flows.study import LOCK, command, nothing, perform
+from flows.study import command, nothing, perform
 
 if TYPE_CHECKING:
     from flows.graph.graph import Graph
@@ -205,11 +205,9 @@ def complete(args: argparse.Namespace) -> int:
 def _find_missing() -> tuple[list[str], set[str], list[str], dict[str, str]]:
     """Restores what the remote has; returns the first missing stages, all of them, their runs, and `hash_inputs`."""
     from flows.graph.remote import hash_inputs
-    from flows.undo import undo_unfinished
-    from stages.runtime.process import lock
+    from stages.files.undo import locked
 
-    with lock(LOCK):
-        undo_unfinished()
+    with locked():
         graph = open_graph(Path.cwd(), share=True)
         try:
             first, missing = gather(graph)

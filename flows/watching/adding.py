@@ -19,7 +19,6 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from flows.commands.status import LOCK
 from flows.engine import journal
 from flows.engine.photo_check import own_photos
 from flows.watching.command import palimpsest
@@ -28,6 +27,7 @@ from flows.watching.page import LivePage
 from flows.watching.upload import Wanted, check, receive
 from stages.core.params import Params
 from stages.datasets.shared.names import ABOUT
+from stages.files.undo import LOCK
 from stages.files.writing import new_folder
 from stages.runtime.faults import ConfigFault, Fault, InputFault, MachineFault
 from stages.runtime.process import lock

@@ -10,11 +10,11 @@ from markupsafe import Markup
 from PIL import Image
 
 from flows.commands.status import OUTPUTS, status_of
-from flows.undo import RECORD
 from flows.watching.progress import Partial, Reader, Training, newest_training
 from stages.core.params import Params
 from stages.files.artifact import digest
 from stages.files.pictures import open_png
+from stages.files.undo import RECORD
 from stages.files.yaml import PARAMS
 from stages.reporting.page import charts, lines
 from stages.reporting.page.overview import minus

@@ -18,6 +18,7 @@ from stages.core.params import Params
 from stages.evaluation.geometry.likeness import choose, likeness, mean_likeness
 from stages.evaluation.transfer import Array
 from stages.files.pictures import open_png
+from stages.files.undo import locked
 from stages.files.writing import write_file
 from stages.files.yaml import PARAMS
 from stages.photos.develop import KnownPhotos, develop
@@ -57,7 +58,8 @@ def concept_sets(params: Params, key: None, args: argparse.Namespace) -> None:
     print(in_columns([["set", "likeness", "concepts"], *rows, [f"all {len(names)}", f"{every:.3f}", ""]]))
     if args.write:
         listed = {name: concepts for name, (concepts, _) in sets.items()}
-        write_file(PARAMS, with_sets(params_text(), listed, domain))
+        with locked():
+            write_file(PARAMS, with_sets(params_text(), listed, domain))
 
 
 def chosen_sets(names: list[str], alike: Array, count: int) -> dict[str, tuple[list[str], float]]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from contextlib import closing
 from pathlib import Path
@@ -10,20 +11,21 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from flows import undo
 from flows.commands import concepts, console, new_project
+from flows.commands.profile_group import profile_use
 from flows.engine.photo_check import contents, own_photos
 from flows.watching import adding, command, server
 from flows.watching.adding import Adding
 from flows.watching.page import LivePage
 from stages.core.params import Prepare, load
 from stages.datasets.folder import Folder
+from stages.files import undo
 from stages.files.yaml import PARAMS
 from stages.runtime.faults import ConfigFault, MachineFault
 from stages.runtime.process import lock
-from stages.tools import edit_params
+from stages.tools import edit_params, profiles
 from tests.support.synthetic_study import parameters, write
-from tests.support.workspace import hashes, with_dvc, workspace
+from tests.support.workspace import PROJECT, hashes, with_dvc, workspace
 
 TOKEN, PORT = "the-token", 4242
 ADDRESS = f"http://127.0.0.1:{PORT}"
@@ -285,6 +287,19 @@ def test_a_killed_change_is_undone_by_the_next_command(project, kind, step, afte
     assert not [
         path for path in project.rglob("*") if path.is_dir() and path.name.startswith(".") and path.name != ".cache"
     ]
+
+
+def test_choosing_a_profile_undoes_a_killed_change_first_and_not_one_that_goes_on(project, capsys):
+    shutil.copytree(PROJECT / profiles.FOLDER, profiles.FOLDER)
+    assert killed(CHANGES["add"](), STEPS["asking"], False)
+    assert Path("data/photos/cup").exists()
+    with lock(undo.LOCK), pytest.raises(MachineFault):
+        profile_use("quick", force=True, quiet=True)
+    profile_use("quick", force=True, quiet=True)
+    assert "was undone" in capsys.readouterr().out
+    assert PARAMS.read_text() == profiles.text("quick")
+    assert not Path("data/photos/cup").exists()
+    assert not undo.RECORD.exists()
 
 
 def test_a_killed_change_takes_back_no_edit_made_since(project, capsys):

@@ -453,15 +453,17 @@ def test_the_report_is_a_sentence_a_small_table_and_a_path(here, palimpsest, mon
 
 @pytest.fixture
 def reported(here):
-    """A project with the report of a study that learned zwz_robot and sks_owl, as params.yaml has it."""
-    params, folder, before = load(), here / "report/small", (here / "params.yaml").read_text("utf-8")
+    """A project with a report of its study, as params.yaml has it."""
+    params, before = load(), (here / "params.yaml").read_text("utf-8")
+    folder = here / "report" / params.study
     folder.mkdir(parents=True)
     by_dino = {"merge_init": {"average_score": {"value": 0.4, "low": 0.3, "high": 0.5}}}
     files = {"headline.json": {"objects": {"merge_init": {"average_score": 0.4}}}, "conclusion.json": {"warning": None}}
     files |= {"metrics.json": {"objects": {"dino": by_dino}}, "settings.json": data_files.settings(params)}
     for name, tree in files.items():
         (folder / name).write_text(json.dumps(tree))
-    cells = [f"objects,merge_init,0,0,dino,{i},{i},{name},0.4\n" for i, name in ((1, "zwz_robot"), (2, "sks_owl"))]
+    learned = enumerate(params.sequence("objects", "0").values(), 1)
+    cells = [f"objects,merge_init,0,0,dino,{i},{i},{name},0.4\n" for i, name in learned]
     (folder / "matrix.csv").write_text("domain,strategy,order,seed,metric,after,task,concept,score\n" + "".join(cells))
     yield folder
     shutil.rmtree(folder.parent)
@@ -476,7 +478,7 @@ def test_a_report_made_with_other_parameters_says_which(here, reported, palimpse
         file.write("\nwatch: {previews_every: 2}\n")  # changes no result
     assert "other parameters" not in palimpsest("report", "--no-open")[1]
     change(here, train={"rank": 8}, strategy={"magmax": {"threshold": 2.0}}, report={"identity": "csd"})
-    with_third = with_task((here / "params.yaml").read_text("utf-8"), {"objects": "pdw_rocket"})
+    with_third = with_task((here / "params.yaml").read_text("utf-8"), {"objects": "ofl_dog"})
     (here / "params.yaml").write_text(with_third, "utf-8")
     keys = ["train.rank", "strategy", "report.identity", "sequences"]
     assert json.loads(palimpsest("report", "--json")[1])["changed_since"] == keys

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flows.commands import concepts, new_project
-from flows.undo import RECORD, Reversible, reversible
+from stages.files.undo import RECORD, Reversible, reversible
 from stages.files.untrusted import copy_folder
 from stages.runtime.faults import ConfigFault, Fault, MachineFault
 from stages.tools import edit_params

@@ -8,6 +8,7 @@ import pytest
 
 from stages.core import params
 from stages.core.dataset import facts_of
+from stages.files.undo import RECORD, Reversible
 from stages.runtime.faults import ConfigFault
 from stages.tools import profiles
 from stages.tools.concept_sets import concept_sets
@@ -38,7 +39,15 @@ def test_what_the_tool_measures_and_writes_is_a_study_of_both_sets(here, capsys)
     some = dict(zip(like.sequences["alike"]["0"], FOUR, strict=True))
     change(here, sequences={"objects": {order: dict(some) for order in "01"}})
     Path("params.yaml").write_bytes(Path("params.yaml").read_bytes().replace(b"\n", b"\r\n"))
+    before = Path("params.yaml").read_bytes()
+    killed = Reversible(before.decode(), f"# half made\r\n{before.decode()}")
+    killed.make(Path("data/photos/cup"))
+    Path("data/photos/cup").mkdir(parents=True)
+    Path("params.yaml").write_bytes(killed.after.encode())
     concept_sets(params.load(), None, arguments(write=True))
+    assert not Path("data/photos/cup").exists()
+    assert not RECORD.exists()
+    assert b"half made" not in Path("params.yaml").read_bytes()
     text, written = Path("params.yaml").read_bytes(), params.load()
     assert text.count(b"\r\n") == text.count(b"\n")  # the file keeps its line ends
     assert written.domains == ("similar", "diverse")

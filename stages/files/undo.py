@@ -18,7 +18,9 @@ from stages.files.strict_json import read_json
 from stages.files.writing import write_file
 from stages.files.yaml import PARAMS
 from stages.runtime.faults import ConfigFault
+from stages.runtime.process import lock
 
+LOCK = Path(".cache", "flow", "lock")  # of the project
 RECORD = Path(".cache", "flow", "change.json")  # it exists while a change is being made, and after a kill
 STAYS = f"{PARAMS}: was edited while concepts were being changed, so this change stays. Check tasks and sequences."
 
@@ -93,6 +95,19 @@ def reversible(before: str, after: str) -> Iterator[Reversible]:
             raise ConfigFault(STAYS) from error
         raise
     change.complete()
+
+
+@contextmanager
+def locked() -> Iterator[None]:
+    """Holds the project's lock during the block, after a change that was killed has been undone.
+
+    Raises:
+        InputFault: the record of such a change is damaged.
+        MachineFault: another process holds the lock.
+    """
+    with lock(LOCK):
+        undo_unfinished()
+        yield
 
 
 def undo_unfinished() -> None:
