@@ -1,7 +1,8 @@
-"""Profiles: complete studies to start from. One holds every section; the others hold only their changes to it.
+"""Profiles: complete studies to start from. One holds every section; most others hold only their changes to it.
 
-`from` names another profile to change instead. Profiles in a sub-folder are a group, such as `questions`. A memory
-preset is another set of changes, for a GPU with so many GB: data/profiles/memory/24.yaml.
+`from` names another profile to change instead. A profile with every section and without `from`, such as a saved
+params.yaml, is taken as it is. Profiles in a sub-folder are a group, such as `questions`. A memory preset is another
+set of changes, for a GPU with so many GB: data/profiles/memory/24.yaml.
 """
 
 from __future__ import annotations
@@ -50,11 +51,11 @@ def groups() -> dict[str, list[str]]:
 
 
 def summary(name: str) -> str:
-    """One line that describes a profile: its first comment."""
-    first = files()[name].read_text("utf-8").splitlines()[0]
-    return (
-        first.lstrip("# ") if name != COMPLETE else "The default: ten objects, six strategies, some minutes on a CPU."
-    )
+    """One line that describes a profile: its first line, if that is a comment."""
+    if name == COMPLETE:
+        return "The default: ten objects, six strategies, some minutes on a CPU."
+    first = files()[name].read_text("utf-8", "replace").partition("\n")[0]
+    return first.lstrip("# ").rstrip() if first.startswith("#") else ""
 
 
 def presets() -> list[str]:
@@ -63,7 +64,7 @@ def presets() -> list[str]:
 
 
 def text(name: str, memory: str | None = None) -> str:
-    """The text of params.yaml for a profile: the complete profile with the changes applied.
+    """The text of params.yaml for a profile: a complete profile with the changes applied.
 
     Args:
         name: a profile.
@@ -72,10 +73,10 @@ def text(name: str, memory: str | None = None) -> str:
     Raises:
         ConfigFault: the profile or preset does not exist, or is not plain YAML; or `from` names none.
     """
-    changes = _changes(name)
+    start, changes = _made_of(name)
     if memory not in (None, *presets()):
         raise ConfigFault(f"unknown memory preset '{memory}'. There is: {', '.join(presets())}.")
-    complete = (FOLDER / f"{COMPLETE}.yaml").read_text("utf-8")
+    complete = start.read_text("utf-8")
     if memory:
         changes.append(read_yaml(PRESETS / f"{memory}.yaml").tree)
     if not changes:
@@ -97,19 +98,23 @@ def text(name: str, memory: str | None = None) -> str:
     return out.getvalue()
 
 
-def _changes(name: str) -> list[Any]:
-    """The changes to the complete profile, in order: those of the profiles that this one is made from, and its own."""
+def _made_of(name: str) -> tuple[Path, list[Any]]:
+    """The complete profile that this one is made from, and the changes to it: of others on the way, and its own."""
     known, chain, changes = files(), [name], list[Any]()
+    sections = read_yaml(known[COMPLETE]).tree.keys()
     while chain[0] != COMPLETE:
         if chain[0] not in known:
             where = f"{known[chain[1]]}: {FROM}: " if len(chain) > 1 else ""
             raise ConfigFault(f"{where}unknown profile '{chain[0]}'. {nearest(chain[0], known)}")
-        changes.insert(0, read_yaml(known[chain[0]]).tree)
-        base = changes[0].get(FROM, COMPLETE)
+        changed = read_yaml(known[chain[0]]).tree
+        if FROM not in changed and changed.keys() >= sections:
+            break
+        changes.insert(0, changed)
+        base = changed.get(FROM, COMPLETE)
         if base in chain:
             raise ConfigFault(f"{known[chain[0]]}: {FROM}: '{base}' is made from this one. Name another.")
         chain.insert(0, base)
-    return changes
+    return known[chain[0]], changes
 
 
 def tree(name: str, memory: str | None = None) -> Any:

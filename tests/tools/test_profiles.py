@@ -102,6 +102,36 @@ def test_a_profile_that_has_changed_is_not_a_change_by_the_user(tmp_path, monkey
         profiles.use("toy-styles")
 
 
+def test_a_saved_params_yaml_is_a_profile_as_it_is_and_others_may_change_it(tmp_path, monkeypatch):
+    shutil.copytree(profiles.FOLDER, tmp_path / profiles.FOLDER)
+    monkeypatch.chdir(tmp_path)
+    saved = profiles.text("quick").replace("  checkpoint_every: 50\n", "# mine\n")
+    profiles.PARAMS.write_text(saved)
+    with pytest.raises(ConfigFault, match=r"Save them as data/profiles/NAME\.yaml"):
+        profiles.use("toy-styles")
+    (profiles.FOLDER / "mine.yaml").write_text(saved)
+    assert profiles.use("toy-styles")
+    assert profiles.use("mine")
+    assert profiles.PARAMS.read_text() == saved
+    assert "checkpoint_every" not in profiles.tree("mine", "24")["train"]
+    (profiles.FOLDER / "changed.yaml").write_text("# Mine, changed.\nfrom: mine\ntrain: {rank: 4}\n")
+    changed = profiles.tree("changed")
+    assert (changed["train"]["rank"], "checkpoint_every" in changed["train"]) == (4, False)
+
+
+def test_a_profile_without_a_description_is_listed(tmp_path, monkeypatch):
+    shutil.copytree(profiles.FOLDER, tmp_path / profiles.FOLDER)
+    monkeypatch.chdir(tmp_path)
+    for name, content in (("empty", b""), ("bare", b"study: bare\n"), ("latin", b"# caf\xe9\n")):
+        (profiles.FOLDER / f"{name}.yaml").write_bytes(content)
+    assert [profiles.summary(name) for name in ("empty", "bare", "latin")] == ["", "", "caf\ufffd"]
+
+
+@pytest.mark.parametrize("name", profiles.names())
+def test_a_profile_is_described_in_whole_sentences(name):
+    assert profiles.summary(name).endswith((".", "?"))
+
+
 def test_a_fault_in_a_profile_of_a_group_names_its_file_and_line(tmp_path, monkeypatch):
     shutil.copytree(profiles.FOLDER, tmp_path / profiles.FOLDER)
     monkeypatch.chdir(tmp_path)
