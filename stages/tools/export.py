@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.core.command import main
+from stages.runtime.faults import ConfigFault
 from stages.tools.exchange.arguments import add_origin
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ def export(params: Params, key: None, args: argparse.Namespace) -> None:
     from stages.tools.exchange.exporting import DTYPES, ROUNDING_LIMIT, check_target, check_truncation, pack, write
     from stages.tools.exchange.source import find_origin
 
+    if args.accept_error and args.rank is None:
+        raise ConfigFault("--accept-error: give --rank, too; without it nothing is truncated.")
     origin = find_origin(params, args.key, args.task, args.what)
     check_target(args.to, origin, args.format)
     packed = pack(origin.delta, args.format, DTYPES[args.dtype], args.rank, params.family.module_names())

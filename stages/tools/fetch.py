@@ -14,6 +14,7 @@ from pathlib import Path
 from stages.core.command import show_log
 from stages.runtime.arguments import Parser
 from stages.runtime.exits import attempt
+from stages.runtime.faults import ConfigFault
 
 
 def convert(converter: str, source: Path, target: Path) -> None:
@@ -31,6 +32,9 @@ def work(args: argparse.Namespace) -> None:
         names += model_lock.models_used(profiles.tree(args.profile), lock)
         print(f"{args.profile} needs {', '.join(names) or 'no external weights'}.")
     elif not names:
+        if args.folder or args.pin:
+            option = f"--from {args.folder}" if args.folder else "--pin"
+            raise ConfigFault(f"{option}: name a model, or give --for PROFILE.")
         print("\n".join(model_lock.describe(name, model) for name, model in lock.items()))
     for name in names:
         download.check_before_download(name, model_lock.find(lock, name), args.pin)

@@ -20,10 +20,14 @@ if TYPE_CHECKING:
     from stages.core.params import Params
 
 
+STEPS = 12  # that are measured
+
+
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", metavar="NAME", help="use this profile instead of params.yaml")
     parser.add_argument("--memory", metavar="GB", help="the profile's settings for a GPU of 12, 16, 24 or 80 GB")
-    parser.add_argument("--steps", type=int, default=12, metavar="N", help="training steps to measure (default: 12)")
+    steps = f"training steps to measure (default: {STEPS})"
+    parser.add_argument("--steps", type=int, metavar="N", help=steps)
     parser.add_argument("--card", metavar="NAME", help="use figures measured on this GPU (data/performance), as H200")
     parser.add_argument("--counts", action="store_true", help="count only, without measuring")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -37,18 +41,21 @@ def forecast(params: Params, key: None, args: argparse.Namespace) -> None:
     from stages.tools.forecasting.forecast import facts, summary
     from stages.tools.forecasting.workload import count
 
-    if args.steps < 1:
-        raise ConfigFault(f"--steps {args.steps}: must be at least 1.")
+    steps = STEPS if args.steps is None else args.steps
+    if steps < 1:
+        raise ConfigFault(f"--steps {steps}: must be at least 1.")
+    if args.card and args.counts:
+        raise ConfigFault("--card and --counts: give one of them.")
+    if args.steps is not None and (args.card or args.counts):
+        raise ConfigFault(f"--steps {steps}: with --{'card' if args.card else 'counts'} nothing is measured. Omit it.")
     times = None if args.profile or args.card else Times(Path.cwd(), params)
     if args.profile:
         params = profiles.params(args.profile, args.memory)
     elif args.memory:
         raise ConfigFault("--memory: give --profile, too; a study has its settings in params.yaml.")
     work = count(params)
-    if args.card and args.counts:
-        raise ConfigFault("--card and --counts: give one of them.")
     measured = of_card(params, args.card) if args.card else None
-    calibration = measured or (None if args.counts else calibrate(params, args.steps))
+    calibration = measured or (None if args.counts else calibrate(params, steps))
     if calibration and not measured and not args.profile:
         save_costs(params, {part: cost.each for part, cost in calibration.costs.items()})
     if args.json:

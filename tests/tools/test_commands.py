@@ -85,9 +85,9 @@ def test_an_occupied_target_is_refused(study, tmp_path, palimpsest):
 
 @pytest.mark.parametrize("rank", [None, "1", "9999"])
 def test_the_error_of_every_layer_is_logged_if_a_rank_truncates(study, tmp_path, caplog, palimpsest, rank):
-    words = ["export", DENSE, "--task", "02", "--to", tmp_path / "here", "--accept-error"]
+    words = ["export", DENSE, "--task", "02", "--to", tmp_path / "here"]
     with caplog.at_level("INFO", "palimpsest"):
-        code, line = palimpsest(*words, *(["--rank", rank] if rank else []))
+        code, line = palimpsest(*words, *(["--rank", rank, "--accept-error"] if rank else []))
     logged = [r.getMessage().split() for r in caplog.records if r.getMessage().split()[0] in study.family.shapes()]
     assert code == 0
     if rank != "1":
@@ -100,8 +100,27 @@ def test_the_error_of_every_layer_is_logged_if_a_rank_truncates(study, tmp_path,
     assert f"({logged[0][0]})" in line
     caplog.clear()
     with caplog.at_level("INFO", "palimpsest"):
-        assert palimpsest(*words[:-1], "--rank", rank)[0] == 3
+        assert palimpsest(*words, "--rank", rank)[0] == 3
     assert len(caplog.records) >= len(logged)  # also where the export is refused
+
+
+def test_what_would_be_ignored_is_refused(study, tmp_path, palimpsest):
+    lora, folder = tmp_path / "lora.safetensors", tmp_path / "mine"
+    run = ["export", SUM, "--task", "02", "--to", lora]
+    assert palimpsest(*run, "--accept-error") == (
+        2,
+        "error: --accept-error: give --rank, too; without it nothing is truncated.",
+    )
+    assert palimpsest(*run)[0] == palimpsest("import", lora, "--to", folder)[0] == 0
+    for words in (
+        ["export", folder, "--to", tmp_path / "a"],
+        ["paint", folder, "--to", tmp_path / "b", "--prompt", "x"],
+    ):
+        for given, reason in ((["--task", "01"], "no tasks"), (["--what", "state"], "no states")):
+            name = " ".join(given)
+            said = f"error: {name}: {folder} is an imported adapter, which has {reason}. Omit it."
+            assert palimpsest(*words, *given) == (2, said)
+        assert palimpsest(*words, "--what", "adapter")[0] == 0
 
 
 @pytest.fixture

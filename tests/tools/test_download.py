@@ -219,6 +219,13 @@ def test_a_damaged_local_file_is_downloaded_again(hub):
     assert Path("data/models/tiny/unet/model.safetensors").read_bytes() == WEIGHTS
 
 
+@pytest.mark.parametrize("words", [["--from", "local"], ["--pin"]])
+def test_what_names_no_model_and_would_be_ignored_is_refused(hub, capsys, words):
+    lock()
+    assert fetch(*words) == 2
+    assert capsys.readouterr().err == f"error: {' '.join(words)}: name a model, or give --for PROFILE.\n"
+
+
 def test_files_can_come_from_a_folder(hub):
     lock()
     for name, content in FILES.items():

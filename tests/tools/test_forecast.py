@@ -30,7 +30,7 @@ def test_the_counts_of_the_default_study_follow_from_its_parameters():
 
 @pytest.mark.parametrize("name", ["quick", "toy-styles"])
 def test_any_profile_can_be_counted(name, capsys):
-    forecast(params.load(), None, Namespace(profile=name, steps=1, counts=True, json=True, card=None, memory=None))
+    forecast(params.load(), None, Namespace(profile=name, steps=None, counts=True, json=True, card=None, memory=None))
     result, study = json.loads(capsys.readouterr().out), profiles.params(name)
     assert result["study"] == name
     assert result["counts"]["adapters"] == len(study.strategies) * len(study.tasks) * len(study.orders)
@@ -91,7 +91,7 @@ def test_a_calibration_measures_every_part_and_cleans_up(tmp_path, monkeypatch, 
 
 
 def test_a_profile_is_forecast_with_the_settings_for_a_gpus_memory(capsys):
-    words = {"steps": 1, "counts": True, "json": True, "card": None, "memory": "24"}
+    words = {"steps": None, "counts": True, "json": True, "card": None, "memory": "24"}
     assert profiles.params("quick", "24").base.options["dtype"] == "float16"
     forecast(params.load(), None, Namespace(profile="quick", **words))
     assert json.loads(capsys.readouterr().out)["study"] == "quick"
@@ -99,3 +99,18 @@ def test_a_profile_is_forecast_with_the_settings_for_a_gpus_memory(capsys):
         forecast(params.load(), None, Namespace(profile="quick", **words | {"memory": "23"}))
     with pytest.raises(ConfigFault, match=r"^--memory: give --profile"):
         forecast(params.load(), None, Namespace(profile=None, **words))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"counts": True, "steps": 5}, "^--steps 5: with --counts nothing is measured"),
+        ({"card": "H200", "steps": 5}, "^--steps 5: with --card nothing is measured"),
+        ({"counts": True, "card": "H200"}, "^--card and --counts: give one of them"),
+        ({"steps": 0}, "^--steps 0: must be at least 1"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(given, message):
+    usual = {"profile": None, "steps": None, "counts": False, "json": True, "card": None, "memory": None}
+    with pytest.raises(ConfigFault, match=message):
+        forecast(params.load(), None, Namespace(**usual | given))

@@ -15,4 +15,4 @@ def add_origin(parser: argparse.ArgumentParser) -> None:
         "default: the strategy that the report prefers",
     )
     parser.add_argument("--task", metavar="NN", help="position in the sequence, 01 for the first; default: the last")
-    parser.add_argument("--what", choices=("state", "adapter"), default="state", help="all tasks so far, or one task")
+    parser.add_argument("--what", choices=("state", "adapter"), help="all tasks so far (default), or one task")

@@ -65,26 +65,30 @@ class Origin:
         return sorted({entry["licence"] for d in self.data for entry in d["pictures"]["training"] if entry["licence"]})
 
 
-def find_origin(params: Params, key: str | None, task: str | None, what: What) -> Origin:
+def find_origin(params: Params, key: str | None, task: str | None, what: What | None) -> Origin:
     """Loads the delta of a run after a task, or an adapter from a folder written by `stages.tools.import_lora`.
 
     Args:
         params: the study's parameters.
         key: DOMAIN/ORDER/STRATEGY/SEED, a strategy with one run, or a folder; None: the run that the report prefers.
-        task: position in the sequence, 01 for the first; None: the last; not used for a folder.
-        what: the state after the task, or the task's adapter alone; not used for a folder.
+        task: position in the sequence, 01 for the first; None: the last.
+        what: the state after the task, which is the default, or the task's adapter alone.
 
     Raises:
-        ConfigFault: the run or folder does not exist.
+        ConfigFault: the run or folder does not exist, or a task or state is asked of a folder.
         InputFault: an artifact is missing or damaged.
     """
     if key and (Path(key) / artifact.MANIFEST).is_file():
+        if task is not None:
+            raise ConfigFault(f"--task {task}: {key} is an imported adapter, which has no tasks. Omit it.")
+        if what == "state":
+            raise ConfigFault(f"--what {what}: {key} is an imported adapter, which has no states. Omit it.")
         return _imported(params, Path(key))
     run = run_named(params, key) if key else preferred_run(params)
     if task is None:
         task = params.tasks[-1].index
     log.info("%s after task %s", run, task)
-    return _trained(params, run, task, what)
+    return _trained(params, run, task, what or "state")
 
 
 def run_named(params: Params, key: str) -> Run:
