@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -99,13 +98,6 @@ def choose(classes: dict[str, str]) -> list[tuple[str, str]]:
     rng = random.Random(CHOICE)
     kinds = rng.sample(sorted(subjects), len(TOKENS))
     return [(rng.choice(sorted(subjects[kind])), kind) for kind in kinds]
-
-
-def in_order(concepts: Sequence[str], order: int) -> list[str]:
-    """Returns the reference code's order for an order seed; the paper uses 0, 5, 10 and 42."""
-    shuffled = list(concepts)
-    random.Random(order).shuffle(shuffled)
-    return shuffled
 
 
 def read_classes(text: str) -> dict[str, str]:

@@ -39,10 +39,6 @@ class Interval:
     high: float
 
     @property
-    def excludes_zero(self) -> bool:
-        return self.low > 0 or self.high < 0
-
-    @property
     def drawn(self) -> tuple[float, float]:
         """The bounds for a chart: the value itself if they are unknown."""
         return (self.value, self.value) if np.isnan(self.low) else (self.low, self.high)

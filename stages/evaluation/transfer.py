@@ -147,10 +147,6 @@ class Transfer:
         curves)."""
         return _mean(self._first(self.scores[..., after, :], after, after), by_task)
 
-    def learned_so_far(self) -> Array:
-        """`so_far` after each task, [..., T]."""
-        return np.stack([self.so_far(i) for i in range(1, self.tasks + 1)], -1)
-
     def gain_so_far(self, after: int, by_task: bool = False) -> Array:
         """mean_{j<=i} (R[i, j] - R[0, j]) for i = `after`, 1..T: the tasks learned so far against the base model on the
         same tasks. Unlike `so_far` it does not change because a task of another difficulty is added."""

@@ -4,7 +4,6 @@ import pytest
 from PIL import Image
 
 from stages.core.dataset import datasets
-from stages.datasets.dreambooth import in_order
 from stages.datasets.unlearn_canvas import ONLY_IN_60, STYLES, choose
 from stages.runtime.faults import ConfigFault, InputFault
 
@@ -79,10 +78,6 @@ def test_the_prompts_are_those_of_the_reference(tree):
         f"palette knife image of {thing}" for thing in ("a wizard", "a policeman", "a santa hat", "a clock", "a mirror")
     )
     assert knife.plain_prompts[0] == "image of a wizard"
-
-
-def test_the_orders_are_those_of_the_objects():
-    assert in_order([s.lower() for s in FROM_60], 0)[:3] == ["dapple", "meteor_shower", "palette_knife"]
 
 
 def test_a_missing_file_is_named(tree, tmp_path):

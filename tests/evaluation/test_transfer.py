@@ -56,7 +56,7 @@ def test_by_hand(measure: str, expected: float) -> None:
 
 
 def test_curves_by_hand() -> None:
-    assert HAND.learned_so_far() == pytest.approx([0.8, 0.75, 1.6 / 3])
+    assert [HAND.so_far(after) for after in (1, 2, 3)] == pytest.approx([0.8, 0.75, 1.6 / 3])
     assert HAND.base_so_far() == pytest.approx([0.1, 0.15, 0.2])
 
 
@@ -169,7 +169,7 @@ def test_stacked_matrices_are_measured_one_by_one(single: list[Transfer]) -> Non
     for measure in ALL:
         wanted = [[getattr(r, measure)()] for r in single]
         assert getattr(stacked, measure)() == pytest.approx(np.array(wanted), abs=1e-12), measure
-    assert stacked.learned_so_far().shape == (len(single), 1, 3)
+    assert stacked.so_far(3) == pytest.approx(np.array([[r.so_far(3)] for r in single]), abs=1e-12)
 
 
 @given(matrices())

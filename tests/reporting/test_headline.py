@@ -11,7 +11,7 @@ from stages.core.params import Report
 from stages.evaluation.results import MARGIN, OWN, TOP1, Results
 from stages.evaluation.statistics import Summary, judge
 from stages.reporting import headline, wording
-from tests.evaluation.test_statistics import results_of
+from tests.evaluation.test_statistics import excludes_zero, results_of
 from tests.support import synthetic_study
 
 TASKS, PROMPTS, NOISES = 10, 5, 4
@@ -223,7 +223,7 @@ def test_intervals_that_exclude_zero_do_not_make_a_winner_where_the_corrected_te
     summary = study(GOOD)
     verdict = summary.verdicts[0]
     uncertain = {pair: dict.fromkeys(found, 0.2) for pair, found in verdict.p_values.items()}
-    assert verdict.difference("naive", "magmax", "average_score").excludes_zero
+    assert excludes_zero(verdict.difference("naive", "magmax", "average_score"))
     found = sentence(replace(summary, verdicts=[replace(verdict, p_values=uncertain)]))
     assert found.branch == "tie"
 

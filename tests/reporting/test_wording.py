@@ -12,7 +12,7 @@ from stages.evaluation.results import MARGIN, OWN, TOP1
 from stages.evaluation.statistics import Interval, Summary, Verdict, judge
 from stages.reporting import conclusions, glossary, wording
 from stages.runtime import formatting
-from tests.evaluation.test_statistics import noise, results_of
+from tests.evaluation.test_statistics import excludes_zero, noise, results_of
 from tests.support import synthetic_study
 
 
@@ -73,7 +73,7 @@ def test_a_ranking_has_the_signs_of_the_corrected_test() -> None:
 def test_an_interval_that_excludes_zero_ranks_nothing_where_the_corrected_test_does_not() -> None:
     verdict = given()
     uncertain = {pair: dict.fromkeys(found, 0.06) for pair, found in verdict.p_values.items()}
-    assert verdict.difference("a", "b", "average_score").excludes_zero
+    assert excludes_zero(verdict.difference("a", "b", "average_score"))
     lines = conclusions.conclusions(summary(replace(verdict, p_values=uncertain)))
     assert set(signs(" ".join(lines[3:]))) == {"~"}
     assert "in average score none; in forgetting none" in " ".join(lines)
