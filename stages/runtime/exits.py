@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stages.runtime.environment import prepare
-from stages.runtime.faults import Fault, MachineFault, printable
+from stages.runtime.faults import Fault, MachineFault, first_line, printable
 
 EXIT_CODES = (
     "exit codes: 0 done, 2 params.yaml or arguments, 3 photos, weights or artifacts, 4 machine, "
@@ -27,6 +27,8 @@ OF_THE_MACHINE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE),
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOLCK, errno.ENAMETOOLONG, errno.ELOOP, errno.EAGAIN),
 }
+NO_MEMORY = ("out of memory", "ALLOC_FAILED")  # of a GPU, in errors of torch and of libraries that it calls
+OF_KERNELS = ("device-side assert", "illegal", "misaligned")  # errors of a GPU that code on it has caused
 
 
 def attempt(work: Callable[[], int | None], debug: bool = False) -> int:
@@ -73,12 +75,25 @@ def _say(message: str, raised: Exception | None = None) -> None:
 
 def _of_the_machine(error: Exception) -> MachineFault | None:
     """What the machine lacks, if the error says so."""
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error):  # torch's
         return MachineFault("this machine: not enough memory. End other programs, or use fewer workers: --jobs 1.")
     if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
         return machine_fault(error)
     if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):  # of `tempfile`
         return MachineFault(f"TMPDIR: {error.strerror}. Set it to a folder that can be written.")
+    return _of_the_gpu(error) if isinstance(error, RuntimeError) else None
+
+
+def _of_the_gpu(error: RuntimeError) -> MachineFault | None:
+    """What the GPU lacks, if torch says so; what code on the GPU has done is a bug."""
+    torch = sys.modules.get("torch")  # not every command needs it, and to import it takes a second
+    reason = first_line(error).partition(" Of the allocated memory")[0].rstrip(".")  # then come torch's own options
+    if isinstance(error, getattr(torch, "OutOfMemoryError", ())) or any(words in reason for words in NO_MEMORY):
+        return MachineFault(
+            f"this GPU: {reason}. End other programs on it, use fewer workers (--jobs 1), or lower the resolution."
+        )
+    if isinstance(error, getattr(torch, "AcceleratorError", ())) and not any(words in reason for words in OF_KERNELS):
+        return MachineFault(f"this GPU: {reason}. Check it with nvidia-smi, then run the same command again.")
     return None
 
 
@@ -107,4 +122,5 @@ def _report_bug(error: Exception, debug: bool) -> None:
         path.write_text("".join(traceback.format_exception(error)), "utf-8", "backslashreplace")
         where = f"the traceback is in {path}"
     shown = error if debug or os.environ.get("CI") else None
-    _say(f"{type(error).__name__}: {printable(str(error))}. This is a bug; {where}.", shown)
+    what = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
+    _say(f"{printable(what)}. This is a bug; {where}.", shown)

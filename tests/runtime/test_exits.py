@@ -5,6 +5,7 @@ import json
 import os
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,6 +40,56 @@ def test_no_memory_and_no_temporary_folder_are_the_machines_faults(error, line, 
     printed = capsys.readouterr().err
     assert printed.startswith(line)
     assert printed.count("\n") == 1
+
+
+FULL = (
+    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB of which 1.00 GiB is free."
+)
+BUSY = "CUDA error: CUDA-capable device(s) is/are busy or unavailable"
+REFUSED = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (torch.OutOfMemoryError(f"{FULL} Of the allocated memory 9 GiB is allocated by PyTorch."), f"{FULL} End other"),
+        (torch.AcceleratorError(f"{BUSY}\nSearch for it.\n"), f"{BUSY}. Check it with nvidia-smi"),
+        (torch.AcceleratorError("CUDA error: out of memory\n"), "CUDA error: out of memory. End other programs"),
+        (RuntimeError(REFUSED), f"{REFUSED}. End other programs"),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)."), "MPS backend out of memory (MPS all"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_a_gpu_lacks_is_exit_4_in_one_line(error, line, capsys):
+    assert attempt(fails(error)) == 4
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"error: this GPU: {line}")
+    assert printed.count("\n") == 1
+
+
+def test_tensors_for_which_the_machine_has_no_memory_are_exit_4(capsys):
+    assert attempt(lambda: torch.empty(1 << 50) and None) == 4
+    assert capsys.readouterr().err.startswith("error: this machine: not enough memory. ")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("CUDA error: device-side assert triggered\nCUDA kernel errors might be"),
+        torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be"),
+        ValueError("two\nlines"),
+        AssertionError(),
+    ],
+    ids=str,
+)
+def test_a_bug_is_one_line_whatever_it_says(error, tmp_path, monkeypatch, capsys):
+    """Code on a GPU that reads where it may not is a bug, too; the log has everything."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CI", raising=False)
+    assert attempt(fails(error)) == 70
+    what = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
+    assert capsys.readouterr().err == f"error: {what}. This is a bug; the traceback is in .cache/crash.log.\n"
+    assert str(error) in (tmp_path / ".cache" / "crash.log").read_text("utf-8")
 
 
 def test_a_bug_on_a_full_disk_is_still_one_line(tmp_path, monkeypatch, capsys):
