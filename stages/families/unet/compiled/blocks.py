@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from stages.families.unet.compiled.feed_forward import feed_forward
 from stages.families.unet.compiled.group_norm import group_norm
 from stages.families.unet.compiled.own_gradients import use_own_gradients
-from stages.runtime.faults import MachineFault
+from stages.runtime.faults import MachineFault, first_line
 
 BACKEND = "inductor"
 SHAPES = 256  # of one block that are compiled; after torch's 8 the code of a step would depend on which came first
@@ -40,7 +40,7 @@ def compile_once(function: Callable[..., Any]) -> Callable[..., Any]:
     Returns:
         A function of the same arguments. It raises MachineFault if it cannot be compiled.
     """
-    from torch._dynamo.exc import BackendCompilerFailed
+    from torch._dynamo.exc import ShortenTraceback
 
     from stages.families.unet.compiled.choices import use_choices
 
@@ -52,8 +52,8 @@ def compile_once(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any, **options: Any) -> Any:
         try:
             return compiled(*args, **options)
-        except BackendCompilerFailed as error:
-            reason = str(error.inner_exception).splitlines()[0]
+        except ShortenTraceback as error:  # also without Triton, or on a GPU that is too old for it
+            reason = first_line(getattr(error, "inner_exception", error)).rstrip(".")
             raise MachineFault(
                 f"base.options.compile: torch.compile fails on this machine: {reason}. Set it to false."
             ) from None
