@@ -40,7 +40,7 @@ def sample(params: Params, run: Run | TaskSequence, args: argparse.Namespace) ->
         if count:
             plain = params.model_copy(update={"sample": params.sample.model_copy(update={"images": count})})
             write(plain, state, facts["plain"]["tasks"], draft / "plain", draft)
-        responses.record(params, run, state, draft.path)
+        responses.record(params, run, state, draft)
 
 
 def write(params: Params, state: State, tasks: dict[str, Any], folder: Path, draft: artifact.Draft) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -17,16 +15,13 @@ from stages.adapters.storage import delta_fingerprint
 from stages.core.family import Encodings, Family
 from stages.core.params import Params, Sample
 from stages.core.runs import Run, TaskSequence
-from stages.core.spare import spare
 from stages.files import artifact
-from stages.runtime.device import free_memory, parallel_map
-from stages.runtime.faults import InputFault, MachineFault
+from stages.runtime.device import parallel_map
+from stages.runtime.faults import InputFault
 from stages.runtime.process import lock
 from stages.sampling.encodings import encode_prompts
+from stages.sampling.halving import halved
 from stages.sampling.noise import noises
-
-log = logging.getLogger("palimpsest")
-
 
 IMAGES = Path(".cache/images")
 
@@ -91,20 +86,14 @@ def _sample_group(
     family: Family, rows: Encodings, noises: Tensor, options: Sample, micro_batch: int | None
 ) -> tuple[list[Image.Image], int | None]:
     """Pictures, and how many at a time there was enough memory for; None: the whole batch."""
-    while True:
-        size = min(micro_batch or options.batch or len(noises), len(noises))
-        try:
-            how = (options.steps, options.guidance, options.scheduler, size)
-            return family.sample(rows, noises, *how, **options.further), micro_batch
-        except torch.OutOfMemoryError:
-            freed = spare.drop()
-            if size == 1 and not freed:
-                raise MachineFault("out of memory with one picture at a time. Lower the resolution.") from None
-        free_memory()
-        if freed:
-            continue
-        micro_batch = (size + 1) // 2
-        log.warning("out of memory: %d pictures at a time from here on", micro_batch)
+    most = min(micro_batch or options.batch or len(noises), len(noises))
+
+    def drawn(size: int) -> list[Image.Image]:
+        how = (options.steps, options.guidance, options.scheduler, size)
+        return family.sample(rows, noises, *how, **options.further)
+
+    pictures, size = halved(drawn, most)
+    return pictures, size if size < most else micro_batch
 
 
 def _publish(
