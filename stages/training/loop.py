@@ -21,7 +21,7 @@ import torch
 from stages.adapters.algebra import Adapter
 from stages.core.family import Encodings, Learner, Row
 from stages.core.params import Train
-from stages.runtime.device import exact_kernels, free_memory
+from stages.runtime.device import exact_kernels
 from stages.runtime.faults import InputFault, MachineFault, Preempted
 from stages.runtime.process import StopRequest, lock
 from stages.runtime.progress import track
@@ -200,12 +200,11 @@ class Training:
 
     def _add_gradients(self, material: Material) -> None:
         while True:
-            try:
+            with suppress(torch.OutOfMemoryError):  # after it nothing holds the memory of what has failed
                 for inputs in self.parts(material):
                     self.descent.gradient(inputs)
                 break
-            except torch.OutOfMemoryError:
-                self._halve_micro_batch(material)
+            self._halve_micro_batch(material)
         self.processes.all_reduce(self.descent.sums)
 
     def finish_step(self, keep: bool) -> None:
@@ -266,7 +265,6 @@ class Training:
             self.answers.forget()
         if self.descent.forget():  # without these graphs there may be enough
             return
-        free_memory()
         size = self.losses.micro_batch or max(len(self._rows(material, self.step)), 1)
         if size == 1:
             raise MachineFault("out of memory with one picture at a time. Lower train.rank or the resolution.")

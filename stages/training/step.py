@@ -1,11 +1,12 @@
 """Training steps that avoid host-device synchronisation.
 
 A step is two functions of tensors in fixed places: `gradient` (loss and backward pass of some rows) and `update` (clip,
-AdamW); what is rehearsed takes a third, `answer`. On a GPU each is recorded once as a CUDA graph and replayed;
-elsewhere the same functions are called. Losses and gradient norms stay on the device and are read every few steps. A
-loss or gradient that is not finite sets a flag on the device, and from then on no step is applied, so that whenever
-they are read, the parameters are those before the step that went wrong. If the gradient overflowed and there is a loss
-scale (float16), the steps from there on are repeated with half the loss scale.
+AdamW); what is rehearsed takes a third, `answer`. On a GPU each is recorded once as a CUDA graph and replayed, except
+the update of an optimiser that reads on the host; elsewhere the same functions are called. Losses and gradient norms
+stay on the device and are read every few steps. A loss or gradient that is not finite sets a flag on the device, and
+from then on no step is applied, so that whenever they are read, the parameters are those before the step that went
+wrong. If the gradient overflowed and there is a loss scale (float16), the steps from there on are repeated with half
+the loss scale.
 """
 
 from __future__ import annotations
@@ -57,24 +58,24 @@ class Descent:
         self._rate, self._loss, self._norm, self._not_finite = (torch.zeros((), device=on) for _ in range(4))
         self._stats, self._unread = torch.zeros(capacity, 2, device=on), 0
         self._loss_scale = torch.tensor(learner.loss_scale, device=on)
-        kind = OPTIMISERS[options.optimiser]
-        self.optimiser = kind(self.parameters, options, self._rate, self._not_finite)
+        self.optimiser = OPTIMISERS[options.optimiser](self.parameters, options, self._rate, self._not_finite)
         self._gradients = [torch.zeros_like(parameter) for parameter in self.parameters]
         for parameter, gradient in zip(self.parameters, self._gradients, strict=True):
             parameter.grad = gradient  # accumulated and zeroed in place from here on
         self._pieces = [piece for gradient in self._gradients for piece in torch.split(gradient.view(-1), PIECE)]
-        self._recorded = kind.recordable and recordable(on, options)
+        self._recorded = recordable(on, options)
         self._begin_recording()
 
     def _begin_recording(self) -> None:
         self._recorder, self._earlier = Recorder(self.without_effect) if self._recorded else None, False
-        self._gradient, self._update = Replay(self.add_gradient, self._recorder), Replay(self._apply, self._recorder)
+        self._gradient = Replay(self.add_gradient, self._recorder)
         self._answer = Replay(self._write_answer, self._recorder)
+        self._update = Replay(self._apply, self._recorder if self.optimiser.recordable else None)
 
     @property
     def recorded(self) -> int | None:
-        """Bytes of the device that the CUDA graphs hold; None where something runs without one."""
-        replays = (self._gradient, self._update, self._answer)
+        """Bytes of the device that the CUDA graphs hold; None where something runs without one that could have one."""
+        replays = [self._gradient, self._answer] + ([self._update] if self.optimiser.recordable else [])
         return self._recorder.memory if self._recorder and all(one.recorder for one in replays) else None
 
     @torch.no_grad()
@@ -88,11 +89,11 @@ class Descent:
         self.optimiser.reset()
 
     def forget(self) -> bool:
-        """Frees the CUDA graphs of an earlier training, if there are any; returns whether there were."""
+        """Frees all CUDA graphs; what is called next is recorded anew. Returns whether an earlier training had left
+        them."""
         earlier = self._earlier
-        if earlier:
-            self._begin_recording()
-            free_memory()
+        self._begin_recording()
+        free_memory()
         return earlier
 
     def _known(self, replay: Replay, inputs: Encodings) -> None:

@@ -15,6 +15,7 @@ from stages.core.spare import Spare, spare
 from stages.families.toy import Toy
 from stages.runtime.faults import Preempted
 from stages.training import cuda_graph, kept, loop, step, task
+from stages.training.optimisers import AdamW, AdamW8bit
 from stages.training.task import Inputs
 from tests.support import recorded
 from tests.support.run_study import run_all
@@ -215,6 +216,45 @@ def test_out_of_memory_frees_what_an_earlier_training_recorded_before_fewer_pict
     monkeypatch.setattr(loop.Training, "parts", parts)
     assert trained(study, number=1) == expected
     assert graphs.recorded == known + RECORDED
+
+
+def test_fewer_pictures_at_a_time_are_recorded_again(study, graphs, monkeypatch):
+    add = step.Descent.add_gradient
+
+    def crowded(self, inputs) -> None:
+        if len(inputs["weight"]) > 1:
+            raise torch.OutOfMemoryError
+        add(self, inputs)
+
+    monkeypatch.setattr(step.Descent, "add_gradient", crowded)
+    expected = [anew(study, number=number) for number in (1, 2)]
+    assert [trained(study, number=number) for number in (1, 2)] == expected
+    assert graphs.recorded == 2 * (1 + RECORDED)  # each first tries the whole batch
+
+
+class Reading(AdamW):
+    """Reads the flag on the host, as AdamW of eight bits does."""
+
+    recordable = False
+
+    def __init__(self, parameters, options, rate, not_finite) -> None:
+        super().__init__(parameters, options, rate, not_finite)
+        self.not_finite = not_finite
+
+    def step(self) -> None:
+        if not bool(self.not_finite):
+            super().step()
+
+
+@pytest.mark.parametrize("name", ["naive", "rehearse_words"])
+@pytest.mark.parametrize("kind", [Reading, AdamW8bit])
+def test_only_the_update_of_an_optimiser_that_reads_on_the_host_is_not_recorded(study, graphs, monkeypatch, name, kind):
+    if kind is AdamW8bit:
+        pytest.importorskip("bitsandbytes")
+    monkeypatch.setitem(step.OPTIMISERS, "adamw", kind)
+    expected = [anew(study, name, number) for number in (1, 2)]
+    assert [trained(study, name, number) for number in (1, 2)] == expected
+    assert graphs.recorded == (2 if name == "rehearse_words" else 1)  # of the first training, which the second uses
 
 
 @pytest.mark.parametrize("reason", ["memory", "batch of trainings", "not recorded", "peft"])
