@@ -6,19 +6,23 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
 import torch
 
 from stages.adapters.algebra import Adapter, fresh_adapter
+from stages.core.spare import spare
 from stages.runtime.device import device
 from stages.runtime.device import free_memory as free_device_memory
+from stages.runtime.faults import first_line
 from stages.runtime.seeds import generator
 from stages.training.checkpoints import SHARE
 from tests.bench.blocks import ratio, short
 from tests.bench.gpu.notes import Notes
 from tests.bench.gpu.random_sdxl import Standin
 
+Result = TypeVar("Result")
 TARGETS = {"step": 0.045, "picture": 1.30, "swap": 0.05, "merge": 0.5, "chains": 0.028, "once": 1.0, "memory": 24.0}
 TASK, PICTURES, CHECKPOINTS = 850, 40, 17  # of one task of the paper: steps, pictures, checkpoints at most
 ADDED_UP = f"one task of {TASK} steps and {PICTURES} pictures, added up from its parts"
@@ -62,6 +66,32 @@ def compilations() -> int:
     """Number of graphs that torch.compile has compiled so far in this process."""
     dynamo = sys.modules.get("torch._dynamo.utils")
     return int(dynamo.counters["stats"]["unique_graphs"]) if dynamo else 0
+
+
+@dataclass
+class Peer:
+    """Another way than ours, with a copy of the model that is on the device only while it is used: beside all copies
+    there might not be enough memory for ours.
+
+    make: makes the copy.
+    stays: keep it, since it is compiled, and another one would be compiled again.
+    """
+
+    make: Callable[[], Any]
+    stays: bool = False
+    kept: Any = None
+
+    def use(self, work: Callable[[Any], Result]) -> Result:
+        """Calls `work` with the copy, and without what our last training has left."""
+        spare.drop()
+        free_memory()
+        copy = self.kept or self.make()
+        self.kept = copy if self.stays else None
+        try:
+            return work(copy)
+        finally:
+            del copy
+            free_memory()
 
 
 class Bench:
@@ -128,14 +158,22 @@ class Bench:
         """Runs the peers in turn: at least one block, then more as long as the next would finish by `end`.
 
         Returns:
-            The measurements of each peer.
+            The measurements of each peer that did not fail.
+
+        Raises:
+            Exception: what the first peer, ours, raised.
         """
         times: dict[str, list[float]] = {name: [] for name in peers}
         before = compilations()
         for number in range(1, self.args.blocks + 1):
             began = time.perf_counter()
-            for name, measure in peers.items():
-                times[name].append(measure())
+            for place, name in enumerate(list(times)):
+                if not place:
+                    times[name].append(peers[name]())
+                elif (seconds := self.tried(name, peers[name])) is not None:
+                    times[name].append(seconds)
+                else:
+                    del times[name]
             self.notes.print(f"  block {number}: " + ", ".join(short(seconds[-1]) for seconds in times.values()))
             now = time.perf_counter()
             if now + (now - began) > end:
@@ -143,6 +181,15 @@ class Bench:
         if more := compilations() - before:
             self.notes.fail("compiled during timing", f"{more} graphs")
         return times
+
+    def tried(self, name: str, work: Callable[[], Result]) -> Result | None:
+        """Calls `work` of a peer; if it fails, reports that and returns None, so that the others go on."""
+        try:
+            return work()
+        except Exception as error:
+            self.notes.fail(f"{name} failed", f"{type(error).__name__}: {first_line(error)}")
+        free_memory()  # now that nothing holds what has failed
+        return None
 
     def report(self, times: Mapping[str, list[float]], tera: float, target: str) -> dict[str, float]:
         """Prints each peer's ratio to ours, which comes first, with its spread over blocks.

@@ -15,7 +15,7 @@ from stages.adapters.algebra import Delta
 from stages.runtime.seeds import generator
 from stages.tools.forecasting.cards import COMPILE
 from tests.bench.blocks import short
-from tests.bench.gpu.bench import PROMPT, Bench, compilations, synced
+from tests.bench.gpu.bench import PROMPT, Bench, Peer, compilations, synced
 from tests.bench.gpu.kernels import table
 from tests.bench.gpu.notes import Notes
 from tests.bench.gpu.peers import BEST, COMPILED, REFERENCE, Way, images, pipeline, torch_defaults
@@ -63,7 +63,9 @@ class Sampling:
         if bench.family.compile and not compilations():
             bench.notes.fail("ours was not compiled")
         self.check_recompiling()
-        self.pictures = self.compare({} if bench.args.alone else WAYS, end)
+        self.pictures = self.compare({}, end if bench.args.alone else 0)  # ours first: the others may not fit
+        if not bench.args.alone:
+            self.pictures = self.compare(WAYS, end)
         self.kernels()
 
     def kernels(self) -> None:
@@ -110,26 +112,37 @@ class Sampling:
 
     def compare(self, ways: Mapping[str, tuple[Way, int, tuple[int, int]]], end: float) -> dict[str, float]:
         bench, own_name = self.bench, f"ours, {self.bench.dtype}, eight at a time{self.variant}"
-        pipelines = {way: pipeline(bench.family.pipeline, way) for way in {way for way, _, _ in ways.values()}}
         mine = self.ours(CHECKED)
         peers = {own_name: self.measured(self.ours, COUNT, (2, 8))}
         for name, (way, batch, marks) in ways.items():
-            draw = partial(sample, pipelines[way], way, self.noise[:batch])
-            began = time.perf_counter()
-            theirs = draw(CHECKED)
-            bench.notes.print(f"  {name}, first call: {short(time.perf_counter() - began)} for {CHECKED} steps")
-            limit = max(LIMITS[bench.dtype], LIMITS[str(way.dtype).removeprefix("torch.")])
-            if bench.args.float8:
-                limit = math.inf  # its pictures differ on purpose
-            agree(bench.notes, name, theirs, mine, limit)
-            peers[name] = self.measured(draw, batch, marks)
+            peer = Peer(partial(pipeline, bench.family.pipeline, way), stays=way.compiled)
+            noise = self.noise[:batch]
+            if bench.tried(name, partial(peer.use, partial(self.check, name, way, noise, mine))):
+                peers[name] = partial(peer.use, partial(self.per_picture, way, noise, marks))
         return bench.report(bench.blocks(peers, end), PICTURE, "picture")
 
+    def check(self, name: str, way: Way, noise: torch.Tensor, mine: Sequence[Image.Image], pipe: Any) -> bool:
+        """Compares a peer's pictures with ours; True if they could be sampled."""
+        began = time.perf_counter()
+        theirs = sample(pipe, way, noise, CHECKED)
+        self.bench.notes.print(f"  {name}, first call: {short(time.perf_counter() - began)} for {CHECKED} steps")
+        limit = max(LIMITS[self.bench.dtype], LIMITS[str(way.dtype).removeprefix("torch.")])
+        if self.bench.args.float8:
+            limit = math.inf  # its pictures differ on purpose
+        agree(self.bench.notes, name, theirs, mine, limit)
+        return True
+
+    def per_picture(self, way: Way, noise: torch.Tensor, marks: tuple[int, int], pipe: Any) -> float:
+        """Seconds per picture of a peer."""
+        return self.measured(partial(sample, pipe, way, noise), len(noise), marks)()
+
     def measured(self, draw: Draw, count: int, marks: tuple[int, int]) -> Callable[[], float]:
-        """Measures the seconds per picture of all steps, from a short and a long run, which both include decoding."""
+        """Measures the seconds per picture of all steps, from a short and a long run, which both include decoding,
+        after one that is not timed: between peers all memory is freed."""
         low, high = marks if self.bench.full else (1, 2)
 
         def measure() -> float:
+            draw(1)
             first, second = (synced(partial(draw, steps)) for steps in (low, high))
             return extrapolated(first, second, low, high) / count
 

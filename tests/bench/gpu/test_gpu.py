@@ -3,6 +3,7 @@ time."""
 
 import json
 import logging
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 from stages.adapters.algebra import Adapter
+from stages.core.spare import spare
 from stages.runtime.device import device
 from stages.tools.forecasting import cards
 from stages.training.cuda_graph import Recorder, Replay
@@ -184,6 +186,70 @@ def test_compiling_during_timing_is_an_error(output):
     assert not output.errors
     bench.blocks({"ours": measure}, 0)
     assert output.errors == 1
+
+
+def test_a_peer_that_fails_is_reported_and_left_out(output, capsys):
+    bench = full.Bench.__new__(full.Bench)
+    bench.notes, bench.args = output, SimpleNamespace(blocks=2)
+
+    def fails() -> float:
+        raise torch.OutOfMemoryError("CUDA out of memory\nand more")
+
+    times = bench.blocks({"ours": lambda: 1.0, "large": fails, "small": lambda: 2.0}, float("inf"))
+    assert times == {"ours": [1.0, 1.0], "small": [2.0, 2.0]}
+    assert output.errors == 1
+    assert "WRONG: LARGE FAILED: OutOfMemoryError: CUDA out of memory\n" in capsys.readouterr().out
+    with pytest.raises(torch.OutOfMemoryError):
+        bench.blocks({"ours": fails}, 0)
+
+
+@pytest.mark.parametrize("stays", [False, True])
+def test_a_peers_copy_is_there_only_while_it_is_used_unless_it_is_compiled(stays):
+    freed, made = [], []
+
+    def make() -> torch.nn.Module:
+        assert freed == ["graphs"]
+        made.append(weakref.ref(copy := torch.nn.Linear(1, 1)))
+        return copy
+
+    peer = full.Peer(make, stays)
+    spare.put("our last training's", lambda: freed.append("graphs"))
+    assert [peer.use(lambda copy: copy.in_features) for _ in "ab"] == [1, 1]
+    assert len(made) == (1 if stays else 2)
+    assert (made[-1]() is not None) == stays
+
+
+def test_what_is_done_once_is_measured_before_there_are_peers(monkeypatch, output):
+    compared = []
+
+    def compare(self, ours, ways, end) -> dict[str, float]:
+        compared.append(ways)
+        ours.overheads.append(1.0 if ways else 0.25)
+        return {"ours": 1.0}
+
+    ours = SimpleNamespace(overheads=[], train=lambda steps: None, checkpoint=lambda: 0.0)
+    monkeypatch.setattr(training, "Ours", lambda bench: ours)
+    monkeypatch.setattr(training.Training, "compare", compare)
+    monkeypatch.setattr(training.Training, "kernels", lambda *_: None)
+    bench = full.Bench(SimpleNamespace(size="hundredth", dtype="float32", float8=False, compile="none", alone=False),
+                       output, 0)  # fmt: skip
+    measured = training.Training(bench)
+    measured.run(0)
+    assert (compared, measured.overhead) == ([{}, training.LOOPS], 0.25)
+    assert output.facts["seconds"][cards.ONCE] == {"median": 0.25, "blocks": 1}
+
+
+@pytest.mark.parametrize("failed", [(), ("the reference's loop, float32",)])
+def test_a_task_is_added_up_for_the_peers_that_were_measured(output, capsys, failed):
+    bench = SimpleNamespace(notes=output, record=lambda *_: None)
+    loops = {name: 3.0 for name in training.LOOPS if name not in failed}
+    own = {"ours, float16": 1.0, "ours, blocks not compiled": 2.0}
+    trained = SimpleNamespace(steps=own | loops, overhead=0.0, checkpoint=0.0)
+    drawn = SimpleNamespace(pictures={"ours": 1.0} | dict.fromkeys(sampling.WAYS, 3.0), once=0.0)
+    __main__.add_up(bench, trained, drawn)
+    printed = capsys.readouterr().out
+    assert "diffusers' best: 2670.00 s" in printed
+    assert ("the reference: 2670.00 s" in printed) != bool(failed)
 
 
 def test_a_longer_run_that_took_less_time_on_a_loaded_machine_is_no_gain():

@@ -20,7 +20,7 @@ from stages.tools.forecasting.cards import CHECKPOINT, FIRST, ONCE
 from stages.training import task
 from stages.training.loop import Losses
 from tests.bench.blocks import short
-from tests.bench.gpu.bench import PROMPT, Bench, free_memory, synced, wait
+from tests.bench.gpu.bench import PROMPT, Bench, Peer, free_memory, synced, wait
 from tests.bench.gpu.kernels import table
 from tests.bench.gpu.notes import Notes
 from tests.bench.gpu.peers import BEST, CACHED, COMPILED, KOHYA, LEARNING_RATE, REFERENCE, SIMPLE_TUNER, Loop, Way
@@ -165,10 +165,13 @@ class Training:
         self.checkpoint = ours.checkpoint()
         bench.record(CHECKPOINT, [self.checkpoint])
         bench.notes.print(f"  ours, a checkpoint: {short(self.checkpoint)}, not included in the step times")
-        self.steps = self.compare(ours, {} if bench.args.alone else LOOPS, end)
-        self.overhead = statistics.median(ours.overheads)
+        now = time.perf_counter()
+        self.steps = self.compare(ours, {}, end if bench.args.alone else now + (end - now) / 3)
+        self.overhead = statistics.median(ours.overheads)  # beside peers no recorded step is kept
         bench.record(ONCE, ours.overheads, "once")
         bench.notes.print(f"  ours, once per task: {short(self.overhead)} (adapter, hashes, recording the step)")
+        if not bench.args.alone:
+            self.steps = self.compare(ours, LOOPS, end)
         self.kernels(ours)
 
     def check_waiting(self, ours: Ours) -> None:
@@ -209,38 +212,46 @@ class Training:
     def compare(self, ours: Ours, ways: Mapping[str, tuple[Way, int]], end: float) -> dict[str, float]:
         bench = self.bench
         bench.family.shift(Delta())
-        pixels = bench.family.pipeline.image_processor.preprocess(ours.picture)
-        prompt = bench.family.encode_prompts([PROMPT])
-        own = bench.family.pipeline
-        loops = {name: Loop(own, pixels, prompt, ours.adapter, way) for name, (way, _) in ways.items()}
-        self.check(ours, loops)
+        mine, seeds = self.checked(ours)
         peers = {f"ours, {bench.dtype}{bench.uncompiled}": ours.measure}
         if bench.family.compile and ways:
             peers["ours, blocks not compiled"] = Ours(bench, compiled=False).measure
-        for name, (_, steps) in ways.items():
-            count = steps if bench.full else 1
-            peers[name] = partial(per_step, loops[name], count)
+        pixels = bench.family.pipeline.image_processor.preprocess(ours.picture)
+        prompt = bench.family.encode_prompts([PROMPT])
+
+        def make(way: Way) -> Loop:
+            bench.family.shift(Delta())  # the layers of our last training are still in the model
+            return Loop(bench.family.pipeline, pixels, prompt, ours.adapter, way)
+
+        for name, (way, steps) in ways.items():
+            peer = Peer(partial(make, way), stays=way.compiled)
+            if bench.tried(name, partial(peer.use, partial(self.check, name, mine, seeds))):
+                peers[name] = partial(peer.use, partial(per_step, steps if bench.full else 1))
         return bench.report(bench.blocks(peers, end), sum(STEP.values()), "step")
 
-    def check(self, ours: Ours, loops: Mapping[str, Loop]) -> None:
-        """Compares losses and gradients of the first steps, from the same adapter and with the same random numbers."""
+    def checked(self, ours: Ours) -> tuple[list[Pair], list[int]]:
+        """Loss and norm of our first steps, and the seeds of their random numbers."""
         trained = ours.train(CHECKED)
         mine = list(zip(trained.losses.loss, trained.losses.gradient_norm, strict=True))
         loss, norm = mine[-1]
         self.bench.notes.print(
             f"  {CHECKED} steps are compared; the last of ours: loss {loss:.6f}, gradient {norm:.6f}"
         )
-        seeds = [seed(trained.seed, "0", "01", "step", step, 0) for step in range(CHECKED)]
-        for name, loop in loops.items():
-            limit = max(LIMITS[self.bench.dtype], LIMITS[str(loop.way.dtype).removeprefix("torch.")])
-            began = time.perf_counter()
-            theirs = loop.curve(seeds)
-            self.bench.notes.print(f"  {name}, first call: {short(time.perf_counter() - began)}")
-            # An adapter that is rounded to bfloat16 has a gradient of its own after its first update.
-            agree(self.bench.notes, name, theirs, mine, limit, norms=1 if loop.way.rounded else CHECKED)
+        return mine, [seed(trained.seed, "0", "01", "step", step, 0) for step in range(CHECKED)]
+
+    def check(self, name: str, mine: Sequence[Pair], seeds: Sequence[int], loop: Loop) -> bool:
+        """Compares losses and gradients of the first steps, from the same adapter and with the same random numbers;
+        True if they could be computed."""
+        limit = max(LIMITS[self.bench.dtype], LIMITS[str(loop.way.dtype).removeprefix("torch.")])
+        began = time.perf_counter()
+        theirs = loop.curve(seeds)
+        self.bench.notes.print(f"  {name}, first call: {short(time.perf_counter() - began)}")
+        # An adapter that is rounded to bfloat16 has a gradient of its own after its first update.
+        agree(self.bench.notes, name, theirs, mine, limit, norms=1 if loop.way.rounded else CHECKED)
+        return True
 
 
-def per_step(loop: Loop, count: int) -> float:
+def per_step(count: int, loop: Loop) -> float:
     """Seconds per step, after one that is not timed: our training has freed all memory before."""
     loop.steps(1)
     return synced(lambda: loop.steps(count)) / count
