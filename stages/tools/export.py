@@ -50,6 +50,8 @@ def export(params: Params, key: None, args: argparse.Namespace) -> None:
         raise ConfigFault("--accept-error: give --rank, too; without it nothing is truncated.")
     origin = find_origin(params, args.key, args.task, args.what)
     check_target(args.to, origin, args.format)
+    if origin.data and not origin.picture:  # an imported adapter never has one
+        log.info("No contact sheet: the report is missing or was changed. Make it: palimpsest run")
     packed = pack(origin.delta, args.format, DTYPES[args.dtype], args.rank, params.family.module_names())
     for name, error in packed.layers() if packed.truncated or args.verbose else ():
         log.info("%-90s %.3g", name, error)

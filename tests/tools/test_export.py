@@ -167,10 +167,12 @@ def test_the_same_command_gives_the_same_bytes(study, tmp_path):
     assert set(before) == {first.name, f"{first.stem}.md"}
 
 
-def test_the_contact_sheet_of_a_report_is_exported(study, tmp_path):
+def test_the_contact_sheet_of_a_report_is_exported(study, tmp_path, caplog):
+    """Also when `palimpsest report` has written its page beside it; an export without it says so."""
     with artifact.publish(Path("report/small"), "report", {}) as draft:
         (draft / "grids").mkdir()
         Image.radial_gradient("L").convert("RGB").save(draft / "grids/objects-0-merge_init-0.png")
+    Path("report/small/index.html").touch()
     try:
         path = exported(study, SUM, tmp_path / "mine.safetensors")
         with (
@@ -178,6 +180,12 @@ def test_the_contact_sheet_of_a_report_is_exported(study, tmp_path):
             Image.open(path.with_suffix(".png")) as copy,
         ):
             assert copy.tobytes() == sheet.tobytes()
+        assert "contact sheet" not in caplog.text
+        Path("report/small/grids/objects-0-merge_init-0.png").write_bytes(b"damaged")
+        with caplog.at_level("INFO", "palimpsest"):
+            other = exported(study, SUM, tmp_path / "other.safetensors")
+        assert not other.with_suffix(".png").exists()
+        assert "No contact sheet" in caplog.text
     finally:
         shutil.rmtree("report/small")
     assert "](<mine.png>)" in path.with_suffix(".md").read_text()

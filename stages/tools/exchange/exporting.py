@@ -177,7 +177,8 @@ def write(params: Params, origin: Origin, packed: Packed, form: Format, dtype: s
     write_tensors(weights, packed.tensors, notes)
     if origin.picture:
         write_file(picture, sealed_picture(origin.picture))
-    elif is_own(picture):  # it shows what the replaced weights drew
+    elif is_own(picture):
+        log.info("%s: is deleted, as it shows what the replaced weights drew", picture)
         picture.unlink()
     contents = f"{form}, {dtype}, rank {packed.rank}; {packed.summary()}; content sha256 {sha256}."
     text = model_card(params, origin, weights.name, form, contents, picture.name if origin.picture else None)

@@ -41,7 +41,7 @@ class Origin:
     text: bool = False  # whether it changes text encoders too
     partial: bool = False  # an adapter trained on top of a state, which alone is not the model after its task
     adopted: Mapping[str, Any] | None = None  # the facts of the imported adapter that it is, or contains
-    picture: Path | None = None  # the run's contact sheet, if there is a report
+    picture: Path | None = None  # the run's contact sheet, if the report has it undamaged
 
     @property
     def words(self) -> list[str]:
@@ -181,11 +181,11 @@ def _changes_text(params: Params, delta: Delta) -> bool:
 
 
 def _contact_sheet(params: Params, run: Run) -> Path | None:
-    folder = REPORTS / params.study
-    path = folder / "grids" / f"{'-'.join(str(run).split('/'))}.png"
+    """The run's sheet, if it is as the report wrote it; `palimpsest report` writes pages beside it, in no manifest."""
+    folder, name = REPORTS / params.study, f"grids/{'-'.join(str(run).split('/'))}.png"
     try:
-        return path if path.is_file() and artifact.read(folder, "report") else None
-    except InputFault:  # a damaged report must not prevent the export
+        return folder / name if artifact.manifest(folder)["files"][name] == artifact.sha256(folder / name) else None
+    except (InputFault, OSError, KeyError, TypeError):  # a damaged report must not prevent the export
         return None
 
 

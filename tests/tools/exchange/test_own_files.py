@@ -133,8 +133,8 @@ def test_another_run_at_the_same_place_replaces_all_files_and_says_so(params, or
         assert caplog.messages == [f"{weights}: replaces the export of study-merge-02"]
         caplog.clear()
         export(params, replace(origin, name="other", picture=None), tmp_path / name, form)
-        assert not caplog.messages
-    assert not picture.exists()  # it showed what is replaced
+        assert caplog.messages == [f"{picture}: is deleted, as it shows what the replaced weights drew"]
+    assert not picture.exists()
     Image.new("RGB", (30, 20), "red").save(picture)
     mine = picture.read_bytes()
     export(params, replace(origin, name="other", picture=None), tmp_path / name, form)
