@@ -98,6 +98,8 @@ class Change:
         if self.photos:
             folder, concept = self.photos
             name = concept.rpartition("/")[2]
+            if self.fresh and not edit_params.is_name(name):
+                raise ConfigFault(f"name {name!a}: use {edit_params.NAMES}.")
             if not folder.is_dir():
                 raise ConfigFault(f"{folder}: is not a folder. Give the folder that contains the photos of {name}.")
             params = load()

@@ -157,9 +157,9 @@ def _concepts(photos: Path) -> list[str]:
     names = sorted(path.name for path in photos.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not names:
         raise ConfigFault(f"{photos}: contains no folders. Put the photos of each concept into a folder of their own.")
-    invalid = [name for name in names if not edit_params.NAME.fullmatch(name)]
+    invalid = [name for name in names if not edit_params.is_name(name)]
     if invalid:
-        raise ConfigFault(f"{photos / invalid[0]}: rename it with lower-case letters, digits and _ only, as in my_dog.")
+        raise ConfigFault(f"{photos / invalid[0]}: rename it. Use {edit_params.NAMES}.")
     if len(names) > LAST_POSITION:
         raise ConfigFault(f"{photos}: contains {len(names)} folders, but a study has at most {LAST_POSITION} concepts.")
     return names

@@ -8,13 +8,13 @@ from pydantic import Field
 from starlette.requests import Request
 
 from stages.core.params import Prepare
-from stages.datasets.shared.names import ABOUT, LONGEST_ID, Line
+from stages.datasets.shared.names import ABOUT, Line
 from stages.files.untrusted import DEEPEST, is_printable
 from stages.photos.develop import LIMIT
 from stages.runtime.faults import ConfigFault, InputFault
 from stages.runtime.formatting import size
 from stages.runtime.strict import Strict
-from stages.tools.edit_params import NAME
+from stages.tools.edit_params import NAMES, is_name
 
 MOST_FILES, MOST_BYTES = 500, 2 << 30  # of one concept; the command itself takes more
 LONGEST_NAME = 255  # bytes that a file system allows
@@ -42,10 +42,8 @@ def check(wanted: Wanted, limits: Prepare) -> None:
         ConfigFault: the concept's name cannot be one.
         InputFault: there are no files, too many or too large ones, or one has a name that no file may have.
     """
-    if not NAME.fullmatch(wanted.name) or len(wanted.name) > LONGEST_ID:
-        raise ConfigFault(
-            f"name {wanted.name!a}: use lower-case letters, digits and _, at most {LONGEST_ID}, as in my_dog."
-        )
+    if not is_name(wanted.name):
+        raise ConfigFault(f"name {wanted.name!a}: use {NAMES}.")
     if not 0 < len(wanted.files) <= MOST_FILES:
         raise InputFault(f"{len(wanted.files)} files: choose 1 to {MOST_FILES} photos of one concept.")
     names: set[str] = set()

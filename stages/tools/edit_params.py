@@ -16,12 +16,13 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
+from stages.datasets.shared.names import LONGEST_ID, identify
 from stages.files.yaml import PARAMS, read_yaml
 from stages.runtime.faults import ConfigFault, nearest
 from stages.tools.outline import Outline, checked
 
 LAST_POSITION = 99
-NAME = re.compile("[a-z0-9][a-z0-9_]*")  # valid names of concepts
+NAMES = f"lower-case letters, digits and single _ between them, at most {LONGEST_ID} in all, as in my_dog"
 
 
 def with_task(text: str, concepts: Mapping[str, str]) -> str:
@@ -111,6 +112,11 @@ def _dump(yaml: YAML, tree: Any, before: str) -> str:
 def params_text() -> str:
     """The text of params.yaml, with its own line ends."""
     return PARAMS.read_bytes().decode("utf-8")
+
+
+def is_name(name: str) -> bool:
+    """Whether a new concept can be called this: its folder must give it the same name."""
+    return bool(name) and identify(name) == name
 
 
 def by_domain(names: list[str], domains: list[str]) -> dict[str, str]:

@@ -89,6 +89,23 @@ def test_a_concept_is_refused_at_the_paths_that_the_user_gave(palimpsest, mine, 
     assert before == hashes(mine, "data/photos") | {"params": Path("params.yaml").read_text("utf-8")}
 
 
+def test_a_new_concept_is_called_by_its_name_not_by_its_folder(palimpsest, mine, tmp_path):
+    photos(tmp_path / "later", "kitchen")
+    code, out, err = palimpsest("concept", "add", "cup", "--photos", tmp_path / "later/kitchen", "--yes", "--no-run")
+    assert code == 0, err
+    cup = load().data.load("objects", "cup")
+    assert cup.noun == "cup"
+    assert f"cup: 1 photo; in prompts: {cup.token} cup." in out
+
+
+@pytest.mark.parametrize("name", ["my mug", "Mug", "", "\U0001f600", "mug_", "a__b", "m" * 41])
+def test_a_name_that_no_concept_can_have_is_refused_as_it_was_given(palimpsest, mine, tmp_path, name):
+    photos(tmp_path / "later", "cup")
+    code, _, err = palimpsest("concept", "add", name, "--photos", tmp_path / "later/cup", "--yes")
+    assert (code, err) == (2, f"error: name {name!a}: use {edit_params.NAMES}.\n")
+    assert sorted(path.name for path in Path("data/photos").iterdir()) == ["mug", "toy"]
+
+
 def test_what_was_wrong_before_a_change_is_reported_at_its_own_line(palimpsest, mine):
     text = Path("params.yaml").read_text("utf-8")
     Path("params.yaml").write_text(text.replace("strategies: [", "strategies: [nothing, "))

@@ -20,7 +20,18 @@ from typing import ClassVar
 from pydantic import Field, ValidationError
 
 from stages.core.dataset import Concept, Dataset, Picture, fill
-from stages.datasets.shared.names import ABOUT, TEXTS, Line, Template, Word, by_id, legible, noun_of, rare_word
+from stages.datasets.shared.names import (
+    ABOUT,
+    TEXTS,
+    Line,
+    Template,
+    Word,
+    by_id,
+    identify,
+    legible,
+    noun_of,
+    rare_word,
+)
 from stages.files.untrusted import list_folder, read_file
 from stages.files.yaml import read_yaml
 from stages.runtime.faults import ConfigFault, InputFault, nearest
@@ -83,7 +94,8 @@ class PhotoFolders(Dataset):
         list_folder(folder, Path(self.root))  # refuses links out of it before any of its files is read
         about = read_about(folder / ABOUT)
         token = about.token or self.tokens.get(name) or rare_word(name)
-        noun = self.default_noun(folder) if about.noun is None else about.noun
+        place = folder if identify(folder.name) == name else folder.with_name(name)  # where it is going to be copied
+        noun = self.default_noun(place) if about.noun is None else about.noun
         words = f"{token} {noun}".strip()
         templates = about.prompts or self.templates
         training = self._pictures(folder, words, about)
