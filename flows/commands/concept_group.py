@@ -52,8 +52,11 @@ def concept_add(
 
     tree = edit_params.tree()
     added = edit_params.by_domain(names, tree["domains"])
-    text_after = f"Added {', '.join(added.values())}"
-    change = concepts.Change(lambda text: with_task(text, added), text_after, added, _photos(photos, added))
+    listed, source = ", ".join(added.values()), _photos(photos, added)
+    if concepts.added_before(added, source):  # by this command, which was stopped during its run
+        change = concepts.Change(lambda text: text, f"{listed} was added before", added)
+    else:
+        change = concepts.Change(lambda text: with_task(text, added), f"Added {listed}", added, source)
     _change(change, yes, run_options(jobs, no_view) if run else None, plan, jobs)
 
 

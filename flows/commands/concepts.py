@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from flows.commands import console
 from flows.commands.concept_scores import ConceptScore, Key, concept_scores, titles
 from flows.commands.status import RUNS
+from stages.files.artifact import folder_digest
 from stages.files.undo import LOCK, Reversible, locked, reversible
 from stages.files.untrusted import copy_folder
 from stages.files.writing import new_folder, write_file
@@ -85,6 +86,7 @@ class Change:
             console.next_steps("palimpsest run")
             return 0
         if code := _run([*run, "--no-notes"]):  # the plan that was shown has them
+            print(f"{self.done}; to go on with the run: palimpsest run")
             return code
         _show_after(params, before, concept_scores(params.study, params.report.identity))
         console.next_steps("palimpsest report   the whole study", "palimpsest export --help   use it in other programs")
@@ -152,6 +154,28 @@ class Change:
             raise _without_line(fault) from None
 
 
+def added_before(names: Mapping[str, str], photos: tuple[Path, str] | None) -> bool:
+    """Whether these concepts were added last, from the same photos, and the run that learns them has not ended.
+
+    Args:
+        names: the concepts by domain.
+        photos: as for `Change`.
+    """
+    from stages.core.params import load
+
+    params = load()
+    last = params.tasks[-1].index
+    if any(params.sequence(domain, order)[last] != names[domain] for domain in names for order in params.orders):
+        return False
+    scores = concept_scores(params.study, params.report.identity)
+    if all((domain, strategy, name) in scores for domain, name in names.items() for strategy in params.strategies):
+        return False
+    if photos is None:
+        return True
+    source, copied = photos[0], _home(photos[1])
+    return source.is_dir() and copied.is_dir() and folder_digest(source) == folder_digest(copied)
+
+
 def _without_line(fault: ConfigFault) -> ConfigFault:
     """The fault without the line of params.yaml, which the user has never seen; or that of the user's own text.
 
@@ -192,21 +216,26 @@ def _copy_photos(change: Reversible, source: Path, concept: str, fresh: bool) ->
     Raises:
         ConfigFault: the concept has photos already.
     """
-    domain, _, name = concept.rpartition("/")
-    root = Path(str(edit_params.tree().get("source", "")))
-    folder = (root / domain if (root / domain).is_dir() and domain else root) / name
+    name, folder = concept.rpartition("/")[2], _home(concept)
     if source.resolve() == folder.resolve():
         raise ConfigFault(f"{source}: contains the photos of {name} already. Omit --photos.")
     if fresh and folder.exists():
         raise ConfigFault(f"{folder}: exists already. Omit --photos {source}, or delete one of the two folders.")
     if folder.exists():
-        change.move_away(folder, root.parent)
+        change.move_away(folder, Path(str(edit_params.tree()["source"])).parent)
     change.make(folder)
     try:
         with new_folder(folder) as draft:
             copy_folder(source, draft)
     except MachineFault as error:
         raise ConfigFault(f"{source}: cannot be copied to {folder}: {error.__cause__}.") from None
+
+
+def _home(concept: str) -> Path:
+    """The folder that has, or will have, the photos of a concept of the study, which is given as DOMAIN/NAME."""
+    domain, _, name = concept.rpartition("/")
+    root = Path(str(edit_params.tree().get("source", "")))
+    return (root / domain if (root / domain).is_dir() and domain else root) / name
 
 
 def _run(how: Sequence[str]) -> int:

@@ -98,6 +98,22 @@ def test_a_new_concept_is_called_by_its_name_not_by_its_folder(palimpsest, mine,
     assert f"cup: 1 photo; in prompts: {cup.token} cup." in out
 
 
+def test_the_same_command_goes_on_with_a_concept_that_was_added(palimpsest, mine, tmp_path, monkeypatch):
+    """What a stopped `concept add` has said, with the same photos; with others it is refused."""
+    monkeypatch.setattr(concepts, "_run", lambda _: 75)
+    words = "concept", "add", "cup", "--photos", photos(tmp_path / "later", "cup") / "cup", "--yes"
+    code, out, err = palimpsest(*words)
+    assert (code, out.splitlines()[-1]) == (75, "Added cup; to go on with the run: palimpsest run"), err
+    text = Path("params.yaml").read_text("utf-8")
+    monkeypatch.setattr(concepts, "_run", lambda _: 0)
+    code, out, err = palimpsest(*words)
+    assert (code, "cup was added before." in out, "now and before" in out) == (0, True, True), err
+    assert Path("params.yaml").read_text("utf-8") == text
+    twice(tmp_path / "later/cup")
+    code, _, err = palimpsest(*words)
+    assert (code, "palimpsest concept redo cup" in err) == (2, True)
+
+
 @pytest.mark.parametrize("name", ["my mug", "Mug", "", "\U0001f600", "mug_", "a__b", "m" * 41])
 def test_a_name_that_no_concept_can_have_is_refused_as_it_was_given(palimpsest, mine, tmp_path, name):
     photos(tmp_path / "later", "cup")
