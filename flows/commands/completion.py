@@ -57,9 +57,10 @@ def concept_names() -> list[str]:
 
 
 def profile_names() -> list[str]:
+    from flows.engine.journal import REPOSITORY
     from stages.tools import profiles
 
-    return profiles.names()
+    return profiles.names() or sorted(profiles.files(REPOSITORY))  # outside a project, those of `init`
 
 
 def memory_presets() -> list[str]:

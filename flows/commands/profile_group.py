@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import chdir
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -27,13 +29,16 @@ def profile_list(json: Json = False) -> None:
     from flows.commands import console
     from stages.tools import profiles
 
-    groups = {group: [(name, profiles.summary(name)) for name in names] for group, names in profiles.groups().items()}
+    with chdir(_place()):
+        grouped = profiles.groups().items()
+        groups = {group: [(name, profiles.summary(name)) for name in names] for group, names in grouped}
     if json:
         console.as_json({name: text for rows in groups.values() for name, text in rows})
     else:
         for group, rows in groups.items():
             console.table(("profile", "description"), rows, group)
-        console.next_steps("palimpsest profile use NAME")
+        here = profiles.FOLDER.is_dir()
+        console.next_steps("palimpsest profile use NAME" if here else "palimpsest init my-study --profile NAME")
 
 
 @profile.command("show")
@@ -41,7 +46,8 @@ def profile_show(name: ProfileName, memory: Memory = None) -> None:
     """Prints the params.yaml of a profile."""
     from stages.tools import profiles
 
-    print(profiles.text(name, memory), end="")
+    with chdir(_place()):
+        print(profiles.text(name, memory), end="")
 
 
 @profile.command("use")
@@ -55,8 +61,12 @@ def profile_use(
     from flows.commands import console
     from stages.files import model_lock
     from stages.files.undo import locked
+    from stages.runtime.faults import ConfigFault
     from stages.tools import profiles
 
+    if not profiles.FOLDER.is_dir():
+        missing = f"{profiles.FOLDER}: missing, so this folder is no project"
+        raise ConfigFault(f"{missing}. Create one: palimpsest init my-study --profile {name}.")
     with locked():
         changed = profiles.use(name, force, memory)
     chosen = name + (f" for {memory} GB" if memory else "")
@@ -70,3 +80,11 @@ def profile_use(
         if model_lock.missing_files(model, lock[model])
     ]
     console.next_steps(*([f"make weights PROFILE={name}"] if needed else []), "palimpsest plan", "palimpsest run")
+
+
+def _place() -> Path:
+    """The folder whose profiles are shown: this project or, outside of one, the code, from which `init` takes them."""
+    from flows.engine.journal import REPOSITORY
+    from stages.tools import profiles
+
+    return Path() if profiles.FOLDER.is_dir() else REPOSITORY

@@ -26,6 +26,7 @@ from flows.watching.page import LivePage
 from stages.core.params import load
 from stages.files.artifact import digest
 from stages.runtime.faults import Fault, MachineFault
+from stages.tools import edit_params
 
 EVERY_SECONDS, HEARTBEAT = 1.0, 15.0
 
@@ -102,6 +103,7 @@ def serve(port: int, browser: bool) -> None:
         ConfigFault: params.yaml is missing or invalid.
         MachineFault: the port is in use.
     """
+    edit_params.tree()  # outside a project nothing is written
     clear()
     page = LivePage(load)
     with closing(Adding(page)) as adding, socket.socket() as listener:

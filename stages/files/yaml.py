@@ -75,7 +75,7 @@ def read_yaml(path: Path) -> Document:
     """
     if not path.exists():
         raise ConfigFault(
-            f"{path}: No such file. Run this beside params.yaml, or create it: palimpsest profile use NAME."
+            f"{path}: No such file. Run this in a project's folder, or make one: palimpsest init my-study."
         )
     try:
         text = read_file(path, MAX_BYTES / (1 << 20)).decode("utf-8")

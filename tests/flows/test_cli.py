@@ -13,7 +13,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from flows import cli
-from flows.commands import show_report
+from flows.commands import completion, show_report
 from flows.engine import journal
 from flows.graph import stage_names
 from stages.core.params import Params, load
@@ -194,9 +194,19 @@ print("IMPORTED", *(name for name in sys.modules if "." not in name))
 
 def test_outside_a_project_the_error_says_how_to_create_one(tmp_path, monkeypatch, palimpsest):
     monkeypatch.chdir(tmp_path)
-    for words in (["status"], ["report"], ["concept", "remove", "mug", "--yes"]):
+    reading = (["status"], ["report"], ["plan"], ["watch", "--no-open"], ["concept", "remove", "mug", "--yes"])
+    for words in (*reading, ["profile", "use", "quick"]):
         code, _, err = palimpsest(*words)
-        assert (code, "palimpsest init" in err) == (2, True)
+        assert (code, "palimpsest init my-study" in err) == (2, True), err
+    assert not list(tmp_path.iterdir())
+
+
+def test_outside_a_project_the_profiles_are_those_that_a_project_can_begin_with(tmp_path, monkeypatch, palimpsest):
+    listed, shown = profiles.names(), profiles.text("quick")
+    monkeypatch.chdir(tmp_path)
+    assert sorted(json.loads(palimpsest("profile", "list", "--json")[1])) == listed == completion.profile_names()
+    assert palimpsest("profile", "show", "quick")[1] == shown
+    assert palimpsest("profile", "list")[1].splitlines()[-1] == "Next: palimpsest init my-study --profile NAME"
 
 
 def test_a_bug_leaves_its_traceback_in_a_file(here, palimpsest, monkeypatch):
