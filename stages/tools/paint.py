@@ -21,6 +21,8 @@ from stages.tools.exchange.arguments import add_origin
 if TYPE_CHECKING:
     from stages.core.params import Params
 
+PLACES = ("{}", "[trigger]")  # of a concept's words in captions and templates
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     add_origin(parser)
@@ -35,6 +37,8 @@ def paint(params: Params, key: None, args: argparse.Namespace) -> None:
     from stages.sampling.sampler import sample
     from stages.tools.exchange.source import find_origin
 
+    for text in args.prompt:
+        check_prompt(text)
     indices = product(range(len(args.prompt)), range(params.sample.images))
     check_folder(args.to)
     targets = {index: args.to / "{:02d}-{:02d}.png".format(*index) for index in indices}
@@ -50,6 +54,22 @@ def paint(params: Params, key: None, args: argparse.Namespace) -> None:
         for noise, file in enumerate(files):
             write_file(targets[number, noise], file.read_bytes())
     print(f"{args.to}: {len(targets)} pictures")
+
+
+def check_prompt(text: str) -> None:
+    """Checks that a text is a prompt, and not a template of one.
+
+    Raises:
+        ConfigFault: it is too long, has invisible characters, or a place for a concept's words.
+    """
+    from stages.datasets.shared.names import legible
+
+    try:
+        legible(text)
+    except ValueError as error:
+        raise ConfigFault(f"--prompt: {error}.") from None
+    if place := next((place for place in PLACES if place in text), None):
+        raise ConfigFault(f"--prompt: write a concept's words in place of {place}. See them: palimpsest concept list.")
 
 
 if __name__ == "__main__":

@@ -165,6 +165,16 @@ def test_painted_pictures_equal_those_of_the_study(study, tmp_path):
         paint(study, None, args)
 
 
+@pytest.mark.parametrize("prompt", ["a photo of a {} at night", "a [trigger]", "an\u202e owl", "x" * 10_001])
+def test_a_template_or_an_illegible_text_is_not_painted(study, tmp_path, palimpsest, prompt):
+    code, line = palimpsest("paint", SUM, "--task", "02", "--prompt", prompt, "--to", tmp_path / "painted")
+    assert (code, line.startswith("error: --prompt: ")) == (2, True), line
+    assert not (tmp_path / "painted").exists()
+    place = next((place for place in ("{}", "[trigger]") if place in prompt), "")
+    assert place in line
+    assert not place or "palimpsest concept list" in line
+
+
 @pytest.mark.parametrize("name", ["export", "import_lora", "paint", "forecast"])
 def test_every_command_has_help(name, monkeypatch, capsys):
     module = importlib.import_module(f"stages.tools.{name}")
