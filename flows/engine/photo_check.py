@@ -32,7 +32,7 @@ def check_photos(params: Params, stages: Iterable[str]) -> list[str]:
         stages: names of stages; only those of the verb `prepare` matter.
 
     Returns:
-        A line for each pair of a concept's photos that looks the same.
+        A line for each photo that looks the same as an earlier one of its concept.
 
     Raises:
         InputFault: some photos cannot be used; those of all concepts are listed, one per line.
@@ -49,7 +49,7 @@ def check_concept(concept: Concept, limits: Prepare) -> list[str]:
     """Opens all photos of a concept; drawn pictures are skipped.
 
     Returns:
-        A line for each pair that looks the same.
+        A line for each photo that looks the same as an earlier one.
 
     Raises:
         InputFault: some photos cannot be used; all of them are listed, one per line.

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,14 +139,17 @@ class KnownPhotos:
         self._photos.append((label, sha256, dhash))
 
     def duplicates(self, photo: Photo) -> list[str]:
-        """Returns a note for every known photo that is, or looks, the same as this one."""
-        notes = []
-        for label, sha256, dhash in self._photos:
-            if sha256 == photo.sha256:
-                notes.append(f"the same file as {label}")
-            elif (dhash ^ photo.dhash).bit_count() <= MAX_DIFFERING_BITS:
-                notes.append(f"looks the same as {label}")
-        return notes
+        """Returns a note on the first known photo that is, or else looks, the same as this one: none, or one note.
+
+        In a series of n photos that look the same there are n - 1 notes, not one for each pair.
+        """
+        same = (f"the same file as {label}" for label, sha256, _ in self._photos if sha256 == photo.sha256)
+        alike = (
+            f"looks the same as {label}"
+            for label, _, dhash in self._photos
+            if (dhash ^ photo.dhash).bit_count() <= MAX_DIFFERING_BITS
+        )
+        return list(islice(chain(same, alike), 1))
 
 
 def earlier_photos(concepts: Iterable[Concept], limits: Prepare) -> KnownPhotos:

@@ -180,7 +180,7 @@ def test_duplicates_are_noted(tmp_path, out):
     paths[1].write_bytes(paths[0].read_bytes())
     paths.append(save(tmp_path / "4.png", noise(2)))
     notes = [entry["notes"] for entry in develop(concept(paths), LIMITS, out, KnownPhotos()).pictures["training"]]
-    assert notes == [[], ["the same file as 1.png"], ["looks the same as 1.png", "looks the same as 2.png"], []]
+    assert notes == [[], ["the same file as 1.png"], ["looks the same as 1.png"], []], "one note each, on the first"
 
 
 def test_duplicates_in_other_tasks_cause_warnings_only(tmp_path, out):
