@@ -18,7 +18,7 @@ from flows.commands.concept_group import concept
 from flows.commands.options import Jobs, Json, NoView, help_if_bare, run_options, set_environment
 from flows.commands.profile_group import profile
 from flows.trust import own_code
-from stages.runtime.exits import EXIT_CODES, attempt
+from stages.runtime.exits import EXIT_CODES, INTERRUPTED, attempt
 from stages.runtime.faults import ConfigFault, nearest
 
 NAME = "palimpsest"
@@ -222,11 +222,14 @@ def _run_project_code() -> None:
 
 def _work() -> int:
     try:
-        return int(app(prog_name=NAME, standalone_mode=False) or 0)
+        code = int(app(prog_name=NAME, standalone_mode=False) or 0)
     except typer.Abort:
         raise KeyboardInterrupt from None
     except typer.TyperException as error:
         raise ConfigFault(_message(error)) from None
+    if code == INTERRUPTED:  # so typer answers Ctrl-C, in silence
+        raise KeyboardInterrupt
+    return code
 
 
 def _message(error: typer.TyperException) -> str:

@@ -7,13 +7,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
 from flows import cli
-from flows.commands import completion, show_report
+from flows.commands import completion, plan, show_report
 from flows.engine import journal
 from flows.graph import stage_names
 from stages.core.params import Params, load
@@ -209,6 +210,14 @@ def test_outside_a_project_the_profiles_are_those_that_a_project_can_begin_with(
     assert palimpsest("profile", "list")[1].splitlines()[-1] == "Next: palimpsest init my-study --profile NAME"
 
 
+def test_ctrl_c_in_any_command_is_one_line(here, palimpsest, monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("flows.commands.status.read_status", interrupted)
+    assert palimpsest("status") == (130, "", "error: interrupted. Run the same command again to continue.\n")
+
+
 def test_a_bug_leaves_its_traceback_in_a_file(here, palimpsest, monkeypatch):
     monkeypatch.setattr("flows.commands.status.read_status", lambda: 1 / 0)
     code, _, err = palimpsest("status")
@@ -274,6 +283,23 @@ def test_status_shows_finished_tasks_the_running_process_and_errors(tmp_path, mo
     assert "Nothing is running" in out
     assert "ended with exit code 3" in out
     assert "task 01 / train: diverged" in out
+    one.end(75, [])
+    ended = f"The run of {one.began} was stopped and saved after 3 of 14 stages. Continue it: palimpsest run"
+    assert ended in palimpsest("status")[1].splitlines()
+
+
+def test_a_plan_in_which_no_result_is_new_has_no_empty_tables(here, monkeypatch, capsys):
+    facts = {"stages": ["prepare"], "changed": [], "notes": [], "verbs": {}, "reasons": {}, "causes": {}}
+    nothing = SimpleNamespace(
+        **facts, sentence=lambda: "Nothing new.", effect=lambda params: [("a", "01", "b", "stays")]
+    )
+    monkeypatch.setattr(plan, "current_plan", lambda params: nothing)
+    plan.show(json=False)
+    assert [line.split() for line in capsys.readouterr().out.splitlines() if line][:3] == [
+        ["Nothing", "new."],
+        ["domain", "concept", "what", "happens"],
+        ["01", "a", "b", "stays"],
+    ]
 
 
 def test_the_page_that_is_opened_names_its_run(here, palimpsest, monkeypatch):
