@@ -55,12 +55,18 @@ def show(json: bool) -> None:
         return
     print_notes(plan.notes)
     print(f"{plan.sentence()}\n")
+    if plan.changed:
+        _show_changed(plan)
+    console.table(
+        ("", "domain", "concept", "what happens"), [(i, d, c, effect) for d, i, c, effect in plan.effect(params)]
+    )
+    console.next_steps("palimpsest run")
+
+
+def _show_changed(plan: Plan) -> None:
+    """Prints the stages to update by verb, and why."""
     console.table(("stages", "of"), [(count, verb) for verb, count in plan.verbs.items()])
     reasons: list[tuple[int, str]] = [(count, cause) for cause, count in list(plan.reasons.items())[:MOST_REASONS]]
     if follow := len(plan.changed) - len(plan.causes):
         reasons.append((follow, "a stage that they depend on"))
     console.table(("stages", "because of"), reasons)
-    console.table(
-        ("", "domain", "concept", "what happens"), [(i, d, c, effect) for d, i, c, effect in plan.effect(params)]
-    )
-    console.next_steps("palimpsest run")

@@ -10,7 +10,7 @@ from typing import Any
 from flows.commands import console
 from flows.engine import journal
 from stages.files.undo import LOCK
-from stages.runtime.faults import printable
+from stages.runtime.faults import Preempted, printable
 from stages.tools import edit_params
 
 RUNS, REPORT = Path("runs"), Path("report")
@@ -79,8 +79,9 @@ def _flow(running: dict[str, Any] | None, last: dict[str, Any] | None) -> None:
     print("Nothing is running.")
     if last is None:
         return
-    if last["code"] is None:
-        print(f"The run of {last['began']} was killed after {last['done']} of {last['total']} stages. ", end="")
+    if last["code"] in (None, Preempted.code):
+        how = "killed" if last["code"] is None else "stopped and saved"
+        print(f"The run of {last['began']} was {how} after {last['done']} of {last['total']} stages. ", end="")
         print("Continue it: palimpsest run")
     elif last["code"]:
         print(f"The run of {last['began']} ended with exit code {last['code']}:")

@@ -58,6 +58,7 @@ class Outcome:
 
     results: dict[str, StageResult] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)  # stage -> the failed stage that it depends on
+    saved: set[str] = field(default_factory=set)  # trainings of batches, whose own stages did not follow before a stop
 
     @property
     def failures(self) -> list[StageResult]:
@@ -89,6 +90,7 @@ class Engine:
         # Seconds of a stage beside those from its start to its end: its share of a batch before it started, less those
         # that it waited for a worker.
         self._besides: dict[str, float] = defaultdict(float)
+        self._together: set[str] = set()  # trainings that have begun in a batch
 
     def run(
         self,
@@ -148,6 +150,7 @@ class Engine:
             for name in freed:
                 ready.add(name)
         self.graph.write()
+        outcome.saved = self._together.difference(outcome.results, outcome.skipped)
         return outcome
 
     def _pick(self, ready: Ready, waiting: Mapping[str, set[str]], running: set[str]) -> list[str]:
@@ -198,6 +201,7 @@ class Engine:
             self.clock.start(*todo)
             try:
                 if not self.stopping.is_set():
+                    self._together.update(todo)
                     worker.run(command(todo), log_file, listen)
             finally:
                 self.clock.pause(*todo)

@@ -80,6 +80,8 @@ class StageLog:
             print(f"{counted(self.unchanged, 'stage')} checked: the same inputs, so nothing to compute.", flush=True)
         ends = ("ran", "cached", "unchanged", "preempted", "failed")
         counts = [f"{outcome.count(how)} {how}" for how in ends if outcome.count(how)]
+        if outcome.saved:
+            counts.append(f"{counted(len(outcome.saved), 'training')} stopped and saved")
         if outcome.skipped:
             counts.append(f"{len(outcome.skipped)} skipped")
         print(f"{', '.join(counts) or 'nothing started'} in {duration(time.monotonic() - self.began)}.", flush=True)

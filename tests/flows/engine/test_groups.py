@@ -103,6 +103,23 @@ def test_whatever_happens_to_a_batch_its_stages_run(end):
     assert pool.batches
 
 
+def test_a_stop_during_a_batch_names_its_trainings_as_saved():
+    pool = Workers(1)
+    engine = Engine(Graph(), pool, Clock(), Groups(alike_in(load()), 4))
+    run = pool.run
+
+    def stopped(words, log, listen):
+        if words[0] == MODULE:
+            engine.stopping.set()
+        return run(words, log, listen)
+
+    pool.run = stopped
+    submit = lambda work, name: threading.Thread(target=work, args=(name,)).start()  # noqa: E731
+    outcome = engine.run(list(NEEDS), submit, lambda result: None)
+    assert len(outcome.saved) == len(pool.batches[0]) > 1
+    assert not outcome.saved & outcome.results.keys()
+
+
 def test_cached_trainings_are_not_computed():
     cached = {f"train@objects-0-{strategy}-0-task1" for strategy in STRATEGIES[:3]}
     outcome, pool = run(Graph(cached), Workers(1))

@@ -51,6 +51,11 @@ def test_the_remaining_time_is_estimated_anew_while_a_long_stage_runs(log, monke
     assert log.journal.left == "10 to 40 seconds"
 
 
+def test_trainings_that_were_stopped_in_a_batch_are_said_to_be_saved(log, capsys):
+    assert log.end(Outcome(saved={PLAN[0], PLAN[2]})) == 75
+    assert capsys.readouterr().out == "2 trainings stopped and saved in 0 seconds.\n"
+
+
 def test_all_that_is_skipped_because_of_a_failure_is_one_line(log, capsys):
     failed = StageResult(PLAN[0], "failed", 0.1, "mug/1.jpg: damaged.", 3)
     log(failed)
