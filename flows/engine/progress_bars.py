@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from flows.engine.stage_log import StageLog
 
 EVERY_SECONDS = 0.5
+STOPPING = "saving, then it stops; Ctrl-C again stops at once"  # bars overwrite the line that says so
 SHORT = 1.0  # seconds; most checks of a stage's files take less
 
 
@@ -62,7 +63,7 @@ def _draw(progress: Any, engine: Engine, stage_log: StageLog, over: threading.Ev
         for name in set(drawn) - set(now):
             progress.remove_task(drawn.pop(name))
         left = f"{stage_log.done} of {stage_log.total} stages, {span(engine.clock.remaining())} left"
-        progress.update(whole, completed=stage_log.done, note=left)
+        progress.update(whole, completed=stage_log.done, note=STOPPING if engine.stopping.is_set() else left)
         if over.wait(EVERY_SECONDS):
             return
 

@@ -19,7 +19,8 @@ def engine(monkeypatch):
     """An engine with one stage, which began 30 seconds ago and takes one to four minutes."""
     monkeypatch.setattr(progress_bars.time, "monotonic", lambda: 130.0)
     clock = SimpleNamespace(began={"report": 100.0}, seconds=lambda name: Cost(120.0, 60.0, 240.0))
-    return SimpleNamespace(clock=clock, progress={}, counted={"report": (110.0, 0)})
+    stopping = threading.Event()
+    return SimpleNamespace(clock=clock, progress={}, counted={"report": (110.0, 0)}, stopping=stopping)
 
 
 def test_a_stage_that_counts_nothing_shows_the_time_of_its_kind(engine):
@@ -54,6 +55,11 @@ def drawn(engine, monkeypatch, *states: dict[str, tuple[int, int]]) -> list[str]
     with Progress(*columns, console=terminal, auto_refresh=False) as progress:
         progress_bars._draw(progress, engine, log, Over())
         return [f"{task.description}: {task.fields['note']}" for task in progress.tasks]
+
+
+def test_after_ctrl_c_the_bar_of_the_study_says_what_happens(engine, monkeypatch):
+    engine.stopping.set()
+    assert drawn(engine, monkeypatch, {})[0] == f"study: {progress_bars.STOPPING}"
 
 
 def test_every_running_stage_has_a_bar_from_its_first_second_until_its_end(engine, monkeypatch):
