@@ -149,6 +149,13 @@ def test_roots_without_concepts_are_refused(root, tmp_path):
     assert "stray.png: is beside" in fault_of(root)
 
 
+def test_a_concept_whose_folder_is_missing_is_named_with_that_folder(root):
+    with pytest.raises(ConfigFault) as caught:
+        folder(root).check("objects", "teapot", "sequences.objects.0.t03: ")
+    assert str(caught.value).startswith("sequences.objects.0.t03: the dataset has no concept 'teapot'. There is: ")
+    assert str(caught.value).endswith(f" Put its photos into {root / 'teapot'}, or leave it out.")
+
+
 def test_unknown_names_suggest_a_known_one(root):
     assert "Did you mean 'mug'" in fault_of(root, "mag")
     assert "Did you mean 'objects'" in fault_of(root, domain="objets")

@@ -81,6 +81,15 @@ class PhotoFolders(Dataset):
                 raise ConfigFault(f"dataset: tokens: no concept is called '{name}'. {nearest(name, concepts)}")
         return domains
 
+    def check(self, domain: str, name: str | None = None, where: str = "") -> None:
+        if name is not None and name not in (known := self.names(domain, where)):
+            folder = self.place(domain) / name
+            raise ConfigFault(
+                f"{where}the dataset has no concept '{name}'. {nearest(name, known)} "
+                f"Put its photos into {folder}, or leave it out."
+            )
+        super().check(domain, name, where)
+
     def load(self, domain: str, name: str) -> Concept:
         return self.read(self._folders[domain][name], name)
 
