@@ -9,6 +9,7 @@ from stages.files import artifact
 from stages.files.writing import write_file
 from stages.runtime.arguments import Parser
 from stages.runtime.exits import attempt
+from stages.runtime.faults import ConfigFault
 
 PAGES = Path("people")
 
@@ -20,6 +21,8 @@ def make(args: argparse.Namespace) -> None:
     from stages.runtime.formatting import size
 
     params = load()
+    if args.to:
+        _check_page(args.to)
     page, key = questionnaire.make(params, args.comparisons, args.each)
     folder = survey.ROOT / params.study
     survey.refuse_another_page(folder, key)
@@ -32,6 +35,13 @@ def make(args: argparse.Namespace) -> None:
     print(f"of which {survey.CHECKS} have a known answer.")
     print(f"To see a preference of {args.preference:.0%} between two strategies takes about {answers} answers,")
     print(f"and for all pairs of strategies about {people} people. Then: palimpsest study read FILE")
+
+
+def _check_page(path: Path) -> None:
+    """Checks that a path can be that of the page. Raises ConfigFault."""
+    artifact.check_folder(path.parent)
+    if path.is_dir():
+        raise ConfigFault(f"--to {path}: is a folder. Give the page itself, as in {path / 'page.html'}.")
 
 
 def read(args: argparse.Namespace) -> None:

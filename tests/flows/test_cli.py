@@ -146,6 +146,8 @@ def test_completion_knows_the_project(here, monkeypatch, capsys, words, start, e
         (["plan", "now"], 2, "now"),
         (["concept", "add"], 2, "NAME"),
         (["concept", "add", "zwz_robot", "--yes"], 2, "already has 'zwz_robot'"),
+        (["study", "make", "--to", "data"], 2, "--to data: is a folder. Give the page itself, as in data/page.html"),
+        (["study", "make", "--to", "dvc.yaml/page.html"], 2, "dvc.yaml: is a file, not a folder"),
         (["concept", "add", "zwz_hart", "--yes"], 2, "Did you mean 'zwz_robot'?"),
         (["concept", "add", "cats/tom", "--yes"], 2, "no domain 'cats'"),
         (["concept", "add", "tom", "--photos", "nowhere", "--yes"], 2, "nowhere: is not a folder"),
