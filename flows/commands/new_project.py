@@ -18,7 +18,7 @@ from flows.engine.journal import REPOSITORY
 from flows.trust import trust
 from stages.files.untrusted import copy_folder
 from stages.files.yaml import PARAMS
-from stages.runtime.faults import ConfigFault, MachineFault, for_all, nearest
+from stages.runtime.faults import ConfigFault, MachineFault, for_all, nearest, printable
 from stages.runtime.process import cause_of
 from stages.tools import edit_params, profiles
 from stages.tools.edit_params import LAST_POSITION
@@ -159,7 +159,8 @@ def _concepts(photos: Path) -> list[str]:
         raise ConfigFault(f"{photos}: contains no folders. Put the photos of each concept into a folder of their own.")
     invalid = [name for name in names if not edit_params.is_name(name)]
     if invalid:
-        raise ConfigFault(f"{photos / invalid[0]}: rename it. Use {edit_params.NAMES}.")
+        folders = printable(", ".join(str(photos / name) for name in invalid))
+        raise ConfigFault(f"{folders}: rename {'it' if len(invalid) == 1 else 'them'}. Use {edit_params.NAMES}.")
     if len(names) > LAST_POSITION:
         raise ConfigFault(f"{photos}: contains {len(names)} folders, but a study has at most {LAST_POSITION} concepts.")
     return names

@@ -174,7 +174,9 @@ def read_file(path: Path, max_megabytes: float, key: str = "") -> bytes:
             size = status.st_size / (1 << 20)
             if status.st_size > limit:
                 allowed = (
-                    f"{key}: {max_megabytes:g}. Save it smaller, or raise it." if key else f"{max_megabytes:g} MB."
+                    f"{key}: {max_megabytes:g}. Save it smaller or, in a project, raise it."
+                    if key
+                    else f"{max_megabytes:g} MB."
                 )
                 raise InputFault(f"{size:.1f} MB, over {allowed}")
             data = file.read(limit + 1)

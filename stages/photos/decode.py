@@ -69,7 +69,7 @@ def decode(data: bytes, limits: Prepare) -> tuple[Image.Image, list[str]]:
         raise InputFault(f"not a {READABLE} picture. Convert it, or remove it.") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         limit = f"prepare.max_megapixels: {limits.max_megapixels:g}"
-        raise InputFault(f"too many pixels, over {limit}. Save it smaller, or raise the limit.") from None
+        raise InputFault(f"too many pixels, over {limit}. Save it smaller or, in a project, raise the limit.") from None
     except Exception as error:  # for damaged files, Pillow's parsers raise almost anything
         raise InputFault(f"damaged: {first_line(error).rstrip('.')}. Copy it again, or remove it.") from None
 
@@ -108,7 +108,7 @@ def _refuse_animation(image: Image.Image, first_frame: bool, notes: list[str]) -
     if image.format == "MPO" or not getattr(image, "is_animated", False):
         return
     if not first_frame:
-        raise InputFault("contains several pictures. Save one of them, or set prepare.first_frame: true.")
+        raise InputFault("contains several pictures. Save one of them or, in a project, set prepare.first_frame: true.")
     notes.append("first of several pictures")
 
 

@@ -1,6 +1,7 @@
 """Photos are checked where the user has them, all at once, before anything is copied or run."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -40,7 +41,12 @@ def photos(folder: Path, *names: str) -> Path:
 
 
 def test_init_reports_all_bad_photos_at_their_own_paths_and_creates_nothing(palimpsest, tmp_path):
-    things = photos(tmp_path / "things", "mug", "toy", "cap")
+    things = photos(tmp_path / "things", "mug", "toy", "cap", "My Cup", "tin_")
+    code, _, err = palimpsest("init", "mine", "--photos", things)
+    wrong = [things / "My Cup", things / "tin_"]
+    assert (code, err) == (2, f"error: {wrong[0]}, {wrong[1]}: rename them. Use {edit_params.NAMES}.\n")
+    for folder in wrong:
+        shutil.rmtree(folder)
     (things / "mug/2.jpg").write_bytes(b"no photo")
     (things / "toy/2.png").write_bytes((things / "toy/1.jpg").read_bytes()[:300])
     code, _, err = palimpsest("init", "mine", "--photos", things)
