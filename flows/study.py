@@ -97,13 +97,13 @@ class Study:
     """One run of the flow, with or without Prefect."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        from flows.engine.pool import slots
+        from flows.engine.order.slots import slots_of
         from flows.graph.remote import open_graph
         from stages.core.params import load
         from stages.tools.forecasting.durations import Times
 
         self.args, self.root, self.params = args, ROOT.absolute(), load()
-        self.slots, self.times = slots(args.jobs, args.devices), Times(self.root, self.params)
+        self.slots, self.times = slots_of(self.params, args.jobs, args.devices), Times(self.root, self.params)
         self.graph = open_graph(self.root, share=args.share)
 
     def run(self, among: set[str] | None) -> int:
@@ -155,8 +155,8 @@ class Study:
         pool = Pool(self.slots)
         at_most = limit(getattr(self.args, "together", None), self.slots)
         room = Room(self.slots, plan.to_run, saved_peaks(self.times.settings))
-        if at_most > 1 or any(self.params.training(name).processes > 1 for name in self.params.strategies):
-            room.close()  # what a batch or another process needs is not measured
+        if at_most > 1:
+            room.close()  # what a batch needs is not measured
         engine = Engine(self.graph, pool, plan.clock, Groups(alike_in(self.params), at_most), room)
         with engine.interrupts.handled():
             try:

@@ -86,6 +86,9 @@ def _processor() -> Iterator[str]:
 def _gpu() -> Iterator[str]:
     import torch
 
+    from stages.runtime.device import named
+
+    named()  # for the value of PALIMPSEST_DEVICE
     if torch.backends.mps.is_available():
         yield (
             "note: Apple's GPU is used with PALIMPSEST_DEVICE=mps, for training, sampling and scoring; deltas are "
@@ -113,6 +116,7 @@ def _disk() -> Iterator[str]:
 
 
 def _project() -> Iterator[str]:
+    from flows.engine.order.slots import slots_of
     from stages.core.params import load
 
     if not Path("params.yaml").exists():
@@ -120,6 +124,8 @@ def _project() -> Iterator[str]:
         return
     params = load()
     yield f"study {params.study}: {len(params.tasks)} tasks, {', '.join(params.strategies)}"
+    slots = slots_of(params)
+    yield f"{slots.jobs} stages at a time" + (f", on GPU {', '.join(slots.devices)}" if slots.devices else "")
     if not Path(".dvc").is_dir():
         raise ConfigFault("no .dvc folder here, in which DVC stores results. Run: git init && dvc init")
 

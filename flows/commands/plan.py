@@ -23,15 +23,15 @@ def current_plan(params: Params, jobs: int = 0) -> Plan:
     Raises:
         InputFault: new photos cannot be used; all of them are listed.
     """
+    from flows.engine.order.slots import slots_of
     from flows.engine.planning import make_plan
-    from flows.engine.pool import slots
     from flows.graph.remote import open_graph
     from flows.study import ROOT
     from stages.tools.forecasting.durations import Times
 
     graph = open_graph(ROOT.absolute())
     try:
-        return make_plan(graph, params, Times(ROOT.absolute(), params), slots(jobs, None).jobs)
+        return make_plan(graph, params, Times(ROOT.absolute(), params), slots_of(params, jobs).jobs)
     finally:
         graph.close()
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from flows.engine.order.slots import nvidia_smi
 from stages.files.untrusted import read_file
 from stages.files.writing import write_file
 from stages.runtime.faults import Fault, MachineFault
@@ -109,8 +110,8 @@ def web_address(remote: str) -> str:
 
 def _machine() -> str:
     """The names of the GPUs, or of the processor, without loading torch."""
-    if gpus := Counter(_output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").splitlines()):
-        return ", ".join(f"{count} x {name.strip()}" for name, count in gpus.items())
+    if gpus := Counter(name for _, name in nvidia_smi("index", "name") or ()):
+        return ", ".join(f"{count} x {name}" for name, count in gpus.items())
     try:
         model = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text("utf-8"), re.M)
     except OSError:

@@ -1,4 +1,4 @@
-"""Warm workers, one per slot: a device, a share of a device, or a core. Results never depend on the slot."""
+"""Warm workers, one per slot. Results never depend on the slot."""
 
 from __future__ import annotations
 
@@ -10,87 +10,19 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from stages.runtime.environment import integer
+from flows.engine.order.slots import Slots
 from stages.runtime.exits import INTERRUPTED
-from stages.runtime.faults import ConfigFault
-from stages.runtime.process import children, cores
+from stages.runtime.process import children
 
 LOGS = Path(".cache", "flow", "logs")
-SHARING = 2  # workers on a GPU that is shared
 Listener = Callable[[str, int, int], None]
 
 
 class WorkerLost(Exception):
     """The worker ended during a stage: it was killed or ran out of memory."""
-
-
-@dataclass(frozen=True)
-class Slots:
-    """`jobs` slots, spread over these GPUs or, without any, over the cores.
-
-    free: bytes of memory free on each GPU, if a second stage may run on it (see `Room`); empty if not.
-    """
-
-    jobs: int
-    devices: tuple[str, ...] = ()
-    free: tuple[int, ...] = ()
-
-    @property
-    def workers(self) -> int:
-        """Workers at most."""
-        return self.jobs * SHARING if self.free else self.jobs
-
-    def device(self, slot: int) -> str:
-        """The GPU that the worker in a slot uses; without any, its own slot."""
-        return self.devices[slot % len(self.devices)] if self.devices else f"slot {slot}"
-
-    def environment(self, slot: int) -> dict[str, str]:
-        """Environment variables of the worker in a slot."""
-        return {"CUDA_VISIBLE_DEVICES": self.device(slot)} if self.devices else {}
-
-
-def slots(jobs: int | None, devices: str | None) -> Slots:
-    """The slots from the command line or the environment; by default one per GPU, or per core without a GPU.
-
-    Args:
-        jobs: number of slots; None or 0: PALIMPSEST_JOBS, or the default.
-        devices: GPUs as in CUDA_VISIBLE_DEVICES; None: that variable, or all GPUs.
-
-    Raises:
-        ConfigFault: the number of jobs is not one.
-    """
-    listed = devices if devices is not None else os.environ.get("CUDA_VISIBLE_DEVICES")
-    free = {} if listed == "" else _free_memory()
-    known = tuple(filter(None, listed.split(","))) if listed is not None else tuple(i for i in free if i.isdigit())
-    if jobs is not None and jobs < 0:
-        raise ConfigFault(f"--jobs {jobs}: must be at least 1.")
-    if wanted := jobs or integer("PALIMPSEST_JOBS", default=0, least=0):
-        return Slots(wanted, known)
-    shared = [free.get(name) for name in known]
-    return Slots(len(known) or cores(), known, tuple(filter(None, shared)) if all(shared) else ())
-
-
-def _free_memory() -> dict[str, int]:
-    """Bytes of free memory by GPU, by its index and again by its UUID; 0 if the GPU takes only one process."""
-    try:
-        process = subprocess.run(
-            ["nvidia-smi", "--query-gpu=index,uuid,memory.free,compute_mode", "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            timeout=30,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return {}
-    if process.returncode:
-        return {}
-    free = {}
-    for index, uuid, mib, mode in (map(str.strip, line.split(",")) for line in process.stdout.splitlines()):
-        free[index] = free[uuid] = (int(mib) << 20) if mib.isdigit() and mode == "Default" else 0
-    return free
 
 
 class Worker:

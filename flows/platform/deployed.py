@@ -37,11 +37,13 @@ def run_flow(select: Select, prepare: Preparation = nothing, **settings: Any) ->
         prepare: as in `perform`.
         settings: jobs, devices and share, as on the command line.
     """
+    from stages.runtime import environment
     from stages.runtime.faults import Fault
 
     args = argparse.Namespace(plan=False, no_view=False, no_notes=False, **settings)
     message = ""
     try:
+        environment.prepare()
         code = perform(args, select, prepare)
     except Fault as fault:
         code, message = fault.code, str(fault)

@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 
 from stages.runtime import instruction_set
-from stages.runtime.environment import integer
+from stages.runtime.environment import device_name, integer, number
 from stages.runtime.faults import ConfigFault, MachineFault
 
 log = logging.getLogger("palimpsest")
@@ -30,7 +30,7 @@ def device() -> torch.device:
     instruction set is fixed already: see `instruction_set`.
 
     Raises:
-        ConfigFault: one of these variables, PALIMPSEST_EXACT or PALIMPSEST_INSTRUCTIONS has an impossible value.
+        ConfigFault: one of these variables or PALIMPSEST_INSTRUCTIONS has an impossible value.
     """
     _exact()
     if warning := instruction_set.check():
@@ -43,30 +43,42 @@ def device() -> torch.device:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-    torch.set_num_threads(integer("PALIMPSEST_THREADS", default=1, least=1))
-    name = os.environ.get("PALIMPSEST_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
-    rank = os.environ.get("LOCAL_RANK")  # in distributed training each process has its own GPU
-    if rank is not None and name.startswith("cuda"):
-        torch.cuda.set_device(int(rank))
-        name = "cuda"
-    try:
-        chosen = torch.device(name)
-    except RuntimeError:
-        raise ConfigFault(f"PALIMPSEST_DEVICE: torch has no device '{name}'. Set cpu, cuda, cuda:1 or mps.") from None
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise ConfigFault(f"PALIMPSEST_DEVICE: {name}, but torch sees {torch.cuda.device_count()} GPUs. Unset it.")
+    torch.set_num_threads(number("PALIMPSEST_THREADS"))
+    chosen = named() or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if chosen.type == "cuda" and integer("WORLD_SIZE", default=1, least=1) > 1:
+        torch.cuda.set_device(_of_this_process())
+        return torch.device("cuda")
     if chosen.index is not None and chosen.type == "cuda":  # streams, events and graphs are those of the current one
         torch.cuda.set_device(chosen)
+    return chosen
+
+
+def named() -> torch.device | None:
+    """Returns the device of PALIMPSEST_DEVICE; None if it is not set. Uses no memory of it.
+
+    Raises:
+        ConfigFault: torch sees no such device.
+    """
+    if not (name := device_name()):
+        return None
+    chosen = torch.device(name)
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ConfigFault(f"PALIMPSEST_DEVICE: {name}, but torch sees {torch.cuda.device_count()} GPUs. Unset it.")
     if chosen.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigFault(f"PALIMPSEST_DEVICE: {name}, but torch sees no GPU of Apple's. Unset it.")
     return chosen
 
 
+def _of_this_process() -> int:
+    """The index of this process's own GPU in a training of several processes."""
+    rank, count = integer("LOCAL_RANK", default=0, least=0), torch.cuda.device_count()
+    if rank >= count:
+        raise ConfigFault(f"LOCAL_RANK: is {rank}, but torch sees {count} GPUs. Start no more processes than GPUs.")
+    return rank
+
+
 def _exact() -> bool:
-    value = integer("PALIMPSEST_EXACT", default=0, least=0)
-    if value > 1:
-        raise ConfigFault(f"PALIMPSEST_EXACT: {value} is neither 0 nor 1. Correct it, or unset it.")
-    return value == 1
+    return number("PALIMPSEST_EXACT") == 1
 
 
 @contextmanager

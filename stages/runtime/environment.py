@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import warnings
 from importlib.machinery import SourceFileLoader
@@ -14,6 +15,7 @@ from importlib.util import cache_from_source
 from types import CodeType
 from typing import Any
 
+from stages.runtime import instruction_set
 from stages.runtime.faults import ConfigFault, nearest
 
 # Switches of Python that change which code runs, or how: with PYTHONSAFEPATH, `python -m` in a project would run other
@@ -31,6 +33,14 @@ OURS = (
     *("DEVICE", "EXACT", "INSTRUCTIONS", "JOBS", "OUTLIVE_PARENT", "THREADS", "TOGETHER", "WORKSPACE"),
     *("DREAMBOOTH", "STYLES"),  # photos for the tests
 )
+# Those that are whole numbers: the value if it is not set, the smallest and, if there is one, the largest.
+NUMBERS: dict[str, tuple[int, int, int | None]] = {
+    "PALIMPSEST_EXACT": (0, 0, 1),
+    "PALIMPSEST_JOBS": (0, 0, None),
+    "PALIMPSEST_THREADS": (1, 1, None),
+    "PALIMPSEST_TOGETHER": (0, 0, None),
+}
+DEVICE = re.compile(r"(cpu|cuda|mps)(:[0-9]{1,3})?")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -38,10 +48,11 @@ def prepare() -> None:
     """Prepares this process and its children; call it first in every command.
 
     Raises:
-        ConfigFault: a variable begins with PALIMPSEST_ and is not one of ours.
+        ConfigFault: a variable begins with PALIMPSEST_ and is not one of ours, or has an impossible value.
     """
     _open_streams()
     _check_names()
+    _check_values()
     for name in (*SWITCHES, *GIT):
         os.environ.pop(name, None)
     if sys.warnoptions:
@@ -60,6 +71,30 @@ def _check_names() -> None:
             raise ConfigFault(
                 f"{name}: is not a variable of Palimpsest's. {nearest(name, known)} Correct it or unset it."
             )
+
+
+def _check_values() -> None:
+    device_name()
+    instruction_set.check()
+    for name in NUMBERS:
+        number(name)
+
+
+def device_name() -> str:
+    """Returns PALIMPSEST_DEVICE: cpu, cuda, cuda:1, mps, or nothing if it is not set.
+
+    Raises:
+        ConfigFault: it is none of these.
+    """
+    name = os.environ.get("PALIMPSEST_DEVICE", "").strip()
+    if name and not DEVICE.fullmatch(name):
+        raise ConfigFault(f"PALIMPSEST_DEVICE: torch has no device '{name}'. Set cpu, cuda, cuda:1 or mps.")
+    return name
+
+
+def number(name: str) -> int:
+    """Returns the value of one of NUMBERS; errors as in `integer`."""
+    return integer(name, *NUMBERS[name])
 
 
 def check_code() -> None:
@@ -84,22 +119,24 @@ def _open_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def integer(name: str, default: int, least: int) -> int:
+def integer(name: str, default: int, least: int, most: int | None = None) -> int:
     """Returns the value of an environment variable.
 
     Args:
         name: of the variable.
         default: the value if it is empty or not set.
         least: the smallest value.
+        most: the largest value; None: any.
 
     Raises:
-        ConfigFault: it is not a whole number, or too small.
+        ConfigFault: it is not a whole number, too small or too large.
     """
     text = os.environ.get(name, "").strip()
     if not text:
         return default
-    if not text.isascii() or not text.isdigit() or int(text) < least:
-        raise ConfigFault(f"{name}: '{text}' is not a whole number from {least} on. Correct it, or unset it.")
+    if not text.isascii() or not text.isdigit() or int(text) < least or (most is not None and int(text) > most):
+        end = "on" if most is None else f"to {most}"
+        raise ConfigFault(f"{name}: '{text}' is not a whole number from {least} {end}. Correct it, or unset it.")
     return int(text)
 
 

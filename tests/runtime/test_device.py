@@ -1,8 +1,10 @@
 import time
 
+import pytest
 import torch
 
 from stages.runtime import device
+from stages.runtime.faults import ConfigFault
 
 
 def test_results_are_in_the_order_of_the_items(monkeypatch):
@@ -40,3 +42,18 @@ def test_a_gpu_that_is_named_is_the_current_one(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
     assert device.device.__wrapped__() == torch.device("cuda:1") == current[0]
+
+
+def test_only_one_of_several_processes_has_a_gpu_of_its_own(monkeypatch):
+    current = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    assert device.device.__wrapped__() == torch.device("cuda")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigFault, match=r"^LOCAL_RANK: is 2, but torch sees 2 GPUs"):
+        device.device.__wrapped__()
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert device.device.__wrapped__() == torch.device("cuda")
+    assert current == [1]

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from flows.engine.pool import slots
+from flows.engine.order.slots import slots
 from flows.platform.serve import port_number
 from stages.runtime import device, exits
 from stages.runtime.environment import GIT, OURS, PREFIX, SWITCHES, integer
@@ -145,7 +145,7 @@ def test_numbers_of_the_environment_are_checked(monkeypatch, text):
     ):
         with monkeypatch.context() as patch:
             patch.setenv(name, text)
-            with pytest.raises(ConfigFault, match=rf"^{name}: '.*' is not a whole number from [01] on"):
+            with pytest.raises(ConfigFault, match=rf"^{name}: '.*' is not a whole number from [01] (on|to 1)"):
                 read()
     monkeypatch.setenv("NUMBER", " 7 ")
     assert (integer("NUMBER", 1, 1), integer("OTHER_NUMBER", 1, 1)) == (7, 1)
@@ -159,6 +159,23 @@ def test_impossible_devices_and_jobs_are_refused(monkeypatch):
             device.device.__wrapped__()
     with pytest.raises(ConfigFault, match=r"^--jobs -2: must be at least 1"):
         slots(-2, "")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DEVICE", "banana"),
+        ("EXACT", "2"),
+        ("INSTRUCTIONS", "avx512"),
+        ("JOBS", "x"),
+        ("THREADS", "0"),
+        ("TOGETHER", "x"),
+    ],
+)
+def test_every_command_refuses_an_impossible_value_before_it_begins(name, value):
+    done = python("sys.exit(attempt(lambda: print('ran')))", **{PREFIX + name: value})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(rf"error: {PREFIX}{name}: [^\n]*'{value}'[^\n]*\n", done.stderr)
 
 
 def test_ports_are_checked():

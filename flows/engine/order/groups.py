@@ -14,13 +14,13 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from flows.graph.stage_names import StageName
-from stages.runtime.environment import integer
+from stages.runtime.environment import number
 from stages.runtime.faults import ConfigFault
 from stages.tools.forecasting.workload import rehearsed_rows
 
 if TYPE_CHECKING:
     from flows.engine.order.ready import Ready
-    from flows.engine.pool import Slots
+    from flows.engine.order.slots import Slots
     from stages.core.params import Params
 
 AT_MOST = 6  # trainings in a batch on a CPU: more gain little and delay the stages that wait for the first
@@ -36,10 +36,10 @@ def limit(wanted: int | None, slots: Slots) -> int:
     Raises:
         ConfigFault: it is negative, or the variable is not a number.
     """
-    number = integer("PALIMPSEST_TOGETHER", default=0, least=0) if wanted is None else wanted
-    if number < 0:
-        raise ConfigFault(f"--together: is {number}. Give the number of trainings in a batch; 1: none together.")
-    return number or (1 if slots.devices else AT_MOST)
+    trainings = number("PALIMPSEST_TOGETHER") if wanted is None else wanted
+    if trainings < 0:
+        raise ConfigFault(f"--together: is {trainings}. Give the number of trainings in a batch; 1: none together.")
+    return trainings or (1 if slots.devices else AT_MOST)
 
 
 def alike_in(params: Params) -> Callable[[str], Hashable | None]:

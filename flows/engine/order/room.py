@@ -20,7 +20,7 @@ from stages.files.writing import write_file
 from stages.tools.forecasting.workload import PART
 
 if TYPE_CHECKING:
-    from flows.engine.pool import Slots
+    from flows.engine.order.slots import Slots
 
 PEAKS = Path(".cache", "flow", "memory.json")
 SHARE = 0.8  # of the memory that was free before the run

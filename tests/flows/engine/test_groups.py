@@ -7,7 +7,8 @@ import pytest
 from flows.engine import scheduler
 from flows.engine.order.groups import MODULE, Groups, alike_in, command, limit
 from flows.engine.order.ready import Ready
-from flows.engine.pool import Slots, WorkerLost
+from flows.engine.order.slots import Slots
+from flows.engine.pool import WorkerLost
 from flows.engine.scheduler import Engine
 from stages.core.params import load
 from stages.runtime.faults import ConfigFault

@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from flows.engine.pool import Interrupts, Pool, Slots, Worker
+from flows.engine.order.slots import Slots
+from flows.engine.pool import Interrupts, Pool, Worker
 from tests.support.crash import assert_no_processes, stage_processes, start_training
 from tests.support.workspace import PROJECT, change, environment, small
 

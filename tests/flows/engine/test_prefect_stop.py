@@ -7,7 +7,8 @@ from contextlib import contextmanager
 import pytest
 
 from flows.engine import prefect_run, prefect_view
-from flows.engine.pool import Interrupts, Pool, Slots
+from flows.engine.order.slots import Slots
+from flows.engine.pool import Interrupts, Pool
 from flows.engine.scheduler import Outcome, StageResult
 
 PLAN = ["prepare@objects-0-task0", "report"]

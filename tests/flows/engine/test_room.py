@@ -1,7 +1,6 @@
 """A second stage on a GPU: only where the memory has room for both, on the GPU that has least to do, and without making
 estimates longer. GPUs and workers are fakes."""
 
-import os
 import threading
 import time
 
@@ -10,7 +9,8 @@ import pytest
 from flows.engine import worker as worker_module
 from flows.engine.order import room as room_module
 from flows.engine.order.room import CONTEXT, Room, kind_of, save_peaks, saved_peaks
-from flows.engine.pool import Pool, Slots, slots
+from flows.engine.order.slots import Slots
+from flows.engine.pool import Pool
 from flows.engine.scheduler import Engine
 from stages.tools.forecasting.costs import Cost
 from tests.support.stage_graph import StageGraph
@@ -168,33 +168,6 @@ def test_peaks_are_saved_for_the_same_parameters(tmp_path, monkeypatch):
     for damaged in ("", "[]", '{"train naive later": 5}', '{"train naive later": ["a", "x"]}'):
         room_module.PEAKS.write_text(damaged)
         assert saved_peaks(these) == {}
-
-
-SMI = """#!/bin/sh
-cat <<'END'
-0, GPU-a, 80000, Default
-1, GPU-b, 40000, Default
-2, GPU-c, 40000, Exclusive_Process
-END
-"""
-
-
-def test_slots_of_gpus(tmp_path, monkeypatch):
-    """A second stage only where the memory is known, several processes may use the GPU, and nobody set a number."""
-    (tmp_path / "nvidia-smi").write_text(SMI)
-    (tmp_path / "nvidia-smi").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    for name in ("CUDA_VISIBLE_DEVICES", "PALIMPSEST_JOBS"):
-        monkeypatch.delenv(name, raising=False)
-    mib = 1 << 20
-    assert slots(None, None) == Slots(3, ("0", "1", "2"))
-    assert slots(None, "0,1") == Slots(2, ("0", "1"), (80000 * mib, 40000 * mib))
-    assert slots(None, "GPU-b") == Slots(1, ("GPU-b",), (40000 * mib,))
-    assert slots(None, "MIG-x") == Slots(1, ("MIG-x",))
-    assert slots(2, "0,1") == Slots(2, ("0", "1"))
-    assert slots(None, "").devices == ()
-    monkeypatch.setenv("PALIMPSEST_JOBS", "1")
-    assert slots(None, "0") == Slots(1, ("0",))
 
 
 class FakeProcess:

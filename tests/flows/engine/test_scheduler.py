@@ -11,7 +11,8 @@ from dvc.exceptions import DvcException
 from dvc.lock import LockError
 
 from flows.engine import scheduler
-from flows.engine.pool import Slots, WorkerLost
+from flows.engine.order.slots import Slots
+from flows.engine.pool import WorkerLost
 from flows.engine.scheduler import RETRIES, Engine
 from stages.tools.forecasting.costs import Cost
 from tests.support.stage_graph import StageGraph
