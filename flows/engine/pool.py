@@ -18,6 +18,8 @@ from stages.runtime.exits import INTERRUPTED
 from stages.runtime.process import children
 
 LOGS = Path(".cache", "flow", "logs")
+# Variables of torchrun and the like: a worker is never one of several processes, but a training in it may start some.
+LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "TORCHELASTIC_USE_AGENT_STORE")
 Listener = Callable[[str, int, int], None]
 
 
@@ -31,12 +33,13 @@ class Worker:
     def __init__(self, slot: int, environment: dict[str, str]) -> None:
         self.slot, self.peak = slot, 0  # bytes that it has held on its GPU, at most
         self.error = ""  # of the last command
+        inherited = {name: value for name, value in os.environ.items() if name not in LAUNCHERS}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "flows.engine.worker", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=os.environ | environment,
+            env=inherited | environment,
             text=True,
         )
 

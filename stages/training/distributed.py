@@ -78,19 +78,31 @@ class ProcessGroup:
 
 @cache
 def process_group() -> ProcessGroup:
-    """The group of this process, from RANK and WORLD_SIZE."""
-    return ProcessGroup(integer("RANK", default=0, least=0), integer("WORLD_SIZE", default=1, least=1))
+    """The group of this process; errors as in `_place`."""
+    return ProcessGroup(*_place())
+
+
+def _place() -> tuple[int, int]:
+    """This process's rank and the number of processes, from RANK and WORLD_SIZE.
+
+    Raises:
+        ConfigFault: they are no such numbers.
+    """
+    rank, size = integer("RANK", default=0, least=0), integer("WORLD_SIZE", default=1, least=1)
+    if rank >= size:
+        raise ConfigFault(f"RANK: is {rank}, but WORLD_SIZE is {size}. Unset both: train.processes sets them.")
+    return rank, size
 
 
 def launched(processes: int) -> bool:
     """Whether this process is already one of `processes`.
 
     Raises:
-        ConfigFault: WORLD_SIZE is neither 1 nor `processes`.
+        ConfigFault: WORLD_SIZE is neither 1 nor `processes`, or RANK is not below it.
     """
-    size = integer("WORLD_SIZE", default=1, least=1)
+    _, size = _place()
     if size not in (1, processes):
-        raise ConfigFault(f"train.processes: is {processes}, but {size} were started. Make the two equal.")
+        raise ConfigFault(f"train.processes: is {processes}, but {size} were started (WORLD_SIZE). Make the two equal.")
     return size == processes
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from flows.engine.order.slots import Slots, slots
-from flows.engine.pool import Pool, WorkerLost
+from flows.engine.pool import Pool, Worker, WorkerLost
 from flows.graph import stage_names
 from flows.graph.stage_names import StageName
 from flows.study import Study
@@ -77,3 +77,18 @@ def test_a_worker_runs_modules_and_returns_their_exit_code_and_a_lost_one_is_rep
             assert worker.run(["json.tool", "--help"], tmp_path / "log", lambda *_: None) == 0
     finally:
         pool.stop()
+
+
+@pytest.mark.slow
+def test_a_worker_is_not_one_of_several_processes_whatever_started_the_flow(tmp_path, monkeypatch):
+    for name, value in (("RANK", "3"), ("LOCAL_RANK", "3"), ("WORLD_SIZE", "4"), ("TORCHELASTIC_USE_AGENT_STORE", "1")):
+        monkeypatch.setenv(name, value)
+    (tmp_path / "says.py").write_text("from stages.training.distributed import _place\nprint(_place())\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    worker = Worker(0, {})
+    try:
+        assert worker.run(["says"], tmp_path / "log", lambda *_: None) == 0, worker.error
+        assert (tmp_path / "log").read_text() == "(0, 1)\n"
+    finally:
+        worker.dismiss()
+        worker.process.wait()

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from stages.runtime.faults import ConfigFault, InputFault
-from stages.training.distributed import ProcessGroup, launch, launched
+from stages.training.distributed import ProcessGroup, launch, launched, process_group
 from stages.training.loop import Training
 from tests.training.test_loop import MATERIAL, OPTIONS, Small
 
@@ -57,5 +57,12 @@ def test_another_number_of_processes_is_refused(monkeypatch):
     assert launched(1)
     assert not launched(2)
     monkeypatch.setenv("WORLD_SIZE", "3")
-    with pytest.raises(ConfigFault, match="is 2, but 3 were started"):
+    with pytest.raises(ConfigFault, match=r"is 2, but 3 were started \(WORLD_SIZE\)"):
         launched(2)
+
+
+def test_a_rank_that_no_process_has_is_refused(monkeypatch):
+    monkeypatch.setenv("RANK", "3")
+    for asked in (process_group.__wrapped__, lambda: launched(1)):
+        with pytest.raises(ConfigFault, match=r"^RANK: is 3, but WORLD_SIZE is 1. Unset both"):
+            asked()
