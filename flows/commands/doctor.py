@@ -138,10 +138,13 @@ def _weights() -> Iterator[str]:
     params = load()
     assert params.family.fingerprint  # computing it compares the files with the pinned revision
     yield f"base {params.base.name}: as pinned, {str(params.base.options.get('revision', ''))[:12]}"
-    missing = [str(path) for path in (Path(params.score.judges),) if not path.exists()]
-    if missing:
-        raise InputFault(f"{missing[0]}: the judges' weights are missing. Correct score.judges in params.yaml.")
-    yield f"judges: {params.score.judges}"
+    if not Path(params.score.judges).exists():
+        raise InputFault(
+            f"{params.score.judges}: the judges' weights are missing. Correct score.judges in params.yaml."
+        )
+    for judge in params.judges.values():
+        assert judge.encoder  # computing it compares the files with those that are pinned
+    yield f"judges: {params.score.judges}: {', '.join(params.judges)}"
 
 
 def _remote() -> Iterator[str]:

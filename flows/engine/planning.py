@@ -4,7 +4,9 @@ changed because other photos were added beside theirs."""
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.engine.estimate import Clock, Sizes, span
@@ -12,7 +14,11 @@ from flows.engine.photo_check import already_prepared, check_photos
 from flows.graph.changes import NOT_RUN, changes_in
 from flows.graph.graph import Graph
 from flows.graph.stage_names import StageName
+from stages.files.pins import check_present
+from stages.files.yaml import JUDGES
+from stages.runtime.faults import InputFault, for_all
 from stages.tools.forecasting.durations import Times
+from stages.tools.forecasting.workload import PART
 from stages.training.texts import check_texts
 
 if TYPE_CHECKING:
@@ -100,13 +106,14 @@ def make_plan(graph: Graph, params: Params, times: Times, jobs: int, among: set[
 
     Raises:
         ConfigFault: two prompts of a concept are read alike.
-        InputFault: photos that would be prepared cannot be used; all of them are listed.
+        InputFault: photos that would be prepared cannot be used, or judges' weights are missing; all are listed.
     """
     stages = graph.plan(among)
     causes, again = _changes(graph, params, stages)
     changed = list(causes)
     cached = graph.cached(changed)
     to_run = [name for name in changed if name not in cached]
+    check_judges(params, to_run)
     notes = check_photos(params, to_run) + (check_texts(params) if changed else [])
     sizes = Sizes({name: size for name in graph.stages if (size := graph.size(name)) is not None}, params)
     new = COPIES * sum(map(sizes.of, to_run)) + sum(map(sizes.of, cached))
@@ -114,6 +121,24 @@ def make_plan(graph: Graph, params: Params, times: Times, jobs: int, among: set[
     total = len(graph.stages if among is None else among)
     first = {name: listed for name, listed in causes.items() if listed}
     return Plan(stages, changed, cached, first, total, clock, new, jobs, notes)
+
+
+def check_judges(params: Params, stages: Iterable[str]) -> None:
+    """Checks, without reading them, that the judges' weights are there, if one of these stages scores pictures.
+
+    Raises:
+        InputFault: some are missing; the first of each judge are listed, one per line.
+    """
+    if not any(PART.get(StageName.parse(name).verb) == "score" for name in stages):
+        return
+
+    def check(path: Path) -> None:
+        if not path.exists():
+            raise InputFault(f"{path}: no such weights of a judge. Put them there, or correct score.metrics.")
+        check_present(path if path.is_dir() else path.parent)
+
+    named = [Path(value) for judge in params.judges.values() for key, value in judge if key in JUDGES]
+    for_all(check, dict.fromkeys(named))
 
 
 def _changes(graph: Graph, params: Params, stages: list[str]) -> tuple[dict[str, list[str]], list[str]]:

@@ -26,7 +26,7 @@ def check_weights(folder: Path) -> None:
     Raises:
         InputFault: a file is missing or damaged, or the pins cannot be read.
     """
-    hashes, where = pinned_hashes(folder)
+    hashes, where = check_present(folder)
     if not hashes:
         log.warning(
             "%s: its files are not pinned, so damage cannot be noticed. Pin them: cd %s && sha256sum * > %s",
@@ -34,13 +34,24 @@ def check_weights(folder: Path) -> None:
         )
     for name, expected in sorted(hashes.items()):
         path = folder / name
-        if not path.is_file():
-            raise InputFault(f"{path}: missing, but {where} pins it. Restore it from git, or fetch it again.")
         if (actual := sha256(path)) != expected:
             raise InputFault(
                 f"{path}: damaged or another file: its sha256 is {actual}, {where} pins {expected}. "
                 "Restore it from git or fetch it again; pin another file only if it is meant to be."
             )
+
+
+def check_present(folder: Path) -> tuple[dict[str, str], Path]:
+    """Checks that every pinned file of a folder of weights is there, without reading any; returns `pinned_hashes`.
+
+    Raises:
+        InputFault: a file is missing, or the pins cannot be read.
+    """
+    hashes, where = pinned_hashes(folder)
+    for name in sorted(hashes):
+        if not (folder / name).is_file():
+            raise InputFault(f"{folder / name}: missing, but {where} pins it. Restore it from git, or fetch it again.")
+    return hashes, where
 
 
 def pinned_hashes(folder: Path) -> tuple[dict[str, str], Path]:

@@ -253,6 +253,23 @@ def test_missing_weights_are_reported_with_the_command_that_downloads_them(tmp_p
         assert err.strip().splitlines()[-1].startswith("error: data/models/sdxl-base-1.0")
 
 
+def test_missing_weights_of_a_judge_are_found_before_anything_runs(tmp_path, monkeypatch, palimpsest):
+    monkeypatch.chdir(with_dvc(workspace(tmp_path / "work")))
+    dino = "data/world/judges/dino"
+    Path(dino, "model.safetensors").unlink()
+    for words in (["plan"], ["run", "--plan"]):
+        code, _, err = palimpsest(*words)
+        assert (code, err.count("\n")) == (3, 1)
+        assert err.startswith(f"error: {dino}/model.safetensors: missing, but {dino}/SHA256SUMS pins it.")
+    code, out, _ = palimpsest("doctor", "--json")
+    (wrong,) = (one for one in json.loads(out) if one["what"] == "weights" and one["code"])
+    assert (wrong["code"], wrong["message"].partition(": ")[0]) == (3, f"{dino}/model.safetensors")
+    shutil.rmtree("data/world/judges/csd")
+    code, _, err = palimpsest("plan")
+    assert (code, err.count("\n")) == (3, 2)
+    assert "data/world/judges/csd: no such weights of a judge" in err
+
+
 def test_a_class_prompt_with_the_token_is_refused_before_anything_runs(tmp_path, monkeypatch, palimpsest):
     folder = with_dvc(workspace(tmp_path / "work", train={"prior": {"prompt": "a picture of zwz"}}))
     monkeypatch.chdir(folder)
