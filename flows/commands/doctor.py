@@ -14,7 +14,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from stages.runtime.faults import ConfigFault, Fault, InputFault, MachineFault
+from stages.runtime.faults import ConfigFault, Fault, InputFault, MachineFault, first_line, printable
 from stages.runtime.formatting import size
 from stages.runtime.process import cause_of, cores
 
@@ -40,6 +40,10 @@ def examine() -> Iterator[Finding]:
                 yield Finding(what, "note" if message.startswith("note: ") else "ok", message.removeprefix("note: "))
         except Fault as fault:
             yield Finding(what, "wrong", str(fault), fault.code)
+        except Exception as error:  # such as torch's on a GPU that is full or broken
+            of_the_machine = isinstance(error, (OSError, MemoryError, RuntimeError))
+            code = MachineFault.code if of_the_machine else Fault.code
+            yield Finding(what, "wrong", printable(f"{type(error).__name__}: {first_line(error)}"), code)
 
 
 def _libraries() -> Iterator[str]:

@@ -14,7 +14,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from flows import cli
-from flows.commands import completion, plan, show_report
+from flows.commands import completion, doctor, plan, show_report
 from flows.engine import journal
 from flows.graph import stage_names
 from stages.core.params import Params, load
@@ -358,6 +358,24 @@ def test_the_doctor_runs_every_check(here, palimpsest):
     assert code in (3, 4)
     assert next(one for one in json.loads(out) if one["what"] == "weights")["code"] == 3
     shutil.copy(here / "data/profiles/toy-objects.yaml", here / "params.yaml")
+
+
+def test_what_a_check_of_the_doctor_raises_is_one_line(monkeypatch):
+    def busy():
+        yield "one GPU"
+        raise RuntimeError("CUDA error: device is busy\nCUDA kernel errors might be reported later")
+
+    def wrong():
+        yield from {}["missing"]
+
+    monkeypatch.setattr(doctor, "CHECKS", {"GPU": busy, "disk": wrong, "memory": doctor._memory})
+    findings = [(one.what, one.how, one.message, one.code) for one in doctor.examine()]
+    assert findings[:3] == [
+        ("GPU", "ok", "one GPU", 0),
+        ("GPU", "wrong", "RuntimeError: CUDA error: device is busy", 4),
+        ("disk", "wrong", "KeyError: 'missing'", 70),
+    ]
+    assert findings[3][:2] == ("memory", "ok")
 
 
 @pytest.mark.parametrize("name", profiles.names())
