@@ -70,6 +70,8 @@ class Worker:
                 elif "code" in answer:
                     self.peak = max(self.peak, answer.get("memory", 0))
                     self.error = str(answer.get("error", ""))
+                    if answer.get("ends"):
+                        self.process.wait()  # so that no other stage gets it
                     return int(answer["code"])
         except (BrokenPipeError, ValueError):
             pass

@@ -50,7 +50,10 @@ def main() -> None:
         job = json.loads(line)
         began = time.process_time()
         code = _run(job["words"], Path(job["log"]))
-        answer(code=code, error=exits.last_error, cpu=time.process_time() - began, memory=_memory())
+        ends = code != 0 and _unusable()
+        answer(code=code, error=exits.last_error, cpu=time.process_time() - began, memory=_memory(), ends=ends)
+        if ends:
+            os._exit(code)  # at once: what is broken might not let Python end
 
 
 def _text(number: int) -> io.TextIOWrapper:
@@ -62,6 +65,22 @@ def _memory() -> int:
     """Bytes that torch has held on the GPU so far, at most."""
     torch = sys.modules.get("torch")
     return int(torch.cuda.max_memory_reserved()) if torch and torch.cuda.is_initialized() else 0
+
+
+def _unusable() -> bool:
+    """Whether the GPU no longer answers this process, which is then to run no further stage.
+
+    After an illegal access or an error of its memory, every later call fails in the process that it happened in, and in
+    no other.
+    """
+    torch = sys.modules.get("torch")
+    if not torch or not torch.cuda.is_initialized():
+        return False
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
 
 
 def _set_up(answer: Any) -> None:

@@ -79,6 +79,33 @@ def test_a_worker_runs_modules_and_returns_their_exit_code_and_a_lost_one_is_rep
         pool.stop()
 
 
+BREAKS = """import torch
+def fails():
+    raise RuntimeError("CUDA error: an illegal memory access was encountered")
+torch.cuda.is_initialized, torch.cuda.max_memory_reserved, torch.cuda.synchronize = lambda: True, lambda: 0, {}
+raise SystemExit({})
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_whose_gpu_no_longer_answers_ends_after_its_answer_and_the_next_stage_has_a_new_one(
+    tmp_path, monkeypatch
+):
+    for name, gpu, code in (("illegal", "fails", 70), ("full", "lambda: None", 4), ("good", "fails", 0)):
+        (tmp_path / f"{name}.py").write_text(BREAKS.format(gpu, code))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    pool, used = Pool(Slots(1)), []
+    try:
+        for name, code in (("full", 4), ("illegal", 70), ("good", 0), ("full", 4)):
+            with pool.worker() as worker:
+                assert worker.run([name], tmp_path / "log", lambda *_: None) == code
+            used.append(worker.process)
+    finally:
+        pool.stop()
+    first, second, third, fourth = used
+    assert first is second is not third is fourth
+
+
 @pytest.mark.slow
 def test_a_worker_is_not_one_of_several_processes_whatever_started_the_flow(tmp_path, monkeypatch):
     for name, value in (("RANK", "3"), ("LOCAL_RANK", "3"), ("WORLD_SIZE", "4"), ("TORCHELASTIC_USE_AGENT_STORE", "1")):
