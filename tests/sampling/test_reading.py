@@ -129,11 +129,11 @@ def test_prompts_that_differ_only_where_they_are_not_read_are_refused(place, mon
 
 def test_paint_names_lost_words_before_it_reads_anything(place, monkeypatch, caplog):
     monkeypatch.chdir(place)
-    params = study(place, "mug", ["a {}"])
-    args = Namespace(key="objects/0/none/0", task="01", what="state", prompt=[LONG], to=Path("painted"))
+    params, said = study(place, "mug", ["a {}"]), LONG.replace("{}", "mug")
+    args = Namespace(key="objects/0/none/0", task="01", what="state", prompt=[said], to=Path("painted"))
     with caplog.at_level(logging.WARNING), pytest.raises(ConfigFault, match="there is no run"):
         paint(params, None, args)
-    assert f"'{unread(params.family, [LONG])[LONG]}' is ignored" in caplog.text
+    assert f"'{unread(params.family, [said])[said]}' is ignored" in caplog.text
 
 
 @pytest.mark.parametrize(
