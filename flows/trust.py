@@ -1,8 +1,9 @@
-"""Which projects may run their own copy of the code: those that this user made or trusted.
+"""In which projects `palimpsest` works: in those that this user made or trusted.
 
-A project folder holds code, and `palimpsest` runs that copy in it. A folder from somebody else, an unpacked archive or
-the parent of a share could hold any code, so it is run only after `palimpsest trust`, as git's safe.directory and
-direnv do. The list is the user's: one resolved path a line in ~/.config/palimpsest/trusted (or XDG_CONFIG_HOME).
+A project folder holds code: `palimpsest` runs its copy of `flows`, if it has one, and stages run as `python -m` in it,
+where any file of the folder may be imported. A folder from somebody else, an unpacked archive or the parent of a share
+could hold any code, so it is used only after `palimpsest trust`, as git's safe.directory and direnv do. The list is the
+user's: one resolved path a line in ~/.config/palimpsest/trusted (or XDG_CONFIG_HOME).
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from pathlib import Path
 from stages.runtime.faults import ConfigFault, MachineFault
 
 COPY = Path("flows", "cli.py")  # of the code, in a project
+LINKS = ("flows", "stages", "dvc.yaml")  # of a project that shares this code
+PARTS = (*LINKS, "params.yaml")  # a folder with any of them is a project
 # What the installed code does in any folder: nothing of the folder is run or read.
 HARMLESS = ("init", "trust", "--version", "--help", "--install-completion", "--show-completion")
 
@@ -47,15 +50,17 @@ def trust(project: Path) -> Path:
         MachineFault: the list cannot be written.
     """
     from stages.files.writing import write_file
+    from stages.runtime.process import lock
 
     resolved, path = project.resolve(), list_path()
-    if not (resolved / COPY).is_file():
-        raise ConfigFault(f"{project}: has no {COPY}, so there is nothing to trust. Give the folder of a project.")
+    if not _is_project(resolved):
+        raise ConfigFault(f"{project}: has no {', '.join(PARTS)}: nothing to trust. Give the folder of a project.")
     if len(str(resolved).splitlines()) != 1:
         raise ConfigFault(f"{str(project)!a}: a line break in its path. Rename the folder.")
     if not is_trusted(resolved):
-        before = path.read_bytes() if path.exists() else b""
-        write_file(path, before + os.fsencode(f"{resolved}\n"), private=True)
+        with lock(path.with_name(f".{path.name}.lock"), wait=True):  # others may add theirs at the same time
+            before = path.read_bytes() if path.exists() else b""
+            write_file(path, before + os.fsencode(f"{resolved}\n"), private=True)
     return path
 
 
@@ -67,15 +72,29 @@ def own_code(argv: list[str], this: Path) -> bool:
         this: the file of the code that is running.
 
     Raises:
-        ConfigFault: it has, but nobody has trusted it.
+        ConfigFault: the folder is a project that nobody has trusted.
     """
-    if not COPY.is_file() or COPY.resolve() == this.resolve():
+    if not _is_project(Path()) or _is_ours(folder := Path.cwd(), this.parent.parent):
         return False
-    if is_trusted(Path.cwd()):
-        return True
+    if is_trusted(folder):
+        return COPY.is_file() and not COPY.samefile(this)
     if not argv or argv[0] in HARMLESS or "--help" in argv or "_PALIMPSEST_COMPLETE" in os.environ:
         return False
     raise ConfigFault(
-        f"{Path.cwd()}: has its own copy of the code, which runs only in projects that you made or trust. "
+        f"{folder}: its code and its stages run only in projects that you made or trust. "
         "Look at it, then: palimpsest trust"
     )
+
+
+def _is_project(folder: Path) -> bool:
+    return any(os.path.lexists(folder / name) for name in PARTS)
+
+
+def _is_ours(folder: Path, root: Path) -> bool:
+    """Whether a project is the folder of the running code, or lies in it and has links to that code only."""
+    if folder.samefile(root):
+        return True
+    try:
+        return folder.is_relative_to(root.resolve()) and all((folder / n).samefile(root / n) for n in LINKS)
+    except OSError:
+        return False

@@ -89,8 +89,6 @@ def make(folder: Path, profile: str, photos: Path | None, link: bool = False) ->
         raise MachineFault(f"{source}: cannot be copied: {reason}.") from None
     except OSError as error:
         raise MachineFault(f"{error.filename or folder}: cannot be written: {error.strerror}.") from None
-    if link:
-        return names
     with contextlib.suppress(MachineFault):  # without a writable list of trusted projects, `palimpsest trust` says why
         trust(folder)
     return names

@@ -39,8 +39,56 @@ def test_the_code_of_an_untrusted_folder_is_not_run(foreign, words, variables):
     assert not (foreign / "ran").exists()
     assert done.returncode == (2 if words == ["status"] else 0), done.stderr
     if words == ["status"]:
-        assert done.stderr.startswith(f"error: {foreign}: has its own copy of the code")
+        assert done.stderr.startswith(f"error: {foreign}: its code and its stages run only in projects that you made")
         assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("part", ["dvc.yaml", "params.yaml", "stages/", "flows/", "flows -> the code"])
+def test_a_project_is_untrusted_whatever_parts_of_it_there_are(tmp_path, monkeypatch, part):
+    """Workers start in it, and Python imports from the folder that it starts in."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    folder = tmp_path / "foreign"
+    folder.mkdir()
+    if "->" in part:
+        (folder / "flows").symlink_to(PROJECT / "flows")
+    elif part.endswith("/"):
+        (folder / part).mkdir()
+    else:
+        (folder / part).touch()
+    monkeypatch.chdir(folder)
+    with pytest.raises(ConfigFault, match="palimpsest trust"):
+        trust.own_code(["run"], PROJECT / "flows/cli.py")
+    trust.trust(folder)
+    assert not trust.own_code(["run"], PROJECT / "flows/cli.py")
+
+
+def test_a_linked_project_of_this_code_is_ours_only_with_all_its_links(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    code, study = tmp_path / "code", tmp_path / "code/studies/quick"
+    (code / "flows").mkdir(parents=True)
+    (code / "flows/cli.py").touch()
+    (code / "stages").mkdir()
+    (code / "dvc.yaml").touch()
+    study.mkdir(parents=True)
+    for name in trust.LINKS:
+        (study / name).symlink_to(f"../../{name}")
+    monkeypatch.chdir(study)
+    assert not trust.own_code(["run"], code / "flows/cli.py")
+    (study / "stages").unlink()
+    (study / "stages").mkdir()
+    with pytest.raises(ConfigFault, match="palimpsest trust"):
+        trust.own_code(["run"], code / "flows/cli.py")
+
+
+def test_projects_that_are_trusted_at_once_are_all_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    code = "import sys, pathlib; from flows import trust; trust.trust(pathlib.Path(sys.argv[1]))"
+    folders = [tmp_path / f"study{i}" for i in range(8)]
+    for folder in folders:
+        (folder / "stages").mkdir(parents=True)
+    all_at_once = [subprocess.Popen([sys.executable, "-c", code, str(folder)], cwd=PROJECT) for folder in folders]
+    assert [process.wait() for process in all_at_once] == [0] * 8
+    assert all(map(trust.is_trusted, folders))
 
 
 def test_after_trusting_it_the_copy_is_run(foreign):
