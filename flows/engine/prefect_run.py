@@ -9,10 +9,10 @@ from typing import Any, cast
 
 from flows.engine import prefect_view
 from flows.engine.prefect_internals import (
+    guard_temporary_servers,
     hide_tracebacks_of_returned_states,
     in_flow_run,
     is_returned_state,
-    temporary_servers_end_with_this_process,
 )
 from flows.engine.scheduler import Engine, Outcome, StageResult
 from flows.engine.stage_log import StageLog
@@ -77,6 +77,7 @@ def run_with_prefect(root: Path, study: str, engine: Engine, plan: list[str], st
         from prefect import flow
         from prefect.task_runners import ThreadPoolTaskRunner
 
+        guard_temporary_servers(root / prefect_view.HOME / "server.log")
         runner = cast(Any, ThreadPoolTaskRunner(max_workers=engine.pool.slots.workers + 2))
     except Exception as error:  # of its settings, in the environment or a profile, or its folder cannot be written
         reason = " ".join(str(error).split())[:300]
@@ -88,7 +89,7 @@ def run_with_prefect(root: Path, study: str, engine: Engine, plan: list[str], st
         nonlocal began
         began = True
         # Prefect's own handler of signals would raise an exception.
-        with temporary_servers_end_with_this_process(), engine.interrupts.handled():
+        with engine.interrupts.handled():
             outcomes.append(_run_shown(root, study, engine, plan, stage_log))
         return _state_of(outcomes[0], len(plan))
 

@@ -18,20 +18,6 @@ from tests.support.workspace import PROJECT, change, environment, small
 START = "from flows.engine.pool import Worker; import os, sys; worker = Worker(0, {})\n"
 START += "print(worker.process.pid, flush=True); sys.stdin.readline(); os.kill(os.getpid(), 9)"
 
-# A process in whose place Prefect would start a server.
-SERVE = """
-import subprocess, time
-from prefect.server.api.server import SubprocessASGIServer
-from flows.engine.prefect_internals import temporary_servers_end_with_this_process as guarded
-server = SubprocessASGIServer()
-server.server_process = subprocess.Popen(["sleep", "600"])
-with guarded():
-    print(server.server_process.pid, flush=True)
-    time.sleep(600 if KILLED else 0)
-assert server.server_process.poll() is None
-server.server_process.kill()
-"""
-
 
 class Sleeper:
     """A worker whose stage takes a second after it was asked to stop."""
@@ -119,21 +105,6 @@ def test_a_second_interrupt_ends_it_at_once(tmp_path):
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
     assert_no_processes(folder)
-
-
-@pytest.mark.parametrize("killed", [True, False])
-def test_a_temporary_server_ends_with_a_killed_flow_and_not_before(killed):
-    code = SERVE.replace("KILLED", str(killed))
-    words = [sys.executable, "-c", code]
-    process = subprocess.Popen(words, cwd=PROJECT, env=environment(), stdout=subprocess.PIPE, text=True)
-    server = int(process.stdout.readline())
-    if killed:
-        process.kill()
-    assert process.wait(timeout=60) == (-signal.SIGKILL if killed else 0)
-    until = time.monotonic() + 30
-    while os.path.exists(f"/proc/{server}/exe") and time.monotonic() < until:  # a zombie has none
-        time.sleep(0.05)
-    assert not os.path.exists(f"/proc/{server}/exe")
 
 
 def test_a_module_that_cannot_be_imported_ends_its_command_and_no_worker(tmp_path):

@@ -1,12 +1,16 @@
 """Prefect only shows a study: if its own settings are wrong, the study runs anyway."""
 
 import os
+import signal
+import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
 
 from flows.engine import prefect_run, prefect_view
+from tests.support.workspace import PROJECT
 
 PROFILES = """active = "{}"
 [profiles.mine]
@@ -84,3 +88,59 @@ def test_a_named_profile_of_the_user_is_used(tmp_path, environment):
     environment.update({"HOME": str(tmp_path), "PREFECT_PROFILE": "mine"})
     prefect_view.set_environment(tmp_path)
     assert {"PREFECT_HOME", "PREFECT_API_AUTH_STRING"}.isdisjoint(environment)
+
+
+# In place of the program that Prefect starts as a temporary server.
+UVICORN = """
+import http.server, os, sys, time
+print(os.getpid(), file=open("pid", "w"), flush=True)
+if DOES == "fails":
+    sys.exit("Traceback: unable to open database file")
+if DOES == "starts":
+    time.sleep(600)
+class Healthy(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Healthy).serve_forever()
+"""
+START = """
+import os, pathlib
+from flows.engine.prefect_internals import guard_temporary_servers
+guard_temporary_servers(pathlib.Path("cache/server.log"))
+from prefect.server.api.server import SubprocessASGIServer
+SubprocessASGIServer().start()
+os._exit(0)
+"""
+
+
+def ended(pid):
+    """Whether a process ends soon; a zombie has no `exe`."""
+    until = time.monotonic() + 30
+    while os.path.exists(f"/proc/{pid}/exe") and time.monotonic() < until:
+        time.sleep(0.05)
+    return not os.path.exists(f"/proc/{pid}/exe")
+
+
+@pytest.mark.parametrize(
+    ("does", "end", "code"),
+    [("starts", signal.SIGKILL, -9), ("starts", signal.SIGHUP, -1), ("serves", None, 0), ("fails", None, 1)],
+)
+def test_a_temporary_server_ends_with_its_flow_and_fails_at_once(tmp_path, does, end, code):
+    (tmp_path / "uvicorn.py").write_text(f"DOES = {does!r}\n{UVICORN}")
+    variables = {name: v for name, v in os.environ.items() if not name.startswith("PREFECT")}
+    variables |= {"PREFECT_HOME": str(tmp_path), "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true"}
+    words = ["-c", f"import sys; sys.path.insert(0, {str(PROJECT)!r})\n{START}"]
+    process = subprocess.Popen([sys.executable, *words], cwd=tmp_path, env=variables, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().endswith("\n"):
+        time.sleep(0.05)
+    if end:
+        process.send_signal(end)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert ended(int((tmp_path / "pid").read_text()))
+    log = tmp_path / "cache/server.log"
+    assert log.stat().st_mode & 0o077 == 0
+    if does == "fails":
+        assert error.endswith("RuntimeError: its temporary server did not start, see cache/server.log\n")
+        assert log.read_text() == "Traceback: unable to open database file\n"
