@@ -130,11 +130,15 @@ class Coordinator:
     def _states(self, waiting: dict[str, Any]) -> dict[str, Any]:
         """The states of these runs, as far as the server responds; it may be down for a while."""
         from httpx import HTTPError
+        from prefect.exceptions import ObjectNotFound
+        from prefect.states import Crashed
 
         states = {}
         for key, run_id in waiting.items():
             try:
                 states[key] = self.client.read_flow_run(run_id).state
+            except ObjectNotFound:
+                states[key] = Crashed(message="The flow run was deleted on the server.")
             except HTTPError as error:
                 print(f"the Prefect server does not respond ({error}); retrying.", file=sys.stderr, flush=True)
                 break
@@ -160,6 +164,7 @@ def submit_runs(keys: list[str], inputs: dict[str, str]) -> dict[str, str]:
     url = connect(Path.cwd())
     from httpx import HTTPError
     from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
 
     from flows.platform.setup import set_up_chains
 
@@ -167,6 +172,10 @@ def submit_runs(keys: list[str], inputs: dict[str, str]) -> dict[str, str]:
         with get_client(sync_client=True) as client:
             set_up_chains(Path.cwd())
             return Coordinator(client, inputs).run(keys)
+    except ObjectNotFound:
+        raise MachineFault(
+            f"{url}: the deployment {DEPLOYMENT} was deleted there. Run the same command again."
+        ) from None
     except HTTPError as error:
         raise MachineFault(
             f"{url}: {str(error).splitlines()[0]} Check that the server is up and PREFECT_API_AUTH_STRING is right."
