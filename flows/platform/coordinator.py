@@ -158,7 +158,7 @@ def submit_runs(keys: list[str], inputs: dict[str, str]) -> dict[str, str]:
     Raises:
         MachineFault: there is no server, or it refuses the connection.
     """
-    from flows.platform.server import connect
+    from flows.platform.server import connect, no_access
     from stages.runtime.faults import MachineFault
 
     url = connect(Path.cwd())
@@ -177,9 +177,7 @@ def submit_runs(keys: list[str], inputs: dict[str, str]) -> dict[str, str]:
             f"{url}: the deployment {DEPLOYMENT} was deleted there. Run the same command again."
         ) from None
     except HTTPError as error:
-        raise MachineFault(
-            f"{url}: {str(error).splitlines()[0]} Check that the server is up and PREFECT_API_AUTH_STRING is right."
-        ) from None
+        raise no_access(url, error) from None
 
 
 def complete(args: argparse.Namespace) -> int:

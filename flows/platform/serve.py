@@ -18,6 +18,7 @@ from flows.platform.server import (
     PORT,
     Access,
     access,
+    check_password,
     client_settings,
     connect,
     start_server,
@@ -55,12 +56,17 @@ def serve(root: Path, port: int) -> None:
 
 
 def work(root: Path) -> None:
-    """Runs a worker of the pool `chains`; restarts it if it stops."""
+    """Runs a worker of the pool `chains`; restarts it if it stops.
+
+    Raises:
+        MachineFault: there is no server, or it refuses the password.
+    """
     from flows.platform.setup import CHAINS
 
-    connect(root)
+    url = connect(root)
     to = Access(os.environ["PREFECT_API_URL"], os.environ.get("PREFECT_API_AUTH_STRING", ""))
     while True:
+        check_password(url)
         worker = start_worker(CHAINS, root, client_settings(root, to))
         try:
             worker.wait()

@@ -22,6 +22,7 @@ from typing import Any
 
 from flows.engine import prefect_view
 from stages.files.writing import write_file
+from stages.runtime.faults import MachineFault
 from stages.runtime.process import children
 
 HOST, PORT = "127.0.0.1", 4200
@@ -30,6 +31,7 @@ CLIENT_ENV = HOME / "client.env"  # readable by this user alone
 NO_TELEMETRY = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}  # for commands of a user's own
 WORKSPACE = "PALIMPSEST_WORKSPACE"  # the folder in which a worker runs deployments; prefect.yaml reads it
 HEARTBEAT = 30  # seconds between two heartbeats of a run
+REFUSED = (401, 403)  # what a server answers to a wrong password
 SLOWEST_START, LONGEST_SAVE, PAUSE = 600.0, 60.0, 2.0  # seconds
 
 
@@ -79,8 +81,6 @@ def connect(root: Path) -> str:
     Raises:
         MachineFault: the variable is not set and the workspace has no server.
     """
-    from stages.runtime.faults import MachineFault
-
     if not os.environ.get("PREFECT_API_URL"):
         own = saved_access(root)
         if own is None:
@@ -89,6 +89,31 @@ def connect(root: Path) -> str:
     prefect_view.set_environment(root)
     (root / HOME).mkdir(parents=True, exist_ok=True)
     return os.environ["PREFECT_API_URL"]
+
+
+def check_password(url: str) -> None:
+    """Asks the server in this process's environment whether it accepts its password; one that is down may come later.
+
+    Raises:
+        MachineFault: it does not.
+    """
+    from httpx import HTTPError, HTTPStatusError
+    from prefect.client.orchestration import get_client
+
+    try:
+        with get_client(sync_client=True) as client:
+            client.api_version()
+    except HTTPStatusError as error:
+        if error.response.status_code in REFUSED:
+            raise no_access(url, error) from None
+    except HTTPError:
+        pass
+
+
+def no_access(url: str, error: Exception) -> MachineFault:
+    """The line for a request that a server has not answered."""
+    reason = (str(error).splitlines() or [repr(error)])[0].rstrip(".")
+    return MachineFault(f"{url}: {reason}. Check that the server is up and PREFECT_API_AUTH_STRING is right.")
 
 
 def client_settings(root: Path, to: Access) -> dict[str, str]:
@@ -141,8 +166,6 @@ def start_server(root: Path, to: Access, log: Path) -> subprocess.Popen[Any]:
     Raises:
         MachineFault: the port is in use, or the server does not start.
     """
-    from stages.runtime.faults import MachineFault
-
     port = to.page.rpartition(":")[2]
     with socket.socket() as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
