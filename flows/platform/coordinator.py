@@ -76,10 +76,11 @@ def units(graph: Graph, missing: set[str]) -> list[str]:
 class Coordinator:
     """Submits runs to the work pool and waits for them; after a restart it waits for those submitted before."""
 
-    def __init__(self, client: Any, inputs: dict[str, str]) -> None:
+    def __init__(self, client: Any, inputs: dict[str, str], jobs: int | None, devices: str | None) -> None:
         from stages.files.artifact import digest
 
         self.client, self.inputs = client, inputs
+        self.slots = {"jobs": jobs, "devices": devices}  # of the machine that a run comes to
         self.tag = f"inputs:{digest(inputs)[:16]}"
         self.tries: dict[str, int] = {}
 
@@ -111,7 +112,7 @@ class Coordinator:
         from prefect.deployments import run_deployment
 
         self.tries[key] = self.tries.get(key, 0) + 1
-        parameters = {"run": key, "inputs": self.inputs}
+        parameters = {"run": key, "inputs": self.inputs, **self.slots}
         run: Any = run_deployment(DEPLOYMENT, parameters=parameters, timeout=0, as_subflow=False, tags=[self.tag])
         return run.id
 
@@ -124,7 +125,9 @@ class Coordinator:
         query = FlowRunFilter(
             tags=FlowRunFilterTags(all_=[self.tag]), state=FlowRunFilterState.model_validate({"type": {"any_": active}})
         )
-        flow_runs = self.client.read_flow_runs(flow_run_filter=query)
+        flow_runs: list[Any] = []
+        while page := self.client.read_flow_runs(flow_run_filter=query, offset=len(flow_runs)):  # 200 at a time
+            flow_runs += page
         return {run.parameters["run"]: run.id for run in flow_runs if run.parameters.get("run") in keys}
 
     def _states(self, waiting: dict[str, Any]) -> dict[str, Any]:
@@ -145,12 +148,13 @@ class Coordinator:
         return states
 
 
-def submit_runs(keys: list[str], inputs: dict[str, str]) -> dict[str, str]:
+def submit_runs(keys: list[str], inputs: dict[str, str], jobs: int | None, devices: str | None) -> dict[str, str]:
     """Runs these runs on workers and waits for them.
 
     Args:
         keys: DOMAIN/ORDER/STRATEGY/SEED, or DOMAIN/ORDER for the base model.
         inputs: this clone's `hash_inputs`.
+        jobs, devices: as on the command line, but of the machine that a run comes to.
 
     Returns:
         The error of each run that failed.
@@ -171,7 +175,7 @@ def submit_runs(keys: list[str], inputs: dict[str, str]) -> dict[str, str]:
     try:
         with get_client(sync_client=True) as client:
             set_up_chains(Path.cwd())
-            return Coordinator(client, inputs).run(keys)
+            return Coordinator(client, inputs, jobs, devices).run(keys)
     except ObjectNotFound:
         raise MachineFault(
             f"{url}: the deployment {DEPLOYMENT} was deleted there. Run the same command again."
@@ -187,17 +191,19 @@ def complete(args: argparse.Namespace) -> int:
         The exit code.
 
     Raises:
+        ConfigFault: an option that it cannot pass on.
         InputFault: stages are missing.
         MachineFault: a run failed.
     """
     from stages.core.params import load
     from stages.runtime.faults import InputFault, MachineFault
 
+    _check_options(args)
     load()
     first, missing, keys, hashes = _find_missing()
     if missing and not (args.report or args.plan):
         print(f"{describe(first, missing)}.", flush=True)
-        failed = submit_runs(keys, hashes)
+        failed = submit_runs(keys, hashes, args.jobs, args.devices)
         if failed:
             listed = "; ".join(f"{key}: {error}" for key, error in failed.items())
             raise MachineFault(f"{len(failed)} of {len(keys)} runs failed: {listed}")
@@ -205,8 +211,21 @@ def complete(args: argparse.Namespace) -> int:
     if missing:
         raise InputFault(f"no report: {describe(first, missing)}. Compute them: python -m flows.platform.coordinator")
     print("All stages of the study are here.", flush=True)
-    args.share = False
+    args.devices = None  # those of the workers' machines: the report needs none
     return perform(args, nothing)
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    from stages.runtime.faults import ConfigFault
+
+    if args.share:
+        raise ConfigFault("--share: results are always exchanged with DVC's remote here. Leave it out.")
+    if args.together is not None:
+        raise ConfigFault(
+            f"--together {args.together}: runs take it from PALIMPSEST_TOGETHER of `make worker`. Set it there."
+        )
+    if args.jobs is not None and args.jobs < 0:
+        raise ConfigFault(f"--jobs {args.jobs}: must be at least 1.")
 
 
 def _find_missing() -> tuple[list[str], set[str], list[str], dict[str, str]]:
