@@ -23,8 +23,10 @@ from stages.runtime.exits import attempt
 from stages.runtime.process import collect_rarely
 
 if TYPE_CHECKING:
+    from flows.engine.order.slots import Slots
     from flows.engine.planning import Plan
     from flows.engine.scheduler import Engine
+    from stages.core.params import Params
 
 Select = Callable[[argparse.Namespace], set[str] | None]
 Preparation = Callable[[argparse.Namespace], object]
@@ -87,23 +89,41 @@ def perform(args: argparse.Namespace, select: Select, prepare: Preparation = not
 
     with locked():
         prepare(args)
+        among = select(args)
         if not args.share and untouched(ROOT.absolute()):
+            if (args.jobs, args.devices, _together(args)) != (None, None, None):
+                from stages.core.params import load
+
+                _slots(args, load())  # refuses what is impossible
             print("Nothing to do: everything is up to date.")
             return 0
-        return Study(args).run(select(args))
+        return Study(args).run(among)
+
+
+def _slots(args: argparse.Namespace, params: Params) -> tuple[Slots, int]:
+    """The slots, and how many trainings share a batch at most. Raises ConfigFault: the options are impossible."""
+    from flows.engine.order.groups import limit
+    from flows.engine.order.slots import slots_of
+
+    found = slots_of(params, args.jobs, args.devices)
+    return found, limit(_together(args), found)
+
+
+def _together(args: argparse.Namespace) -> int | None:
+    return getattr(args, "together", None)  # deployments have no such parameter
 
 
 class Study:
     """One run of the flow, with or without Prefect."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        from flows.engine.order.slots import slots_of
         from flows.graph.remote import open_graph
         from stages.core.params import load
         from stages.tools.forecasting.durations import Times
 
         self.args, self.root, self.params = args, ROOT.absolute(), load()
-        self.slots, self.times = slots_of(self.params, args.jobs, args.devices), Times(self.root, self.params)
+        self.slots, self.at_most = _slots(args, self.params)
+        self.times = Times(self.root, self.params)
         self.graph = open_graph(self.root, share=args.share)
 
     def run(self, among: set[str] | None) -> int:
@@ -147,17 +167,16 @@ class Study:
 
     def _perform(self, plan: Plan) -> int:
         """Runs the plan in workers; returns the exit code."""
-        from flows.engine.order.groups import Groups, alike_in, limit
+        from flows.engine.order.groups import Groups, alike_in
         from flows.engine.order.room import Room, save_peaks, saved_peaks
         from flows.engine.pool import Pool
         from flows.engine.scheduler import Engine
 
         pool = Pool(self.slots)
-        at_most = limit(getattr(self.args, "together", None), self.slots)
         room = Room(self.slots, plan.to_run, saved_peaks(self.times.settings))
-        if at_most > 1:
+        if self.at_most > 1:
             room.close()  # what a batch needs is not measured
-        engine = Engine(self.graph, pool, plan.clock, Groups(alike_in(self.params), at_most), room)
+        engine = Engine(self.graph, pool, plan.clock, Groups(alike_in(self.params), self.at_most), room)
         with engine.interrupts.handled():
             try:
                 return self._run_watched(engine, plan)

@@ -38,6 +38,17 @@ def test_it_prints_up_to_date_with_and_without_a_valid_stamp(study):
         assert run_flow(study) == UP_TO_DATE
 
 
+@pytest.mark.parametrize("words", [["nonsense"], ["objects/0/naive/0"], ["--together", "-4"], ["--jobs", "-1"]])
+def test_what_is_impossible_is_refused_also_where_nothing_is_left_to_run(study, words):
+    os.utime(study / "params.yaml")  # invalidates the stamp
+    for _ in range(2):
+        refused = flow(study, *words)
+        assert (refused.returncode, refused.stdout) == (2, ""), refused.stderr
+        assert words[0] in refused.stderr
+        assert refused.stderr.count("\n") == 1
+        run_flow(study)
+
+
 def test_a_single_run_runs_no_other_and_a_terminal_shows_our_lines_and_none_of_dvcs_progress_bars(study):
     change(study, strategies=["merge_init", "naive", "magmax"])
     terminal, other_end = pty.openpty()
