@@ -6,6 +6,7 @@ The final state shows the cause of an error: Failed is an error of the study, Cr
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any
 
 from prefect import flow, get_run_logger
@@ -15,6 +16,8 @@ from prefect.runtime import flow_run
 from flows.engine import prefect_view
 from flows.engine.prefect_internals import hide_tracebacks_of_returned_states
 from flows.study import Preparation, Select, nothing, perform
+
+PROCESS = "PREFECT__FLOW_RUN_ID"  # set in the process that a worker starts for a flow run
 
 hide_tracebacks_of_returned_states()
 
@@ -39,7 +42,10 @@ def run_flow(select: Select, prepare: Preparation = nothing, **settings: Any) ->
     """
     from stages.runtime import environment
     from stages.runtime.faults import Fault
+    from stages.runtime.process import die_with_parent
 
+    if PROCESS in os.environ:
+        die_with_parent()  # the worker, so that nothing holds the workspace's lock when `make serve` is killed
     args = argparse.Namespace(plan=False, no_view=False, no_notes=False, **settings)
     message = ""
     try:

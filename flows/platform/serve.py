@@ -11,26 +11,22 @@ import time
 from pathlib import Path
 from typing import Any
 
-from flows.platform.server import (
-    CLIENT_ENV,
-    HOME,
-    PAUSE,
-    PORT,
-    Access,
-    access,
-    check_password,
-    client_settings,
-    connect,
-    start_server,
-    start_worker,
-    stop,
-)
 from stages.runtime.arguments import Parser
 from stages.runtime.exits import attempt
 
 
 def serve(root: Path, port: int) -> None:
     """Runs a server and a worker until interrupted; restarts either one if it stops."""
+    from flows.platform.server import (
+        CLIENT_ENV,
+        HOME,
+        PAUSE,
+        access,
+        client_settings,
+        start_server,
+        start_worker,
+        stop,
+    )
     from flows.platform.setup import POOL, set_up
 
     to, log = access(root, port), root / HOME / "server.log"
@@ -61,6 +57,7 @@ def work(root: Path) -> None:
     Raises:
         MachineFault: there is no server, or it refuses the password.
     """
+    from flows.platform.server import PAUSE, Access, check_password, client_settings, connect, start_worker, stop
     from flows.platform.setup import CHAINS
 
     url = connect(root)
@@ -85,7 +82,7 @@ def port_number(text: str) -> int:
 
 def main() -> None:
     parser = Parser(description=__doc__)
-    parser.add_argument("--port", type=port_number, default=PORT)
+    parser.add_argument("--port", type=port_number, help="default: 4200")
     text = "start only a worker for `python -m flows.platform.coordinator`; the server is the one in PREFECT_API_URL"
     parser.add_argument("--worker", action="store_true", help=text)
     args = parser.parse_args()
@@ -95,10 +92,14 @@ def main() -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):  # background jobs of a shell, and their children, ignore SIGINT
         signal.signal(number, end)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+        signal.signal(signal.SIGHUP, end)
 
     def run() -> None:
+        from flows.platform.server import PORT  # here, since it needs libraries: without them there is a line to print
+
         try:
-            work(Path.cwd()) if args.worker else serve(Path.cwd(), args.port)
+            work(Path.cwd()) if args.worker else serve(Path.cwd(), args.port or PORT)
         except KeyboardInterrupt:
             print("Stopped.", file=sys.stderr)
 
