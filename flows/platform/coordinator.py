@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.graph.remote import open_graph
 from flows.graph.stage_names import StageName, last_stages
 from flows.study import command, nothing, perform
 
@@ -230,7 +229,7 @@ def _check_options(args: argparse.Namespace) -> None:
 
 def _find_missing() -> tuple[list[str], set[str], list[str], dict[str, str]]:
     """Restores what the remote has; returns the first missing stages, all of them, their runs, and `hash_inputs`."""
-    from flows.graph.remote import hash_inputs
+    from flows.graph.remote import hash_inputs, open_graph
     from stages.files.undo import locked
 
     with locked():

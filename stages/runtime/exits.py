@@ -20,6 +20,7 @@ EXIT_CODES = (
     "75 stopped and saved, 70 bug"
 )
 INTERRUPTED, BROKEN_PIPE = 130, 141  # as shells report signals
+OWN = ("data", "flows", "stages")  # packages of a project
 FULL = 1 << 20  # bytes free on a disk that counts as full
 last_error = ""  # of this process; a worker passes it on, since a full disk may not take its log
 # A full, read-only or failing disk, missing permissions, too many open files, no memory: neither bugs nor bad input.
@@ -79,6 +80,10 @@ def _of_the_machine(error: Exception) -> MachineFault | None:
         return MachineFault("this machine: not enough memory. End other programs, or use fewer workers: --jobs 1.")
     if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
         return machine_fault(error)
+    if isinstance(error, ModuleNotFoundError) and error.name and error.name.partition(".")[0] not in OWN:
+        return MachineFault(
+            f"{error.name}: not installed for {sys.executable}. Install it there, or: source .venv/bin/activate"
+        )
     if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):  # of `tempfile`
         return MachineFault(f"TMPDIR: {error.strerror}. Set it to a folder that can be written.")
     return _of_the_gpu(error) if isinstance(error, RuntimeError) else None

@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -90,6 +92,29 @@ def test_a_bug_is_one_line_whatever_it_says(error, tmp_path, monkeypatch, capsys
     what = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
     assert capsys.readouterr().err == f"error: {what}. This is a bug; the traceback is in .cache/crash.log.\n"
     assert str(error) in (tmp_path / ".cache" / "crash.log").read_text("utf-8")
+
+
+def test_a_library_that_is_not_installed_is_the_machines_fault_and_a_module_of_ours_a_bug(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert attempt(fails(ModuleNotFoundError("No module named 'dvc.repo'", name="dvc.repo"))) == 4
+    printed = capsys.readouterr().err
+    assert (
+        printed
+        == f"error: dvc.repo: not installed for {sys.executable}. Install it there, or: source .venv/bin/activate\n"
+    )
+    assert attempt(fails(ModuleNotFoundError("No module named 'stages.x'", name="stages.x"))) == 70
+
+
+@pytest.mark.parametrize("words", [["coordinator", "--plan"], ["inbox"], ["serve"], ["serve", "--worker"]])
+def test_the_platforms_commands_say_so_if_the_environment_is_not_active(tmp_path, words):
+    command = [sys.executable, "-S", "-m", f"flows.platform.{words[0]}", *words[1:]]  # without installed libraries
+    variables = {**os.environ, "PYTHONPATH": os.getcwd()}
+    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True)
+    assert done.returncode == 4, done.stderr
+    assert done.stderr.endswith("Install it there, or: source .venv/bin/activate\n")
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_bug_on_a_full_disk_is_still_one_line(tmp_path, monkeypatch, capsys):
