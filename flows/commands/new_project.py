@@ -109,6 +109,18 @@ def _write(draft: Path, name: str, profile: str, text: str, photos: Path | None,
         _call(draft, words)
     (draft / ".dvc/config").write_text(DVC_CONFIG, "utf-8")
     shutil.copytree(REPOSITORY / ".dvc/plots", draft / ".dvc/plots")
+    _commit(draft, profile)
+
+
+def _commit(draft: Path, profile: str) -> None:
+    """Makes the first commit, without which `dvc exp` does not work; the user decides about the photos."""
+    _call(draft, ["git", "add", ".", f":(exclude,glob){PHOTOS}/*/**"])
+    # No hooks and no signature: they may ask for something.
+    git = ["git", "-c", "core.hooksPath=/dev/null", "-c", "commit.gpgsign=false"]
+    ask = [*git, "-c", "user.useConfigOnly=true", "var", "GIT_AUTHOR_IDENT"]
+    if subprocess.run(ask, cwd=draft, capture_output=True).returncode:
+        git += ["-c", "user.name=Palimpsest", "-c", "user.email=palimpsest@localhost"]
+    _call(draft, [*git, "commit", "-q", "-m", f"A study from the profile {profile}"])
 
 
 def _copy(folder: Path, link: bool) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,25 @@ def test_an_error_of_git_is_quoted_by_its_cause(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
     with pytest.raises(MachineFault, match=r"^git init -q: fatal: cannot mkdir x$"):
         new_project.make(Path("new"), "toy-objects", None)
+
+
+@pytest.mark.parametrize("link", [False, True])
+@pytest.mark.parametrize(("identity", "author"), [("", "Palimpsest"), ("[user]\nname = Ann\nemail = a@b\n", "Ann")])
+def test_a_new_project_has_a_first_commit_without_the_photos(tmp_path, monkeypatch, link, identity, author):
+    for name in [name for name in os.environ if name.startswith(("GIT_", "EMAIL"))]:
+        monkeypatch.delenv(name)
+    (tmp_path / "gitconfig").write_text(identity + "[commit]\ngpgsign = true\n")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    monkeypatch.setattr(new_project, "_check", lambda *_: None)
+    (tmp_path / "photos/mug").mkdir(parents=True)
+    (tmp_path / "photos/mug/1.png").touch()
+    new_project.make(Path("new"), "own", tmp_path / "photos", link)
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", "new", *words], check=True, capture_output=True, text=True).stdout
+
+    assert git("status", "--porcelain") == "?? data/photos/mug/\n"
+    assert git("log", "--format=%an: %s") == f"{author}: A study from the profile own\n"
 
 
 TEXT = "source: data/photos\n"
