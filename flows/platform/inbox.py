@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import math
 import os
 import shutil
 import time
@@ -37,11 +38,14 @@ def import_folders(quiet: float = QUIET, dry_run: bool = False) -> tuple[list[st
         The concepts that were added, and the names of the entries that stay in the inbox.
 
     Raises:
-        ConfigFault: concepts cannot be added to the current study.
+        ConfigFault: concepts cannot be added to the current study, or `quiet` is no number of seconds.
     """
     from flows.engine.photo_check import print_notes
     from stages.core.params import load
+    from stages.runtime.faults import ConfigFault
 
+    if not 0 <= quiet < math.inf:
+        raise ConfigFault(f"quiet: {quiet} is not a number of seconds. Give one from 0 on, such as {QUIET:.0f}.")
     entries = _entries()
     if not entries:
         return [], []

@@ -106,6 +106,12 @@ def test_a_folder_that_is_being_filled_is_skipped_and_a_dry_run_changes_nothing(
     assert (INBOX / "cup").is_dir()
 
 
+@pytest.mark.parametrize("quiet", [float("nan"), float("inf"), -3.0])
+def test_what_is_no_number_of_seconds_is_refused(here, quiet):
+    with pytest.raises(ConfigFault, match=r"^quiet: .* is not a number of seconds"):
+        import_folders(quiet)
+
+
 def test_notes_on_photos_are_printed_by_a_dry_run_or_else_by_the_run(here, capsys):
     shutil.copy(photos(INBOX / "cup", 1) / "0.png", INBOX / "cup/2.png")
     note = ": 2.png: the same file as 0.png"
