@@ -20,6 +20,7 @@ from flows.engine.order.groups import Groups, command
 from flows.engine.order.ready import Ready
 from flows.engine.order.room import Room
 from flows.engine.pool import LOGS, Interrupts, Pool, WorkerLost
+from flows.graph.dvc_errors import told
 from flows.graph.dvc_internals import DependencyDoesNotExistError, DvcException, LockError
 from flows.graph.graph import Graph
 from stages.runtime.faults import Fault, InputFault, MachineFault, Preempted, printable
@@ -285,7 +286,7 @@ def _message(error: Exception) -> tuple[str, int]:
     if isinstance(error, Fault):
         return str(error), error.code
     if isinstance(error, (DvcException, OSError)):
-        return printable(str(error)), MachineFault.code
+        return told(error), MachineFault.code
     return f"{type(error).__name__}: {error}", Fault.code
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 from flows.graph.dvc_internals import ConfigError, DvcException, NotDvcRepoError, SCMError, invalid_config
 from flows.graph.lockfile import CONFLICT, LOCKFILE
-from stages.runtime.faults import ConfigFault
+from stages.runtime.exits import OF_THE_MACHINE, machine_fault
+from stages.runtime.faults import ConfigFault, printable
 
 IGNORED = ".dvcignore"
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @contextlib.contextmanager
@@ -30,6 +33,16 @@ def named_errors(root: Path) -> Iterator[None]:
         if (message := _unreadable(root)) is None:
             raise
         raise ConfigFault(message) from error
+
+
+def told(error: DvcException | OSError) -> str:
+    """An error while DVC worked, as one line that a terminal can show: what the machine lacks, if that caused it."""
+    cause = error if isinstance(error, DvcException) else None
+    while cause and not isinstance(cause, OSError):
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(cause, OSError) and cause.errno in OF_THE_MACHINE:
+        return str(machine_fault(cause))
+    return printable(COLOUR.sub("", str(error)))
 
 
 def _named(error: DvcException, root: Path) -> str:

@@ -120,7 +120,8 @@ class Entries:
         try:
             self.remote = repo.cloud.get_remote_odb(None, "--share", hash_name="md5-dos2unix")
         except (RemoteConfigError, DvcException) as error:
-            raise ConfigFault(f"--share: {_first_line(error)} Add one: dvc remote add -d NAME URL.") from None
+            reason = _first_line(error).partition(". Create a default remote")[0]  # then comes DVC's own advice
+            raise ConfigFault(f"--share: {reason}. Add one: dvc remote add -d NAME URL") from None
 
     def entry_of(self, stage: PipelineStage) -> str | None:
         """The entry of a stage that is up to date; None if its outputs are not in DVC's cache but in git."""

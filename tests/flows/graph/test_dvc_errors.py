@@ -1,10 +1,13 @@
 """Errors in DVC's files are reported by file, and dvc.lock stays as it is unless it is truncated itself."""
 
+import errno
 import shutil
 import subprocess
 
 import pytest
+from dvc.exceptions import CacheLinkError
 
+from flows.graph.dvc_errors import told
 from flows.graph.lockfile import COPY, LOCKFILE, TORN, update
 from flows.graph.remote import open_graph
 from stages.runtime.faults import ConfigFault
@@ -76,3 +79,12 @@ def test_a_torn_lock_is_repaired_and_kept(root, torn, source):
     open_graph(root).close()
     assert (root / TORN).read_text() == torn
     assert (root / LOCKFILE).read_text() == whole if source != "nothing" else not (root / LOCKFILE).exists()
+
+
+def test_the_reason_of_the_system_is_told_and_no_colours_of_dvcs():
+    limit = OSError(errno.EFBIG, "File too large", "/some/file")
+    error = CacheLinkError(["/some/file"])
+    assert told(error).startswith("No possible cache link types for '/some/file'. See <https://dvc.org/doc/")
+    error.__context__ = RuntimeError()
+    error.__context__.__cause__ = limit
+    assert told(error) == "/some/file: File too large. Check its disk and its permissions."

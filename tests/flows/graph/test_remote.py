@@ -126,5 +126,7 @@ def test_paths_that_differ_between_clones_are_listed(clones, monkeypatch):
 def test_without_a_remote_the_error_says_how_to_add_one(clones, monkeypatch):
     a, _ = clones
     (a / ".dvc/config").write_text("")
-    with pytest.raises(ConfigFault, match="dvc remote add -d NAME URL"):
+    with pytest.raises(
+        ConfigFault, match=r"^--share: .*no remote specified in .*\. Add one: dvc remote add -d NAME URL$"
+    ):
         SharedGraph(a)
