@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import shutil
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from flows.graph.stage_names import StageName, last_stages
 from stages.runtime.arguments import Parser
 from stages.runtime.environment import check_code
 from stages.runtime.exits import attempt
+from stages.runtime.faults import Preempted
 from stages.runtime.process import collect_rarely
 
 if TYPE_CHECKING:
@@ -32,6 +34,10 @@ Select = Callable[[argparse.Namespace], set[str] | None]
 Preparation = Callable[[argparse.Namespace], object]
 ROOT = Path(".")
 log = logging.getLogger("palimpsest")
+
+
+class Stopped(BaseException):
+    """SIGTERM has been received: as KeyboardInterrupt, it is not for whoever catches any exception."""
 
 
 def nothing(_: object) -> None:
@@ -65,9 +71,20 @@ def command(
 
     def checked() -> int:
         check_code()
-        return work(args)
+        before = signal.signal(signal.SIGTERM, _stop)
+        try:
+            return work(args)
+        except Stopped:
+            raise Preempted("stopped on request. Run the same command again to continue.") from None
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
     prefect_view.exit_process(attempt(checked))
+
+
+def _stop(*_: object) -> None:
+    """Handles SIGTERM where no stage runs; while stages run, they save first (see `Interrupts`)."""
+    raise Stopped
 
 
 def perform(args: argparse.Namespace, select: Select, prepare: Preparation = nothing) -> int:

@@ -8,10 +8,12 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 from flows.graph.lockfile import COPY
+from flows.study import LOCK
 from tests.support.crash import (
     FLOW,
     KILLS,
@@ -128,6 +130,20 @@ def test_a_second_flow_and_dvc_are_refused_with_the_id_of_the_running_process(st
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+
+
+def test_a_flow_that_is_asked_to_stop_while_it_plans_says_so(tmp_path):
+    """Its lock is held from its beginning, before libraries are imported and the graph is read."""
+    folder = small(tmp_path / "work")
+    process = subprocess.Popen(
+        FLOW, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not (folder / LOCK).exists():
+        time.sleep(0.01)
+    process.terminate()
+    output, error = process.communicate(timeout=60)
+    assert (process.returncode, output) == (75, "")
+    assert error == "error: stopped on request. Run the same command again to continue.\n"
 
 
 def test_while_dvc_runs_the_flow_is_refused_with_the_id_of_its_process(study):
