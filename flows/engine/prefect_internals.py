@@ -41,8 +41,9 @@ def in_flow_run() -> bool:
 def guard_temporary_servers(log: Path) -> None:
     """Prepares the temporary server that Prefect starts if it is given none.
 
-    From its first moment it ends with this process, however that ends; its output goes to a file that only this user
-    can read; and if it cannot start, Prefect learns it at once. Prefect itself would try again for two minutes.
+    From its first moment it ends with this process, however that ends, and not by a Ctrl-C that lets stages save; its
+    output goes to a file that only this user can read; and if it cannot start, Prefect learns it at once. Prefect
+    itself would try again for two minutes.
     """
     from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS
 
@@ -54,7 +55,14 @@ def guard_temporary_servers(log: Path) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         command = ["sh", "-c", GUARD, "sh", *args]
         with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as output:
-            return subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT)
+            return subprocess.Popen(
+                command,
+                env=env,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # a terminal's Ctrl-C is for this process
+            )
 
     run = server.SubprocessASGIServer._run_uvicorn_command
 

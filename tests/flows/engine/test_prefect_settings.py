@@ -134,11 +134,13 @@ def test_a_temporary_server_ends_with_its_flow_and_fails_at_once(tmp_path, does,
     process = subprocess.Popen([sys.executable, *words], cwd=tmp_path, env=variables, stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().endswith("\n"):
         time.sleep(0.05)
+    pid = int((tmp_path / "pid").read_text())
     if end:
+        assert os.getsid(pid) == pid, "a terminal's Ctrl-C would end it before stages have saved"
         process.send_signal(end)
     _, error = process.communicate(timeout=60)
     assert process.returncode == code
-    assert ended(int((tmp_path / "pid").read_text()))
+    assert ended(pid)
     log = tmp_path / "cache/server.log"
     assert log.stat().st_mode & 0o077 == 0
     if does == "fails":
