@@ -13,7 +13,7 @@ import time
 import pytest
 
 from flows.graph.lockfile import COPY
-from flows.study import LOCK
+from stages.files.undo import LOCK
 from tests.support.crash import (
     FLOW,
     KILLS,
