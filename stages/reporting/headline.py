@@ -128,10 +128,11 @@ def _gate(verdict: Verdict, others: Sequence[Verdict], level: float) -> tuple[Br
     shown = [name for name in ahead if name not in faults]
     if not shown:
         top = max(faults, key=lambda name: strategies[name][SCORE].value)
-        text = f"{_values(verdict, list(strategies), 'scores')} by {verdict.metric} ({base})"
-        if len(ahead) > 1:
+        is_first = top == max(strategies, key=lambda name: strategies[name][SCORE].value)
+        text = f"{_values(verdict, [top] if is_first else list(strategies), 'scores')} by {verdict.metric} ({base})"
+        if not is_first and len(ahead) > 1:
             text += f"; {top} has the highest score that is shown to be above the base model's"
-        elif len(strategies) > 1:
+        elif not is_first:
             text += f"; only {top} is shown to score above the base model"
         return "not the concepts", None, f"{text}, but {faults[top]}"
     return _comparison(verdict, others, shown, faults, level)
