@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.engine import prefect_view
+from flows.engine.pool import end_now
 from flows.graph.stage_names import StageName, last_stages
 from stages.runtime.arguments import Parser
 from stages.runtime.environment import check_code
@@ -34,10 +35,6 @@ Select = Callable[[argparse.Namespace], set[str] | None]
 Preparation = Callable[[argparse.Namespace], object]
 ROOT = Path(".")
 log = logging.getLogger("palimpsest")
-
-
-class Stopped(BaseException):
-    """SIGTERM has been received: as KeyboardInterrupt, it is not for whoever catches any exception."""
 
 
 def nothing(_: object) -> None:
@@ -74,8 +71,6 @@ def command(
         before = signal.signal(signal.SIGTERM, _stop)
         try:
             return work(args)
-        except Stopped:
-            raise Preempted("stopped on request. Run the same command again to continue.") from None
         finally:
             signal.signal(signal.SIGTERM, before)
 
@@ -83,8 +78,9 @@ def command(
 
 
 def _stop(*_: object) -> None:
-    """Handles SIGTERM where no stage runs; while stages run, they save first (see `Interrupts`)."""
-    raise Stopped
+    """Handles SIGTERM where no stage runs: there is nothing to save, and an exception might come in the middle of an
+    import. While stages run, they save first (see `Interrupts`)."""
+    end_now("stopped on request", Preempted.code)
 
 
 def perform(args: argparse.Namespace, select: Select, prepare: Preparation = nothing) -> int:

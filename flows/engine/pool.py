@@ -189,12 +189,13 @@ class Interrupts:
             worker.stop()
 
 
-def end_now() -> None:
-    """Kills the processes that this one has started, its workers and the temporary server, and ends."""
+def end_now(what: str = "interrupted", code: int = INTERRUPTED) -> None:
+    """Kills the processes that this one has started, its workers and the temporary server, and ends with this code."""
     for child in children(os.getpid()):
         with suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
     with suppress(OSError):
-        os.write(2, b"error: interrupted. Run the same command again to continue.\n")
-    sys.stdout.flush()
-    os._exit(INTERRUPTED)
+        os.write(2, f"error: {what}. Run the same command again to continue.\n".encode())
+    with suppress(OSError, RuntimeError):  # the second: a signal came while it was written to
+        sys.stdout.flush()
+    os._exit(code)
