@@ -72,7 +72,7 @@ def test_every_library_takes_the_setting(given, value):
 def chain(tmp_path_factory):
     """Runs a short chain in a process of its own; its folder, and the sha256 of every file that it writes."""
     whole = workspace(tmp_path_factory.mktemp("whole") / "work", 1, **SHORT)
-    shutil.copytree("tests/support", whole / "tests/support")
+    shutil.copytree("tests/support", whole / "tests/support", ignore=shutil.ignore_patterns("*.pyc.*"))
     shutil.copy("tests/__init__.py", whole / "tests")
 
     def chain(name, given, options=""):

@@ -68,7 +68,8 @@ def workspace(folder: Path, count: int = 2, **sections: Any) -> Path:
     for name in NEEDED:
         source = PROJECT / name
         if source.is_dir():
-            shutil.copytree(source, folder / name)
+            being_compiled = shutil.ignore_patterns("*.pyc.*")  # by another process, which renames them
+            shutil.copytree(source, folder / name, ignore=being_compiled)
         elif source.exists():
             shutil.copy2(source, folder / name)
     shutil.copy2(PROJECT / "data/profiles/toy-objects.yaml", folder / "params.yaml")
