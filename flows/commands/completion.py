@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from typer import Context
@@ -57,10 +58,17 @@ def concept_names() -> list[str]:
 
 
 def profile_names() -> list[str]:
+    from stages.tools import profiles
+
+    return sorted(profiles.files(profiles_place()))
+
+
+def profiles_place() -> Path:
+    """The folder whose profiles are shown: this project or, outside of one, the code, from which `init` takes them."""
     from flows.engine.journal import REPOSITORY
     from stages.tools import profiles
 
-    return profiles.names() or sorted(profiles.files(REPOSITORY))  # outside a project, those of `init`
+    return Path() if profiles.FOLDER.is_dir() else REPOSITORY
 
 
 def memory_presets() -> list[str]:

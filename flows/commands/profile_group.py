@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from contextlib import chdir
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flows.commands.completion import memory_presets, profile_names
+from flows.commands.completion import memory_presets, profile_names, profiles_place
 from flows.commands.options import Json, help_if_bare
 
 profile = typer.Typer(
@@ -29,7 +28,7 @@ def profile_list(json: Json = False) -> None:
     from flows.commands import console
     from stages.tools import profiles
 
-    with chdir(_place()):
+    with chdir(profiles_place()):
         grouped = profiles.groups().items()
         groups = {group: [(name, profiles.summary(name)) for name in names] for group, names in grouped}
     if json:
@@ -46,7 +45,7 @@ def profile_show(name: ProfileName, memory: Memory = None) -> None:
     """Prints the params.yaml of a profile."""
     from stages.tools import profiles
 
-    with chdir(_place()):
+    with chdir(profiles_place()):
         print(profiles.text(name, memory), end="")
 
 
@@ -80,11 +79,3 @@ def profile_use(
         if model_lock.missing_files(model, lock[model])
     ]
     console.next_steps(*([f"make weights PROFILE={name}"] if needed else []), "palimpsest plan", "palimpsest run")
-
-
-def _place() -> Path:
-    """The folder whose profiles are shown: this project or, outside of one, the code, from which `init` takes them."""
-    from flows.engine.journal import REPOSITORY
-    from stages.tools import profiles
-
-    return Path() if profiles.FOLDER.is_dir() else REPOSITORY

@@ -29,7 +29,7 @@ from flows.graph.dvc_internals import (
 from flows.graph.graph import Graph
 from flows.graph.lockfile import is_torn, repair
 from stages.files.artifact import digest, sha256
-from stages.runtime.faults import ConfigFault, MachineFault
+from stages.runtime.faults import ConfigFault, MachineFault, first_line
 
 log = logging.getLogger("palimpsest")
 PARALLEL_DOWNLOADS = 16  # of files of a few hundred bytes
@@ -176,7 +176,7 @@ def hash_inputs(graph: Graph) -> dict[str, str]:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [repr(error)])[0].rstrip(".")
+    return first_line(error).rstrip(".")
 
 
 def check_inputs(expected: dict[str, str]) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 
 from flows.engine import prefect_view
 from stages.files.writing import write_file
-from stages.runtime.faults import MachineFault
+from stages.runtime.faults import MachineFault, first_line
 from stages.runtime.process import children
 
 HOST, PORT = "127.0.0.1", 4200
@@ -112,8 +112,9 @@ def check_password(url: str) -> None:
 
 def no_access(url: str, error: Exception) -> MachineFault:
     """The line for a request that a server has not answered."""
-    reason = (str(error).splitlines() or [repr(error)])[0].rstrip(".")
-    return MachineFault(f"{url}: {reason}. Check that the server is up and PREFECT_API_AUTH_STRING is right.")
+    return MachineFault(
+        f"{url}: {first_line(error).rstrip('.')}. Check that the server is up and PREFECT_API_AUTH_STRING is right."
+    )
 
 
 def client_settings(root: Path, to: Access) -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
 
-from stages.runtime.faults import ConfigFault, Fault, nearest
+from stages.runtime.faults import ConfigFault, Fault, first_line, nearest
 from stages.runtime.strict import Strict, explain
 
 T = TypeVar("T", bound=Strict)
@@ -123,7 +123,7 @@ def _load(module: str) -> None:
     except Fault:
         raise
     except Exception as error:
-        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        reason = f"{type(error).__name__}: {first_line(error)}"
         raise ConfigFault(f"{_path(module)}: cannot be imported ({reason}). Mend or remove it.") from error
 
 

@@ -131,7 +131,7 @@ def compare(first: Study, second: Study, confidence: float) -> list[Comparison]:
         shared = tuple(name for name in one.strategies if name in other.strategies)
         both = [metric for metric in one.measured if metric in other.measured and shared]
         for metric in sorted(both, key=lambda name: name != first.identity):
-            reason = _different(one, other) or _measured_otherwise(first.settings, second.settings, metric)
+            reason = _different(one, other) or _measured_otherwise(first, second, metric)
             compared.append(_compare(one, other, shared, metric, confidence, reason))
     if not compared:
         raise InputFault(f"{second.name}: shares no domain, strategy and metric with {first.name}. Nothing to compare.")
@@ -171,19 +171,13 @@ def _different(one: Results, other: Results) -> str:
     return "" if same else "their prompts or noises differ"
 
 
-def _measured_otherwise(one: Mapping[str, Any], other: Mapping[str, Any], metric: str) -> str:
+def _measured_otherwise(first: Study, second: Study, metric: str) -> str:
     """Which setting keeps the scores of a metric from being compared; empty if none does."""
-    if not (one and other):
+    if not (first.settings and second.settings):
         return "the settings of one of them are unknown"
     settings = MEASURED | {f"score.metrics.{metric}": "their judges differ"}
-    return next((reason for key, reason in settings.items() if _part(one, key) != _part(other, key)), "")
-
-
-def _part(tree: Any, key: str) -> Any:
-    """What a key such as sample.seed stands for; None if there is nothing."""
-    for name in key.split("."):
-        tree = tree.get(name) if isinstance(tree, Mapping) else None
-    return tree
+    changed = [f"{key}." for key, *_ in settings_that_differ(first, second)[1:]]
+    return next((reason for key, reason in settings.items() if any(one.startswith(f"{key}.") for one in changed)), "")
 
 
 def settings_that_differ(first: Study, second: Study) -> Rows:
