@@ -119,7 +119,8 @@ class Transfer:
 
     def forgetting_usual(self, by_task: bool = False) -> Array:
         """(1/(T-1)) sum_{j<T} (max_{i>=j} R[i, j] - R[T, j]): the usual divisor (Chaudhry 2018), but the maximum
-        includes the end, so that it is T/(T-1) times `forgetting` (Chaudhry: i < T, which can be negative).
+        runs from j on and includes the end, so that it is T/(T-1) times `forgetting` (Chaudhry: over all i < T,
+        before j too, and not the end, so that it can be negative).
         NaN for T = 1, where there is nothing to forget. Biased upward like `forgetting`."""
         return _mean(_earlier(self.best() - self.at_end()), by_task)
 
@@ -208,8 +209,9 @@ class PictureTransfer(Transfer):
 
         The pictures of one block are compared after the row that is best in the opposite block, which shares neither
         prompts nor noises with it, so that chance cannot both choose a row and raise its score. Where nothing is
-        forgotten its mean is 0; else it lies between -backward_transfer and the true forgetting. NaN where the pictures
-        cannot be divided. Cross-fitting: Chernozhukov 2018, "Double/debiased machine learning", arXiv 1608.00060.
+        forgotten its mean is 0; else it is at most the true forgetting: less where a row chosen by few pictures is not
+        the best. NaN where the pictures cannot be divided. Cross-fitting: Chernozhukov 2018, "Double/debiased machine
+        learning", arXiv 1608.00060.
         """
         lost = np.full((*self.scores.shape[:-2], self.tasks), np.nan)
         last = int(np.bitwise_or.reduce(self.blocks))  # the opposite of block b is last - b

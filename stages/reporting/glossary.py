@@ -12,7 +12,7 @@ GLOSSARY = {
     "forgetting_unbiased": (
         "forgetting",
         "mean over j < T of R[i*, j] - R[T, j], where i* >= j has the largest score in other pictures ("
-        f"{OTHER_PICTURES}); 0 on average where nothing is forgotten",
+        f"{OTHER_PICTURES}); 0 on average where nothing is forgotten, else often too small",
     ),
     "backward_transfer": (
         "backward transfer",

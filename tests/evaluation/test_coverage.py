@@ -9,7 +9,7 @@ import pytest
 
 from stages.evaluation.correction import holm
 from stages.evaluation.crossed import estimate
-from stages.evaluation.statistics import FACTORS
+from stages.evaluation.statistics import FACTORS, table_of
 from tests.support.simulated.studies import (
     CONCEPT,
     DESIGNS,
@@ -19,9 +19,9 @@ from tests.support.simulated.studies import (
     Design,
     alarms,
     differences,
+    forgotten,
     percentile_bootstrap,
     studies,
-    unforgotten,
 )
 
 REPETITIONS = 600
@@ -80,7 +80,17 @@ def test_corrected_tests_raise_a_false_alarm_in_one_study_of_twenty() -> None:
 
 
 def test_what_is_not_forgotten_is_covered_by_the_unbiased_forms_alone() -> None:
-    found = unforgotten(REPETITIONS)
+    found = forgotten(REPETITIONS)
     assert at_nominal_rate(alarms(found, "forgetting_unbiased"))
     assert at_nominal_rate(alarms(found, "backward_transfer"))
     assert alarms(found, "forgetting").mean() > 0.5
+
+
+def test_of_what_is_forgotten_the_block_form_shows_too_little() -> None:
+    found = forgotten(50, lost=1.0)
+    by_measure = {
+        measure: estimate(table_of(found, "m", measure), FACTORS, 0.95).value.mean()
+        for measure in ("forgetting_unbiased", "backward_transfer")
+    }
+    assert 0.5 < by_measure["forgetting_unbiased"] < 0.9
+    assert by_measure["backward_transfer"] == pytest.approx(-1, abs=0.05)

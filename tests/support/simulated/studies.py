@@ -23,6 +23,7 @@ TOY, PAPER = (1, 1, 10, 5, 4), (4, 2, 10, 5, 4)
 class Design:
     levels: tuple[int, ...]  # of orders, seeds, concepts, prompts, noises
     more: Effects = field(default_factory=dict)  # in addition to concepts and single pictures
+    skewed: bool = False  # few concepts have a large effect, most a small one: exponential, not normal
 
     def effects(self) -> Effects:
         runs = {(ORDER, SEED, CONCEPT): 0.5} if self.levels[ORDER] * self.levels[SEED] > 1 else {}
@@ -48,6 +49,10 @@ STRESS = {  # more extreme than usual studies, for the full simulation
     "prompt in the paper's": Design(PAPER, {(PROMPT,): 0.5}),
     "one noise": Design((1, 1, 10, 5, 1)),
     "five concepts": Design((1, 1, 5, 5, 4)),
+    "skewed": Design(TOY, skewed=True),
+    "skewed, in the paper's": Design(PAPER, skewed=True),
+    "order x concept": Design(PAPER, {(CONCEPT,): 0.0, (ORDER, CONCEPT): 1.0}),
+    "two orders, two noises": Design((2, 2, 10, 5, 2)),
 }
 
 
@@ -57,7 +62,8 @@ def differences(design: Design, count: int, seed: int = 0) -> np.ndarray:
     table = np.zeros((count, *design.levels))
     for factors, spread in design.effects().items():
         shape = [n if factor in factors else 1 for factor, n in enumerate(design.levels)]
-        table += spread * rng.normal(size=(count, *shape))
+        skewed = design.skewed and CONCEPT in factors and factors != PICTURE
+        table += spread * (rng.exponential(size=(count, *shape)) - 1 if skewed else rng.normal(size=(count, *shape)))
     return table
 
 
@@ -74,8 +80,9 @@ def studies(design: Design, count: int, seed: int = 0) -> Results:
     return results(values, concepts, orders, noises)
 
 
-def unforgotten(count: int, shared: float = 0.3, seed: int = 0) -> Results:
-    """`count` strategies that forget nothing: scores differ from row to row by chance alone.
+def forgotten(count: int, lost: float = 0.0, shared: float = 0.3, seed: int = 0) -> Results:
+    """`count` strategies of which each concept is `lost` lower from the task after its own on; else scores differ from
+    row to row by chance alone, single pictures by a standard deviation of 1.
 
     shared: standard deviation of what all pictures of a prompt, and of a noise, share by chance in each row.
     """
@@ -85,6 +92,7 @@ def unforgotten(count: int, shared: float = 0.3, seed: int = 0) -> Results:
     pictures += shared * rng.normal(size=(count, 1, tasks + 1, tasks, prompts, 1))
     pictures += shared * rng.normal(size=(count, 1, tasks + 1, tasks, 1, noises))
     pictures += rng.normal(size=(count, 1, 1, tasks, 1, 1))  # some concepts are easier
+    pictures -= lost * (np.arange(tasks + 1)[:, None] > np.arange(1, tasks + 1))[..., None, None]
     values = pictures.reshape(count, 1, tasks + 1, tasks, prompts * noises)
     return results(values, np.arange(tasks)[None], orders * seeds, noises)
 
