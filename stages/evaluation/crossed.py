@@ -7,8 +7,10 @@ mean of the table varies with all of them, and with each of their interactions.
 1. Variance. In the analysis of variance of a balanced table of N cells, each set S of factors has a mean square MS_S.
    sum_S (-1)^(|S| + 1) MS_S / N is an unbiased estimate of the variance of the mean (from the expected mean squares in
    Searle, Casella and McCulloch 1992, "Variance Components", chapter 4; for two factors the two-way estimate of
-   Cameron, Gelbach and Miller 2011). It can be too small, or negative, by chance. The expected mean square of a single
-   factor is never more than N times the variance, so that their pooled mean square is used where it is larger.
+   Cameron, Gelbach and Miller 2011). It can be too small, or negative, by chance. The expected mean square of any set
+   is never more than N times the variance, so that the pooled mean square of the single factors is used where it is
+   larger, and that of a pair of factors if it has as many degrees of freedom: it is what tells where concept and order
+   have an effect together and neither has one alone.
 2. Degrees of freedom. The parts of the variance have different ones: 9 for ten concepts, 1 for two seeds. The mean over
    its standard error is modelled as a mixture of Student's t, one for each part, as Cochran and Cox (1950) do for two
    groups. Their weights are the shares of the variance, which is conservative; the shares to the power POWER come
@@ -75,13 +77,15 @@ def estimate(table: Array, factors: int, confidence: float) -> Estimate:
     cells = int(np.prod(full.shape[full.ndim - factors :]))
     signed = sum((-1) ** (sum(part) + 1) * square for part, square in squares.items())
     main = [part for part in squares if sum(part) == 1]
-    pooled = sum(squares[part] * freedom[part] for part in main) / sum(freedom[part] for part in main)
-    variance = np.maximum(signed, pooled) / cells * scale
-    weights, degrees = mixture(squares, freedom)
+    degrees = sum(freedom[part] for part in main)
+    pooled = sum(squares[part] * freedom[part] for part in main) / degrees
+    pairs = [square for part, square in squares.items() if sum(part) == 2 and freedom[part] >= degrees]
+    variance = np.maximum.reduce([signed, pooled, *pairs]) / cells * scale
+    weights, of_weights = mixture(squares, freedom)
     error = np.sqrt(variance)
-    reach = error * quantile(confidence, weights, degrees)
+    reach = error * quantile(confidence, weights, of_weights)
     distance = np.divide(np.abs(value), error, out=np.full_like(value, np.inf), where=error > 0)
-    p = np.where(np.abs(value) < CLOSE, 1.0, tails(distance, weights, degrees))
+    p = np.where(np.abs(value) < CLOSE, 1.0, tails(distance, weights, of_weights))
     return Estimate(value, value - reach, value + reach, p)
 
 

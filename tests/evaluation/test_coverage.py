@@ -16,6 +16,7 @@ from tests.support.simulated.studies import (
     NOISE,
     PAPER,
     PROMPT,
+    STRESS,
     Design,
     alarms,
     differences,
@@ -62,6 +63,10 @@ def test_other_levels_are_met_too() -> None:
 def test_an_order_without_its_last_task_is_covered_too() -> None:
     """The earlier tasks of four orders are a table with gaps."""
     assert at_nominal_rate(alarms(studies(Design(PAPER), REPETITIONS), "earlier_score"))
+
+
+def test_an_effect_of_concept_and_order_together_is_covered_too() -> None:
+    assert alarms(studies(STRESS["order x concept"], REPETITIONS), "average_score").mean() < 0.05
 
 
 def test_few_concepts_that_do_not_vary_are_not_certain() -> None:
