@@ -217,12 +217,34 @@ def test_nothing_is_wider_than_a_phone(opened) -> None:
     assert last["x"] + last["width"] <= PHONE["width"]
 
 
+def test_long_words_of_a_prompt_break_lines(opened, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = tuple(f"a_name_of_a_concept_as_long_as_a_folder_may_have_{k}" for k in range(3))
+    synthetic_study.write(params := synthetic_study.parameters(names=names))
+    (tmp_path / "long.html").write_text(render.page(summarise(params)), "utf-8")
+    page = opened(viewport=PHONE)
+    page.goto((tmp_path / "long.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    page.set_viewport_size(DESKTOP)
+    for head in page.locator(".result th.concept").all():
+        assert head.evaluate("e => e.scrollWidth <= e.clientWidth")
+
+
 def test_on_a_phone_pictures_say_what_they_are(opened) -> None:
     page = opened(viewport=PHONE)
     shots = page.locator(".result td.shot")
     said = shots.evaluate_all("all => all.map(one => getComputedStyle(one, '::after').content.replaceAll('\"', ''))")
     assert said == shots.evaluate_all("all => all.map(one => one.dataset.short)")
     assert {"learned", "after 3", "before any task"} < set(said)
+
+
+def test_the_sections_and_the_legend_can_be_reached_in_a_low_window(opened) -> None:
+    page = opened(viewport={"width": 1366, "height": 500})
+    last = page.locator(".contents .key:visible").last
+    last.scroll_into_view_if_needed()
+    box = last.bounding_box()
+    assert box["y"] + box["height"] <= 501, "rounded"
+    assert page.evaluate("scrollY") == 0
 
 
 def test_ten_tasks_fit_the_filmstrip_of_a_desktop(opened) -> None:
@@ -262,12 +284,12 @@ def test_no_table_is_wider_than_a_printed_page(opened) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_axe_finds_nothing_serious(opened, scheme, size) -> None:
+def test_axe_finds_nothing(opened, scheme, size) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     page = opened(viewport=size, color_scheme=scheme, bypass_csp=True)
     violations = axe.run(page).response["violations"]
     findings = [(v["id"], v["impact"], [n["html"][:200] for n in v["nodes"][:3]]) for v in violations]
-    assert [finding for finding in findings if finding[1] in ("serious", "critical")] == []
+    assert findings == []
 
 
 def test_the_first_screen_is_painted_within_a_second(browser, file, tmp_path) -> None:

@@ -9,6 +9,7 @@ import math
 import re
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -270,6 +271,47 @@ def test_colours_of_loss_and_gain_meet_at_zero() -> None:
     (loss, dark), (none, _), (gain, _) = (charts.loss_or_gain(x) for x in (-1.0, 0.0, 1.0))
     assert (loss, none, gain) == (charts.LOSS_TO_GAIN[0], charts.LOSS_TO_GAIN[3], charts.LOSS_TO_GAIN[6])
     assert dark == charts.LIGHT_TEXT
+
+
+# Full protanopia and deuteranopia of Machado, Oliveira and Fernandes (2009), on linear RGB.
+SIGHT = {
+    "all colours": np.eye(3),
+    "no red": np.array([[0.1523, 1.0526, -0.2049], [0.1145, 0.7863, 0.0992], [-0.0039, -0.0481, 1.0520]]),
+    "no green": np.array([[0.3673, 0.8606, -0.2280], [0.2801, 0.6725, 0.0474], [-0.0118, 0.0429, 0.9689]]),
+}
+XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+
+
+def linear(colour: str) -> np.ndarray:
+    """A colour of the style sheet in linear RGB."""
+    parts = np.array([int(colour[k : k + 2], 16) for k in (1, 3, 5)]) / 255
+    return np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+
+
+def lab(rgb: np.ndarray) -> np.ndarray:
+    """CIELAB, in which 2 is a difference that is just seen."""
+    x, y, z = np.cbrt(np.clip(XYZ @ rgb, 1e-9, None) / XYZ.sum(1))
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_strategies_have_legible_colours_that_differ_with_all_kinds_of_colour_vision(scheme: int) -> None:
+    """A name beside a line has the line's colour, and the smallest charts have no room for shapes."""
+    sheet = render.source("report.css")
+    paper = linear(re.findall(r"--paper:(#\w+)", sheet)[scheme])
+    colours = [linear(re.findall(rf"--s{k}:(#\w+)", sheet)[scheme]) for k in range(charts.COLOURS)]
+    for colour in colours:
+        dark, light = sorted(float(XYZ[1] @ one) for one in (colour, paper))
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, "as WCAG asks of text"
+    for name, sight in SIGHT.items():
+        seen = [lab(np.clip(sight @ colour, 0, 1)) for colour in colours]
+        assert min(math.dist(one, other) for one, other in combinations(seen, 2)) > 15, name
+
+
+@pytest.mark.parametrize(("several", "levels"), [(False, "h3"), (True, "h4")])
+def test_a_small_heading_is_one_level_below_the_last(several: bool, levels: str) -> None:
+    macros = render.environment().get_template("parts.html.j2").make_module()
+    assert str(macros.minor(["objects", "styles"][: 1 + several], "x")).strip().startswith(f"<{levels} ")
 
 
 @pytest.mark.parametrize(("other", "drawn"), [(0.9999995, False), (0.99, True)])

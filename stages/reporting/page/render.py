@@ -18,7 +18,7 @@ from stages.reporting.page.charts import COLOURS, shape
 from stages.reporting.page.filmstrip import films
 from stages.reporting.page.overview import minus, shown_concepts
 from stages.reporting.page.sections import BY_METRIC, SECTIONS, Context, Material
-from stages.runtime.formatting import number, words
+from stages.runtime.formatting import counted, number, words
 
 # Runs before anything is shown, so that the parts that need a script are visible from the start.
 BEGIN = 'document.documentElement.className = "js"'
@@ -74,6 +74,7 @@ def environment(*folders: Path) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.filters["counted"] = counted
     made.filters["words"] = words
     made.filters["score"] = _score
     made.filters["unbroken"] = _unbroken
