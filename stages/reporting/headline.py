@@ -1,4 +1,4 @@
-"""The result of a study in one sentence, through a gate of questions; the first "no" ends it.
+"""The result of a study in one sentence, or one for each regime, through a gate of questions; the first "no" ends it.
 
 1. Was anything learned? Right after its task, do concepts score above the base model?
 2. Is any of it retained at the end?
@@ -45,7 +45,7 @@ class Headline:
 
 
 def headline(summary: Summary, domain: str) -> Headline:
-    """The sentence on one domain, by the metric of identity; each regime has a part of its own."""
+    """The sentence on one domain, by the metric of identity; each regime has one of its own."""
     params = summary.params
     verdict = next(v for v in summary.verdicts if (v.domain, v.metric) == (domain, params.report.identity))
     others = [v for v in summary.verdicts if v.domain == domain and v is not verdict]
@@ -56,8 +56,8 @@ def headline(summary: Summary, domain: str) -> Headline:
     ]
     branch, best, text = found[0]
     if len(groups) > 1:
-        parts = zip(groups, (part for _, _, part in found), strict=True)
-        text = "; ".join(f"{regimes.AMONG[regime]}: {part}" for regime, part in parts)
+        parts = [f"{regimes.AMONG[regime]}: {part}" for regime, (_, _, part) in zip(groups, found, strict=True)]
+        text = ". ".join([parts[0], *(part[0].upper() + part[1:] for part in parts[1:])])
         for phrase in (f" by {verdict.metric}", f" (base model {number(verdict.base[SCORE].value)})"):
             text = _once(text, phrase)
         text += "".join(_across(verdict, list(groups.values()), level))

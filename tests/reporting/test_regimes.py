@@ -25,9 +25,9 @@ def summary() -> Summary:
     return mixed()
 
 
-def test_the_headline_has_a_part_for_each_regime_and_names_what_is_compared_across(summary) -> None:
+def test_the_headline_has_a_sentence_for_each_regime_and_names_what_is_compared_across(summary) -> None:
     found = headline.headline(summary, "objects")
-    strict, words, photos = found.text.split("; with earlier ")
+    strict, words, photos = found.text.split(". With earlier ")
     assert found.best == "magmax", "the best of those that know the least"
     assert "without earlier data (strict): magmax scores highest" in strict
     assert "above naive" in strict
