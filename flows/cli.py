@@ -27,7 +27,7 @@ MODULES = {
     "export": ("stages.tools.export", "Exports a run as a LoRA file."),
     "import": ("stages.tools.import_lora", "Imports a LoRA trained elsewhere."),
     "forecast": ("stages.tools.forecast", "Estimates hours, disk and memory."),
-    "paint": ("stages.tools.paint", "Pictures of any prompt, after any task."),
+    "paint": ("stages.tools.paint", "Samples any prompt, after any task."),
     "fetch": ("stages.tools.fetch", "Downloads the weights of a profile."),
     "standin": ("stages.tools.random_sdxl", "Writes an SDXL with random weights."),
     "study": ("stages.tools.survey", "Makes and reads a blind comparison."),
@@ -66,11 +66,16 @@ def _options(
 
 @app.command()
 def init(
-    folder: Path,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="a new folder")],
     profile: Annotated[
-        str, typer.Option(help="the study to start from: palimpsest profile list", autocompletion=profile_names)
+        str,
+        typer.Option(
+            metavar="NAME", help="the study to start from: palimpsest profile list", autocompletion=profile_names
+        ),
     ] = "",
-    photos: Annotated[Path | None, typer.Option(help="a folder with one folder of photos per concept")] = None,
+    photos: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="a folder with one folder of photos per concept")
+    ] = None,
     link: Annotated[bool, typer.Option("--link", help="link to this code instead of copying it")] = False,
 ) -> None:
     """Creates a project folder with a study."""
@@ -93,8 +98,12 @@ def init(
 
 
 @app.command("trust")
-def trust_project(folder: Annotated[Path, typer.Argument(help="the project; default: this folder")] = Path()) -> None:
-    """Lets a project that somebody else made run its own copy of the code."""
+def trust_project(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", show_default=False, help="the project; default: this folder")
+    ] = Path(),
+) -> None:
+    """Lets a project made by somebody else run its own code."""
     from flows.trust import trust
 
     listed = trust(folder)
@@ -118,7 +127,7 @@ def run(
         ),
     ] = "",
     jobs: Jobs = 0,
-    devices: Annotated[str, typer.Option(help="GPUs to use, as in CUDA_VISIBLE_DEVICES")] = "",
+    devices: Annotated[str, typer.Option(metavar="LIST", help="GPUs to use, as in CUDA_VISIBLE_DEVICES")] = "",
     share: Annotated[bool, typer.Option("--share", help="exchange results with DVC's remote")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="print what would run, and run nothing")] = False,
     no_view: NoView = False,
@@ -171,7 +180,7 @@ def doctor(json: Json = False) -> None:
 
 @app.command()
 def watch(
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, metavar="N", help="0: any free one")] = 0,
     browser: Annotated[bool, typer.Option("--open/--no-open")] = True,
 ) -> None:
     """Shows a study in the browser while it runs. Its page exports what is finished, and adds concepts."""

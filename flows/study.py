@@ -56,9 +56,11 @@ def command(
     collect_rarely()
     parser = Parser(description=doc)
     options(parser)
-    parser.add_argument("--jobs", type=int, help="stages at a time; default: one per GPU, or per core")
+    parser.add_argument("--jobs", type=int, metavar="N", help="stages at a time; default: one per GPU, or per core")
     parser.add_argument("--devices", help="GPUs to use, as in CUDA_VISIBLE_DEVICES; shared if there are more jobs")
-    parser.add_argument("--together", type=int, help="trainings in one batch; default: 6 on CPUs, 1 on GPUs")
+    parser.add_argument(
+        "--together", type=int, metavar="N", help="trainings in one batch; default: 6 on CPUs, 1 on GPUs"
+    )
     parser.add_argument("--plan", action="store_true", help="print what would run, and run nothing")
     parser.add_argument("--share", action="store_true", help="exchange results with DVC's remote")
     parser.add_argument("--no-view", action="store_true", help="don't report to Prefect")

@@ -32,7 +32,9 @@ def concept_list(json: Json = False) -> None:
     console.as_json(rows) if json else concept_scores.show_list(rows)
 
 
-Photos = Annotated[Path | None, typer.Option(help="a folder with its photos, which is copied into the project")]
+Photos = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="a folder with its photos, which is copied into the project")
+]
 
 
 @concept.command("add")
@@ -62,7 +64,7 @@ def concept_add(
 
 @concept.command("redo")
 def concept_redo(
-    name: Annotated[str, typer.Argument(autocompletion=concept_names)],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="the concept", autocompletion=concept_names)],
     photos: Photos = None,
     yes: Yes = False,
     run: Run = True,

@@ -19,7 +19,9 @@ Memory = Annotated[
     str | None,
     typer.Option(metavar="GB", help="settings for this much GPU memory: 12, 16, 24, 80", autocompletion=memory_presets),
 ]
-ProfileName = Annotated[str, typer.Argument(autocompletion=profile_names)]
+ProfileName = Annotated[
+    str, typer.Argument(metavar="NAME", help="one of palimpsest profile list", autocompletion=profile_names)
+]
 
 
 @profile.command("list")

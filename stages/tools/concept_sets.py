@@ -2,7 +2,7 @@
 
 Compares the reference pictures of all concepts of a domain by the metric of identity, or another that embeds pictures:
 the likeness of two concepts is the mean cosine between their pictures. Prints both sets. With --write, they become the
-domains SIMILAR and DIVERSE of params.yaml, which its dataset lists as subsets, as many concepts as there are tasks.
+domains `similar` and `diverse` of params.yaml, subsets of its dataset, with as many concepts as there are tasks.
 """
 
 import argparse

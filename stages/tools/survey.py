@@ -12,6 +12,7 @@ from stages.runtime.exits import attempt
 from stages.runtime.faults import ConfigFault
 
 PAGES = Path("people")
+PREFERENCE = "the preference to detect: the share of choices that one of two strategies gets (default: %(default)s)"
 
 
 def make(args: argparse.Namespace) -> None:
@@ -61,14 +62,21 @@ def read(args: argparse.Namespace) -> None:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="verb", required=True)
-    first = verbs.add_parser("make", help="write the page, and the answer key, which stays here")
-    first.add_argument("--to", type=Path, help=f"the page; default {PAGES}/<study>.html")
-    first.add_argument("--comparisons", type=int, default=120, help="pairs of pictures per domain; default 120")
-    first.add_argument("--each", type=int, default=40, help="pairs per person; default 40")
-    second = verbs.add_parser("read", help="check and save files of answers, and summarise them")
-    second.add_argument("files", type=Path, nargs="+")
+    purposes = {
+        "make": "writes the page, and the answer key, which stays here",
+        "read": "checks and saves files of answers, and summarises them",
+    }
+    first, second = (
+        verbs.add_parser(name, help=text, description=f"{text.capitalize()}.") for name, text in purposes.items()
+    )
+    first.add_argument("--to", type=Path, metavar="FILE", help=f"the page (default: {PAGES}/STUDY.html)")
+    first.add_argument(
+        "--comparisons", type=int, metavar="N", default=120, help="pairs of pictures per domain (default: %(default)s)"
+    )
+    first.add_argument("--each", type=int, metavar="N", default=40, help="pairs per person (default: %(default)s)")
+    second.add_argument("files", type=Path, nargs="+", metavar="FILE", help="what people sent back")
     for verb in (first, second):
-        verb.add_argument("--preference", type=float, default=0.6, help="preference to detect; default 0.6")
+        verb.add_argument("--preference", type=float, metavar="SHARE", default=0.6, help=PREFERENCE)
 
 
 def main() -> None:
