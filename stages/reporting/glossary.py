@@ -16,7 +16,7 @@ GLOSSARY = {
     ),
     "backward_transfer": (
         "backward transfer",
-        "mean over j < T of R[T, j] - R[j, j]; has no maximum, so it is unbiased",
+        "mean over j < T of R[T, j] - R[j, j]; takes no maximum, so it is unbiased",
     ),
     "forgetting": (
         "forgetting as published",

@@ -34,7 +34,7 @@ def make(args: argparse.Namespace) -> None:
         write_file(path, content)
     print(f"{target}: {size(len(page))}. Hand out only this file. Each person answers questions about {each} pairs,")
     print(f"of which {survey.CHECKS} have a known answer.")
-    print(f"To see a preference of {args.preference:.0%} between two strategies takes about {answers} answers,")
+    print(f"Detecting a preference of {args.preference:.0%} between two strategies takes about {answers} answers,")
     print(f"and for all pairs of strategies about {people} people. Then: palimpsest study read FILE")
 
 

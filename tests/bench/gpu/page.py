@@ -57,7 +57,7 @@ def overview(card: str, results: Sequence[Mapping[str, Any]]) -> str:
     """The newest figures of a card, their targets and others' figures, from all its runs."""
     figures = newest(result for result in results if result["card"] == card)
     figures.pop(ADDED_UP, None)
-    lines = [f"## {card}: the newest figures", "", "Each with the day on which it was measured; how is below."]
+    lines = [f"## {card}: the newest figures", "", "The parts below say how each was measured."]
     for kind, (title, ours) in KINDS.items():
         if rows := list(compared(kind, ours, figures)):
             lines += ["", f"### {title}", *table(["", "time", "times ours", "target", "blocks", "measured"], rows)]
