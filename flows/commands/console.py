@@ -45,7 +45,8 @@ def _draw(head: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> Non
     styled = Table(box=box.SIMPLE_HEAD, title=escape(title), title_justify="left", title_style="bold", pad_edge=False)
     styled.show_header = any(head)
     for name in head:
-        styled.add_column(escape(name), header_style="bold", overflow="fold")
+        first = None if styled.columns else min(widths[0], 2 * console.width // 3)  # names are folded last
+        styled.add_column(escape(name), header_style="bold", overflow="fold", min_width=first)
     for row in rows:
         styled.add_row(*(_coloured(cell) for cell in row))
     console.print(styled)

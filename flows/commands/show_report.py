@@ -150,7 +150,6 @@ def show_against(other: str, as_json: bool, browser: bool) -> None:
     from stages.files.writing import write_file
     from stages.reporting import comparison
     from stages.reporting.page import against
-    from stages.runtime.formatting import in_columns
 
     tree = edit_params.tree()
     folder = REPORT / str(tree["study"])
@@ -172,10 +171,13 @@ def show_against(other: str, as_json: bool, browser: bool) -> None:
         console.as_json({"page": str(page), "tables": tables})
         return
     for one in compared:
-        table = in_columns(comparison.rows(one, names, level))
-        print(f"{one.domain} by {one.metric}: {comparison.sentence(one, names, level)}\n\n{table}\n")
-    if len(settings := comparison.settings_that_differ(first, second)) > 1:
-        print(f"Settings in which they differ:\n\n{in_columns(settings)}\n")
+        print(textwrap.fill(f"{one.domain} by {one.metric}: {comparison.sentence(one, names, level)}", console.width()))
+        head, *rows = comparison.rows(one, names, level)
+        console.table(head, rows)
+        print()
+    head, *rows = comparison.settings_that_differ(first, second)
+    if rows:
+        console.table(head, rows, "Settings in which they differ")
     if browser and _has_display():
         webbrowser.open(page.resolve().as_uri())
     console.next_steps(f"{page}   open it in a browser")

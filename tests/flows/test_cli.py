@@ -14,7 +14,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from flows import cli
-from flows.commands import completion, doctor, plan, show_report
+from flows.commands import completion, console, doctor, plan, show_report
 from flows.engine import journal
 from flows.graph import stage_names
 from stages.core.params import Params, load
@@ -522,6 +522,16 @@ def test_the_report_is_a_sentence_a_small_table_and_a_path(here, palimpsest, mon
     assert f"{folder.relative_to(here)}/results.md" in out
     assert "-0.00" not in out
     shutil.rmtree(folder)
+
+
+def test_a_name_in_a_narrow_table_stays_whole(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    key = "strategy.rehearse_words.train.learning_rate"
+    console.table(("setting", "this study", "another"), [(key, "a value of many words " * 3, "0.0032")])
+    lines = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out).splitlines()
+    assert any(line.split()[:1] == [key] for line in lines)
+    assert max(map(len, lines)) <= 80
 
 
 @pytest.fixture

@@ -186,7 +186,7 @@ def test_the_command_prints_the_sentence_and_the_table_and_writes_a_page(study, 
         out, page = capsys.readouterr().out, Path(f"report/small/against-{place.name}.html")
         assert out.startswith("objects by looks: Average score in ")
         assert " minus small: naive +0.20 (p < 0.001)" in out
-        assert re.search(r"Settings in which they differ:\n\n.*\n-+\nsource +data +elsewhere\n", out)
+        assert re.search(r"Settings in which they differ\n.*\nsource +data +elsewhere\n", out)
         assert f"Next: {page}   open it in a browser" in out
         assert "naive +0.20" in page.read_text("utf-8")
     show_report.show_against("other", True, False)
