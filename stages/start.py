@@ -1,19 +1,17 @@
 """Writes the first state of a run: the base, with the adapter of base.options.adapter if one is set.
 
 Reads that adapter; writes the state and an empty table of references at position 00, and the hash of the strategy's
-file, on which training and merging depend.
+code, on which training and merging depend.
 """
 
 import argparse
-import inspect
-from pathlib import Path
 
 from stages.adapters.storage import save_state
 from stages.core.command import main
 from stages.core.params import Params
-from stages.core.runs import Run, provenance
+from stages.core.runs import CODE, Run, provenance
 from stages.core.states import initial_state
-from stages.core.strategy import chosen
+from stages.core.strategy import code_of
 from stages.files import artifact, tables
 from stages.files.writing import write_file
 
@@ -33,9 +31,8 @@ def start(params: Params, run: Run, args: argparse.Namespace) -> None:
         tables.write(draft / "references.parquet", tables.REFERENCES, {name: [] for name in tables.REFERENCES.names})
     with artifact.publish(run.at("00") / "state", "state", facts) as draft:
         draft.note(save_state(draft.path, state))
-    kind, strategy = chosen(run.strategy, params.strategy.get(run.strategy, {}))
-    code = {"strategy": kind, "code": artifact.sha256(Path(inspect.getfile(type(strategy))))}
-    write_file(run.at("00") / "strategy.json", [artifact.to_json(code).encode()])
+    code = code_of(run.strategy, params.strategy.get(run.strategy, {}))
+    write_file(run.at("00") / CODE, [artifact.to_json(code).encode()])
 
 
 if __name__ == "__main__":

@@ -63,6 +63,19 @@ def test_killed_and_run_again_dvc_ends_with_the_same_bytes_as_the_flow(graph_don
     assert first.items() <= graph_done[2].items(), "DVC's own"
 
 
+def test_code_that_no_stage_uses_and_comments_rerun_no_training(done):
+    """In the plan, too: what depends on a stage that will write the same is not counted."""
+    folder, *_, before = done
+    (folder / "stages/strategies/unused.py").write_text("# Nothing yet.\n")
+    with (folder / "stages/datasets/toy.py").open("a") as file:
+        file.write("# A comment.\n")
+    plan = run_flow(folder, "--plan")
+    assert "1 of 14 stages to update (1 to run, 0 cached): " in plan  # the report reads the strategies' regimes
+    assert plan.splitlines()[-1] == "  report"
+    assert kinds(flow(folder)) == {"prepare", "start", "report"}
+    assert hashes(folder) == before
+
+
 def test_a_changed_parameter_reruns_only_the_stages_that_depend_on_it(done):
     folder, _, before = done
     change(folder, sample={"guidance": 2.0})

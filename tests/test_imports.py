@@ -61,7 +61,7 @@ STRATEGY = "runs/${study}/${item.domain}/${item.order}/${item.strategy}/${item.s
 STRATEGIES = "stages/strategies"
 # Plug-ins that a stage's results depend on; they are imported by name, without an import statement.
 PLUG_INS = {
-    "prepare": ("stages/datasets/${dataset.name}.py",),
+    "prepare": ("stages/datasets",),
     "start": ("stages/families", STRATEGIES),
     "train": ("stages/families", STRATEGY),
     "merge": ("stages/families", STRATEGY),
@@ -100,11 +100,7 @@ def verb(stage: str) -> str:
 
 def plug_ins(stage: str) -> set[str]:
     """The modules that a stage's plug-in deps may name."""
-    patterns = [
-        "stages/strategies/*" if dep == STRATEGY else dep.replace("${dataset.name}", "*")
-        for dep in PLUG_INS[verb(stage)]
-        if dep != STRATEGIES
-    ]
+    patterns = ["stages/strategies/*" if dep == STRATEGY else dep for dep in PLUG_INS[verb(stage)] if dep != STRATEGIES]
     paths = {path for pattern in patterns for path in Path().glob(pattern)}
     return {module for module in imports() for path in paths if path_of(module).is_relative_to(path)}
 

@@ -14,6 +14,9 @@ from flows.engine.photo_check import already_prepared, check_photos
 from flows.graph.changes import NOT_RUN, changes_in
 from flows.graph.graph import Graph
 from flows.graph.stage_names import StageName
+from stages.core.runs import CODE, Run, TaskSequence
+from stages.core.strategy import code_of
+from stages.files import artifact
 from stages.files.pins import check_present
 from stages.files.yaml import JUDGES
 from stages.runtime.faults import InputFault, for_all
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from stages.core.params import Params
     from stages.tools.forecasting.costs import Cost
 
+DATASETS, STRATEGIES = "stages/datasets", "stages/strategies"  # as dvc.yaml names them
 COPIES = 2  # one in the workspace and one in DVC's cache, if the file system cannot share them
 
 
@@ -150,8 +154,8 @@ def _changes(graph: Graph, params: Params, stages: list[str]) -> tuple[dict[str,
         stages: of the plan, in topological order.
 
     Returns:
-        By changed stage, what has changed; nothing for the stages downstream of those. And the prepare stages that run
-        again and write the same.
+        By changed stage, what has changed; nothing for the stages downstream of those. And the stages that run again
+        and write the same.
     """
     changed: dict[str, list[str]] = {}
     again: list[str] = []
@@ -161,8 +165,24 @@ def _changes(graph: Graph, params: Params, stages: list[str]) -> tuple[dict[str,
                 changed[name] = []
                 continue
             causes = list(changes_in(graph.stages[name]))
-            if causes == [params.source] and already_prepared(params, StageName.parse(name)):
+            if causes and _writes_the_same(params, StageName.parse(name), causes):
                 again.append(name)
             elif causes:
                 changed[name] = [NOT_RUN] if NOT_RUN in causes else causes
     return changed, again
+
+
+def _writes_the_same(params: Params, stage: StageName, causes: list[str]) -> bool:
+    """Whether a stage would write what it has written: what has changed beside it was added, or concerns others."""
+    if {*causes} <= {params.source, DATASETS}:
+        return already_prepared(params, stage)
+    return causes == [STRATEGIES] and _already_started(params, stage)
+
+
+def _already_started(params: Params, stage: StageName) -> bool:
+    """Whether `start` has recorded the code of its run's strategy as it is now: another strategy's has changed."""
+    if stage.verb != "start" or stage.strategy is None:
+        return False
+    run = Run(TaskSequence(params.study, str(stage.domain), str(stage.order)), stage.strategy, int(stage.seed or 0))
+    code = code_of(stage.strategy, params.strategy.get(stage.strategy, {}))
+    return (run.at("00") / CODE).read_bytes() == artifact.to_json(code).encode()

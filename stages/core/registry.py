@@ -3,12 +3,14 @@
 Sub-packages are not searched: code shared by plug-ins of one kind goes there.
 """
 
+import ast
 import importlib
 import importlib.util
 import os
 import pkgutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
@@ -84,6 +86,17 @@ class Registry(Generic[T]):
             self._dropped()
         return instance
 
+    def sources(self, name: str) -> dict[str, Path]:
+        """Returns the files of a known plug-in by module: its own first, then those of its folder that it imports."""
+        found: dict[str, Path] = {}
+        waiting = [self._classes[name].__module__]
+        while waiting:
+            module = waiting.pop()
+            if module not in found and (path := _file_of(module)):
+                found[module] = path
+                waiting += [other for other in _imports(module, path) if other.startswith(f"{self.package}.")]
+        return found
+
     @contextmanager
     def substitute(self, name: str, instance: T) -> Iterator[None]:
         """Makes `get` return this instance for the name within the block, whatever the options; for tests."""
@@ -125,6 +138,25 @@ def _load(module: str) -> None:
     except Exception as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise ConfigFault(f"{_path(module)}: cannot be imported ({reason}). Mend or remove it.") from error
+
+
+def _file_of(module: str) -> Path | None:
+    """The file of a module; None if there is none of that name."""
+    with suppress(ModuleNotFoundError):
+        spec = importlib.util.find_spec(module)
+        return Path(spec.origin) if spec and spec.origin else None
+    return None
+
+
+def _imports(module: str, file: Path) -> Iterator[str]:
+    """The names that a module imports, anywhere in its file: of modules, and of what is in them."""
+    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            yield from (base, *(f"{base}.{alias.name}" for alias in node.names))
 
 
 def _path(module: str) -> str:

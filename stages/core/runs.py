@@ -14,6 +14,7 @@ from stages.runtime.faults import ConfigFault, nearest
 
 ROOT = Path("runs")
 BASE = "base"  # the folder of the base model, beside those of the strategies
+CODE = "strategy.json"  # in a run's folder of position 00: the hashes of its strategy's code
 RESPONSES = "responses.safetensors"  # in a folder of images: the model's predictions, if sample.responses asks for them
 
 

@@ -13,6 +13,7 @@ from stages.adapters.algebra import Adapter, Delta
 from stages.adapters.state import State
 from stages.core.registry import Registry
 from stages.core.rehearsal import Rehearsal
+from stages.files.artifact import sha256
 from stages.runtime.strict import Strict, omit_default
 
 Regime = Literal["strict", "words", "photos"]  # what it knows: state and new adapter; also prompts; also photos
@@ -121,3 +122,13 @@ def chosen(name: str, entry: Mapping[str, Any], where: str = "") -> tuple[str, S
     """
     kind, options = entry.get("is", name), {key: value for key, value in entry.items() if key not in ("is", "train")}
     return kind, strategies.make(kind, options, where or f"strategy.{name}: ")
+
+
+def code_of(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the hashes of the code of a strategy, which `start` records and training and merging depend on.
+
+    Args and errors: as `chosen`.
+    """
+    kind, _ = chosen(name, entry)
+    own, *imported = [(module, sha256(path)) for module, path in strategies.sources(kind).items()]
+    return {"strategy": kind, "code": own[1]} | ({"imports": dict(imported)} if imported else {})

@@ -181,3 +181,24 @@ def test_a_file_that_cannot_be_imported_is_named(files, text, reason):
         ConfigFault, match=rf"^{package}/broken.py: cannot be imported \({reason}\). Mend or remove it.$"
     ):
         registry.make("broken")
+
+
+def test_the_sources_of_a_plug_in_are_its_file_and_those_of_its_folder_that_it_imports(tmp_path, monkeypatch):
+    room = tmp_path / "some_room"
+    (room / "shared").mkdir(parents=True)
+    (room / "__init__.py").touch()
+    (room / "shared/__init__.py").touch()
+    (room / "shared/ranks.py").write_text("import os\nfrom stages.runtime.strict import Strict\n")
+    (room / "base.py").write_text("from .shared.ranks import Strict\n\nclass Base(Strict):\n    pass\n")
+    (room / "other.py").write_text("raise ValueError('nobody imports it')\n")
+    (room / "mine.py").write_text(
+        "from stages.runtime import strict\nfrom some_room.base import Base\nfrom tests.core import rooms\n\n"
+        "@rooms.register('mine')\nclass Mine(Base):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    registry: Registry[Strict] = Registry("thing", "some_room")
+    monkeypatch.setattr("tests.core.rooms", registry, raising=False)
+    registry.make("mine")
+    found = registry.sources("mine")
+    assert list(found) == ["some_room.mine", "some_room.base", "some_room.shared.ranks"]
+    assert [path.relative_to(room).as_posix() for path in found.values()] == ["mine.py", "base.py", "shared/ranks.py"]
