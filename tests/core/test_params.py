@@ -100,6 +100,7 @@ def test_the_projects_own_parameters_are_valid():
         ("seeds: [0]", "seeds: [-2147483649]", "seeds.0: .*greater than or equal to -2147483648"),
         ("orders: ['0']", "orders: ['0', '0']", "orders: must not list 0 twice"),
         ("domains: [objects]", "domains: [objects, objects]", "domains: must not list objects twice"),
+        ("strategies: [naive,", "strategies: [naive, joint,", "section strategy has no joint. Add `joint: {}` to it"),
         ("strategies: [naive,", "strategies: [naive, naive,", "strategies: must not list naive twice"),
         ("  magmax: {scale", "  base: {is: naive}\n  magmax: {scale", "strategy.base: results have a base that is no"),
         ("  magmax: {scale", "  ceiling: {is: naive}\n  magmax: {scale", "strategy.ceiling: .*Rename the variant"),

@@ -38,7 +38,7 @@ PLACES = ["zwz_robot", "sks_owl", "pdw_rocket", "uwu_snail"]
 
 
 def change(folder: Path, **sections: Any) -> None:
-    """Changes sections of a workspace's parameters."""
+    """Changes sections of a workspace's parameters; a strategy without options gets an entry for them."""
     yaml = YAML()
     yaml.width = 120  # as the tools that edit it
     params = yaml.load((folder / "params.yaml").read_text("utf-8"))
@@ -47,6 +47,8 @@ def change(folder: Path, **sections: Any) -> None:
             params[section].update(value)
         else:
             params[section] = value
+    for name in sections.get("strategies", ()):
+        params["strategy"].setdefault(name, {})
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:
         yaml.dump(params, file)
 

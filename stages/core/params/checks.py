@@ -97,6 +97,7 @@ def _check_strategies(params: Params) -> None:
     for number, name in enumerate(params.strategies):
         if name not in params.strategy:  # the line to correct is in the list, since section strategy has none for it
             chosen(name, {}, f"strategies.{number}: ")
+            raise ConfigFault(f"strategies.{number}: section strategy has no {name}. Add `{name}: {{}}` to it.")
     for name in sorted({*params.strategies, *params.strategy}):
         params.make_strategy(name)
         _check_rank(params, name)
