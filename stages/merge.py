@@ -4,6 +4,7 @@ import argparse
 import logging
 from concurrent.futures import ThreadPoolExecutor
 
+from stages.adapters.form import check_state
 from stages.adapters.merge_check import check, facts, precision_warning
 from stages.adapters.storage import load_adapter, load_state, save_state
 from stages.core.command import main
@@ -20,6 +21,7 @@ def merge(params: Params, run: Run, args: argparse.Namespace) -> None:
 
     Raises:
         InputFault: the state before or the adapter is missing or damaged.
+        ConfigFault: the strategy returned a state that does not fit the base, or numbers that are not finite.
     """
     index: str = args.task
     previous, trained = run.at(before(index)) / "state", run.at(index) / "adapter"
@@ -28,6 +30,7 @@ def merge(params: Params, run: Run, args: argparse.Namespace) -> None:
     old = load_state(previous, earlier, shapes)
     adapter = load_adapter(trained / "adapter.safetensors", manifest["scale"], shapes)
     new = strategy.merge(old, adapter, merge_generator(run, index))
+    check_state(f"strategy {run.strategy}: merge", new, shapes, strategy.memory(shapes))
     tasks = [*earlier["tasks"], manifest["concept"]]
     common = provenance(params, run) | {"position": int(index), "tasks": tasks}
     parents = {"state": previous, "adapter": trained}
