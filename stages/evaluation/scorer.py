@@ -21,12 +21,15 @@ from stages.core.params import Params
 from stages.core.runs import Run, TaskSequence, before
 from stages.files import artifact, tables
 from stages.files.pictures import open_png
+from stages.files.yaml import JUDGES
 from stages.photos.develop import read_data
 from stages.runtime.device import parallel_map
+from stages.runtime.faults import ConfigFault
 from stages.runtime.progress import track
 
 Columns = dict[str, list[Any]]  # by name
 BATCH = 64  # pictures
+CLOSE = 1e-3  # to 1: the length of a unit vector
 
 
 def empty_columns(names: Sequence[str]) -> Columns:
@@ -58,6 +61,7 @@ class Scorer:
         self.judges = judges
         embedding = [metric for metric in judges.values() if isinstance(metric, EmbeddingMetric)]
         self.by_encoder = {metric.encoder: metric for metric in reversed(embedding)}
+        _check_encoders(judges)
         self.encoders = {name: metric.encoder for name, metric in judges.items()}
         self.scores, self.embeddings = empty_columns(tables.SCORES.names), empty_columns(tables.EMBEDDINGS.names)
         self.references, self.files = references.vectors, references.files
@@ -137,8 +141,48 @@ def references_for(params: Params, run: Run | TaskSequence, task: str | None) ->
     return references
 
 
+def _check_encoders(judges: Mapping[str, Metric]) -> None:
+    """Checks that metrics of one class with the same encoder, which share vectors, differ in paths at most.
+
+    Raises:
+        ConfigFault: others do, too: they would have the same scores.
+    """
+    known: dict[tuple[type[Metric], str], tuple[str, object]] = {}
+    for key, metric in judges.items():
+        options = metric.model_dump(exclude=set(JUDGES))
+        first, known_options = known.setdefault((type(metric), metric.encoder), (key, options))
+        if options != known_options:
+            raise ConfigFault(
+                f"score.metrics.{key}: has the encoder of {first}, '{metric.encoder}', and other options. Name in "
+                "`encoder` whatever changes its numbers."
+            )
+
+
 def _embed(metric: EmbeddingMetric, pictures: Sequence[Image.Image]) -> Tensor:
-    return torch.cat([metric.embed(pictures[start : start + BATCH]) for start in range(0, len(pictures), BATCH)])
+    """The vectors of pictures, [n, d].
+
+    Raises:
+        ConfigFault: the metric did not return one vector of length 1, or 0 where it sees nothing, per picture.
+    """
+    vectors = []
+    for start in range(0, len(pictures), BATCH):
+        batch = pictures[start : start + BATCH]
+        vectors.append(embedded := metric.embed(batch))
+        if _shape(embedded)[:-1] != (len(batch),) or not _of_unit_length(embedded):
+            raise ConfigFault(
+                f"metric {metric.encoder}: embed returned {_shape(embedded)} for {len(batch)} pictures, or vectors of "
+                "another length than 1. It must return one unit vector per picture."
+            )
+    return torch.cat(vectors)
+
+
+def _shape(returned: object) -> tuple[int, ...]:
+    return tuple(returned.shape) if isinstance(returned, Tensor) else ()
+
+
+def _of_unit_length(vectors: Tensor) -> bool:
+    lengths = vectors.norm(dim=1)
+    return bool(((lengths - 1).abs() < CLOSE).logical_or(lengths == 0).all())
 
 
 def score_pictures(
@@ -156,7 +200,7 @@ def score_pictures(
         One score per picture, [n] float64.
 
     Raises:
-        ValueError: the metric did not return one finite number per picture.
+        ConfigFault: the metric did not return one finite number per picture.
     """
     values = torch.empty(len(pictures), dtype=torch.float64)
     for prompt in dict.fromkeys(prompts):
@@ -164,10 +208,10 @@ def score_pictures(
         for start in range(0, len(of_prompt), BATCH):
             batch = of_prompt[start : start + BATCH]
             scores = metric.score([pictures[number] for number in batch], references, prompt)
-            if scores.shape != (len(batch),) or not bool(scores.isfinite().all()):
-                raise ValueError(
-                    f"metric {metric.encoder}: score returned {tuple(scores.shape)} for {len(batch)} pictures, or a "
-                    "number that is not finite. It must return one finite number per picture"
+            if _shape(scores) != (len(batch),) or not bool(scores.isfinite().all()):
+                raise ConfigFault(
+                    f"metric {metric.encoder}: score returned {_shape(scores)} for {len(batch)} pictures, or a "
+                    "number that is not finite. It must return one finite number per picture."
                 )
             values[batch] = scores.double().cpu()
     return values

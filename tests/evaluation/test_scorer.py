@@ -1,6 +1,6 @@
 """The scorer: one table of scores from metrics that embed and from metrics that do not."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from stages.core.metric import EmbeddingMetric, Metric
 from stages.evaluation.scorer import References, Scorer
+from stages.runtime.faults import ConfigFault
 
 TASKS = {"01": {"name": "mug", "prompts": ["a mug", "a red mug"]}, "02": {"name": "boot", "prompts": ["a boot"]}}
 
@@ -106,8 +107,41 @@ def test_a_metric_that_does_not_give_a_finite_number_per_picture_is_named(
     images: Path, references: References, answer: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Wrong, "answer", answer)
-    with pytest.raises(ValueError, match=r"metric pairs: score returned .* one finite number per picture"):
+    with pytest.raises(ConfigFault, match=r"metric pairs: score returned .* one finite number per picture"):
         Scorer({"wrong": Wrong()}, references).score(images, 2, TASKS)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda v: 2 * v, lambda v: v / 0, lambda v: v[:1], lambda v: v[0], lambda v: None],
+    ids=["longer", "not finite", "one for all", "no rows", "none"],
+)
+def test_vectors_that_are_no_unit_vectors_are_refused(
+    images: Path, references: References, change: Callable[[Tensor], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed = Mean.embed
+    monkeypatch.setattr(Mean, "embed", lambda self, images: change(embed(self, images)))
+    with pytest.raises(ConfigFault, match=r"metric mean: embed returned .* one unit vector per picture"):
+        Scorer({"mean": Mean()}, references).score(images, 2, TASKS)
+
+
+def test_a_picture_in_which_a_metric_sees_nothing_scores_0(
+    images: Path, references: References, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Mean, "embed", lambda self, images: torch.zeros(len(images), 3))
+    scorer = Scorer({"mean": Mean()}, references)
+    scorer.score(images, 2, TASKS)
+    assert {*scorer.scores["score"]} == {0.0}
+
+
+def test_options_that_an_encoder_does_not_name_are_refused(references: References) -> None:
+    class Bins(Mean):
+        bins: int = 4
+        path: str = ""
+
+    Scorer({"one": Bins(), "copy": Bins(path="elsewhere"), "mean": Mean()}, references)
+    with pytest.raises(ConfigFault, match=r"score.metrics.fine: has the encoder of one, 'mean', and other options"):
+        Scorer({"one": Bins(), "fine": Bins(bins=8)}, references)
 
 
 def test_reference_pictures_are_copied_into_a_folder_per_task(tmp_path: Path, references: References) -> None:
