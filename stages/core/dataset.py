@@ -68,14 +68,17 @@ class Dataset(Strict, ABC):
         """
 
     def concept(self, domain: str, name: str) -> Concept:
-        """Returns the concept of this name, after checking that it exists.
+        """Returns the concept of this name, after checking that it exists; and that it keeps what `Concept` says.
 
         Raises:
-            ConfigFault: there is no such domain or concept.
+            ConfigFault: there is no such domain or concept, or `load` returned something else.
             Fault: as `load`.
         """
         self.check(domain, name)
-        return self.load(self.subsets.get(domain, domain), name)
+        concept = self.load(self.subsets.get(domain, domain), name)
+        if reason := _misfit(concept, name):
+            raise ConfigFault(f"dataset: {domain}: {name}: {reason}. Mend its `load`.")
+        return concept
 
     def check(self, domain: str, name: str | None = None, where: str = "") -> None:
         """Checks that a domain, and a concept in it, exist.
@@ -114,6 +117,30 @@ class Dataset(Strict, ABC):
 
 
 datasets: Registry[Dataset] = Registry("dataset", "stages.datasets")
+
+
+def _misfit(concept: object, name: str) -> str:
+    """Why a concept cannot be learned or sampled; empty if it can."""
+    if not isinstance(concept, Concept):
+        return f"returned {'None' if concept is None else f'a {type(concept).__name__}'}, not a Concept"
+    texts = (concept.training_prompt, *concept.prompts)
+    pictures = {"training": concept.training, "reference": concept.references}
+    if concept.name != name:
+        return f"returned the concept {concept.name}"
+    if not concept.token:
+        return "has no token"
+    if not concept.prompts or len(concept.prompts) != len(concept.plain_prompts):
+        return (
+            f"has {len(concept.prompts)} prompts and {len(concept.plain_prompts)} plain ones: it needs as many of both"
+        )
+    if without := [text for text in texts if concept.token not in text]:
+        return f"the token '{concept.token}' is not in '{without[0]}'"
+    if open_text := [text for text in (*texts, *concept.plain_prompts) if "{}" in text]:
+        return f"{{}} is left in '{open_text[0]}'"
+    for role, listed in pictures.items():
+        if not listed or len({picture.name for picture in listed}) < len(listed):
+            return f"has no {role} pictures, or two of one name"
+    return ""
 
 
 def fill(template: str, words: str) -> str:

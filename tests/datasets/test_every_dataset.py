@@ -1,14 +1,17 @@
 """Properties of every registered dataset. Concepts are tested if params.yaml names the dataset or it needs no files."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from stages.core.dataset import Concept, Dataset, datasets
+from stages.core.dataset import Concept, Dataset, Picture, datasets
 from stages.core.params import load
 from stages.runtime.faults import ConfigFault, Fault
 
+PHOTOS = (Picture("0.png", Path("0.png")),)
+MUG = Concept("mug", "sks", "mug", "a photo of a sks mug", ("a sks mug",), ("a mug",), PHOTOS, PHOTOS)
 every_dataset = pytest.mark.parametrize("name", list(datasets.classes))
 
 
@@ -87,3 +90,30 @@ def test_pictures_have_names_and_can_be_opened(name, tmp_path):
             for picture in pictures:
                 assert Path(picture.name).name == picture.name
                 assert picture.origin.is_file() if isinstance(picture.origin, Path) else picture.origin().size
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"name": "boot"}, "returned the concept boot"),
+        ({"token": ""}, "has no token"),
+        ({"prompts": ()}, "has 0 prompts and 1 plain ones"),
+        ({"plain_prompts": ("a mug", "a red mug")}, "has 1 prompts and 2 plain ones"),
+        ({"training_prompt": "a photo of a mug"}, "the token 'sks' is not in 'a photo of a mug'"),
+        ({"prompts": "a sks mug", "plain_prompts": "a red mug"}, "the token 'sks' is not in 'a'"),
+        ({"plain_prompts": ("a {} mug",)}, r"\{\} is left in 'a \{\} mug'"),
+        ({"references": ()}, "has no reference pictures"),
+        ({"training": (MUG.training * 2)}, "two of one name"),
+        (None, "returned None, not a Concept"),
+    ],
+)
+def test_what_no_stage_can_use_is_refused_when_it_is_loaded(change, said):
+    class Mugs(Dataset):
+        def domains(self):
+            return {"objects": ["mug"]}
+
+        def load(self, domain, name):
+            return None if change is None else replace(MUG, **change)
+
+    with pytest.raises(ConfigFault, match=rf"^dataset: objects: mug: .*{said}.*Mend its `load`\.$"):
+        Mugs().concept("objects", "mug")
