@@ -47,6 +47,8 @@ class Registry(Generic[T]):
             folder, _, file = cls.__module__.rpartition(".")
             if folder == self.package and file != name:  # two files could have the same name for theirs
                 raise ConfigFault(f"{_path(cls.__module__)}: registers '{name}'. Name the file {name}.py.")
+            if not issubclass(cls, Strict):
+                raise ConfigFault(f"{_path(cls.__module__)}: {cls.__name__} is no {self.kind}. Derive it from one.")
             self._classes[name] = cls
             return cls
 
@@ -114,7 +116,7 @@ class Registry(Generic[T]):
             where: put before error messages, for instance "dataset: ".
 
         Raises:
-            ConfigFault: there is no such plug-in, or an option is unknown, missing or out of range.
+            ConfigFault: there is no such plug-in, it lacks a method, or an option is unknown, missing or out of range.
         """
         if not self._find(name):
             raise ConfigFault(f"{where}no {self.kind} is called '{name}'. {nearest(name, self.classes)}")
@@ -123,6 +125,8 @@ class Registry(Generic[T]):
             return cls(**(options or {}))
         except ValidationError as error:
             raise ConfigFault(f"{where}{self.kind} {name}: {explain(error, cls)}") from None
+        except TypeError as error:  # it lacks a method
+            raise ConfigFault(f"{_path(cls.__module__)}: {first_line(error)}. Mend it.") from error
 
 
 def _load(module: str) -> None:

@@ -8,6 +8,7 @@ from stages.core.dataset import datasets
 from stages.core.family import families
 from stages.core.params import Params, load
 from stages.core.registry import Registry
+from stages.core.strategy import Strategy
 from stages.runtime.faults import ConfigFault
 from stages.runtime.strict import Strict
 
@@ -202,3 +203,14 @@ def test_the_sources_of_a_plug_in_are_its_file_and_those_of_its_folder_that_it_i
     found = registry.sources("mine")
     assert list(found) == ["some_room.mine", "some_room.base", "some_room.shared.ranks"]
     assert [path.relative_to(room).as_posix() for path in found.values()] == ["mine.py", "base.py", "shared/ranks.py"]
+
+
+def test_a_class_that_is_no_plug_in_or_lacks_a_method_is_refused_with_its_file():
+    with pytest.raises(ConfigFault, match=r"^builtins.py: int is no strategy. Derive it from one."):
+        Registry("strategy", "stages.strategies").register("int")(int)
+    registry: Registry[Strategy] = Registry("strategy", "stages.strategies")
+    registry.register("bare")(type("Bare", (Strategy,), {"__module__": "tests.core.bare"}))
+    with pytest.raises(
+        ConfigFault, match=r"^tests/core/bare.py: Can't instantiate abstract class Bare .*'?merge'?\. Mend"
+    ):
+        registry.make("bare")
