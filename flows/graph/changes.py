@@ -51,7 +51,7 @@ class Sources:
         for dep in (dep for stage in stages for dep in stage.deps):
             if _key(dep) not in self._planned and self._is_source(dep):
                 with contextlib.suppress(OSError, DvcException):  # what is missing is an error of the stage
-                    self._planned[_key(dep)] = dep.get_hash()
+                    self._planned[_key(dep)] = _hash(dep)
 
     def check(self, stage: PipelineStage) -> None:
         """Checks that the sources of a stage are those that were noted.
@@ -61,7 +61,7 @@ class Sources:
         """
         for dep in stage.deps:
             planned = self._planned.get(_key(dep))
-            if planned is not None and (now := dep.get_hash()) != planned:
+            if planned is not None and (now := _hash(dep)) != planned:
                 keys = f": {', '.join(_differing(planned.value, now.value))}" if isinstance(planned.value, dict) else ""
                 raise MachineFault(
                     f"{dep.def_path}{keys}: changed since this run began. Run it again, with the change."
@@ -70,6 +70,12 @@ class Sources:
     def _is_source(self, dep: Any) -> bool:
         path = Path(dep.def_path)
         return path not in self._around and self._outputs.isdisjoint((path, *path.parents))
+
+
+def _hash(dep: Any) -> Any:
+    """The hash that DVC will save. A dep that dvc.lock does not know has the name of an older kind until then."""
+    dep.update_legacy_hash_name()
+    return dep.get_hash()
 
 
 def _key(dep: Any) -> Any:

@@ -12,7 +12,7 @@ It uses
   `cloud.get_remote_odb`; of a cache `hash_name` and `oid_to_path`; of a stage `addressing`, `cmd`, `deps`, `outs`,
   `dvcfile.dump_stages`, `frozen`, `is_callback`, `always_changed`, `changed_stage`, `save`, `get_used_objs`,
   `outs_cached`; of its deps and outs `def_path`, `fs_path`, `exists`, `cache`, `hash_info`, `meta`, `use_cache`,
-  `status`, `get_hash`, `remove`, `commit`;
+  `status`, `get_hash`, `update_legacy_hash_name`, `remove`, `commit`;
 - the loggers `dvc.progress` and `dvc_data.callbacks`, whose level decides whether DVC draws progress bars;
 - the format of dvc.lock, of run-cache entries, of `.dir` objects and of `.dvc/tmp/rwlock`.
 """

@@ -75,6 +75,19 @@ def test_a_change_that_a_stage_does_not_read_costs_nothing(folder):
     assert update(folder) == {}
 
 
+@pytest.mark.parametrize("dep", ["more", "more/module.py"])
+def test_a_dependency_that_was_added_is_no_change_in_the_middle_of_a_run(folder, dep):
+    """DVC gives it the name of an older hash, until it saves the stage."""
+    update(folder)
+    (folder / "more").mkdir()
+    (folder / "more/module.py").write_text("more")
+    (folder / "dvc.yaml").write_text(PIPELINE.replace("[code, photos/one]", f"[code, photos/one, {dep}]"))
+    assert update(folder) == {"first": "ran", "second": "unchanged"}
+    (folder / "more/module.py").write_text("other")
+    with pytest.raises(MachineFault, match=rf"^{dep}: changed since this run began"):
+        update(folder, {"more/module.py": "yet another"})
+
+
 def test_what_was_finished_before_the_change_is_kept(folder):
     with pytest.raises(MachineFault, match=r"^params\.yaml: sample"):
         update(folder, None, {"params.yaml": "train: {steps: 6, rank: 4}\nsample: {images: 2}\n"})
