@@ -7,7 +7,8 @@ It uses
 - these private names: `Repo(_wait_for_lock)`; `_get_cache_hash`, `_get_stage_hash`, `StageCache._get_cache_dir`,
   `_get_cache_path`, `_load_cache`, `_load` and `_create_stage` of the run-cache; `Output._build` and `_get_hash_meta`,
   `Lockfile._load_yaml`, `FileSystem._strip_protocol`, which hash_cache.py wraps;
-- the method `State` of `dvc_data.hashfile.state`, `put_file` of local files, `dvc.output.otransfer`;
+- the method `State` of `dvc_data.hashfile.state`, `put_file` of local files, `dvc.output.otransfer`, `Tree.from_list`,
+  `dvc.dirs.site_cache_dir`;
 - attributes of public objects: `Repo.index.graph`, `config`, `lock`, `stage_cache`, `cache.legacy`, `cloud.push` and
   `cloud.get_remote_odb`; of a cache `hash_name` and `oid_to_path`; of a stage `addressing`, `cmd`, `deps`, `outs`,
   `dvcfile.dump_stages`, `frozen`, `is_callback`, `always_changed`, `changed_stage`, `save`, `get_used_objs`,
@@ -21,15 +22,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
-import json
 import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
-from dvc import dvcfile, output
+from dvc import dirs, dvcfile, output
 from dvc.config import Config, ConfigError, RemoteConfigError
 from dvc.dependency import param
 from dvc.dependency.base import DependencyDoesNotExistError
@@ -48,10 +47,12 @@ from dvc_data.hashfile.meta import Meta
 from dvc_data.hashfile.obj import HashFile
 from dvc_data.hashfile.state import State, StateNoop
 from dvc_data.hashfile.tree import Tree
+from dvc_objects.errors import ObjectFormatError
 from dvc_objects.fs.generic import copy
 from dvc_objects.fs.local import FsspecLocalFileSystem, localfs
 from dvc_objects.fs.utils import as_atomic, copyfile
 
+from flows.graph.objects import is_listing, lists_objects, move_damaged_objects, private
 from stages.files.sealed import move_away
 
 __all__ = [
@@ -80,7 +81,6 @@ __all__ = [
 ]
 Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
 log = logging.getLogger("palimpsest")
-FOLDER = ".dir"  # suffix of the name of an object that lists a folder's files
 DRAFT = ".tmp"  # suffix of a run-cache entry that is being written
 
 
@@ -91,6 +91,7 @@ def open_repo(root: Path) -> Repo:
     for name in ("dvc.progress", "dvc_data.callbacks", "dvc_data.hashfile.transfer", "dvc_objects.fs.generic"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     cast(Any, state).State = _open_state
+    dirs.site_cache_dir = _own_place
     repo = Repo(str(root), _wait_for_lock=True)
     repo.stage_cache = RunCache(repo)
     return repo
@@ -130,6 +131,14 @@ class Hashes(State):
     def close(self) -> None:
         with contextlib.suppress(sqlite3.Error):
             super().close()  # type: ignore[no-untyped-call]
+
+
+_place_of_dvc = dirs.site_cache_dir
+
+
+def _own_place(configured: str | None = None) -> str:
+    """Replaces DVC's choice of a folder for its databases."""
+    return private(_place_of_dvc(configured))
 
 
 def _open_state(*args: Any) -> Any:
@@ -185,12 +194,13 @@ class RunCache(StageCache):  # type: ignore[misc]
         return self.newest(_get_stage_hash(stage))
 
     def _load_cache(self, key: str, value: str) -> Any:
-        """An entry whose content has the hash that is its name; otherwise None, and it is moved away."""
+        """An entry of this command whose content has the hash that is its name; else None, and it is moved away."""
         path = Path(self._get_cache_path(key, value))
         entry = None
         with contextlib.suppress(Exception):  # whatever DVC makes of a damaged file
             entry = super()._load_cache(key, value)
-            if entry and _get_cache_hash(entry) == value:
+            own = entry and _get_cache_hash(entry) == value and lists_objects(entry)
+            if own and _get_cache_hash(dict(entry), key=True) == key:  # a copy: it replaces the outputs by their paths
                 return entry
         if path.exists():
             log.warning("%s: damaged; it was moved to %s.", path, move_away(path))
@@ -209,21 +219,6 @@ def _outs_intact(stage: PipelineStage) -> bool:
         if out.hash_info and out.cache.hash_name == "md5":
             move_damaged_objects(out.cache, out.hash_info.value)
     return bool(PipelineStage.outs_cached(stage))
-
-
-def move_damaged_objects(cache: Any, name: str) -> None:
-    """Hashes an object of the cache and, if it is a folder's, those that it lists; moves damaged ones away."""
-    path = Path(cache.oid_to_path(name))
-    try:
-        with path.open("rb") as file:
-            actual = hashlib.file_digest(file, "md5").hexdigest()
-    except OSError:
-        return  # missing, as DVC will notice
-    if actual != name.removesuffix(FOLDER):
-        log.warning("%s: damaged; it was moved to %s and is rebuilt.", path, move_away(path))
-    elif name.endswith(FOLDER):
-        for entry in json.loads(path.read_bytes()):
-            move_damaged_objects(cache, entry["md5"])
 
 
 def cache_key(stage: PipelineStage) -> str:
@@ -262,6 +257,18 @@ def wrap(build: Wrapper, open_path: Wrapper, read_params: Wrapper, read_lockfile
     dvcfile.Lockfile._load_yaml = read_lockfile(dvcfile.Lockfile._load_yaml)
     output.otransfer = _stored_or_raised(output.otransfer)
     cast(Any, FsspecLocalFileSystem).put_file = _put_file
+    cast(Any, Tree).from_list = _checked(Tree.from_list)
+
+
+def _checked(from_list: Callable[..., Tree]) -> Callable[..., Tree]:
+    """Wraps the function that reads the list of a folder's files."""
+
+    def checked(listed: Any, *args: Any, **more: Any) -> Tree:
+        if not is_listing(listed):
+            raise ObjectFormatError("it does not list files of a folder")
+        return from_list(listed, *args, **more)
+
+    return checked
 
 
 def _hash_only(self: Any) -> tuple[Any, Any]:

@@ -28,6 +28,7 @@ from flows.graph.dvc_internals import (
 )
 from flows.graph.graph import Graph
 from flows.graph.lockfile import is_torn, repair
+from flows.graph.objects import ENTRY
 from stages.files.artifact import digest, sha256
 from stages.runtime.faults import ConfigFault, MachineFault, first_line
 
@@ -139,7 +140,8 @@ class Entries:
         try:
             fs, runs = self.remote.fs, self.remote.fs.join(self.remote.path, "runs")
             paths = list(fs.find(runs)) if fs.exists(runs) else []
-            self.on_remote = {fs.as_posix(fs.relpath(path, self.remote.path)) for path in paths}
+            names = (fs.as_posix(fs.relpath(path, self.remote.path)) for path in paths)
+            self.on_remote = set(filter(ENTRY.fullmatch, names))  # others' names could be paths out of the cache
             new = [entry for entry in self.on_remote if not os.path.exists(os.path.join(self.local.path, entry))]
             with ThreadPoolExecutor(PARALLEL_DOWNLOADS) as pool:
                 list(pool.map(lambda entry: self._copy(entry, self.remote, self.local), new))

@@ -16,7 +16,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from flows.graph.dvc_internals import move_damaged_objects, open_repo
+from flows.graph.dvc_internals import open_repo
+from flows.graph.objects import move_damaged_objects
 from stages.core.params import load
 from stages.families.unet.pipeline import check_revision
 from stages.files import artifact

@@ -1,10 +1,15 @@
 """Clones that share only a remote, on a graph of three small stages."""
 
+import hashlib
+import json
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from dvc.stage.cache import _get_cache_hash
+from dvc.utils.serialize import dumps_yaml
+from ruamel.yaml import YAML
 
 from flows.graph.graph import Graph
 from flows.graph.remote import SharedGraph, check_inputs, hash_inputs
@@ -130,3 +135,50 @@ def test_without_a_remote_the_error_says_how_to_add_one(clones, monkeypatch):
         ConfigFault, match=r"^--share: .*no remote specified in .*\. Add one: dvc remote add -d NAME URL$"
     ):
         SharedGraph(a)
+
+
+def stored(remote: Path, content: bytes, end: str = "") -> str:
+    """The name of an object that is added to a remote."""
+    name = hashlib.md5(content).hexdigest() + end
+    path = remote / "files/md5" / name[:2] / name[2:]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return name
+
+
+EVIL = b"print('not ours')"
+NAME = hashlib.md5(EVIL).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("output", "listed"),
+    [
+        ({}, [{"md5": NAME, "relpath": "../stages/evil.py"}]),
+        ({}, [{"md5": NAME, "relpath": "/stages/evil.py"}]),
+        ({}, [{"md5": "..a/../../../../stages/evil.py", "relpath": "file"}]),
+        ({}, [{"md5": "../../../source", "relpath": "file"}]),
+        ({}, {"md5": NAME}),
+        ({"path": "stages", "md5": "{listing}"}, [{"md5": NAME, "relpath": "evil.py"}]),
+        ({"path": "stages/evil.py", "md5": NAME}, []),
+        ({"path": "two", "md5": "../../../source"}, []),
+        ({"path": "two", "hash": "none", "md5": "{listing}"}, [{"md5": NAME, "relpath": "evil.py"}]),
+        ({"path": "two", "files": [{"md5": NAME, "relpath": "../stages/evil.py"}]}, []),
+    ],
+    ids=str,
+)
+def test_a_remote_that_somebody_changed_writes_nothing_outside_of_the_outputs(clones, monkeypatch, output, listed):
+    a, b = clones
+    update_all(a, monkeypatch)
+    remote = a.parent / "remote"
+    stored(remote, EVIL)
+    listing = stored(remote, json.dumps(listed).encode(), ".dir")
+    for path in (remote / "runs").glob("*/*/*"):
+        entry = YAML(typ="safe").load(path.read_text())
+        if entry["outs"][0]["path"] == "two":
+            entry["outs"][0] |= {"md5": listing} | {k: listing if v == "{listing}" else v for k, v in output.items()}
+            path.unlink()
+            path.with_name(_get_cache_hash(entry)).write_text(dumps_yaml(entry))
+    shutil.copytree(remote / "runs", remote / "runs/../runs/other")  # a name that no entry has
+    assert update_all(b, monkeypatch) == {"one": "cached", "two": "ran", "report": "ran"}
+    assert (b / "two/file").read_text() == (b / "source").read_text() == "words"
+    assert not list((b / "stages").iterdir())
