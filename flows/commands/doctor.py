@@ -154,7 +154,8 @@ def _weights() -> Iterator[str]:
 def _remote() -> Iterator[str]:
     if not Path(".dvc").is_dir():
         return
-    process = subprocess.run([sys.executable, "-m", "dvc", "remote", "list"], capture_output=True, text=True)
+    # -P: a file of this folder, which need not be a project that the user trusts, is not DVC.
+    process = subprocess.run([sys.executable, "-P", "-m", "dvc", "remote", "list"], capture_output=True, text=True)
     remote = process.stdout.split("\n")[0].split()
     if process.returncode:
         raise MachineFault(f"dvc remote list: {cause_of(process.stderr)}")

@@ -167,7 +167,9 @@ def _reject(entry: Path, error: str, dry_run: bool) -> None:
     if not dry_run:
         text = f"{error}\n\nFix it; the next run checks the folder again and deletes this file.\n"
         with contextlib.suppress(OSError):  # its own name may be nearly as long as a name can be
-            note.write_text(text, "utf-8", errors="backslashreplace")
+            note.unlink(missing_ok=True)  # and it may be a link that somebody else put there, to any file
+            with note.open("x", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(text)
 
 
 def _add(params: Params, entry: Path, dry_run: bool) -> str:

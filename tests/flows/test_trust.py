@@ -43,6 +43,15 @@ def test_the_code_of_an_untrusted_folder_is_not_run(foreign, words, variables):
         assert done.stderr.count("\n") == 1
 
 
+def test_the_doctor_runs_no_code_of_a_folder_that_is_no_project(tmp_path):
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").touch()
+    (tmp_path / "dvc.py").write_text("open('ran', 'a')")
+    done = palimpsest(tmp_path, "doctor")
+    assert "no DVC remote" in done.stdout, done.stdout + done.stderr
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize("part", ["dvc.yaml", "params.yaml", "stages/", "flows/", "flows -> the code"])
 def test_a_project_is_untrusted_whatever_parts_of_it_there_are(tmp_path, monkeypatch, part):
     """Workers start in it, and Python imports from the folder that it starts in."""

@@ -77,6 +77,18 @@ def test_valid_folders_become_tasks_in_the_order_of_their_names_and_a_second_cal
     assert Path("params.yaml").read_bytes() == text
 
 
+def test_a_note_is_not_written_through_a_link_or_into_a_pipe(here, tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("as it was")
+    (INBOX / "empty").mkdir()
+    (INBOX / f"empty{NOTE}").symlink_to(precious)
+    (INBOX / "none").mkdir()
+    os.mkfifo(INBOX / f"none{NOTE}")
+    assert import_folders(0) == ([], ["empty", "none"])
+    assert precious.read_text() == "as it was"
+    assert all("has no pictures" in (INBOX / f"{name}{NOTE}").read_text() for name in ("empty", "none"))
+
+
 def test_folders_with_errors_stay_with_a_note_until_they_are_fixed(here):
     truncated = photos(INBOX / "cup", 1) / "0.png"
     whole = truncated.read_bytes()
