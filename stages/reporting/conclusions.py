@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from stages.evaluation.measures import RANKED
@@ -24,8 +24,12 @@ def ordered(summary: Summary) -> list[Verdict]:
     return sorted(summary.verdicts, key=lambda v: (domains.index(v.domain), v.metric != first))
 
 
-def conclusions(summary: Summary) -> list[str]:
-    """All conclusions and their limits, for results.md, the page and the terminal."""
+def conclusions(summary: Summary, quoted: Callable[[str], str] = str) -> list[str]:
+    """All conclusions and their limits, for results.md, the page and the terminal.
+
+    Args:
+        quoted: makes the text of a prompt or a caption harmless where the conclusions are shown.
+    """
     level = 1 - summary.params.report.confidence
     lines = [_spread(summary), regimes.note(regimes.of(summary.params)), _signs(level)]
     for verdict in (v for v in ordered(summary) if v.metric == summary.params.report.identity):
@@ -42,14 +46,15 @@ def conclusions(summary: Summary) -> list[str]:
             lines.append(f"{head} {_recognised(verdict)}")
         if len(verdict.labels) > 1:
             lines.append(f"{head} {_places(verdict)}")
-    return lines + _unread(summary)
+    return lines + _unread(summary, quoted)
 
 
-def _unread(summary: Summary) -> list[str]:
+def _unread(summary: Summary, quoted: Callable[[str], str]) -> list[str]:
     """What the base did not read of prompts and captions."""
     if not summary.unread:
         return []
-    texts = "; ".join(f"of '{text}' it ignored '{lost}'" for text, lost in list(summary.unread.items())[:MOST_TEXTS])
+    pairs = list(summary.unread.items())[:MOST_TEXTS]
+    texts = "; ".join(f"of '{quoted(text)}' it ignored '{quoted(lost)}'" for text, lost in pairs)
     more = "; and so on, see `unread` in the manifests" if len(summary.unread) > MOST_TEXTS else ""
     return [f"The text encoder read only the beginning of {counted(len(summary.unread), 'text')}: {texts}{more}."]
 

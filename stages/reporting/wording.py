@@ -18,7 +18,7 @@ from stages.reporting.conclusions import conclusions, levels, ordered
 from stages.reporting.glossary import GLOSSARY, GLOSSARY_HEAD, IN_WORDS, definitions
 from stages.reporting.sweeps import fronts
 from stages.reporting.sweeps.variants import series, variants
-from stages.runtime.formatting import Rows, in_columns, in_markdown, words
+from stages.runtime.formatting import Rows, escape, in_columns, in_markdown, words
 
 ON_SCREEN = ("average_score", "forgetting_unbiased", "plasticity", "top1_earlier")  # as many as a terminal is wide
 WIDTH = 110  # characters of a line of the printed report
@@ -184,7 +184,7 @@ def markdown(summary: Summary, files: Sequence[str], more: Sequence[str] = ()) -
     """
     level, warning = 1 - summary.params.report.confidence, headline.practice(summary.params)
     parts = [f"# {summary.params.study}", *([f"> {warning}"] if warning else []), *sentences(summary)]
-    parts += [f"- {line}" for line in conclusions(summary)]
+    parts += [f"- {line}" for line in conclusions(summary, escape)]
     domain = ""
     for verdict in ordered(summary):
         if verdict.domain != domain:

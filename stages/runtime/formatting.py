@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import humanize
@@ -27,6 +28,12 @@ def in_markdown(rows: Rows) -> str:
     """
     head, *body = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([head, "|" + " --- |" + " ---: |" * (len(rows[0]) - 1), *body])
+
+
+def escape(value: object) -> str:
+    """Escapes untrusted text for one line of markdown: no markup, no HTML, no control characters."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
+    return re.sub(r"([\\`*_\[\]<>|~&$#])", r"\\\1", line).replace("\\<", "&lt;").replace("\\&", "&amp;")
 
 
 def in_columns(rows: Rows) -> str:

@@ -55,6 +55,15 @@ def test_signs_are_shown_for_differences() -> None:
     assert statistics.show(Interval(0.5, -0.25, 1.0), 2, signed=True) == "+0.50 [-0.25, +1.00]"
 
 
+def test_no_prompt_becomes_markup_in_the_markdown() -> None:
+    text = "a <b>dog</b> | ![x](http://host/x) `a` on_the_beach"
+    found = replace(summary(), unread={text: "![x](http://host/x)"})
+    (line,) = (line for line in wording.markdown(found, []).splitlines() if "text encoder" in line)
+    assert "'a &lt;b\\>dog&lt;/b\\> \\| !\\[x\\](http://host/x) \\`a\\` on\\_the\\_beach'" in line
+    assert "it ignored '!\\[x\\](http://host/x)'." in line
+    assert text in " ".join(wording.terminal(found).split())
+
+
 def signs(line: str) -> list[str]:
     return [sign for sign in line.split() if sign in "<>~"]
 

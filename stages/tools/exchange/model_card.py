@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
@@ -13,7 +12,7 @@ from stages.core.params import Params
 from stages.core.strategy import chosen
 from stages.files import model_lock
 from stages.files.artifact import to_json
-from stages.runtime.formatting import counted, in_markdown
+from stages.runtime.formatting import counted, escape, in_markdown
 from stages.tools.exchange.formats import Format
 from stages.tools.exchange.own_files import RUN_KEY
 from stages.tools.exchange.source import Origin
@@ -90,12 +89,6 @@ def licence(params: Params, origin: Origin) -> str:
         author = f" by {name}" if (name := origin.terms("author")) else ""
         parts += [f"imported adapter{author}: {origin.terms('license', 'licence') or 'unknown'}"]
     return "; ".join(parts + ([f"pictures: {', '.join(origin.licences)}"] if origin.licences else []))
-
-
-def escape(value: object) -> str:
-    """Escapes untrusted text for one line of markdown: no markup, no HTML, no control characters."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
-    return re.sub(r"([\\`*_\[\]<>|~&$#])", r"\\\1", line).replace("\\<", "&lt;").replace("\\&", "&amp;")
 
 
 def model_card(params: Params, origin: Origin, file: str, form: Format, contents: str, picture: str | None) -> str:
