@@ -7,6 +7,7 @@ accepts no answer within the first MINIMUM seconds, so that no second click of a
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,6 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 from stages.files.strict_json import read_json
 from stages.files.writing import write_file
 from stages.runtime.faults import ConfigFault, InputFault
-from stages.runtime.formatting import size
 from stages.runtime.strict import Strict, explain
 
 ROOT = Path("data/answers")  # a folder per study: its key, and a file per rater
@@ -45,7 +45,7 @@ class Answers(Strict):
 
     kind: Literal["palimpsest-answers"]
     schema_: Literal[2] = Field(alias="schema")
-    page: str
+    page: str = Field(pattern=r"^[\w-]{1,64}$")
     rater: str = Field(pattern=r"^[0-9a-f]{8,64}$")
     answers: tuple[Answer, ...]
 
@@ -123,13 +123,7 @@ def read_answers(path: Path, key: Mapping[str, Any]) -> Answers:
         InputFault: the file is not a file of answers, is damaged, or belongs to another page.
     """
     try:
-        if path.stat().st_size > LARGEST:
-            raise InputFault(f"{path}: {size(path.stat().st_size)} is too large for a file of answers.")
-        answers = Answers.model_validate_json(path.read_text("utf-8"))
-    except OSError as error:
-        raise InputFault(f"{path}: cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise InputFault(f"{path}: is not a text file.") from None
+        answers = Answers.model_validate_json(json.dumps(read_json(path, LARGEST / (1 << 20))))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,6 +67,6 @@ def _finite(text: str) -> float:
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     tree = dict(pairs)
     if len(tree) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the name {next(name for name in tree if names.count(name) > 1)[:80]!r} occurs twice")
+        counts = Counter(name for name, _ in pairs)
+        raise ValueError(f"the name {next(name for name in tree if counts[name] > 1)[:80]!r} occurs twice")
     return tree

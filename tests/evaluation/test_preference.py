@@ -1,6 +1,7 @@
 """Preferences: published examples, simulated raters, and files that the page did not save."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -257,6 +258,7 @@ def test_the_answers_so_far_say_how_many_are_missing(stored: Path, tmp_path: Pat
 
 BROKEN = {
     "another page": {"page": "p2"},
+    "a page of many lines": {"page": "p2\n" * 10_000},
     "not answers": {"kind": "something"},
     "unknown key": {"name": "Ada"},
     "a path for a rater": {"rater": "../../etc"},
@@ -277,9 +279,10 @@ def test_a_file_that_the_page_did_not_save_is_refused_and_nothing_is_imported(
     bad.write_text(json.dumps(json.loads(good.read_text()) | change), "utf-8")
     noise = tmp_path / "noise.json"
     noise.write_bytes(b"\xff\xfe\x00")
+    os.mkfifo(pipe := tmp_path / "pipe.json")
     with pytest.raises(InputFault) as fault:
-        import_answers([good, bad, noise], stored)
-    assert str(fault.value).count("\n") == 1
+        import_answers([good, bad, noise, pipe, Path("/dev/zero")], stored)
+    assert str(fault.value).count("\n") == 3
     assert str(bad) in str(fault.value)
     assert people("small") is None
 

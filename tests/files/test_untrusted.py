@@ -71,13 +71,14 @@ def test_pipes_depth_and_number_have_limits(photos, tmp_path, monkeypatch):
         ('{"a": -Infinity}', "-Infinity is not"),
         ('{"a": 1e999}', "1e999 is not"),
         ('{"a": 1, "a": 2}', "the name 'a' occurs twice"),
+        ("{" + "".join(f'"{name}": 1, ' for name in range(100_000)) + '"99999": 2}', "the name '99999' occurs twice"),
         ('{"a": ' + "9" * 5000 + "}", "Exceeds the limit"),
         ("[" * 100_000, "too many nested levels"),
         ('{"a": 1', "Expecting"),
         ("", "the file is empty"),
         ("\udcff", "not JSON|invalid"),
     ],
-    ids=range(9),
+    ids=range(10),
 )
 def test_what_json_does_not_allow_is_refused(tmp_path, text, reason):
     (tmp_path / "facts.json").write_bytes(text.encode("utf-8", "surrogateescape"))

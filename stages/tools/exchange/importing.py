@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -212,8 +213,8 @@ def _scales(
     stated = metadata.get("ss_network_alpha"), metadata.get("ss_network_dim")
     if kind == "kohya" and given is None and alphas.keys() != ranks.keys() and not settings and stated[0] != stated[1]:
         raise InputFault(
-            f"{path}: its metadata has ss_network_alpha {stated[0]} and ss_network_dim {stated[1]}, but tensors with "
-            "the alphas are missing. Give --alpha."
+            f"{path}: its metadata has ss_network_alpha {reprlib.repr(stated[0])} and ss_network_dim "
+            f"{reprlib.repr(stated[1])}, but tensors with the alphas are missing. Give --alpha."
         )
     scales = {}
     for module, rank in ranks.items():

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,48 @@ KNOWN = {
     *("megatron_config", "megatron_core", "ensure_weight_tying"),
 }
 OFF: tuple[object, ...] = (None, False, 0, "", "none", [], {})
-SECONDS = 0.2  # for one pattern and one name
+MOST, LONGEST = 10_000, 10_000  # patterns of a setting, and characters of one
+SECONDS, ALTOGETHER = 0.2, 30.0  # for one pattern and one name; for all of a setting, of which usual ones take 2
+
+
+class Patterns:
+    """Values by regular expressions, which are untrusted: all matches together take limited time.
+
+    Raises:
+        ValueError: a pattern is not a regular expression or too long, its value is no finite number, or there are too
+            many.
+    """
+
+    def __init__(self, key: str, tree: Mapping[str, Any]) -> None:
+        self._left, self._values = ALTOGETHER, dict[str, tuple[Any, float]]()
+        given = _mapping(tree.get(key) or {})
+        if len(given) > MOST or max(map(len, given), default=0) > LONGEST:
+            raise ValueError(f"{key} has more than {MOST} patterns, or one of more than {LONGEST} characters")
+        for pattern, value in given.items():
+            number = _number(f"{key} {pattern[:80]}", value)
+            try:
+                self._values[pattern] = regex.compile(rf"(.*\.)?({pattern})$"), number
+            except (regex.error, RecursionError) as error:
+                raise ValueError(f"pattern {reprlib.repr(pattern)}: {first_line(error)}") from None
+
+    def find(self, name: ModuleName, otherwise: float | None) -> float | None:
+        """The value of the first pattern that is the end of the module's name or all of it, as peft matches them.
+
+        Raises:
+            ValueError: the patterns take too long.
+        """
+        names = [one for one in (name.module, name.ending) if one]
+        for pattern, (compiled, value) in self._values.items():
+            began = time.monotonic()
+            try:
+                if any(compiled.match(one, timeout=SECONDS) for one in names):
+                    return value
+            except TimeoutError as error:
+                raise ValueError(f"pattern {reprlib.repr(pattern)}: {error or 'takes too long'}") from None
+            self._left -= time.monotonic() - began
+            if self._left < 0:
+                raise ValueError(f"its {len(self._values)} patterns take too long")
+        return otherwise
 
 
 @dataclass(frozen=True)
@@ -44,9 +86,9 @@ class Settings:
     """The settings of one model's adapter, checked."""
 
     alpha: float
-    alphas: Mapping[str, float]  # by pattern
+    alphas: Patterns
     rank: int | None
-    ranks: Mapping[str, float]  # by pattern
+    ranks: Patterns
     stabilised: bool  # whether the scale is alpha / sqrt(rank), as in arXiv 2312.03732
 
     def scale(self, name: ModuleName, rank: int) -> float:
@@ -55,10 +97,10 @@ class Settings:
         Raises:
             ValueError: the settings give it another rank, so that peft would not load it.
         """
-        stated = _matching(self.ranks, name, self.rank)
+        stated = self.ranks.find(name, self.rank)
         if stated not in (None, rank):
             raise ValueError(f"r of {name.module} is {stated:g}, its factors have rank {rank}")
-        alpha = _matching(self.alphas, name, self.alpha)
+        alpha = self.alphas.find(name, self.alpha)
         assert alpha is not None
         return alpha / (math.sqrt(rank) if self.stabilised else rank)
 
@@ -107,9 +149,9 @@ def _checked(tree: Mapping[str, Any]) -> Settings:
     rank = tree.get("r")
     return Settings(
         alpha=_number("lora_alpha", tree.get("lora_alpha", DEFAULT_ALPHA)),
-        alphas=_numbers("alpha_pattern", tree),
+        alphas=Patterns("alpha_pattern", tree),
         rank=None if rank is None else int(_number("r", rank)),
-        ranks=_numbers("rank_pattern", tree),
+        ranks=Patterns("rank_pattern", tree),
         stabilised=bool(tree.get("use_rslora")),
     )
 
@@ -124,24 +166,3 @@ def _number(key: str, value: Any) -> float:
     if type(value) not in (int, float) or not math.isfinite(value):
         raise ValueError(f"{key} is {reprlib.repr(value)}, not a finite number")
     return float(value)
-
-
-def _numbers(key: str, tree: Mapping[str, Any]) -> dict[str, float]:
-    return {pattern: _number(f"{key} {pattern}", value) for pattern, value in _mapping(tree.get(key) or {}).items()}
-
-
-def _matching(patterns: Mapping[str, float], name: ModuleName, otherwise: float | None) -> float | None:
-    """The value of the first pattern that is the end of the module's name or all of it, as peft matches them.
-
-    Raises:
-        ValueError: a pattern is not a regular expression, or takes too long.
-    """
-    names: Sequence[str] = [name.module, *([name.ending] if name.ending else [])]
-    for pattern, value in patterns.items():
-        try:
-            compiled = regex.compile(rf"(.*\.)?({pattern})$")
-            if any(compiled.match(one, timeout=SECONDS) for one in names):
-                return value
-        except (regex.error, TimeoutError) as error:
-            raise ValueError(f"pattern {reprlib.repr(pattern)}: {error or 'takes too long'}") from None
-    return otherwise

@@ -137,6 +137,12 @@ def test_what_plain_lora_does_not_have_is_refused_by_name(tmp_path, options, mes
         ({"rank_pattern": {"to_q": 5}}, r"r of .*to_q is 5, its factors have rank 2"),
         ({"alpha_pattern": {"to_q": "8"}}, "alpha_pattern to_q is '8', not a finite number"),
         ({"alpha_pattern": {"(": 8}}, "pattern '\\('"),
+        ({"alpha_pattern": {"(" * 4000 + ")" * 4000: 8}}, "pattern '\\("),
+        (
+            {"alpha_pattern": {"x" * 10_001: 8}},
+            "alpha_pattern has more than 10000 patterns, or one of more",
+        ),
+        ({"rank_pattern": {f"x{number}": 8 for number in range(10_001)}}, "rank_pattern has more than 10000 patterns"),
         ({"alpha_pattern": ["to_q"]}, "is not a mapping"),
     ],
 )
@@ -158,6 +164,17 @@ def test_patterns_have_a_limit_in_time(plain, monkeypatch):
     file = plain.parent / CONFIG
     file.write_text(json.dumps(json.loads(file.read_text()) | {"alpha_pattern": {"to_q": 8}}))
     with pytest.raises(InputFault, match="pattern 'to_q': regex timed out"):
+        read_lora(plain, BASE)
+
+
+def test_all_patterns_together_have_a_limit_in_time(plain, monkeypatch):
+    file = plain.parent / CONFIG
+    slow = {f"x{number}": 8 for number in range(100)}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"alpha_pattern": slow}))
+    read_lora(plain, BASE)
+    clock = iter(range(10_000))
+    monkeypatch.setattr("stages.tools.exchange.settings.time.monotonic", lambda: next(clock))
+    with pytest.raises(InputFault, match="its 100 patterns take too long"):
         read_lora(plain, BASE)
 
 
@@ -195,8 +212,13 @@ def test_a_kohya_file_whose_alphas_are_missing_is_not_guessed(plain):
         tensors[f"{names[module]}.{roles[role]}.weight"] = value
     path = plain.with_name("kohya.safetensors")
     save_file(tensors, path, {"ss_network_alpha": "1", "ss_network_dim": "2"})
-    with pytest.raises(InputFault, match=r"ss_network_alpha 1 and ss_network_dim 2, but tensors with the alphas"):
+    with pytest.raises(InputFault, match=r"ss_network_alpha '1' and ss_network_dim '2', but tensors with the alphas"):
         read_lora(path, BASE)
     assert read_lora(path, BASE, alpha=1).adapter.scale == 0.5
+    save_file(tensors, path, {"ss_network_alpha": "1\nerror: " * 10_000, "ss_network_dim": "2"})
+    with pytest.raises(InputFault, match=r"ss_network_alpha '1\\nerr") as caught:
+        read_lora(path, BASE)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
     save_file(tensors, path, {"ss_network_alpha": "2", "ss_network_dim": "2"})
     assert read_lora(path, BASE).adapter.scale == 1
