@@ -162,10 +162,12 @@ def show_against(other: str, as_json: bool, browser: bool) -> None:
         second = replace(second, name=other)
     with edit_params.unchecked():
         confidence = float((first.settings.get("report") or tree["report"]).get("confidence", 0.95))
-    compared, level = comparison.compare(first, second, confidence), 1 - confidence
-    page = folder / f"against-{second_folder.name}.html"
-    write_file(page, against.page(first, second, compared, level))
-    names = (first.name, second.name)
+    level, page, names = 1 - confidence, folder / f"against-{second_folder.name}.html", (first.name, second.name)
+    with as_written(second_folder, comparison.REMAKE):  # it may be somebody else's
+        compared = comparison.compare(first, second, confidence)
+        settings = comparison.settings_that_differ(first, second)
+        text = against.page(first, second, compared, level)
+    write_file(page, text)
     if as_json:
         tables = {f"{one.domain} {one.metric}": comparison.rows(one, names, level) for one in compared}
         console.as_json({"page": str(page), "tables": tables})
@@ -175,9 +177,9 @@ def show_against(other: str, as_json: bool, browser: bool) -> None:
         head, *rows = comparison.rows(one, names, level)
         console.table(head, rows)
         print()
-    head, *rows = comparison.settings_that_differ(first, second)
+    head, *rows = settings
     if rows:
-        console.table(head, rows, "Settings in which they differ")
+        console.table(head, [[printable(cell) for cell in row] for row in rows], "Settings in which they differ")
     if browser and _has_display():
         webbrowser.open(page.resolve().as_uri())
     console.next_steps(f"{page}   open it in a browser")

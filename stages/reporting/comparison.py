@@ -7,7 +7,7 @@ Otherwise the values are shown side by side without a test, since what was measu
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,12 +22,15 @@ from stages.evaluation.crossed import estimate
 from stages.evaluation.results import OWN, Results
 from stages.evaluation.statistics import FACTORS, Interval, intervals_of, show, table_of
 from stages.files import tables
+from stages.files.strict_json import as_written, read_json
 from stages.reporting.data_files import flat
 from stages.reporting.glossary import GLOSSARY
 from stages.runtime.faults import InputFault
 from stages.runtime.formatting import Rows, number
 
 SCORES, SETTINGS = "scores.parquet", "settings.json"
+REMAKE = "Run its study again to rewrite its report."
+MOST_CELLS = 1000  # of an array for each row of a table, which has at least half of them
 MEASURES = ("average_score", "forgetting_unbiased", "plasticity")
 # Settings that change what is measured, not what is learned, and why studies that differ in them are not tested.
 MEASURED = {
@@ -81,16 +84,19 @@ def read(folder: Path) -> Study:
         raise InputFault(f"{folder}: no report with {SCORES}. {there} Give the name of a study, or a folder.")
     table = tables.read(folder / SCORES, tables.ALL_SCORES)
     path = folder / SETTINGS
-    try:
-        settings = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    except ValueError:
-        raise InputFault(f"{path}: is not JSON. Run the study again to rewrite its report.") from None
-    domains = dict.fromkeys(table["domain"].to_pylist())
-    return Study(folder.name, settings, {domain: results_of(table, domain) for domain in domains})
+    with as_written(path, REMAKE):
+        settings = dict(read_json(path)) if path.is_file() else {}
+    with as_written(folder / SCORES, REMAKE):
+        domains = {domain: results_of(table, domain) for domain in dict.fromkeys(table["domain"].to_pylist())}
+    return Study(folder.name, settings, domains)
 
 
 def results_of(table: pa.Table, domain: str) -> Results:
-    """The scores of a domain as arrays; it has no recognition of concepts, which takes embeddings."""
+    """The scores of a domain as arrays; it has no recognition of concepts, which takes embeddings.
+
+    Raises:
+        LookupError, TypeError, ValueError: the table is not one of a report.
+    """
     rows = {name: table[name].to_numpy(zero_copy_only=False) for name in table.schema.names}
     rows = {name: column[rows["domain"] == domain] for name, column in rows.items()}
     own = rows["strategy"] != BASE
@@ -104,6 +110,8 @@ def results_of(table: pa.Table, domain: str) -> Results:
     place = {name: k for k, name in enumerate(names)}
     columns = ("metric", "order", "strategy", "seed", "after", "task", "concept", "prompt", "noise", "score")
     shape = (len(strategies), len(runs), tasks + 1, tasks, (prompts + 1) * (noises + 1))
+    if math.prod(shape) > MOST_CELLS * len(table):
+        raise ValueError(f"{len(table)} rows for {shape} cells")
     measured = {metric: {OWN: np.full(shape, np.nan)} for metric in dict.fromkeys(rows["metric"])}
     of_order = {order: [k for k, (o, _) in enumerate(runs) if o == order] for order in orders}
     for metric, order, strategy, seed, after, task, concept, prompt, noise, score in zip(

@@ -151,6 +151,38 @@ def test_nothing_in_common_is_refused(study) -> None:
         comparison.read(study[1].parent / "none")
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "reason"),
+    [
+        ("task", 32_767, "ValueError: .* rows for .* cells"),
+        ("noise", 32_767, "ValueError: .* rows for .* cells"),
+        ("task", -5, "IndexError"),
+        ("after", 32_767, "IndexError"),
+        ("strategy", None, "NaN|NoneType|None"),
+        ("score", None, "not known|KeyError"),
+    ],
+)
+def test_scores_that_no_report_has_are_refused(study, tmp_path, monkeypatch, column, value, reason) -> None:
+    """Before arrays of their size are made."""
+    other = changed(study[1], tmp_path / "other", {})
+    table = tables.read(other / comparison.SCORES, tables.ALL_SCORES)
+    values = [value if row % 2 else was for row, was in enumerate(table[column].to_pylist())]
+    place, kind = table.schema.get_field_index(column), table.schema.field(column)
+    tables.write_table(other / comparison.SCORES, table.set_column(place, kind, pa.array(values, kind.type)))
+    monkeypatch.chdir(study[1].parents[1])
+    monkeypatch.setattr(edit_params, "tree", lambda: {"study": "small", "report": {"confidence": 0.95}})
+    with pytest.raises(InputFault, match=rf"other.*: is not as it was written \(.*({reason}).*Run its study again"):
+        show_report.show_against(str(other), False, False)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '"x"', '{"report": {"confidence": NaN}}', "\xff"], ids=range(4))
+def test_settings_that_no_report_has_are_refused(study, tmp_path, text) -> None:
+    other = changed(study[1], tmp_path / "other", {})
+    (other / comparison.SETTINGS).write_bytes(text.encode("latin-1"))
+    with pytest.raises(InputFault, match=r"other/settings\.json: (not JSON|is not as it was written)"):
+        comparison.read(other)
+
+
 def test_the_page_has_the_sentence_the_table_and_the_settings(study, tmp_path) -> None:
     _, folder = study
     first = comparison.read(folder)
@@ -189,6 +221,9 @@ def test_the_command_prints_the_sentence_and_the_table_and_writes_a_page(study, 
         assert re.search(r"Settings in which they differ\n.*\nsource +data +elsewhere\n", out)
         assert f"Next: {page}   open it in a browser" in out
         assert "naive +0.20" in page.read_text("utf-8")
+    changed(folder, here / "report/loud", {}, source="\x1b[31melsewhere")
+    show_report.show_against("loud", False, False)
+    assert "\\x1b[31melsewhere" in capsys.readouterr().out
     show_report.show_against("other", True, False)
     facts = json.loads(capsys.readouterr().out)
     assert facts["page"] == "report/small/against-other.html"
