@@ -29,6 +29,7 @@ GIT = (
     "GIT_COMMON_DIR",
 )
 PREFIX = "PALIMPSEST_"
+LONGEST = 19  # digits: one less fits into 64 bits, and Python refuses to read 4,300
 OURS = (
     *("DEVICE", "EXACT", "INSTRUCTIONS", "JOBS", "OUTLIVE_PARENT", "THREADS", "TOGETHER", "WORKSPACE"),
     *("DREAMBOOTH", "STYLES"),  # photos for the tests
@@ -134,7 +135,8 @@ def integer(name: str, default: int, least: int, most: int | None = None) -> int
     text = os.environ.get(name, "").strip()
     if not text:
         return default
-    if not text.isascii() or not text.isdigit() or int(text) < least or (most is not None and int(text) > most):
+    is_number = text.isascii() and text.isdigit() and len(text) < LONGEST
+    if not is_number or int(text) < least or (most is not None and int(text) > most):
         end = "on" if most is None else f"to {most}"
         raise ConfigFault(f"{name}: '{text}' is not a whole number from {least} {end}. Correct it, or unset it.")
     return int(text)

@@ -26,6 +26,7 @@ last_error = ""  # of this process; a worker passes it on, since a full disk may
 # A full, read-only or failing disk, missing permissions, too many open files, no memory: neither bugs nor bad input.
 OF_THE_MACHINE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE),
+    errno.ENOTDIR,  # as where HOME is /dev/null
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOLCK, errno.ENAMETOOLONG, errno.ELOOP, errno.EAGAIN),
 }
 NO_MEMORY = ("out of memory", "ALLOC_FAILED")  # of a GPU, in errors of torch and of libraries that it calls

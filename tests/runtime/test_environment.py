@@ -136,7 +136,7 @@ def test_an_error_that_cannot_be_printed_keeps_its_exit_code(tmp_path, error, co
         assert python(script, tmp_path, shell="2>/dev/full", CI=ci).returncode == code
 
 
-@pytest.mark.parametrize("text", ["abc", "-3", "1.5", "0x1", "٣", "1e3"])
+@pytest.mark.parametrize("text", ["abc", "-3", "1.5", "0x1", "٣", "1e3", "9" * 5000])
 def test_numbers_of_the_environment_are_checked(monkeypatch, text):
     for name, read in (
         ("PALIMPSEST_JOBS", lambda: slots(None, "")),

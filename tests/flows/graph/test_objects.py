@@ -50,7 +50,5 @@ def test_a_folder_that_others_can_write_to_is_refused(shared, monkeypatch, found
     if found == "of somebody else":
         monkeypatch.setattr(objects.os, "getuid", lambda: os.stat("/").st_uid + 1)
         own.rename(shared.parent / f"dvc-{os.getuid()}")
-    with pytest.raises(
-        MachineFault, match=r"dvc-\d+: is not a folder that only you can write to\."
-    ):
+    with pytest.raises(MachineFault, match=r"dvc-\d+: is not a folder that only you can write to\."):
         open_repo(with_dvc(shared.parent / "project"))
