@@ -27,12 +27,13 @@ def test_holms_own_steps() -> None:
 
 
 def test_the_measures_of_one_sentence_are_corrected_together_over_all_pairs() -> None:
-    raw = {pair: dict.fromkeys((*RANKED, *COMPARED, "gain"), 0.01) for pair in (AB, AC)}
+    raw = {pair: dict.fromkeys((*RANKED, *COMPARED, "gain", "forgetting"), 0.01) for pair in (AB, AC)}
     found = correct(raw)
     for pair in (AB, AC):
         assert all(found[pair][name] == pytest.approx(0.01 * 2 * len(RANKED)) for name in RANKED)
         assert all(found[pair][name] == pytest.approx(0.01 * 2 * len(COMPARED)) for name in COMPARED)
-        assert found[pair]["gain"] == pytest.approx(0.01 * 2), "a measure of no family: pairs only"
+        for name in ("gain", "forgetting"):
+            assert found[pair][name] == pytest.approx(0.01 * 2), "a measure of no family: pairs only"
 
 
 def test_a_measure_that_a_metric_lacks_is_not_counted() -> None:

@@ -18,6 +18,7 @@ def numbers(found: Estimate) -> list[float]:
 
 
 ONE = np.ones((1, 1))
+PARTS = ((True, False), (False, True), (True, True))  # of two factors
 
 
 @pytest.mark.parametrize(
@@ -85,6 +86,27 @@ def test_weights_follow_the_larger_component() -> None:
         assert known.tolist() == [2, 7, 14]
         assert weights.sum() == pytest.approx(1)
         assert weights[known == degrees] > 0.9
+
+
+def test_weights_are_the_variance_components_to_the_power_one_and_a_half() -> None:
+    """The components are 4, 1 and 1: a main effect's mean square has the interaction's in it."""
+    squares = {part: np.array(x) for part, x in zip(PARTS, (5.0, 2.0, 1.0), strict=True)}
+    weights, degrees = mixture(squares, dict(zip(PARTS, (2, 7, 14), strict=True)))
+    assert degrees.tolist() == [2, 7, 14]
+    assert weights == pytest.approx([0.8, 0.1, 0.1])
+    smaller, _ = mixture({**squares, PARTS[1]: np.array(0.5)}, dict(zip(PARTS, (2, 7, 14), strict=True)))
+    assert smaller == pytest.approx([8 / 9, 0, 1 / 9]), "no component is negative"
+
+
+def test_a_variance_below_the_pooled_mean_square_is_that() -> None:
+    """The interaction hides the main effects, so that the unbiased estimate is negative by chance."""
+    table = np.array([[1.0, -1, 2, 0], [-1, 1, -2, 1], [0.5, 0, 0, -1]])
+    squares, freedom = mean_squares(table, 2)
+    rows, columns, both = (squares[part] for part in PARTS)
+    assert rows + columns - both < 0
+    reach = np.sqrt((2 * rows + 3 * columns) / 5 / 12) * quantile(0.95, *mixture(squares, freedom))
+    found = estimate(table, 2, 0.95)
+    assert (found.low, found.high) == pytest.approx((table.mean() - reach, table.mean() + reach))
 
 
 @given(st.integers(0, 500), st.floats(0.5, 0.99))

@@ -58,6 +58,7 @@ def test_by_hand(measure: str, expected: float) -> None:
 def test_curves_by_hand() -> None:
     assert [HAND.so_far(after) for after in (1, 2, 3)] == pytest.approx([0.8, 0.75, 1.6 / 3])
     assert HAND.base_so_far() == pytest.approx([0.1, 0.15, 0.2])
+    assert [HAND.gain_so_far(after) for after in (1, 2, 3)] == pytest.approx([0.7, (0.8 + 0.4) / 2, 1 / 3])
 
 
 def test_rows_are_after_and_columns_are_tasks() -> None:
@@ -87,6 +88,11 @@ def test_gap_is_named() -> None:
         Transfer(np.where(HAND.scores == 0.6, N, HAND.scores)).plasticity()
     with pytest.raises(ValueError, match=r"R\[8, 1\].* and 3 more"):
         Transfer(np.full((9, 8), N)).average_score()
+    stacked = Transfer(np.stack([HAND.scores, np.where(HAND.scores == 0.4, N, HAND.scores)]))
+    with pytest.raises(ValueError, match=r"R\[3, 2\]"):
+        stacked.average_score()
+    assert (3, 2) not in stacked.cells()
+    assert (3, 1) in stacked.cells()
 
 
 def test_a_gap_that_is_not_needed_does_not_matter() -> None:
@@ -222,6 +228,14 @@ def test_unbiased_forgetting_written_out() -> None:
         best = max(rows, key=lambda i: np.mean([r.scores[s, p, i, j] for p in others]))
         assert found[s, k, j] == pytest.approx(r.scores[s, k, best, j] - r.scores[s, k, 4, j])
     assert np.isnan(found[..., 3]).all(), "the last task has nothing to forget"
+
+
+def test_pictures_whose_opposite_block_a_task_does_not_have_are_compared_after_the_task_itself() -> None:
+    scores = pictured().scores.copy()
+    scores[:, 2:, :, 1] = N  # task 2 has only pictures of blocks 0 and 1
+    r = PictureTransfer(scores, np.arange(8) % 4)
+    found = r.forgetting_unbiased(by_task=True)
+    assert found[:, :2, 1] == pytest.approx(scores[:, :2, 2, 1] - scores[:, :2, 4, 1])
 
 
 def test_unbiased_forgetting_is_not_known_of_pictures_that_cannot_be_divided() -> None:
