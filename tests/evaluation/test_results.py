@@ -91,6 +91,29 @@ def test_identity_of_two_pictures_computed_by_hand() -> None:
     assert top1.tolist() == [1, 0]
 
 
+def test_a_picture_is_recognised_if_it_is_closest_to_its_own_concept_alone() -> None:
+    pictures = [np.array([-0.6, -0.8]), np.array([-0.6, -0.8]), np.array([0.5**0.5, 0.5**0.5])]
+    margin, top1 = identity(pictures, np.array([0, 1, 0]), np.eye(2))
+    assert margin == pytest.approx([0.2, -0.2, 0.0])
+    assert top1.tolist() == [1, 0, 0], "also where all are unlike it; a tie does not count"
+
+
+def test_a_concept_is_the_mean_of_its_references_by_the_metrics_encoder(params) -> None:
+    """Another reference picture of each concept, and the same pictures by another encoder."""
+    folder = Path("runs/small/objects/0/base/scores")
+    before = load(params, "objects").measured["looks"][MARGIN]
+
+    def more(table: pa.Table) -> pa.Table:
+        rows = table.to_pylist()
+        rows += [{**row, "picture": 1, "vector": [-x / 2 for x in row["vector"]]} for row in rows]
+        rows += [{**row, "encoder": "looks 0", "vector": [5 * x for x in row["vector"]]} for row in rows]
+        return pa.Table.from_pylist(rows, tables.REFERENCES)
+
+    alter(folder, "references.parquet", more)
+    after = load(params, "objects").measured["looks"][MARGIN]
+    np.testing.assert_allclose(after, before / 4, atol=1e-6)
+
+
 def test_identity_of_the_only_concept_is_undefined() -> None:
     margin, _ = identity([np.array([1.0, 0.0])], np.array([0]), np.eye(2)[:1])
     assert np.isnan(margin).all()
@@ -121,6 +144,15 @@ def test_missing_cells_are_named(params) -> None:
 def test_one_missing_picture_is_a_missing_cell(params) -> None:
     alter(SCORES, "scores.parquet", lambda t: without(t, task=1, metric="prompted", prompt=1, noise=0))
     with pytest.raises(InputFault, match="prompted on task 01"):
+        load(params, "objects")
+
+
+def test_the_newest_task_and_all_of_the_base_must_have_scores(params) -> None:
+    alter(SCORES, "scores.parquet", lambda t: without(t, task=3, metric="looks"))
+    with pytest.raises(InputFault, match="looks on task 03"):
+        load(params, "objects")
+    alter(SCORES.parents[2] / "0/01/scores", "scores.parquet", lambda t: without(t, task=1, metric="looks"))
+    with pytest.raises(InputFault, match=r"cells missing \(2\): objects/0/naive/0 after task 01: looks on task 01"):
         load(params, "objects")
 
 

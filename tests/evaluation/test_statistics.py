@@ -1,6 +1,7 @@
 """Intervals and differences, against the formulas and on studies with a known answer."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,6 @@ from stages.evaluation import ceiling
 from stages.evaluation.measures import MEASURES
 from stages.evaluation.results import MARGIN, OWN, TOP1, Results
 from stages.evaluation.statistics import Interval, judge, show, summarise, table_of
-from stages.evaluation.transfer import Transfer
 from tests.support import synthetic_study
 
 
@@ -44,16 +44,49 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape)
 
 
+def by_hand(own: np.ndarray, margin: np.ndarray, top1: np.ndarray) -> dict[str, float]:
+    """Every measure of one run but the unbiased one, which test_transfer.py writes out; R of each kind, [T + 1, T]."""
+    base, end, learned = own[0], own[-1], own[1:].diagonal()
+    lost = np.array([own[j + 1 :, j].max() for j in range(len(end))]) - end
+    found = {
+        "average_score": end.mean(),
+        "backward_transfer": (end - learned)[:-1].mean(),
+        "forgetting": lost.mean(),
+        "forgetting_usual": lost[:-1].mean(),
+        "plasticity": learned.mean(),
+        "earlier_score": end[:-1].mean(),
+        "gain": (end - base).mean(),
+        "gain_when_learned": (learned - base).mean(),
+    }
+    for name, r in (("own_minus_others", margin), ("top1", top1)):
+        found |= {name: r[-1].mean(), f"{name}_earlier": r[-1, :-1].mean()}
+        found |= {f"{name}_when_learned": r[1:].diagonal().mean(), f"{name}_gain": (r[-1] - r[0])[:-1].mean()}
+    return found
+
+
 def test_estimates_are_the_formulas_on_the_plain_means() -> None:
-    values = noise(2, 3, 5, 4, 6)
-    verdict = judge(results_of(values, kinds=(OWN, MARGIN, TOP1)), report())[0]
+    values = {kind: noise(2, 3, 5, 4, 6, seed=k) for k, kind in enumerate((OWN, MARGIN, TOP1))}
+    verdict = judge(replace(results_of(values[OWN]), measured={"m": values}), report())[0]
     for s, name in enumerate("ab"):
-        for measure, (_, formula) in MEASURES.items():
-            if measure == "forgetting_unbiased":
-                continue  # not a formula on plain means: written out in test_transfer.py
-            by_run = [getattr(Transfer(values[s, r].mean(-1)), formula.func.__name__)() for r in range(3)]
-            assert verdict.strategies[name][measure].value == pytest.approx(np.mean(by_run)), measure
-        assert verdict.matrices[name].scores == pytest.approx(values[s].mean((0, -1)))
+        runs = [by_hand(*(x[s, r].mean(-1) for x in values.values())) for r in range(3)]
+        assert {*runs[0], "forgetting_unbiased"} == set(MEASURES)
+        for measure in runs[0]:
+            wanted = np.mean([run[measure] for run in runs])
+            assert verdict.strategies[name][measure].value == pytest.approx(wanted), measure
+        assert verdict.matrices[name].scores == pytest.approx(values[OWN][s].mean((0, -1)))
+    base = {kind: x[0, :, 0].mean((0, -1)) for kind, x in values.items()}
+    for every, earlier, kind in (
+        ("average_score", "earlier_score", OWN),
+        ("own_minus_others", "own_minus_others_earlier", MARGIN),
+        ("top1", "top1_earlier", TOP1),
+    ):
+        assert verdict.base[every].value == pytest.approx(base[kind].mean())
+        assert verdict.base[earlier].value == pytest.approx(base[kind][:-1].mean())
+    assert verdict.base_curve == pytest.approx(np.cumsum(base[OWN]) / np.arange(1, 5))
+    for after in range(1, 5):
+        row = values[OWN][1, :, after, :after]
+        assert verdict.curves["b"][after - 1].value == pytest.approx(row.mean())
+        assert verdict.gains["b"][after - 1].value == pytest.approx((row - values[OWN][1, :, 0, :after]).mean())
 
 
 def test_a_table_has_every_value_at_its_order_seed_concept_prompt_and_noise() -> None:
