@@ -9,9 +9,12 @@ import pytest
 
 from stages.core.params import Report
 from stages.evaluation import ceiling
+from stages.evaluation.correction import correct, holm
+from stages.evaluation.crossed import estimate
 from stages.evaluation.measures import MEASURES
 from stages.evaluation.results import MARGIN, OWN, TOP1, Results
-from stages.evaluation.statistics import Interval, judge, show, summarise, table_of
+from stages.evaluation.statistics import FACTORS, Interval, judge, show, summarise, table_of
+from stages.evaluation.transfer import PictureTransfer
 from tests.support import synthetic_study
 
 
@@ -158,6 +161,31 @@ def test_a_corrected_difference_is_one_whose_interval_excludes_zero() -> None:
         verdict = judge(results_of(values), report())[0]
         for pair, p in verdict.p_values.items():
             assert all(p[m] > 0.05 or excludes_zero(found) for m, found in verdict.differences[pair].items())
+
+
+def test_p_values_are_corrected_over_all_pairs_and_those_of_gains_over_all_strategies() -> None:
+    values = noise(3, 1, 6, 5, 4)
+    results = results_of(values)
+    verdict = judge(results, report())[0]
+    raw: dict[tuple[str, str], dict[str, float]] = {pair: {} for pair in verdict.p_values}
+    for measure in verdict.p_values["a", "b"]:
+        table = dict(zip(results.strategies, table_of(results, "m", measure), strict=True))
+        for a, b in raw:
+            raw[a, b][measure] = float(estimate(table[b] - table[a], FACTORS, 0.95).p)
+    for pair, wanted in correct(raw).items():
+        assert verdict.p_values[pair] == pytest.approx(wanted)
+    assert any(verdict.p_values[pair]["gain"] > raw[pair]["gain"] for pair in raw)
+    gains = estimate(table_of(results, "m", "gain"), FACTORS, 0.95).p
+    assert verdict.gain_p == pytest.approx(holm(dict(zip("abc", gains, strict=True))))
+    assert verdict.p_value("a", "b", "top1") == 1, "a measure that does not exist"
+
+
+def test_blocks_of_pictures_are_halves_of_the_prompts_times_halves_of_the_noises() -> None:
+    values = noise(1, 1, 4, 3, 6)  # three prompts, two noises of each
+    blocks = np.array([2 * (prompt % 2) + noise_ for prompt in range(3) for noise_ in range(2)])
+    wanted = PictureTransfer(np.moveaxis(values, -1, 2), blocks).forgetting_unbiased(by_task=True)
+    table = table_of(results_of(values, noises=2), "m", "forgetting_unbiased")
+    np.testing.assert_allclose(table[0, 0, 0], wanted[0, 0].T.reshape(3, 3, 2))
 
 
 def test_width_is_that_of_the_mean_over_concepts() -> None:
