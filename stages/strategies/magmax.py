@@ -75,4 +75,4 @@ class MagMax(Strategy):
 def largest_share(old: Tensor, new: Tensor, share: float) -> Tensor:
     """Which entries of `new` are largest relative to `old`: a mask of at most this share, none where `new` is 0."""
     ratio = (new.abs() / old.abs()).nan_to_num(nan=0.0, posinf=torch.inf)
-    return ~smallest(ratio, 1 - share) & (ratio > 0)
+    return ~smallest(ratio, 1 - share)

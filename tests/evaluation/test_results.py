@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from stages.evaluation import ceiling
 from stages.evaluation.results import MARGIN, OWN, TOP1, identity, load, merge_checks
 from stages.files import artifact, tables
 from stages.runtime.faults import InputFault
@@ -117,6 +118,25 @@ def test_a_concept_is_the_mean_of_its_references_by_the_metrics_encoder(params) 
 def test_identity_of_the_only_concept_is_undefined() -> None:
     margin, _ = identity([np.array([1.0, 0.0])], np.array([0]), np.eye(2)[:1])
     assert np.isnan(margin).all()
+
+
+def test_the_ceiling_is_that_of_each_concepts_references(params) -> None:
+    """Also where the base was scored on positions that params.yaml no longer has."""
+    folder, results = Path("runs/small/objects/0/base/scores"), load(params, "objects")
+    assert ceiling.read(params, results) == {}, "a single reference has no other one"
+
+    def more(table: pa.Table) -> pa.Table:
+        rows = [{**row, "picture": 1, "vector": row["vector"][::-1]} for row in table.to_pylist()]
+        return pa.concat_tables([table, pa.Table.from_pylist(rows, tables.REFERENCES)])
+
+    alter(folder, "references.parquet", more)
+    vectors = [synthetic_study.direction(name) for name in results.names]
+    found = ceiling.read(params, results)
+    assert set(found) == {"looks"}
+    assert found["looks"]["average_score"] == pytest.approx([v @ v[::-1] for v in vectors], abs=1e-6)
+    shorter = synthetic_study.parameters(tasks=2)
+    found = ceiling.read(shorter, load(shorter, "objects"))["looks"]["average_score"]
+    assert found == pytest.approx([v @ v[::-1] for v in vectors[:2]], abs=1e-6)
 
 
 def test_missing_folders_are_counted_and_named(params) -> None:

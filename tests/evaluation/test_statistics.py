@@ -249,6 +249,9 @@ def test_a_share_stays_between_0_and_1() -> None:
     assert found.base["top1"].low == 0
     assert found.strategies["a"]["average_score"].low < 0
     assert found.strategies["a"]["top1_gain"].low <= 0
+    two = judge(results_of(np.concatenate([values, 0 * values]), kinds=(OWN, TOP1)), report())[0]
+    found = two.differences["a", "b"]["top1"]
+    assert found.low < found.value < 0, "a difference of shares is no share"
 
 
 def test_the_word_is_the_score_with_it_minus_the_score_without() -> None:

@@ -12,6 +12,7 @@ from stages.adapters.subspaces import closest_to_both, flattened, from_factors, 
 from stages.core.strategy import strategies
 from stages.runtime.faults import ConfigFault
 from stages.runtime.seeds import generator
+from stages.strategies.magmax import largest_share
 from tests.strategies.test_laws import SHAPES, adapter, merged, run, trained
 
 WIDE = {"one": (40, 30)}
@@ -334,6 +335,12 @@ def test_adaptive_selection_gives_each_new_task_its_share_however_large_it_is(si
         close(chosen, torch.where(won, deltas[count - 1], old))
         ratio = (deltas[count - 1] / old).abs()
         assert float(ratio[won].min()) >= float(ratio[~won].max())
+
+
+def test_an_entry_that_is_0_is_never_among_the_largest_and_any_other_is_larger_than_0():
+    old, new = torch.tensor([0.0, 0.0, 1.0, 1.0]), torch.tensor([0.0, 3.0, -2.0, 0.5])
+    assert largest_share(old, new, 0.5).tolist() == [False, True, True, False]
+    assert largest_share(old, torch.zeros(4), 0.5).tolist() == [False] * 4
 
 
 @pytest.mark.parametrize("options", [{"adaptive": True, "threshold": 2.0}, {"once": 3, "sum_first": 2}, {"once": 1}])
