@@ -12,12 +12,12 @@ from tests.evaluation.test_statistics import results_of
 
 
 def lossy(concepts: list[list[int]], places: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-    """R [1, run, T + 1, T, 1] whose losses are the sums of these effects."""
+    """R [1, run, T + 1, T, 2] whose losses are the sums of these effects in the mean of both pictures."""
     tasks = len(concepts[0])
-    values = np.zeros((1, len(concepts), tasks + 1, tasks, 1))
+    values = np.zeros((1, len(concepts), tasks + 1, tasks, 2))
     for r, order in enumerate(concepts):
         for j, concept in enumerate(order[:-1]):  # the last one loses nothing
-            values[0, r, j + 1, j, 0] = 2.0 + places[j] + kinds[concept]
+            values[0, r, j + 1, j] = 2.0 + places[j] + kinds[concept] + np.array([0.5, -0.5]) * r
     return values
 
 

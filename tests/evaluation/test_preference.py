@@ -7,15 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.evaluation import preference
+from stages.evaluation.crossed import quantile
 from stages.evaluation.preference import (
     agreement,
     alpha,
     answers_needed,
     bradley_terry,
+    majorities,
     opinion,
     people,
     scale_intervals,
@@ -77,6 +80,32 @@ def test_scale_of_two_is_the_log_odds_of_their_wins() -> None:
     assert np.log(3) < b - a < np.log(3) * 1.35
     always = bradley_terry([Choice("r", f"c{k:03d}", "same", "a", "b", 1, k % 2) for k in range(9)], ["a", "b"])
     assert np.isfinite(always).all()
+
+
+def test_the_scale_is_the_most_likely_one_with_the_priors_of_strategies_and_sides() -> None:
+    """Strategies: variance 100. Sides: 1, and so few answers of each rater that it matters."""
+    everything = (chosen(f"r{r}", {"a": -1.0, "b": 0.0, "c": 1.0}, side=2.0, seed=r) for r in range(12))
+    picks = [pick for r, of_rater in enumerate(everything) for pick in of_rater[7 * (r % 5) :][:7]]
+    raters = sorted({pick.rater for pick in picks})
+    places = torch.tensor([["abc".index(pick.first), "abc".index(pick.second)] for pick in picks])
+    rater = torch.tensor([raters.index(pick.rater) for pick in picks])
+    sign = torch.tensor([1.0 if pick.left == 1 else -1.0 for pick in picks], dtype=torch.float64)
+    answers = torch.tensor([pick.chosen for pick in picks], dtype=torch.float64)
+    scale, side = (torch.zeros(n, dtype=torch.float64, requires_grad=True) for n in (3, len(raters)))
+    optimiser = torch.optim.LBFGS([scale, side], max_iter=500, tolerance_grad=1e-10, tolerance_change=1e-14)
+
+    def loss() -> torch.Tensor:
+        optimiser.zero_grad()
+        odds = scale[places[:, 1]] - scale[places[:, 0]] + sign * side[rater]
+        unlikely = torch.nn.functional.binary_cross_entropy_with_logits(odds, answers, reduction="sum")
+        total = unlikely + scale.square().sum() / 200 + side.square().sum() / 2
+        total.backward()
+        return total
+
+    for _ in range(5):
+        optimiser.step(loss)
+    wanted = (scale - scale.mean()).detach().numpy()
+    assert bradley_terry(picks, list("abc")) == pytest.approx(wanted, abs=1e-5)
 
 
 def tied(nu: float, scale: dict[str, float], seed: int) -> list[Choice]:
@@ -152,6 +181,33 @@ def test_intervals_are_over_raters_and_over_comparisons() -> None:
     assert narrow.value == pytest.approx(wide.value)
     assert narrow.low > 0, "240 comparisons"
     assert wide.low < 0 < wide.high, "6 comparisons"
+
+
+def test_bounds_are_the_two_way_sandwich_and_no_less_than_either_way() -> None:
+    """Cameron, Gelbach and Miller 2011, equation 2.11, with G / (G - 1) for each way of grouping."""
+    everyone = [chosen(f"r{r}", {"a": -1.0, "b": 0.0, "c": 1.0}, seed=r)[:6] for r in range(4)]
+    picks, names = [pick for of_rater in everyone for pick in of_rater], list("abc")
+    for some in (picks, [replace(pick, chosen=k % 2) for k, pick in enumerate(picks)]):
+        scale, influence = preference._fit(some, names)
+        of = np.array([[pick.rater, pick.comparison] for pick in some])
+        ways = [[influence[of[:, k] == group].sum(0) for group in sorted(set(of[:, k]))] for k in (0, 1)]
+        by_rater, by_comparison = (np.square(sums).sum(0) * len(sums) / (len(sums) - 1) for sums in ways)
+        variance = np.maximum(by_rater + by_comparison - np.square(influence).sum(0), by_rater)
+        variance = np.maximum(variance, by_comparison)
+        weights = np.stack([by_rater, by_comparison], -1) ** 1.5
+        shares = weights / weights.sum(-1, keepdims=True)
+        reach = np.sqrt(variance) * quantile(0.95, shares, np.array([3.0, 5.0]))
+        for k, found in enumerate(scale_intervals(some, names, 0.95).values()):
+            assert (found.low, found.high) == pytest.approx((scale[k] - reach[k], scale[k] + reach[k]))
+
+
+def test_most_raters_decide_and_half_of_them_is_a_tie() -> None:
+    votes = {"c000": [1, 0, 0, 1], "c001": [1, 1, 0, 0, 0, 0, 1, 1, 0], "c002": [0.5, 1], "c003": [0]}
+    picks = [Choice(f"r{k}", name, "same", "a", "b", v, 0) for name, vs in votes.items() for k, v in enumerate(vs)]
+    assert majorities(picks) == {"c000": 0.5, "c001": 0.0, "c002": 1.0, "c003": 0.0}
+    scores = {"c000": (1.0, 2.0), "c001": (2.0, 2.0), "c002": (1.0, 2.0), "c003": (1.0, 2.0)}
+    key = {"comparisons": {name: {"scores": {"looks": pair}} for name, pair in scores.items()}}
+    assert agreement(picks, key, "looks").tolist() == [0.5, 0.5, 1.0, 0.0]
 
 
 @pytest.mark.parametrize("spread", [(0.0, 0.0), (0.5, 0.7)])

@@ -213,6 +213,16 @@ def test_seeds_and_orders_that_differ_widen_and_a_single_one_cannot() -> None:
     assert alone.high - alone.low < apart.high - apart.low
 
 
+def test_a_curve_has_no_bounds_where_one_concept_represents_all() -> None:
+    values = noise(1, 2, 4, 3, 5)
+    curve = judge(results_of(values), report())[0].curves["a"]
+    assert [np.isfinite(x.low) for x in curve] == [False, True, True]
+    two_orders = results_of(values, [[0, 1, 2], [2, 0, 1]], orders=2)
+    assert all(np.isfinite(x.low) for x in judge(two_orders, report())[0].curves["a"])
+    only = results_of(noise(1, 2, 2, 1, 5))  # the study's only concept
+    assert np.isfinite(judge(only, report())[0].curves["a"][0].low)
+
+
 def test_one_task_has_no_earlier_ones() -> None:
     verdict = judge(results_of(noise(2, 1, 2, 1, 6)), report())[0]
     assert "backward_transfer" not in verdict.strategies["a"]
@@ -245,13 +255,16 @@ def test_a_share_stays_between_0_and_1() -> None:
     values = np.zeros((1, 1, 4, 3, 4))
     values[..., 0, 0] = 1
     found = judge(results_of(values, kinds=(OWN, TOP1)), report())[0]
-    assert found.strategies["a"]["top1"].low == 0
+    assert [found.strategies["a"][name].low for name in ("top1", "top1_earlier", "top1_when_learned")] == [0, 0, 0]
     assert found.base["top1"].low == 0
     assert found.strategies["a"]["average_score"].low < 0
     assert found.strategies["a"]["top1_gain"].low <= 0
     two = judge(results_of(np.concatenate([values, 0 * values]), kinds=(OWN, TOP1)), report())[0]
     found = two.differences["a", "b"]["top1"]
     assert found.low < found.value < 0, "a difference of shares is no share"
+    photos = {"m": {"top1": np.array([1.0, 1.0, 0.5]), "average_score": np.array([1.0, 1.0, 0.5])}}
+    ceilings = judge(results_of(values), report(), ceilings=photos)[0].ceiling
+    assert ceilings["top1"].high == 1 < ceilings["average_score"].high
 
 
 def test_the_word_is_the_score_with_it_minus_the_score_without() -> None:

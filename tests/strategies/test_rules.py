@@ -60,6 +60,16 @@ def test_scaled_sums(options, weights):
     assert all(term.a is task.a for term, task in zip(state.delta.terms, tasks, strict=True))
 
 
+@pytest.mark.parametrize("name", ["rehearse_words", "rehearse_generic", "rehearse_pictures"])
+def test_damping_divides_a_delta_by_a_power_of_its_tasks_number(name):
+    tasks = [adapter(k) for k in range(3)]
+    for damping in (0.0, 0.5, 1.0):
+        state = after(name, *tasks, damping=damping)
+        for module in SHAPES:
+            wanted = sum(shift(task.delta, module) / t**damping for t, task in enumerate(tasks, 1))
+            close(shift(state.delta, module), wanted)
+
+
 @pytest.mark.parametrize("share", [0.5, 0.2])
 def test_free_entries_are_the_smallest_ones(share):
     one, two = adapter(1), adapter(2)
@@ -240,6 +250,9 @@ def test_slao_starts_inside_the_old_row_space_and_averages_b():
         triangular = old @ q.T  # R^T of A^T = Q R
         assert bool((triangular.diagonal() > 0).all())
         close(triangular, triangular.tril())
+    matched = strategies.make("slao", {"scale": "matched"}).start(state, adapter(9, zero_b=True))
+    for n in SHAPES:
+        close(matched.a[n], start.a[n] * three.a[n].norm(dim=1).mean())
 
 
 def test_the_adaptations_of_all_tasks_are_orthogonal_and_a_stays():
@@ -257,6 +270,8 @@ def test_the_adaptations_of_all_tasks_are_orthogonal_and_a_stays():
         close(rows @ rows.T, length**2 * torch.eye(9), 1e-4)
     with pytest.raises(ConfigFault, match="room for 3 tasks"):
         strategy.start(state, fresh)
+    other = strategies.make("orthogonal_adaptation", {"tasks": 3, "seed": 1}).start(State(), fresh)
+    assert not torch.equal(other.a["one"], starts[0].a["one"])
     narrow = strategies.make("orthogonal_adaptation", {"tasks": 12})
     late = run(narrow, 0, 10)
     with pytest.raises(ConfigFault, match="width 10 has no rows for task 11"):
@@ -270,6 +285,14 @@ def test_ties_is_that_of_peft(density):
     for n in SHAPES:
         both = [shift(x.delta, n).float() for x in (one, two)]
         close(shift(state.delta, n), merge_utils.ties(both, torch.ones(2), density))
+
+
+def test_ties_prefers_what_is_positive_and_scales_the_result():
+    one = adapter(1)
+    opposite = Adapter(one.a, {n: -b for n, b in one.b.items()}, one.scale)
+    state = after("ties", one, opposite, density=1.0, scale=0.3)
+    for n in SHAPES:
+        close(shift(state.delta, n), 0.3 * shift(one.delta, n).abs())
 
 
 def test_dare_is_that_of_peft_with_the_same_mask(monkeypatch):
