@@ -253,14 +253,14 @@ def orthogonal_columns(a: Tensor, unit: bool = True) -> Tensor:
 def orthogonal_rows(fresh: Tensor, before: Tensor) -> Tensor:
     """The rows of `fresh` [rank, n] with everything taken out that lies in the row space of `before` [k, n].
 
-    Each row keeps its length, so that it differs from a plain draw in direction only. If `before` spans the whole
-    space, no orthogonal direction remains, and `fresh` is returned unchanged.
+    Each row keeps its length, so that it differs from a plain draw in direction only. If nothing remains of a row, as
+    where `before` spans the whole space, `fresh` is returned unchanged.
     """
     _, sizes, directions = torch.linalg.svd(before.double(), full_matrices=False)
     q = directions[sizes > 1e-7 * sizes.max()].T
     rest: Tensor = fresh.double() - (fresh.double() @ q) @ q.T
     length = rest.norm(dim=1, keepdim=True)
-    if q.shape[1] >= fresh.shape[1] or bool((length < 1e-6).any()):
+    if bool((length < 1e-6).any()):
         return fresh
     stretched: Tensor = rest / length * fresh.double().norm(dim=1, keepdim=True)
     return stretched.to(fresh.dtype)

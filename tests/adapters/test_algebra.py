@@ -3,7 +3,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.adapters.algebra import Adapter, Delta, add_factors, larger, orthogonal_columns, orthogonal_rows, select
+from stages.adapters.algebra import (
+    BLOCK,
+    Adapter,
+    Delta,
+    add_factors,
+    larger,
+    orthogonal_columns,
+    orthogonal_rows,
+    select,
+    smallest,
+)
 
 SHAPES = {"one": (6, 4), "two": (3, 5)}
 
@@ -71,6 +81,24 @@ def test_selection_takes_the_larger_of_the_two_entries(i, j):
         assert torch.equal(c.abs(), torch.maximum(a.abs(), b.abs()))
 
 
+def test_large_matrices_are_selected_in_parts_to_the_last_entry():
+    """More rows than are made at a time, and in them more entries than are compared at a time."""
+    height, width = 2 * BLOCK // 1000 + 7, 1000
+    deltas = []
+    for seed in (0, 1):
+        g = torch.Generator().manual_seed(seed)
+        a, b = torch.randn(1, width, generator=g), torch.randn(height, 1, generator=g)
+        deltas.append(Delta((Adapter({"one": a}, {"one": b}),)))
+    old, new = (delta.module("one") for delta in deltas)
+    assert torch.equal(select(*deltas).module("one"), torch.where(new.abs() >= old.abs(), new, old))
+    assert torch.equal(larger(old, new, 2.0), torch.where(new.abs() >= 2 * old.abs(), new, old))
+
+
+def test_a_share_of_the_smallest_entries_is_rounded_down_but_at_least_one():
+    values = torch.tensor([4.0, -1.0, 3.0, -2.0, 5.0])
+    assert [int(smallest(values, share).sum()) for share in (0.0, 0.2, 0.39, 0.5, 1.0)] == [1, 1, 1, 2, 5]
+
+
 def test_selection_without_an_old_delta_is_the_new_one():
     assert same(select(Delta(), adapter(3).delta), adapter(3).delta)
 
@@ -101,14 +129,7 @@ def test_orthogonal_columns_are_the_last_right_singular_vectors(rank, columns):
     result = orthogonal_columns(a)
     for k in range(columns):
         _, _, vh = torch.linalg.svd(a[:, k][None].double(), full_matrices=True)
-        expected = vh[-1]
-        sign = torch.sign((result[:, k].double() * expected).sum())
-        assert (
-            torch.allclose(
-                result[:, k].double() * (sign if rank == 1 else 1), expected * (sign if rank == 1 else 1), atol=1e-6
-            )
-            or rank == 1
-        )
+        assert torch.allclose(result[:, k].double(), vh[-1], atol=1e-6)
         if rank > 1:
             assert abs(float(result[:, k] @ a[:, k])) < 1e-5
         assert float(result[:, k].norm()) == pytest.approx(1, abs=1e-6)
@@ -134,9 +155,18 @@ def test_orthogonal_rows_are_outside_the_old_row_space():
     result = orthogonal_rows(fresh, before)
     assert float((result @ before.T).abs().max()) < 1e-4
     assert torch.allclose(result.norm(dim=1), fresh.norm(dim=1), atol=1e-4)
+    without = orthogonal_rows(fresh, torch.cat([before[:3], before[4:]]))
+    assert torch.allclose(result, without, atol=1e-5)  # it takes out nothing that the others do not
 
 
 def test_orthogonal_rows_are_the_plain_draw_if_the_old_rows_span_everything():
     g = torch.Generator().manual_seed(0)
     fresh, before = torch.randn(2, 6, generator=g), torch.randn(9, 6, generator=g)
+    assert torch.equal(orthogonal_rows(fresh, before), fresh)
+
+
+def test_orthogonal_rows_are_the_plain_draw_if_one_of_them_is_in_the_old_row_space():
+    g = torch.Generator().manual_seed(0)
+    fresh, before = torch.randn(2, 6, generator=g), torch.randn(3, 6, generator=g)
+    fresh[1] = before[0] + before[2]
     assert torch.equal(orthogonal_rows(fresh, before), fresh)
