@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -73,7 +75,8 @@ def test_the_check_depends_on_values_not_on_object_identity(name, tasks):
 
 def test_a_carried_adapter_that_is_not_a_sum_has_no_cross_terms():
     before, new = State(adapter(1).delta, adapter(1)), adapter(2)
-    for carried in (adapter(2), adapter(3), Adapter(new.a, adapter(1).b), None):
+    a, b = ({n: old[n] + more[n] for n in SHAPES} for old, more in ((adapter(1).a, new.a), (adapter(1).b, new.b)))
+    for carried in (adapter(2), adapter(3), Adapter(new.a, adapter(1).b), Adapter(a, new.b), Adapter(new.a, b), None):
         assert check(before, before.delta, new, State(before.delta + new.delta, carried), weight).cross_terms == 0
 
 
@@ -104,10 +107,39 @@ def test_a_state_that_is_not_finite_is_refused_by_its_module(wrong):
         check(State(), None, adapter(1), State(Delta(dense=dense)), weight)
 
 
+def test_every_number_written_out():
+    old, merged = adapter(1), adapter(3, size=0.01)
+    new = adapter(2, size=0.5)
+    new.b["one"][4:] = 0.0  # where the task changes nothing there is no sign to compare
+    result = check(State(old.delta), old.delta, new, State(merged.delta), weight)
+    x, y, m = ({n: of.delta.module(n).double() for n in SHAPES} for of in (old, new, merged))
+
+    def size(values) -> float:
+        return sum(float(value.square().sum()) for value in values) ** 0.5
+
+    assert result.norm == pytest.approx(size(m.values()), rel=1e-5)
+    assert result.own_norm == pytest.approx(size(y.values()), rel=1e-5)
+    trained = {n: x[n] + y[n] for n in SHAPES}
+    missed = size([m[n] - trained[n] for n in SHAPES])
+    assert result.relative_error == pytest.approx(missed / size(trained.values()), rel=1e-5)
+    dot = sum(float((x[n] * y[n]).sum()) for n in SHAPES)
+    assert result.cosine == pytest.approx(dot / size(x.values()) / size(y.values()), rel=1e-4)
+    signs = [x[n].sign() * y[n].sign() for n in SHAPES]
+    against, known = sum(int((sign < 0).sum()) for sign in signs), sum(int((sign != 0).sum()) for sign in signs)
+    assert result.sign_conflicts == pytest.approx(against / known)
+    ranks = [float(m[n].square().sum() / torch.linalg.matrix_norm(m[n], 2) ** 2) for n in SHAPES]
+    assert result.stable_rank == pytest.approx(sum(ranks) / 2, rel=1e-5)
+    for number_format in ("float16", "bfloat16"):
+        cast = getattr(torch, number_format)
+        lost = [(weight(n) + m[n].float()).to(cast).double() - weight(n).to(cast).double() - m[n] for n in SHAPES]
+        assert result.survival[number_format] == pytest.approx(1 - size(lost) / size(m.values()), abs=1e-5)
+
+
 def test_a_small_delta_survives_float16_better_than_bfloat16():
     result = check_of("merge_init", size=0.002)
     assert result.survival["float32"] > 0.999
     assert result.survival["bfloat16"] < result.survival["float16"] < result.survival["float32"]
+    assert check_of("merge_init", size=1e-5).survival["bfloat16"] == 0
 
 
 def test_an_empty_merge_has_norm_zero():
@@ -123,6 +155,7 @@ def test_the_warning_names_the_lossy_number_format_and_a_better_one():
     assert precision_warning(result, suggested) is None
     assert precision_warning(result, "float32") is None
     assert precision_warning(check_of("merge_init", size=10.0), "bfloat16") is None
+    assert precision_warning(replace(result, survival={"float16": 0.9}), "float16") is None
 
 
 @pytest.mark.parametrize("kind", ["low rank", "flat"])

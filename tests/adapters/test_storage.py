@@ -2,7 +2,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from stages.adapters.algebra import Adapter, fresh_adapter
+from stages.adapters.algebra import Adapter, Delta, fresh_adapter
 from stages.adapters.state import State
 from stages.adapters.storage import (
     delta_fingerprint,
@@ -12,6 +12,7 @@ from stages.adapters.storage import (
     load_state,
     save_adapter,
     save_state,
+    state_fingerprint,
 )
 from stages.core.strategy import strategies
 from stages.runtime.faults import InputFault
@@ -32,6 +33,33 @@ def test_an_adapter_is_loaded_as_it_was_saved(tmp_path):
     assert fingerprint(flat(loaded)) == fingerprint(flat(adapter(1)))
 
 
+def test_a_fingerprint_is_of_names_shapes_formats_and_values_in_any_order():
+    tensors = {"a": torch.arange(6.0), "b": torch.ones(2)}
+    others = [
+        {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2)},
+        {"a": torch.arange(6.0).view(torch.int32), "b": torch.ones(2)},
+        {"a": torch.arange(6.0), "c": torch.ones(2)},
+        {"a": torch.arange(6.0), "b": torch.tensor([1.0, -1.0])},
+        {"a": torch.arange(6.0)},
+    ]
+    assert fingerprint(dict(reversed(tensors.items()))) == fingerprint(tensors)
+    assert len({fingerprint(one) for one in (tensors, *others)}) == 6
+
+
+def test_what_changes_the_model_changes_its_fingerprint():
+    """Pictures are cached by that of the delta, adapters by those of what they were trained from."""
+    one, two = adapter(1), adapter(2)
+    ones = {n: torch.ones(shape) for n, shape in SHAPES.items()}
+    deltas = [Delta(), one.delta, one.delta * 0.5, two.delta, one.delta + two.delta, Delta(one.delta.terms, ones)]
+    deltas += [Delta(dense=ones), Delta(dense={n: 2 * value for n, value in ones.items()})]
+    assert len({delta_fingerprint(delta) for delta in deltas}) == len(deltas)
+    half = Adapter(one.a, one.b, one.scale / 2)
+    states = [State(one.delta), State(one.delta, one), State(one.delta, half), State(one.delta, two)]
+    states += [State(one.delta, memory={"m": torch.ones(1)}), State(one.delta, memory={"m": torch.zeros(1)})]
+    states += [State(one.delta, tasks=2), State(two.delta)]
+    assert len({state_fingerprint(state) for state in states}) == len(states)
+
+
 @pytest.mark.parametrize("name", list(strategies.classes))
 def test_a_state_is_loaded_as_it_was_saved(tmp_path, name):
     strategy, state = strategies.make(name), State()
@@ -39,8 +67,7 @@ def test_a_state_is_loaded_as_it_was_saved(tmp_path, name):
         state = strategy.merge(state, adapter(task), generator("merge"))
         (tmp_path / str(task)).mkdir()
         loaded = load_state(tmp_path / str(task), save_state(tmp_path / str(task), state), SHAPES)
-        assert delta_fingerprint(loaded.delta) == delta_fingerprint(state.delta)
-        assert (loaded.adapter is None) == (state.adapter is None)
+        assert state_fingerprint(loaded) == state_fingerprint(state)
         state = loaded
 
 
@@ -62,6 +89,8 @@ def test_states_that_share_adapters_share_files(tmp_path):
         (lambda t: t.update({"transformer.x.lora_A.weight": torch.zeros(3, 4)}), "has 2 modules, this file has 3 A"),
         (lambda t: t.clear() or t.update({"x": torch.zeros(1)}), "this file has 0 A and 0 B"),
         (lambda t: t.update({"down.attn1.to_q.lora_A.weight": torch.zeros(3, 5)}), "the base needs"),
+        (lambda t: t.update({"down.attn1.to_q.lora_B.weight": torch.zeros(5, 3)}), "the base needs"),
+        (lambda t: t.update({"down.attn1.to_q.lora_B.weight": torch.zeros(6, 2)}), "the base needs"),
         (lambda t: t.update({"down.attn1.to_q.lora_A.weight": torch.full((3, 4), float("nan"))}), "finite"),
         (lambda t: t.update({"down.attn1.to_q.lora_A.weight": torch.zeros((3, 4), dtype=torch.int8)}), "finite"),
     ],

@@ -313,33 +313,33 @@ def test_the_answers_so_far_say_how_many_are_missing(stored: Path, tmp_path: Pat
 
 
 BROKEN = {
-    "another page": {"page": "p2"},
-    "a page of many lines": {"page": "p2\n" * 10_000},
-    "not answers": {"kind": "something"},
-    "unknown key": {"name": "Ada"},
-    "a path for a rater": {"rater": "../../etc"},
-    "unknown comparison": {"answers": [answer("c777", 1)]},
-    "twice": {"answers": [answer("c000", 1)] * 2},
-    "no choice": {"answers": [answer("c000", 2)]},
-    "faster than the page allows": {"answers": [answer("c000", 1, MINIMUM / 2)]},
-    "of an earlier page": {"schema": 1},
+    "another page": ({"page": "p2"}, "belongs to page p2, the study's page is p1"),
+    "a page of many lines": ({"page": "p2\n" * 10_000}, "page: "),
+    "not answers": ({"kind": "something"}, "kind: "),
+    "unknown key": ({"name": "Ada"}, "name: "),
+    "a path for a rater": ({"rater": "../../etc"}, "rater: "),
+    "unknown comparison": ({"answers": [answer("c777", 1)]}, "comparison c777 does not exist"),
+    "twice": ({"answers": [answer("c000", 1)] * 2}, "a comparison is answered twice"),
+    "no choice": ({"answers": [answer("c000", 2)]}, "answers.0.chosen"),
+    "faster than the page allows": ({"answers": [answer("c000", 1, MINIMUM / 2)]}, "answers.0.seconds: "),
+    "of an earlier page": ({"schema": 1}, "schema: "),
 }
 
 
-@pytest.mark.parametrize("change", BROKEN.values(), ids=BROKEN)
+@pytest.mark.parametrize(("change", "words"), BROKEN.values(), ids=BROKEN)
 def test_a_file_that_the_page_did_not_save_is_refused_and_nothing_is_imported(
-    stored: Path, tmp_path: Path, change
+    stored: Path, tmp_path: Path, change, words: str
 ) -> None:
-    good = file_of(tmp_path, "ab" * 8)
-    bad = tmp_path / "bad.json"
-    bad.write_text(json.dumps(json.loads(good.read_text()) | change), "utf-8")
+    good, bad = file_of(tmp_path, "ab" * 8), file_of(tmp_path, "cd" * 8)
+    bad.write_text(json.dumps(json.loads(bad.read_text()) | change), "utf-8")
     noise = tmp_path / "noise.json"
     noise.write_bytes(b"\xff\xfe\x00")
     os.mkfifo(pipe := tmp_path / "pipe.json")
     with pytest.raises(InputFault) as fault:
         import_answers([good, bad, noise, pipe, Path("/dev/zero")], stored)
     assert str(fault.value).count("\n") == 3
-    assert str(bad) in str(fault.value)
+    assert f"{bad}: " in str(fault.value)
+    assert words in str(fault.value)
     assert people("small") is None
 
 

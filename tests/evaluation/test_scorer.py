@@ -11,8 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 from stages.core.metric import EmbeddingMetric, Metric
-from stages.evaluation.scorer import References, Scorer
+from stages.core.runs import runs
+from stages.evaluation.scorer import References, Scorer, references_for
 from stages.runtime.faults import ConfigFault
+from tests.support import synthetic_study
 
 TASKS = {"01": {"name": "mug", "prompts": ["a mug", "a red mug"]}, "02": {"name": "boot", "prompts": ["a boot"]}}
 
@@ -93,6 +95,35 @@ def test_pictures_are_passed_by_prompt_with_references_of_their_task(images: Pat
     Pairs.calls.clear()
     Scorer({"pairs": Pairs()}, references).score(images, 2, TASKS)
     assert Pairs.calls == [(2, 1, "a mug"), (2, 1, "a red mug"), (2, 2, "a boot")]
+
+
+def test_pictures_of_one_prompt_are_passed_some_at_a_time(
+    images: Path, references: References, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, parts = (Scorer({"pairs": Pairs(), "mean": Mean()}, references) for _ in range(2))
+    whole.score(images, 2, TASKS)
+    monkeypatch.setattr("stages.evaluation.scorer.BATCH", 1)
+    Pairs.calls.clear()
+    parts.score(images, 2, TASKS)
+    assert [call[0] for call in Pairs.calls] == [1] * 6
+    assert parts.scores == whole.scores
+    assert parts.embeddings == whole.embeddings
+
+
+def test_earlier_references_are_those_of_the_task_before_and_the_new_ones_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = synthetic_study.parameters()
+    synthetic_study.write(params)
+    run = runs(params)[0]
+    for task, earlier in (("02", [1]), ("03", [1, 2])):
+        found = references_for(params, run, task)
+        assert found.vectors["task"] == earlier
+        assert list(found.fresh) == [int(task)]
+    of_base = references_for(params, run.sequence, None)
+    assert not of_base.vectors["task"]
+    assert [name for name, _ in of_base.fresh.values()] == list(synthetic_study.NAMES[:3])
 
 
 def test_only_vectors_of_metrics_that_embed_are_stored(images: Path, references: References) -> None:

@@ -221,6 +221,8 @@ def test_sylvester_solves_its_equation():
     w = torch.randn(6, 5, generator=g).double()
     found = sylvester(a, b, a @ w + w @ b)
     close(a @ found + found @ b, a @ w + w @ b)
+    flat = torch.diag(torch.tensor([1.0, 0.0])).double()
+    close(sylvester(flat, flat, torch.ones(2, 2).double()), torch.tensor([[0.5, 1.0], [1.0, 0.0]]))
 
 
 def test_shifts_that_do_not_touch_are_added():
@@ -229,6 +231,8 @@ def test_shifts_that_do_not_touch_are_added():
     p = torch.linalg.qr(torch.randn(40, 40, generator=torch.Generator().manual_seed(1)))[0]
     one, two = (Adapter({"one": q[i : i + 3]}, {"one": p[:, i : i + 3].contiguous()}) for i in (0, 3))
     close(shift(after("dual_projection", one, two).delta, "one"), shift(one.delta + two.delta, "one"))
+    small = Adapter(two.a, two.b, 1e-4)
+    close(shift(after("dual_projection", one, small).delta - one.delta, "one") * 1e4, shift(two.delta, "one"), 1e-2)
     close(2**0.5 * shift(after("opcm", one, two, alpha=0.0).delta, "one"), shift(one.delta + two.delta, "one"))
 
 

@@ -10,6 +10,8 @@ from hypothesis import strategies as draw
 
 from stages.adapters.merge_check import check
 from stages.adapters.state import State
+from stages.core.runs import runs
+from stages.evaluation.geometry import alignment
 from stages.evaluation.geometry.alignment import MEASURES, Point, align, correlations, in_functions
 from stages.evaluation.statistics import summarise
 from stages.files import artifact
@@ -94,6 +96,24 @@ def test_the_harm_is_what_the_earlier_concepts_lost(study):
         assert point.measures["weight_change"] == pytest.approx(1 / task)
         assert point.measures["function_change"] == pytest.approx(1 / (task - 1) ** 0.5, rel=0.4)
         assert abs(point.measures["function_cosine"]) < 0.8
+
+
+def test_functions_are_compared_on_the_concepts_before_the_task(study, monkeypatch):
+    run = runs(study)[0]
+    folders = [run.sequence.base, *(run.at(task.index) for task in study.tasks)]
+    rng = np.random.default_rng(0)
+    records = [{f"{j:02d}": rng.normal(size=(2, 3)) for j in range(1, 6)} for _ in folders]
+    by_folder = dict(zip((folder / "images" for folder in folders), records, strict=True))
+    monkeypatch.setattr(alignment, "_read", by_folder.__getitem__)
+    found = alignment._functions(study, run)
+    assert list(found) == [2, 3, 4, 5]
+    for task, measures in found.items():
+        base, before, after = (
+            np.concatenate([records[at][f"{j:02d}"].ravel() for j in range(1, task)]) for at in (0, task - 1, task)
+        )
+        old, new = before - base, after - before
+        assert measures["function_change"] == pytest.approx(np.linalg.norm(new) / np.linalg.norm(old))
+        assert measures["function_cosine"] == pytest.approx(old @ new / np.linalg.norm(old) / np.linalg.norm(new))
 
 
 def test_it_is_in_every_form_of_the_report(study):
