@@ -34,6 +34,26 @@ def test_equal_facts_give_equal_bytes(tmp_path):
     assert (one / artifact.MANIFEST).read_bytes() == (two / artifact.MANIFEST).read_bytes()
 
 
+def test_files_of_a_published_folder_can_be_read_by_everybody(tmp_path):
+    with artifact.publish(tmp_path / "x", "thing", {}) as draft:
+        (draft / "a.txt").write_text("hello")
+        (draft / "a.txt").chmod(0o600)
+    assert (tmp_path / "x" / "a.txt").stat().st_mode & 0o777 == 0o644
+
+
+def test_the_digest_of_a_folder_is_of_paths_and_contents(tmp_path):
+    def digest(name, **files):
+        for path, content in files.items():
+            (tmp_path / name / path.replace("_", "/")).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / path.replace("_", "/")).write_text(content)
+        return artifact.folder_digest(tmp_path / name)
+
+    one = digest("one", a_x="1", b_x="2")
+    assert digest("same", b_x="2", a_x="1") == one
+    others = [digest("1", a_x="2", b_x="1"), digest("2", a_x="1", c_x="2"), digest("3", a_x="1", b_x="2", c="3")]
+    assert len({one, *others}) == 4
+
+
 def test_parents_are_identified_by_their_content(tmp_path):
     parent = make(tmp_path / "parent")
     with artifact.publish(tmp_path / "child", "thing", {}, {"parent": parent}):
@@ -66,7 +86,19 @@ def test_all_damage_is_detected(tmp_path_factory, name, how, where):
     assert str(folder) in str(caught.value)
 
 
-def test_another_kind_or_an_unknown_file_is_refused(tmp_path):
+def test_a_manifest_that_is_not_written_as_publish_writes_it_is_damaged(tmp_path):
+    path = make(tmp_path / "x") / artifact.MANIFEST
+    path.write_text(path.read_text() + "\n")
+    with pytest.raises(artifact.Damaged, match="not a manifest"):
+        artifact.read(tmp_path / "x", "thing")
+
+
+def test_another_kind_or_schema_or_an_unknown_file_is_refused(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(artifact, "SCHEMA", 2)
+        later = make(tmp_path / "later")
+    with pytest.raises(InputFault, match="holds thing of schema 2, expected thing of schema 1"):
+        artifact.read(later, "thing")
     folder = make(tmp_path / "x")
     with pytest.raises(InputFault, match="holds thing of schema 1, expected other"):
         artifact.read(folder, "other")

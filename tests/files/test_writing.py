@@ -128,8 +128,14 @@ def test_only_durable_writes_are_synced(tmp_path, monkeypatch):
     synced.clear()
     with new_folder(tmp_path / "folder") as draft:
         (draft / "in").write_text("")
-    assert [name for name in synced if not name.startswith(".folder.")] == ["in", tmp_path.name]
-    assert synced[-1] == tmp_path.name
+    assert synced == ["in", f".folder.{os.getpid()}.tmp", tmp_path.name]
+
+
+def test_a_sync_waits_for_the_disk(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(os, "fsync", lambda handle: flushed.append(os.fstat(handle).st_ino))
+    write_file(tmp_path / "file", "")
+    assert flushed == [(tmp_path / "file").stat().st_ino, tmp_path.stat().st_ino]
 
 
 def test_a_private_file_is_never_readable_by_others(tmp_path):

@@ -93,6 +93,12 @@ def test_every_picture_is_seen_once_before_any_is_seen_again():
             assert sorted(rows[epoch * 5 : epoch * 5 + 5]) == [0, 1, 2, 3, 4]
 
 
+def test_the_order_of_pictures_is_another_in_every_epoch_and_for_other_words():
+    epochs = [tuple(batch_rows((0, "0", "01"), 8, 8, epoch)) for epoch in range(4)]
+    others = [tuple(batch_rows(words, 8, 8, 0)) for words in ((1, "0", "01"), (0, "1", "01"), (0, "0", "02"))]
+    assert len({*epochs, *others}) == 7
+
+
 def test_the_loss_falls(whole):
     assert whole[1].loss[-1] < whole[1].loss[0] * 1.5
     assert len(whole[1].loss) == OPTIONS.steps

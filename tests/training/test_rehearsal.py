@@ -19,6 +19,7 @@ from stages.core.strategy import strategies
 from stages.families.unet.learner import UNetLearner
 from stages.monitoring import previews
 from stages.runtime.faults import ConfigFault
+from stages.runtime.seeds import seed
 from stages.sampling.encodings import encode_images, encode_prompts
 from stages.training import rehearsal, task
 from stages.training.answers import BLOCK, Answers
@@ -135,7 +136,8 @@ def test_rows_go_through_all_pairs_before_any_comes_again():
         assert sorted((row.image, row.prompt) for row in epoch) == sorted(repertoire.pairs)
     assert {row.weight for row in rows} == {1.5}
     assert all(row.rehearsed for row in rows)
-    assert len({row.seed for row in rows}) == len(rows)
+    learned = [seed(0, "0", "03", "step", step, number) for step in range(6) for number in range(2)]
+    assert len({*learned, *(row.seed for row in rows)}) == len(rows) + len(learned), "no noise is drawn twice"
     material = Material([{}] * 3, {}, [0] * 3, 3, repertoire)
     assert len(material.images) == 3
 

@@ -26,6 +26,24 @@ def test_likeness_is_the_mean_cosine_over_all_pairs_of_pictures():
         assert alike[i, j] == pytest.approx(np.mean([a @ b for a in vectors[i] for b in vectors[j]]))
 
 
+def test_the_mean_likeness_is_over_pairs_of_different_concepts():
+    alike = np.array([[0.9, 0.1, 0.2], [0.1, 0.3, 0.4], [0.2, 0.4, 0.5]])
+    assert mean_likeness(alike, [0, 2, 1]) == pytest.approx((0.1 + 0.2 + 0.4) / 3)
+    assert mean_likeness(alike, [1, 2]) == pytest.approx(0.4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seeds, sizes)
+def test_a_set_grows_by_the_concept_that_is_most_or_least_like_those_in_it(seed, count):
+    alike = measured(seed)
+    for sign, best in ((1.0, max), (-1.0, min)):
+        some = [seed % 8]
+        while len(some) < count:
+            others = [k for k in range(8) if k not in some]
+            some.append(best(others, key=lambda k: np.mean([alike[k, one] for one in some])))
+        assert module._grown(alike, seed % 8, count, sign) == some
+
+
 @settings(max_examples=25, deadline=None)
 @given(seeds, sizes)
 def test_no_other_set_is_more_alike_or_more_diverse(seed, count):
