@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ from stages.runtime.seeds import generator
 from stages.training import checkpoints, cuda_graph
 from stages.training import step as descent
 from stages.training.checkpoints import Checkpoints
-from stages.training.examples import Material
+from stages.training.examples import Material, Repertoire
 from stages.training.loop import Training, batch_rows, rate
 
 OPTIONS = Train(rank=2, alpha=2, steps=40, batch=2, learning_rate=0.01, reinit="shared", checkpoint_every=7)
@@ -97,6 +98,18 @@ def test_the_order_of_pictures_is_another_in_every_epoch_and_for_other_words():
     epochs = [tuple(batch_rows((0, "0", "01"), 8, 8, epoch)) for epoch in range(4)]
     others = [tuple(batch_rows(words, 8, 8, 0)) for words in ((1, "0", "01"), (0, "1", "01"), (0, "0", "02"))]
     assert len({*epochs, *others}) == 7
+
+
+def test_no_two_pictures_of_any_step_have_the_same_noise(tmp_path):
+    material = replace(MATERIAL, repertoire=Repertoire([(0, 0), (1, 0)], 2, 3.0))
+    seeds = []
+    for words in ((0, "0", "01"), (1, "0", "01"), (0, "1", "01"), (0, "0", "02")):
+        training = Training(Small(), OPTIONS, words, tmp_path)
+        rows = [row for step in range(5) for row in training._rows(material, step)]
+        assert [row.weight for row in rows] == [0.5, 0.5, 1.5, 1.5] * 5  # a mean over two rows of either kind
+        assert [row.rehearsed for row in rows] == [False, False, True, True] * 5
+        seeds += [row.seed for row in rows]
+    assert len({*seeds}) == len(seeds) == 4 * 5 * 4
 
 
 def test_the_loss_falls(whole):
