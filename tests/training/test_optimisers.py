@@ -1,6 +1,8 @@
 """The optimisers, and what tasks share, as options."""
 
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -34,6 +36,29 @@ def adapters(folder, name: str) -> torch.Tensor:
     before = learner.a.detach().clone()
     train(folder / name, learner, options)
     return learner.a.detach() - before
+
+
+class Recorded:
+    """In place of bitsandbytes' optimiser: the rate of each step."""
+
+    def __init__(self, parameters, *options) -> None:
+        self.param_groups, self.options, self.rates = [{"lr": options[0]}], options, []
+
+    def step(self) -> None:
+        self.rates.append(self.param_groups[0]["lr"])
+
+
+def test_a_step_of_eight_bits_has_the_rate_on_the_device_and_none_follows_what_is_not_finite(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", ModuleType("bitsandbytes"))
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", SimpleNamespace(AdamW8bit=Recorded))
+    rate, not_finite = torch.tensor(0.5), torch.zeros(())
+    optimiser = OPTIMISERS["adamw8bit"]([nn.Parameter(torch.zeros(3))], OPTIONS, rate, not_finite)
+    for value, wrong in ((0.5, 0), (0.25, 0), (0.125, 1)):
+        rate.fill_(value)
+        not_finite.fill_(wrong)
+        optimiser.step()
+    assert optimiser._inner.rates == [0.5, 0.25]
+    assert optimiser._inner.options[1:] == (OPTIONS.betas, OPTIONS.epsilon, OPTIONS.weight_decay)
 
 
 def test_eight_bits_learn_nearly_the_same(tmp_path):
