@@ -400,6 +400,25 @@ def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else(tmp_path,
     assert again.run(MATERIAL, keep=True)[1].micro_batch == 2  # stored in the checkpoint
 
 
+def test_a_step_that_runs_out_of_memory_in_its_middle_begins_anew(tmp_path):
+    class Once(Crowded):
+        full = True
+
+        def loss(self, inputs):
+            if self.calls == 22 and self.full:  # the second of the eighth step's three parts
+                self.full = False
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().loss(inputs)
+
+    options = OPTIONS.model_copy(update={"batch": 5})
+    histories = []
+    for i, learner in enumerate((Small(), Once(0))):
+        histories.append(Training(learner, options, (0, "0", "01"), tmp_path / str(i)).run(MATERIAL, keep=True)[1])
+    assert histories[1].micro_batch == 1
+    assert histories[1].loss == pytest.approx(histories[0].loss, rel=1e-4)
+    assert histories[1].gradient_norm == pytest.approx(histories[0].gradient_norm, rel=1e-3)
+
+
 def test_no_memory_for_one_picture_is_reported(tmp_path):
     class Full(Small):
         def loss(self, inputs):
