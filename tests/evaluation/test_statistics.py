@@ -93,12 +93,12 @@ def test_estimates_are_the_formulas_on_the_plain_means() -> None:
 
 
 def test_a_table_has_every_value_at_its_order_seed_concept_prompt_and_noise() -> None:
-    values = noise(2, 4, 4, 3, 6)
-    concepts = [[0, 1, 2], [0, 1, 2], [2, 0, 1], [2, 0, 1]]
+    values = noise(2, 6, 4, 3, 6)
+    concepts = [[0, 1, 2]] * 3 + [[2, 0, 1]] * 3
     table = table_of(results_of(values, concepts, orders=2, noises=2), "m", "average_score")
-    assert table.shape == (2, 2, 2, 3, 3, 2)
-    for s, order, seed, task, prompt, noise_ in np.ndindex(2, 2, 2, 3, 3, 2):
-        run = 2 * order + seed
+    assert table.shape == (2, 2, 3, 3, 3, 2)
+    for s, order, seed, task, prompt, noise_ in np.ndindex(2, 2, 3, 3, 3, 2):
+        run = 3 * order + seed
         expected = values[s, run, 3, task, 2 * prompt + noise_]
         assert table[s, order, seed, concepts[run][task], prompt, noise_] == expected
 
