@@ -85,3 +85,13 @@ def test_an_embedding_metric_gives_unit_vectors(name):
         assert (batch.dtype, batch.device.type, batch.ndim) == (torch.float32, "cpu", 2)
         assert torch.allclose(batch.norm(dim=1), torch.ones(len(batch)), atol=1e-5)
     assert len({batch.shape[1] for batch in vectors}) == 1
+
+
+@every_metric
+def test_the_score_of_an_embedding_metric_is_the_mean_cosine(name):
+    metric, shown, references = make(name), pictures(4), pictures(3, seed=1)
+    if not isinstance(metric, EmbeddingMetric):
+        pytest.skip("does not embed")
+    compared = metric.embed(references) if metric.compares_with == "references" else metric.embed_text([PROMPT])
+    wanted = [[float(one.double() @ other.double()) for other in compared] for one in metric.embed(shown)]
+    assert metric.score(shown, references, PROMPT).tolist() == pytest.approx(np.mean(wanted, 1), abs=1e-6)
