@@ -13,7 +13,7 @@ from stages.evaluation.correction import correct, holm
 from stages.evaluation.crossed import estimate
 from stages.evaluation.measures import MEASURES
 from stages.evaluation.results import MARGIN, OWN, TOP1, Results
-from stages.evaluation.statistics import FACTORS, Interval, judge, show, summarise, table_of
+from stages.evaluation.statistics import FACTORS, Interval, judge, show, shown_forgetting, summarise, table_of
 from stages.evaluation.transfer import PictureTransfer
 from tests.support import synthetic_study
 
@@ -221,6 +221,12 @@ def test_a_curve_has_no_bounds_where_one_concept_represents_all() -> None:
     assert all(np.isfinite(x.low) for x in judge(two_orders, report())[0].curves["a"])
     only = results_of(noise(1, 2, 2, 1, 5))  # the study's only concept
     assert np.isfinite(judge(only, report())[0].curves["a"][0].low)
+
+
+def test_forgetting_is_shown_in_the_unbiased_form_if_there_is_one() -> None:
+    usual, unbiased = Interval(0.3, 0.2, 0.4), Interval(0.1, 0.0, 0.2)
+    assert shown_forgetting({"forgetting_usual": usual, "forgetting_unbiased": unbiased}) == unbiased
+    assert shown_forgetting({"forgetting_usual": usual}) == usual
 
 
 def test_one_task_has_no_earlier_ones() -> None:

@@ -10,6 +10,8 @@ from PIL import Image
 
 from stages.core.metric import EmbeddingMetric, Metric, metrics
 from stages.core.params import load
+from stages.metrics import clip_t
+from stages.metrics.weights import loading
 from stages.runtime.faults import ConfigFault
 
 PROMPT = "a photo of a red star on the beach"
@@ -95,3 +97,16 @@ def test_the_score_of_an_embedding_metric_is_the_mean_cosine(name):
     compared = metric.embed(references) if metric.compares_with == "references" else metric.embed_text([PROMPT])
     wanted = [[float(one.double() @ other.double()) for other in compared] for one in metric.embed(shown)]
     assert metric.score(shown, references, PROMPT).tolist() == pytest.approx(np.mean(wanted, 1), abs=1e-6)
+
+
+@every_metric
+def test_many_pictures_and_prompts_are_embedded_in_parts(name, monkeypatch):
+    metric, shown = make(name), pictures(5)
+    if not isinstance(metric, EmbeddingMetric):
+        pytest.skip("does not embed")
+    prompts = [f"{PROMPT} {k}" for k in range(5)] if metric.compares_with == "prompt" else []
+    whole = [metric.embed(shown), *([metric.embed_text(prompts)] if prompts else [])]
+    monkeypatch.setattr(loading, "BATCH", 2)
+    monkeypatch.setattr(clip_t, "BATCH", 2)
+    parts = [metric.embed(shown), *([metric.embed_text(prompts)] if prompts else [])]
+    torch.testing.assert_close(parts, whole, rtol=0, atol=1e-5)

@@ -82,8 +82,9 @@ def test_a_picture_without_a_face_is_like_nobody(metric):
     assert scores.tolist() == [0.0, 1.0, 0.0]
 
 
-def test_its_encoder_names_both_networks(metric, tmp_path):
+def test_its_encoder_names_both_networks_and_how_sure_it_must_be(metric, tmp_path):
     before = metric.encoder
+    assert metric_of("faces", {**ENTRY, "sure": 0.9}, str(tmp_path)).encoder != before
     (tmp_path / "other.onnx").write_bytes(b"other")
     assert metric_of("faces", {**ENTRY, "detector": "other.onnx"}, str(tmp_path)).encoder != before
 

@@ -1,6 +1,7 @@
 """One task on the embedded base with options that the paper does not have: each has an effect, monitoring has none."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from stages.adapters.algebra import Adapter, fresh_adapter
 from stages.adapters.state import State
 from stages.adapters.storage import fingerprint, flat
 from stages.core.dataset import class_prompt
@@ -67,6 +69,43 @@ def learned(params: Params, *sizes: tuple[int, int], observe=None):
     adapter, losses = train(params, RUN, "01", Inputs(data, pictures, State()), observe)
     assert all(torch.isfinite(value).all() for value in flat(adapter).values())
     return fingerprint(flat(adapter)), losses
+
+
+def test_checkpoints_are_of_everything_that_makes_another_training(params):
+    small, fresh_state = changed(params), State()
+
+    def folder(study=small, run=RUN, index="01", colour=0, prompt="a sks owl", state=fresh_state, size=32) -> str:
+        entry = {"caption": None, "frame": (size, size, 0, 0, 32, 32)}
+        data = {"concept": {**CONCEPT, "training_prompt": prompt}, "pictures": {"training": [entry]}}
+        pictures = [Image.new("RGB", (32, 32), (colour, 0, 0))]
+        return task.prepare(study, run, index, Inputs(data, pictures, state))[0].training.folder.name
+
+    def drawn(k: int) -> Adapter:
+        shapes, g = params.family.shapes(), torch.Generator().manual_seed(k)
+        a = fresh_adapter(shapes, 4, 4.0, g)
+        return Adapter(a.a, {n: torch.randn(b.shape, generator=g) for n, b in a.b.items()}, a.scale)
+
+    one, other = drawn(1), drawn(2)
+    source = changed(params, train={"conditioning": "source"})
+    merging = replace(RUN, strategy="merge_init")
+    found = [
+        folder(),
+        folder(index="02"),
+        folder(run=replace(RUN, seed=1)),
+        folder(run=replace(RUN, sequence=replace(RUN.sequence, order="1"))),
+        folder(colour=1),
+        folder(prompt="a sks bird"),
+        folder(changed(params, train={"learning_rate": 1e-5})),
+        folder(source),
+        folder(source, size=64),
+        folder(state=State(one.delta, one)),
+        folder(state=State(other.delta, other)),
+        folder(state=State(other.delta, replace(other, scale=0.5))),
+        folder(run=merging, state=State(one.delta, one)),
+        folder(run=merging, state=State(other.delta, one)),
+    ]
+    assert len({*found}) == len(found)
+    assert folder(run=merging) == folder(), "the first task is the same for every strategy"
 
 
 def concept(token: str, training_prompt: str, noun: str = "") -> dict[str, str]:
