@@ -78,6 +78,7 @@ def test_a_carried_adapter_that_is_not_a_sum_has_no_cross_terms():
     a, b = ({n: old[n] + more[n] for n in SHAPES} for old, more in ((adapter(1).a, new.a), (adapter(1).b, new.b)))
     for carried in (adapter(2), adapter(3), Adapter(new.a, adapter(1).b), Adapter(a, new.b), Adapter(new.a, b), None):
         assert check(before, before.delta, new, State(before.delta + new.delta, carried), weight).cross_terms == 0
+        assert check(before, before.delta, new, State(adapter(5).delta, carried), weight).cross_terms == 0
 
 
 def test_a_selection_is_not_the_sum():

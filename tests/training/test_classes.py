@@ -43,6 +43,16 @@ def test_in_scenes_half_of_the_rows_are_for_earlier_words_and_a_quarter_each_for
         strategies.make("rehearse_words", {"rehearse": {"prompts": "generic", "scenes": ["at night"]}})
 
 
+def test_a_class_of_two_concepts_has_the_rows_of_both(params):  # noqa: F811
+    options = Rehearsal(prompts="earlier", classes=True, scenes=("at night",))
+    twin, own = concept("zwx", "a photo of a zwx owl"), class_prompt(None, CONCEPT)
+    assert class_prompt(None, twin) == own
+    often = rehearsal.prompts(params.family, options, [twin, CONCEPT])
+    assert often == dict.fromkeys(
+        [twin["training_prompt"], f"{twin['training_prompt']} at night", own, f"{own} at night"], 1
+    )
+
+
 def test_classes_are_rehearsed_beside_earlier_concepts_alone():
     with pytest.raises(ConfigFault, match="classes goes with prompts: earlier"):
         strategies.make("rehearse_words", {"rehearse": {"prompts": "generic", "classes": True}})

@@ -228,6 +228,22 @@ def test_nan_stops_training_before_that_step_is_applied(tmp_path, whole, at):
     assert train(tmp_path / "run") == whole  # nothing of that step was saved
 
 
+def test_a_step_whose_loss_alone_is_not_finite_is_not_applied():
+    class Infinite(Small):
+        def loss(self, inputs):
+            return super().loss(inputs) + float("inf")
+
+    learner = Infinite()
+    learner.prepare(MATERIAL.images, MATERIAL.prompts)
+    steps, before = descent.Descent(learner, OPTIONS, 9), learner.adapter()
+    steps.gradient(learner.inputs([Row(0, 0, 0, 1.0)]))
+    steps.update(0.01)
+    (stats,) = steps.read()
+    assert stats.gradient_norm > 0
+    assert not stats.finite
+    torch.testing.assert_close([learner.a, learner.b], [before.a["m"], before.b["m"]], rtol=0, atol=0)
+
+
 KILLED = """
 import sys
 import threading
