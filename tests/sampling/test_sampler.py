@@ -1,4 +1,4 @@
-"""Sampling without enough memory for a batch."""
+"""Which pictures are sampled, from what and when; and sampling without enough memory for a batch."""
 
 import shutil
 from types import SimpleNamespace
@@ -8,12 +8,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from stages.adapters.algebra import Delta
 from stages.adapters.state import State
 from stages.core.params import Sample
 from stages.core.spare import spare
 from stages.files.artifact import Draft
+from stages.files.pictures import open_png
 from stages.runtime.faults import MachineFault
+from stages.runtime.seeds import generator
 from stages.sample import write
+from stages.sampling.sampler import sample
 
 TASKS = {"01": {"prompts": ["a", "b"]}, "02": {"prompts": ["c"]}}
 
@@ -63,6 +67,64 @@ def test_the_batch_is_halved_and_the_manifest_records_it(tmp_path, monkeypatch):
     assert files == whole
     again, files, batches = pictures(tmp_path / "small" / "again", monkeypatch, 2)
     assert (again, files) == (facts, whole)
+
+
+class Telling(Crowded):
+    """Its pictures show their prompt's length, the mean of their noise and the size of the delta."""
+
+    def __init__(self, fingerprint: str = "telling") -> None:
+        super().__init__(8)
+        self.fingerprint, self.size = fingerprint, 0.0
+
+    def shift(self, delta: Delta) -> None:
+        self.size = sum(float(value.sum()) for _, value in delta.matrices())
+
+    def encode_prompts(self, prompts: list[str]) -> dict[str, Tensor]:
+        return {"text": torch.tensor([[float(len(prompt))] for prompt in prompts])}
+
+    def sample(self, rows, noise, steps, guidance, scheduler, batch) -> list[Image.Image]:
+        self.batches.append(batch)
+        shown = zip(rows["text"][:, 0].tolist(), noise, strict=True)
+        return [Image.new("RGB", (1, 1), (int(n), int(100 + 50 * x.mean()), int(self.size))) for n, x in shown]
+
+
+def shown(groups, family: Telling | None = None, delta: float = 0.0, **options) -> list[tuple[int, int, int]]:
+    """The pixel of every picture, in their order."""
+    sampled = Sample(**{"images": 3, "batch": 8, "steps": 1, "guidance": 3.0, "seed": 42, **options})
+    dense = {"one": torch.full((1, 1), delta)} if delta else {}
+    study = SimpleNamespace(family=family or Telling(), sample=sampled)
+    return [
+        open_png(file).getpixel((0, 0)) for files in sample(study, State(Delta(dense=dense)), groups) for file in files
+    ]
+
+
+def test_every_prompt_is_sampled_with_every_noise_all_noises_of_the_first_prompt_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    drawn = torch.randn((3, 4, 2, 2), generator=generator(42, "sample")).mean((1, 2, 3))
+    means = [int(100 + 50 * x) for x in drawn]
+    assert len({*means}) == 3
+    found = shown([["a", "bbb"], ["cc"]], delta=7.0)
+    assert found == [(length, mean, 7) for length in (1, 3, 2) for mean in means]
+    seeded = torch.randn((3, 4, 2, 2), generator=torch.Generator().manual_seed(42)).mean((1, 2, 3))
+    assert [pixel[1] for pixel in shown([["a"]], noise="seeded")] == [int(100 + 50 * x) for x in seeded]
+
+
+def test_pictures_are_cached_by_all_that_makes_them_others(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = Telling()
+    assert shown([["a", "bbb"]], first) == shown([["a", "bbb"]], again := Telling())
+    assert (first.batches, again.batches) == ([6], [])
+    for groups, options in (
+        ([["bbb", "a"]], {}),
+        ([["a", "bbb"]], {"delta": 1.0}),
+        ([["a", "bbb"]], {"delta": 2.0}),
+        ([["a", "bbb"]], {"seed": 43}),
+        ([["a", "bbb"]], {"guidance": 4.0}),
+        ([["a", "bbb"]], {"family": Telling("another base")}),
+    ):
+        family = options.pop("family", None) or Telling()
+        shown(groups, family, **options)
+        assert family.batches == [6], options
 
 
 def test_what_is_kept_for_the_next_training_is_freed_first(tmp_path, monkeypatch):

@@ -142,6 +142,14 @@ def test_rows_go_through_all_pairs_before_any_comes_again():
     assert len(material.images) == 3
 
 
+def test_prompts_are_rehearsed_on_pictures_of_the_concept_not_of_its_class(params):  # noqa: F811
+    learned_from = Material([{}] * 3, encode_prompts(params.family, ["a sks owl", "an owl"]), [0, 0, 1], 2)
+    options = Rehearsal(prompts="earlier", rows=3, weight=2.0)
+    found = rehearsal.with_rehearsal(params.family, learned_from, options, {"a mug": 2, "a boot": 1}, None)
+    assert found.repertoire == Repertoire([(0, 2), (0, 2), (0, 3), (1, 2), (1, 2), (1, 3)], 3, 2.0)
+    assert torch.equal(found.prompts["text"][2:], encode_prompts(params.family, ["a mug", "a boot"])["text"])
+
+
 def test_the_rows_of_a_block_are_answered_together_as_each_would_be_alone(params, monkeypatch):  # noqa: F811
     learner = params.family.learner(shaped(params, 1).delta, shaped(params, 2), params.train)
     images = encode_images(params.family, photos(2))
