@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stages.files import sealed
+from stages.files import sealed, writing
 from stages.files.sealed import move_away, read_sealed, write_sealed
 
 
@@ -59,3 +59,12 @@ def test_folders_of_the_same_name_are_moved_to_different_places(tmp_path):
         (tmp_path / "x" / "file").write_text(text)
         assert (move_away(tmp_path / "x") / "file").read_text() == text
     assert not (tmp_path / "x").exists()
+
+
+def test_only_what_is_to_be_durable_is_synced(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(writing, "sync", synced.append)
+    write_sealed(tmp_path / "entry", b"cache")
+    assert synced == []
+    write_sealed(tmp_path / "entry", b"copy", durable=True)
+    assert synced[-1] == tmp_path

@@ -70,6 +70,8 @@ def test_it_describes_itself(name):
     metric = make(name)
     assert metric.compares_with in ("references", "prompt")
     assert metric.encoder == metric.encoder != ""
+    if "architecture" in type(metric).model_fields:  # another one gives other vectors of the same weights
+        assert metric.model_copy(update={"architecture": "other"}).encoder != metric.encoder
     assert metric.recognises == (isinstance(metric, EmbeddingMetric) and metric.compares_with == "references")
     with pytest.raises(ConfigFault, match="unknown key 'no_such_option'"):
         metrics.make(name, {"no_such_option": 1})
