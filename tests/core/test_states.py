@@ -7,7 +7,7 @@ import torch
 
 from stages.adapters.algebra import Adapter
 from stages.adapters.state import State
-from stages.adapters.storage import delta_fingerprint, save_adapter, save_state
+from stages.adapters.storage import save_adapter, save_state, state_fingerprint
 from stages.core.runs import Run, TaskSequence
 from stages.core.states import merge_generator, rebuilt_state, state_after
 from stages.core.strategy import strategies
@@ -53,9 +53,36 @@ def test_states_are_rebuilt_from_their_adapters_to_the_bit(finished, index):
         assert not rebuilt.delta.modules
         return
     stored = state_after(params, run, index)
-    assert delta_fingerprint(rebuilt.delta) == delta_fingerprint(stored.delta)
+    assert state_fingerprint(rebuilt) == state_fingerprint(stored)
     (run.at(index) / "state" / artifact.MANIFEST).unlink()
-    assert delta_fingerprint(state_after(params, run, index).delta) == delta_fingerprint(stored.delta)
+    assert state_fingerprint(state_after(params, run, index)) == state_fingerprint(stored)
+
+
+@pytest.mark.parametrize("finished", ["scaled_sum"], indirect=True)
+def test_they_are_rebuilt_under_the_options_that_the_adapters_were_trained_under(finished):
+    params, run = finished
+    options, wanted = {"rule": "inverse"}, State()
+    for task in params.tasks:
+        folder, trained = run.at(task.index) / "adapter", adapter(int(task.index))
+        with artifact.publish(folder, "adapter", {"scale": 0.5, "strategy": {"options": options}}) as draft:
+            save_adapter(draft / "adapter.safetensors", trained)
+        wanted = strategies.make("scaled_sum", options).merge(wanted, trained, merge_generator(run, task.index))
+    assert state_fingerprint(rebuilt_state(params, run, "03")) == state_fingerprint(wanted)
+
+
+def test_every_task_of_every_run_is_merged_with_random_numbers_of_its_own():
+    here, there = (TaskSequence("study", "objects", order) for order in "01")
+    places = [(Run(here, "dare", 0), "01"), (Run(here, "dare", 0), "02"), (Run(here, "dare", 1), "01")]
+    places.append((Run(there, "dare", 0), "01"))
+    drawn = [float(torch.rand(1, generator=merge_generator(*place))) for place in places]
+    assert len({*drawn}) == 4
+    assert float(torch.rand(1, generator=merge_generator(*places[0]))) == drawn[0]
+
+
+def test_a_new_draw_is_made_where_the_start_reads_it():
+    begun = State(adapter(1).delta, adapter(1))
+    assert [strategies.make(name).draws(State()) for name in ("naive", "merge_init")] == [True, True]
+    assert [strategies.make(name).draws(begun) for name in ("naive", "merge_init")] == [False, True]
 
 
 def test_a_missing_adapter_is_named(finished):
