@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from stages.runtime.faults import MachineFault, Preempted
+from stages.runtime.faults import MachineFault, Preempted, first_line
 
 log = logging.getLogger("palimpsest.view")  # what Prefect does not show
 reasons = logging.getLogger("palimpsest.prefect")  # for the run's page alone: the terminal has them already
@@ -101,7 +101,7 @@ def warn_only(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        log.warning("Prefect does not show %s: %s.", what, str(error).splitlines()[0] if str(error) else repr(error))
+        log.warning("Prefect does not show %s: %s.", what, first_line(error))
 
 
 @contextlib.contextmanager
@@ -196,7 +196,7 @@ def note_server_lost(error: Exception) -> None:
     """Records and logs that the connection to the server was lost."""
     global _server_is_up
     _server_is_up = False
-    log.warning("Prefect's server was lost; the study continued without it: %s.", str(error) or repr(error))
+    log.warning("Prefect's server was lost; the study continued without it: %s.", first_line(error))
 
 
 def exit_process(code: int) -> NoReturn:

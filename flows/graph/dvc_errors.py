@@ -12,7 +12,7 @@ from pathlib import Path
 from flows.graph.dvc_internals import ConfigError, DvcException, NotDvcRepoError, SCMError, invalid_config
 from flows.graph.lockfile import CONFLICT, LOCKFILE
 from stages.runtime.exits import OF_THE_MACHINE, machine_fault
-from stages.runtime.faults import ConfigFault, printable
+from stages.runtime.faults import ConfigFault, first_line, printable
 
 IGNORED = ".dvcignore"
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -47,7 +47,7 @@ def told(error: DvcException | OSError) -> str:
 
 def _named(error: DvcException, root: Path) -> str:
     cause = getattr(error, "exc", None)  # of a PrettyDvcException: the reason, where its own text only names the file
-    reason = _first_line(cause if isinstance(cause, Exception) and not isinstance(cause, type(error)) else error)
+    reason = first_line(cause if isinstance(cause, Exception) and not isinstance(cause, type(error)) else error)
     path = getattr(error, "path", None)
     if isinstance(error, NotDvcRepoError):
         return f"{root}: is not a project, it has no folder .dvc. Change to one, or create one: palimpsest init NAME."
@@ -74,8 +74,4 @@ def _unreadable(root: Path) -> str | None:
     except OSError:
         pass
     git = subprocess.run(["git", "config", "--list"], cwd=root, capture_output=True, text=True)
-    return f"{root / '.git/config'}: {_first_line(git.stderr)}. Fix it." if git.returncode else None
-
-
-def _first_line(text: object) -> str:
-    return (str(text).strip().splitlines() or [type(text).__name__])[0].rstrip(".")
+    return f"{root / '.git/config'}: {first_line(git.stderr)}. Fix it." if git.returncode else None

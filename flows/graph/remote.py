@@ -70,7 +70,7 @@ class SharedGraph(Graph):
         except RunCacheNotFoundError:
             raise
         except Exception as error:
-            log.warning("%s: the remote cannot be read: %s.", stage.addressing, _first_line(error))
+            log.warning("%s: the remote cannot be read: %s.", stage.addressing, first_line(error))
             self.repo.stage_cache.restore(stage)
 
     def upload(self, names: Iterable[str]) -> None:
@@ -102,7 +102,7 @@ class SharedGraph(Graph):
                 return False
             self.entries.upload(entry)
         except Exception as error:
-            log.warning("%s: upload to the remote failed: %s.", name, _first_line(error))
+            log.warning("%s: upload to the remote failed: %s.", name, first_line(error))
             return False
         return True
 
@@ -121,7 +121,7 @@ class Entries:
         try:
             self.remote = repo.cloud.get_remote_odb(None, "--share", hash_name="md5-dos2unix")
         except (RemoteConfigError, DvcException) as error:
-            reason = _first_line(error).partition(". Create a default remote")[0]  # then comes DVC's own advice
+            reason = first_line(error).partition(". Create a default remote")[0]  # then comes DVC's own advice
             raise ConfigFault(f"--share: {reason}. Add one: dvc remote add -d NAME URL") from None
 
     def entry_of(self, stage: PipelineStage) -> str | None:
@@ -147,7 +147,7 @@ class Entries:
                 list(pool.map(lambda entry: self._copy(entry, self.remote, self.local), new))
         except Exception as error:
             raise MachineFault(
-                f"the remote {self.remote.path} cannot be read: {_first_line(error)}. Check address and credentials."
+                f"the remote {self.remote.path} cannot be read: {first_line(error)}. Check address and credentials."
             ) from None
 
     def upload(self, entry: str) -> None:
@@ -175,10 +175,6 @@ def hash_inputs(graph: Graph) -> dict[str, str]:
             hashes[name] = str(dep.get_hash().value)
     code = {path.relative_to(graph.root).as_posix(): sha256(path) for path in (graph.root / "stages").rglob("*.py")}
     return hashes | {"stages": digest(code)}
-
-
-def _first_line(error: Exception) -> str:
-    return first_line(error).rstrip(".")
 
 
 def check_inputs(expected: dict[str, str]) -> None:

@@ -113,7 +113,7 @@ def check_password(url: str) -> None:
 def no_access(url: str, error: Exception) -> MachineFault:
     """The line for a request that a server has not answered."""
     return MachineFault(
-        f"{url}: {first_line(error).rstrip('.')}. Check that the server is up and PREFECT_API_AUTH_STRING is right."
+        f"{url}: {first_line(error)}. Check that the server is up and PREFECT_API_AUTH_STRING is right."
     )
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.files.artifact import REMEDY
-from stages.runtime.faults import InputFault
+from stages.runtime.faults import InputFault, first_line
 
 _CELL = [
     ("after", pa.int16()),
@@ -70,9 +70,7 @@ def read(path: Path, schema: pa.Schema) -> pa.Table:
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
-        raise InputFault(
-            f"{path}: cannot be read as Parquet: {str(error).splitlines()[0].rstrip('.')}. {REMEDY}"
-        ) from None
+        raise InputFault(f"{path}: cannot be read as Parquet: {first_line(error)}. {REMEDY}") from None
     actual, expected = (
         [(field.name, str(field.type).replace("element:", "item:")) for field in fields]
         for fields in (table.schema, schema)

@@ -71,7 +71,7 @@ def decode(data: bytes, limits: Prepare) -> tuple[Image.Image, list[str]]:
         limit = f"prepare.max_megapixels: {limits.max_megapixels:g}"
         raise InputFault(f"too many pixels, over {limit}. Save it smaller or, in a project, raise the limit.") from None
     except Exception as error:  # for damaged files, Pillow's parsers raise almost anything
-        raise InputFault(f"damaged: {first_line(error).rstrip('.')}. Copy it again, or remove it.") from None
+        raise InputFault(f"damaged: {first_line(error)}. Copy it again, or remove it.") from None
 
 
 def _with_heif() -> tuple[str, ...]:

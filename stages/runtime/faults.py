@@ -19,9 +19,9 @@ def printable(text: str) -> str:
     )
 
 
-def first_line(error: BaseException) -> str:
-    """Returns the first line of an error's text, or the name of its type if it has none."""
-    return (str(error).splitlines() or [""])[0] or type(error).__name__
+def first_line(said: BaseException | str) -> str:
+    """Returns the first line of an error's text, without its full stop; the name of its type if it has none."""
+    return (str(said).strip().splitlines() or [type(said).__name__])[0].rstrip(".")
 
 
 class Fault(Exception):

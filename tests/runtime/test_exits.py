@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.runtime.exits import OF_THE_MACHINE, attempt
-from stages.runtime.faults import ConfigFault, InputFault, printable
+from stages.runtime.faults import ConfigFault, InputFault, first_line, printable
 
 
 def fails(error):
@@ -140,3 +140,8 @@ def test_whatever_a_message_contains_it_can_be_printed(text):
     if text.isprintable():
         assert shown == text
     json.dumps(shown)
+
+
+def test_what_an_error_says_goes_into_a_sentence():
+    said = [ValueError("no such thing.\nAt line 3"), ValueError("\n  late  \n"), ValueError(), "fatal: bad line."]
+    assert list(map(first_line, said)) == ["no such thing", "late", "ValueError", "fatal: bad line"]

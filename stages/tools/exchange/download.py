@@ -211,5 +211,5 @@ def _ask(source: str, call: Callable[..., Any], *args: Any, **options: Any) -> A
             raise InputFault(f"{source}: the hub has no such file at that revision. Fix {model_lock.LOCK}.") from None
         raise MachineFault(f"{source}: the hub answered with status {code}. Try again later, {otherwise}.") from None
     except (HTTPError, OSError) as error:
-        reason = first_line(error.__cause__ or error).rstrip(".")
+        reason = first_line(error.__cause__ or error)
         raise MachineFault(f"{source}: download failed: {reason}. Try again, {otherwise}.") from None

@@ -39,8 +39,9 @@ def read(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals(ALLOWED):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = first_line(error)
-        raise InputFault(f"{path}: cannot be read without running code in it, or is damaged: {reason}") from None
+        raise InputFault(
+            f"{path}: cannot be read without running code in it, or is damaged: {first_line(error)}."
+        ) from None
     if not isinstance(checkpoint, dict):
         raise InputFault(f"{path}: has no named weights.")
     return checkpoint
