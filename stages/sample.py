@@ -18,7 +18,8 @@ from stages.sampling import reading, responses, sampler
 def sample(params: Params, run: Run | TaskSequence, args: argparse.Namespace) -> None:
     """Publishes the pictures of a run after `args.task`; of the base, for a sequence."""
     task: str | None = getattr(args, "task", None)
-    state, learned, parents, folder = State(), [], {}, run.base if isinstance(run, TaskSequence) else run.at(task or "")
+    folder = run.at(task or "") if isinstance(run, Run) else run.base
+    state, learned, parents = State(), [], {}
     if isinstance(run, Run):
         parents = {"state": folder / "state"}
         manifest = artifact.read(parents["state"], "state")

@@ -68,7 +68,7 @@ def units(graph: Graph, missing: set[str]) -> list[str]:
     from stages.core.runs import runs, sequences
 
     params = load()
-    keys = [f"{s.domain}/{s.order}" for s in sequences(params)] + [str(run) for run in runs(params)]
+    keys = [*map(str, sequences(params)), *map(str, runs(params))]
     return [key for key in keys if missing.intersection(graph.with_upstream(last_stages(key)))]
 
 

@@ -44,7 +44,7 @@ class Exports:
         if task not in (name for name, _ in self.page.finished.get(run, [])):
             raise InputFault(f"{run}, task {task}: is not finished in this study. Reload the page.")
         # A file of its own, so that its model card and contact sheet have its name too.
-        path = EXPORTS / f"{'-'.join([self.page.params.study, *run.split('/'), task])}.safetensors"
+        path = EXPORTS / f"{self.page.params.study}-{run.replace('/', '-')}-{task}.safetensors"
         async with self.lock:  # one model in memory at a time
             line = await palimpsest("export", run, "--task", task, "--to", str(path))
         self.files[path.name] = path

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from stages.core.params import Params
-from stages.core.strategy import chosen
 from stages.runtime import instruction_set
 from stages.runtime.faults import ConfigFault, nearest
 
@@ -25,6 +24,14 @@ class TaskSequence:
     study: str
     domain: str
     order: str
+
+    def __str__(self) -> str:
+        return f"{self.domain}/{self.order}"
+
+    @property
+    def sequence(self) -> TaskSequence:
+        """Itself, as a run has one: pictures and scores are those of a run or, of the base model, of a sequence."""
+        return self
 
     @property
     def folder(self) -> Path:
@@ -50,7 +57,12 @@ class Run:
     seed: int
 
     def __str__(self) -> str:
-        return f"{self.sequence.domain}/{self.sequence.order}/{self.strategy}/{self.seed}"
+        return f"{self.sequence}/{self.strategy}/{self.seed}"
+
+    @property
+    def file_name(self) -> str:
+        """Its name for a file: objects-0-merge_init-0."""
+        return str(self).replace("/", "-")
 
     def at(self, index: str) -> Path:
         """Returns the folder of this run at a position: adapter, state, images and scores."""
@@ -75,7 +87,7 @@ def find_sequence(params: Params, key: str) -> TaskSequence:
     Raises:
         ConfigFault: params.yaml has no such sequence.
     """
-    by_key = {f"{s.domain}/{s.order}": s for s in sequences(params)}
+    by_key = {str(sequence): sequence for sequence in sequences(params)}
     if key not in by_key:
         raise ConfigFault(f"there is no sequence '{key}' in params.yaml. {nearest(key, by_key)}")
     return by_key[key]
@@ -100,17 +112,16 @@ def before(index: str) -> str:
 
 def provenance(params: Params, run: Run | TaskSequence) -> dict[str, Any]:
     """Returns the facts that all manifests of a run record; for a sequence, those of its base model."""
-    sequence = run.sequence if isinstance(run, Run) else run
     facts: dict[str, Any] = {
         "study": params.study,
-        "domain": sequence.domain,
-        "order": sequence.order,
+        "domain": run.sequence.domain,
+        "order": run.sequence.order,
         "family": params.base.name,
         "base": params.family.fingerprint,
         **instruction_set.provenance(),
     }
     if isinstance(run, Run):
-        kind, strategy = chosen(run.strategy, params.strategy.get(run.strategy, {}))
+        kind, strategy = params.plug_in(run.strategy)
         named = {"name": run.strategy} | ({"is": kind} if kind != run.strategy else {})
         facts |= {"strategy": named | {"options": strategy.model_dump(mode="json")}, "seed": run.seed}
     return facts

@@ -246,7 +246,7 @@ def _expected(params: Params) -> NDArray[np.bool_]:
 
 
 def _require_folders(domain_runs: list[Run], of_domain: Iterable[TaskSequence], indices: list[str]) -> None:
-    folders = {f"{s.domain}/{s.order}/base": s.base / "scores" for s in of_domain}
+    folders = {f"{sequence}/base": sequence.base / "scores" for sequence in of_domain}
     folders |= {f"{run} after task {index}": run.at(index) / "scores" for run in domain_runs for index in indices}
     _raise_if_any([name for name, folder in folders.items() if not (folder / artifact.MANIFEST).is_file()], "scores")
 

@@ -123,7 +123,6 @@ def references_for(params: Params, run: Run | TaskSequence, task: str | None) ->
     """
     references = References()
     needs_pictures = not all(isinstance(metric, EmbeddingMetric) for metric in params.judges.values())
-    sequence = run.sequence if isinstance(run, Run) else run
     indices = [t.index for t in params.tasks]
     if isinstance(run, Run) and task is not None and params.task(task).sees != "data":
         earlier = run.at(before(task)) / "scores"
@@ -134,10 +133,11 @@ def references_for(params: Params, run: Run | TaskSequence, task: str | None) ->
             references.files = {int(folder.name): sorted(folder.glob("*.png")) for folder in folders}
         indices = [task]
     for index in indices:
-        data, _, pictures = read_data(sequence.data(index))
+        data, _, pictures = read_data(run.sequence.data(index))
         references.fresh[int(index)] = (data["concept"]["name"], pictures)
         if needs_pictures:
-            references.files[int(index)] = [sequence.data(index) / e["file"] for e in data["pictures"]["references"]]
+            files = [entry["file"] for entry in data["pictures"]["references"]]
+            references.files[int(index)] = [run.sequence.data(index) / file for file in files]
     return references
 
 

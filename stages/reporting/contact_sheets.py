@@ -41,7 +41,7 @@ def draw_all(params: Params, folder: Path) -> list[Path]:
     for domain in params.domains:
         of_domain = [run for run in all_runs if run.sequence.domain == domain]
         for run in of_domain:
-            paths.append(folder / f"{'-'.join(str(run).split('/'))}.png")
+            paths.append(folder / f"{run.file_name}.png")
             paths[-1].write_bytes(to_png(sheet(params, run)))
         first = [r for r in of_domain if r.sequence == of_domain[0].sequence and r.seed == of_domain[0].seed]
         if len(params.tasks) > 1:

@@ -36,12 +36,11 @@ def record(params: Params, run: Run | TaskSequence, state: State, draft: artifac
     """
     if not params.sample.responses:
         return
-    sequence = run.sequence if isinstance(run, Run) else run
     images: list[Encodings] = []
     prompts: list[str] = []
     rows: dict[str, list[Row]] = {}
     for number, task in enumerate(params.tasks):
-        data = sequence.data(task.index)
+        data = run.sequence.data(task.index)
         facts = artifact.read(data, "data")
         shown = [open_png(data / entry["file"]) for entry in facts["pictures"]["training"]]
         first, concept = len(images), facts["concept"]

@@ -40,10 +40,9 @@ def sampled_concepts(
     Returns:
         Concepts by position, from 1.
     """
-    if isinstance(run, Run) and task is not None and params.task(task).sees != "data":
+    if task is not None and params.task(task).sees != "data":
         return dict(enumerate(learned, 1))
-    sequence = run.sequence if isinstance(run, Run) else run
-    return {int(t.index): artifact.read(sequence.data(t.index), "data")["concept"] for t in params.tasks}
+    return {int(t.index): artifact.read(run.sequence.data(t.index), "data")["concept"] for t in params.tasks}
 
 
 def sample(params: Params, state: State, groups: Sequence[Sequence[str]]) -> Iterator[list[Path]]:

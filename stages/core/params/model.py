@@ -125,13 +125,17 @@ class Params(Strict):
         """The base model: one cached instance per name, options and weights."""
         return families.get(self.base.name, self.base.options, "base: ")
 
-    def make_strategy(self, strategy: str) -> Strategy:
-        """Makes the strategy of this name with its options.
+    def plug_in(self, strategy: str) -> tuple[str, Strategy]:
+        """The plug-in that a strategy of this name is, and the strategy with its options.
 
         Raises:
             ConfigFault: there is no such strategy, or an option is wrong.
         """
-        return chosen(strategy, self.strategy.get(strategy, {}))[1]
+        return chosen(strategy, self.strategy.get(strategy, {}))
+
+    def make_strategy(self, strategy: str) -> Strategy:
+        """Makes the strategy of this name with its options; errors as in `plug_in`."""
+        return self.plug_in(strategy)[1]
 
     def training(self, strategy: str) -> Train:
         """Returns the training options of a strategy: section `train`, with strategy.NAME.train in its place.

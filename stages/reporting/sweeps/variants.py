@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stages.core.params import Params
-from stages.core.strategy import Regime, chosen
+from stages.core.strategy import Regime
 from stages.runtime.formatting import words
 
 
@@ -40,7 +40,7 @@ def variants(params: Params) -> list[Variant]:
     """All strategies of the study, in its order."""
     listed = []
     for name in params.strategies:
-        kind, strategy = chosen(name, params.strategy.get(name, {}))
+        kind, strategy = params.plug_in(name)
         train = params.training(name).model_dump(mode="json", exclude={"checkpoint_every", "processes"})
         options = strategy.model_dump(mode="json")
         listed.append(Variant(name, kind, strategy.knows, dict(_flat({**options, "train": train}))))

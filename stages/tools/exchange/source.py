@@ -154,7 +154,7 @@ def _trained(params: Params, run: Run, task: str, what: What) -> Origin:
         delta = load_adapter(folder / "adapter.safetensors", trained["scale"], params.family.shapes()).delta
     begun = Path(params.family.adapter) if params.family.adapter else None
     return Origin(
-        name="-".join([params.study, *str(run).split("/"), task] + ["adapter"] * (what == "adapter")),
+        name="-".join([params.study, run.file_name, task] + ["adapter"] * (what == "adapter")),
         title=f"{params.study}: {run} after task {task}",
         what=what,
         delta=delta,
@@ -182,7 +182,7 @@ def _changes_text(params: Params, delta: Delta) -> bool:
 
 def _contact_sheet(params: Params, run: Run) -> Path | None:
     """The run's sheet, if it is as the report wrote it; `palimpsest report` writes pages beside it, in no manifest."""
-    folder, name = REPORTS / params.study, f"grids/{'-'.join(str(run).split('/'))}.png"
+    folder, name = REPORTS / params.study, f"grids/{run.file_name}.png"
     try:
         return folder / name if artifact.manifest(folder)["files"][name] == artifact.sha256(folder / name) else None
     except (InputFault, OSError, KeyError, TypeError):  # a damaged report must not prevent the export
