@@ -102,7 +102,7 @@ def _begin(work: Callable[[Params, Any, argparse.Namespace], None], key: str | N
         is_sequence = key == "sequence" or getattr(args, "base", False)
         target = (find_sequence if is_sequence else find_run)(params, args.key)
     position = getattr(args, "task", None)
-    positions = [task.index for task in params.tasks]
+    positions = params.positions
     if position is not None and position not in positions:
         raise ConfigFault(
             f"--task {position}: no such position. Give one that params.yaml lists, {positions[0]} to {positions[-1]}."

@@ -91,7 +91,7 @@ def load(params: Params, domain: str, plain: bool = False) -> Results:
     """
     domain_runs = [run for run in runs(params) if run.sequence.domain == domain]
     by_order = {s.order: s for s in sequences(params) if s.domain == domain}
-    _require_folders(domain_runs, by_order.values(), [task.index for task in params.tasks])
+    _require_folders(domain_runs, by_order.values(), params.positions)
     layouts = {order: _layout(params, sequence, plain) for order, sequence in by_order.items()}
     pairs = tuple((order, seed) for order in params.orders for seed in params.seeds)
     names = tuple(dict.fromkeys(name for layout in layouts.values() for name in layout.names))

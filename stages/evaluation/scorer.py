@@ -123,7 +123,7 @@ def references_for(params: Params, run: Run | TaskSequence, task: str | None) ->
     """
     references = References()
     needs_pictures = not all(isinstance(metric, EmbeddingMetric) for metric in params.judges.values())
-    indices = [t.index for t in params.tasks]
+    indices = params.positions
     if isinstance(run, Run) and task is not None and params.task(task).sees != "data":
         earlier = run.at(before(task)) / "scores"
         artifact.read(earlier, "scores")

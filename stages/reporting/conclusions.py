@@ -30,7 +30,7 @@ def conclusions(summary: Summary, quoted: Callable[[str], str] = str) -> list[st
     Args:
         quoted: makes the text of a prompt or a caption harmless where the conclusions are shown.
     """
-    level = 1 - summary.params.report.confidence
+    level = summary.params.report.level
     lines = [_spread(summary), regimes.note(regimes.of(summary.params)), _signs(level)]
     for verdict in (v for v in ordered(summary) if v.metric == summary.params.report.identity):
         head = f"{verdict.domain} by {verdict.metric}:"

@@ -138,7 +138,7 @@ def sheet(params: Params, run: Run) -> Image.Image:
 
     Cells before a concept was learned are empty.
     """
-    rows, tasks = concept_pictures(params, run.sequence), [task.index for task in params.tasks]
+    rows, tasks = concept_pictures(params, run.sequence), params.positions
     cell = cell_of(rows[0].base)
     step, top = cell + GAP, HEAD
     left = EDGE + LABEL

@@ -49,7 +49,7 @@ def headline(summary: Summary, domain: str) -> Headline:
     params = summary.params
     verdict = next(v for v in summary.verdicts if (v.domain, v.metric) == (domain, params.report.identity))
     others = [v for v in summary.verdicts if v.domain == domain and v is not verdict]
-    level = 1 - params.report.confidence
+    level = params.report.level
     groups = regimes.groups(verdict.regimes, verdict.strategies)
     found = [
         _gate(_within(verdict, names), [_within(other, names) for other in others], level) for names in groups.values()

@@ -155,7 +155,7 @@ def terminal(summary: Summary) -> str:
 
     With names as long as those of the default study, no line is longer than WIDTH.
     """
-    level = 1 - summary.params.report.confidence
+    level = summary.params.report.level
     warning = headline.practice(summary.params)
     parts = [_wrapped(line) for line in (warning, *sentences(summary)) if line]
     for verdict in ordered(summary):
@@ -182,7 +182,7 @@ def markdown(summary: Summary, files: Sequence[str], more: Sequence[str] = ()) -
         files: the existing figures and grids, relative to it.
         more: parts that are added before the glossary.
     """
-    level, warning = 1 - summary.params.report.confidence, headline.practice(summary.params)
+    level, warning = summary.params.report.level, headline.practice(summary.params)
     parts = [f"# {summary.params.study}", *([f"> {warning}"] if warning else []), *sentences(summary)]
     parts += [f"- {line}" for line in conclusions(summary, escape)]
     domain = ""

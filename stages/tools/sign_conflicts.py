@@ -79,7 +79,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def conflicts(params: Params, run: Run, args: argparse.Namespace) -> None:
-    states = [state_after(params, run, index).delta for index in ("00", *(task.index for task in params.tasks))]
+    states = [state_after(params, run, index).delta for index in ("00", *params.positions)]
     lines = csv.writer(sys.stdout, lineterminator="\n")
     lines.writerow(field.name for field in fields(Conflict))
     pairs = compare(states, params.family.weight, args.against)

@@ -91,6 +91,11 @@ class Report(Strict):  # what the report computes and shows
     paper: bool = False  # show the paper's numbers beside ours
     over_runs: bool = omit_default(False)  # also show mean and standard deviation over orders and seeds, as the paper
 
+    @property
+    def level(self) -> float:
+        """The corrected p up to which a difference is significant."""
+        return 1 - self.confidence
+
 
 class Params(Strict):
     """All parameters of one study."""
@@ -160,6 +165,11 @@ class Params(Strict):
     def judges(self) -> dict[str, Metric]:
         """The metrics by their keys in params.yaml."""
         return {key: metric_of(key, entry, self.score.judges) for key, entry in self.score.metrics.items()}
+
+    @property
+    def positions(self) -> list[str]:
+        """The positions of the tasks: "01", "02", ..."""
+        return [task.index for task in self.tasks]
 
     def task(self, index: str) -> Task:
         """Returns the task at a position such as "01", which must exist."""

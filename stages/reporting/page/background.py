@@ -147,7 +147,7 @@ def study(summary: Summary) -> dict[str, Any]:
         "seeds": params.seeds,
         "strategies": params.strategies,
         "tasks": len(params.tasks),
-        "sequences": [["order", "domain", *(t.index for t in params.tasks)], *_sequences(params)],
+        "sequences": [["order", "domain", *params.positions], *_sequences(params)],
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stages.core.params import Params
@@ -13,7 +12,7 @@ from stages.evaluation.statistics import Summary, Verdict
 from stages.reporting import regimes
 from stages.reporting.page import lines
 from stages.reporting.page.filmstrip import Roll
-from stages.reporting.page.sprites import Album, Cell, plan, sheet
+from stages.reporting.page.sprites import Album, plan, sheet
 from stages.reporting.page.svg import draw
 from stages.runtime.formatting import number, words
 
@@ -27,14 +26,14 @@ def damage(summary: Summary, album: Album, roll: Roll) -> dict[str, Any]:
         panels = [_panel(params, verdict) for verdict in verdicts]
         panels.sort(key=lambda panel: not panel["prompted"])
         domains.append({"name": results.domain, "panels": panels, **_pictures(params, results, album, roll)})
-    return {"domains": domains, "tasks": len(params.tasks), "level": f"{1 - params.report.confidence:.2g}"}
+    return {"domains": domains, "tasks": len(params.tasks), "level": f"{params.report.level:.2g}"}
 
 
 def _panel(params: Params, verdict: Verdict) -> dict[str, Any]:
     prompted = params.judges[verdict.metric].compares_with == "prompt"
     title = f"Change in {words(verdict.metric)} of the class alone, after each task"
     base = number(verdict.base["average_score"].value)
-    level = 1 - params.report.confidence
+    level = params.report.level
     rows = [["strategy", "before", "at the end", "change"]]
     for name, intervals in verdict.strategies.items():
         change = intervals["gain"]
@@ -51,21 +50,16 @@ def _pictures(params: Params, results: Results, album: Album, roll: Roll) -> dic
     """One sheet: a row for the base and for each strategy at the end, a column for each class."""
     order, seed = results.runs[0]
     sequence = TaskSequence(params.study, results.domain, order)
-    last = params.tasks[-1].index
+    last = params.positions[-1]
     of_first = [run for run in runs(params) if run.sequence == sequence and run.seed == seed]
     folders = {"base model": sequence.base / "images"} | {run.strategy: run.at(last) / "images" for run in of_first}
-    tasks = [task.index for task in params.tasks]
-    files = [f"plain/{task}/00-00.png" for task in tasks]
-    pictures = [album.open(Cell(folder, file)) for folder in folders.values() for file in files]
-    prompts = _prompts(album.facts(sequence.base / "images", "images"), tasks)
+    files = [f"plain/{task}/00-00.png" for task in params.positions]
+    pictures = [album.open(folder, file) for folder in folders.values() for file in files]
+    sampled = album.facts(sequence.base / "images", "images")["plain"]["tasks"]
     shown = plan(pictures[:1], len(pictures), 1, 1)
     return {
         "sheet": roll.add(sheet(pictures, len(files), shown)),
         "lossless": shown.lossless,
-        "prompts": prompts,
+        "prompts": [sampled[task]["prompts"][0] for task in params.positions],
         "rows": list(folders),
     }
-
-
-def _prompts(manifest: Mapping[str, Any], tasks: Sequence[str]) -> list[str]:
-    return [manifest["plain"]["tasks"][task]["prompts"][0] for task in tasks]

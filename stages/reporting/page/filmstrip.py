@@ -18,7 +18,7 @@ from stages.core.params import Params
 from stages.core.runs import TaskSequence, runs
 from stages.evaluation.results import OWN, TOP1, Results
 from stages.evaluation.statistics import Summary
-from stages.reporting.page.sprites import Album, Cell, Plan, Sheet, plan, sheet
+from stages.reporting.page.sprites import Album, Plan, Sheet, plan, sheet
 from stages.runtime.formatting import words
 
 SAMPLES = 20  # pictures from which the size of all is estimated
@@ -139,7 +139,7 @@ class _FilmBuilder:
         first, last = self.params.tasks[0].index, self.params.tasks[-1].index
         folders = [self.base, *(run.at(last) / "images" for run in self.of_run)]  # what is smooth, and what is not
         files = [_file(first, *pair) for pair in self.pairs[first][: max(1, SAMPLES // len(folders))]]
-        samples = [self.album.open(Cell(folder, file)) for folder in folders for file in files]
+        samples = [self.album.open(folder, file) for folder in folders for file in files]
         count = sum(1 + len(self.of_run) * len(tasks_after(self.params, task)) for task in self.pairs)
         prompts = max(len({prompt for prompt, _ in pairs}) for pairs in self.pairs.values())
         return plan(samples, count * runs * len(self.params.domains), self.params.sample.images, prompts)
@@ -150,7 +150,7 @@ class _FilmBuilder:
             k: pair for k, pair in enumerate(self.pairs[task]) if pair[0] < shown.prompts and pair[1] < shown.noises
         }
         photos = [
-            self.album.open(Cell(self.sequence.data(task), entry["file"]), "data")
+            self.album.open(self.sequence.data(task), entry["file"], "data")
             for entry in manifest["pictures"]["references"]
         ]
         after = tasks_after(self.params, task)
@@ -179,7 +179,7 @@ class _FilmBuilder:
         shown: Plan,
     ) -> list[Frame]:
         files = [_file(task, *pair) for pair in chosen.values()]
-        pictures = [self.album.open(Cell(folder, file)) for _, folder in folders for file in files]
+        pictures = [self.album.open(folder, file) for _, folder in folders for file in files]
         name = self.roll.add(sheet(pictures, len(files), shown))
         identity, column = self.params.report.identity, int(task) - 1
         return [

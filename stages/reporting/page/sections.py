@@ -150,7 +150,7 @@ def tradeoff(material: Material) -> Context | None:
 
 def sweeps(material: Material) -> Context | None:
     params = material.summary.params
-    level = 1 - params.report.confidence
+    level = params.report.level
     return _panels(material, lambda verdict: swept.panel(params, verdict, level)) if by_key(params) else None
 
 
@@ -200,7 +200,7 @@ def numbers(material: Material) -> Context:
         measures = [m for m in glossary.GLOSSARY if m == wording.forgetting_of(verdict) or m not in glossary.LOSSES]
         return {"rows": wording.everything(verdict, measures), "differences": compared}
 
-    level = 1 - material.summary.params.report.confidence
+    level = material.summary.params.report.level
     defined = glossary.definitions(conclusions.levels(material.summary))
     more = {"level": f"{level:.2g}", "glossary": defined, "head": glossary.GLOSSARY_HEAD}
     return _panels(material, panel) | more

@@ -48,14 +48,6 @@ class Sheet:
     rows: int
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A picture of a published folder."""
-
-    folder: Path
-    file: str
-
-
 def plan(samples: Sequence[Image.Image], cells: int, noises: int, prompts: int) -> Plan:
     """The best way to show pictures within the budget.
 
@@ -114,13 +106,12 @@ class Album:
             self._manifests[folder] = artifact.read(folder, kind)
         return self._manifests[folder]
 
-    def open(self, cell: Cell, kind: str = "images") -> Image.Image:
-        """Opens a picture.
+    def open(self, folder: Path, file: str, kind: str = "images") -> Image.Image:
+        """Opens a picture of a folder.
 
         Raises:
             InputFault: the picture is missing or damaged.
         """
-        path = cell.folder / cell.file
-        if cell.file not in self.facts(cell.folder, kind)["files"]:
-            raise InputFault(f"{path}: missing. {artifact.REMEDY}")
-        return open_png(path)
+        if file not in self.facts(folder, kind)["files"]:
+            raise InputFault(f"{folder / file}: missing. {artifact.REMEDY}")
+        return open_png(folder / file)

@@ -147,7 +147,7 @@ def _trained(params: Params, run: Run, task: str, what: What) -> Origin:
     goes_on = _goes_on(strategy)
     indices = [task]
     if what == "state" or goes_on or isinstance(strategy, PhotoStrategy):
-        indices = [t.index for t in params.tasks if t.index <= task]
+        indices = [index for index in params.positions if index <= task]
     if what == "state":
         delta = state_after(params, run, task).delta
     else:

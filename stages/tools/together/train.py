@@ -248,7 +248,7 @@ def _tasks(params: Params, words: list[str]) -> list[tuple[Run, str]]:
     Raises:
         ConfigFault: there is no such run or position.
     """
-    positions = [task.index for task in params.tasks]
+    positions = params.positions
     tasks = []
     for word in words:
         run, _, index = word.rpartition("/")
