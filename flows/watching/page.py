@@ -16,6 +16,7 @@ from stages.files.artifact import digest
 from stages.files.pictures import open_png
 from stages.files.undo import RECORD
 from stages.files.yaml import PARAMS
+from stages.reporting import wording
 from stages.reporting.page import charts, lines
 from stages.reporting.page.overview import minus
 from stages.reporting.page.render import BEGIN, environment, source, strategy_keys
@@ -124,12 +125,7 @@ class LivePage:
         # A chart reads `matrices` and `labels` of a verdict, which stands for a whole study.
         spec = charts.heatmap(cast(Any, partial), strategy, self._pending(partial, strategy))
         svg = draw(spec, f"{strategy}: each concept after each task, so far")
-        rows = [["after learning", *partial.labels]]
-        known = set(partial.matrices[strategy].cells())
-        for i, label in enumerate(("base model", *partial.labels)):
-            cells = [(i, j) for j in range(1, len(partial.labels) + 1)]
-            matrix = partial.matrices[strategy]
-            rows.append([label, *(number(float(matrix.at(*cell))) if cell in known else "" for cell in cells)])
+        rows = wording.matrix(partial.matrices[strategy], partial.labels, 2)
         return self._render("matrix", svg=svg, rows=rows, strategy=strategy)
 
     def _pending(self, partial: Partial, strategy: str) -> list[tuple[int, int]]:

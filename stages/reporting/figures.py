@@ -107,7 +107,7 @@ def _heatmap(axis: Axes, matrix: Transfer, scale: Normalize, labels: Sequence[st
         colour = HEAT(scale(value))
         axis.add_artist(Rectangle(corner, 1, 1, facecolor=colour, edgecolor="white", linewidth=1.2))
         ink = "white" if np.dot(colour[:3], (0.299, 0.587, 0.114)) < 0.55 else INK
-        axis.text(task, corner[1] + 0.5, number(value), ha="center", va="center", fontsize=7, color=ink)
+        axis.text(task, corner[1] + 0.5, in_cell(value), ha="center", va="center", fontsize=7, color=ink)
     for task in range(1, tasks + 1):
         axis.add_artist(Rectangle((task - 0.47, task - 0.47), 0.94, 0.94, fill=False, edgecolor=FRAME, linewidth=1.5))
     axis.set(xlim=(0.45, tasks + 0.55), ylim=(tasks + 0.55, -0.5 - gap - 0.05), aspect="equal")
@@ -118,7 +118,7 @@ def _heatmap(axis: Axes, matrix: Transfer, scale: Normalize, labels: Sequence[st
     axis.spines[:].set_visible(False)
 
 
-def number(value: float) -> str:
+def in_cell(value: float) -> str:
     """Two digits without the leading zero, short enough for a cell: .53, −.07, 1.0."""
     text = f"{abs(value):.2f}"
     sign = "−" if value < 0 and text != "0.00" else ""

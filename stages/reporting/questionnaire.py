@@ -9,16 +9,14 @@ to detect raters who do not look: see survey.py.
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from PIL import Image
 
 from stages.core.params import Params
@@ -28,10 +26,10 @@ from stages.evaluation.results import OWN, Results, load
 from stages.evaluation.survey import CHECKS, MINIMUM
 from stages.files import artifact
 from stages.files.pictures import open_picture
+from stages.reporting.page.render import TEMPLATES, environment, policy
 from stages.runtime.faults import ConfigFault
 from stages.runtime.seeds import seed
 
-TEMPLATES = Path(__file__).parent / "page" / "templates"
 SHOWN = 512  # pixels: larger pictures are scaled down to this, so that the page stays small
 REFERENCES = 4  # photos shown with a comparison
 
@@ -174,11 +172,17 @@ class Page:
             "trials": self.trials,
         }
         digest = artifact.digest(facts)[:16]
-        environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
-        template = environment.get_template("people.html")
         script = (TEMPLATES / "people.js").read_text("utf-8")
-        allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-        page = template.render(facts={**facts, "page": digest}, study=self.params.study, script=script, allowed=allowed)
+        page = (
+            environment()
+            .get_template("people.html")
+            .render(
+                facts={**facts, "page": digest},
+                study=self.params.study,
+                script=Markup(script),
+                policy=Markup(policy(script)),
+            )
+        )
         return page, {"page": digest, "study": self.params.study, "comparisons": self.key}
 
 

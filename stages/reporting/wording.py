@@ -18,7 +18,7 @@ from stages.reporting.conclusions import conclusions, levels, ordered
 from stages.reporting.glossary import GLOSSARY, GLOSSARY_HEAD, IN_WORDS, definitions
 from stages.reporting.sweeps import fronts
 from stages.reporting.sweeps.variants import series, variants
-from stages.runtime.formatting import Rows, escape, in_columns, in_markdown, words
+from stages.runtime.formatting import Rows, escape, in_columns, in_markdown, number, words
 
 ON_SCREEN = ("average_score", "forgetting_unbiased", "plasticity", "top1_earlier")  # as many as a terminal is wide
 WIDTH = 110  # characters of a line of the printed report
@@ -134,6 +134,16 @@ def over_runs(verdict: Verdict) -> Rows:
                 *(f"{np.mean(values):.3f} \u00b1 {np.std(values):.3f}" for values in means),
             ]
         )
+    return rows
+
+
+def matrix(scores: Transfer, labels: Sequence[str], digits: int) -> Rows:
+    """A table of R: a row for the base model and after each task, a column per task; empty cells are not known."""
+    known = set(scores.cells())
+    rows = [["after learning", *labels]]
+    for after, label in enumerate(("base model", *labels)):
+        cells = [(after, task) for task in range(1, scores.tasks + 1)]
+        rows.append([label, *(number(float(scores.at(*cell)), digits) if cell in known else "" for cell in cells)])
     return rows
 
 

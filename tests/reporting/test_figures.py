@@ -55,7 +55,7 @@ def test_a_heatmap_prints_every_known_cell_and_no_other() -> None:
     axis = figures.heatmaps(one).axes[0]
     printed = [text.get_text() for text in axis.texts]
     matrix = one.matrices["a"]
-    assert printed == [figures.number(float(matrix.at(i, j))) for i, j in matrix.cells()]
+    assert printed == [figures.in_cell(float(matrix.at(i, j))) for i, j in matrix.cells()]
     assert len(printed) == 3 + 1 + 2 + 3
 
 
@@ -64,7 +64,7 @@ def test_a_heatmap_prints_every_known_cell_and_no_other() -> None:
     [(0.534, ".53"), (-0.07, "−.07"), (0.999, "1.0"), (-1.26, "−1.2"), (-0.001, ".00"), (0.0, ".00"), (2.5, "2.5")],
 )
 def test_numbers_fit_their_cells(value: float, text: str) -> None:
-    assert figures.number(value) == text
+    assert figures.in_cell(value) == text
 
 
 def test_names_at_the_ends_of_lines_do_not_overlap() -> None:

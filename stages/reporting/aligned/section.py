@@ -47,7 +47,7 @@ def _scatter(aligned: Alignment, measure: str, strategies: tuple[str, ...]) -> S
             "x": charts.axis("x", TITLES[measure]),
             "y": charts.axis("y", "harm to earlier concepts"),
             **charts.by_strategy(strategies),
-            "description": {"field": "tip"},
+            **charts.TIP,
         },
     }
 

@@ -71,6 +71,6 @@ def _arrows(one: Comparison, names: tuple[str, str]) -> Spec:
         "data": {"values": values},
         "layer": [
             {"transform": ends_of, "mark": {"type": "rule", "stroke": QUIET, "strokeWidth": 2}, "encoding": span},
-            {"mark": point, "encoding": {"y": y, "x": x, "fill": fill, **charts.with_tip()}},
+            {"mark": point, "encoding": {"y": y, "x": x, "fill": fill, **charts.TIP}},
         ],
     }

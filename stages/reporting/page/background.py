@@ -85,7 +85,7 @@ def losses(summary: Summary) -> dict[str, Any] | None:
                 by_strategy.setdefault(run.strategy, []).append(curve)
         if not by_strategy:
             continue
-        binned = {name: list(_binned(curves)) for name, curves in by_strategy.items()}
+        binned = {name: _binned(curves) for name, curves in by_strategy.items()}
         top = float(np.quantile([y for rows, _ in binned.values() for _, y in rows], 0.995)) * 1.1
         panels = []
         for name, (rows, starts) in binned.items():
@@ -107,17 +107,16 @@ def _losses(params: Params, run: Run) -> list[np.ndarray[Any, Any]]:
     return [tables.read(path, tables.LOSSES)["loss"].to_numpy() for path in paths]
 
 
-def _binned(curves: list[list[np.ndarray[Any, Any]]]) -> Iterator[list[Any]]:
-    """Mean losses as rows of (last step, loss), then the steps at which tasks begin."""
-    rows, starts, begin = [], [], 0
+def _binned(curves: list[list[np.ndarray[Any, Any]]]) -> tuple[list[tuple[int, float]], list[int]]:
+    """Mean losses as rows of (last step, loss), and the steps at which tasks begin."""
+    rows, starts, begin = list[tuple[int, float]](), list[int](), 0
     for tasks in zip(*curves, strict=True):
         loss = np.mean([x[: min(map(len, tasks))] for x in tasks], 0)
         starts.append(begin)
         for part in np.array_split(np.arange(len(loss)), min(BINS, len(loss))):
             rows.append((begin + int(part[-1]) + 1, float(loss[part].mean())))
         begin += len(loss)
-    yield rows
-    yield starts
+    return rows, starts
 
 
 def study(summary: Summary) -> dict[str, Any]:

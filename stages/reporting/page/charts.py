@@ -8,10 +8,9 @@ from typing import Any
 
 from stages.evaluation.statistics import Verdict, show, shown_forgetting
 from stages.reporting.data_files import rounded
-from stages.reporting.figures import HEAT, label, number
+from stages.reporting.figures import HEAT, in_cell, label
 from stages.reporting.page.svg import Spec
-from stages.runtime.formatting import number as decimal
-from stages.runtime.formatting import words
+from stages.runtime.formatting import number, words
 
 SHAPES = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "triangle-right")
 COLOURS = 7  # the style sheet has --s0 to --s6, in the order of figures.COLOURS
@@ -34,20 +33,11 @@ def shape(index: int) -> str:
 
 def by_strategy(names: Sequence[str]) -> dict[str, Any]:
     """Colour and shape channels, the same in every chart; the page has one legend for all."""
-    shapes = [shape(k) for k in range(len(names))]
+    channel = {"field": "strategy", "type": "nominal", "legend": None}
+    colours, shapes = ([look(k) for k in range(len(names))] for look in (colour, shape))
     return {
-        "color": {
-            "field": "strategy",
-            "type": "nominal",
-            "legend": None,
-            "scale": {"domain": list(names), "range": [colour(k) for k in range(len(names))]},
-        },
-        "shape": {
-            "field": "strategy",
-            "type": "nominal",
-            "legend": None,
-            "scale": {"domain": list(names), "range": shapes},
-        },
+        "color": {**channel, "scale": {"domain": list(names), "range": colours}},
+        "shape": {**channel, "scale": {"domain": list(names), "range": shapes}},
     }
 
 
@@ -63,11 +53,7 @@ def steps(count: int, title: str | None = "tasks learned") -> Spec:
 
 
 POINT = {"type": "point", "filled": True, "size": 55, "stroke": "var(--paper)", "strokeWidth": 1, "opacity": 1}
-
-
-def with_tip() -> Spec:
-    """The channel that carries the text of each mark."""
-    return {"description": {"field": "tip"}}
+TIP: Spec = {"description": {"field": "tip"}}  # the channel with the text of each mark
 
 
 def trade_off(verdict: Verdict) -> Spec:
@@ -97,7 +83,7 @@ def trade_off(verdict: Verdict) -> Spec:
                 "mark": line,
                 "encoding": {"x": across, "y": ends["y_low"], "y2": {"field": "y_high"}, "color": channels["color"]},
             },
-            {"mark": {**POINT, "size": 130}, "encoding": {"x": across, "y": up, **channels, **with_tip()}},
+            {"mark": {**POINT, "size": 130}, "encoding": {"x": across, "y": up, **channels, **TIP}},
         ],
     }
 
@@ -141,14 +127,14 @@ def cells(
     """
     side = max(15, min(56, 330 // max(len(columns), 1)))
     data = [
-        {"row": i, "column": j, "fill": fill, "ink": ink, "text": number(value), "tip": tips[i, j]}
+        {"row": i, "column": j, "fill": fill, "ink": ink, "text": in_cell(value), "tip": tips[i, j]}
         for (i, j), (value, fill, ink) in values.items()
     ]
     x = _places("column", columns, {"labelAngle": -40, "labelOverlap": False})
     y = _places("row", rows, {"labelOverlap": False})
     plain = {"scale": None, "type": "nominal", "legend": None}
     rect = {"type": "rect", "stroke": "var(--paper)", "strokeWidth": 1.5}
-    encoding = {"x": x, "y": y, "fill": {"field": "fill", **plain}, **with_tip()}
+    encoding = {"x": x, "y": y, "fill": {"field": "fill", **plain}, **TIP}
     layers: list[Spec] = [{"mark": rect, "encoding": encoding}]
     if pending:
         empty = {**rect, "fill": "var(--wash)", "aria": False}
@@ -187,7 +173,7 @@ def heatmap(verdict: Verdict, strategy: str, pending: Sequence[tuple[int, int]] 
         value = float(matrix.at(after, task))
         values[after, task - 1] = (value, *heat((value - low) / (high - low) if high > low else 0.5))
         when = f"after {rows[after]}" if after else "base model"
-        tips[after, task - 1] = f"{verdict.labels[task - 1]}, {when}: {decimal(value, 4)}"
+        tips[after, task - 1] = f"{verdict.labels[task - 1]}, {when}: {number(value, 4)}"
     coming = [(after, task - 1) for after, task in pending]
     return cells(values, verdict.labels, rows, tips, framed=True, pending=coming)
 
@@ -202,6 +188,6 @@ def harm(verdict: Verdict, strategy: str) -> Spec:
             value = float(changes[strategy][i, j])
             values[i - 1, j] = (value, *loss_or_gain(value / most if most else 0.0))
             tips[i - 1, j] = (
-                f"learning {verdict.labels[i]} changed {verdict.labels[j]} by {decimal(value, 4, signed=True)}"
+                f"learning {verdict.labels[i]} changed {verdict.labels[j]} by {number(value, 4, signed=True)}"
             )
     return cells(values, verdict.labels[:-1], verdict.labels[1:], tips, framed=False)

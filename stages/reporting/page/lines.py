@@ -9,10 +9,9 @@ from typing import Any
 from stages.evaluation.statistics import Interval, Verdict, show
 from stages.reporting.data_files import rounded
 from stages.reporting.figures import curve_range, label, spread
-from stages.reporting.page.charts import DASH, POINT, axis, by_strategy, colour, steps, with_tip
+from stages.reporting.page.charts import DASH, POINT, TIP, axis, by_strategy, colour, steps
 from stages.reporting.page.svg import LINE, QUIET, Spec
-from stages.runtime.formatting import number as decimal
-from stages.runtime.formatting import words
+from stages.runtime.formatting import number, words
 
 LINE_HEIGHT = 13  # pixels, of a name at the end of a line
 BASE = "base model"
@@ -37,11 +36,8 @@ def curves(verdict: Verdict, width: int = 800, height: int = 320) -> Spec:
         for after, gain in enumerate(line, 1)
     ]
     tasks = len(verdict.labels)
-    channels, x, title = (
-        by_strategy(list(verdict.gains)),
-        steps(tasks),
-        f"{words(verdict.metric)}, gain over base",
-    )
+    channels, x = by_strategy(list(verdict.gains)), steps(tasks)
+    title = f"{words(verdict.metric)}, gain over base"
     coloured = {"x": x, "color": channels["color"]}
     scale = {"domain": [lowest, highest], "nice": True, "zero": False}
     ends = {name: line[-1].value for name, line in verdict.gains.items()} | {BASE: 0.0}
@@ -57,7 +53,7 @@ def curves(verdict: Verdict, width: int = 800, height: int = 320) -> Spec:
             },
             _dashed([{"after": after, "value": 0} for after in (1, max(2, tasks))], x, title),
             {"mark": "line", "encoding": {**coloured, "y": axis("value", title, scale=scale)}},
-            {"mark": POINT, "encoding": {"x": x, "y": axis("value", title, scale=scale), **channels, **with_tip()}},
+            {"mark": POINT, "encoding": {"x": x, "y": axis("value", title, scale=scale), **channels, **TIP}},
             *_names(ends, titles, x, max(2, tasks), title, (highest - lowest) / height, list(verdict.gains)),
         ],
     }
@@ -113,7 +109,7 @@ def concept(verdict: Verdict, task: int) -> Spec:
     for name, matrix in verdict.matrices.items():
         for after in range(task, tasks + 1):
             value = float(matrix.at(after, task))
-            tip = f"{label(verdict, name)}, {after} learned: {decimal(value, 3)}"
+            tip = f"{label(verdict, name)}, {after} learned: {number(value, 3)}"
             rows.append({"strategy": name, "after": after, "value": rounded(value), "tip": tip})
     known = [float(x.at(i, j)) for x in verdict.matrices.values() for i, j in x.cells() if i == 0 or i >= j]
     base = rounded(float(next(iter(verdict.matrices.values())).at(0, task)))
@@ -129,7 +125,7 @@ def concept(verdict: Verdict, task: int) -> Spec:
         "layer": [
             _dashed([{"after": 1, "value": base}, {"after": max(2, tasks), "value": base}], x, None),
             {"mark": "line", "encoding": {"x": x, "y": y, "color": channels["color"]}},
-            {"mark": {**POINT, "size": 20, "strokeWidth": 0.5}, "encoding": {"x": x, "y": y, **channels, **with_tip()}},
+            {"mark": {**POINT, "size": 20, "strokeWidth": 0.5}, "encoding": {"x": x, "y": y, **channels, **TIP}},
         ],
     }
 
@@ -148,7 +144,7 @@ def line_per_strategy(rows: list[dict[str, Any]], names: Sequence[str], tasks: i
         "data": {"values": rows},
         "layer": [
             {"mark": "line", "encoding": {"x": x, "y": y, "color": channels["color"]}},
-            {"mark": {**POINT, "size": 40}, "encoding": {"x": x, "y": y, **channels, **with_tip()}},
+            {"mark": {**POINT, "size": 40}, "encoding": {"x": x, "y": y, **channels, **TIP}},
             *_names(ends, titles, x, tasks, None, (max(values) - min(values)) / height, names),
         ],
     }
@@ -175,6 +171,6 @@ def losses(rows: list[dict[str, Any]], starts: Sequence[int], top: float, index:
         "layer": [
             {**begin, "mark": {"type": "rule", "stroke": LINE}},
             {"mark": mark, "encoding": {"x": x, "y": y}},
-            {"mark": hover, "encoding": {"x": x, "y": y, **with_tip()}},
+            {"mark": hover, "encoding": {"x": x, "y": y, **TIP}},
         ],
     }

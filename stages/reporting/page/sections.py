@@ -108,27 +108,13 @@ def heatmaps(material: Material) -> Context:
                     "svg": draw(
                         charts.heatmap(verdict, name), f"{figures.label(verdict, name)}: each concept after each task"
                     ),
-                    "rows": _matrix(verdict, name),
+                    "rows": wording.matrix(verdict.matrices[name], verdict.labels, 4),
                 }
                 for name in verdict.matrices
             ]
         }
 
     return _panels(material, panel)
-
-
-def _matrix(verdict: Verdict, strategy: str) -> list[list[str]]:
-    matrix = verdict.matrices[strategy]
-    known = set(matrix.cells())
-    heads = ["after learning", *verdict.labels]
-    rows = [
-        [
-            label,
-            *(number(float(matrix.at(i, j)), 4) if (i, j) in known else "" for j in range(1, matrix.tasks + 1)),
-        ]
-        for i, label in enumerate(("base model", *verdict.labels))
-    ]
-    return [heads, *rows]
 
 
 def filmstrip(material: Material) -> Context:

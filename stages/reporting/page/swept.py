@@ -80,7 +80,7 @@ def _panel(rows: list[Row], ends: list[tuple[float, str, str]], x: Spec, title: 
         {"data": {"values": base}, "mark": dashed, "encoding": {"y": beside}},
         {"mark": RULE, "encoding": {**across, "y": {**y, "field": "low"}, "y2": {"field": "high"}}},
         {"mark": "line", "encoding": {**across, "y": y}},
-        {"mark": charts.POINT, "encoding": {"x": x, "color": INK, "y": y, **charts.with_tip()}},
+        {"mark": charts.POINT, "encoding": {"x": x, "color": INK, "y": y, **charts.TIP}},
         {
             "data": {"values": names},
             "mark": text,
@@ -109,7 +109,7 @@ def _fronts(verdict: Verdict, all_fronts: Sequence[Front]) -> Spec:
     wide = {"x": {**x, "field": "x_low"}, "x2": {"field": "x_high"}, "y": y, "color": INK}
     high = {"x": x, "y": {**y, "field": "y_low"}, "y2": {"field": "y_high"}, "color": INK}
     joined = {"x": x, "y": y, "color": INK, "order": {"field": "step"}, "detail": {"field": "line"}}
-    drawn = {"x": x, "y": y, "stroke": INK, "fill": fill, "shape": shape, **charts.with_tip()}
+    drawn = {"x": x, "y": y, "stroke": INK, "fill": fill, "shape": shape, **charts.TIP}
     text = {"type": "text", "align": "left", "baseline": "middle", "fontSize": NAME}
     layers: list[Spec] = [
         {"mark": faint, "encoding": wide},
