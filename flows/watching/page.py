@@ -23,7 +23,7 @@ from stages.reporting.page.render import BEGIN, environment, source, strategy_ke
 from stages.reporting.page.sprites import LOSSLESS, Plan, sheet
 from stages.reporting.page.svg import draw
 from stages.runtime.faults import Preempted
-from stages.runtime.formatting import number
+from stages.runtime.formatting import number, words
 from stages.tools import edit_params
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -146,7 +146,7 @@ class LivePage:
             cells = [[self.reader.pictures(run.at(after.index), task.index) for after in tasks] for run in runs]
             base = self.reader.pictures(sequence.base, task.index)
             first = self.reader.reference(domain, task.index)
-            rows.append((names[task.index].replace("_", " "), first, base, cells, int(task.index)))
+            rows.append((words(names[task.index]), first, base, cells, int(task.index)))
         state = [[str(x) for x in (row[1], row[2], row[3])] for row in rows]
         stamps = [path.stat().st_mtime_ns for row in rows for cells in row[3] for path in cells if path]
         return self._once(f"f {domain}", [state, stamps], self._draw_film, rows, [run.strategy for run in runs])

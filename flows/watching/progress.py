@@ -18,6 +18,7 @@ from stages.files import artifact, tables
 from stages.monitoring.live_losses import path_of
 from stages.monitoring.previews import PREVIEWS
 from stages.runtime.faults import Fault, InputFault
+from stages.runtime.formatting import words
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +62,7 @@ class Reader:
                     if task <= count:
                         scores[after, task - 1] = score
             matrices[run.strategy] = Transfer(scores)
-        labels = tuple(name.replace("_", " ") for name in names)
+        labels = tuple(map(words, names))
         return Partial(domain, self.params.report.identity, labels, matrices)
 
     def scores(self, folder: Path) -> dict[int, float]:

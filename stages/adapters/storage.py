@@ -141,10 +141,3 @@ def load_state(folder: Path, facts: Mapping[str, Any], shapes: Mapping[str, tupl
     adapter = load_adapter(folder / carried["file"], carried["scale"], shapes) if carried else None
     memory = load_tensors(folder / facts["memory"]) if facts.get("memory") else {}
     return State(Delta(terms, dense), adapter, memory, facts.get("count", 0))
-
-
-def state_fingerprint(state: State) -> str:
-    """Returns a hash of everything in a state."""
-    carried = f"{state.adapter.scale!r}{adapter_fingerprint(state.adapter)}" if state.adapter else ""
-    parts = [delta_fingerprint(state.delta), carried, fingerprint(state.memory), str(state.tasks)]
-    return hashlib.sha256("".join(parts).encode()).hexdigest()

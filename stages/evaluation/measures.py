@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 from stages.evaluation.results import MARGIN, OWN, TOP1
@@ -12,11 +12,7 @@ Measure = Callable[[PictureTransfer], Array]  # [..., picture, T]: the values wh
 
 
 def _table(*rows: tuple[str, str, Callable[..., Array]]) -> dict[str, tuple[str, Measure]]:
-    def entries() -> Iterator[tuple[str, tuple[str, Measure]]]:
-        for name, kind, formula in rows:
-            yield name, (kind, partial(formula, by_task=True))
-
-    return dict(entries())
+    return {name: (kind, partial(formula, by_task=True)) for name, kind, formula in rows}
 
 
 # Measure -> the kind of values it is computed from, and its formula; in display order.

@@ -27,19 +27,6 @@ class Effects:
     concepts: Array  # [concept], sums to 0
 
 
-def balanced(count: int) -> list[list[int]]:
-    """Orders of `count` tasks in which each has each place once, and follows each other one once where `count` is even
-    (Williams 1949).
-
-    Returns:
-        `count` orders, each a list of tasks from 0.
-    """
-    first = [0]
-    for step in range(1, count):
-        first.append((first[-1] + (step if step % 2 else -step)) % count)
-    return [[(task + shift) % count for task in first] for shift in range(count)]
-
-
 def separate(results: Results, metric: str) -> dict[str, Effects] | None:
     """The loss since learning, R[j, j] - R[T, j], of every strategy as a sum of effects.
 

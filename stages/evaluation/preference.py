@@ -26,25 +26,18 @@ from stages.evaluation.transfer import Array
 from stages.runtime.faults import ConfigFault, InputFault
 
 QUESTIONS = ("same", "text")
-POWER_WANTED = 0.8  # the chance of detecting a difference that exists
+# Of the test that answers are planned for: its confidence, and its chance of detecting a difference that exists.
+CONFIDENCE, POWER_WANTED = 0.95, 0.8
 SIDE_SPREAD = 1.0  # standard deviation of the raters' preference for a side, in log-odds
 
 
-def bradley_terry(picks: Sequence[Choice], strategies: Sequence[str]) -> Array:
-    """The scale of the strategies, [strategy], which sums to zero: log-odds of being chosen, of those that chose.
-
-    Maximum a posteriori by Newton's method: raters' sides have a normal prior of SIDE_SPREAD, strategies a very wide
-    one, so that one that always wins has a finite value.
-    """
-    return _fit(picks, strategies)[0]
-
-
 def scale_intervals(picks: Sequence[Choice], strategies: Sequence[str], confidence: float) -> dict[str, Interval]:
-    """The scale of `bradley_terry` with intervals, by strategy; without bounds if there is one rater or one comparison.
+    """The scale of the strategies, which sums to zero: log-odds of being chosen, of those that chose; with intervals.
 
-    Raters and comparisons are crossed, and both are samples. The variance is the two-way sandwich estimate of Cameron,
-    Gelbach and Miller (2011): that over raters plus that over comparisons minus that over single choices, but no less
-    than each of the first two. Its t-distribution is the mixture of crossed.py.
+    Without bounds if there is one rater or one comparison. Raters and comparisons are crossed, and both are samples.
+    The variance is the two-way sandwich estimate of Cameron, Gelbach and Miller (2011): that over raters plus that over
+    comparisons minus that over single choices, but no less than each of the first two. Its t-distribution is the
+    mixture of crossed.py.
     """
     scale, influence = _fit(picks, strategies)
     by_rater, raters = _grouped_variance(influence, [choice.rater for choice in picks])
@@ -61,7 +54,11 @@ def scale_intervals(picks: Sequence[Choice], strategies: Sequence[str], confiden
 
 
 def _fit(picks: Sequence[Choice], strategies: Sequence[str]) -> tuple[Array, Array]:
-    """The scale, [strategy], and how far each choice moves it, [choice, strategy]: the sum of all is 0."""
+    """The scale, [strategy], and how far each choice moves it, [choice, strategy]: the sum of all is 0.
+
+    Maximum a posteriori by Newton's method: raters' sides have a normal prior of SIDE_SPREAD, strategies a very wide
+    one, so that one that always wins has a finite value.
+    """
     place = {name: i for i, name in enumerate(strategies)}
     raters = {name: len(place) + i for i, name in enumerate(dict.fromkeys(c.rater for c in picks))}
     design = np.zeros((len(picks), len(place) + len(raters)))
@@ -199,7 +196,7 @@ def opinion(picks: Sequence[Choice], key: Mapping[str, Any], question: str, conf
     )
 
 
-def people(study: str, confidence: float = 0.95) -> People | None:
+def people(study: str, confidence: float = CONFIDENCE) -> People | None:
     """The evaluated answers to a study's questions; None if there are none.
 
     Raises:
@@ -220,7 +217,7 @@ def people(study: str, confidence: float = 0.95) -> People | None:
     return People(len(answers), sum(not attentive(a, key) for a in answers), opinions)
 
 
-def answers_needed(preference: float, confidence: float = 0.95, power: float = POWER_WANTED) -> int:
+def answers_needed(preference: float) -> int:
     """How many independent choices between two strategies show that one is preferred with this probability.
 
     The sample size of a two-sided test of a proportion against one half, by the normal approximation (Fleiss 1981).
@@ -230,19 +227,19 @@ def answers_needed(preference: float, confidence: float = 0.95, power: float = P
     """
     if not 0.5 < preference < 1:
         raise ConfigFault(f"--preference {preference:g}: must lie between 0.5 and 1, for example 0.6.")
-    return math.ceil(_sample_size(preference, confidence, power))
+    return math.ceil(_sample_size(preference))
 
 
-def visible_preference(answers: float, confidence: float = 0.95, power: float = POWER_WANTED) -> float:
+def visible_preference(answers: float) -> float:
     """The smallest preference between two strategies that so many choices show; 1 if they show none."""
     low, high = 0.5, 1.0
     for _ in range(50):
         middle = (low + high) / 2
-        low, high = (middle, high) if _sample_size(middle, confidence, power) > answers else (low, middle)
+        low, high = (middle, high) if _sample_size(middle) > answers else (low, middle)
     return high
 
 
-def _sample_size(preference: float, confidence: float, power: float) -> float:
-    a, b = NormalDist().inv_cdf((1 + confidence) / 2), NormalDist().inv_cdf(power)
+def _sample_size(preference: float) -> float:
+    a, b = NormalDist().inv_cdf((1 + CONFIDENCE) / 2), NormalDist().inv_cdf(POWER_WANTED)
     spread = math.sqrt(preference * (1 - preference))
     return ((a * 0.5 + b * spread) / (preference - 0.5)) ** 2

@@ -20,6 +20,7 @@ from stages.evaluation.transfer import Array
 from stages.files import artifact, tables
 from stages.files.tables import EMBEDDINGS, REFERENCES, SCORES
 from stages.runtime.faults import InputFault
+from stages.runtime.formatting import words
 
 Codes = NDArray[np.int64]
 
@@ -58,7 +59,7 @@ class Results:
     def labels(self) -> tuple[str, ...]:
         """A label for each position: the concept or, if the orders differ, the position."""
         if (self.concepts == self.concepts[0]).all():
-            return tuple(self.names[c].replace("_", " ") for c in self.concepts[0])
+            return tuple(words(self.names[c]) for c in self.concepts[0])
         return tuple(f"task {j + 1}" for j in range(self.tasks))
 
 

@@ -65,9 +65,7 @@ class Verdict:
     runs: list[tuple[str, str, int, Transfer]]  # every run's own R: strategy, order, seed
     gain_p: dict[str, float] = field(default_factory=dict)  # p of each strategy's gain over the base, corrected for all
     ceiling: Intervals = field(default_factory=dict)  # photos against photos, see ceiling.py
-    word: Intervals = field(
-        default_factory=dict
-    )  # by strategy: score with the concept's word minus without, at the end
+    word: Intervals = field(default_factory=dict)  # by strategy: what the concept's word adds to the score at the end
     regimes: Mapping[str, Regime] = field(default_factory=dict)  # by strategy: what it may know of earlier tasks
     gains: dict[str, list[Interval]] = field(default_factory=dict)  # as curves, minus the base model on the same tasks
 

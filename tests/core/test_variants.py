@@ -6,7 +6,6 @@ from argparse import Namespace
 
 import pytest
 
-from stages.adapters.storage import state_fingerprint
 from stages.core import params
 from stages.core.runs import provenance, runs
 from stages.core.states import initial_state, rebuilt_state, state_after
@@ -17,6 +16,7 @@ from stages.runtime.faults import ConfigFault
 from stages.start import start
 from stages.tools.forecasting.workload import count
 from stages.train import train
+from tests.support.states import state_fingerprint
 from tests.support.workspace import change, dvc, ran, workspace
 
 pytestmark = pytest.mark.takes(45)

@@ -1,13 +1,9 @@
 """Place and concept, separated on losses that are known to be their sum."""
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from stages.evaluation.order_effects import balanced, separate
+from stages.evaluation.order_effects import separate
 from tests.evaluation.test_statistics import results_of
 
 
@@ -21,17 +17,10 @@ def lossy(concepts: list[list[int]], places: np.ndarray, kinds: np.ndarray) -> n
     return values
 
 
-@given(st.integers(2, 9))
-def test_balanced_orders_have_every_concept_at_every_place_once(count: int) -> None:
-    orders = np.array(balanced(count))
-    for rows in (orders, orders.T):
-        assert all(sorted(row) == list(range(count)) for row in rows)
-    if count % 2 == 0:
-        follows = {(a, b) for order in orders for a, b in pairwise(order)}
-        assert len(follows) == count * (count - 1)
+SQUARE = [[0, 1, 3, 2], [1, 2, 0, 3], [2, 3, 1, 0], [3, 0, 2, 1]]
 
 
-@pytest.mark.parametrize("concepts", [balanced(4), [[0, 1, 2, 3], [1, 2, 3, 0], [3, 0, 2, 1]]], ids=["square", "three"])
+@pytest.mark.parametrize("concepts", [SQUARE, [[0, 1, 2, 3], [1, 2, 3, 0], [3, 0, 2, 1]]], ids=["square", "three"])
 def test_known_effects_are_recovered(concepts: list[list[int]]) -> None:
     places, kinds = np.array([0.4, 0.1, -0.5]), np.array([0.3, -0.1, -0.4, 0.2])
     effects = separate(results_of(lossy(concepts, places, kinds), concepts, orders=len(concepts)), "m")

@@ -10,7 +10,7 @@ from hypothesis import strategies as draw
 
 from stages.adapters.algebra import Adapter, Delta
 from stages.adapters.state import State
-from stages.adapters.storage import flat, load_state, save_state, state_fingerprint
+from stages.adapters.storage import flat, load_state, save_state
 from stages.core.strategy import LAWS, Strategy, strategies
 from stages.families.unet.names import module_names
 from stages.files.tensors import load_tensors
@@ -18,6 +18,7 @@ from stages.files.tensors import write as write_tensors
 from stages.runtime.faults import ConfigFault
 from stages.runtime.seeds import generator
 from stages.tools.exchange.exporting import pack
+from tests.support.states import state_fingerprint
 
 SHAPES = {"one": (12, 10), "three": (9, 10), "two": (8, 14)}
 OTHERS = [

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -109,15 +110,13 @@ def _weights(checks: Mapping[int, Check], task: int) -> dict[str, float]:
 
 def _functions(params: Params, run: Run) -> dict[int, dict[str, float]]:
     """By task, the measures of what the model predicts."""
-    folders = [run.sequence.base, *(run.at(task.index) for task in params.tasks)]
-    records = [_read(folder / "images") for folder in folders]
-    return {
-        task: in_functions(
-            *(np.concatenate([record[f"{j:02d}"].ravel() for j in range(1, task)]) for record in (records[0], *two))
-        )
-        for task in range(2, len(records))
-        for two in [records[task - 1 : task + 1]]
-    }
+    base, *records = [_read(folder / "images") for folder in (run.sequence.base, *map(run.at, params.positions))]
+    measures = {}
+    for task, (before, after) in enumerate(pairwise(records), 2):
+        earlier = params.positions[: task - 1]
+        known = (np.concatenate([record[j].ravel() for j in earlier]) for record in (base, before, after))
+        measures[task] = in_functions(*known)
+    return measures
 
 
 def _read(folder: Path) -> dict[str, Array]:
