@@ -16,7 +16,6 @@ from stages.adapters.algebra import Adapter, Delta
 from stages.core.registry import Registry
 from stages.core.rehearsal import CAPTIONS
 from stages.core.spare import spare
-from stages.runtime.faults import ConfigFault, nearest
 from stages.runtime.strict import Strict, omit_default
 
 Encodings = Mapping[str, Tensor]
@@ -258,43 +257,6 @@ class JoinedLearners(ABC):
         Args:
             inputs: what each learner's `inputs` has returned, of the same names and shapes.
         """
-
-
-def check_options(
-    family: Family,
-    name: str,
-    schedulers: Mapping[str, str],
-    training: TrainingOptions,
-    sampling: SamplingOptions,
-    guidance: float,
-) -> None:
-    """Refuses schedulers and options that the family would ignore.
-
-    Args:
-        name: the family's name in params.yaml.
-        schedulers: scheduler names by their keys in params.yaml.
-        guidance: sample.guidance.
-
-    Raises:
-        ConfigFault: a scheduler is not one of the family's, or an option that it does not read is set.
-    """
-    for key, scheduler in schedulers.items():
-        if scheduler not in family.schedulers:
-            known = nearest(scheduler, family.schedulers)
-            raise ConfigFault(f"{key}: base {name} has no scheduler '{scheduler}'. {known}")
-    if sampling.guided < 1 and guidance == 1:
-        raise ConfigFault("sample.guided: guidance is 1, which is none, so it cannot end early. Remove it.")
-    for section, kind, options, read in (
-        ("train", TrainingOptions, training, family.training_options),
-        ("sample", SamplingOptions, sampling, family.sampling_options),
-    ):
-        for option, field_info in kind.model_fields.items():
-            value = getattr(options, option)
-            if value != field_info.default and option not in read:
-                raise ConfigFault(
-                    f"{section}.{option}: base {name} does not read it, so it cannot be {value!r}. Remove it; of such "
-                    f"options it reads: {', '.join(sorted(read)) or 'none'}."
-                )
 
 
 families: Registry[Family] = Registry("family", "stages.families", cache_size=1, dropped=spare.drop)  # large weights

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from stages.core.dataset import Concept, alone, class_prompt, facts_of
-from stages.core.family import check_options
+from stages.core.family import SamplingOptions, TrainingOptions
 from stages.core.params.model import Params
 from stages.core.rehearsal import Rehearsal
 from stages.core.strategy import chosen
@@ -154,10 +154,26 @@ def _check_tokens(concepts: list[Concept], where: str) -> None:
 
 
 def check_family(params: Params) -> None:
-    """Checks the schedulers and the options that not every family reads; errors as in `check`."""
-    overrides = {f"sample.schedulers.{name}": value for name, value in params.sample.schedulers.items()}
-    schedulers = {"sample.scheduler": params.sample.scheduler} | overrides
-    check_options(params.family, params.base.name, schedulers, params.train, params.sample, params.sample.guidance)
+    """Refuses schedulers and options that the family would ignore; errors as in `check`."""
+    family, base, sample = params.family, params.base.name, params.sample
+    overrides = {f"sample.schedulers.{name}": value for name, value in sample.schedulers.items()}
+    for key, scheduler in ({"sample.scheduler": sample.scheduler} | overrides).items():
+        if scheduler not in family.schedulers:
+            known = nearest(scheduler, family.schedulers)
+            raise ConfigFault(f"{key}: base {base} has no scheduler '{scheduler}'. {known}")
+    if sample.guided < 1 and sample.guidance == 1:
+        raise ConfigFault("sample.guided: guidance is 1, which is none, so it cannot end early. Remove it.")
+    for section, kind, options, read in (
+        ("train", TrainingOptions, params.train, family.training_options),
+        ("sample", SamplingOptions, sample, family.sampling_options),
+    ):
+        for option, field in kind.model_fields.items():
+            value = getattr(options, option)
+            if value != field.default and option not in read:
+                raise ConfigFault(
+                    f"{section}.{option}: base {base} does not read it, so it cannot be {value!r}. Remove it; of such "
+                    f"options it reads: {', '.join(sorted(read)) or 'none'}."
+                )
 
 
 def _check_rank(params: Params, strategy: str) -> None:
