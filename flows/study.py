@@ -11,7 +11,6 @@ import logging
 import shutil
 import signal
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -203,6 +202,7 @@ class Study:
     def _run_watched(self, engine: Engine, plan: Plan) -> int:
         from flows.engine.prefect_run import run_with_prefect
         from flows.engine.progress_bars import draw_bars
+        from flows.engine.scheduler import in_a_thread
         from flows.engine.stage_log import StageLog
 
         stage_log = StageLog(plan.stages, plan.clock)
@@ -224,10 +224,6 @@ class Study:
             )
         if not self.args.no_notes:
             print("Next: palimpsest report   the result")
-
-
-def in_a_thread(work: Callable[[str], object], name: str) -> None:
-    threading.Thread(target=work, args=(name,), name=name, daemon=True).start()
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from statistics import fmean
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from flows.engine.order.ready import makespan
 from flows.graph.stage_names import StageName
@@ -19,6 +19,9 @@ from stages.tools.forecasting.costs import Cost
 from stages.tools.forecasting.durations import Times, part_of
 from stages.tools.forecasting.workload import PART, Stage, WorkCounter, adapter_bytes
 
+if TYPE_CHECKING:
+    from flows.graph.graph import Graph
+
 PNG = 1.5  # bytes per pixel: three channels, compressed to half
 CHECK = Cost(0.1, 0.02, 0.3)  # seconds of a stage that is not run: its files are hashed, or restored from the cache
 GERUNDS = {"train": "training", "sample": "sampling", "score": "scoring", "merge": "merging"}
@@ -27,21 +30,12 @@ SAME = 1.15  # a range this narrow is one number
 ROUND = ((10.0, 1.0), (60.0, 5.0), (600.0, 60.0), (7200.0, 300.0), (86_400.0, 1800.0))
 
 
-class Needs(Protocol):
-    """What the clock needs of a graph."""
-
-    @property
-    def stages(self) -> Mapping[str, object]: ...
-
-    def upstream(self, name: str) -> list[str]: ...
-
-
 class Clock:
     """The remaining time of a run. It learns from every stage that ends."""
 
     def __init__(
         self,
-        graph: Needs,
+        graph: Graph,
         params: Params,
         times: Times,
         stages: list[str],

@@ -14,7 +14,7 @@ from flows.engine.prefect_internals import (
     in_flow_run,
     is_returned_state,
 )
-from flows.engine.scheduler import Engine, Outcome, StageResult
+from flows.engine.scheduler import Engine, Outcome, StageResult, in_a_thread
 from flows.engine.stage_log import StageLog
 from flows.graph.stage_names import StageName
 from stages.runtime.formatting import counted
@@ -138,4 +138,4 @@ def _state_of(outcome: Outcome, total: int) -> Any:
 
 
 def _without_prefect(engine: Engine, plan: list[str], stage_log: StageLog) -> Outcome:
-    return engine.run(plan, lambda work, name: Once(work, name).in_a_thread(), stage_log, stage_log.tick)
+    return engine.run(plan, in_a_thread, stage_log, stage_log.tick)

@@ -279,6 +279,11 @@ class Engine:
         self.counted.pop(name, None)
 
 
+def in_a_thread(work: Callable[[str], StageResult], name: str) -> None:
+    """Starts `work(name)` in a thread: a `Submit` without Prefect."""
+    threading.Thread(target=work, args=(name,), name=name, daemon=True).start()
+
+
 def _message(error: Exception) -> tuple[str, int]:
     """The message of an exception raised within DVC, and the exit code for its kind."""
     if isinstance(error, DependencyDoesNotExistError):

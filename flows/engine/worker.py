@@ -104,7 +104,7 @@ def _run(words: list[str], log: Path) -> int:
         os.dup2(file, stream)
     os.close(file)
     exits.last_error = ""
-    sys.argv = [words[0], *words[1:]]
+    sys.argv = list(words)
     sys.modules.pop(words[0], None)  # otherwise runpy warns that it has been imported already
     try:
         return exits.attempt(partial(_run_module, words[0]))  # also if it cannot be imported, to say how it ends

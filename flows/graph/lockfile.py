@@ -15,6 +15,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from flows.graph.dvc_internals import dumps_yaml
 from stages.files.sealed import read_sealed, write_sealed
 from stages.files.writing import write_file
 
@@ -37,8 +38,6 @@ def update(root: Path, entries: Mapping[str, Any]) -> bool:
     Returns:
         False, with nothing written, if the file or a name is not in the format that DVC writes.
     """
-    from flows.graph.dvc_internals import dumps_yaml
-
     lockfile = root / LOCKFILE
     text = lockfile.read_text("utf-8") if lockfile.exists() else HEAD
     head, *rest = ENTRY.split(text)

@@ -24,13 +24,19 @@ class StageName:
     task: int | None = None  # index into `tasks` of params.yaml, from 0
 
     @staticmethod
+    @cache
     def parse(name: str) -> StageName:
         """Parses a name as DVC prints it.
 
         Raises:
             ValueError: it does not have the form of a stage's name.
         """
-        return _parse(name)
+        match = NAME.fullmatch(name)
+        if match is None:
+            raise ValueError(f"'{name}' is not the name of a stage")
+        parts = match.groupdict()
+        task = parts.pop("task")
+        return StageName(**parts, task=None if task is None else int(task))
 
     def __str__(self) -> str:
         task = None if self.task is None else f"task{self.task}"
@@ -64,16 +70,6 @@ class StageName:
         if self.task is not None:
             yield "task", f"task {self.task + 1:02d}"
         yield "verb", self.action
-
-
-@cache
-def _parse(name: str) -> StageName:
-    match = NAME.fullmatch(name)
-    if match is None:
-        raise ValueError(f"'{name}' is not the name of a stage")
-    parts = match.groupdict()
-    task = parts.pop("task")
-    return StageName(**parts, task=None if task is None else int(task))
 
 
 def titles(names: Iterable[str]) -> dict[str, str]:
