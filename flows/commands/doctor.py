@@ -14,6 +14,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from stages.files.yaml import PARAMS
 from stages.runtime.faults import ConfigFault, Fault, InputFault, MachineFault, first_line, printable
 from stages.runtime.formatting import size
 from stages.runtime.process import cause_of, cores
@@ -123,7 +124,7 @@ def _project() -> Iterator[str]:
     from flows.engine.order.slots import slots_of
     from stages.core.params import load
 
-    if not Path("params.yaml").exists():
+    if not PARAMS.exists():
         yield "note: no params.yaml here. Create a project: palimpsest init my-study"
         return
     params = load()
@@ -137,7 +138,7 @@ def _project() -> Iterator[str]:
 def _weights() -> Iterator[str]:
     from stages.core.params import load
 
-    if not Path("params.yaml").exists():
+    if not PARAMS.exists():
         return
     params = load()
     assert params.family.fingerprint  # computing it compares the files with the pinned revision

@@ -9,6 +9,7 @@ from typing import Any
 
 from flows.commands import console
 from flows.engine import journal
+from stages.files.artifact import MANIFEST
 from stages.files.undo import LOCK
 from stages.runtime.faults import Preempted, printable
 from stages.tools import edit_params
@@ -35,7 +36,7 @@ def status_of(tree: dict[str, Any]) -> dict[str, Any]:
     runs = []
     for domain, order, strategy, seed in product(tree["domains"], tree["orders"], tree["strategies"], tree["seeds"]):
         folder = RUNS / str(tree["study"]) / str(domain) / str(order) / str(strategy) / str(seed)
-        done = [sum((folder / at / output / "manifest.json").exists() for output in OUTPUTS) for at in positions]
+        done = [sum((folder / at / output / MANIFEST).exists() for output in OUTPUTS) for at in positions]
         runs.append({"run": "/".join(map(str, (domain, order, strategy, seed))), "stages_done": done})
     holder, last = journal.holder(LOCK), journal.read()
     report = REPORT / str(tree["study"]) / "metrics.json"

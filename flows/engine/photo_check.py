@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -13,7 +12,7 @@ from stages.core.dataset import Concept, Picture, facts_of
 from stages.core.params import Params, Prepare
 from stages.core.runs import TaskSequence
 from stages.datasets.folder import Folder
-from stages.datasets.shared.names import ABOUT
+from stages.datasets.shared.names import ABOUT, stem_of
 from stages.files import artifact
 from stages.files.untrusted import read_file
 from stages.photos.develop import ROLES, KnownPhotos, load_picture
@@ -113,7 +112,7 @@ def check_new(folder: Path, name: str, dataset: Folder, limits: Prepare) -> tupl
 def contents(folder: Path, concept: Concept) -> Iterator[str]:
     """What was read of a concept in a folder, and what is there besides, in one line each."""
     pictures = {p.origin: p for p in (*concept.training, *concept.references) if isinstance(p.origin, Path)}
-    captioned = {(path.parent, _stem(path)) for path, picture in pictures.items() if picture.caption is not None}
+    captioned = {(path.parent, stem_of(path)) for path, picture in pictures.items() if picture.caption is not None}
     parts = [counted(len(concept.training), "photo")]
     if concept.references != concept.training:
         parts.append(f"{counted(len(concept.references), 'photo')} to compare with")
@@ -123,17 +122,12 @@ def contents(folder: Path, concept: Concept) -> Iterator[str]:
         str(path.relative_to(folder))
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path not in {*pictures, folder / ABOUT}
-        if path.suffix.lower() != ".txt" or (path.parent, _stem(path)) not in captioned
+        if path.suffix.lower() != ".txt" or (path.parent, stem_of(path)) not in captioned
     ]
     if skipped:
         more = f" and {len(skipped) - MOST_NAMED} more" * (len(skipped) > MOST_NAMED)
         names = printable(", ".join(skipped[:MOST_NAMED]))
         yield f"{concept.name}: skipped, as no photos, captions or {ABOUT}: {names}{more}."
-
-
-def _stem(path: Path) -> str:
-    """A caption belongs to its picture however a file system writes umlauts."""
-    return unicodedata.normalize("NFC", path.stem)
 
 
 def already_prepared(params: Params, stage: StageName) -> bool:

@@ -91,9 +91,9 @@ def _finish_moves(entries: list[Path]) -> None:
     """Moves folders that params.yaml lists already, because an earlier run was killed before it moved them."""
     from stages.datasets.folder import Folder
     from stages.datasets.shared.names import identify
-    from stages.files.yaml import read_yaml
+    from stages.files.yaml import PARAMS, read_yaml
 
-    tree = read_yaml(Path("params.yaml")).tree
+    tree = read_yaml(PARAMS).tree
     try:
         if tree["dataset"]["name"] != "folder":
             return

@@ -16,11 +16,9 @@ from stages.runtime.device import algebra_device
 from stages.runtime.faults import ConfigFault
 from stages.runtime.seeds import generator
 
-FORMATS = (
-    "bfloat16",
-    "float16",
-    "float32",
-)  # fastest first; of the 16-bit formats, first the one with the larger range
+# Fastest first; of the 16-bit formats, first the one with the larger range.
+FORMATS = ("bfloat16", "float16", "float32")
+STEPS = 64  # of the Lanczos method
 SURVIVING = 0.9  # the share of a delta that must survive rounding for pictures to represent the trained model
 
 
@@ -134,19 +132,19 @@ def _is_sum(total: Tensor, one: Tensor, other: Tensor) -> bool:
     return total.shape == one.shape == other.shape and torch.equal(total, one + other)
 
 
-def spectral_norm(matrix: Tensor, steps: int = 64) -> float:
+def spectral_norm(matrix: Tensor) -> float:
     """Returns the largest singular value of a matrix [out, in].
 
     Small matrices: exact. Others: the Lanczos method from a fixed start, which never overestimates. It underestimates
     by less than the sixth digit if the largest value stands out, and by less than one in a thousand if none does
     (Kuczynski and Wozniakowski 1992, on the Lanczos method with a random start).
     """
-    if min(matrix.shape) <= 4 * steps:
+    if min(matrix.shape) <= 4 * STEPS:
         return float(torch.linalg.matrix_norm(matrix, 2))
     m = matrix.double()
     v = torch.randn(m.shape[1], generator=generator("spectral norm"), dtype=torch.float64).to(m.device)
     basis, images = [], []
-    for _ in range(steps):
+    for _ in range(STEPS):
         v = v / v.norm()
         basis.append(v)
         images.append(m.T @ (m @ v))

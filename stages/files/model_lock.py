@@ -75,13 +75,13 @@ def content_digest(files: dict[str, File]) -> str | None:
     return None if None in hashes.values() else digest(hashes)
 
 
-def read_lock(path: Path = LOCK) -> dict[str, Model]:
+def read_lock() -> dict[str, Model]:
     """Reads the lock: model name -> entry.
 
     Raises:
         ConfigFault: it is missing, not YAML, or breaks a rule.
     """
-    document = read_yaml(path)
+    document = read_yaml(LOCK)
     models = {}
     for name, entry in document.tree.items():
         try:
@@ -206,14 +206,14 @@ def _parse(path: Path) -> None:
         path.read_text("utf-8")
 
 
-def pin(name: str, revision: str | None, files: dict[str, File], path: Path = LOCK) -> None:
+def pin(name: str, revision: str | None, files: dict[str, File]) -> None:
     """Writes a model's revision, and the size and sha256 of its files, into the lock."""
     yaml = YAML(typ="rt")
     yaml.width = 200
-    tree = yaml.load(path.read_text("utf-8"))
+    tree = yaml.load(LOCK.read_text("utf-8"))
     tree[name]["revision"] = revision
     for file, actual in files.items():
         entry = tree[name]["files"].setdefault(file, {})
         entry["size"], entry["sha256"] = actual.size, actual.sha256
-    with new_file(path) as draft, draft.open("w", encoding="utf-8") as out:
+    with new_file(LOCK) as draft, draft.open("w", encoding="utf-8") as out:
         yaml.dump(tree, out)

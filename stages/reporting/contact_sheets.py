@@ -20,6 +20,7 @@ from stages.runtime.formatting import words
 SMALLEST, LARGEST = 96, 160  # pixels of a cell: smaller pictures are enlarged by whole factors, larger ones resampled
 GAP, WIDE_GAP, EDGE, LINE = 6, 20, 24, 19  # pixels
 LABEL, HEAD = 190, 96  # of a sheet: the width of its labels, and the height of its header
+SIDE_BY_SIDE = 3  # concepts at most
 EMPTY, FRAME_WIDTH = "#f5f6f8", 2
 
 
@@ -185,16 +186,15 @@ def milestones(task: int, tasks: int, most: int = 4) -> list[int]:
     return [math.floor(step + 0.5) for step in steps]
 
 
-def side_by_side(params: Params, strategy_runs: list[Run], concepts: int = 3) -> Image.Image:
+def side_by_side(params: Params, strategy_runs: list[Run]) -> Image.Image:
     """Forgetting in one picture: the first concepts of a sequence over time, with a row per strategy.
 
     Args:
         params: the parameters of the study.
         strategy_runs: the runs, all of one sequence and seed.
-        concepts: how many concepts are shown at most.
     """
     tasks = len(params.tasks)
-    blocks = concept_pictures(params, strategy_runs[0].sequence)[: min(concepts, tasks - 1)]
+    blocks = concept_pictures(params, strategy_runs[0].sequence)[: min(SIDE_BY_SIDE, tasks - 1)]
     columns = [milestones(task, tasks) for task in range(1, len(blocks) + 1)]
     cell = cell_of(blocks[0].base)
     step, label = cell + GAP, 24 + int(max(font(14, True).getlength(_name(params, run)) for run in strategy_runs))

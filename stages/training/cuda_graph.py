@@ -145,7 +145,7 @@ class Replay:
 
     def __call__(self, inputs: Encodings) -> Encodings:
         """Returns the tensors in their places, where the function may have left results; the next call changes them."""
-        key = _shapes(inputs)
+        key = shapes_of(inputs)
         if key not in self._places:
             places = {name: value.clone() for name, value in inputs.items()}
             self._places[key] = places, self._prepared(partial(self._function, places))
@@ -157,7 +157,7 @@ class Replay:
 
     def knows(self, inputs: Encodings) -> bool:
         """Whether the function is prepared for inputs of these shapes."""
-        return _shapes(inputs) in self._places
+        return shapes_of(inputs) in self._places
 
     def _prepared(self, function: Callable[[], None]) -> Callable[[], None]:
         if self.recorder is None:
@@ -174,5 +174,6 @@ class Replay:
         return function
 
 
-def _shapes(inputs: Encodings) -> tuple[object, ...]:
+def shapes_of(inputs: Encodings) -> tuple[object, ...]:
+    """Equal for tensors of the same names, shapes and number formats."""
     return tuple((name, value.shape, value.dtype) for name, value in sorted(inputs.items()))

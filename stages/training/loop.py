@@ -45,6 +45,9 @@ class Losses:
     micro_batch: int | None = None  # pictures at a time, if there was not enough memory for the whole batch
 
 
+Observer = Callable[[int, Losses], None]  # receives the number of steps done and the losses read so far
+
+
 def batch_rows(words: Sequence[object], count: int, batch: int, step: int) -> list[int]:
     """Which of `count` pictures step `step` trains on: each once per epoch, in a new order every epoch.
 
@@ -103,16 +106,13 @@ class Training:
         self.checkpoints = Checkpoints(folder)
         self.answers: Answers | None = None  # where something is rehearsed
 
-    def run(
-        self, material: Material, keep: bool, observe: Callable[[int, Losses], None] | None = None
-    ) -> tuple[Adapter, Losses]:
+    def run(self, material: Material, keep: bool, observe: Observer | None = None) -> tuple[Adapter, Losses]:
         """Trains to the last step, from the newest checkpoint if there is one.
 
         Args:
             material: the encoded examples.
             keep: whether the finished adapter stays in the folder for other runs that train the same one.
-            observe: called before the first step and after each, with the number of steps done and the losses read so
-                far.
+            observe: called before the first step and after each.
 
         Returns:
             The adapter, and the losses of all steps.
@@ -289,6 +289,3 @@ class Training:
             self.descent.restore(tensors, self.step)
             self.descent.loss_scale = facts.get("magnify", self.descent.loss_scale)
             log.info("resuming after step %d of %d", self.step, self.options.steps)
-
-
-Observer = Callable[[int, Losses], None]  # receives the number of steps done and the losses read so far

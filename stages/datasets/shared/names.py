@@ -73,6 +73,11 @@ def identify(name: str) -> str:
     return f"{plain or 'concept'}_{hashlib.sha256(composed.encode(errors='surrogateescape')).hexdigest()[:6]}"
 
 
+def stem_of(path: Path) -> str:
+    """Returns a file's name without its ending; a caption has its picture's, however a file system writes umlauts."""
+    return unicodedata.normalize("NFC", path.stem)
+
+
 def noun_of(folder: Path) -> str:
     """Returns a folder's name as words for a prompt, without a number of repeats: "mug" for kohya's `10_mug`.
 

@@ -12,7 +12,6 @@ kohya's `10_mug`, and the token is made from it. Masks of pictures (01-masklabel
 from __future__ import annotations
 
 import json
-import unicodedata
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -31,6 +30,7 @@ from stages.datasets.shared.names import (
     legible,
     noun_of,
     rare_word,
+    stem_of,
 )
 from stages.files.untrusted import list_folder, read_file
 from stages.files.yaml import read_yaml
@@ -156,10 +156,10 @@ class PhotoFolders(Dataset):
 
     def _pictures(self, folder: Path, words: str, about: About) -> tuple[Picture, ...]:
         entries = [path for path in list_folder(folder, Path(self.root)) if path.name not in (ABOUT, REFERENCES)]
-        captions = {_stem(path): path for path in entries if path.suffix.lower() == ".txt"}
+        captions = {stem_of(path): path for path in entries if path.suffix.lower() == ".txt"}
         # Everything else counts as a picture, so that an unreadable one is refused, not ignored.
-        photos = {path: _stem(path) for path in entries if path.suffix.lower() not in TEXTS}
-        masks = {path: stem for path in photos if (stem := _masked(_stem(path))) in photos.values()}
+        photos = {path: stem_of(path) for path in entries if path.suffix.lower() not in TEXTS}
+        masks = {path: stem for path in photos if (stem := _masked(stem_of(path))) in photos.values()}
         photos = {path: stem for path, stem in photos.items() if path not in masks}
         if not photos:
             raise InputFault(f"{folder}: has no pictures. Put some there, or remove the folder.")
@@ -178,11 +178,6 @@ class PhotoFolders(Dataset):
             Picture(p.name, p, texts.get(stem), about.source, about.licence, tuple(filter(None, [unused.get(stem)])))
             for p, stem in photos.items()
         )
-
-
-def _stem(path: Path) -> str:
-    """A file's name without its ending; a caption belongs to its picture however a file system writes umlauts."""
-    return unicodedata.normalize("NFC", path.stem)
 
 
 def _masked(stem: str) -> str | None:

@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from stages.families.unet.compiled.blocks import compile_once, compiled_blocks
+from stages.families.unet.lora.groups import attentions_of
 from stages.families.unet.pipeline import signal_at
 from stages.families.unet.prompts import PromptAttention, Prompts, is_plain
 from stages.runtime.faults import InputFault
@@ -183,7 +184,7 @@ class Denoiser:
         """Within the block the UNet's cross attentions use precomputed keys and values."""
         replaced: list[tuple[Any, Any]] = []
         try:
-            for name, attention in _attentions(self.unet):
+            for name, attention in attentions_of(self.unet).items():
                 if is_plain(attention):
                     processor = self.prompt_attentions.setdefault(name, PromptAttention())
                     processor.set_prompts(attention, batch.distinct, batch.rows, batch.blank)
@@ -242,12 +243,6 @@ class Denoiser:
                 "Set dtype to bfloat16 or float32, and decoder_dtype to float32."
             )
         return [Image.fromarray(picture) for picture in pixels.numpy()]
-
-
-def _attentions(unet: nn.Module) -> Iterator[tuple[str, Any]]:
-    from diffusers.models.attention_processor import Attention
-
-    return ((name, part) for name, part in unet.named_modules() if isinstance(part, Attention))
 
 
 def _scheduler(settings: Settings, config: Mapping[str, Any], place: torch.device) -> Any:

@@ -40,13 +40,8 @@ from stages.runtime.inference import inference
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")  # the attention projections, as the paper trains them
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-OPTIONS = (
-    "decoder_dtype",
-    "compile",
-    "text_encoders",
-    "feed_forward_dtype",
-    "tf32",
-)  # in the fingerprint if not default
+# In the fingerprint if not default.
+OPTIONS = ("decoder_dtype", "compile", "text_encoders", "feed_forward_dtype", "tf32")
 
 
 def _true_false_or_blocks(value: object) -> bool | Literal["blocks"]:

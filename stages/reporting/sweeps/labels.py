@@ -13,6 +13,7 @@ DIRECTIONS = tuple(math.tau * k / 12 for k in (0, 1, 11, 2, 10, 6, 5, 7, 3, 9, 4
 DISTANCES = (7.0, 12.0, 20.0, 30.0, 44.0, 62.0)
 MARKER = 5.0  # half the side of a point
 LED = 14.0  # a name that is further away gets a line to its point
+STEP = 3.0  # between the places of a line that names should not cover
 Box = tuple[float, float, float, float]  # left, bottom, right, top
 
 
@@ -65,10 +66,10 @@ def _around(point: tuple[float, float], half: float) -> Box:
     return x - half, y - half, x + half, y + half
 
 
-def _along(line: Sequence[tuple[float, float]], step: float = 3.0) -> Iterable[tuple[float, float]]:
-    """Points on a line, a step apart."""
+def _along(line: Sequence[tuple[float, float]]) -> Iterable[tuple[float, float]]:
+    """Points on a line, a STEP apart."""
     for start, end in pairwise(line):
-        count = max(1, round(math.dist(start, end) / step))
+        count = max(1, round(math.dist(start, end) / STEP))
         for k in range(count + 1):
             yield tuple(a + (b - a) * k / count for a, b in zip(start, end, strict=True))  # type: ignore[misc]
 

@@ -31,6 +31,7 @@ from stages.evaluation.scorer import score_pictures
 from stages.files.pictures import open_png
 from stages.runtime import progress
 from stages.runtime.device import device, free_memory
+from stages.runtime.formatting import counted
 from stages.runtime.seeds import generator
 from stages.sampling import sampler
 from stages.tools.forecasting.costs import Cost
@@ -102,7 +103,7 @@ def _device_name() -> str:
     where = device()
     if where.type == "cuda":
         return torch.cuda.get_device_name(where)
-    return f"{where.type}, {torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}"
+    return f"{where.type}, {counted(torch.get_num_threads(), 'thread')}"
 
 
 def _clock() -> float:

@@ -30,7 +30,7 @@ from stages.runtime.device import device, free_memory, reproducible
 from stages.runtime.faults import ConfigFault, Fault, InputFault, MachineFault, Preempted
 from stages.runtime.process import StopRequest
 from stages.runtime.progress import track
-from stages.training.cuda_graph import Recorder, Replay, recordable
+from stages.training.cuda_graph import Recorder, Replay, recordable, shapes_of
 from stages.training.loop import Observer
 from stages.training.step import Descent, add_gradients
 from stages.training.task import Prepared, prepare, read_inputs
@@ -166,9 +166,9 @@ class Group:
         """
         parts = [self._parts(one) for one in self.members]
         inputs = [one[0] for one in parts]
-        if any(len(one) > 1 for one in parts) or len({_shapes(one) for one in inputs}) > 1:
+        if any(len(one) > 1 for one in parts) or len({shapes_of(one) for one in inputs}) > 1:
             raise NotTogether("their steps have different shapes")
-        key: Shapes = (len(inputs), _shapes(inputs[0]))
+        key: Shapes = (len(inputs), shapes_of(inputs[0]))
         if key in checked:
             self._pass({f"{n}.{name}": value for n, one in enumerate(inputs) for name, value in one.items()})
             return
@@ -218,10 +218,6 @@ def _without_effect(descents: Sequence[Descent], function: Callable[[], None]) -
     for descent in descents:
         function = partial(descent.without_effect, function)
     function()
-
-
-def _shapes(inputs: Encodings) -> Shapes:
-    return tuple((name, value.shape, value.dtype) for name, value in sorted(inputs.items()))
 
 
 def together(params: Params, _: None, args: argparse.Namespace) -> None:
