@@ -24,7 +24,7 @@ from stages.runtime.strict import Strict, explain
 
 ROOT = Path("data/answers")  # a folder per study: its key, and a file per rater
 KEY = "key.json"
-LARGEST = 4 << 20  # bytes of a file of answers
+LARGEST = 4.0  # megabytes of a file of answers
 CHECKS = 8  # trials with a known answer, for each rater
 MINIMUM = 0.8  # seconds before an answer is accepted
 BLIND = 0.05  # the largest chance with which a rater who does not look may pass
@@ -107,7 +107,7 @@ def read_key(folder: Path) -> dict[str, Any]:
     """
     path = folder / KEY
     try:
-        key = Key.model_validate(read_json(path, LARGEST / (1 << 20)))
+        key = Key.model_validate(read_json(path, LARGEST))
     except InputFault as fault:
         raise InputFault(f"{fault} `palimpsest study make` writes the key with the page.") from None
     except ValidationError as error:
@@ -123,7 +123,7 @@ def read_answers(path: Path, key: Mapping[str, Any]) -> Answers:
         InputFault: the file is not a file of answers, is damaged, or belongs to another page.
     """
     try:
-        answers = Answers.model_validate_json(json.dumps(read_json(path, LARGEST / (1 << 20))))
+        answers = Answers.model_validate_json(json.dumps(read_json(path, LARGEST)))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
