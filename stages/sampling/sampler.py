@@ -16,9 +16,11 @@ from stages.core.family import Encodings, Family
 from stages.core.params import Params, Sample
 from stages.core.runs import Run, TaskSequence
 from stages.files import artifact
+from stages.files.pictures import open_png
 from stages.runtime.device import parallel_map
 from stages.runtime.faults import InputFault
 from stages.runtime.process import lock
+from stages.runtime.seeds import seed
 from stages.sampling.encodings import encode_prompts
 from stages.sampling.halving import halved
 from stages.sampling.noise import noises
@@ -79,6 +81,25 @@ def sample(params: Params, state: State, groups: Sequence[Sequence[str]]) -> Ite
             if len(pending) > 1:
                 yield pending.pop(0).result()
         yield from (files.result() for files in pending)
+
+
+def sample_for_training(
+    params: Params, strategy: str | None, state: State, prompts: Sequence[str], images: int, purpose: str
+) -> list[Image.Image]:
+    """Samples pictures to train on, in the order of their prompts, once: they stay with all other pictures.
+
+    Args:
+        params: of the study.
+        strategy: whose scheduler is taken; None for the base's.
+        state: what is added to the base.
+        prompts: what the pictures show.
+        images: how many of each prompt.
+        purpose: a word; another word draws other noises.
+    """
+    drawn = {"images": images, "seed": seed(params.sample.seed, purpose)}
+    some = params.model_copy(update={"sample": params.sampling(strategy).model_copy(update=drawn)})
+    (files,) = sample(some, state, [prompts])
+    return [open_png(file) for file in files]
 
 
 def _sample_group(

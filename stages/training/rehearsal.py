@@ -17,10 +17,8 @@ from stages.core.family import Family
 from stages.core.params import Params
 from stages.core.rehearsal import Rehearsal
 from stages.core.runs import Run
-from stages.files.pictures import open_png
-from stages.runtime.seeds import seed
 from stages.sampling.encodings import encode_images, encode_prompts
-from stages.sampling.sampler import sample
+from stages.sampling.sampler import sample_for_training
 from stages.training.examples import Material, Repertoire
 
 
@@ -51,16 +49,10 @@ def _in_scenes(scenes: Sequence[str], groups: Iterable[tuple[int, Sequence[str]]
 def pictures(
     params: Params, run: Run, options: Rehearsal, state: State, spoken: Sequence[str]
 ) -> list[Image.Image] | None:
-    """Those that the model before the task makes of the prompts, in their order; None: this task's are taken.
-
-    They are made once and stay with what else has been sampled.
-    """
+    """Those that the model before the task makes of the prompts, in their order; None: this task's are taken."""
     if options.pictures == "task":
         return None
-    drawn = {"images": options.images, "seed": seed(params.sample.seed, "rehearsal")}
-    some = params.model_copy(update={"sample": params.sampling(run.strategy).model_copy(update=drawn)})
-    (files,) = sample(some, state, [spoken])
-    return [open_png(file) for file in files]
+    return sample_for_training(params, run.strategy, state, spoken, options.images, "rehearsal")
 
 
 def added(

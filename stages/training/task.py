@@ -18,14 +18,13 @@ from stages.adapters.state import State
 from stages.adapters.storage import adapter_fingerprint, delta_fingerprint, load_state
 from stages.core.dataset import class_prompt
 from stages.core.family import Learner
-from stages.core.params import Params, Prior, Train
+from stages.core.params import Params, Train
 from stages.core.runs import Run, before
 from stages.core.strategy import PhotoStrategy, Strategy
 from stages.files import artifact
-from stages.files.pictures import open_png
 from stages.photos.develop import read_data
-from stages.runtime.seeds import generator, seed
-from stages.sampling.sampler import sample
+from stages.runtime.seeds import generator
+from stages.sampling.sampler import sample_for_training
 from stages.training import kept, rehearsal
 from stages.training.distributed import process_group
 from stages.training.examples import Example, Material, concept_examples, encode_examples
@@ -185,7 +184,9 @@ def _examples(params: Params, photos: Sequence[Photos]) -> tuple[list[Example], 
     count, prior = len(examples), params.train.prior
     if prior:
         prompts = dict.fromkeys(class_prompt(prior.prompt, data["concept"]) for data, _ in photos)
-        examples += [example for prompt in prompts for example in class_examples(params, prior, prompt)]
+        for prompt in prompts:
+            pictures = sample_for_training(params, None, State(), [prompt], prior.images, "class")
+            examples += [Example(picture, prompt, None) for picture in pictures]
     return examples, count
 
 
@@ -198,11 +199,3 @@ def _fresh(params: Params, words: Sequence[object]) -> Adapter:
 def _drawn(shapes: tuple[tuple[str, tuple[int, int]], ...], rank: int, alpha: float, words: tuple[str, ...]) -> Adapter:
     """The last draw, since with `reinit: shared` all tasks of a run have the same one; nobody changes its tensors."""
     return fresh_adapter(dict(shapes), rank, alpha, generator(*words))
-
-
-def class_examples(params: Params, options: Prior, prompt: str) -> list[Example]:
-    """Pictures of a concept's class, sampled once from the base and cached with all other pictures."""
-    drawn = {"images": options.images, "seed": seed(params.sample.seed, "class")}
-    of_class = params.model_copy(update={"sample": params.sampling(None).model_copy(update=drawn)})
-    (files,) = sample(of_class, State(), [[prompt]])
-    return [Example(open_png(file), prompt, None) for file in files]
