@@ -142,12 +142,11 @@ class Engine:
                 on_wait(dict(self.progress))
                 continue
             if isinstance(result, list):  # a batch has ended: its stages follow
-                running.discard(result[0])
-                freed = result
+                done, freed = result[0], result
             else:
-                running.discard(result.name)
-                freed = self._note(result, waiting, outcome)
+                done, freed = result.name, self._note(result, waiting, outcome)
                 on_end(result)
+            running.discard(done)
             for name in freed:
                 ready.add(name)
         self.graph.write()
@@ -165,15 +164,14 @@ class Engine:
 
     def _note(self, result: StageResult, waiting: dict[str, set[str]], outcome: Outcome) -> list[str]:
         """Records the result of a stage; returns the stages that it has made ready."""
-        outcome.results[result.name], freed = result, list[str]()
+        outcome.results[result.name] = result
         if result.code:
             self._skip(result.name, waiting, outcome)
-        for name in self.graph.downstream(result.name) if not result.code else ():
-            if name in waiting:
-                waiting[name].discard(result.name)
-                if not waiting[name]:
-                    freed.append(name)
-        return freed
+            return []
+        after = [name for name in self.graph.downstream(result.name) if name in waiting]
+        for name in after:
+            waiting[name].discard(result.name)
+        return [name for name in after if not waiting[name]]
 
     def _train_together(self, names: list[str], ended: Callable[[list[str]], None]) -> None:
         """Trains these tasks in one batch up to a checkpoint of their last step, then calls `ended` with them.

@@ -23,7 +23,7 @@ WORDS = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True)
 @pytest.fixture
 def published(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("stages.core.params.load", lambda: argparse.Namespace(tasks=()))
+    monkeypatch.setattr("stages.core.params.load", lambda: argparse.Namespace(positions=()))
     for place in ("runs/small/objects/0/data/01", "adapters/mine"):
         with artifact.publish(Path(place), "data", {}) as draft:
             (draft / "picture.png").write_bytes(b"pixels" * 100)
