@@ -346,6 +346,13 @@ def test_a_file_that_the_page_did_not_save_is_refused_and_nothing_is_imported(
     assert people("small") is None
 
 
+def test_a_pipe_and_a_file_that_is_too_large_are_refused_unread(stored: Path, tmp_path: Path) -> None:
+    os.mkfifo(pipe := tmp_path / "pipe.json")
+    os.truncate(large := file_of(tmp_path, "ab" * 8), 5 << 20)
+    with pytest.raises(InputFault, match=r"pipe\.json: not a regular file.*\n.*: 5\.0 MB, over 4 MB\."):
+        import_answers([pipe, large], stored)
+
+
 def test_a_rater_cannot_be_replaced_nor_a_page_with_stored_answers(stored: Path, tmp_path: Path) -> None:
     path = file_of(tmp_path, "ab" * 8)
     import_answers([path], stored)
