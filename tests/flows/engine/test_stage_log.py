@@ -20,7 +20,8 @@ def log(tmp_path, monkeypatch):
     return StageLog(PLAN, SimpleNamespace(began={}, remaining=lambda: Cost(120.0, 60.0, 240.0)))
 
 
-def test_unchanged_stages_are_one_line(log, capsys):
+def test_unchanged_stages_are_one_line(log, capsys, monkeypatch):
+    monkeypatch.setattr("flows.engine.stage_log.time.monotonic", lambda: log.began + 5.0)
     results = [StageResult(name, "unchanged", 0.1) for name in PLAN[:3]]
     results += [StageResult(PLAN[3], "cached", 0.1), StageResult(PLAN[4], "ran", 12.34)]
     for result in results:
@@ -30,7 +31,7 @@ def test_unchanged_stages_are_one_line(log, capsys):
         "[4/5] objects / naive / order 0 / seed 0 / task 02 / merge: cached (1 to 4 minutes left)",
         "[5/5] report: 12.3 s",
         "3 stages checked: the same inputs, so nothing to compute.",
-        "1 ran, 1 cached, 3 unchanged in 0 seconds.",
+        "1 ran, 1 cached, 3 unchanged in 5 seconds.",
     ]
 
 
