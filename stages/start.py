@@ -31,7 +31,7 @@ def start(params: Params, run: Run, args: argparse.Namespace) -> None:
         tables.write(draft / "references.parquet", tables.REFERENCES, {name: [] for name in tables.REFERENCES.names})
     with artifact.publish(run.at("00") / "state", "state", facts) as draft:
         draft.note(save_state(draft.path, state))
-    code = code_of(run.strategy, params.strategy.get(run.strategy, {}))
+    code = code_of(params.plug_in(run.strategy)[0])
     write_file(run.at("00") / CODE, [artifact.to_json(code).encode()])
 
 

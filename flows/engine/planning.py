@@ -184,5 +184,5 @@ def _already_started(params: Params, stage: StageName) -> bool:
     if stage.verb != "start" or stage.strategy is None:
         return False
     run = Run(TaskSequence(params.study, str(stage.domain), str(stage.order)), stage.strategy, int(stage.seed or 0))
-    code = code_of(stage.strategy, params.strategy.get(stage.strategy, {}))
+    code = code_of(params.plug_in(stage.strategy)[0])
     return (run.at("00") / CODE).read_bytes() == artifact.to_json(code).encode()

@@ -124,11 +124,7 @@ def chosen(name: str, entry: Mapping[str, Any], where: str = "") -> tuple[str, S
     return kind, strategies.make(kind, options, where or f"strategy.{name}: ")
 
 
-def code_of(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the hashes of the code of a strategy, which `start` records and training and merging depend on.
-
-    Args and errors: as `chosen`.
-    """
-    kind, _ = chosen(name, entry)
+def code_of(kind: str) -> dict[str, Any]:
+    """Returns the hashes of a known plug-in's code, which `start` records and training and merging depend on."""
     own, *imported = [(module, sha256(path)) for module, path in strategies.sources(kind).items()]
     return {"strategy": kind, "code": own[1]} | ({"imports": dict(imported)} if imported else {})
