@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import os
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from flows.watching.connections import ANYONE, user_at
 from flows.watching.page import SCRIPT
 from stages.files.strict_json import parse_json
 from stages.reporting.page.render import BEGIN, policy
@@ -34,22 +36,32 @@ Answer = Callable[[Request], Awaitable[Response]]
 
 
 class Guard:
-    """Refuses requests without the token, from another origin, or by another name of this computer.
+    """Refuses requests without the token, from another origin, by another name of this computer, or of another user.
 
-    The last is for pages that make their own domain point to 127.0.0.1.
+    The third is for pages that make their own domain point to 127.0.0.1. The fourth is for users who see the token in
+    the list of processes, where a browser that is opened has it.
     """
 
     def __init__(self, token: str, port: int) -> None:
-        self.token, self.hosts = token, {f"{HOST}:{port}", f"localhost:{port}"}
+        self.token, self.port, self.hosts = token, port, {f"{HOST}:{port}", f"localhost:{port}"}
+        self.users = {os.getuid(), 0} if user_at((HOST, port), ANYONE) is not None else None
 
     def refuses(self, request: Request) -> bool:
         """Whether a request is not from the page that `serve` printed the address of."""
         origin, host = request.headers.get("origin"), request.headers.get("host", "")
         return (
-            host not in self.hosts
+            self._is_of_another_user(request)
+            or host not in self.hosts
             or (origin != f"http://{host}" if origin is not None else request.method == "POST")
             or request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
             or not hmac.compare_digest(request.query_params.get("token", "").encode(), self.token.encode())
+        )
+
+    def _is_of_another_user(self, request: Request) -> bool:
+        """Whether somebody else's program, or none any more, is at the other end, where the system tells."""
+        at = request.client
+        return self.users is not None and (
+            at is None or user_at((at.host, at.port), (HOST, self.port)) not in self.users
         )
 
     def guarded(self, answer: Answer) -> Answer:
@@ -57,7 +69,11 @@ class Guard:
 
         async def checked(request: Request) -> Response:
             if self.refuses(request):
-                return PlainTextResponse("Open the address that palimpsest watch printed.\n", 403, headers=HEADERS)
+                return PlainTextResponse(
+                    "Open the address that palimpsest watch printed, as the user who started it.\n",
+                    403,
+                    headers=HEADERS,
+                )
             try:
                 return await answer(request)
             except Fault as fault:

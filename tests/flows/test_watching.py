@@ -5,15 +5,18 @@ import json
 import os
 import re
 import shutil
+import socket
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+import uvicorn
 from ruamel.yaml import YAML
 from starlette.testclient import TestClient
 
 from flows.engine.journal import Journal
-from flows.watching import command, server
+from flows.watching import command, connections, guard, server
 from flows.watching.adding import Adding
 from flows.watching.page import LivePage
 from flows.watching.progress import Reader
@@ -158,6 +161,52 @@ def test_only_the_printed_address_is_answered(study):
             assert client.get(path, params=query, headers=headers).status_code == 403, (path, query, headers)
         assert client.post(path, params={"token": TOKEN}).status_code == 405
     assert client.get("/runs", params={"token": TOKEN}).status_code == 404
+
+
+def answer_to(port: int, user: int | None = None) -> bytes:
+    """The first line that the server on a port answers to a program of this user, which has the token."""
+    if user is not None:
+        os.seteuid(user)
+    try:
+        connection = socket.create_connection(("127.0.0.1", port))
+    finally:
+        os.seteuid(os.getuid())
+    with connection:
+        connection.sendall(f"GET /?token={TOKEN} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+        return connection.makefile("rb").readline()
+
+
+@pytest.mark.skipif(not connections.TABLE.exists(), reason="this system does not tell whose a connection is")
+def test_only_the_user_who_started_it_is_answered(study, monkeypatch):
+    page = LivePage(lambda: study)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        server_of_page = uvicorn.Server(
+            uvicorn.Config(server.application(page, Adding(page), TOKEN, port), log_level="error")
+        )
+        thread = threading.Thread(target=server_of_page.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            assert b"200" in answer_to(port)
+            if os.getuid() == 0:
+                assert b"403" in answer_to(port, user=65534)
+            monkeypatch.setattr(guard, "user_at", lambda own, other: os.getuid() + 1)
+            assert b"403" in answer_to(port)
+        finally:
+            server_of_page.should_exit = True
+            thread.join()
+
+
+@pytest.mark.skipif(not connections.TABLE.exists(), reason="this system does not tell whose a connection is")
+def test_a_connection_is_that_of_the_program_that_holds_it():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        here = listener.getsockname()
+        assert connections.user_at(here, connections.ANYONE) == os.getuid()
+        with socket.create_connection(here) as client:
+            at = client.getsockname()
+            assert connections.user_at(at, here) == os.getuid()
+            assert connections.user_at(at, ("127.0.0.1", here[1] + 1)) is None
+        assert connections.user_at(at, here) is None
 
 
 def test_events_send_each_part_once_and_again_when_it_changes(study, monkeypatch):
