@@ -12,11 +12,11 @@ from stages.adapters.storage import (
     load_state,
     save_adapter,
     save_state,
-    state_fingerprint,
 )
 from stages.core.strategy import strategies
 from stages.runtime.faults import InputFault
 from stages.runtime.seeds import generator
+from tests.support.states import state_fingerprint
 
 SHAPES = {"down.attn1.to_q": (6, 4), "up.attn2.to_k": (6, 9)}
 

@@ -7,12 +7,13 @@ import torch
 
 from stages.adapters.algebra import Adapter
 from stages.adapters.state import State
-from stages.adapters.storage import save_adapter, save_state, state_fingerprint
+from stages.adapters.storage import save_adapter, save_state
 from stages.core.runs import Run, TaskSequence
 from stages.core.states import merge_generator, rebuilt_state, state_after
 from stages.core.strategy import strategies
 from stages.files import artifact
 from stages.runtime.faults import InputFault
+from tests.support.states import state_fingerprint
 
 SHAPES = {"one": (6, 4), "two": (3, 5)}
 

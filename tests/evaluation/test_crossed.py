@@ -100,11 +100,22 @@ def test_weights_are_the_variance_components_to_the_power_one_and_a_half() -> No
 
 def test_a_variance_below_the_pooled_mean_square_is_that() -> None:
     """The interaction hides the main effects, so that the unbiased estimate is negative by chance."""
-    table = np.array([[1.0, -1, 2, 0], [-1, 1, -2, 1], [0.5, 0, 0, -1]])
+    table = np.array([[1.0, -1, 2, 0], [-1, 1, -2, 1]])
     squares, freedom = mean_squares(table, 2)
     rows, columns, both = (squares[part] for part in PARTS)
     assert rows + columns - both < 0
-    reach = np.sqrt((2 * rows + 3 * columns) / 5 / 12) * quantile(0.95, *mixture(squares, freedom))
+    reach = np.sqrt((rows + 3 * columns) / 4 / 8) * quantile(0.95, *mixture(squares, freedom))
+    found = estimate(table, 2, 0.95)
+    assert (found.low, found.high) == pytest.approx((table.mean() - reach, table.mean() + reach))
+
+
+def test_a_pair_with_as_many_degrees_of_freedom_as_the_single_factors_counts_too() -> None:
+    """Here the interaction has six, and the single factors five together."""
+    table = np.array([[1.0, -1, 2, 0], [-1, 1, -2, 1], [0.5, 0, 0, -1]])
+    squares, freedom = mean_squares(table, 2)
+    rows, columns, both = (squares[part] for part in PARTS)
+    assert both > max(rows + columns - both, (2 * rows + 3 * columns) / 5)
+    reach = np.sqrt(both / 12) * quantile(0.95, *mixture(squares, freedom))
     found = estimate(table, 2, 0.95)
     assert (found.low, found.high) == pytest.approx((table.mean() - reach, table.mean() + reach))
 

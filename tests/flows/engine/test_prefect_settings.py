@@ -105,7 +105,8 @@ class Healthy(http.server.BaseHTTPRequestHandler):
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Healthy).serve_forever()
 """
 START = """
-import os, pathlib
+import os, pathlib, signal
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests run under nohup
 from flows.engine.prefect_internals import guard_temporary_servers
 guard_temporary_servers(pathlib.Path("cache/server.log"))
 from prefect.server.api.server import SubprocessASGIServer
