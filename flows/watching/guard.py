@@ -50,11 +50,11 @@ class Guard:
         """Whether a request is not from the page that `serve` printed the address of."""
         origin, host = request.headers.get("origin"), request.headers.get("host", "")
         return (
-            self._is_of_another_user(request)
-            or host not in self.hosts
+            host not in self.hosts
             or (origin != f"http://{host}" if origin is not None else request.method == "POST")
             or request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
             or not hmac.compare_digest(request.query_params.get("token", "").encode(), self.token.encode())
+            or self._is_of_another_user(request)
         )
 
     def _is_of_another_user(self, request: Request) -> bool:

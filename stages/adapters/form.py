@@ -10,6 +10,7 @@ from torch import Tensor
 from stages.adapters.algebra import Adapter, Delta
 from stages.adapters.state import State
 from stages.runtime.faults import ConfigFault
+from stages.runtime.formatting import kind_of
 
 Shapes = Mapping[str, tuple[int, int]]
 
@@ -21,7 +22,7 @@ def check_adapter(where: str, adapter: object, shapes: Shapes) -> None:
         ConfigFault: it is none, lacks modules, or has matrices of other shapes or number formats; begins with `where`.
     """
     if not isinstance(adapter, Adapter):
-        raise ConfigFault(f"{where}: returned {_kind(adapter)}, not an Adapter. Mend it.")
+        raise ConfigFault(f"{where}: returned {kind_of(adapter)}, not an Adapter. Mend it.")
     if adapter.a.keys() != shapes.keys():
         raise ConfigFault(f"{where}: returned an adapter without, or beside, {_other(adapter.a, shapes)}. Keep all.")
     for name, (rows, columns) in shapes.items():
@@ -32,7 +33,7 @@ def check_adapter(where: str, adapter: object, shapes: Shapes) -> None:
 def check_delta(where: str, delta: object, shapes: Shapes) -> None:
     """Checks a delta; args and errors: as `check_adapter`."""
     if not isinstance(delta, Delta):
-        raise ConfigFault(f"{where}: returned {_kind(delta)}, not a Delta. Mend it.")
+        raise ConfigFault(f"{where}: returned {kind_of(delta)}, not a Delta. Mend it.")
     for term in delta.terms:
         check_adapter(where, term, shapes)
     if not delta.dense.keys() <= shapes.keys():
@@ -46,7 +47,7 @@ def check_delta(where: str, delta: object, shapes: Shapes) -> None:
 def check_state(where: str, state: object, shapes: Shapes, memory: Mapping[str, tuple[int, ...]]) -> None:
     """Checks a state after a task; `memory`: the shapes that its strategy names. Others: as `check_adapter`."""
     if not isinstance(state, State):
-        raise ConfigFault(f"{where}: returned {_kind(state)}, not a State. Mend it.")
+        raise ConfigFault(f"{where}: returned {kind_of(state)}, not a State. Mend it.")
     check_delta(where, state.delta, shapes)
     if state.adapter is not None:
         check_adapter(where, state.adapter, shapes)
@@ -70,10 +71,6 @@ def _check_matrix(where: str, what: str, matrix: Tensor, shape: tuple[int, int])
     if tuple(matrix.shape) != shape or matrix.dtype != torch.float32:
         found = f"{tuple(matrix.shape)} {_format(matrix)}"
         raise ConfigFault(f"{where}: {what} is {found}, it must be {shape} float32. Mend it.")
-
-
-def _kind(value: object) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"
 
 
 def _format(tensor: Tensor) -> str:

@@ -14,6 +14,7 @@ from pydantic import StringConstraints
 
 from stages.core.registry import Registry
 from stages.runtime.faults import ConfigFault, nearest
+from stages.runtime.formatting import kind_of
 from stages.runtime.strict import Strict, omit_default
 
 
@@ -122,7 +123,7 @@ datasets: Registry[Dataset] = Registry("dataset", "stages.datasets")
 def _misfit(concept: object, name: str) -> str:
     """Why a concept cannot be learned or sampled; empty if it can."""
     if not isinstance(concept, Concept):
-        return f"returned {'None' if concept is None else f'a {type(concept).__name__}'}, not a Concept"
+        return f"returned {kind_of(concept)}, not a Concept"
     texts = (concept.training_prompt, *concept.prompts)
     pictures = {"training": concept.training, "reference": concept.references}
     if concept.name != name:

@@ -77,15 +77,15 @@ def estimate(table: Array, factors: int, confidence: float) -> Estimate:
     cells = int(np.prod(full.shape[full.ndim - factors :]))
     signed = sum((-1) ** (sum(part) + 1) * square for part, square in squares.items())
     main = [part for part in squares if sum(part) == 1]
-    degrees = sum(freedom[part] for part in main)
-    pooled = sum(squares[part] * freedom[part] for part in main) / degrees
-    pairs = [square for part, square in squares.items() if sum(part) == 2 and freedom[part] >= degrees]
+    of_main = sum(freedom[part] for part in main)
+    pooled = sum(squares[part] * freedom[part] for part in main) / of_main
+    pairs = [square for part, square in squares.items() if sum(part) == 2 and freedom[part] >= of_main]
     variance = np.maximum.reduce([signed, pooled, *pairs]) / cells * scale
-    weights, of_weights = mixture(squares, freedom)
+    weights, degrees = mixture(squares, freedom)
     error = np.sqrt(variance)
-    reach = error * quantile(confidence, weights, of_weights)
+    reach = error * quantile(confidence, weights, degrees)
     distance = np.divide(np.abs(value), error, out=np.full_like(value, np.inf), where=error > 0)
-    p = np.where(np.abs(value) < CLOSE, 1.0, tails(distance, weights, of_weights))
+    p = np.where(np.abs(value) < CLOSE, 1.0, tails(distance, weights, degrees))
     return Estimate(value, value - reach, value + reach, p)
 
 

@@ -173,16 +173,9 @@ class Page:
         }
         digest = artifact.digest(facts)[:16]
         script = (TEMPLATES / "people.js").read_text("utf-8")
-        page = (
-            environment()
-            .get_template("people.html")
-            .render(
-                facts={**facts, "page": digest},
-                study=self.params.study,
-                script=Markup(script),
-                policy=Markup(policy(script)),
-            )
-        )
+        shown = {"facts": {**facts, "page": digest}, "study": self.params.study}
+        template = environment().get_template("people.html")
+        page = template.render(**shown, script=Markup(script), policy=Markup(policy(script)))
         return page, {"page": digest, "study": self.params.study, "comparisons": self.key}
 
 

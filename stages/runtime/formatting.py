@@ -30,6 +30,11 @@ def in_markdown(rows: Rows) -> str:
     return "\n".join([head, "|" + " --- |" + " ---: |" * (len(rows[0]) - 1), *body])
 
 
+def kind_of(value: object) -> str:
+    """Returns what a value is, for a message: None, or "a" and the name of its type."""
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
 def escape(value: object) -> str:
     """Escapes untrusted text for one line of markdown: no markup, no HTML, no control characters."""
     line = " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
