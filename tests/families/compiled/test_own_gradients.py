@@ -1,14 +1,16 @@
 """Functions with a gradient of their own are compiled and cached by what they compute."""
 
 import importlib.util
+import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
-from torch._dynamo.utils import counters
 
 from stages.families.unet.compiled import own_gradients
-from stages.families.unet.compiled.blocks import compile_once
 from stages.families.unet.compiled.feed_forward import gated
 from stages.families.unet.compiled.group_norm import normalised
 from stages.families.unet.lora.attention import adapted
@@ -32,44 +34,55 @@ class Doubled(torch.autograd.Function):
 """
 
 
-@pytest.fixture
-def module_with(tmp_path, monkeypatch):
-    """Imports the module with one factor after another, under the same name; returns its function."""
-    monkeypatch.setattr(own_gradients, "_marked", [])
+# A process of its own: what other tests have compiled and set would count, too.
+COMPILED = """
+import importlib.util, json, sys
+import torch
+from torch._dynamo.utils import counters
+from stages.families.unet.compiled.blocks import compile_once
 
-    def imported(factor: float):
-        path = tmp_path / f"{factor}.py"
-        path.write_text(MODULE.replace("FACTOR", str(factor)), "utf-8")
-        spec = importlib.util.spec_from_file_location("a_module_with_a_gradient", path)
-        module = importlib.util.module_from_spec(spec)
-        monkeypatch.setitem(sys.modules, spec.name, module)
-        spec.loader.exec_module(module)
-        return module.doubled
+found = []
+for path in sys.argv[1:]:
+    torch._dynamo.reset()
+    spec = importlib.util.spec_from_file_location("a_module_with_a_gradient", path)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    x = torch.ones(3, requires_grad=True)
+    compile_once(lambda x: module.doubled(x).sin())(x).sum().backward()
+    found.append(round(float(x.grad[0] / torch.cos(torch.tensor(2.0))), 4))
+print(json.dumps([found, counters["aot_autograd"]]))
+"""
 
-    return imported
+
+def module_with(folder: Path, factor: float) -> Path:
+    path = folder / f"{factor}.py"
+    path.write_text(MODULE.replace("FACTOR", str(factor)), "utf-8")
+    return path
 
 
 @pytest.mark.slow
-def test_the_cache_tells_functions_with_other_gradients_apart(module_with, tmp_path, monkeypatch):
+def test_the_cache_tells_functions_with_other_gradients_apart(tmp_path):
     """As two versions of the project do that share a cache, in which only the backward pass differs."""
-
-    def factor_of_compiled(factor: float) -> float:
-        torch._dynamo.reset()
-        function, x = module_with(factor), torch.ones(3, requires_grad=True)
-        compile_once(lambda x: function(x).sin())(x).sum().backward()
-        return float(x.grad[0] / torch.cos(torch.tensor(2.0)))
-
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    counters.clear()
-    assert [round(factor_of_compiled(factor), 4) for factor in (2.0, 3.0, 2.0)] == [2.0, 3.0, 2.0]
-    cached = {name: count for name, count in counters["aot_autograd"].items() if name.startswith("autograd_cache")}
-    assert cached == {"autograd_cache_miss": 2, "autograd_cache_saved": 2, "autograd_cache_hit": 1}
+    paths = [str(module_with(tmp_path, factor)) for factor in (2.0, 3.0, 2.0)]
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": "."}
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILED, *paths], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    factors, counts = json.loads(done.stdout.splitlines()[-1])
+    assert factors == [2.0, 3.0, 2.0]
+    cached = {name: count for name, count in counts.items() if name.startswith("autograd_cache")}
+    assert cached == {"autograd_cache_miss": 2, "autograd_cache_saved": 2, "autograd_cache_hit": 1}, done.stderr
 
 
-def test_a_marked_function_is_one_operation_of_the_first_graph(module_with):
-    graphs = []
+def test_a_marked_function_is_one_operation_of_the_first_graph(tmp_path, monkeypatch):
+    monkeypatch.setattr(own_gradients, "_marked", [])
+    spec = importlib.util.spec_from_file_location("a_module_with_a_gradient", module_with(tmp_path, 2.0))
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    graphs, function = [], module.doubled
     torch._dynamo.reset()
-    function = module_with(2.0)
     own_gradients.use_own_gradients()
     torch.compile(lambda x: function(x).sin(), backend=lambda graph, _: graphs.append(graph) or graph.forward)(
         torch.ones(3)
