@@ -48,6 +48,7 @@ EXEMPT = {
     "stages.core.strategy": Exempt("checks options", ("start", "train", "merge", "report")),
     "stages.core.training": Exempt("checks options", ("start", "train")),
     "stages.core.rehearsal": Exempt("checks options", ("train", "report")),
+    "stages.core.penalty": Exempt("a type in signatures", ("train",)),
     "stages.core.metric": Exempt("checks options", ("score", "report")),
     "stages.adapters": Exempt("only types in signatures", SHAPED),
     "stages.files.tensors": Exempt("imported with the adapters", (*SHAPED, "report")),

@@ -81,7 +81,7 @@ def folder(tmp_path_factory):
     """A workspace with all examples of the docs, and a study that uses them."""
     folder = workspace(
         tmp_path_factory.mktemp("new") / "work",
-        strategies=["halves", "thinned"],
+        strategies=["halves", "thinned", "light"],
         source="photos",
         train={"steps": 2},
     )
@@ -146,6 +146,16 @@ def test_strategies_differ_after_the_first_task(finished) -> None:
     )
     assert len(halves) == len(thinned) == 2
     assert halves != thinned
+
+
+def test_a_term_in_the_loss_changes_what_the_first_task_learns(finished) -> None:
+    halves, thinned, light = (
+        tables.read(at(finished, name, "01") / "adapter/losses.parquet", tables.LOSSES).to_pydict()["loss"]
+        for name in ("halves", "thinned", "light")
+    )
+    assert halves == thinned
+    assert light[0] == halves[0]  # B is zero
+    assert light[1] > halves[1]
 
 
 def test_the_report_shows_them(finished) -> None:

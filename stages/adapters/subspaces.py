@@ -51,6 +51,13 @@ def gram(b: Tensor, a: Tensor) -> Tensor:
     return a.T @ ((b.T @ b) @ a)
 
 
+def sensitive_rows(delta: Delta, name: str) -> Tensor:
+    """Rows R [k, in] with R^T R = D^T D, D being the delta of one module: |R x| = |D x| for every input x."""
+    b, a = spread(delta, name)
+    rows: Tensor = torch.linalg.qr(b).R @ a
+    return rows
+
+
 def from_factors(factors: Mapping[str, tuple[Tensor, Tensor]]) -> Delta:
     """B [out, k] and A [k, in] of all modules as one term."""
     a_halves = {name: a.float().cpu() for name, (_, a) in factors.items()}

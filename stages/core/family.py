@@ -12,7 +12,7 @@ from PIL import Image
 from pydantic import Field, StringConstraints
 from torch import Tensor, nn
 
-from stages.adapters.algebra import Adapter, Delta
+from stages.adapters.algebra import Adapter, Delta, Matrices
 from stages.core.registry import Registry
 from stages.core.rehearsal import CAPTIONS
 from stages.core.spare import spare
@@ -233,6 +233,13 @@ class Learner(ABC):
         Shapes are fixed, as those of `loss`; without gradients. A family that does not define it cannot rehearse.
         """
         raise NotImplementedError(f"{type(self).__name__} cannot rehearse")
+
+    def views(self, tensors: Sequence[Tensor]) -> tuple[Matrices, Matrices]:
+        """Returns A [rank, in] and B [out, rank] of each module as views of tensors that are laid out as `parameters`.
+
+        Without A where it is fixed. A family that does not define it cannot train with a strategy's penalty.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot train with a penalty")
 
     @abstractmethod
     def predict(self, inputs: Encodings) -> Tensor:

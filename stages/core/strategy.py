@@ -11,6 +11,7 @@ from torch import Generator
 
 from stages.adapters.algebra import Adapter, Delta
 from stages.adapters.state import State
+from stages.core.penalty import Penalty
 from stages.core.registry import Registry
 from stages.core.rehearsal import Rehearsal
 from stages.files.artifact import sha256
@@ -60,6 +61,10 @@ class Strategy(Strict, ABC):
     def frozen(self, state: State) -> Delta | None:
         """The delta of the base that is held fixed while the adapter trains; None for none."""
         return state.delta
+
+    def penalty(self, state: State) -> Penalty | None:
+        """A term of its own in the loss while the adapter trains; None for none."""
+        return None
 
     @abstractmethod
     def merge(self, state: State, adapter: Adapter, generator: Generator) -> State:

@@ -21,6 +21,7 @@ import torch
 from stages.adapters.algebra import Adapter
 from stages.core.family import Encodings, Learner, Row
 from stages.core.params import Train
+from stages.core.penalty import Penalty
 from stages.runtime.device import exact_kernels
 from stages.runtime.faults import InputFault, MachineFault, Preempted
 from stages.runtime.process import StopRequest, lock
@@ -89,6 +90,7 @@ class Training:
         folder: of the checkpoints; its name is a digest of everything that the result depends on.
         descent: that an earlier training has left, with this learner; None: a new one.
         after: what becomes of the descent when the training has ended; where it raises, the descent is closed.
+        penalty: of the strategy; its descent is a new one.
     """
 
     def __init__(
@@ -99,9 +101,10 @@ class Training:
         folder: Path,
         descent: Descent | None = None,
         after: Callable[[Descent], None] = Descent.close,
+        penalty: Penalty | None = None,
     ) -> None:
         self.learner, self.options, self.words, self.folder = learner, options, words, folder
-        self.descent, self.after = descent or Descent(learner, options, READ_EVERY), after
+        self.descent, self.after = descent or Descent(learner, options, READ_EVERY, penalty), after
         self.losses, self.step, self.processes = Losses(), 0, process_group()
         self.checkpoints = Checkpoints(folder)
         self.answers: Answers | None = None  # where something is rehearsed

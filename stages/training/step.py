@@ -20,8 +20,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stages.adapters.algebra import Adapter
 from stages.core.family import Encodings, Learner
 from stages.core.params import Train
+from stages.core.penalty import Penalty
 from stages.runtime.device import free_memory
 from stages.training.cuda_graph import Recorder, Replay, recordable
 from stages.training.optimisers import OPTIMISERS
@@ -42,6 +44,38 @@ class StepStats:
         return math.isfinite(self.loss) and math.isfinite(self.gradient_norm)
 
 
+class Term:
+    """A penalty in training.
+
+    It is differentiated by leaves of their own, which share memory with the parameters, as their gradients do with
+    those of the parameters: otherwise each part would make a gradient as large as the whole adapter.
+
+    Args:
+        gradients: of the learner's parameters.
+    """
+
+    def __init__(self, penalty: Penalty, learner: Learner, gradients: Sequence[Tensor]) -> None:
+        on, given = gradients[0].device, learner.adapter()
+        values = learner.views([parameter.detach() for parameter in learner.parameters()])
+        for half, slopes in zip(values, learner.views(gradients), strict=True):
+            for name, slope in slopes.items():
+                half[name].requires_grad_().grad = slope
+        a, b = values
+        self._adapter = Adapter(a or {name: value.to(on) for name, value in given.a.items()}, b, given.scale)
+        self._tensors = {name: value.to(on, torch.float32) for name, value in penalty.tensors.items()}
+        self._parts = penalty.parts
+
+    @torch.enable_grad()
+    def add_gradient(self) -> list[Tensor]:
+        """Adds the gradient to that of the step; returns the values of the parts."""
+        values = []
+        for part in self._parts(self._adapter, self._tensors):
+            if part.requires_grad:  # not where it depends on A alone and A is fixed
+                part.backward()  # type: ignore[no-untyped-call]
+            values.append(part.detach())
+        return values
+
+
 class Descent:
     """The optimiser, and the state of a step on the device.
 
@@ -49,9 +83,10 @@ class Descent:
         learner: the model in training.
         options: of the optimiser.
         capacity: number of steps between two calls of `read`, at most.
+        penalty: of the strategy.
     """
 
-    def __init__(self, learner: Learner, options: Train, capacity: int) -> None:
+    def __init__(self, learner: Learner, options: Train, capacity: int, penalty: Penalty | None = None) -> None:
         self.learner, self.options = learner, options
         self.parameters = learner.parameters()
         on = self.parameters[0].device
@@ -62,6 +97,7 @@ class Descent:
         self._gradients = [torch.zeros_like(parameter) for parameter in self.parameters]
         for parameter, gradient in zip(self.parameters, self._gradients, strict=True):
             parameter.grad = gradient  # accumulated and zeroed in place from here on
+        self.term = Term(penalty, learner, self._gradients) if penalty else None
         self._pieces = [piece for gradient in self._gradients for piece in torch.split(gradient.view(-1), PIECE)]
         self._recorded = recordable(on, options)
         self._begin_recording()
@@ -197,6 +233,8 @@ class Descent:
         gradients = self._gradients
         if self.learner.loss_scale != 1:
             torch._foreach_div_(gradients, self._loss_scale)
+        for value in self.term.add_gradient() if self.term else ():  # once, however the pictures are divided
+            self._loss.add_(value)
         self._norm.copy_(torch.nn.utils.get_total_norm(self._pieces))
         torch.nn.utils.clip_grads_with_norm_(self.parameters, self.options.clip_norm, self._norm)
         self._not_finite.copy_(torch.maximum(self._not_finite, (~torch.isfinite(self._norm + self._loss)).float()))

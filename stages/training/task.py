@@ -15,14 +15,16 @@ from PIL import Image
 
 from stages.adapters.algebra import Adapter, Delta, fresh_adapter
 from stages.adapters.state import State
-from stages.adapters.storage import adapter_fingerprint, delta_fingerprint, load_state
+from stages.adapters.storage import adapter_fingerprint, delta_fingerprint, fingerprint, load_state
 from stages.core.dataset import class_prompt
 from stages.core.family import Learner
 from stages.core.params import Params, Train
+from stages.core.penalty import Penalty
 from stages.core.runs import Run, before
-from stages.core.strategy import PhotoStrategy, Strategy
+from stages.core.strategy import PhotoStrategy, Strategy, code_of
 from stages.files import artifact
 from stages.photos.develop import read_data
+from stages.runtime.faults import ConfigFault
 from stages.runtime.seeds import generator
 from stages.sampling.sampler import sample_for_training
 from stages.training import kept, rehearsal
@@ -121,15 +123,17 @@ def prepare(params: Params, run: Run, index: str, inputs: Inputs, alone: bool = 
     shared = options.reinit == "shared" and (first or not strategy.own_draws)
     drawn = (run.seed, *(() if shared else (run.sequence.order, index)), "fresh")
     fresh = (None if strategy.draws(state) else state.adapter) or _fresh(params, drawn)
-    start, frozen = strategy.start(state, fresh), strategy.frozen(state)
+    start, frozen, penalty = strategy.start(state, fresh), strategy.frozen(state), strategy.penalty(state)
+    alone = alone and penalty is None  # a recorded step reads the tensors of its own penalty
     with process_group().leader_first():
         examples, count = _examples(params, [*inputs.photos, (inputs.data, inputs.pictures)])
         material = encode_examples(family, examples, count)
         material, more = rehearsal.added(params, run, state, [*inputs.earlier, inputs.data["concept"]], material)
     with ThreadPoolExecutor(1, "hash") as hasher:  # adapters of hundreds of megabytes, while the model gets them
-        weights = hasher.submit(_fingerprints, start, frozen)
+        weights = hasher.submit(_fingerprints, start, frozen, penalty)
         descent = kept.taken(family, frozen, start, options, alone)
         learner = descent.learner if descent else family.learner(frozen, start, options)
+    _check_able(learner, params.base.name, run.strategy, material, penalty)
     facts = [
         family.fingerprint,
         options.model_dump(mode="json"),
@@ -137,17 +141,30 @@ def prepare(params: Params, run: Run, index: str, inputs: Inputs, alone: bool = 
         [[example.caption, example.frame] for example in examples],
         [hashlib.sha256(example.image.tobytes()).hexdigest() for example in examples],
         weights.result(),
+        *([code_of(params.plug_in(run.strategy)[0]), strategy.model_dump(mode="json")] if penalty else []),
         *more,
     ]
     folder, after = CHECKPOINTS / artifact.digest(facts)[:32], Descent.close
     if alone:
         after = partial(kept.keep, family, options)
-    training = Training(learner, options, words, folder, descent, after)
+    training = Training(learner, options, words, folder, descent, after, penalty)
     return Prepared(training, material, first), frozen or Delta()
 
 
-def _fingerprints(start: Adapter, frozen: Delta | None) -> list[object]:
-    return [start.scale, adapter_fingerprint(start), delta_fingerprint(frozen) if frozen and frozen.modules else None]
+def _check_able(learner: Learner, base: str, strategy: str, material: Material, penalty: Penalty | None) -> None:
+    """
+    Raises:
+        ConfigFault: this kind of base lacks what the strategy needs.
+    """
+    needs = (material.repertoire, "answer", "rehearse"), (penalty, "views", "train with a penalty")
+    for needed, method, what in needs:
+        if needed and getattr(type(learner), method) is getattr(Learner, method):
+            raise ConfigFault(f"strategy.{strategy}: a base of kind {base} cannot {what}. Choose another strategy.")
+
+
+def _fingerprints(start: Adapter, frozen: Delta | None, penalty: Penalty | None) -> list[object]:
+    held = delta_fingerprint(frozen) if frozen and frozen.modules else None
+    return [start.scale, adapter_fingerprint(start), held, *([fingerprint(penalty.tensors)] if penalty else [])]
 
 
 def drawn_from(options: Train, run: Run, index: str) -> tuple[object, ...]:

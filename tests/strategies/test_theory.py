@@ -292,3 +292,18 @@ def test_5_4_it_tends_to_the_projection_on_the_unused_directions_which_may_be_no
     everything = Adapter({"m": torch.eye(4)}, {"m": whole.float()})  # a delta that uses all directions alike
     x, nothing, _ = projected(everything, Adapter({"m": torch.eye(4)}, {"m": b.float()}), 1e4)
     assert nothing.norm() < 1e-3 * x.norm()
+
+
+@some
+@given(seeds, draw.sampled_from([0.1, 1.0, 30.0]))
+def test_5_5_the_price_in_the_loss_is_that_of_5_1_however_a_delta_is_divided(seed, strength):
+    old, new, turned = adapter(seed), adapter(seed + 1), normal(RANK, RANK, seed=seed + 2)
+    turned = (turned + 3 * torch.eye(RANK, dtype=turned.dtype)).float()
+    again = Adapter({"m": turned @ new.a["m"]}, {"m": new.b["m"] @ torch.linalg.inv(turned)}, new.scale)
+    assert close(dense(again.delta), dense(new.delta), 1e-3)
+    strategy = strategies.make("free_directions", {"strength": strength})
+    penalty = strategy.penalty(strategy.merge(State(), old, generator("theory")))
+    assert penalty is not None
+    x, _, c = projected(old, new, strength)
+    for one in (new, again):
+        assert close(sum(penalty.parts(one, penalty.tensors)), (x @ c @ x.T).trace(), 1e-3)

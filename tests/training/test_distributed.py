@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from stages.core.penalty import Penalty
 from stages.runtime.faults import ConfigFault, InputFault
 from stages.training.distributed import ProcessGroup, launch, launched, process_group
 from stages.training.loop import Training
@@ -22,7 +23,9 @@ WRONG = "import os, sys, time; sys.exit(3) if os.environ['RANK'] == '1' else tim
 
 
 def work(folder: Path) -> None:
-    training = Training(Small(), OPTIONS.model_copy(update={"batch": 3}), (0, "0", "01"), folder / "run")
+    options = OPTIONS.model_copy(update={"batch": 3})
+    penalty = Penalty(lambda at, _: iter([at.module("m").square().sum()]))  # which counts once, not once per process
+    training = Training(Small(), options, (0, "0", "01"), folder / "run", penalty=penalty)
     adapter, losses = training.run(MATERIAL, keep=True)
     result = {"a": adapter.a["m"], "b": adapter.b["m"], "loss": torch.tensor(losses.loss)}
     save_file(result, folder / f"{training.processes.rank}.safetensors")

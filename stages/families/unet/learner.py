@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from stages.adapters.algebra import Adapter, Delta
+from stages.adapters.algebra import Adapter, Delta, Matrices
 from stages.core.family import Encodings, Learner, Row, TrainingOptions
 from stages.families.unet.compiled.blocks import compile_blocks
 from stages.families.unet.lora.grouped import Grouped
@@ -227,6 +228,17 @@ class UNetLearner(Learner):
             part = renamed(layers.adapter(), {own: module for module, own in self.names[name].items()})
             a, b = {**a, **part.a}, {**b, **part.b}
         return Adapter(a, b, part.scale)
+
+    def views(self, tensors: Sequence[Tensor]) -> tuple[Matrices, Matrices]:
+        a: dict[str, Tensor] = {}
+        b: dict[str, Tensor] = {}
+        rest = iter(tensors)
+        for name, layers in self.layers.items():
+            modules = {own: module for module, own in self.names[name].items()}
+            downs, ups = layers.views(list(islice(rest, len(layers.parameters))))
+            a |= {modules[own]: value for own, value in downs.items()}
+            b |= {modules[own]: value for own, value in ups.items()}
+        return a, b
 
     @contextmanager
     def paused(self) -> Iterator[None]:

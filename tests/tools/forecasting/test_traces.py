@@ -7,6 +7,7 @@ import torch
 
 from stages.adapters.algebra import Adapter, Delta
 from stages.adapters.state import State
+from stages.core.penalty import Penalty
 from stages.core.strategy import Strategy, strategies
 from stages.runtime.faults import ConfigFault
 from stages.tools.forecasting.traces import trace
@@ -29,6 +30,7 @@ def study(strategy: Strategy, tasks: int = 4):
         train=training,
         tasks=[None] * tasks,
         family=SimpleNamespace(shapes=lambda: SHAPES),
+        plug_in=lambda name: (name, strategy),
     )
 
 
@@ -68,6 +70,15 @@ def narrow(self, state, adapter, generator):
     return State(state.delta + adapter.delta, Adapter(a, adapter.b))
 
 
+def term(value, held=lambda: torch.tensor(1.0)):
+    """A penalty that is this function of the delta of each module and of a tensor."""
+
+    def parts(adapter, tensors):
+        yield from (value(adapter.module(name), tensors["held"]) for name in adapter.a)
+
+    return {"penalty": lambda self, state: Penalty(parts, {"held": held()})}
+
+
 @pytest.mark.parametrize(
     ("methods", "said"),
     [
@@ -88,6 +99,20 @@ def narrow(self, state, adapter, generator):
         ({"start": lambda self, state, fresh: Adapter({}, {})}, "adapter without, or beside, one"),
         ({"frozen": lambda self, state: state}, "frozen: returned a State, not a Delta"),
         ({"frozen": lambda self, state: state.no_such}, "frozen: AttributeError: 'State' object has no attribute"),
+        ({"penalty": lambda self, state: state}, "penalty: returned a State, not a Penalty"),
+        ({"penalty": lambda self, state: state.no_such}, "penalty: AttributeError: 'State' object has no attribute"),
+        (term(lambda x, held: x.square()), "penalty: TypeError: parts must yield numbers"),
+        (term(lambda x, held: x.detach().sum()), "penalty: TypeError: parts must yield numbers"),
+        (term(lambda x, held: float(x.sum())), "penalty: TypeError: parts must yield numbers"),
+        (term(lambda x, held: (x / 0).sum()), "penalty: returned numbers that are not finite"),
+        (
+            term(lambda x, held: x.sum(), lambda: torch.tensor(torch.nan)),
+            "penalty: returned numbers that are not finite",
+        ),
+        (term(lambda x, held: (x * torch.rand(())).sum()), "penalty: two calls differ"),
+        (term(lambda x, held: (x * held.mul_(0.5)).sum()), "penalty: changes in place what it is given"),
+        (term(lambda x, held: (x @ x).sum()), r"penalty: RuntimeError: .*cannot be multiplied"),
+        ({"penalty": lambda self, state: Penalty(lambda adapter, held: adapter.a["one"].sum())}, "penalty: TypeError"),
     ],
 )
 def test_a_mistake_is_refused_with_its_method(methods, said):
@@ -115,3 +140,18 @@ def test_what_fits_is_traced():
     traced = trace(study(Sum()), "mine")
     assert (traced.placed, traced.dense) == ([16] * (4 + 1 + 2 + 3 + 4), 0)
     assert len(traced.files) == 4
+
+
+def test_what_has_a_penalty_trains_no_first_adapter_of_others():
+    light = type("Light", (Sum,), term(lambda x, held: x.square().sum() * held))
+    penalty = light.penalty
+    later = type("Later", (Sum,), {"penalty": lambda self, at: penalty(self, at) if at.delta.modules else None})
+    starts = {kind.__name__: trace(study(kind()), "mine").start for kind in (Sum, light, later)}
+    assert starts["Sum"] == starts["Later"] != starts["Light"]
+
+
+def test_a_penalty_of_what_is_fixed_is_refused():
+    """Where A is not trained, it must depend on B."""
+    rows = {"trains_a": False, "penalty": lambda self, state: Penalty(lambda at, held: iter([at.a["two"].sum()]))}
+    with pytest.raises(ConfigFault, match="depend on what is trained"):
+        trace(study(type("Fixed", (Sum,), rows)()), "mine")

@@ -227,9 +227,22 @@ class Grouped(Layers):
 
     def _matrices(self) -> Iterator[tuple[str, Tensor]]:
         """Copies of the first chain's A and B of all modules: a.NAME and b.NAME."""
-        parts = self._factors(self.parameters[0].detach()[None])
+        for half, name, value in self._named(self._factors(self.parameters[0].detach()[None]), "ab"):
+            yield f"{half}.{name}", value.clone()
+
+    def views(self, tensors: Sequence[Tensor]) -> tuple[Matrices, Matrices]:
+        halves = "b" if self._fixed else "ab"
+        parts = torch.split(tensors[0], self.sizes[1::2] if self._fixed else self.sizes)
+        by_half: dict[str, dict[str, Tensor]] = {"a": {}, "b": {}}
+        for half, name, value in self._named(iter(parts), halves):
+            by_half[half][name] = value
+        return by_half["a"], by_half["b"]
+
+    def _named(self, parts: Iterator[Tensor], halves: str) -> Iterator[tuple[str, str, Tensor]]:
+        """Half, module and matrix, as views of the parts of one chain: those of one group after another."""
         for group in self.groups:
             out, in_ = group.shape
-            for half, shape in (("a", (self.rank, in_)), ("b", (out, self.rank))):
-                for name, value in zip(group.names, next(parts).view(-1, *shape).unbind(), strict=True):
-                    yield f"{half}.{name}", value.clone()
+            shapes = {"a": (self.rank, in_), "b": (out, self.rank)}
+            for half in halves:
+                for name, value in zip(group.names, next(parts).view(-1, *shapes[half]).unbind(), strict=True):
+                    yield half, name, value

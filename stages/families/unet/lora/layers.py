@@ -7,13 +7,13 @@ matrices of a UNet stacked.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
-from stages.adapters.algebra import Adapter
+from stages.adapters.algebra import Adapter, Matrices
 from stages.core.family import Encodings
 from stages.families.unet.compiled.blocks import restore_blocks
 from stages.families.unet.lora.groups import attentions_of
@@ -54,6 +54,10 @@ class Layers(ABC):
     @abstractmethod
     def adapter(self) -> Adapter:
         """The current adapter, float32 on the CPU."""
+
+    @abstractmethod
+    def views(self, tensors: Sequence[Tensor]) -> tuple[Matrices, Matrices]:
+        """A and B by module, as views of tensors that are laid out as the parameters; without A if it is fixed."""
 
 
 def remove(model: Any) -> None:
@@ -117,3 +121,7 @@ class PerMatrix(Layers):
         factors = [parameter.detach().float().cpu().clone() for parameter in self.factors]
         a, b = factors[: len(self.names)], factors[len(self.names) :]
         return Adapter(dict(zip(self.names, a, strict=True)), dict(zip(self.names, b, strict=True)), self.scale)
+
+    def views(self, tensors: Sequence[Tensor]) -> tuple[Matrices, Matrices]:
+        a, b = tensors[: -len(self.names)], tensors[-len(self.names) :]
+        return dict(zip(self.names, a, strict=True)) if a else {}, dict(zip(self.names, b, strict=True))
