@@ -53,7 +53,7 @@ def groups() -> dict[str, list[str]]:
 def summary(name: str) -> str:
     """One line that describes a profile: its first line, if that is a comment."""
     if name == COMPLETE:
-        return "The default: ten objects, six strategies, some minutes on a CPU."
+        return "The default: ten objects, seven strategies, some minutes on a CPU."
     first = files()[name].read_text("utf-8", "replace").partition("\n")[0]
     return first.lstrip("# ").rstrip() if first.startswith("#") else ""
 

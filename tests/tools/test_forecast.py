@@ -19,11 +19,11 @@ from tests.support.workspace import workspace
 
 def test_the_counts_of_the_default_study_follow_from_its_parameters():
     work = count(params.load())
-    assert (work.runs, work.tasks, work.adapters) == (6, 10, 60)
-    assert work.steps == params.load().train.steps * (4 + 6 * 9)  # the first task is one training for each rate
-    assert work.images == 6 * sum((10 + 5) * task for task in range(1, 11)) + 150
+    assert (work.runs, work.tasks, work.adapters) == (7, 10, 70)
+    assert work.steps == params.load().train.steps * (5 + 7 * 9)  # the first task is one training for each rate
+    assert work.images == 7 * sum((10 + 5) * task for task in range(1, 11)) + 150
     assert work.sampled == work.images - (10 + 5)
-    assert (work.dense_states, work.first) == (9 + 10, 4)  # magmax's after the first task, iso_sum's after each
+    assert (work.dense_states, work.first) == (9 + 10, 5)  # magmax's after the first task, iso_sum's after each
     shapes = params.load().family.shapes().values()
     assert work.adapter_bytes == 4 * 16 * sum(rows + columns for rows, columns in shapes)
 
