@@ -127,6 +127,37 @@ def test_a_strong_projection_leaves_the_inputs_of_earlier_tasks_alone():
     assert moved[2] < 1e-4 * moved[0]
 
 
+def price(name: str, state: State, new: Adapter, **options: object) -> torch.Tensor:
+    penalty = strategies.make(name, options).penalty(state)
+    assert penalty is not None
+    return sum(penalty.parts(new, penalty.tensors), torch.zeros(()))
+
+
+@pytest.mark.parametrize("stored_as", ["terms", "dense"])
+def test_penalties_are_their_formulas(stored_as):
+    tasks, new = [adapter(k) for k in range(3)], adapter(7)
+    c_lora = free_directions = 0.0
+    for name, (_, width) in SHAPES.items():
+        d, x = sum(shift(task.delta, name) for task in tasks), shift(new.delta, name)
+        c_lora += float((d.abs() * x).square().sum())
+        c = d.T @ d
+        free_directions += len(tasks) * float((x @ (c * width / c.trace()) @ x.T).trace())
+    delta = after("free_directions", *tasks).delta
+    state = State(delta if stored_as == "terms" else Delta(dense=dict(delta.matrices())), tasks=3)
+    close(price("c_lora", state, new, strength=2.0), torch.tensor(2 * c_lora), 1e-4)
+    close(price("free_directions", state, new, strength=2.0), torch.tensor(2 * free_directions), 1e-4)
+
+
+def test_directions_that_no_delta_uses_are_free():
+    one, two = wide(1), wide(2)
+    rows = one.a["one"].double()
+    free = (torch.eye(30, dtype=torch.float64) - torch.linalg.pinv(rows) @ rows).float()
+    state, elsewhere = after("free_directions", one), Adapter({"one": two.a["one"] @ free}, two.b, two.scale)
+    assert float(price("free_directions", state, elsewhere)) < 1e-8 * float(price("free_directions", state, two))
+    nothing = State(Delta(dense={"one": torch.zeros(40, 30)}), tasks=1)
+    assert float(price("free_directions", nothing, two)) == 0.0
+
+
 def reference_opcm(tasks: list[torch.Tensor], alpha: float, diagonal: bool) -> torch.Tensor:
     """Dense, with full singular bases, written from the paper's equations."""
     d, factor, norms = tasks[0], 1.0, [float(tasks[0].norm())]
