@@ -60,6 +60,9 @@ class Trial:
             return False
         if not isinstance(penalty, Penalty):
             raise ConfigFault(f"{self._of('penalty')}: returned {kind_of(penalty)}, not a Penalty. Mend it.")
+        tensors = penalty.tensors.values() if isinstance(penalty.tensors, Mapping) else [None]
+        if not all(isinstance(tensor, torch.Tensor) for tensor in tensors):
+            raise ConfigFault(f"{self._of('penalty')}: what it compares with must be tensors by name. Mend it.")
         self._check_finite("penalty", penalty.tensors.values())
         if fingerprint(self._slopes(penalty, start)) != fingerprint(self._slopes(penalty, start)):
             raise ConfigFault(f"{self._of('penalty')}: two calls differ. It may depend on the adapter alone.")
@@ -67,8 +70,9 @@ class Trial:
 
     def _slopes(self, penalty: Penalty, start: Adapter) -> dict[str, torch.Tensor]:
         """The gradient of a penalty by A and B, those that are trained."""
-        moved = probe("penalised", self.shapes, len(next(iter(start.a.values()))))
-        a, b = ({name: value.clone() for name, value in half.items()} for half in (start.a, moved.b))
+        g = generator("probe", "penalised")
+        a = {name: value.clone() for name, value in start.a.items()}
+        b = {name: torch.randn(value.shape, generator=g) for name, value in start.b.items()}
         for leaf in (*(a.values() if self.strategy.trains_a else ()), *b.values()):
             leaf.requires_grad_()
 
@@ -139,8 +143,8 @@ def _print(given: State | Adapter | Matrices) -> str:
     return fingerprint(flat(given) if isinstance(given, Adapter) else given)
 
 
-def probe(word: str, shapes: Shapes, rank: int = RANK) -> Adapter:
+def probe(word: str, shapes: Shapes) -> Adapter:
     """An adapter drawn from a word."""
     g = generator("probe", word)
-    a = {name: torch.randn(rank, columns, generator=g) for name, (_, columns) in shapes.items()}
-    return Adapter(a, {name: torch.randn(rows, rank, generator=g) for name, (rows, _) in shapes.items()})
+    a = {name: torch.randn(RANK, columns, generator=g) for name, (_, columns) in shapes.items()}
+    return Adapter(a, {name: torch.randn(rows, RANK, generator=g) for name, (rows, _) in shapes.items()})

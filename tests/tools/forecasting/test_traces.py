@@ -101,6 +101,14 @@ def term(value, held=lambda: torch.tensor(1.0)):
         ({"frozen": lambda self, state: state.no_such}, "frozen: AttributeError: 'State' object has no attribute"),
         ({"penalty": lambda self, state: state}, "penalty: returned a State, not a Penalty"),
         ({"penalty": lambda self, state: state.no_such}, "penalty: AttributeError: 'State' object has no attribute"),
+        (
+            {"penalty": lambda self, state: Penalty(iter, [torch.ones(1)])},
+            "penalty: what it compares with must be tensors",
+        ),
+        (
+            {"penalty": lambda self, state: Penalty(iter, {"one": 1.0})},
+            "penalty: what it compares with must be tensors",
+        ),
         (term(lambda x, held: x.square()), "penalty: TypeError: parts must yield numbers"),
         (term(lambda x, held: x.detach().sum()), "penalty: TypeError: parts must yield numbers"),
         (term(lambda x, held: float(x.sum())), "penalty: TypeError: parts must yield numbers"),
