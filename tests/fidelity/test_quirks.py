@@ -34,6 +34,7 @@ from stages.tools import profiles
 from stages.tools.forecasting.workload import count
 from stages.tools.sign_conflicts import compare
 from stages.training import task as training_task
+from stages.training.examples import Material
 from stages.training.loop import Losses
 from tests.datasets.test_dreambooth import write_subjects
 from tests.families.test_denoiser import levels, noise_of, unet_prompts
@@ -187,7 +188,7 @@ def first_a(monkeypatch, reinit: str, strategy: str, order: str, index: str, see
     study = default().model_copy(update={"train": default().train.model_copy(update={"reinit": reinit})})
     monkeypatch.setattr(training_task, "Training", Beginning)
     monkeypatch.setattr(training_task, "concept_examples", lambda *args: [])
-    monkeypatch.setattr(training_task, "encode_examples", lambda *args: None)
+    monkeypatch.setattr(training_task, "encode_examples", lambda *args: Material([], {}, [], 0))
     concept = {"token": "sks", "noun": "mug", "prompts": []}
     run = Run(TaskSequence("study", "objects", order), strategy, seed)
     with families.substitute(study.base.name, Beginning()):  # type: ignore[arg-type]

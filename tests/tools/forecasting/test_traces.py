@@ -111,7 +111,7 @@ def term(value, held=lambda: torch.tensor(1.0)):
         ),
         (term(lambda x, held: x.square()), "penalty: TypeError: parts must yield numbers"),
         (term(lambda x, held: x.detach().sum()), "penalty: TypeError: parts must yield numbers"),
-        (term(lambda x, held: float(x.sum())), "penalty: TypeError: parts must yield numbers"),
+        (term(lambda x, held: float(x.detach().sum())), "penalty: TypeError: parts must yield numbers"),
         (term(lambda x, held: (x / 0).sum()), "penalty: returned numbers that are not finite"),
         (
             term(lambda x, held: x.sum(), lambda: torch.tensor(torch.nan)),
