@@ -34,6 +34,7 @@ class Doubled(torch.autograd.Function):
 """
 
 
+LOGS = "+torch._functorch._aot_autograd.autograd_cache,+torch._inductor.codecache"
 # A process of its own: what other tests have compiled and set would count, too.
 COMPILED = """
 import importlib.util, json, sys
@@ -62,17 +63,24 @@ def module_with(folder: Path, factor: float) -> Path:
 
 @pytest.mark.slow
 def test_the_cache_tells_functions_with_other_gradients_apart(tmp_path):
-    """As two versions of the project do that share a cache, in which only the backward pass differs."""
-    paths = [str(module_with(tmp_path, factor)) for factor in (2.0, 3.0, 2.0)]
-    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": "."}
+    """As two versions of the project do that share a cache, in which only the backward pass differs.
+
+    Where much else runs on the machine, torch has compiled what was in the cache once more, with the right result; so
+    there are two chances of a hit, and torch's log says why there was none.
+    """
+    paths = [str(module_with(tmp_path, factor)) for factor in (2.0, 3.0, 2.0, 2.0)]
+    own = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": ".", "TORCH_LOGS": LOGS}
+    environment = {**os.environ, **own}
     done = subprocess.run(
         [sys.executable, "-c", COMPILED, *paths], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     factors, counts = json.loads(done.stdout.splitlines()[-1])
-    assert factors == [2.0, 3.0, 2.0]
-    cached = {name: count for name, count in counts.items() if name.startswith("autograd_cache")}
-    assert cached == {"autograd_cache_miss": 2, "autograd_cache_saved": 2, "autograd_cache_hit": 1}, done.stderr
+    assert factors == [2.0, 3.0, 2.0, 2.0]
+    missed, hit = (counts.get(f"autograd_cache_{kind}", 0) for kind in ("miss", "hit"))
+    assert missed >= 2, counts
+    assert hit >= 1, f"{counts} {done.stderr}"
+    assert missed + hit == 4, counts
 
 
 def test_a_marked_function_is_one_operation_of_the_first_graph(tmp_path, monkeypatch):
