@@ -231,10 +231,9 @@ class Grouped(Layers):
             yield f"{half}.{name}", value.clone()
 
     def views(self, tensors: Sequence[Tensor]) -> tuple[Matrices, Matrices]:
-        halves = "b" if self._fixed else "ab"
-        parts = torch.split(tensors[0], self.sizes[1::2] if self._fixed else self.sizes)
+        halves, sizes = ("b", self.sizes[1::2]) if self._fixed else ("ab", self.sizes)
         by_half: dict[str, dict[str, Tensor]] = {"a": {}, "b": {}}
-        for half, name, value in self._named(iter(parts), halves):
+        for half, name, value in self._named(iter(torch.split(tensors[0], sizes)), halves):
             by_half[half][name] = value
         return by_half["a"], by_half["b"]
 

@@ -118,9 +118,8 @@ class PerMatrix(Layers):
                 scale["default"] = value
 
     def adapter(self) -> Adapter:
-        factors = [parameter.detach().float().cpu().clone() for parameter in self.factors]
-        a, b = factors[: len(self.names)], factors[len(self.names) :]
-        return Adapter(dict(zip(self.names, a, strict=True)), dict(zip(self.names, b, strict=True)), self.scale)
+        a, b = self.views([factor.detach().float().cpu().clone() for factor in self.factors])
+        return Adapter(a, b, self.scale)
 
     def views(self, tensors: Sequence[Tensor]) -> tuple[Matrices, Matrices]:
         a, b = tensors[: -len(self.names)], tensors[-len(self.names) :]
